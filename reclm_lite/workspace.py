@@ -1,0 +1,314 @@
+"""A workspace: one directory that holds a project's whole state.
+
+    workspace.toml   configuration and the data manifest
+    workspace.db     SQLite (WAL): users, items, profiles, generations, jobs, runs
+    matrices/ vectors/ models/   arrays as safetensors, provenance in the header
+    reports/         what was made for people
+
+Every array file ("artefact") carries a fingerprint of its own content and those
+of its inputs, so that a stage can say "stale" and name the command that mends it.
+Files appear by atomic rename only; one process writes at a time (`Workspace.writing`).
+This module leaves out what the artefacts mean: the stages know.
+"""
+
+import contextlib
+import datetime as dt
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+import struct
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__
+from .errors import MissingArtefactError, WorkspaceError
+
+SCHEMA_VERSION = 1
+
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE users (user_idx INTEGER PRIMARY KEY, user_id TEXT NOT NULL UNIQUE);
+CREATE TABLE items (
+    item_idx INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE,
+    title TEXT NOT NULL, category TEXT NOT NULL, subcategory TEXT NOT NULL, description TEXT NOT NULL);
+-- One row per user or item that has been profiled; `status` is 'ok', 'invalid' or 'edited'.
+CREATE TABLE profiles (
+    side TEXT NOT NULL CHECK (side IN ('user', 'item')), idx INTEGER NOT NULL,
+    status TEXT NOT NULL, text TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+    source TEXT NOT NULL, prompt_key TEXT NOT NULL DEFAULT '', created TEXT NOT NULL,
+    PRIMARY KEY (side, idx));
+-- Content-addressed: the key hashes model, template, sampling settings and prompt.
+CREATE TABLE generations (
+    prompt_key TEXT PRIMARY KEY, raw TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+    n_prompt_tokens INTEGER NOT NULL, n_new_tokens INTEGER NOT NULL, created TEXT NOT NULL);
+CREATE TABLE jobs (
+    job_id INTEGER PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL,
+    started TEXT NOT NULL, finished TEXT, detail TEXT NOT NULL DEFAULT '{}');
+CREATE TABLE runs (
+    run_id INTEGER PRIMARY KEY, model TEXT NOT NULL, profiles TEXT NOT NULL,
+    created TEXT NOT NULL, params TEXT NOT NULL, metrics TEXT NOT NULL);
+"""
+
+FOLDERS = ("matrices", "vectors", "models", "llm", "reports")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Arrays of one file with what they were made from."""
+
+    name: str
+    arrays: dict[str, np.ndarray]
+    fingerprint: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    params: dict = field(default_factory=dict)
+    created: str = ""
+
+
+def now() -> str:
+    """The current time, ISO 8601, UTC, whole seconds."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
+def fingerprint_arrays(arrays: Mapping[str, np.ndarray], params: Mapping) -> str:
+    """SHA-256 (32 hex digits) over names, dtypes, shapes and bytes of arrays, and over `params`."""
+    digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it onto `path` only if the block succeeds."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise WorkspaceError(
+                f"no space left on the disk while writing {path}: nothing was replaced; free some space and run the command again"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Workspace:
+    """An open workspace. Use as a context manager, or call `close()`."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+        self.db_path = self.root / "workspace.db"
+        self.toml_path = self.root / "workspace.toml"
+        self._lock_handle = None
+        self._lock_depth = 0
+        self.db = self._connect()
+
+    # -- life ------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, root: Path) -> "Workspace":
+        """Make an empty workspace. Raises WorkspaceError if `root` exists and is not empty."""
+        root = Path(root)
+        if (root / "workspace.toml").exists():
+            raise WorkspaceError(f"{root} is a workspace already: use it with -w {root}, or choose another folder")
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise WorkspaceError(f"{root} exists and is not an empty folder: choose another folder for the workspace")
+        try:
+            for folder in FOLDERS:
+                (root / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WorkspaceError(f"cannot make the workspace {root}: {error.strerror}") from error
+        db = sqlite3.connect(root / "workspace.db")
+        with db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.executescript(SCHEMA)
+            db.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
+        db.close()
+        # workspace.toml is written last: a folder without it is not a workspace.
+        _write_toml(root / "workspace.toml", {"workspace": {"schema_version": SCHEMA_VERSION, "created": now()}})
+        return cls(root)
+
+    @classmethod
+    def open(cls, root: Path) -> "Workspace":
+        """Open an existing workspace. Raises WorkspaceError if there is none or it is of another version."""
+        root = Path(root)
+        if not (root / "workspace.toml").is_file():
+            raise WorkspaceError(f"{root} is not a workspace (no workspace.toml): make one with `reclm init {root}`")
+        return cls(root)
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self.db_path.is_file():
+            raise WorkspaceError(f"{self.db_path} is missing: the workspace is damaged; make a new one with `reclm init`")
+        try:
+            db = sqlite3.connect(self.db_path, timeout=10.0)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise WorkspaceError(f"{self.db_path} cannot be read as a workspace database: {error}") from error
+        if row is None or int(row[0]) != SCHEMA_VERSION:
+            found = row[0] if row else "none"
+            raise WorkspaceError(f"{self.root}: expected schema version {SCHEMA_VERSION}, found {found}; make a new workspace")
+        return db
+
+    def close(self) -> None:
+        self.db.close()
+        self._unlock()
+
+    def __enter__(self) -> "Workspace":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the workspace's writer lock (re-entrant). Raises WorkspaceError if another process has it."""
+        if self._lock_depth == 0:
+            handle = open(self.root / ".lock", "a+")
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                handle.seek(0)
+                holder = handle.read().strip() or "unknown"
+                handle.close()
+                raise WorkspaceError(
+                    f"another reclm process ({holder}) is working in {self.root}: wait for it to end, then run the command again"
+                ) from error
+            handle.truncate(0)
+            handle.write(f"pid {os.getpid()}")
+            handle.flush()
+            self._lock_handle = handle
+        self._lock_depth += 1
+        try:
+            yield
+        finally:
+            self._lock_depth -= 1
+            if self._lock_depth == 0:
+                self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock_handle is not None:
+            self._lock_handle.close()
+            self._lock_handle = None
+            self._lock_depth = 0
+
+    # -- configuration ---------------------------------------------------------
+
+    @property
+    def config(self) -> dict:
+        """The content of workspace.toml."""
+        try:
+            return tomllib.loads(self.toml_path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise WorkspaceError(f"{self.toml_path} is not valid TOML: {error}") from error
+
+    def set_config(self, section: str, values: Mapping) -> None:
+        """Replace one section of workspace.toml, atomically."""
+        config = self.config
+        config[section] = dict(values)
+        _write_toml(self.toml_path, config)
+
+    def get_meta(self, key: str) -> str | None:
+        row = self.db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+        return row[0] if row else None
+
+    # -- artefacts -------------------------------------------------------------
+
+    def path(self, name: str) -> Path:
+        """The file of artefact `name` (such as `matrices/split`)."""
+        return self.root / f"{name}.safetensors"
+
+    def has(self, name: str) -> bool:
+        return self.path(name).is_file()
+
+    def save(self, name: str, arrays: Mapping[str, np.ndarray], *, inputs: Mapping[str, str], params: Mapping) -> str:
+        """Write arrays with provenance by atomic rename; returns the fingerprint.
+
+        inputs: name -> fingerprint of each artefact this one was made from.
+        params: JSON-able settings that made it.
+        """
+        from safetensors.numpy import save_file
+
+        arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+        params = json.loads(json.dumps(params, default=str))
+        fingerprint = fingerprint_arrays(arrays, {"params": params, "inputs": dict(inputs)})
+        provenance = {
+            "fingerprint": fingerprint,
+            "inputs": dict(inputs),
+            "params": params,
+            "created": now(),
+            "made_by": f"reclm-lite {__version__}",
+        }
+        target = self.path(name)
+        target.parent.mkdir(exist_ok=True)
+        with atomic_path(target) as temporary:
+            save_file(arrays, temporary, metadata={"reclm": json.dumps(provenance)})
+        return fingerprint
+
+    def load(self, name: str, *, made_by: str) -> Artefact:
+        """Read an artefact. `made_by` is the command that makes it, named in the error when it is missing."""
+        from safetensors import SafetensorError, safe_open
+
+        provenance = self.provenance(name, made_by=made_by)
+        try:
+            with safe_open(self.path(name), framework="np") as handle:
+                arrays = {key: handle.get_tensor(key) for key in handle.keys()}
+        except (SafetensorError, OSError) as error:
+            raise WorkspaceError(f"{self.path(name)} cannot be read ({error}): make it again with `{made_by}`") from error
+        return Artefact(
+            name, arrays, provenance["fingerprint"], provenance["inputs"], provenance["params"], provenance["created"]
+        )
+
+    def provenance(self, name: str, *, made_by: str) -> dict:
+        """The provenance in an artefact's header, without reading its arrays."""
+        path = self.path(name)
+        if not path.is_file():
+            raise MissingArtefactError(f"{name} has not been made in {self.root}: run `{made_by}` first")
+        try:
+            with open(path, "rb") as handle:
+                (length,) = struct.unpack("<Q", handle.read(8))
+                header = json.loads(handle.read(min(length, 100_000_000)))
+            return json.loads(header["__metadata__"]["reclm"])
+        except (struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
+            raise WorkspaceError(f"{path} is not a whole artefact of this software: make it again with `{made_by}`") from error
+
+    def fingerprint(self, name: str) -> str | None:
+        """The fingerprint of an artefact, or None where it has not been made."""
+        if not self.has(name):
+            return None
+        return self.provenance(name, made_by="the command that makes it")["fingerprint"]
+
+    def stale_inputs(self, name: str) -> list[str]:
+        """The inputs of artefact `name` that have changed since it was made (empty: up to date)."""
+        inputs = self.provenance(name, made_by="the command that makes it")["inputs"]
+        return [key for key, value in inputs.items() if self.fingerprint(key) != value]
+
+    def require_fresh(self, name: str, *, made_by: str) -> None:
+        """Raise MissingArtefactError unless artefact `name` exists and its inputs have not changed."""
+        self.provenance(name, made_by=made_by)
+        stale = self.stale_inputs(name)
+        if stale:
+            raise MissingArtefactError(
+                f"{name} is stale: {', '.join(stale)} changed since it was made; run `{made_by}` again"
+            )
+
+
+def _write_toml(path: Path, config: Mapping) -> None:
+    import tomli_w
+
+    with atomic_path(path) as temporary:
+        temporary.write_text(tomli_w.dumps(config), encoding="utf-8")

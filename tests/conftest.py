@@ -1,0 +1,16 @@
+"""Fixtures that the whole suite shares."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of third-party data sets; tests that need it are skipped where it is absent."""
+    root = os.environ.get("RECLM_TEST_DATA")
+    path = Path(root) if root else Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no data sets at {path} (set RECLM_TEST_DATA)")
+    return path
