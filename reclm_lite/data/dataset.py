@@ -4,6 +4,7 @@
     matrices/split          CSR parts over all users × all items, and the two candidate lists
 """
 
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -115,11 +116,15 @@ def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
     )
 
 
+_NAME, _NEXT = "matrices/interactions", "matrices/interactions-next"
+
+
 def save_imported(ws: Workspace, data: Imported) -> None:
     """Replace the workspace's users, items and interactions with `data`, all or nothing.
 
-    The array file is renamed into place just before the database commits; a kill between
-    the two is seen at the next read because the fingerprints differ.
+    The arrays are written under a second name, then the database commits with their
+    fingerprint, then they are renamed. A kill before the commit leaves the old data in
+    force; one after it is finished by the next `load_interactions`.
     """
     arrays = {"users": data.users.astype(np.int32), "items": data.items.astype(np.int32)}
     for key in ("timestamps", "ratings", "given", "full_candidates", "unseen_candidates"):
@@ -140,12 +145,13 @@ def save_imported(ws: Workspace, data: Imported) -> None:
                     for idx, (item_id, text) in enumerate(zip(data.item_ids, data.item_texts, strict=True))
                 ),
             )
-            fingerprint = ws.save("matrices/interactions", arrays, inputs={}, params={"name": data.name, **data.manifest})
+            fingerprint = ws.save(_NEXT, arrays, inputs={}, params={"name": data.name, **data.manifest})
             db.execute("INSERT OR REPLACE INTO meta VALUES ('interactions', ?)", (fingerprint,))
             db.commit()
         except BaseException:
             db.rollback()
             raise
+        os.replace(ws.path(_NEXT), ws.path(_NAME))
         ws.set_config("data", {"name": data.name, "manifest": data.manifest})
 
 
@@ -177,11 +183,12 @@ class Interactions:
 def load_interactions(ws: Workspace) -> Interactions:
     """Read the imported interactions. Raises MissingArtefactError where no import has been completed."""
     made_by = f"reclm import FORMAT SOURCE -w {ws.root}"
-    artefact = ws.load("matrices/interactions", made_by=made_by)
-    if ws.get_meta("interactions") != artefact.fingerprint:
-        raise MissingArtefactError(
-            f"an import into {ws.root} was interrupted: run `{made_by}` again; nothing half-imported is used"
-        )
+    committed = ws.get_meta("interactions")
+    if committed is not None and ws.fingerprint(_NAME) != committed and ws.fingerprint(_NEXT) == committed:
+        os.replace(ws.path(_NEXT), ws.path(_NAME))
+    artefact = ws.load(_NAME, made_by=made_by)
+    if committed != artefact.fingerprint:
+        raise MissingArtefactError(f"the interactions in {ws.root} are not those that were imported: run `{made_by}` again")
     n_users = ws.db.execute("SELECT COUNT(*) FROM users").fetchone()[0]
     n_items = ws.db.execute("SELECT COUNT(*) FROM items").fetchone()[0]
     get = artefact.arrays.get
