@@ -1,0 +1,127 @@
+"""Candidate key phrases of short texts and how common they are in a catalogue.
+
+A phrase is one to three neighbouring words that no stop word and no punctuation mark separates. Words keep their
+case; counts ignore it. Scripts written without spaces (Chinese, Japanese, Thai) have no word boundaries here: a run
+of such characters is cut into pieces of at most eight, which is crude but never fails.
+
+Left out: stemming, part-of-speech tags, any language model. The counts are document frequencies.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from reclm_lite.types import ItemText
+
+MAX_PHRASE_WORDS = 3
+MAX_WORD_CHARS = 30
+_RUN_CHARS = 8
+
+STOP_WORDS = frozenset(
+    """a about above across after again against ago ahead all almost along already also although always am amid among an
+    and another any anyone anything are aren't around as at away back be became because become been before behind being
+    below beneath beside besides best better between beyond both but by came can can't cannot come comes could couldn't
+    did didn't do does doesn't doing don't done down during each either else enough especially etc even ever every
+    everyone everything except far few first for from further gave get gets getting give given go goes going gone got
+    had has hasn't have haven't having he he's her here here's hers herself him himself his how however i i'm if in
+    inside instead into is isn't it it's its itself just keep know known last least less let let's like likely made
+    make makes making many may maybe me might mine more most much must my myself near need never new next no nobody none
+    nor not nothing now of off often on once one ones only onto or other others our ours out outside over own past per
+    perhaps put quite rather really said same saw say saying says see seen several shall she she's should since so some
+    someone something still such take taken takes tell than that that's the their theirs them themselves then there
+    there's these they they're thing things this those though through throughout till to together told too took toward
+    towards two under until unto up upon us use used uses using usually very via want wants was wasn't way we we're well
+    went were weren't what what's whatever when where whether which while who who's whole whom whose why will with
+    within without won't would wouldn't yes yet you you'd you'll you're you've your yours yourself vs and/or"""
+    .split()
+)
+
+_UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_TOKEN = re.compile(rf"[{_UNSPACED}]{{1,{_RUN_CHARS}}}|(?:(?![{_UNSPACED}])[^\W_])(?:(?![{_UNSPACED}])[\w'&+-])*|[^\w\s]")
+
+
+def segments(text: str) -> list[list[str]]:
+    """Runs of neighbouring words that hold no stop word and cross no punctuation mark, in reading order."""
+    runs: list[list[str]] = []
+    run: list[str] = []
+    for match in _TOKEN.finditer(text):
+        token = match.group().rstrip("'-&+_")
+        if token and token[0].isalnum() and len(token) <= MAX_WORD_CHARS and token.lower() not in STOP_WORDS:
+            run.append(token)
+        elif run:
+            runs.append(run)
+            run = []
+        if run and len(token) < len(match.group()):
+            runs.append(run)
+            run = []
+    if run:
+        runs.append(run)
+    return runs
+
+
+def words(text: str) -> list[str]:
+    """The words that count (stop words and punctuation left out), in reading order, with their case."""
+    return [word for run in segments(text) for word in run]
+
+
+def candidates(text: str) -> list[str]:
+    """Every phrase of one to three words, once (the first spelling stands), in reading order."""
+    found: dict[str, str] = {}
+    for run in segments(text):
+        for start in range(len(run)):
+            for stop in range(start + 1, min(start + MAX_PHRASE_WORDS, len(run)) + 1):
+                phrase = " ".join(run[start:stop])
+                found.setdefault(phrase.lower(), phrase)
+    return list(found.values())
+
+
+def topics_of(item: ItemText) -> tuple[str, ...]:
+    """The item's topics in lower case, most specific last; `|`, `,`, `/` and `;` separate topics within a field."""
+    found: dict[str, None] = {}
+    for field in (item.category, item.subcategory):
+        for part in re.split(r"[|,/;]", field):
+            topic = " ".join(re.sub(r"[^\w\s'&+-]|_", " ", part).split()).lower()[:MAX_WORD_CHARS].strip()
+            if topic and topic != "no genres listed":
+                found.setdefault(topic)
+    return tuple(found)
+
+
+class PhraseStats:
+    """Document frequencies of phrases and of topics in a catalogue."""
+
+    def __init__(self, n_texts: int, phrase_counts: dict[str, int], topic_counts: dict[str, int]):
+        self.n_texts = n_texts
+        self.phrase_counts = phrase_counts
+        self.topic_counts = topic_counts
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], topics: Iterable[Sequence[str]] = ()) -> "PhraseStats":
+        """Counts over `texts`; `topics` gives the topics of each item, where items have some.
+
+        Phrases of several words that occur in one text only are not kept (they count as seen once either way).
+        """
+        counts: Counter[str] = Counter()
+        n_texts = 0
+        for text in texts:
+            n_texts += 1
+            counts.update({phrase.lower() for phrase in candidates(text)})
+        kept = {phrase: count for phrase, count in counts.items() if count > 1 or " " not in phrase}
+        topic_counts: Counter[str] = Counter()
+        for item_topics in topics:
+            topic_counts.update(set(item_topics))
+        return cls(n_texts, kept, dict(topic_counts))
+
+    @classmethod
+    def from_items(cls, items: Iterable[ItemText]) -> "PhraseStats":
+        """Counts over a catalogue: titles and descriptions for phrases, categories for topics."""
+        items = list(items)
+        return cls.from_texts((f"{item.title}. {item.description}" for item in items), (topics_of(item) for item in items))
+
+    def idf(self, phrase: str) -> float:
+        """`log((1 + n_texts) / (1 + count))`, at least 0: how surprising it is to meet the phrase in one text."""
+        return max(0.0, math.log((1 + self.n_texts) / (1 + self.phrase_counts.get(phrase.lower(), 0))))
+
+    def topic_share(self, topic: str) -> float:
+        """The share of the catalogue's items that bear the topic, smoothed away from 0."""
+        return (self.topic_counts.get(topic, 0) + 0.5) / (self.n_texts + 1.0)
