@@ -1,0 +1,1 @@
+"""Checkpoints to GGUF: reading, renaming, vocabularies, quantization, and the proof that nothing was lost."""

@@ -1,0 +1,166 @@
+"""Proofs that a GGUF file says what its checkpoint says: token ids, logits, vectors.
+
+Token ids need the `tokenizers` package, logits need torch and transformers: all of them at conversion time only.
+"""
+
+import ctypes
+import importlib.util
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reclm_lite.errors import ModelError
+from reclm_lite.runtime import Model, load_model
+
+# Texts that tell pre-tokenizers, normalizers and special-token handling apart.
+PROBE_TEXTS = (
+    "Hello world",
+    " leading and trailing ",
+    "double  spaces,   triple    quadruple",
+    "tabs\tand\nnewlines\n\n\nand\r\nreturns",
+    "I've we'll you're he'd it's I'M YOU'RE",
+    "numbers 1 22 333 4444 55555 3.14159 1,000,000 0x1F",
+    "punctuation!!! ... ---- ?!?! (brackets) [square] {curly} <angle> \"quotes\" 'single'",
+    "mixed-CASE CamelCase snake_case kebab-case http://example.com/a?b=c&d=e#f me@example.com",
+    "accents: é è ê ë ñ ü ç ø å Æ Œ ß, combining: e\u0301 n\u0303",
+    "Привет мир, καλημέρα κόσμε, שלום עולם, مرحبا بالعالم",
+    "中文分词 日本語のテキスト ไทย",
+    "한국어 텍스트 हिन्दी பகுதி বাংলা",
+    "emoji 🚀 👩‍👩‍👧‍👦 🏳️‍🌈 😶‍🌫️ ✅ flags 🇫🇷🇯🇵",
+    "symbols € £ ¥ © ® ™ ° ± × ÷ ≤ ≥ ≠ ∞ √ ∑ ∂ → ⇒ ½ ² ³",
+    "zero\u200bwidth non\u00a0breaking thin\u2009space ideographic\u3000space",
+    "User identity: film lover, parent; User interests: jazz, hiking, Thai food",
+    "a" * 60 + " " + "ab" * 40,
+    "don''t ```code``` ''''''```````\"\"\"\"......!!!!!!??????",
+    "x",
+    " ",
+    "\n",
+    "",
+)
+
+
+def differs_by_design(text: str, lowercase_wordpiece: bool) -> bool:
+    """Whether llama.cpp is known to tokenize `text` otherwise, with no GGUF setting that could change it.
+
+    When a WordPiece vocabulary strips accents, transformers removes non-spacing marks (Mn) only; llama.cpp also
+    removes spacing marks (Mc: vowel signs of Indic scripts) and the vowels of decomposed Hangul. And a run of
+    over 100 characters is [UNK] in transformers only.
+    """
+    if not lowercase_wordpiece:
+        return False
+    decomposed = unicodedata.normalize("NFD", text)
+    marks = any(unicodedata.category(c) == "Mc" or "\u1160" <= c <= "\u11ff" for c in decomposed)
+    return marks or any(len(word) > 100 for word in text.split())
+
+
+def token_id_mismatches(
+    gguf: Path | Model, checkpoint: Path, texts: Sequence[str] = PROBE_TEXTS
+) -> list[dict[str, Any]] | None:
+    """Texts whose token ids differ between a GGUF file and `tokenizer.json`: [{"text", "expected", "found"}].
+
+    Special tokens are added as each side adds them. Texts that `differs_by_design` are passed over.
+    None where the package `tokenizers` is not installed.
+    """
+    if importlib.util.find_spec("tokenizers") is None:
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(checkpoint) / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    model = gguf if isinstance(gguf, Model) else load_model(gguf, vocab_only=True)
+    try:
+        wordpiece = bool(model.gguf.metadata.get("tokenizer.ggml.normalizer.lowercase"))
+        odd = []
+        for text in texts:
+            if differs_by_design(text, wordpiece):
+                continue
+            expected = tokenizer.encode(text).ids
+            found = model.tokenize(text, add_special=True, parse_special=True)
+            if expected != found:
+                odd.append({"text": text, "expected": expected, "found": found})
+        return odd
+    finally:
+        if model is not gguf:
+            model.close()
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Row-wise cosine of two float arrays (n, dim); float64 (n,)."""
+    if a.shape != b.shape:
+        raise ModelError(f"expected two arrays of one shape, found {a.shape} and {b.shape}")
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.einsum("ij,ij->i", a, b) / np.where(norms > 0, norms, 1.0)
+
+
+def gguf_logits(model: Model, tokens: Sequence[int], *, n_threads: int | None = None) -> np.ndarray:
+    """Logits of every position of one sequence: float32 (n_tokens, n_vocab)."""
+    lib, n = model.lib, len(tokens)
+    with model.context(n_ctx=max(n, 32), n_batch=max(n, 32), n_ubatch=max(n, 32), n_threads=n_threads) as context:
+        batch = lib.llama_batch_init(n, 0, 1)
+        try:
+            batch.n_tokens = n
+            for i, token in enumerate(tokens):
+                batch.token[i], batch.pos[i] = token, i
+                batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
+            if lib.llama_decode(context.handle, batch) != 0:
+                raise ModelError(f"llama.cpp could not decode {n} tokens with {model.path}")
+            raw = lib.llama_get_logits(context.handle)
+            return np.ctypeslib.as_array(ctypes.cast(raw, ctypes.POINTER(ctypes.c_float)), (n, model.n_vocab)).copy()
+        finally:
+            lib.llama_batch_free(batch)
+
+
+def logit_parity(gguf: Path, checkpoint: Path, texts: Sequence[str], *, n_threads: int | None = None) -> dict[str, Any]:
+    """Compares the logits of a causal GGUF with transformers' float32 ones on the same token ids.
+
+    Returns {"n_positions", "max_abs_difference", "min_cosine", "top1_agreement"}; needs torch and transformers.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    reference = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    n_positions, max_abs, min_cosine, n_agree = 0, 0.0, 1.0, 0
+    with load_model(gguf) as model, torch.no_grad():
+        for text in texts:
+            tokens = model.tokenize(text, add_special=True)[: model.n_ctx_train]
+            if not tokens:
+                continue
+            expected = reference(torch.tensor([tokens])).logits[0].numpy()
+            found = gguf_logits(model, tokens, n_threads=n_threads)
+            n_positions += len(tokens)
+            max_abs = max(max_abs, float(np.abs(expected - found).max()))
+            min_cosine = min(min_cosine, float(cosines(expected, found).min()))
+            n_agree += int((expected.argmax(1) == found.argmax(1)).sum())
+    return {
+        "n_positions": n_positions,
+        "max_abs_difference": max_abs,
+        "min_cosine": min_cosine,
+        "top1_agreement": n_agree / max(n_positions, 1),
+    }
+
+
+def greedy_text(model: Model, prompt: str, n_tokens: int, *, n_threads: int | None = None) -> str:
+    """Up to `n_tokens` greedily decoded tokens after `prompt`, as text; stops at an end-of-generation token."""
+    lib = model.lib
+    tokens = model.tokenize(prompt, add_special=True, parse_special=True)
+    n_ctx = min(len(tokens) + n_tokens, model.n_ctx_train)
+    made: list[int] = []
+    with model.context(n_ctx=n_ctx, n_batch=n_ctx, n_ubatch=n_ctx, n_threads=n_threads) as context:
+        step = tokens
+        while len(made) < n_tokens and len(tokens) + len(made) < n_ctx:
+            buffer = (lib.llama_token * len(step))(*step)
+            if lib.llama_decode(context.handle, lib.llama_batch_get_one(buffer, len(step))) != 0:
+                raise ModelError(f"llama.cpp could not decode with {model.path}")
+            raw = lib.llama_get_logits_ith(context.handle, -1)
+            logits = np.ctypeslib.as_array(ctypes.cast(raw, ctypes.POINTER(ctypes.c_float)), (model.n_vocab,))
+            token = int(logits.argmax())
+            if lib.llama_vocab_is_eog(model.vocab, token):
+                break
+            made.append(token)
+            step = [token]
+    return b"".join(model.piece(token) for token in made).decode("utf-8", errors="replace")
