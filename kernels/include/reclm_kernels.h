@@ -1,0 +1,46 @@
+/* Numerics over plain arrays. The caller (native.py) validates shapes, index ranges and
+ * finiteness; code below trusts it. Every function returns RECLM_OK or an error code and
+ * gives the same bits at any number of threads. */
+#ifndef RECLM_KERNELS_H
+#define RECLM_KERNELS_H
+
+#include <stdint.h>
+
+#define RECLM_ABI_VERSION 1
+
+enum reclm_status {
+    RECLM_OK = 0,
+    RECLM_ERR_MEMORY = 1, /* an allocation failed */
+    RECLM_ERR_SIZE = 2,   /* a negative size, or k < 1 */
+    RECLM_ERR_INDPTR = 3, /* indptr does not start at 0, decreases, or does not end at nnz */
+    RECLM_ERR_INDEX = 4   /* a column index outside [0, n_cols) */
+};
+
+int32_t reclm_abi_version(void);
+
+/* Is (indptr, indices) a CSR structure of n_rows x n_cols with nnz entries? */
+int32_t reclm_check_csr(int64_t n_rows, int64_t n_cols, int64_t nnz,
+                        const int64_t *indptr, const int32_t *indices);
+
+/* out (n_rows, dim) = A (n_rows, n_cols; CSR) x dense (n_cols, dim), all row-major. */
+int32_t reclm_spmm_f32(int64_t n_rows, int64_t dim,
+                       const int64_t *indptr,  /* (n_rows + 1,) */
+                       const int32_t *indices, /* (nnz,) */
+                       const float *data,      /* (nnz,) */
+                       const float *dense, float *out, int32_t n_threads);
+
+/* The k best candidates of each query by  score = query . item + bias,  without the
+ * n_queries x n_candidates matrix. Candidates are given in ascending id order, so equal
+ * scores go to the lower id. Short rows end in id -1, score -inf. */
+int32_t reclm_topk_f32(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t k,
+                       const float *queries,        /* (n_queries, dim) */
+                       const float *items,          /* (n_items, dim) */
+                       const float *bias,           /* (n_items,) or NULL */
+                       const int32_t *candidates,   /* (n_candidates,) ascending item ids */
+                       const int64_t *seen_indptr,  /* (n_queries + 1,) or NULL: nothing masked */
+                       const int32_t *seen_indices, /* item ids, ascending within a row */
+                       int32_t *out_ids,            /* (n_queries, k) */
+                       float *out_scores,           /* (n_queries, k) */
+                       int32_t n_threads);
+
+#endif
