@@ -29,8 +29,8 @@ def generate_demo(
     *,
     unseen_fraction: float = 0.12,
     cold_fraction: float = 0.04,
-    popularity_exponent: float = 0.75,
-    interest_strength: float = 28.0,
+    popularity_exponent: float = 0.5,
+    interest_strength: float = 80.0,
 ) -> Imported:
     """Generate the demo data set; the same arguments give the same data on every machine.
 
