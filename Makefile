@@ -1,0 +1,40 @@
+# Two commands from a fresh clone: `make quickstart` and `make test`.
+# PYTHON is the interpreter that makes .venv; every version is pinned in constraints.txt.
+
+PYTHON  ?= python3
+VENV    := .venv
+SOURCES := $(shell git ls-files reclm_lite kernels convert CMakeLists.txt pyproject.toml constraints.txt 2>/dev/null)
+
+# llama.cpp without its tools, its vision part and TLS: 4 to 5 minutes on two cores; pip's cache keeps the wheel.
+LLAMA_FLAGS := -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_OPENSSL=OFF
+INSTALL := CMAKE_ARGS="$(LLAMA_FLAGS)" $(VENV)/bin/pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart test test-all install clean
+
+quickstart: install
+	$(VENV)/bin/reclm quickstart
+
+install: $(VENV)/package.stamp
+
+# The suite runs against the installed package: `--import-mode=importlib` in pyproject.toml keeps this folder off sys.path.
+test: $(VENV)/dev.stamp
+	$(VENV)/bin/pytest tests -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/dev.stamp
+	$(VENV)/bin/pytest tests $(PYTEST_ARGS)
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; found $$($(PYTHON) --version). Run: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/package.stamp: $(VENV)/bin/pip $(SOURCES)
+	$(INSTALL) .
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/package.stamp
+	$(INSTALL) ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist quickstart-workspace

@@ -1,0 +1,9 @@
+"""The command `reclm`: one module per verb, loaded only when the verb is used.
+
+Results go to stdout, progress and logs to stderr. Exit codes: 0 success, 1 failure
+with one clear sentence, 2 bad usage.
+"""
+
+from ._group import main
+
+__all__ = ["main"]

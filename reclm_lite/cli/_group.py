@@ -1,0 +1,101 @@
+"""The top-level group: lazy loading of verbs and the one place where errors become sentences."""
+
+import errno
+import importlib
+import sqlite3
+import sys
+
+import click
+
+from .. import __version__
+from ..errors import ReclmError
+
+# verb -> (module in this package, one line for `reclm --help`), in the order of a user's work.
+VERBS = {
+    "quickstart": ("quickstart", "Run the whole path on the bundled demo."),
+    "init": ("init", "Create a workspace."),
+    "import": ("import_", "Import interactions and item texts."),
+    "split": ("split", "Divide interactions into training, validation and test."),
+    "info": ("info", "Show what is there, what is stale, and the next command."),
+    "embed": ("embed", "Turn item texts or profiles into vectors."),
+    "fit": ("fit", "Fit a recommender."),
+    "neighbors": ("neighbors", "Find similar users."),
+    "profile": ("profile", "Write, show or edit profiles of users and items."),
+    "evaluate": ("evaluate", "Measure Recall and NDCG of the fitted models."),
+    "recommend": ("recommend", "Recommend items to a user."),
+    "report": ("report", "Write a self-contained report page."),
+}
+
+
+class LazyGroup(click.Group):
+    """Lists verbs from VERBS without importing them; turns library errors into one sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        return importlib.import_module(f"{__package__}.{VERBS[name][0]}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_line) for name, (_, help_line) in VERBS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        if args and args[0] not in VERBS:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("Interrupted. What was finished is kept; run the same command again to go on.", err=True)
+            ctx.exit(1)
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # the boundary: anything else is a bug, still told in one sentence
+            if _debug_asked_for():
+                raise
+            raise click.ClickException(_sentence(error)) from error
+
+
+def _debug_asked_for() -> bool:
+    context = click.get_current_context(silent=True)
+    return "--debug" in sys.argv or bool(context and context.find_root().meta.get("reclm.debug"))
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ReclmError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left on the disk: nothing half-written is used; free some space and run the command again"
+    if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+        return "no space left on the disk for workspace.db: nothing half-written is used; free some space and run again"
+    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        return "another process is writing to workspace.db: wait for it to end, then run the command again"
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}; use a smaller data set, or a machine with more memory"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="reclm-lite")
+def main() -> None:
+    """Language-model-enhanced recommendation on the hardware you already have.
+
+    \b
+    Example:
+      reclm init shop
+      reclm import table orders.csv -w shop --user customer --item sku
+      reclm info -w shop
+    """
