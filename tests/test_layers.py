@@ -1,0 +1,172 @@
+"""Imports point one way, and the command line starts light.
+
+The table below is the design's: each part of the package and the parts it may import. It is read from the
+source with `ast`, so an import inside a function counts as well; only `cli` may import everything, and what it
+pulls in at start-up is checked in a process of its own.
+"""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import reclm_lite
+
+PACKAGE = Path(reclm_lite.__file__).parent
+BASE = {"errors", "types", "workspace", "provenance", "runtime", "__init__"}
+
+# part -> parts it may import, besides itself.
+ALLOWED = {
+    "errors": set(),
+    "types": set(),
+    "provenance": {"errors"},
+    "runtime": {"errors"},
+    "workspace": {"errors", "types", "provenance", "__init__"},
+    "kernels": {"errors"},
+    "convert": {"errors"},
+    "data": {"errors", "types", "workspace", "__init__"},
+    "text": {"errors", "types", "workspace", "provenance", "runtime", "data"},
+    "cf": {"errors", "types", "workspace", "provenance", "kernels", "data"},
+    "dialogue": {"errors", "types", "text", "data"},
+    "profiles": BASE | {"data", "text", "dialogue", "cf", "kernels"},
+    "evaluate": BASE | {"data", "text", "dialogue", "cf", "kernels"},
+    "serve": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels"},
+    "report": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve"},
+    "status": BASE | {"data", "cf", "profiles", "evaluate"},
+    "bench": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve", "report", "convert"},
+}
+# Of cf, sibling stages may use the interface (and what the interface is made of), not its insides.
+CF_IS_PUBLIC_AS = {"interface", "neighbors"}
+HEAVY = ("torch", "transformers", "numba", "llama_cpp", "scipy", "duckdb")
+ONLY_FOR_TUNING = ("torch", "transformers", "peft")
+
+
+# These two lie outside the package's folder in the repository and in an editable install.
+ELSEWHERE = ("kernels", "convert")
+
+
+def modules() -> dict[str, Path]:
+    """`data/split.py` -> its file, for every module of the package, wherever its folder lies."""
+    folders = {"": [PACKAGE]}
+    for part in ELSEWHERE:
+        spec = importlib.util.find_spec(f"reclm_lite.{part}")
+        folders[part] = [Path(folder) for folder in spec.submodule_search_locations] if spec else []
+    found = {}
+    for part, roots in folders.items():
+        for root in roots:
+            for path in root.rglob("*.py"):
+                name = (Path(part) / path.relative_to(root)).as_posix()
+                if part or name.split("/")[0] not in (*ELSEWHERE, "assets"):
+                    found[name] = path
+    return dict(sorted(found.items()))
+
+
+MODULES = modules()
+
+
+def imports_of(name: str) -> set[tuple[str, ...]]:
+    """Every module of this package that a file imports, as tuples of names after `reclm_lite`."""
+    path = MODULES[name]
+    package = ["reclm_lite", *name.split("/")[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            targets = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = base + (node.module.split(".") if node.module else [])
+            targets = [stem + [alias.name] for alias in node.names]
+        else:
+            continue
+        for target in targets:
+            if target[:1] == ["reclm_lite"]:
+                found.add(tuple(target[1:]) if len(target) > 1 else ("__init__",))
+    return found
+
+
+def part_of(names: tuple[str, ...]) -> str:
+    """The part a dotted import belongs to; a name of the package itself (`__version__`) is `__init__`."""
+    first = names[0]
+    known = {name.split("/")[0].removesuffix(".py") for name in MODULES}
+    return first if first in known else "__init__"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_imports_only_what_its_layer_may(name):
+    layer = name.split("/")[0].removesuffix(".py")
+    if layer in ("cli", "__main__", "quickstart"):
+        return
+    if layer == "__init__":
+        assert not imports_of(name), "the package itself imports nothing"
+        return
+    assert layer in ALLOWED, f"{layer} is not in the table of layers: add it to the design and to this test"
+    for names in imports_of(name):
+        target = part_of(names)
+        if target == layer:
+            continue
+        assert target in ALLOWED[layer], f"{name} ({layer}) imports {'.'.join(names)}"
+        if target == "cf" and layer != "cf":
+            assert len(names) > 1 and names[1] in CF_IS_PUBLIC_AS, f"{name} reaches into {'.'.join(names)}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_outside_tune_imports_torch(name):
+    if name.startswith("tune/"):
+        return
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        targets = []
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            targets = [node.module]
+        for target in targets:
+            assert target.split(".")[0] not in ONLY_FOR_TUNING, f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_is_longer_than_500_lines(name):
+    n_lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
+    assert n_lines <= 500, f"{name} has {n_lines} lines: split it"
+
+
+def need_cli():
+    if not (PACKAGE / "cli" / "__init__.py").is_file():
+        pytest.skip("there is no command line yet")
+
+
+def test_importing_the_command_line_loads_nothing_heavy():
+    need_cli()
+    code = f"import sys, reclm_lite.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def help_command() -> list[str]:
+    return [sys.executable, "-c", "import sys; sys.argv = ['reclm', '--help']; from reclm_lite.cli import main; main()"]
+
+
+def test_help_loads_nothing_heavy():
+    need_cli()
+    code = (
+        "import sys\nsys.argv = ['reclm', '--help']\nfrom reclm_lite.cli import main\n"
+        f"try:\n    main()\nfinally:\n    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0 and "Usage" in run.stdout
+    assert run.stderr.strip() == "[]"
+
+
+def test_help_answers_quickly():
+    """0.3 s is the promise on an idle machine; the bound is twice that, for the best of five on a noisy one."""
+    need_cli()
+    subprocess.run(help_command(), capture_output=True, check=True)  # writes the byte code
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(help_command(), capture_output=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.6, f"reclm --help took {min(seconds):.2f} s at best"
