@@ -1,0 +1,38 @@
+"""`reclm evaluate`"""
+
+from pathlib import Path
+
+import click
+
+from ._options import common, json_option, print_json, progress_bar, say, workspace_option
+
+
+@click.command("evaluate")
+@workspace_option
+@json_option
+@common
+def command(root: Path, as_json: bool) -> None:
+    """Measure Recall and NDCG at 20 and 40 of every fitted model, beside random and popularity.
+
+    Setting `full`: all items with training interactions, what the user has seen is excluded.
+    Setting `unseen`: items that nobody touched in training.
+
+    \b
+    Example:
+      reclm evaluate -w shop --json
+    """
+    from ..evaluate.settings import evaluate_workspace
+    from ..workspace import Workspace
+
+    with Workspace.open(root) as ws, progress_bar("evaluating") as update:
+        result = evaluate_workspace(ws, progress=update)
+    for model in result.get("stale", []):
+        say(f"left out: {model['model']} ({model['reason']})")
+    if as_json:
+        print_json(result)
+        return
+    from rich.console import Console
+
+    from ..report.tables import models_table
+
+    Console().print(models_table(result["rows"]))

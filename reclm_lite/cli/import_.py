@@ -1,0 +1,63 @@
+"""`reclm import`"""
+
+from pathlib import Path
+
+import click
+
+from ._options import common, say, workspace_option
+
+FORMATS = ("reclm", "movielens", "mind", "recbole", "lightgcn", "table")
+
+
+@click.command("import")
+@click.argument("format_name", metavar="FORMAT", type=click.Choice(FORMATS))
+@click.argument("source", type=click.Path(path_type=Path))
+@workspace_option
+@click.option("--name", help="What to call the data set [default: the source's name].")
+@click.option("--min-rating", type=float, help="Keep interactions rated at least this.")
+@click.option("--min-user", type=click.IntRange(min=1), help="Keep users with at least this many interactions.")
+@click.option("--min-item", type=click.IntRange(min=1), help="Keep items with at least this many interactions.")
+@click.option("--layout", help="lightgcn only: how a line is laid out; see docs/formats.md.")
+@click.option("--user", "user_column", help="table only: column of the user id.")
+@click.option("--item", "item_column", help="table only: column of the item id.")
+@click.option("--time", "time_column", help="table only: column of the time.")
+@click.option("--rating", "rating_column", help="table only: column of the rating.")
+@click.option("--text", "text_columns", multiple=True, help="table only: a column of item text; repeat for several.")
+@click.option("--items", "items_source", type=click.Path(path_type=Path), help="table only: a second table of items.")
+@click.option("--title", "title_column", help="table only: column of the title.")
+@click.option("--category", "category_column", help="table only: column of the category.")
+@click.option("--description", "description_column", help="table only: column of the description.")
+@click.option("--replace", is_flag=True, help="Replace the data set that the workspace already holds.")
+@common
+def command(root: Path, format_name: str, source: Path, replace: bool, **options) -> None:
+    """Import interactions and item texts from SOURCE into a workspace.
+
+    FORMAT is reclm (the published pickles), movielens, mind, recbole, lightgcn or table
+    (CSV, TSV, Parquet or JSONL). docs/formats.md shows the files that each one expects.
+
+    \b
+    Example:
+      reclm import table orders.csv -w shop --user customer --item sku --time date --text name
+    """
+    from ..data.dataset import save_imported
+    from ..data.importers import import_dataset
+    from ..errors import WorkspaceError
+    from ..workspace import Workspace
+
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    with Workspace.open(root) as ws, ws.writing():
+        if ws.has("matrices/interactions") and not replace:
+            raise WorkspaceError(
+                f"{root} already holds the data set {ws.config.get('data', {}).get('name', '')!r}: "
+                "add --replace to import another in its place (its profiles are removed), or use a new workspace"
+            )
+        data = import_dataset(format_name, source, **given)
+        save_imported(ws, data)
+    n_text = sum(not text.is_empty() for text in data.item_texts)
+    say(
+        f"Imported {data.name}: {len(data.user_ids):,} users, {len(data.item_ids):,} items ({n_text:,} with text), "
+        f"{len(data.users):,} interactions. Next: reclm split -w {root}"
+    )
+    for reason, count in data.manifest.get("dropped", {}).items():
+        if count:
+            say(f"  left out: {count:,} ({reason})")

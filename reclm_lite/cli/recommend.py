@@ -1,0 +1,49 @@
+"""`reclm recommend`"""
+
+from pathlib import Path
+
+import click
+
+from ._options import common, json_option, print_json, say, workspace_option
+
+
+@click.command("recommend")
+@workspace_option
+@click.option("--user", help="A user's id.")
+@click.option("--text", help="Words instead of a user: recommend what fits them.")
+@click.option("-k", type=click.IntRange(min=1), default=20, show_default=True, help="How many items.")
+@click.option("--model", help="A fitted model, such as lightgcn or lightgcn+users [default: the best on validation].")
+@json_option
+@common
+def command(root: Path, user: str | None, text: str | None, k: int, model: str | None, as_json: bool) -> None:
+    """Recommend items to a user: title, score and the reason.
+
+    A user without history is served from text or from popularity, and the answer says so.
+
+    \b
+    Example:
+      reclm recommend -w shop --user 42 -k 10
+      reclm recommend -w shop --text "trail running shoes"
+    """
+    from ..serve.recommend import recommend
+    from ..workspace import Workspace
+
+    if (user is None) == (text is None):
+        raise click.UsageError("give either --user ID or --text WORDS")
+    with Workspace.open(root) as ws:
+        answer = recommend(ws, user, k=k, model=model, text=text)
+    if as_json:
+        print_json(answer.as_json())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("#", justify="right")
+    for column in ("item", "title", "score", "reason"):
+        table.add_column(column, justify="right" if column == "score" else "left", overflow="fold")
+    for rank, item in enumerate(answer.items, 1):
+        table.add_row(str(rank), item.item, item.title, f"{item.score:.4g}", item.reason)
+    Console().print(table)
+    if answer.note:
+        say(answer.note)

@@ -1,0 +1,38 @@
+"""`reclm split`"""
+
+from pathlib import Path
+
+import click
+
+from ._options import common, say, workspace_option
+
+METHODS = ("given", "ratio", "leave-last", "temporal", "cold-items", "none")
+
+
+@click.command("split")
+@workspace_option
+@click.option("--method", type=click.Choice(METHODS), help="How to divide [default: the one the data allow; it is told].")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="[default: 0.2]")
+@click.option("--valid-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="[default: 0.1]")
+@common
+def command(root: Path, method: str | None, seed: int, **fractions) -> None:
+    """Divide the interactions into training, validation and test, recorded and seeded.
+
+    `given` keeps a published split; `none` keeps everything for training (a deployment). Each of
+    them carves a validation set from the training part, on which models are selected.
+
+    \b
+    Example:
+      reclm split -w shop --method temporal
+    """
+    from ..data.split import run_split
+    from ..workspace import Workspace
+
+    chosen = {key: value for key, value in fractions.items() if value is not None}
+    with Workspace.open(root) as ws, ws.writing():
+        split = run_split(ws, method, seed=seed, **chosen)
+    say(
+        f"Split by {split.params['method']} (seed {seed}): {split.train.nnz:,} training, {split.valid.nnz:,} validation, "
+        f"{split.test.nnz:,} test, {split.unseen.nnz:,} with unseen items. Next: reclm info -w {root}"
+    )

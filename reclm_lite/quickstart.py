@@ -1,0 +1,154 @@
+"""The main job on the embedded default: every stage, in order, on the bundled demo.
+
+It calls what the commands call and prints each command as it goes, so that a reader
+can do the same by hand. Nothing here is special to the demo but its data and the
+three users it shows.
+"""
+
+import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import WorkspaceError
+from .workspace import Workspace
+
+MARK = "quickstart"
+N_SHOWN_HISTORY, N_RECOMMENDED = 6, 10
+
+
+def run_quickstart(root: Path, *, n_threads: int | None = None) -> Path:
+    """Run the whole path in workspace `root` (made anew); returns the path of the report.
+
+    Raises WorkspaceError if `root` holds anything but an earlier quickstart.
+    """
+    from rich.console import Console
+
+    console = Console()
+    started = time.perf_counter()
+    with _fresh(Path(root)) as ws, ws.writing():
+        seconds = _build(ws, n_threads)
+        _show_users(ws, console)
+        result = _evaluate(ws, console)
+        console.print(_verdict(result))
+        from .report import write_report
+
+        page = write_report(ws, None)
+    total = time.perf_counter() - started
+    spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
+    console.print(f"\n[dim]{total:.0f} s in all ({spent})[/]", highlight=False)
+    console.print(f"Report: [bold]{page}[/]", soft_wrap=True, highlight=False)
+    console.print(f"Go on:  reclm info -w {root}", soft_wrap=True, highlight=False)
+    return page
+
+
+@contextmanager
+def _fresh(root: Path):
+    if (root / "workspace.toml").is_file():
+        with Workspace.open(root) as old:
+            if MARK not in old.config:
+                raise WorkspaceError(f"{root} is a workspace of yours, not an earlier quickstart: choose another folder with -w")
+            with old.writing():  # nobody else is in it
+                pass
+        shutil.rmtree(root)
+    ws = Workspace.create(root)
+    try:
+        ws.set_config(MARK, {"made_by": "reclm quickstart"})
+        yield ws
+    finally:
+        ws.close()
+
+
+def _build(ws: Workspace, n_threads: int | None) -> dict[str, float]:
+    """All stages up to the fitted models; returns the seconds that each took."""
+    from .cf.fit import fit
+    from .cf.neighbors import neighbors
+    from .cli._options import progress_bar, say
+    from .data.dataset import save_imported
+    from .data.demo import generate_demo
+    from .data.split import run_split
+    from .profiles.generate import run_profiles
+    from .profiles.vectors import embed_profiles
+    from .text.encoder import TextEncoder
+    from .text.vectors import embed_items
+
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(name: str, command: str):
+        say(f"$ {command} -w {ws.root}")
+        start = time.perf_counter()
+        yield
+        seconds[name] = time.perf_counter() - start
+
+    with stage("data", "reclm import (the bundled demo) && reclm split"):
+        save_imported(ws, generate_demo())
+        run_split(ws, "given")
+    with TextEncoder(n_threads=n_threads) as encoder:
+        with stage("item vectors", "reclm embed items"), progress_bar("embedding items") as update:
+            embed_items(ws, encoder, progress=update)
+        for model in ("popularity", "random"):
+            fit(ws, model)
+        with stage("lightgcn", "reclm fit lightgcn"), progress_bar("fitting lightgcn") as update:
+            fit(ws, "lightgcn", n_threads=n_threads, progress=update)
+        with stage("neighbors", "reclm neighbors"):
+            neighbors(ws)
+        with stage("profiles", "reclm profile users"), progress_bar("profiling users") as update:
+            summary = run_profiles(ws, "users", n_threads=n_threads, progress=update)
+        say(summary.sentence())
+        with stage("profile vectors", "reclm embed profiles"), progress_bar("embedding profiles") as update:
+            embed_profiles(ws, encoder, progress=update)
+    with stage("lightgcn + profiles", "reclm fit lightgcn --profiles users"), progress_bar("fitting lightgcn+users") as update:
+        fit(ws, "lightgcn", profiles="users", n_threads=n_threads, progress=update)
+    return seconds
+
+
+def _show_users(ws: Workspace, console) -> None:
+    """Three users: history, profile, and ten recommendations with reasons."""
+    from rich.table import Table
+
+    from .data.dataset import item_texts, load_split, user_index
+    from .data.demo import demo_user_ids_to_show
+    from .profiles.store import find_profile
+    from .serve.recommend import recommend
+
+    texts = item_texts(ws)
+    known = load_split(ws).known()
+    for user_id in demo_user_ids_to_show():
+        history = known[user_index(ws, user_id)].indices
+        console.rule(f"[bold]{user_id}")
+        console.print("[bold]Took[/]")
+        for item in history[:N_SHOWN_HISTORY]:
+            console.print(f"  {texts[item].title}  [dim]{texts[item].category} / {texts[item].subcategory}[/]", highlight=False)
+        if len(history) > N_SHOWN_HISTORY:
+            console.print(f"  [dim]and {len(history) - N_SHOWN_HISTORY} more[/]")
+        profile = find_profile(ws, "user", user_id)
+        console.print(f"[bold]Profile[/] [dim]({profile.status}, {profile.source})[/]\n  {profile.text}", highlight=False)
+        answer = recommend(ws, user_id, k=N_RECOMMENDED)
+        table = Table(title=f"Top {N_RECOMMENDED} ({answer.basis})", title_justify="left", box=None, pad_edge=False)
+        table.add_column("title", ratio=3)
+        table.add_column("why", ratio=2, style="dim")
+        for item in answer.items:
+            table.add_row(item.title, item.reason)
+        console.print(table)
+        if answer.note:
+            console.print(f"[dim]{answer.note}[/]")
+
+
+def _evaluate(ws: Workspace, console) -> dict:
+    from .evaluate.settings import evaluate_workspace
+    from .report.tables import models_table
+
+    result = evaluate_workspace(ws)
+    console.print(models_table(result["rows"]))
+    return result
+
+
+def _verdict(result: dict) -> str:
+    """One true sentence on what the profiles did, full and unseen."""
+    parts = []
+    for setting in ("full", "unseen"):
+        recall = {row["profiles"]: row["recall@20"] for row in result["rows"] if row["model"] == "lightgcn" and row["setting"] == setting}
+        if "none" in recall and "users" in recall:
+            parts.append(f"{setting}: R@20 {recall['none']:.4f} without profiles, {recall['users']:.4f} with")
+    return "LightGCN, " + "; ".join(parts) + "."
