@@ -1,0 +1,65 @@
+"""The user-item graph that LightGCN propagates on (arXiv 2002.02126), through the sparse kernel.
+
+The normalised adjacency is symmetric, [[S_u, R], [R^T, S_i]] with R = D_u^-1/2 A D_i^-1/2 and the diagonal
+S = D^-1 of self-loops (or nothing). So the backward pass is the forward pass, and only R and R^T are stored.
+"""
+
+import dataclasses
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..kernels import native
+
+
+class Graph:
+    """Normalised bipartite adjacency of interactions: CSR (n_users, n_items) of ones, float32."""
+
+    def __init__(self, interactions: sp.csr_matrix, *, self_loops: bool = False):
+        n_users, n_items = interactions.shape
+        loops = 1.0 if self_loops else 0.0
+        degree_u = np.diff(interactions.indptr) + loops
+        degree_i = np.bincount(interactions.indices, minlength=n_items) + loops
+        scale_u = 1.0 / np.sqrt(np.maximum(degree_u, 1.0))
+        scale_i = 1.0 / np.sqrt(np.maximum(degree_i, 1.0))
+        rows = np.repeat(np.arange(n_users), np.diff(interactions.indptr))
+        weights = (scale_u[rows] * scale_i[interactions.indices]).astype(np.float32)
+        self.shape = (n_users, n_items)
+        self.user_items = native.make_csr(interactions.indptr, interactions.indices, weights, (n_users, n_items))
+        # transposed[t] is the entry of user_items that stands at place t of item_users.
+        transposed = np.lexsort((rows, interactions.indices))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(interactions.indices, minlength=n_items))])
+        self.item_users = native.make_csr(indptr, rows[transposed].astype(np.int32), weights[transposed], (n_items, n_users))
+        self._place = np.empty(len(transposed), np.int64)
+        self._place[transposed] = np.arange(len(transposed))
+        self.loop_u = (loops * scale_u**2).astype(np.float32)[:, None] if self_loops else None
+        self.loop_i = (loops * scale_i**2).astype(np.float32)[:, None] if self_loops else None
+
+    def without(self, entries: np.ndarray) -> "Graph":
+        """This graph less some of its edges, degrees unchanged. entries: places in the CSR that it was made of."""
+        thinned = object.__new__(Graph)
+        thinned.__dict__.update(self.__dict__)
+        for name, places in (("user_items", entries), ("item_users", self._place[entries])):
+            matrix = getattr(self, name)
+            weights = matrix.data.copy()
+            weights[places] = 0.0
+            setattr(thinned, name, dataclasses.replace(matrix, data=weights))
+        return thinned
+
+    def step(self, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One product with the normalised adjacency: float32 (n_users, dim) and (n_items, dim)."""
+        next_users = native.spmm(self.user_items, items, check=False)
+        next_items = native.spmm(self.item_users, users, check=False)
+        if self.loop_u is not None:
+            next_users += self.loop_u * users
+            next_items += self.loop_i * items
+        return next_users, next_items
+
+    def propagate(self, users: np.ndarray, items: np.ndarray, weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """sum_l weights[l] * adjacency^l [users; items]; its own adjoint."""
+        sum_users, sum_items = np.float32(weights[0]) * users, np.float32(weights[0]) * items
+        for weight in weights[1:]:
+            users, items = self.step(users, items)
+            sum_users += np.float32(weight) * users
+            sum_items += np.float32(weight) * items
+        return sum_users, sum_items

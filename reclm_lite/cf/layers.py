@@ -1,0 +1,82 @@
+"""The layers of the trained models, each with its hand-derived backward pass.
+
+Plain functions over float32 arrays: `forward` returns the output and what `backward` needs.
+Gradients are checked against torch autograd in tests/test_cf_gradients.py. Left out: any
+notion of a model or of an optimiser.
+"""
+
+import numpy as np
+
+Params = dict[str, np.ndarray]
+
+
+def init_linear(rng: np.random.Generator, n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (n_in, n_out) and bias (n_out,), uniform within 1/sqrt(n_in): torch's default for Linear."""
+    bound = 1.0 / np.sqrt(n_in)
+    weight = rng.uniform(-bound, bound, (n_in, n_out)).astype(np.float32)
+    return weight, rng.uniform(-bound, bound, n_out).astype(np.float32)
+
+
+def init_table(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
+    """An ID table (n, dim), Xavier uniform."""
+    bound = np.sqrt(6.0 / (n + dim))
+    return rng.uniform(-bound, bound, (n, dim)).astype(np.float32)
+
+
+def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """y = x @ weight + bias: (n, n_in) -> (n, n_out)."""
+    return x @ weight + bias
+
+
+def linear_backward(
+    x: np.ndarray, weight: np.ndarray, dy: np.ndarray, *, need_dx: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """dweight = x.T @ dy, dbias = column sums of dy, dx = dy @ weight.T."""
+    return x.T @ dy, dy.sum(axis=0), dy @ weight.T if need_dx else None
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0.0)
+
+
+def relu_backward(y: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """dx = dy where the output y was positive."""
+    return np.where(y > 0, dy, np.float32(0))
+
+
+def normalize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows scaled to length one; returns y and the lengths (n, 1). Lengths below 1e-12 divide by 1e-12."""
+    length = np.maximum(np.sqrt((x * x).sum(axis=1, keepdims=True)), np.float32(1e-12))
+    return x / length, length
+
+
+def normalize_backward(y: np.ndarray, length: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """dx = (dy - y (y . dy)) / length."""
+    return (dy - y * (y * dy).sum(axis=1, keepdims=True)) / length
+
+
+class TextMLP:
+    """text (n, n_in) -> ReLU(linear) -> linear -> (n, dim). Parameters `<name>.{w1,b1,w2,b2}` live in the model."""
+
+    def __init__(self, name: str, text: np.ndarray):
+        self.name, self.text = name, text
+
+    def init(self, rng: np.random.Generator, dim: int, n_hidden: int | None = None) -> Params:
+        n_hidden = n_hidden or dim
+        w1, b1 = init_linear(rng, self.text.shape[1], n_hidden)
+        w2, b2 = init_linear(rng, n_hidden, dim)
+        return {f"{self.name}.w1": w1, f"{self.name}.b1": b1, f"{self.name}.w2": w2, f"{self.name}.b2": b2}
+
+    def forward(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the output and the hidden layer, which `backward` needs."""
+        hidden = relu(linear(self.text, params[f"{self.name}.w1"], params[f"{self.name}.b1"]))
+        return linear(hidden, params[f"{self.name}.w2"], params[f"{self.name}.b2"]), hidden
+
+    def backward(self, params: Params, hidden: np.ndarray, dy: np.ndarray, grads: Params) -> None:
+        """Adds this layer's gradients to `grads`; the text vectors get none."""
+        name = self.name
+        grads[f"{name}.w2"], grads[f"{name}.b2"], dhidden = linear_backward(hidden, params[f"{name}.w2"], dy)
+        dhidden = relu_backward(hidden, dhidden)
+        grads[f"{name}.w1"], grads[f"{name}.b1"], _ = linear_backward(
+            self.text, params[f"{name}.w1"], dhidden, need_dx=False
+        )

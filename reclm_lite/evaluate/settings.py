@@ -1,0 +1,87 @@
+"""The two ways a fitted model is ranked, and the validation that model selection uses.
+
+    full     candidates: the split's full list; masked: what the user had in training and validation
+    unseen   candidates: items nobody touched in training; nothing masked
+
+Each averages over the users who have a held-out interaction in that setting.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..cf.interface import FittedModel
+from ..data.dataset import Split, load_split
+from ..errors import InputError
+from ..workspace import Workspace
+from .metrics import ranking_metrics
+
+SETTINGS = ("full", "unseen")
+KS = (20, 40)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """users: int32 (n,), who was ranked. per_user: float64 (n,) for each metric. means: their averages (NaN for no users)."""
+
+    setting: str
+    users: np.ndarray
+    per_user: dict[str, np.ndarray]
+
+    @property
+    def n_users(self) -> int:
+        return len(self.users)
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {name: float(values.mean()) if len(values) else float("nan") for name, values in self.per_user.items()}
+
+
+def evaluate(source: Workspace | Split, fitted: FittedModel, setting: str, ks: Sequence[int] = KS) -> Evaluation:
+    """Rank every user of a setting. `setting` is "full" or "unseen"."""
+    split = load_split(source) if isinstance(source, Workspace) else source
+    if setting not in SETTINGS:
+        raise InputError(f"setting: expected one of {', '.join(SETTINGS)}, found {setting!r}")
+    if (fitted.n_users, fitted.n_items) != (split.n_users, split.n_items):
+        raise InputError(
+            f"{fitted.name}: expected vectors of {split.n_users} users and {split.n_items} items, "
+            f"found {fitted.n_users} and {fitted.n_items}; fit the model again"
+        )
+    if setting == "full":
+        return rank(fitted, split.test, split.full_candidates, split.known(), ks, setting)
+    return rank(fitted, split.unseen, split.unseen_candidates, None, ks, setting)
+
+
+def evaluate_validation(split: Split, fitted: FittedModel, ks: Sequence[int] = KS) -> Evaluation:
+    """Rank the validation interactions among the items of training, with training masked; tests nothing else."""
+    candidates = np.unique(split.train.indices).astype(np.int32)
+    return rank(fitted, split.valid, candidates, split.train, ks, "valid")
+
+
+def rank(
+    fitted: FittedModel,
+    relevant: sp.csr_matrix,
+    candidates: np.ndarray,
+    seen: sp.csr_matrix | None,
+    ks: Sequence[int] = KS,
+    setting: str = "",
+) -> Evaluation:
+    """Metrics of ranking `candidates` against `relevant`: CSR (n_users, n_items); only candidates count as relevant."""
+    relevant = keep_columns(relevant, candidates)
+    users = np.flatnonzero(np.diff(relevant.indptr)).astype(np.int32)
+    names = [f"{metric}@{k}" for k in ks for metric in ("recall", "ndcg")]
+    if len(users) == 0:
+        return Evaluation(setting, users, {name: np.zeros(0) for name in names})
+    ids, _ = fitted.topk(users, max(ks), candidates=candidates, seen=seen)
+    return Evaluation(setting, users, ranking_metrics(ids, relevant[users], ks))
+
+
+def keep_columns(matrix: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
+    """The matrix with entries outside `columns` left out; same shape."""
+    keep = np.zeros(matrix.shape[1], bool)
+    keep[columns] = True
+    kept = keep[matrix.indices]
+    indptr = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
+    return sp.csr_matrix((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
