@@ -1,0 +1,231 @@
+"""Why an item is recommended, in words: the strongest statement about user and item that the data bear out.
+
+Five kinds of evidence are measured. *similar*: the item's text vector is close to that of an item in the
+user's history. *interest*: every content word of an interest in the profile occurs in the item's text.
+*neighbors*: users most like this one took it. *category*: it shares a category with the history.
+*query*: its text is close to the words (or the profile) that the recommendation started from.
+
+Kinds are compared on one scale, the share of the catalogue that has at least as much of the same evidence
+(the smaller, the more it says); popularity speaks of everyone, so it is used where nothing personal is
+telling. A reason states a fact about the item and the user. It does not claim to be the model's cause, and
+no language model writes it: every number in it is counted here.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..types import ItemText
+
+# Evidence that more than this share of the catalogue has tells nothing about one item.
+MAX_TAIL_SHARE = 0.10
+# Cosines below this are unrelated texts for the sentence encoders in use, whatever their rank.
+MIN_COSINE = 0.30
+# Tail shares are estimated on this many items of the catalogue, evenly spaced.
+MAX_REFERENCE_ITEMS = 2048
+_TITLE_CHARS = 80
+_STOPWORDS = frozenset(
+    "a an and are as at be by for from has have in into is it its of on or that the this to was were will with".split()
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one user and of the catalogue.
+
+    texts: the text of every item. counts: int64 (n_items,) users who took each item.
+    item_vectors: float32 (n_items, dim), rows L2-normalised (zero rows: no text), or None.
+    history: int32, the user's items. neighbor_items: one int32 array of items per neighbour.
+    interests: phrases of the user's profile. query: float32 (dim,) normalised, or None;
+    query_label: what the query was ("your words", "your profile").
+    """
+
+    texts: Sequence[ItemText]
+    counts: np.ndarray
+    n_users: int
+    item_vectors: np.ndarray | None = None
+    history: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    neighbor_items: tuple[np.ndarray, ...] = ()
+    interests: tuple[str, ...] = ()
+    query: np.ndarray | None = None
+    query_label: str = "your words"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """`text` for people; `kind`, `tail_share` (0 to 1, smaller is stronger) and `anchor` (an item index) to check it by."""
+
+    kind: str
+    text: str
+    tail_share: float = 1.0
+    anchor: int | None = None
+
+
+def words_of(text: str) -> list[str]:
+    """Content words, lower case, a plural `s` removed, so that `Space telescopes` meets `a space telescope`."""
+    words = (word.casefold() for word in re.findall(r"\w+", text))
+    return [
+        word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+        for word in words
+        if word not in _STOPWORDS
+    ]
+
+
+def quoted(title: str) -> str:
+    """A title in quotation marks, on one line, cut at a word if it is long."""
+    title = " ".join(title.split())
+    if len(title) > _TITLE_CHARS:
+        title = title[: _TITLE_CHARS - 1].rsplit(" ", 1)[0].rstrip(",;:.- ") + "…"
+    return f"“{title}”"
+
+
+def share_in_words(n: int, total: int) -> str:
+    """`4 % of users`; exact counts where a percentage would round to nothing or there are few users."""
+    if total >= 1000 and n / total >= 0.01:
+        return f"{100 * n / total:.0f} % of users"
+    return f"{n:,} of {total:,} users" if total != 1 else f"{n} of 1 user"
+
+
+class Reasoner:
+    """Finds the reasons for one user's recommendations; measures the catalogue once."""
+
+    def __init__(self, evidence: Evidence):
+        self.evidence = evidence
+        n_items = len(evidence.texts)
+        self.reference = np.unique(np.linspace(0, max(0, n_items - 1), min(n_items, MAX_REFERENCE_ITEMS)).astype(np.int64))
+        self._history = np.unique(np.asarray(evidence.history, dtype=np.int64))
+        self._known = set(self._history.tolist())
+        self._neighbor_counts = np.zeros(n_items, np.int64)
+        for items in evidence.neighbor_items:
+            self._neighbor_counts[np.unique(items)] += 1
+        self._interest_words = [(phrase, set(words_of(phrase))) for phrase in evidence.interests]
+        self._interest_tails: dict[str, float] = {}
+        self._item_words: dict[int, set[str]] = {}
+        self._category_counts = [self._count_history(field_name) for field_name in ("subcategory", "category")]
+        vectors = evidence.item_vectors
+        self._reference_similarity = self._reference_query = None
+        if vectors is not None and len(self._history):
+            reference = self.reference[~np.isin(self.reference, self._history)]
+            if len(reference):
+                self._reference_similarity = np.sort((vectors[reference] @ vectors[self._history].T).max(axis=1))
+        if vectors is not None and evidence.query is not None:
+            self._reference_query = np.sort(vectors[self.reference] @ evidence.query)
+
+    # -- the public question -----------------------------------------------------
+
+    def reason(self, item: int, *, basis: str = "model") -> Reason:
+        """The strongest true statement on `item`. `basis` "popularity" admits no personal reason, since none ranked it;
+        basis "text" admits closeness to the query however common it is, since that is what ranked it."""
+        popular = self._popular(item)
+        if basis == "popularity":
+            return popular
+        query = self._query(item)
+        personal = (query, self._similar(item), self._interest(item), self._neighbors(item), self._category(item))
+        found = [reason for reason in personal if reason is not None]
+        telling = [
+            reason for reason in found if reason.tail_share <= MAX_TAIL_SHARE or (basis == "text" and reason is query)
+        ]
+        return min(telling or [*found, popular], key=lambda reason: reason.tail_share)
+
+    # -- one method per kind -------------------------------------------------------
+
+    def _similar(self, item: int) -> Reason | None:
+        if self._reference_similarity is None:
+            return None
+        vectors = self.evidence.item_vectors
+        similarity = vectors[self._history] @ vectors[item]
+        best = int(np.argmax(similarity))
+        cosine = float(similarity[best])
+        anchor = int(self._history[best])
+        if cosine < MIN_COSINE or anchor == item or not self.evidence.texts[anchor].title.strip():
+            return None
+        shared = self._shared_category(item, anchor)
+        note = f" ({shared})" if shared else f" (text similarity {cosine:.2f})"
+        text = f"like {quoted(self.evidence.texts[anchor].title)}{note}"
+        return Reason("similar", text, _tail_share(self._reference_similarity, cosine), anchor)
+
+    def _interest(self, item: int) -> Reason | None:
+        best: Reason | None = None
+        for phrase, words in self._interest_words:
+            if not words or not words <= self._words(item):
+                continue
+            if phrase not in self._interest_tails:
+                n_matching = sum(words <= self._words(int(other)) for other in self.reference)
+                self._interest_tails[phrase] = (1 + n_matching) / (1 + len(self.reference))
+            tail = self._interest_tails[phrase]
+            if best is None or tail < best.tail_share:
+                best = Reason("interest", f"matches your interest {quoted(phrase)}", tail)
+        return best
+
+    def _neighbors(self, item: int) -> Reason | None:
+        n_neighbors, n_took = len(self.evidence.neighbor_items), int(self._neighbor_counts[item])
+        if not n_took:
+            return None
+        who = "the user most like you" if n_neighbors == 1 else f"{n_took} of the {n_neighbors} users most like you"
+        reference = np.sort(self._neighbor_counts[self.reference])
+        return Reason("neighbors", f"{who} took it", _tail_share(reference, n_took))
+
+    def _category(self, item: int) -> Reason | None:
+        """Shared category, measured by how much commoner it is in the history than it has to be: its share of the catalogue."""
+        text, n_history = self.evidence.texts[item], len(self._history)
+        for field_name, counts in zip(("subcategory", "category"), self._category_counts, strict=True):
+            value = getattr(text, field_name)
+            n_shared = counts.get(value, 0) if value else 0
+            if not n_shared:
+                continue
+            n_same = sum(getattr(self.evidence.texts[int(other)], field_name) == value for other in self.reference)
+            tail = (1 + n_same) / (1 + len(self.reference))
+            whose = "your only item is in it" if n_history == 1 else f"{n_shared:,} of your {n_history:,} items are in it"
+            if n_history > 1 and n_shared == 1:
+                whose = f"1 of your {n_history:,} items is in it"
+            # One shared item among many is weak however rare the category: weigh by the share of the history.
+            return Reason("category", f"{field_name} {quoted(value)}: {whose}", min(1.0, tail * n_history / n_shared))
+        return None
+
+    def _query(self, item: int) -> Reason | None:
+        if self._reference_query is None:
+            return None
+        cosine = float(self.evidence.item_vectors[item] @ self.evidence.query)
+        if cosine < MIN_COSINE:
+            return None
+        text = f"close to {self.evidence.query_label} in text (similarity {cosine:.2f})"
+        return Reason("query", text, _tail_share(self._reference_query, cosine))
+
+    def _popular(self, item: int) -> Reason:
+        count, n_users = int(self.evidence.counts[item]), self.evidence.n_users
+        if not count:
+            return Reason("new", "new: no user has taken it yet")
+        tail = _tail_share(np.sort(self.evidence.counts[self.reference]), count)
+        share = share_in_words(count, n_users)
+        return Reason("popular", f"{'popular: ' if tail <= 0.25 else ''}{share} took it", tail)
+
+    # -- small facts ---------------------------------------------------------------
+
+    def _words(self, item: int) -> set[str]:
+        if item not in self._item_words:
+            self._item_words[item] = set(words_of(self.evidence.texts[item].joined()))
+        return self._item_words[item]
+
+    def _count_history(self, field_name: str) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for item in self._history:
+            value = getattr(self.evidence.texts[int(item)], field_name)
+            if value:
+                counts[value] = counts.get(value, 0) + 1
+        return counts
+
+    def _shared_category(self, item: int, anchor: int) -> str:
+        mine, other = self.evidence.texts[item], self.evidence.texts[anchor]
+        for field_name in ("subcategory", "category"):
+            value = getattr(mine, field_name)
+            if value and value == getattr(other, field_name):
+                return f"same {field_name}, {' '.join(value.split())}"
+        return ""
+
+
+def _tail_share(sorted_reference: np.ndarray, value: float) -> float:
+    """The share of the reference with at least `value`, counting the item itself; never 0."""
+    n = len(sorted_reference)
+    return (1 + n - int(np.searchsorted(sorted_reference, value, side="left"))) / (1 + n)

@@ -1,0 +1,278 @@
+"""The items to show one user, or for some words: ranked, explained, and told on what basis.
+
+What a deployed system knows is masked: every interaction in the workspace, held-out ones too, and the
+split is not needed (evaluation, which must not know them, has its own ranking). Three bases, in this order:
+
+    model        a fitted model, for users it was fitted on
+    text         cosine of item texts to a vector (the words asked for, the user's profile, or the mean of a
+                 history that the model does not know), plus a little popularity
+    popularity   the number of users who took an item
+
+The basis and a sentence on it come with every answer. Left out: a server, and any caching across processes.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from ..data.dataset import item_ids, item_texts, load_interactions, user_index
+from ..errors import InputError, MissingArtefactError
+from ..workspace import Workspace
+from . import sources
+from .reasons import Evidence, Reasoner
+
+log = logging.getLogger(__name__)
+
+# What popularity adds to a cosine, at most (for the most popular item). Asked-for words matter more than
+# popularity; a profile or a history describes a taste more loosely.
+WORDS_POPULARITY_WEIGHT = 0.05
+TASTE_POPULARITY_WEIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class RecommendedItem:
+    """`item` is the data's own id; `score` is on the basis's own scale, higher is better."""
+
+    item: str
+    title: str
+    score: float
+    reason: str
+    item_idx: int = field(default=-1, repr=False)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """`user` is None for words alone; `basis` is "model", "text" or "popularity"; `note` says in a sentence why."""
+
+    user: str | None
+    items: list[RecommendedItem]
+    basis: str
+    note: str
+
+    def as_dict(self) -> dict:
+        """The document that `reclm recommend --json` prints."""
+        items = [{"item": i.item, "title": i.title, "score": i.score, "reason": i.reason} for i in self.items]
+        return {"user": self.user, "items": items, "basis": self.basis, "note": self.note}
+
+
+def recommend(
+    ws: Workspace, user_id: str | None, *, k: int = 20, model: str | None = None, text: str | None = None
+) -> Recommendation:
+    """The `k` best items for a user, for words (`text`), or for words less what a user knows.
+
+    model: a fitted model's name such as `lightgcn` or `lightgcn+users`; None takes the best by validation.
+    Raises InputError for an unknown user or k < 1, MissingArtefactError for a model that is missing or stale.
+    """
+    return Recommender(ws, model=model).recommend(user_id, k=k, text=text)
+
+
+class Recommender:
+    """Answers for many users from one workspace: data, texts and the model are read once, when first needed."""
+
+    def __init__(self, ws: Workspace, *, model: str | None = None):
+        self.ws = ws
+        self._wanted_model = model
+        self.interactions = load_interactions(ws)
+        self.known = self.interactions.matrix()
+        self.known.sort_indices()
+        self.counts = np.bincount(self.known.indices, minlength=self.interactions.n_items).astype(np.int64)
+
+    # -- what is read once ----------------------------------------------------------
+
+    @cached_property
+    def texts(self) -> list:
+        return item_texts(self.ws)
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        return item_ids(self.ws)
+
+    @cached_property
+    def item_vectors(self) -> np.ndarray | None:
+        """float32 (n_items, dim), rows normalised (zero rows: no text), or None where not made or stale."""
+        return sources.item_vectors(self.ws, self.interactions.n_items)
+
+    @cached_property
+    def _choice(self) -> tuple:
+        """(model or None, sentence): the model asked for, else the best by validation that is up to date."""
+        return sources.choose_model(self.ws, self._wanted_model)
+
+    @property
+    def model(self):
+        """The fitted model in use, or None where none can be used."""
+        return self._choice[0]
+
+    @property
+    def model_name(self) -> str:
+        """The model in use, such as `lightgcn+users`; empty where none can be used."""
+        return sources.model_name(self.model.name, self.model.profiles) if self.model is not None else ""
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """float32 (n_items,): log-popularity from 0 (nobody) to 1 (the most popular item)."""
+        logs = np.log1p(self.counts.astype(np.float64))
+        return (logs / max(logs.max(initial=0.0), 1e-12)).astype(np.float32)
+
+    # -- answers --------------------------------------------------------------------
+
+    def recommend(self, user_id: str | None, *, k: int = 20, text: str | None = None) -> Recommendation:
+        """See the function of this name."""
+        if k < 1:
+            raise InputError(f"expected k of at least 1, found {k}: ask for one item or more")
+        if text is not None and not text.strip():
+            raise InputError("expected words in the text to recommend for, found none: give a few words")
+        if user_id is None and text is None:
+            raise InputError("expected a user id or a text, found neither: give --user ID or --text WORDS")
+        user = None if user_id is None else self._user(user_id)
+        if text is not None:
+            scores, basis, note, query, label = self._for_words(text)
+        else:
+            scores, basis, note, query, label = self._for_user(user)
+        history = self.history(user) if user is not None else np.zeros(0, np.int32)
+        chosen = _top(_masked(scores, history), k)
+        n_known = f" {len(history):,} known items are left out." if len(history) else ""
+        if len(chosen) < k:
+            n_known += f" Fewer than {k:,} items can be ranked: {len(chosen):,} are given."
+        reasoner = self.reasoner(user, query=query, query_label=label)
+        items = [
+            RecommendedItem(
+                self.item_ids[i], self.texts[i].title or self.item_ids[i], float(scores[i]), reasoner.reason(i, basis=basis).text, i
+            )
+            for i in map(int, chosen)
+        ]  # fmt: skip
+        return Recommendation(user_id, items, basis, note + n_known)
+
+    def history(self, user: int) -> np.ndarray:
+        """int32, ascending: all items that the user is known to have."""
+        return self.known.indices[self.known.indptr[user] : self.known.indptr[user + 1]]
+
+    def top_items(self, users: np.ndarray, k: int) -> list[np.ndarray]:
+        """The item indices recommended to each user (by index), without reasons; for coverage figures."""
+        return [_top(_masked(self._for_user(int(user))[0], self.history(int(user))), k) for user in users]
+
+    def reasoner(self, user: int | None, *, query: np.ndarray | None = None, query_label: str = "your words") -> Reasoner:
+        """What finds the reasons for one user's items (None: nobody in particular)."""
+        evidence = Evidence(
+            texts=self.texts,
+            counts=self.counts,
+            n_users=self.interactions.n_users,
+            item_vectors=self.item_vectors,
+            history=self.history(user) if user is not None else np.zeros(0, np.int32),
+            neighbor_items=tuple(self.history(n) for n in self._neighbors(user)) if user is not None else (),
+            interests=sources.interests(self.ws, user) if user is not None else (),
+            query=query,
+            query_label=query_label,
+        )
+        return Reasoner(evidence)
+
+    # -- one basis each --------------------------------------------------------------
+
+    def _for_words(self, text: str) -> tuple:
+        if self.item_vectors is None:
+            raise MissingArtefactError(
+                f"recommending for words needs up-to-date item vectors: run `reclm embed items -w {self.ws.root}` first"
+            )
+        query = sources.embed_words(self.ws, text)
+        scores = self._text_scores(query, WORDS_POPULARITY_WEIGHT)
+        return scores, "text", "Ranked by closeness of the items' texts to your words.", query, "your words"
+
+    def _for_user(self, user: int) -> tuple:
+        """(scores float32 (n_items,) with NaN where not a candidate, basis, note, query, label)."""
+        model, sentence = self._choice
+        has_history = self.known.indptr[user] < self.known.indptr[user + 1]
+        if model is not None and has_history and sources.is_ready(model, user):
+            basis = "popularity" if model.name == "popularity" else "model"
+            return self._model_scores(model, user), basis, sentence, None, ""
+        why = "This user has no history yet" if not has_history else "The model does not know this user's history yet"
+        if model is None and has_history:
+            return self._popular_scores(), "popularity", sentence, None, ""
+        vector = self._profile_vector(user)
+        if vector is not None and self.item_vectors is not None:
+            note = f"{why}: ranked by closeness of the items' texts to the user's profile, and by popularity."
+            return self._text_scores(vector, TASTE_POPULARITY_WEIGHT), "text", note, vector, "your profile"
+        if has_history and self.item_vectors is not None:
+            mean = self.item_vectors[self.history(user)].mean(axis=0)
+            norm = float(np.linalg.norm(mean))
+            if norm > 0:
+                note = f"{why}: ranked by closeness of the items' texts to the history, and by popularity."
+                return self._text_scores(mean / norm, TASTE_POPULARITY_WEIGHT), "text", note, None, ""
+        missing = "" if has_history else ", and no profile with a vector"
+        return self._popular_scores(), "popularity", f"{why}{missing}: ranked by popularity alone.", None, ""
+
+    def _model_scores(self, model, user: int) -> np.ndarray:
+        candidates = np.arange(self.interactions.n_items, dtype=np.int32)
+        scores = np.asarray(model.scores(np.array([user], dtype=np.int32), candidates), dtype=np.float32)[0]
+        # An item without text that nobody took is nothing a model can have learned of.
+        candidate = self.counts > 0
+        if self.item_vectors is not None:
+            candidate |= self.item_vectors.any(axis=1)
+        return np.where(candidate, scores, np.nan)
+
+    def _text_scores(self, query: np.ndarray, popularity_weight: float) -> np.ndarray:
+        scores = self.item_vectors @ query.astype(np.float32) + popularity_weight * self.popularity
+        return np.where(self.item_vectors.any(axis=1), scores, np.nan)
+
+    def _popular_scores(self) -> np.ndarray:
+        return np.where(self.counts > 0, self.counts, np.nan).astype(np.float32)
+
+    # -- lookups ------------------------------------------------------------------------
+
+    def _user(self, user_id: str) -> int:
+        index = user_index(self.ws, user_id)
+        if index is None:
+            raise InputError(_unknown_user(self.ws, user_id))
+        return index
+
+    @cached_property
+    def _profile_vectors(self) -> np.ndarray | None:
+        return sources.profile_vectors(self.ws, self.interactions.n_users)
+
+    def _profile_vector(self, user: int) -> np.ndarray | None:
+        """float32 (dim,), or None where the user has no profile with a vector."""
+        if self._profile_vectors is None or not self._profile_vectors[user].any():
+            return None
+        return self._profile_vectors[user]
+
+    @cached_property
+    def _neighbor_table(self) -> np.ndarray | None:
+        return sources.neighbor_indices(self.ws, self.interactions.n_users)
+
+    def _neighbors(self, user: int) -> list[int]:
+        if self._neighbor_table is None:
+            return []
+        return [int(n) for n in self._neighbor_table[user] if n >= 0 and n != user]
+
+
+def _masked(scores: np.ndarray, history: np.ndarray) -> np.ndarray:
+    """A copy with what the user knows, and every score that is not finite, set to minus infinity."""
+    scores = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
+    scores[history] = -np.inf
+    return scores
+
+
+def _top(scores: np.ndarray, k: int) -> np.ndarray:
+    """The indices of the k highest finite scores, best first, ties by lower index."""
+    finite = np.flatnonzero(np.isfinite(scores))
+    if len(finite) > k:
+        threshold = np.partition(scores[finite], len(finite) - k)[len(finite) - k]
+        finite = finite[scores[finite] >= threshold]
+    order = np.lexsort((finite, -scores[finite]))
+    return finite[order][:k]
+
+
+def _unknown_user(ws: Workspace, user_id: str) -> str:
+    """A sentence that says so, offers the closest ids, and says what to do."""
+    import difflib
+
+    ids = [row[0] for row in ws.db.execute("SELECT user_id FROM users ORDER BY user_idx LIMIT 200000")]
+    close = difflib.get_close_matches(user_id, ids, n=3, cutoff=0.6)
+    if close:
+        offer = f"the closest ids are {', '.join(map(repr, close))}"
+    else:
+        offer = f"ids look like {', '.join(map(repr, ids[:3]))}" if ids else "the workspace has no users"
+    return (
+        f"no user {user_id!r} among the {len(ids):,} of {ws.root}: {offer}; "
+        "give one of the ids of the imported data, or recommend for words with --text WORDS"
+    )

@@ -1,0 +1,125 @@
+"""What recommending reads from other stages' artefacts: models, item vectors, profile vectors, neighbours, interests.
+
+Each reader gives None (or nothing) where an optional artefact has not been made or is stale, and logs it;
+`choose_model` says in a sentence what it chose and why. What was asked for by name and is missing raises.
+"""
+
+import logging
+
+import numpy as np
+
+from ..cf.interface import FittedModel, fit_command, fitted_models, load, split_name
+from ..errors import InputError, MissingArtefactError, ProfileFormatError
+from ..workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+VALID_METRIC = "ndcg@20"
+
+
+def choose_model(ws: Workspace, wanted: str | None) -> tuple[FittedModel | None, str]:
+    """(the model to rank with or None, a sentence that says which and why).
+
+    wanted: `lightgcn`, `lightgcn+users`, or None for the best by validation among those that are up to date.
+    """
+    stored = fitted_models(ws)
+    if wanted is not None:
+        model, profiles = split_name(wanted)
+        if (model, profiles) not in stored:
+            names = ", ".join(model_name(*pair) for pair in stored) or "none"
+            raise MissingArtefactError(
+                f"{wanted} has not been fitted in {ws.root} (fitted: {names}): run `{fit_command(ws, model, profiles)}` first"
+            )
+        fitted = load(ws, model, profiles)
+        return fitted, f"Ranked by {wanted}, as asked."
+    fresh, stale = [], []
+    for model, profiles in stored:
+        if model != "random":
+            (stale if ws.stale_inputs(f"models/{model_name(model, profiles)}") else fresh).append((model, profiles))
+    left_out = f" Left out as stale: {', '.join(model_name(*pair) for pair in stale)}." if stale else ""
+    scored = [(score, pair) for pair in fresh if (score := validation_score(ws, *pair)) is not None]
+    if scored:
+        # The highest score; the first in the alphabet of equals.
+        score, pair = max(reversed(scored), key=lambda entry: entry[0])
+        best = f", the best of {len(scored)} fitted models on validation (NDCG@20 {score:.4f})" if len(scored) > 1 else ""
+        return load(ws, *pair), f"Ranked by {model_name(*pair)}{best}.{left_out}"
+    if fresh:
+        pair = next((pair for pair in fresh if pair[0] != "popularity"), fresh[0])
+        return load(ws, *pair), f"Ranked by {model_name(*pair)}; no validation figures are recorded.{left_out}"
+    return None, f"No model is fitted, so ranked by popularity: run `reclm fit lightgcn -w {ws.root}` for more.{left_out}"
+
+
+def model_name(model: str, profiles: str) -> str:
+    """`lightgcn`, or `lightgcn+users`."""
+    return model if profiles == "none" else f"{model}+{profiles}"
+
+
+def validation_score(ws: Workspace, model: str, profiles: str) -> float | None:
+    """The validation figure recorded with a stored model, or None where there is none."""
+    params = ws.provenance(f"models/{model_name(model, profiles)}", made_by=fit_command(ws, model, profiles))["params"]
+    value = params.get("metrics", {}).get(VALID_METRIC)
+    return float(value) if value is not None and np.isfinite(value) else None
+
+
+def is_ready(model: FittedModel, user: int) -> bool:
+    """Whether the model's vector of this user means anything; models that rank everyone alike are always ready."""
+    return model.item_vectors.shape[1] == 0 or bool(model.user_ready[user])
+
+
+def item_vectors(ws: Workspace, n_items: int) -> np.ndarray | None:
+    """float32 (n_items, dim), rows L2-normalised, zero rows for items without text; None where not made or stale."""
+    vectors = _arrays(ws, "vectors/items", "reclm embed items")
+    if vectors is None or len(vectors["vectors"]) != n_items:
+        return None
+    return vectors["vectors"].astype(np.float32, copy=False)
+
+
+def profile_vectors(ws: Workspace, n_users: int) -> np.ndarray | None:
+    """float32 (n_users, dim), rows normalised, zero rows for users without a profile; None where not made or stale."""
+    arrays = _arrays(ws, "vectors/user_profiles", "reclm embed profiles")
+    if arrays is None or len(arrays["vectors"]) != n_users:
+        return None
+    return arrays["vectors"].astype(np.float32, copy=False)
+
+
+def neighbor_indices(ws: Workspace, n_users: int) -> np.ndarray | None:
+    """int32 (n_users, k), -1 where there are fewer; None where not made or stale."""
+    arrays = _arrays(ws, "matrices/neighbors", "reclm neighbors")
+    return arrays["indices"] if arrays is not None and len(arrays["indices"]) == n_users else None
+
+
+def interests(ws: Workspace, user: int) -> tuple[str, ...]:
+    """The interest phrases of a user's profile; none where there is no valid profile."""
+    from ..dialogue.templates import parse_profile
+    from ..profiles.store import get_profile
+
+    profile = get_profile(ws, "user", user)
+    if profile is None or not profile.text:
+        return ()
+    try:
+        return parse_profile(profile.text).interests
+    except ProfileFormatError:
+        return ()
+
+
+def embed_words(ws: Workspace, text: str) -> np.ndarray:
+    """float32 (dim,), normalised: the vector of `text` by the encoder that made the item vectors."""
+    from ..text.encoder import TextEncoder
+
+    with TextEncoder() as encoder:
+        vector = np.asarray(encoder.encode([text]), dtype=np.float32)[0]
+    norm = float(np.linalg.norm(vector))
+    if not norm:
+        raise InputError(f"expected words that the encoder knows, found {text!r}: give other words")
+    return vector / norm
+
+
+def _arrays(ws: Workspace, name: str, command: str) -> dict[str, np.ndarray] | None:
+    """The arrays of an optional artefact, or None (logged) where it is missing or stale."""
+    if not ws.has(name):
+        return None
+    stale = ws.stale_inputs(name)
+    if stale:
+        log.warning("%s is stale (%s changed) and is not used: run `%s -w %s`", name, ", ".join(stale), command, ws.root)
+        return None
+    return ws.load(name, made_by=f"{command} -w {ws.root}").arrays
