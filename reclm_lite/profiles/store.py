@@ -1,0 +1,225 @@
+"""Profiles and generations in `workspace.db`, and the jobs that made them.
+
+A generation is content-addressed: its key hashes what made it (`source`: model, template, sampling) and the prompt, so
+equal prompts are generated once and a rerun finds what is there. A profile is what a user or an item has now: the text
+of a valid generation (`ok`), an empty text with a reason (`invalid`; the raw text stays in `generations`), or a text
+that a person wrote (`edited`), which nothing but another edit replaces.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..workspace import Workspace, now
+
+SIDES = ("user", "item")
+USABLE = ("ok", "edited")
+
+
+@dataclass(frozen=True)
+class StoredProfile:
+    """The profile of one user or item. `text` is empty where status is 'invalid'; `reason` says why."""
+
+    side: str
+    idx: int
+    status: str
+    text: str
+    reason: str
+    source: str
+    prompt_key: str
+    created: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer of a model. status: 'ok', 'invalid' (does not parse), 'truncated' or 'too_long'."""
+
+    prompt_key: str
+    raw: str
+    status: str
+    reason: str = ""
+    n_prompt_tokens: int = 0
+    n_new_tokens: int = 0
+
+
+def prompt_key(source: str, prompt: str) -> str:
+    """The address of a generation: SHA-256 over what generates and over the prompt."""
+    return hashlib.sha256(f"{source}\n{prompt}".encode()).hexdigest()
+
+
+def one_side(side: str) -> str:
+    """`users` and `user` → `user`; `items` and `item` → `item`."""
+    name = side.removesuffix("s")
+    if name not in SIDES:
+        raise InputError(f"expected side 'users' or 'items', found {side!r}")
+    return name
+
+
+# -- profiles ------------------------------------------------------------------
+
+_PROFILE = "side, idx, status, text, reason, source, prompt_key, created"
+
+
+def get_profile(ws: Workspace, side: str, idx: int) -> StoredProfile | None:
+    """The profile of a user or item by index, or None where there is none."""
+    row = ws.db.execute(f"SELECT {_PROFILE} FROM profiles WHERE side=? AND idx=?", (one_side(side), int(idx))).fetchone()
+    return StoredProfile(*row) if row else None
+
+
+def find_profile(ws: Workspace, side: str, ident: str) -> StoredProfile:
+    """The profile of a user or item by id. Raises InputError where the id is unknown or has no profile."""
+    side = one_side(side)
+    profile = get_profile(ws, side, find_idx(ws, side, ident))
+    if profile is None:
+        raise InputError(f"{side} {ident!r} has no profile yet: run `reclm profile {side}s -w {ws.root}`")
+    return profile
+
+
+def find_idx(ws: Workspace, side: str, ident: str) -> int:
+    """The index of a user or item. Raises InputError where the workspace does not know the id."""
+    side = one_side(side)
+    row = ws.db.execute(f"SELECT {side}_idx FROM {side}s WHERE {side}_id=?", (str(ident),)).fetchone()
+    if row is None:
+        raise InputError(f"expected the id of a {side} in {ws.root}, found {ident!r}; check the id, or import again")
+    return row[0]
+
+
+def set_profile(ws: Workspace, side: str, idx: int, text: str) -> StoredProfile:
+    """Give a user or item a profile written by hand. Raises ProfileFormatError if `text` is not a profile."""
+    from ..dialogue.templates import format_profile, parse_profile
+
+    side = one_side(side)
+    text = format_profile(parse_profile(text))
+    if ws.db.execute(f"SELECT 1 FROM {side}s WHERE {side}_idx=?", (int(idx),)).fetchone() is None:
+        raise InputError(f"expected the index of a {side} in {ws.root}, found {idx}")
+    profile = StoredProfile(side, int(idx), "edited", text, "", "edited by hand", "", now())
+    with ws.writing(), ws.db:
+        ws.db.execute(
+            f"INSERT OR REPLACE INTO profiles ({_PROFILE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (side, profile.idx, profile.status, text, "", profile.source, "", profile.created),
+        )
+    return profile
+
+
+def edit_profile(ws: Workspace, side: str, ident: str, text: str) -> StoredProfile:
+    """`set_profile` by id."""
+    return set_profile(ws, side, find_idx(ws, side, ident), text)
+
+
+def put_profiles(
+    ws: Workspace, side: str, idxs: Iterable[int], generation: Generation, text: str, source: str, *, keep_key: str = ""
+) -> None:
+    """Give every index the profile that `generation` made, inside the caller's transaction.
+
+    Edited profiles stay, and so do rows that say the same already, and rows made under `keep_key`.
+    """
+    status = "ok" if text else "invalid"
+    ws.db.executemany(
+        f"INSERT INTO profiles ({_PROFILE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (side, idx) DO UPDATE SET status=excluded.status, text=excluded.text, reason=excluded.reason, "
+        "source=excluded.source, prompt_key=excluded.prompt_key, created=excluded.created "
+        "WHERE profiles.status != 'edited' AND profiles.prompt_key != ? AND "
+        "(profiles.prompt_key, profiles.status, profiles.text) IS NOT (excluded.prompt_key, excluded.status, excluded.text)",
+        (
+            (side, int(idx), status, text, generation.reason, source, generation.prompt_key, now(), keep_key or "-")
+            for idx in idxs
+        ),
+    )
+
+
+def edited_idxs(ws: Workspace, side: str) -> set[int]:
+    """The indices whose profile a person wrote."""
+    return {row[0] for row in ws.db.execute("SELECT idx FROM profiles WHERE side=? AND status='edited'", (one_side(side),))}
+
+
+def usable_profiles(ws: Workspace, side: str) -> list[tuple[int, str]]:
+    """(idx, text) of every profile with a text to use, by ascending index."""
+    rows = ws.db.execute(
+        "SELECT idx, text FROM profiles WHERE side=? AND status IN (?, ?) ORDER BY idx", (one_side(side), *USABLE)
+    )
+    return rows.fetchall()
+
+
+def profile_counts(ws: Workspace, side: str) -> dict[str, int]:
+    """How many profiles of a side have each status."""
+    return dict(
+        ws.db.execute("SELECT status, COUNT(*) FROM profiles WHERE side=? GROUP BY status ORDER BY status", (one_side(side),))
+    )
+
+
+def forget_other_splits(ws: Workspace, side: str, split_fingerprint: str) -> int:
+    """Drop the profiles that were made from another split: they may tell what is held out now. Returns how many.
+
+    Edited profiles and all generations stay, so that nothing has to be generated twice.
+    """
+    key = _split_key(side)
+    if ws.get_meta(key) == split_fingerprint:
+        return 0
+    with ws.db:
+        n = ws.db.execute("DELETE FROM profiles WHERE side=? AND status != 'edited'", (side,)).rowcount
+        ws.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, split_fingerprint))
+    return n
+
+
+def profiles_split(ws: Workspace, side: str) -> str | None:
+    """The fingerprint of the split that the side's profiles were made from, or None where none were made."""
+    return ws.get_meta(_split_key(side))
+
+
+def _split_key(side: str) -> str:
+    return f"profiles_split:{one_side(side)}"
+
+
+# -- generations ---------------------------------------------------------------
+
+_GENERATION = "prompt_key, raw, status, reason, n_prompt_tokens, n_new_tokens"
+
+
+def put_generation(ws: Workspace, generation: Generation) -> None:
+    """Store a generation, inside the caller's transaction. One that is there already stays as it is."""
+    ws.db.execute(
+        f"INSERT OR IGNORE INTO generations ({_GENERATION}, created) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            generation.prompt_key, generation.raw, generation.status, generation.reason,
+            generation.n_prompt_tokens, generation.n_new_tokens, now(),
+        ),
+    )  # fmt: skip
+
+
+def get_generation(ws: Workspace, key: str) -> Generation | None:
+    row = ws.db.execute(f"SELECT {_GENERATION} FROM generations WHERE prompt_key=?", (key,)).fetchone()
+    return Generation(*row) if row else None
+
+
+def get_generations(ws: Workspace, keys: Sequence[str]) -> dict[str, Generation]:
+    """Those of `keys` that have been generated."""
+    found = {}
+    for start in range(0, len(keys), 500):
+        part = keys[start : start + 500]
+        marks = ",".join("?" * len(part))
+        for row in ws.db.execute(f"SELECT {_GENERATION} FROM generations WHERE prompt_key IN ({marks})", part):
+            found[row[0]] = Generation(*row)
+    return found
+
+
+# -- jobs ----------------------------------------------------------------------
+
+
+def start_job(ws: Workspace, kind: str, detail: dict) -> int:
+    """Record that a job began; one of the same kind that never ended was killed, and is marked so. Returns its id."""
+    with ws.db:
+        ws.db.execute("UPDATE jobs SET state='killed' WHERE kind=? AND state='running'", (kind,))
+        cursor = ws.db.execute(
+            "INSERT INTO jobs (kind, state, started, detail) VALUES (?, 'running', ?, ?)", (kind, now(), json.dumps(detail))
+        )
+    return cursor.lastrowid
+
+
+def end_job(ws: Workspace, job_id: int, state: str, detail: dict) -> None:
+    """Record how a job ended: 'done', 'interrupted' or 'failed'."""
+    with ws.db:
+        ws.db.execute(
+            "UPDATE jobs SET state=?, finished=?, detail=? WHERE job_id=?", (state, now(), json.dumps(detail), job_id)
+        )
