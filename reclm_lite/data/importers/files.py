@@ -1,0 +1,101 @@
+"""Source files: is it there, is it text, what is its hash. One pass over the bytes, before any parsing."""
+
+import codecs
+import gzip
+import hashlib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import InputError
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that has been read through once: its name, size and SHA-256."""
+
+    path: Path
+    n_bytes: int
+    sha256: str
+
+    def manifest(self) -> dict:
+        return {"file": self.path.name, "bytes": self.n_bytes, "sha256": self.sha256}
+
+
+def find_folder(path: Path, format: str, expected: str) -> Path:
+    """`path` as a folder, or InputError saying which files the format `expected` in it."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist: the format {format} expects a folder with {expected}")
+    if not path.is_dir():
+        raise InputError(f"{path} is a file: the format {format} expects the folder that holds {expected}")
+    return path
+
+
+def find_file(path: Path) -> Path:
+    """`path` as a regular file with content, or InputError."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: expected a file; name the file in it")
+    if not path.exists():
+        raise InputError(f"{path} does not exist: check the path")
+    if not path.is_file():
+        raise InputError(f"{path} is not a regular file: copy its content into a file first")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty: expected at least one row")
+    return path
+
+
+def read_source(path: Path, *, text: bool = True, encoding: str = "utf-8") -> SourceFile:
+    """Hash a file and, for text, check every byte of it.
+
+    Raises InputError with the line for a NUL byte or, in UTF-8, for a byte that is not UTF-8.
+    A name that ends in `.gz` is decompressed for the check; the hash is of the file as it lies.
+    """
+    path = find_file(path)
+    digest = hashlib.sha256()
+    n_bytes = 0
+    try:
+        with open(path, "rb") as handle:
+            while chunk := handle.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                n_bytes += len(chunk)
+        if text:
+            opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+            with opened as handle:
+                _check_text(path, handle, encoding)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path} is not a whole gzip file ({error}): decompress it by hand and look at it") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
+    return SourceFile(path, n_bytes, digest.hexdigest())
+
+
+def _check_text(path: Path, handle, encoding: str) -> None:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    n_lines = 0
+    blank = True
+    while True:
+        chunk = handle.read(_CHUNK_BYTES)
+        if b"\0" in chunk:
+            line = n_lines + chunk[: chunk.index(b"\0")].count(b"\n") + 1
+            raise InputError(
+                f"{path}, line {line}: found a NUL byte, which text never holds; "
+                "the file is damaged or of another encoding (UTF-16?): save it as UTF-8"
+            )
+        try:
+            decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            # error.object is what the decoder had kept from the last chunk, then this one.
+            bad = error.object[error.start]
+            line = n_lines + error.object[: error.start].count(b"\n") + 1
+            raise InputError(
+                f"{path}, line {line}: byte 0x{bad:02x} is not UTF-8; convert the file to UTF-8 first "
+                "(for example with `iconv -f latin1 -t utf-8`)"
+            ) from error
+        if not chunk:
+            break
+        blank = blank and not chunk.strip(b"\xef\xbb\xbf \t\r\n")
+        n_lines += chunk.count(b"\n")
+    if blank:
+        raise InputError(f"{path} holds only white space: expected at least one row")

@@ -1,0 +1,85 @@
+"""The format `lightgcn`: train.txt and test.txt as the papers of that line of work publish them; no texts.
+
+Three layouts of a line occur:
+
+    list      0 12 7 99        a user, then items, separated by spaces
+    colon     0:12 7 99        the same with a colon after the user
+    triples   0<TAB>12<TAB>3   a user, an item and a count, which is kept as the rating
+
+Without `layout`, the first line that is not empty decides: a colon means `colon`, a tab `triples`,
+anything else `list`; the manifest records which. Every other line must then fit.
+"""
+
+from pathlib import Path
+
+from ...errors import InputError
+from ..dataset import GIVEN_TEST, GIVEN_TRAIN, Imported
+from .files import find_folder
+from .staging import Reader, Staging
+
+LAYOUTS = ("list", "colon", "triples")
+# A line of each layout; a user with no item at all is allowed.
+_PATTERNS = {"list": r"^[^\s:]+( +[^\s:]+)* *$", "colon": r"^[^\s:]+:( *[^\s:]+)* *$", "triples": r"^[^\t]+\t[^\t]+\t[^\t]+$"}
+_EXAMPLES = {"list": "'0 12 7 99'", "colon": "'0:12 7 99'", "triples": "user, item and count separated by tabs"}
+
+
+def import_lightgcn(
+    source: Path,
+    *,
+    layout: str | None = None,
+    min_rating: float | None = None,
+    min_user: int | None = None,
+    min_item: int | None = None,
+    name: str | None = None,
+) -> Imported:
+    """Read a folder with train.txt and test.txt; the two become the given split.
+
+    layout: `list`, `colon` or `triples`; by default told from the first line (see the module).
+    min_rating (triples only: of the count), min_user, min_item: as for the format table.
+    """
+    folder = find_folder(Path(source), "lightgcn", "train.txt and test.txt")
+    if layout is not None and layout not in LAYOUTS:
+        raise InputError(f"expected a layout among {', '.join(LAYOUTS)}, found {layout!r}")
+    found = {}
+    with Staging() as staging:
+        for file, part in (("train.txt", GIVEN_TRAIN), ("test.txt", GIVEN_TEST)):
+            lines = staging.lines(folder / file)
+            found[file] = layout or _layout(staging, lines)
+            _add(staging, lines, found[file], part)
+        if len(set(found.values())) > 1:
+            raise InputError(
+                f"{folder}: train.txt reads as layout {found['train.txt']} and test.txt as {found['test.txt']}; name one with layout"
+            )
+        data = staging.imported(
+            name=name or folder.resolve().name, format="lightgcn", options={"layout": found["train.txt"]},
+            min_rating=min_rating, min_user=min_user, min_item=min_item,
+        )  # fmt: skip
+    data.manifest["layout_told_by"] = "the option" if layout else "the first line"
+    return data
+
+
+def _layout(staging: Staging, lines: Reader) -> str:
+    staging.db.execute("SET preserve_insertion_order=true")
+    first = staging.db.execute(f"SELECT line FROM {lines.sql} WHERE trim(line) <> '' LIMIT 1").fetchone()[0]
+    staging.db.execute("SET preserve_insertion_order=false")
+    return "colon" if ":" in first else "triples" if "\t" in first else "list"
+
+
+def _add(staging: Staging, lines: Reader, layout: str, part: int) -> None:
+    staging.refuse(
+        lines, f"coalesce(trim(line), '') <> '' AND NOT regexp_matches(line, '{_PATTERNS[layout]}')", "line[:60]",
+        f"expected {_EXAMPLES[layout]} (layout {layout}), found {{value}}; mend the line or name another layout",
+    )  # fmt: skip
+    kept = f"(SELECT trim(line) AS line FROM {lines.sql} WHERE trim(line) <> '')"
+    if layout == "triples":
+        table = f"(SELECT parts[1] AS user, parts[2] AS item, parts[3] AS count FROM (SELECT string_split(line, chr(9)) AS parts FROM {kept}))"
+        reader = Reader(table, lines.path, ("user", "item", "count"))
+        staging.add_interactions(reader, user="user", item="item", rating="count", part=part)
+        return
+    pattern = " +" if layout == "list" else ":? +|:"
+    staging.copy(
+        lines,
+        f"INSERT INTO raw SELECT parts[1], unnest(list_filter(parts[2:], lambda s: s <> '')), NULL, NULL, {part} "
+        f"FROM (SELECT string_split_regex(line, '{pattern}') AS parts FROM {kept})",
+    )
+    staging.copy(lines, f"INSERT INTO listed_users SELECT DISTINCT string_split_regex(line, '{pattern}')[1] FROM {kept}")

@@ -1,0 +1,97 @@
+"""The format `recbole`: atomic files, tab-separated, whose header gives `name:type`.
+
+    NAME.inter   user_id:token  item_id:token  [rating:float]  [timestamp:float]
+    NAME.item    item_id:token  and texts (optional)
+    NAME.user    user_id:token (optional; only tells which users exist)
+
+Fields named otherwise are reached by options. Other fields are left out.
+"""
+
+from pathlib import Path
+
+from ...errors import InputError
+from ..dataset import Imported
+from .files import find_file
+from .staging import Reader, Staging, ident
+
+# The names under which the published data sets of this format keep their texts, tried in this order.
+_USUAL = {
+    "title_column": ("title", "movie_title", "item_name", "name", "business_name"),
+    "category_column": ("category", "categories", "genre", "genres", "class"),
+    "subcategory_column": ("subcategory", "sub_category", "subvert"),
+    "description_column": ("description", "abstract"),
+}
+
+
+def import_recbole(
+    source: Path,
+    *,
+    user_column: str = "user_id",
+    item_column: str = "item_id",
+    time_column: str | None = None,
+    rating_column: str | None = None,
+    title_column: str | None = None,
+    category_column: str | None = None,
+    subcategory_column: str | None = None,
+    description_column: str | None = None,
+    min_rating: float | None = None,
+    min_user: int | None = None,
+    min_item: int | None = None,
+    name: str | None = None,
+) -> Imported:
+    """Read atomic files: `source` is the .inter file, or a folder with exactly one.
+
+    time_column, rating_column: by default `timestamp` and `rating` where the header has them.
+    title_column and so on: by default the first usual name that the .item header has; the manifest records it.
+    min_rating, min_user, min_item: as for the format table.
+    """
+    inter = _interactions_file(Path(source))
+    given = {
+        "title_column": title_column, "category_column": category_column,
+        "subcategory_column": subcategory_column, "description_column": description_column,
+    }  # fmt: skip
+    with Staging() as staging:
+        reader = _open(staging, inter)
+        rating = rating_column or ("rating" if "rating" in reader.columns else None)
+        time = time_column or ("timestamp" if "timestamp" in reader.columns else None)
+        staging.add_interactions(reader, user=user_column, item=item_column, rating=rating, time=time)
+        columns: dict[str, str | None] = {}
+        if inter.with_suffix(".item").exists():
+            items = _open(staging, inter.with_suffix(".item"))
+            columns = {
+                key: value or next((usual for usual in _USUAL[key] if usual in items.columns), None) for key, value in given.items()
+            }
+            items.require(*columns.values())
+            staging.add_texts(
+                items, item=item_column, **{key.removesuffix("_column"): ident(value) for key, value in columns.items() if value}
+            )
+        if inter.with_suffix(".user").exists():
+            users = _open(staging, inter.with_suffix(".user"))
+            users.require(user_column)
+            staging.copy(users, f"INSERT INTO listed_users SELECT DISTINCT {ident(user_column)} FROM {users.sql}")
+        return staging.imported(
+            name=name or inter.stem, format="recbole",
+            options={"user_column": user_column, "item_column": item_column, "rating_column": rating, "time_column": time, **columns},
+            min_rating=min_rating, min_user=min_user, min_item=min_item,
+        )  # fmt: skip
+
+
+def _interactions_file(source: Path) -> Path:
+    if not source.is_dir():
+        return find_file(source)
+    files = sorted(source.glob("*.inter"))
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise InputError(f"{source}: expected one .inter file, found {found}; name the file itself")
+    return files[0]
+
+
+def _open(staging: Staging, path: Path) -> Reader:
+    """A reader whose columns have lost their `:type`."""
+    typed = staging.csv(path, delimiter="\t", quote="")
+    untyped = [name for name in typed.columns if ":" not in name]
+    if untyped:
+        raise InputError(f"{path}, line 1: expected columns as name:type, such as user_id:token, found {untyped[0]!r}; mend the header")
+    names = tuple(name.rpartition(":")[0] for name in typed.columns)
+    renamed = ", ".join(f"{ident(full)} AS {ident(name)}" for full, name in zip(typed.columns, names, strict=True))
+    return Reader(f"(SELECT {renamed} FROM {typed.sql})", path, names)

@@ -1,0 +1,120 @@
+"""The format `table`: any CSV, TSV, Parquet or JSONL file with a user and an item in every row.
+
+Item texts come from columns of the same file or, better, from a second file with one row per item.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import InputError
+from ..dataset import Imported
+from .files import find_file
+from .staging import Reader, Staging, ident
+
+_KINDS = {
+    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet", ".pq": "parquet",
+    ".jsonl": "jsonl", ".ndjson": "jsonl",
+}  # fmt: skip
+
+
+def import_table(
+    source: Path,
+    *,
+    user_column: str = "user",
+    item_column: str = "item",
+    time_column: str | None = None,
+    rating_column: str | None = None,
+    text_columns: Sequence[str] = (),
+    items_source: Path | None = None,
+    items_item_column: str | None = None,
+    title_column: str | None = None,
+    category_column: str | None = None,
+    subcategory_column: str | None = None,
+    description_column: str | None = None,
+    delimiter: str | None = None,
+    quote: str = '"',
+    min_rating: float | None = None,
+    min_user: int | None = None,
+    min_item: int | None = None,
+    name: str | None = None,
+) -> Imported:
+    """Read interactions, and items where `items_source` names their file.
+
+    user_column, item_column: ids, kept as the text they are ("007" stays "007").
+    time_column: seconds since 1970, or ISO 8601 dates and times (UTC where no zone is given).
+    rating_column: finite numbers.
+    title_column, category_column, subcategory_column, description_column, text_columns: where the
+    items' texts are, in `items_source` if given, else in `source`; text_columns follow the description.
+    items_item_column: the item id's column in `items_source`, by default `item_column`.
+    delimiter, quote: of text files; by default `,` (CSV) or a tab (TSV), and `"`. quote="" takes quotation marks as they are.
+    min_rating: keep interactions rated at least this. min_user, min_item: keep users and items with
+    at least this many of what then remains, repeated until nothing changes.
+    """
+    fields = {
+        "title": title_column,
+        "category": category_column,
+        "subcategory": subcategory_column,
+        "description": description_column,
+    }
+    with Staging() as staging:
+        reader = _open(staging, Path(source), delimiter, quote)
+        staging.add_interactions(reader, user=user_column, item=item_column, time=time_column, rating=rating_column)
+        if items_source is not None:
+            items = _open(staging, Path(items_source), delimiter, quote)
+            key = items_item_column or item_column
+            items.require(key, *fields.values(), *text_columns)
+            staging.add_texts(items, item=key, **_expressions(fields, text_columns))
+        elif text_columns or any(fields.values()):
+            reader.require(*fields.values(), *text_columns)
+            _texts_of_interactions(staging, reader, item_column, _expressions(fields, text_columns))
+        return staging.imported(
+            name=name or Path(source).name.split(".")[0] or "table", format="table",
+            options={
+                "user_column": user_column, "item_column": item_column, "time_column": time_column,
+                "rating_column": rating_column, "text_columns": list(text_columns), "items_source": items_source,
+                "items_item_column": items_item_column, "delimiter": delimiter, **{f"{k}_column": v for k, v in fields.items()},
+            },
+            min_rating=min_rating, min_user=min_user, min_item=min_item,
+        )  # fmt: skip
+
+
+def _open(staging: Staging, path: Path, delimiter: str | None, quote: str) -> Reader:
+    find_file(path)
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    kind = _KINDS.get(suffixes[-1] if suffixes else "")
+    if kind is None and delimiter is None:
+        raise InputError(
+            f"{path}: expected a name that ends in {', '.join(_KINDS)} (or one of the text kinds and .gz); "
+            "rename the file, or name its delimiter"
+        )
+    if kind == "parquet":
+        return staging.parquet(path)
+    if kind == "jsonl":
+        return staging.json_lines(path)
+    return staging.csv(path, delimiter=delimiter or ("\t" if kind == "tsv" else ","), quote=quote)
+
+
+def _expressions(fields: dict[str, str | None], text_columns: Sequence[str]) -> dict[str, str | None]:
+    """SQL of each field of the text; the description is followed by the text columns."""
+    expressions = {name: ident(column) if column else None for name, column in fields.items()}
+    parts = [column for column in (fields["description"], *text_columns) if column]
+    if parts:
+        expressions["description"] = f"concat_ws('. ', {', '.join(f'nullif(trim({ident(part)}), {chr(39) * 2})' for part in parts)})"
+    return expressions
+
+
+def _texts_of_interactions(staging: Staging, reader: Reader, item: str, expressions: dict[str, str | None]) -> None:
+    chosen = ", ".join(f"min({sql}) AS {name}" if sql else f"NULL AS {name}" for name, sql in expressions.items())
+    differ = " OR ".join(f"count(DISTINCT {sql}) > 1" for sql in expressions.values() if sql)
+    staging.copy(
+        reader,
+        f"CREATE TABLE gathered AS SELECT {ident(item)} AS item, {chosen}, ({differ}) AS differs FROM {reader.sql} GROUP BY 1",
+    )
+    staging.db.execute("INSERT INTO texts SELECT item, title, category, subcategory, description FROM gathered")
+    n_differing = staging.db.execute("SELECT count(*) FROM gathered WHERE differs").fetchone()[0]
+    if n_differing:
+        staging.notes.append(
+            f"{n_differing} items have different texts in different rows of {reader.path.name}; the first by alphabet is kept"
+        )
