@@ -32,7 +32,7 @@ def generate_demo(
     popularity_exponent: float = 0.5,
     interest_strength: float = 80.0,
 ) -> Imported:
-    """Generate the demo data set; the same arguments give the same data on every machine.
+    """Generate the demo data set; the same arguments give the same data.
 
     unseen_fraction: share of the items that are published after the training period.
     cold_fraction: share of the users who have no interaction in training.
@@ -92,12 +92,14 @@ def generate_demo(
     return data
 
 
-def demo_user_ids_to_show(data: Imported) -> list[str]:
-    """Three users of a data set whose training histories say something about them.
+def demo_user_ids_to_show(data: Imported | None = None) -> list[str]:
+    """Three users of a data set, by default the demo's, whose training histories say something about them.
 
     The first two have 6 to 12 interactions, the third 3; each is the one whose history keeps
     closest to two subcategories, and no two of them share their main category.
     """
+    if data is None:
+        return generate_demo().manifest["users_to_show"]
     train = np.ones(len(data.users), bool) if data.given is None else data.given == GIVEN_TRAIN
     order = np.argsort(data.users[train], kind="stable")
     users, items = data.users[train][order], data.items[train][order]
