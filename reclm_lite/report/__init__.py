@@ -1,0 +1,5 @@
+"""Results for people: terminal tables, inline SVG plots and one self-contained HTML page."""
+
+from .page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,234 @@
+"""Everything the page says, gathered from a workspace before a line of HTML is written.
+
+Left out: judgement on the figures, which is the page's (`page.headline`), and any computation that a stage
+owns: evaluation comes from `evaluate_workspace`, recommendations from `Recommender`.
+"""
+
+import importlib.metadata
+import logging
+import platform
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .. import __version__
+from ..data.dataset import load_interactions, load_split
+from ..errors import MissingArtefactError, ReclmError
+from ..profiles.store import get_profile
+from ..serve.recommend import Recommendation, Recommender
+from ..workspace import Workspace, now
+
+log = logging.getLogger(__name__)
+
+N_EXAMPLES = 3
+EXAMPLE_K = 10
+# Catalogue coverage is measured on at most this many users, evenly spaced over all who have a history.
+COVERAGE_USERS = 400
+COVERAGE_K = 20
+_MAX_TITLES = 10
+_SOFTWARE = ("numpy", "scipy", "numba", "llama-cpp-python", "gguf", "safetensors", "duckdb")
+
+
+@dataclass(frozen=True)
+class Person:
+    """One example: what the user took, the profile as stored, and what is recommended."""
+
+    user: str
+    n_history: int
+    titles: list[str]
+    profile: str
+    profile_source: str
+    recommendation: Recommendation
+
+
+@dataclass(frozen=True)
+class ArtefactLine:
+    """One stored artefact and what it was made from."""
+
+    name: str
+    fingerprint: str
+    created: str
+    params: dict
+    stale: list[str]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """history_lengths: int64 (n_users,). item_counts: int64 (n_items,). Shares are from 0 to 1."""
+
+    name: str
+    created: str
+    n_users: int
+    n_items: int
+    n_interactions: int
+    history_lengths: np.ndarray
+    item_counts: np.ndarray
+    manifest: dict
+    split_params: dict
+    split_sizes: dict[str, int]
+    evaluation: dict | None
+    evaluation_missing: str
+    people: list[Person]
+    n_user_profiles: int
+    n_item_profiles: int
+    n_coverage_users: int
+    n_covered_items: int
+    coverage_basis: str
+    artefacts: list[ArtefactLine]
+    software: list[tuple[str, str]]
+    commands: list[str] = field(default_factory=list)
+
+
+def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
+    """Collect what the page says. `evaluation`: the result of `evaluate_workspace`, computed here where None."""
+    interactions = load_interactions(ws)
+    recommender = Recommender(ws)
+    known = recommender.known
+    lengths = np.diff(known.indptr).astype(np.int64)
+    split_params, split_sizes, missing = {}, {}, ""
+    try:
+        split = load_split(ws)
+        split_params = split.params
+        for part in ("train", "valid", "test", "unseen"):
+            split_sizes[part] = int(getattr(split, part).nnz)
+        split_sizes["full_candidates"] = len(split.full_candidates)
+        split_sizes["unseen_candidates"] = len(split.unseen_candidates)
+        if evaluation is None:
+            from ..evaluate.settings import evaluate_workspace
+
+            evaluation = evaluate_workspace(ws)
+    except MissingArtefactError as error:
+        missing = str(error)
+    n_coverage, n_covered = _coverage(recommender, lengths)
+    return Facts(
+        name=interactions.name or ws.root.name,
+        created=now(),
+        n_users=interactions.n_users,
+        n_items=interactions.n_items,
+        n_interactions=int(known.nnz),
+        history_lengths=lengths,
+        item_counts=recommender.counts,
+        manifest=ws.config.get("data", {}).get("manifest", {}),
+        split_params=split_params,
+        split_sizes=split_sizes,
+        evaluation=dict(evaluation) if evaluation is not None else None,
+        evaluation_missing=missing,
+        people=[_person(ws, recommender, user) for user in _examples(ws, lengths)],
+        n_user_profiles=_n_profiles(ws, "user"),
+        n_item_profiles=_n_profiles(ws, "item"),
+        n_coverage_users=n_coverage,
+        n_covered_items=n_covered,
+        coverage_basis=recommender.model_name or "popularity",
+        artefacts=_artefacts(ws),
+        software=_software(),
+        commands=_commands(ws),
+    )
+
+
+def _n_profiles(ws: Workspace, side: str) -> int:
+    query = "SELECT COUNT(*) FROM profiles WHERE side=? AND status IN ('ok', 'edited')"
+    return ws.db.execute(query, (side,)).fetchone()[0]
+
+
+def _examples(ws: Workspace, lengths: np.ndarray) -> list[int]:
+    """Three users, chosen by rule: with a profile before without, histories of 4 to 12 before others, evenly spaced."""
+    rows = ws.db.execute("SELECT idx FROM profiles WHERE side='user' AND status IN ('ok', 'edited')")
+    profiled = np.zeros(len(lengths), bool)
+    profiled[[row[0] for row in rows if row[0] < len(lengths)]] = True
+    telling = (lengths >= 4) & (lengths <= 12)
+    chosen: list[int] = []
+    for group in (profiled & telling, profiled & (lengths > 0), telling, lengths > 0, lengths >= 0):
+        users = [int(user) for user in np.flatnonzero(group) if int(user) not in chosen]
+        wanted = N_EXAMPLES - len(chosen)
+        if wanted and users:
+            chosen += [users[i] for i in dict.fromkeys(np.linspace(0, len(users) - 1, wanted).round().astype(int).tolist())]
+    return sorted(chosen)
+
+
+def _person(ws: Workspace, recommender: Recommender, user: int) -> Person:
+    user_id = ws.db.execute("SELECT user_id FROM users WHERE user_idx=?", (user,)).fetchone()[0]
+    history = recommender.history(user)
+    # The least popular titles say most about a person.
+    telling = sorted(history.tolist(), key=lambda item: (recommender.counts[item], item))[:_MAX_TITLES]
+    titles = [recommender.texts[item].title or recommender.item_ids[item] for item in telling]
+    profile = get_profile(ws, "user", user)
+    return Person(
+        user=user_id,
+        n_history=len(history),
+        titles=titles,
+        profile=profile.text if profile else "",
+        profile_source=profile.source if profile else "",
+        recommendation=recommender.recommend(user_id, k=EXAMPLE_K),
+    )
+
+
+def _coverage(recommender: Recommender, lengths: np.ndarray) -> tuple[int, int]:
+    """(users asked, distinct items in their top lists)."""
+    users = np.flatnonzero(lengths > 0)
+    if len(users) > COVERAGE_USERS:
+        users = users[np.linspace(0, len(users) - 1, COVERAGE_USERS).round().astype(np.int64)]
+    lists = recommender.top_items(users, COVERAGE_K)
+    covered = np.unique(np.concatenate(lists)) if lists else []
+    return len(users), len(covered)
+
+
+def _artefacts(ws: Workspace) -> list[ArtefactLine]:
+    lines = []
+    for folder in ("matrices", "vectors", "models"):
+        for path in sorted((ws.root / folder).glob("*.safetensors")):
+            name = f"{folder}/{path.name.removesuffix('.safetensors')}"
+            try:
+                provenance = ws.provenance(name, made_by="the command that makes it")
+                stale = ws.stale_inputs(name)
+            except ReclmError as error:
+                log.warning("%s is left out of the report: %s", name, error)
+                continue
+            lines.append(ArtefactLine(name, provenance["fingerprint"], provenance["created"], provenance["params"], stale))
+    return lines
+
+
+def _software() -> list[tuple[str, str]]:
+    versions = [("reclm-lite", __version__), ("Python", platform.python_version())]
+    for name in _SOFTWARE:
+        try:
+            versions.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            versions.append((name, "not installed"))
+    return [*versions, ("System", f"{platform.system()} {platform.release()}, {platform.machine()}")]
+
+
+def _commands(ws: Workspace) -> list[str]:
+    """The commands that lead to this state, read off the artefacts that are there."""
+    where = f"-w {ws.root.name}"
+    manifest = ws.config.get("data", {}).get("manifest", {})
+    if manifest.get("format") == "demo":
+        return [f"reclm quickstart {where}"]
+    options = "".join(_option(name, value) for name, value in manifest.get("options", {}).items())
+    commands = [f"reclm init {ws.root.name}", f"reclm import {manifest.get('format', 'FORMAT')} SOURCE {where}{options}"]
+    if ws.has("matrices/split"):
+        params = ws.provenance("matrices/split", made_by="reclm split")["params"]
+        method = params.get("method")
+        seed = f" --seed {params['seed']}" if "seed" in params else ""
+        commands.append(f"reclm split{f' --method {method}' if method else ''}{seed} {where}")
+    if ws.has("vectors/items"):
+        commands.append(f"reclm embed items {where}")
+    models = [path.name.removesuffix(".safetensors").split("+") for path in sorted((ws.root / "models").glob("*.safetensors"))]
+    commands += [f"reclm fit {parts[0]} {where}" for parts in models if len(parts) == 1]
+    if ws.has("matrices/neighbors"):
+        commands.append(f"reclm neighbors {where}")
+    for side in ("user", "item"):
+        if _n_profiles(ws, side):
+            commands.append(f"reclm profile {side}s {where}")
+    if any(ws.has(f"vectors/{side}_profiles") for side in ("user", "item")):
+        commands.append(f"reclm embed profiles {where}")
+    commands += [f"reclm fit {parts[0]} --profiles {parts[1]} {where}" for parts in models if len(parts) > 1]
+    return [*commands, f"reclm evaluate {where}", f"reclm report {where}"]
+
+
+def _option(name: str, value: object) -> str:
+    """` --user customer` for `user_column: customer`; a list gives the option once for each value."""
+    flag = "--" + name.removesuffix("_columns").removesuffix("_column").removesuffix("_source").replace("_", "-")
+    values = value if isinstance(value, list) else [value]
+    return "".join(f" {flag} {shlex.quote(str(each))}" for each in values)
