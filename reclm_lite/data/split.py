@@ -260,7 +260,9 @@ def _given(interactions: Interactions, rng: np.random.Generator, params: dict) -
     seen = unseen & trained[pairs.items]
     params["n_test_pairs_moved_to_unseen"] = int((moved & ~unseen).sum())
     params["n_unseen_pairs_moved_to_test"] = int((seen & ~test & full[pairs.items]).sum())
+    labelled = test | unseen
     test, unseen = (test & ~moved) | (seen & full[pairs.items]), (unseen | (moved & ~trained[pairs.items])) & ~seen
+    params["n_test_pairs_outside_candidates_dropped"] = int((labelled & ~test & ~unseen).sum())
     split = _split(pairs, train, valid, test, unseen, trained, params, full)
     if interactions.unseen_candidates is not None:
         allowed = np.unique(np.concatenate([interactions.unseen_candidates, pairs.items[unseen]]))
