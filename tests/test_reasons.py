@@ -57,8 +57,8 @@ def test_similar_is_silent_for_unrelated_texts():
 def test_neighbors_are_counted_once_each():
     neighbors = (np.array([7, 7, 8]), np.array([7]), np.array([8, 9]), np.array([1]), np.array([], np.int64))
     reasoner = Reasoner(evidence(item_vectors=None, neighbor_items=neighbors))
-    assert reasoner.reason(7).text == "2 of the 5 users most like you took it"
-    assert reasoner.reason(9).text == "1 of the 5 users most like you took it"
+    assert reasoner.reason(7).text == "2 of 5 similar users took it"
+    assert reasoner.reason(9).text == "1 of 5 similar users took it"
 
 
 def test_interest_is_named_only_if_all_its_words_occur():
@@ -88,7 +88,7 @@ def test_popularity_basis_gives_no_personal_reason():
 def test_strongest_evidence_is_the_rarest_in_the_catalogue():
     # Two neighbours took item 40 and nothing else: rarer than one item in four being about the same subject.
     reasoner = Reasoner(evidence(history=np.array([8], np.int32), neighbor_items=(np.array([40]), np.array([40]))))
-    assert reasoner.reason(40).text == "2 of the 2 users most like you took it"
+    assert reasoner.reason(40).text == "2 of 2 similar users took it"
 
 
 def test_query_reason_states_its_cosine():

@@ -267,4 +267,4 @@ def test_neighbors_reasons_count_what_neighbors_took(ws):
     ws.save("matrices/neighbors", {"indices": neighbors}, inputs={}, params={})
     answer = recommend(ws, "u5", k=3)
     reasons = {item.item: item.reason for item in answer.items}
-    assert reasons["i10"] in ("1 of the 2 users most like you took it", "1 of 8 users took it")
+    assert reasons["i10"] in ("1 of 2 similar users took it", "1 of 8 users took it")

@@ -2,7 +2,7 @@
 
 Five kinds of evidence are measured. *similar*: the item's text vector is close to that of an item in the
 user's history. *interest*: every content word of an interest in the profile occurs in the item's text.
-*neighbors*: users most like this one took it. *category*: it shares a category with the history.
+*neighbors*: similar users took it. *category*: it shares a category with the history.
 *query*: its text is close to the words (or the profile) that the recommendation started from.
 
 Kinds are compared on one scale, the share of the catalogue that has at least as much of the same evidence
@@ -163,7 +163,8 @@ class Reasoner:
         n_neighbors, n_took = len(self.evidence.neighbor_items), int(self._neighbor_counts[item])
         if not n_took:
             return None
-        who = "the user most like you" if n_neighbors == 1 else f"{n_took} of the {n_neighbors} users most like you"
+        # "Similar", not "most similar": of users with the same history the neighbour list names one.
+        who = "a similar user" if n_neighbors == 1 else f"{n_took} of {n_neighbors} similar users"
         reference = np.sort(self._neighbor_counts[self.reference])
         return Reason("neighbors", f"{who} took it", _tail_share(reference, n_took))
 

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 # popularity; a profile or a history describes a taste more loosely.
 WORDS_POPULARITY_WEIGHT = 0.05
 TASTE_POPULARITY_WEIGHT = 0.5
+# Comparing an unknown id with more ids than this would take seconds.
+_MAX_IDS_COMPARED = 200_000
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,11 @@ class Recommender:
             scores, basis, note, query, label = self._for_user(user)
         history = self.history(user) if user is not None else np.zeros(0, np.int32)
         chosen = _top(_masked(scores, history), k)
-        n_known = f" {len(history):,} known items are left out." if len(history) else ""
+        left_out = ""
+        if len(history):
+            left_out = " One known item is left out." if len(history) == 1 else f" {len(history):,} known items are left out."
         if len(chosen) < k:
-            n_known += f" Fewer than {k:,} items can be ranked: {len(chosen):,} are given."
+            left_out += f" Fewer than {k:,} items can be ranked: {len(chosen):,} given."
         reasoner = self.reasoner(user, query=query, query_label=label)
         items = [
             RecommendedItem(
@@ -142,7 +146,7 @@ class Recommender:
             )
             for i in map(int, chosen)
         ]  # fmt: skip
-        return Recommendation(user_id, items, basis, note + n_known)
+        return Recommendation(user_id, items, basis, note + left_out)
 
     def history(self, user: int) -> np.ndarray:
         """int32, ascending: all items that the user is known to have."""
@@ -266,13 +270,14 @@ def _unknown_user(ws: Workspace, user_id: str) -> str:
     """A sentence that says so, offers the closest ids, and says what to do."""
     import difflib
 
-    ids = [row[0] for row in ws.db.execute("SELECT user_id FROM users ORDER BY user_idx LIMIT 200000")]
+    n_users = ws.db.execute("SELECT COUNT(*) FROM users").fetchone()[0]
+    ids = [row[0] for row in ws.db.execute("SELECT user_id FROM users ORDER BY user_idx LIMIT ?", (_MAX_IDS_COMPARED,))]
     close = difflib.get_close_matches(user_id, ids, n=3, cutoff=0.6)
     if close:
         offer = f"the closest ids are {', '.join(map(repr, close))}"
     else:
         offer = f"ids look like {', '.join(map(repr, ids[:3]))}" if ids else "the workspace has no users"
     return (
-        f"no user {user_id!r} among the {len(ids):,} of {ws.root}: {offer}; "
+        f"no user {user_id!r} among the {n_users:,} of {ws.root}: {offer}; "
         "give one of the ids of the imported data, or recommend for words with --text WORDS"
     )
