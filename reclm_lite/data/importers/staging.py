@@ -28,7 +28,9 @@ from ..dataset import Imported
 from .files import SourceFile, read_source
 
 _FETCH_ROWS = 50_000
-_MAX_LINE_BYTES = 64 << 20
+_MEMORY_LIMIT = "768MB"
+# DuckDB takes buffers of sixteen such lines.
+_MAX_LINE_BYTES = 4 << 20
 
 
 def quoted(text: str) -> str:
@@ -62,7 +64,7 @@ class Reader:
 class Staging:
     """The temporary database. Use as a context manager; `close()` removes it."""
 
-    def __init__(self, *, memory_limit: str = "768MB", threads: int = 2):
+    def __init__(self, *, memory_limit: str = _MEMORY_LIMIT, threads: int = 2):
         import duckdb
 
         self._error = duckdb.Error
@@ -411,6 +413,7 @@ def _header(path: Path, delimiter: str, quote: str) -> list[str]:
 def _sentence(message: str, path: Path | None) -> InputError | WorkspaceError:
     """DuckDB's message, which runs over many lines and names the temporary link, as one sentence."""
     where = str(path) if path else "import"
+    message = re.sub(r"""["']?[^\s"']*source-\d+[^\s"',]*["']?""", path.name if path else "the file", message)
     line = re.search(r"Line: (\d+)", message) or re.search(r"in line (\d+)", message)
     if line:
         where += f", line {line[1]}"
@@ -426,10 +429,14 @@ def _sentence(message: str, path: Path | None) -> InputError | WorkspaceError:
     if re.search(r"No space left|[Dd]isk.*full|max_temp_directory_size|failed to offload", message):
         folder = tempfile.gettempdir()
         return WorkspaceError(f"{where}: no space left in {folder} for the import's temporary files; free some or set TMPDIR")
+    if "Maximum line size" in message or "maximum_object_size" in message:
+        return InputError(f"{where}: a line is longer than {_MAX_LINE_BYTES:,} bytes, perhaps for a quotation mark that is never closed")
+    if "Out of Memory" in message:
+        return WorkspaceError(f"{where}: the import needs more than the {_MEMORY_LIMIT} of memory it is allowed: {message.splitlines()[0]}")
     if "magic bytes" in message or "parquet" in message.lower():
         return InputError(f"{where} is not a whole Parquet file ({message.splitlines()[0]}): export it again")
     if "Malformed JSON" in message:
         return InputError(f"{where}: not a valid JSON object ({message.splitlines()[0].split(': ')[-1].strip()}); write one object per line")
     if "state machine" in message:
         return InputError(f"{where}: lines end in different ways (LF, CR LF, CR) or quotation marks are unbalanced; mend the file")
-    return InputError(f"{where} cannot be read: {re.sub(r'/[^ ]*source-', 'source-', message.splitlines()[0])}")
+    return InputError(f"{where} cannot be read: {message.splitlines()[0]}")
