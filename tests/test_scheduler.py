@@ -1,0 +1,170 @@
+"""The scheduler: many sequences at once say what each would say alone."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
+from tiny_llama import BOS, write_tiny_llama
+
+from reclm_lite.errors import ModelError
+from reclm_lite.profiles.scheduler import Engine, Sampling, _fit
+
+WORDS = "the moon rises over old harbours while bakers sing and comets draw slow letters in cold rain".split()
+
+
+def prompts(n: int, *, prefix: str = "Topics: news\nHistory:\n- ", seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [prefix + " ".join(rng.choice(WORDS, rng.integers(3, 18))) + "\nProfile:\n" for _ in range(n)]
+
+
+def run(engine: Engine, texts: list[str], **options) -> list:
+    results = sorted(engine.generate(texts, max_new_tokens=20, **options), key=lambda r: r.index)
+    assert [r.index for r in results] == list(range(len(texts)))
+    return results
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_llama(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+def test_many_at_once_equals_one_at_a_time(model):
+    texts = prompts(40)
+    with Engine(model, 1, 8) as engine:
+        together = run(engine, texts)
+        assert engine.n_steps < 40 * 20 / 4
+    with Engine(model, 1, 1, share_prefix=False) as engine:
+        alone = run(engine, texts)
+    # Batch shape changes the order of summation: a near-tie of this random model may fall the other way.
+    different = [a.index for a, b in zip(together, alone) if (a.text, a.n_new_tokens) != (b.text, b.n_new_tokens)]
+    assert len(different) <= 2, different
+    assert len({r.text for r in together}) > 30
+
+
+def test_sharing_a_prefix_leaves_results_unchanged(model):
+    texts = prompts(30, prefix="A long common beginning that every prompt of this test has, word for word. ")
+    with Engine(model, 1, 6) as engine:
+        shared = run(engine, texts)
+        assert engine.n_reused_tokens > 30 * 10
+        n_decoded = engine.n_decoded_tokens
+    with Engine(model, 1, 6, share_prefix=False) as engine:
+        apart = run(engine, texts)
+        assert engine.n_reused_tokens == 0 and engine.n_decoded_tokens > n_decoded
+    assert sum(a.text != b.text for a, b in zip(shared, apart)) <= 2
+    assert [a.n_prompt_tokens for a in shared] == [b.n_prompt_tokens for b in apart]
+
+
+def test_equal_calls_give_equal_results_in_equal_order(model):
+    with Engine(model, 1, 4) as engine:
+        first = list(engine.generate(prompts(15), max_new_tokens=12))
+        second = list(engine.generate(prompts(15), max_new_tokens=12))
+    assert first == second
+
+
+def test_equal_prompts_in_one_call_are_each_answered(model):
+    with Engine(model, 1, 4) as engine:
+        results = run(engine, prompts(1) * 9)
+    assert len({r.text for r in results}) == 1
+
+
+def test_prompt_too_long_for_the_context_is_reported_and_the_rest_goes_on(model):
+    texts = prompts(5)
+    texts[2] = "far too long " * 200
+    with Engine(model, 1, 3, n_ctx=256) as engine:
+        results = run(engine, texts)
+    assert results[2].finish == "too_long" and results[2].text == "" and results[2].n_new_tokens == 0
+    assert all(r.finish in ("stop", "length") for i, r in enumerate(results) if i != 2)
+
+
+def test_prompt_longer_than_a_batch_is_decoded_in_pieces(model):
+    texts = prompts(6, prefix="word " * 40)
+    with Engine(model, 1, 3, n_batch=32) as engine:
+        pieces = run(engine, texts)
+    with Engine(model, 1, 3) as engine:
+        whole = run(engine, texts)
+    assert sum(a.text != b.text for a, b in zip(pieces, whole)) <= 1
+
+
+def test_no_more_than_max_new_tokens(model):
+    with Engine(model, 1, 4) as engine:
+        results = list(engine.generate(prompts(8), max_new_tokens=3))
+    assert all(r.n_new_tokens <= 3 for r in results)
+    assert {r.finish for r in results} <= {"length", "stop"}
+
+
+def test_text_ends_at_the_first_line_break(model):
+    with Engine(model, 1, 8) as engine:
+        results = list(engine.generate(prompts(60), max_new_tokens=60))
+    assert not any("\n" in r.text for r in results)
+    assert any(r.finish == "stop" for r in results)
+
+
+def test_no_prompts_give_no_results(model):
+    with Engine(model, 1, 2) as engine:
+        assert list(engine.generate([], max_new_tokens=4)) == []
+
+
+def test_bos_comes_once_and_only_if_the_vocabulary_asks(model, tmp_path):
+    with Engine(model, 1, 1) as engine:
+        assert engine.tokenize("hello").tolist().count(BOS) == 1
+    without = write_tiny_llama(tmp_path / "no_bos.gguf", add_bos=False)
+    with Engine(without, 1, 1) as engine:
+        assert BOS not in engine.tokenize("hello").tolist()
+
+
+def test_special_tokens_written_in_a_prompt_stay_text(model):
+    with Engine(model, 1, 1) as engine:
+        tokens = engine.tokenize("before <s></s> after").tolist()
+    assert tokens.count(BOS) == 1 and 1 not in tokens
+
+
+def test_seeded_draws_do_not_depend_on_the_company(model):
+    texts, sampling = prompts(12), Sampling(temperature=0.8, top_k=20, seed=3)
+    with Engine(model, 1, 4) as engine:
+        together = run(engine, texts, sampling=sampling)
+        backwards = run(engine, texts[::-1], sampling=sampling)[::-1]
+        other = run(engine, texts, sampling=Sampling(temperature=0.8, top_k=20, seed=4))
+    assert sum(a.text != b.text for a, b in zip(together, backwards)) <= 1
+    assert sum(a.text != b.text for a, b in zip(together, other)) > 6
+
+
+def test_chat_template_surrounds_the_prompt_and_bos_is_not_doubled(tmp_path):
+    from reclm_lite.profiles.chat import chat_wrap
+    from reclm_lite.runtime import load_model
+
+    template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}[assistant]"
+    path = write_tiny_llama(tmp_path / "chat.gguf", chat_template=template)
+    with load_model(path, vocab_only=True) as loaded:
+        wrap = chat_wrap(loaded)
+    assert (wrap.before, wrap.after) == ("<s>[user]", "</s>[assistant]")
+    with Engine(path, 1, 1, chat=wrap) as engine:
+        tokens = engine.tokenize("hi </s>").tolist()
+    assert tokens.count(BOS) == 1 and tokens[0] == BOS
+    assert tokens.count(1) == 1  # the template's, not the one the user wrote
+
+
+def test_chat_template_that_cannot_be_rendered_is_refused(tmp_path):
+    from reclm_lite.profiles.chat import chat_wrap
+    from reclm_lite.runtime import load_model
+
+    path = write_tiny_llama(tmp_path / "chat.gguf", chat_template="{% for m in messages %}{{ m.nothing.at.all }}")
+    with load_model(path, vocab_only=True) as loaded, pytest.raises(ModelError, match="chat template"):
+        chat_wrap(loaded)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.999])
+def test_truncated_model_is_refused(model, tmp_path, share):
+    whole = model.read_bytes()
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ModelError):
+        Engine(cut, 1, 1)
+
+
+def test_batch_gives_every_slot_a_token_before_the_first_slots_rest():
+    counts = _fit(np.array([5, 0, 1, 4]), 6)
+    assert counts.tolist() == [4, 0, 1, 1]
+    assert _fit(np.array([1, 1, 1]), 8).tolist() == [1, 1, 1]
