@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from reclm_lite.serve.reasons import Evidence, Reasoner, quoted, share_in_words, words_of
 from reclm_lite.types import ItemText
@@ -52,6 +53,29 @@ def test_similar_states_the_cosine_where_no_category_is_shared():
 
 def test_similar_is_silent_for_unrelated_texts():
     assert Reasoner(evidence(history=np.array([4], np.int32)))._similar(1) is None
+
+
+def test_together_counts_the_others_who_took_both():
+    known = sp.lil_matrix((40, 200), dtype=np.float32)
+    known[0, 8] = known[0, 11] = 1  # the user
+    for other in range(1, 9):
+        known[other, 8] = 1
+    for other in range(1, 6):
+        known[other, 30] = 1
+    known[20, 30] = 1
+    counts = np.asarray(known.tocsr().sum(axis=0), np.int64).ravel()
+    world = {"known": known.tocsr(), "counts": counts, "n_users": 40, "item_vectors": None}
+    reasoner = Reasoner(evidence(history=np.array([8, 11], np.int32), **world))
+    reason = reasoner.reason(30)
+    assert reason.text == "5 of the 8 others who took “Story 8 on space telescopes” took it too, 4.2 times the usual share"
+    assert reason.anchor == 8  # 5 of 8 beside 6 of 40
+    assert reasoner._together(31) is None and reasoner._together(11) is None
+
+
+def test_together_is_silent_where_everyone_takes_the_item_as_often():
+    known = sp.csr_matrix(np.ones((40, 200), np.float32))
+    world = {"known": known, "counts": np.full(200, 40), "n_users": 40, "item_vectors": None}
+    assert Reasoner(evidence(history=np.array([8], np.int32), **world))._together(30) is None
 
 
 def test_neighbors_are_counted_once_each():
@@ -107,7 +131,7 @@ def test_every_reason_is_a_short_line_of_a_known_kind():
         reasoner = Reasoner(evidence(history=history, neighbor_items=neighbors, interests=SUBJECTS[: trial % 4]))
         for item in rng.choice(200, size=10):
             reason = reasoner.reason(int(item))
-            assert reason.kind in {"similar", "interest", "neighbors", "category", "query", "popular", "new"}
+            assert reason.kind in {"similar", "together", "interest", "neighbors", "category", "query", "popular", "new"}
             assert 0 < reason.tail_share <= 1
             assert "\n" not in reason.text and 5 < len(reason.text) < 180
 

@@ -1,7 +1,8 @@
 """Why an item is recommended, in words: the strongest statement about user and item that the data bear out.
 
-Five kinds of evidence are measured. *similar*: the item's text vector is close to that of an item in the
-user's history. *interest*: every content word of an interest in the profile occurs in the item's text.
+Six kinds of evidence are measured. *similar*: the item's text vector is close to that of an item in the
+user's history. *together*: others who took an item of the history took this one too, at least twice as often as
+everyone. *interest*: every content word of an interest in the profile occurs in the item's text.
 *neighbors*: similar users took it. *category*: it shares a category with the history.
 *query*: its text is close to the words (or the profile) that the recommendation started from.
 
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy.sparse as sp
 
 from ..types import ItemText
 
@@ -25,6 +27,12 @@ MAX_TAIL_SHARE = 0.10
 MIN_COSINE = 0.30
 # Tail shares are estimated on this many items of the catalogue, evenly spaced.
 MAX_REFERENCE_ITEMS = 2048
+# At least this many others must have taken both items; and at most this many items of a history are
+# counted (the least popular, which say most), since counting walks through all their takers.
+MIN_TOGETHER = 3
+MAX_COUNTED_HISTORY = 100
+# A share among few is uncertain: this many takers who did not take the item are added before comparing.
+_TOGETHER_PRIOR = 10
 _TITLE_CHARS = 80
 _STOPWORDS = frozenset(
     "a an and are as at be by for from has have in into is it its of on or that the this to was were will with".split()
@@ -37,7 +45,7 @@ class Evidence:
 
     texts: the text of every item. counts: int64 (n_items,) users who took each item.
     item_vectors: float32 (n_items, dim), rows L2-normalised (zero rows: no text), or None.
-    history: int32, the user's items. neighbor_items: one int32 array of items per neighbour.
+    history: int32, the user's items. known: CSR (n_users, n_items) of all interactions, or None. neighbor_items: one int32 array of items per neighbour.
     interests: phrases of the user's profile. query: float32 (dim,) normalised, or None;
     query_label: what the query was ("your words", "your profile").
     """
@@ -47,6 +55,7 @@ class Evidence:
     n_users: int
     item_vectors: np.ndarray | None = None
     history: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    known: sp.csr_matrix | None = None
     neighbor_items: tuple[np.ndarray, ...] = ()
     interests: tuple[str, ...] = ()
     query: np.ndarray | None = None
@@ -104,6 +113,8 @@ class Reasoner:
         self._interest_tails: dict[str, float] = {}
         self._item_words: dict[int, set[str]] = {}
         self._category_counts = [self._count_history(field_name) for field_name in ("subcategory", "category")]
+        self._together_items, self._together_counts = self._count_together()
+        self._reference_together = np.sort(self._together_share(self.reference).max(axis=0, initial=0.0))
         vectors = evidence.item_vectors
         self._reference_similarity = self._reference_query = None
         if vectors is not None and len(self._history):
@@ -122,7 +133,9 @@ class Reasoner:
         if basis == "popularity":
             return popular
         query = self._query(item)
-        personal = (query, self._similar(item), self._interest(item), self._neighbors(item), self._category(item))
+        personal = (
+            query, self._similar(item), self._together(item), self._interest(item), self._neighbors(item), self._category(item)
+        )  # fmt: skip
         found = [reason for reason in personal if reason is not None]
         telling = [
             reason for reason in found if reason.tail_share <= MAX_TAIL_SHARE or (basis == "text" and reason is query)
@@ -145,6 +158,20 @@ class Reasoner:
         note = f" ({shared})" if shared else f" (text similarity {cosine:.2f})"
         text = f"like {quoted(self.evidence.texts[anchor].title)}{note}"
         return Reason("similar", text, _tail_share(self._reference_similarity, cosine), anchor)
+
+    def _together(self, item: int) -> Reason | None:
+        shares = self._together_share(np.array([item]))[:, 0]
+        if not len(shares) or not shares.max() or item in self._known:
+            return None
+        best = int(np.argmax(shares))
+        anchor = int(self._together_items[best])
+        n_both, n_others = int(self._together_counts[best, item]), int(self.evidence.counts[anchor]) - 1
+        if not self.evidence.texts[anchor].title.strip():
+            return None
+        times = n_both / n_others / (int(self.evidence.counts[item]) / self.evidence.n_users)
+        title = quoted(self.evidence.texts[anchor].title)
+        text = f"{n_both:,} of the {n_others:,} others who took {title} took it too, {times:.1f} times the usual share"
+        return Reason("together", text, _tail_share(self._reference_together, float(shares[best])), anchor)
 
     def _interest(self, item: int) -> Reason | None:
         best: Reason | None = None
@@ -201,6 +228,32 @@ class Reasoner:
         tail = _tail_share(np.sort(self.evidence.counts[self.reference]), count)
         share = share_in_words(count, n_users)
         return Reason("popular", f"{'popular: ' if tail <= 0.25 else ''}{share} took it", tail)
+
+    # -- counted once --------------------------------------------------------------
+
+    def _count_together(self) -> tuple[np.ndarray, np.ndarray]:
+        """(items of the history int64 (n,), how many others took both int64 (n, n_items))."""
+        n_items, known = len(self.evidence.texts), self.evidence.known
+        if known is None or not len(self._history):
+            return np.zeros(0, np.int64), np.zeros((0, n_items), np.int64)
+        popularity = self.evidence.counts[self._history]
+        items = self._history[np.lexsort((self._history, popularity))][:MAX_COUNTED_HISTORY]
+        counts = np.zeros((len(items), n_items), np.int64)
+        by_item = known[:, items].tocsc()
+        for row in range(len(items)):
+            takers = by_item.indices[by_item.indptr[row] : by_item.indptr[row + 1]]
+            counts[row] = np.bincount(known[takers].indices, minlength=n_items)
+        # The user is among the takers of each and has taken the whole history: not an "other".
+        counts[:, self._history] -= 1
+        return items, counts
+
+    def _together_share(self, items: np.ndarray) -> np.ndarray:
+        """Shrunk share of the other takers of each history item who took `items`: float64 (n, len(items)); 0 where too few."""
+        both = self._together_counts[:, items]
+        others = np.maximum(self.evidence.counts[self._together_items] - 1, 1)[:, None]
+        everyone = self.evidence.counts[items][None, :] / max(1, self.evidence.n_users)
+        telling = (both >= MIN_TOGETHER) & (both / others >= 2 * everyone)
+        return np.where(telling, both / (others + _TOGETHER_PRIOR), 0.0)
 
     # -- small facts ---------------------------------------------------------------
 

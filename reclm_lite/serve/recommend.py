@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 # What popularity adds to a cosine, at most (for the most popular item). Asked-for words matter more than
 # popularity; a profile or a history describes a taste more loosely.
 WORDS_POPULARITY_WEIGHT = 0.05
-TASTE_POPULARITY_WEIGHT = 0.5
+TASTE_POPULARITY_WEIGHT = 2.0
 # Comparing an unknown id with more ids than this would take seconds.
 _MAX_IDS_COMPARED = 200_000
 
@@ -164,6 +164,7 @@ class Recommender:
             n_users=self.interactions.n_users,
             item_vectors=self.item_vectors,
             history=self.history(user) if user is not None else np.zeros(0, np.int32),
+            known=self.known,
             neighbor_items=tuple(self.history(n) for n in self._neighbors(user)) if user is not None else (),
             interests=sources.interests(self.ws, user) if user is not None else (),
             query=query,
