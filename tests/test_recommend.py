@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from reclm_lite.cf.interface import FittedModel, save
-from reclm_lite.data.dataset import Imported, load_split, save_imported, save_split, Split
-from reclm_lite.errors import InputError, MissingArtefactError
+from reclm_lite.data.dataset import Imported, Split, load_split, save_imported, save_split
+from reclm_lite.errors import InputError, MissingArtefactError, ModelError
 from reclm_lite.serve import recommend as recommend_module
 from reclm_lite.serve.recommend import Recommender, recommend
 from reclm_lite.types import ItemText
@@ -215,22 +215,14 @@ def test_a_history_that_the_model_does_not_know_is_served_by_its_text(ws):
     assert vectors[2, 0] > 0.9 and [item % 2 for item in once] == [0, 0, 0, 0, 1, 1, 1]
 
 
-class WordEncoder:
-    """Stands in for the bundled encoder: one axis per subject."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        pass
-
-    def encode(self, texts):
-        return np.array([[float("opera" in t), float("telescope" in t), 0.0, 0.0] for t in texts], np.float32)
+def embed(text: str) -> np.ndarray:
+    """Stands in for the encoder: one axis per subject."""
+    return np.array([float("opera" in text), float("telescope" in text), 0.0, 0.0], np.float32)
 
 
 def test_words_need_no_user(ws, monkeypatch):
     vectors = add_vectors(ws)
-    monkeypatch.setattr(recommend_module.sources, "embed_words", lambda ws, text: WordEncoder().encode([text])[0])
+    monkeypatch.setattr(recommend_module.sources, "embed_words", lambda ws, text, encoder: embed(text))
     answer = recommend(ws, None, k=3, text="telescopes")
     assert answer.user is None and answer.basis == "text"
     assert all(int(item.item[1:]) % 2 for item in answer.items)
@@ -240,7 +232,7 @@ def test_words_need_no_user(ws, monkeypatch):
 
 def test_words_for_a_user_leave_out_what_the_user_has(ws, monkeypatch):
     add_vectors(ws)
-    monkeypatch.setattr(recommend_module.sources, "embed_words", lambda ws, text: WordEncoder().encode([text])[0])
+    monkeypatch.setattr(recommend_module.sources, "embed_words", lambda ws, text, encoder: embed(text))
     answer = recommend(ws, "u0", k=N_ITEMS, text="telescopes")
     assert answer.basis == "text" and not {"i0", "i1", "i2", "i3"} & set(ids(answer))
 
@@ -272,3 +264,20 @@ def test_neighbors_reasons_count_what_neighbors_took(ws):
     answer = recommend(ws, "u5", k=3)
     reasons = {item.item: item.reason for item in answer.items}
     assert reasons["i10"] in ("1 of 2 similar users took it", "1 of 8 users took it")
+
+
+def test_words_are_embedded_by_the_encoder_that_made_the_item_vectors_or_refused(ws):
+    from reclm_lite.assets import encoder_path
+    from reclm_lite.text.vectors import embed_items
+
+    try:
+        encoder_path()
+    except ModelError as error:
+        pytest.skip(str(error))
+
+    add_vectors(ws)  # by an encoder called "test"
+    with pytest.raises(ModelError, match="made by the encoder test"):
+        recommend(ws, None, text="astronomy")
+    embed_items(ws)
+    answer = recommend(ws, None, k=6, text="looking at the stars with large lenses")
+    assert all("telescopes" in item.title for item in answer.items)

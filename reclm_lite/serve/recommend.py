@@ -14,6 +14,7 @@ The basis and a sentence on it come with every answer. Left out: a server, and a
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -60,21 +61,29 @@ class Recommendation:
 
 
 def recommend(
-    ws: Workspace, user_id: str | None, *, k: int = 20, model: str | None = None, text: str | None = None
+    ws: Workspace,
+    user_id: str | None,
+    *,
+    k: int = 20,
+    model: str | None = None,
+    text: str | None = None,
+    encoder: Path | None = None,
 ) -> Recommendation:
     """The `k` best items for a user, for words (`text`), or for words less what a user knows.
 
     model: a fitted model's name such as `lightgcn` or `lightgcn+users`; None takes the best by validation.
+    encoder: the GGUF that made the item vectors, for `text`; None for the bundled one.
     Raises InputError for an unknown user or k < 1, MissingArtefactError for a model that is missing or stale.
     """
-    return Recommender(ws, model=model).recommend(user_id, k=k, text=text)
+    return Recommender(ws, model=model, encoder=encoder).recommend(user_id, k=k, text=text)
 
 
 class Recommender:
     """Answers for many users from one workspace: data, texts and the model are read once, when first needed."""
 
-    def __init__(self, ws: Workspace, *, model: str | None = None):
+    def __init__(self, ws: Workspace, *, model: str | None = None, encoder: Path | None = None):
         self.ws = ws
+        self._encoder = encoder
         self._wanted_model = model
         self.interactions = load_interactions(ws)
         self.known = self.interactions.matrix()
@@ -179,7 +188,7 @@ class Recommender:
             raise MissingArtefactError(
                 f"recommending for words needs up-to-date item vectors: run `reclm embed items -w {self.ws.root}` first"
             )
-        query = sources.embed_words(self.ws, text)
+        query = sources.embed_words(self.ws, text, self._encoder)
         scores = self._text_scores(query, WORDS_POPULARITY_WEIGHT)
         return scores, "text", "Ranked by closeness of the items' texts to your words.", query, "your words"
 

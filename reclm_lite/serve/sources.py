@@ -4,12 +4,14 @@ Each reader gives None (or nothing) where an optional artefact has not been made
 `choose_model` says in a sentence what it chose and why. What was asked for by name and is missing raises.
 """
 
+import json
 import logging
+from pathlib import Path
 
 import numpy as np
 
 from ..cf.interface import FittedModel, fit_command, fitted_models, load, split_name
-from ..errors import InputError, MissingArtefactError, ProfileFormatError
+from ..errors import InputError, MissingArtefactError, ModelError, ProfileFormatError
 from ..workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -102,16 +104,26 @@ def interests(ws: Workspace, user: int) -> tuple[str, ...]:
         return ()
 
 
-def embed_words(ws: Workspace, text: str) -> np.ndarray:
-    """float32 (dim,), normalised: the vector of `text` by the encoder that made the item vectors."""
+def embed_words(ws: Workspace, text: str, encoder: Path | None = None) -> np.ndarray:
+    """float32 (dim,), normalised: the vector of `text`.
+
+    encoder: a GGUF file (default: the bundled one); raises ModelError unless it is the one that made the item vectors.
+    """
     from ..text.encoder import TextEncoder
 
-    with TextEncoder() as encoder:
-        vector = np.asarray(encoder.encode([text]), dtype=np.float32)[0]
-    norm = float(np.linalg.norm(vector))
-    if not norm:
+    made_by = ws.provenance("vectors/items", made_by=f"reclm embed items -w {ws.root}")["params"].get("encoder", {})
+    with TextEncoder(encoder) as text_encoder:
+        identity = json.loads(json.dumps(text_encoder.identity))
+        if identity != made_by:
+            raise ModelError(
+                f"the item vectors were made by the encoder {made_by.get('name', '?')} ({str(made_by.get('sha256', '?'))[:12]}), "
+                f"found {identity['name']} ({identity['sha256'][:12]}): embed the items again with "
+                f"`reclm embed items -w {ws.root}`, or give the encoder that made them"
+            )
+        vector = np.asarray(text_encoder.encode([text]), dtype=np.float32)[0]
+    if not vector.any():
         raise InputError(f"expected words that the encoder knows, found {text!r}: give other words")
-    return vector / norm
+    return vector
 
 
 def _arrays(ws: Workspace, name: str, command: str) -> dict[str, np.ndarray] | None:
