@@ -1,0 +1,273 @@
+"""Text to vectors by any embedding GGUF, through llama.cpp on CPU; the bundled one is all-MiniLM-L6-v2.
+
+Each text is one llama.cpp batch of its own, and each thread has a context of its own over the shared weights.
+llama.cpp computes attention across a whole batch and masks what belongs to other texts, so a batch of several
+texts costs more than its texts one by one; and threads that share nothing never wait for each other at a
+barrier. It also makes a text's vector independent, bit for bit, of the texts it is encoded with and of
+the number of threads.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reclm_lite.assets import encoder_path
+from reclm_lite.errors import ModelError
+from reclm_lite.runtime import Context, Model, clear_errors, last_errors, load_model, pick_threads
+
+_POOLING_NAMES = {1: "mean", 2: "cls", 3: "last"}  # enum llama_pooling_type
+_DEFAULT_MAX_TOKENS = 512
+# No vocabulary in use has longer pieces; what lies beyond cannot reach the first `max_tokens` tokens, unless
+# it is mostly white space.
+_MAX_CHARS_PER_TOKEN = 128
+_FLASH_ATTN_DISABLED = 0
+
+
+@dataclass(frozen=True)
+class EncodeCounts:
+    """What one call of `encode` met. `n_encoded` counts distinct texts that went through the model."""
+
+    n_texts: int
+    n_encoded: int
+    n_empty: int
+    n_truncated: int
+
+
+class _Worker:
+    """One context and its batch of one sequence; used by one thread at a time."""
+
+    def __init__(self, model: Model, max_tokens: int, pooling_type: int):
+        self.model, self.lib = model, model.lib
+        self.context: Context = model.context(
+            n_ctx=max_tokens,
+            n_batch=max_tokens,
+            n_ubatch=max_tokens,
+            n_seq_max=1,
+            n_threads=1,
+            embeddings=True,
+            pooling_type=pooling_type,
+            # For heads as narrow as a sentence encoder's, flash attention takes twice the time on CPU.
+            flash_attn_type=_FLASH_ATTN_DISABLED,
+        )
+        self.has_memory = bool(self.lib.llama_get_memory(self.context.handle))
+        self.batch = self.lib.llama_batch_init(max_tokens, 0, 1)
+        # Positions and sequence ids are the same for every text: only the tokens change.
+        for i in range(max_tokens):
+            self.batch.pos[i], self.batch.logits[i] = i, 1
+            self.batch.n_seq_id[i], self.batch.seq_id[i][0] = 1, 0
+        self.tokens = np.ctypeslib.as_array(self.batch.token, (max_tokens,))
+
+    def embed(self, tokens: Sequence[int]) -> np.ndarray:
+        """The pooled vector of one tokenized text: float32 (dim,), not normalized."""
+        self.tokens[: len(tokens)] = tokens
+        self.batch.n_tokens = len(tokens)
+        if self.has_memory:
+            self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context.handle), False)
+            status = self.lib.llama_decode(self.context.handle, self.batch)
+        else:
+            status = self.lib.llama_encode(self.context.handle, self.batch)
+        vector = self.lib.llama_get_embeddings_seq(self.context.handle, 0) if status == 0 else None
+        if not vector:
+            raise ModelError(
+                f"llama.cpp could not encode a text of {len(tokens)} tokens with {self.model.path}: "
+                f"{last_errors() or f'status {status}'}"
+            )
+        return np.ctypeslib.as_array(vector, (self.model.n_embd,)).copy()
+
+    def close(self) -> None:
+        if self.batch is not None:
+            self.lib.llama_batch_free(self.batch)
+            self.batch = self.tokens = None
+        self.context.close()
+
+
+class TextEncoder:
+    """Encodes texts as L2-normalized vectors. Close it, or use it as a context manager.
+
+    `path`: a GGUF file of an embedding model (default: the bundled one). `n_threads`: default, all CPUs.
+    `max_tokens`: longer texts are cut there, the closing special token kept (default: what the model asks for).
+    """
+
+    def __init__(self, path: Path | None = None, n_threads: int | None = None, *, max_tokens: int | None = None):
+        self._model = load_model(encoder_path() if path is None else path)
+        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()
+        try:
+            self._pooling_type = self._read_pooling_type()
+            self.max_tokens = self._read_max_tokens(max_tokens)
+            clear_errors()
+            for _ in range(pick_threads(n_threads)):
+                self._workers.append(_Worker(self._model, self.max_tokens, self._pooling_type))
+        except BaseException:
+            self.close()
+            raise
+        self.last_counts = EncodeCounts(0, 0, 0, 0)
+
+    def _metadata(self, key: str) -> Any:
+        gguf = self._model.gguf
+        return gguf.metadata.get(f"{gguf.architecture}.{key}")
+
+    def _read_pooling_type(self) -> int:
+        pooling_type = self._metadata("pooling_type")
+        if pooling_type is None and self._metadata("attention.causal") is False:
+            pooling_type = 1
+        if pooling_type not in _POOLING_NAMES:
+            raise ModelError(
+                f"expected an embedding model with pooling among {sorted(_POOLING_NAMES.values())} in "
+                f"{self._model.path}, found architecture {self._model.gguf.architecture!r} with pooling type "
+                f"{pooling_type}; use a GGUF file of a sentence encoder"
+            )
+        return pooling_type
+
+    def _read_max_tokens(self, asked: int | None) -> int:
+        n_ctx = self._model.n_ctx_train
+        if asked is not None and not 4 <= asked <= n_ctx:
+            raise ModelError(f"expected max_tokens between 4 and {n_ctx} for {self._model.path}, found {asked}")
+        return asked or min(self._metadata("max_tokens") or _DEFAULT_MAX_TOKENS, n_ctx)
+
+    @property
+    def dim(self) -> int:
+        return self._model.n_embd
+
+    @property
+    def n_threads(self) -> int:
+        return len(self._workers)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What vectors must agree on to be compared: the model's name and hash, pooling, dimension, cut-off."""
+        return {
+            "name": self._model.gguf.metadata.get("general.name") or self._model.path.stem,
+            "sha256": self._model.sha256,
+            "pooling": _POOLING_NAMES[self._pooling_type],
+            "dim": self.dim,
+            "max_tokens": self.max_tokens,
+            "normalized": True,
+        }
+
+    def tokenize(self, text: str) -> tuple[list[int], bool]:
+        """The token ids that are encoded, and whether the text was cut; no ids if it has no content.
+
+        Special tokens written in a text ("[SEP]") are read as ordinary characters.
+        """
+        tokens = self._model.tokenize(text[: self.max_tokens * _MAX_CHARS_PER_TOKEN], add_special=True)
+        if len(tokens) <= self._n_special_tokens():
+            return [], False
+        if len(tokens) <= self.max_tokens:
+            return tokens, False
+        closing = tokens[-1:] if self._model.lib.llama_vocab_is_control(self._model.vocab, tokens[-1]) else []
+        return tokens[: self.max_tokens - len(closing)] + closing, True
+
+    def _n_special_tokens(self) -> int:
+        return len(self._model.tokenize("", add_special=True))
+
+    def encode(self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None) -> np.ndarray:
+        """L2-normalized vectors of `texts`: float32 (n_texts, dim).
+
+        A text without content (empty, white space, nothing the vocabulary reads) gets the zero vector;
+        `last_counts.n_empty` says how many. Equal texts are encoded once. `progress` is called in the calling
+        thread with the number of texts done so far, and at last with `len(texts)`.
+        """
+        if isinstance(texts, str):
+            raise TypeError("expected a sequence of texts, found one str")
+        with self._lock:
+            return self._encode(texts, progress)
+
+    def _encode(self, texts: Sequence[str], progress: Callable[[int], None] | None) -> np.ndarray:
+        if not self._workers:
+            raise ModelError(f"the encoder {self._model.path} has been closed")
+        rows_of: dict[str, list[int]] = {}
+        for row, text in enumerate(texts):
+            rows_of.setdefault(text, []).append(row)
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        jobs: list[tuple[list[int], list[int]]] = []
+        n_empty = n_truncated = 0
+        for text, rows in rows_of.items():
+            tokens, truncated = self.tokenize(text) if text.strip() else ([], False)
+            n_empty += 0 if tokens else len(rows)
+            n_truncated += len(rows) if truncated else 0
+            if tokens:
+                jobs.append((tokens, rows))
+        # Longest first: no thread is left with a long text at the end, and llama.cpp can
+        # reuse the graph of one text for the next of the same length.
+        jobs.sort(key=lambda job: (-len(job[0]), job[1][0]))
+        self._run(jobs, vectors, n_empty, progress)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not np.isfinite(norms).all():
+            row = int(np.flatnonzero(~np.isfinite(norms[:, 0]))[0])
+            raise ModelError(f"expected finite vectors from {self._model.path}, found NaN for {texts[row][:60]!r}")
+        vectors /= np.where(norms > 0, norms, 1.0)
+        self.last_counts = EncodeCounts(len(texts), len(jobs), n_empty, n_truncated)
+        return vectors
+
+    def _run(
+        self,
+        jobs: Sequence[tuple[list[int], list[int]]],
+        vectors: np.ndarray,
+        n_done: int,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        """Fills `vectors` from `jobs` of (tokens, rows). The calling thread is one of the workers."""
+        todo = iter(jobs)
+        lock = threading.Lock()
+        stop = threading.Event()
+        failures: list[BaseException] = []
+        done = [n_done]
+
+        def work(worker: _Worker) -> Iterable[int]:
+            while not stop.is_set():
+                with lock:
+                    job = next(todo, None)
+                if job is None:
+                    return
+                tokens, rows = job
+                vectors[rows] = worker.embed(tokens)
+                with lock:
+                    done[0] += len(rows)
+                yield done[0]
+
+        def work_apart(worker: _Worker) -> None:
+            try:
+                for _ in work(worker):
+                    pass
+            except BaseException as error:  # handed to the calling thread, which raises it
+                failures.append(error)
+                stop.set()
+
+        helpers = [
+            threading.Thread(target=work_apart, args=(worker,), daemon=True)
+            for worker in self._workers[1 : max(1, len(jobs))]
+        ]
+        for helper in helpers:
+            helper.start()
+        try:
+            for n in work(self._workers[0]):
+                if progress is not None:
+                    progress(n)
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            for helper in helpers:
+                helper.join()
+        if failures:
+            raise failures[0]
+        if progress is not None:
+            progress(len(vectors))
+
+    def close(self) -> None:
+        """Frees the contexts and the model. Safe to call twice."""
+        for worker in self._workers:
+            worker.close()
+        self._workers = []
+        self._model.close()
+
+    def __enter__(self) -> "TextEncoder":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
