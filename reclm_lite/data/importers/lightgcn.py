@@ -59,9 +59,10 @@ def import_lightgcn(
 
 
 def _layout(staging: Staging, lines: Reader) -> str:
-    staging.db.execute("SET preserve_insertion_order=true")
-    first = staging.db.execute(f"SELECT line FROM {lines.sql} WHERE trim(line) <> '' LIMIT 1").fetchone()[0]
-    staging.db.execute("SET preserve_insertion_order=false")
+    with staging.reading(lines.path):
+        staging.db.execute("SET preserve_insertion_order=true")
+        (first,) = staging.db.execute(f"SELECT line FROM {lines.sql} WHERE trim(line) <> '' LIMIT 1").fetchone()
+        staging.db.execute("SET preserve_insertion_order=false")
     return "colon" if ":" in first else "triples" if "\t" in first else "list"
 
 
@@ -79,7 +80,7 @@ def _add(staging: Staging, lines: Reader, layout: str, part: int) -> None:
     pattern = " +" if layout == "list" else ":? +|:"
     staging.copy(
         lines,
-        f"INSERT INTO raw SELECT parts[1], unnest(list_filter(parts[2:], lambda s: s <> '')), NULL, NULL, {part} "
-        f"FROM (SELECT string_split_regex(line, '{pattern}') AS parts FROM {kept})",
+        f"INSERT INTO raw SELECT user, item, NULL, NULL, {part} FROM (SELECT parts[1] AS user, unnest(parts[2:]) AS item "
+        f"FROM (SELECT string_split_regex(line, '{pattern}') AS parts FROM {kept})) WHERE item <> ''",
     )
     staging.copy(lines, f"INSERT INTO listed_users SELECT DISTINCT string_split_regex(line, '{pattern}')[1] FROM {kept}")

@@ -73,8 +73,7 @@ def _check(staging: Staging, behaviors: Reader) -> None:
         behaviors, f"{_TIME} IS NULL", "time",
         "the third field, the time, holds {value}, expected for example 11/11/2019 9:05:58 AM; mend the line",
     )  # fmt: skip
-    unlabelled = "len(list_filter(string_split_regex(trim(impressions), ' +'), lambda s: NOT regexp_matches(s, '-[01]$')))"
     staging.refuse(
-        behaviors, f"coalesce({unlabelled}, 0) > 0", "impressions[:60]",
+        behaviors, "NOT regexp_full_match(coalesce(trim(impressions), ''), '([^ ]+-[01]( +|$))*')", "impressions[:60]",
         "the fifth field holds impressions without a label -0 or -1: {value}; the unlabelled test part of MIND cannot be imported",
     )  # fmt: skip

@@ -156,7 +156,7 @@ class Staging:
         """A Parquet file; every column is read as text."""
         link = self.source(path, text=False)
         scan = f"read_parquet({quoted(str(link))})"
-        with self._reading(path):
+        with self.reading(path):
             names = [row[0] for row in self.db.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()]
         cast = ", ".join(f"CAST({ident(name)} AS VARCHAR) AS {ident(name)}" for name in names)
         return Reader(f"(SELECT {cast} FROM {scan})", path, tuple(names))
@@ -169,7 +169,7 @@ class Staging:
 
     def copy(self, reader: Reader, statement: str) -> None:
         """Run an INSERT that scans `reader`; DuckDB's errors become sentences about the file."""
-        with self._reading(reader.path):
+        with self.reading(reader.path):
             self.db.execute(statement)
 
     def refuse(self, reader: Reader, where: str, value: str, message: str) -> None:
@@ -177,7 +177,7 @@ class Staging:
 
         message: may use {value}, the text of the SQL expression `value` in that row.
         """
-        with self._reading(reader.path):
+        with self.reading(reader.path):
             if not self.db.execute(f"SELECT 1 FROM {reader.sql} WHERE {where} LIMIT 1").fetchall():
                 return
             # Row numbers need the file's own order.
@@ -190,10 +190,15 @@ class Staging:
         raise InputError(f"{reader.path}, row {row}: " + message.format(value="nothing" if found is None else repr(found)))
 
     @contextlib.contextmanager
-    def _reading(self, path: Path | None = None) -> Iterator[None]:
+    def reading(self, path: Path | None = None) -> Iterator[None]:
+        """Turn DuckDB's errors into sentences about the file at `path`, and its interruption into Python's."""
         try:
             yield
-        except self._error as error:
+        except (self._error, RuntimeError) as error:
+            if "interrupt" in str(error).lower():
+                raise KeyboardInterrupt from error
+            if not isinstance(error, self._error):
+                raise
             raise _sentence(str(error), path) from error
 
     # -- the interactions ------------------------------------------------------
@@ -203,20 +208,20 @@ class Staging:
     ) -> None:
         """Copy named columns of `reader` into `raw`, after checking every value that must be there."""
         reader.require(user, item, time, rating)
-        for column in (user, item):
-            self.refuse(reader, f"coalesce({ident(column)}, '') = ''", "NULL", f"column {column!r} is empty; every row needs one")
+        checks = [(f"coalesce({ident(column)}, '') = ''", column, "is empty; every row needs one") for column in (user, item)]
         if rating is not None:
             number = f"try_cast({ident(rating)} AS FLOAT)"
-            self.refuse(
-                reader, f"coalesce(NOT isfinite({number}), true)", ident(rating),
-                f"column {rating!r} holds {{value}}, expected a finite number; mend or remove the row",
-            )  # fmt: skip
+            checks.append(
+                (f"NOT coalesce(isfinite({number}), false)", rating, "holds {value}, expected a finite number; mend or remove the row")
+            )
         if time is not None:
-            self.refuse(
-                reader, f"{seconds(ident(time))} IS NULL", ident(time),
-                f"column {time!r} holds {{value}}, expected seconds since 1970 or a date and time such as "
-                "2024-05-01 12:30:00; mend or remove the row",
-            )  # fmt: skip
+            said = "holds {value}, expected seconds since 1970 or a date and time such as 2024-05-01 12:30:00; mend or remove the row"
+            checks.append((f"{seconds(ident(time))} IS NULL", time, said))
+        with self.reading(reader.path):
+            bad = self.db.execute(f"SELECT {', '.join(f'bool_or({where})' for where, _, _ in checks)} FROM {reader.sql}").fetchone()
+        for found, (where, column, said) in zip(bad, checks, strict=True):
+            if found:
+                self.refuse(reader, where, ident(column), f"column {column!r} {said}")
         chosen = [ident(name) if name else "NULL" for name in (user, item, time, rating)]
         self.copy(reader, f"INSERT INTO raw SELECT {', '.join(chosen)}, {'NULL' if part is None else part} FROM {reader.sql}")
 
@@ -229,7 +234,7 @@ class Staging:
         self.refuse(reader, f"coalesce({ident(item)}, '') = ''", "NULL", f"column {item!r} is empty; every item needs an id")
         chosen = [columns.get(name) or "NULL" for name in ("title", "category", "subcategory", "description")]
         self.copy(reader, f"INSERT INTO texts SELECT {ident(item)}, {', '.join(chosen)} FROM {reader.sql}")
-        with self._reading(reader.path):
+        with self.reading(reader.path):
             twice = self.db.execute("SELECT item FROM texts GROUP BY item HAVING count(*) > 1 ORDER BY item LIMIT 1").fetchone()
             if twice is None:
                 return
@@ -260,7 +265,7 @@ class Staging:
         Of a repeated pair the earliest is kept; without times, the one rated highest.
         """
         min_user, min_item = min_user or 0, min_item or 0
-        with self._reading():
+        with self.reading():
             counts = self._pairs(min_rating)
             counts |= self._core(min_user, min_item)
             if counts["interactions"] == 0:

@@ -112,7 +112,7 @@ def _texts_of_interactions(staging: Staging, reader: Reader, item: str, expressi
         reader,
         f"CREATE TABLE gathered AS SELECT {ident(item)} AS item, {chosen}, ({differ}) AS differs FROM {reader.sql} GROUP BY 1",
     )
-    staging.db.execute("INSERT INTO texts SELECT item, title, category, subcategory, description FROM gathered")
+    staging.copy(reader, "INSERT INTO texts SELECT item, title, category, subcategory, description FROM gathered")
     n_differing = staging.db.execute("SELECT count(*) FROM gathered WHERE differs").fetchone()[0]
     if n_differing:
         staging.notes.append(
