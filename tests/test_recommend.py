@@ -8,8 +8,11 @@ import pytest
 from reclm_lite.cf.interface import FittedModel, save
 from reclm_lite.data.dataset import Imported, Split, load_split, save_imported, save_split
 from reclm_lite.errors import InputError, MissingArtefactError, ModelError
+from reclm_lite.profiles.store import edit_profile
+from reclm_lite.profiles.vectors import profile_words
 from reclm_lite.serve import recommend as recommend_module
 from reclm_lite.serve.recommend import Recommender, recommend
+from reclm_lite.text.vectors import text_hash
 from reclm_lite.types import ItemText
 from reclm_lite.workspace import Workspace
 
@@ -17,6 +20,7 @@ N_USERS, N_ITEMS = 8, 12
 # user -> items in training; users 6 and 7 have no history; item 11 was taken by nobody; user 0 took item 3 at test only.
 TRAIN = {0: [0, 1, 2], 1: [0, 1, 4], 2: [0, 5], 3: [0, 6, 7], 4: [1, 8, 9, 10], 5: [2]}
 TEST = {0: [3], 1: [3]}
+ENCODER = {"name": "test"}
 PROFILE = "User identity: reader, fan, cook; User interests: opera, space telescopes, soup"
 
 
@@ -51,7 +55,7 @@ def add_vectors(ws: Workspace) -> np.ndarray:
     vectors[1::2, 1] = 1.0
     vectors[:, 2] = np.linspace(0.0, 0.3, N_ITEMS)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    ws.save("vectors/items", {"vectors": vectors}, inputs={}, params={"encoder": {"name": "test"}})
+    ws.save("vectors/items", {"vectors": vectors}, inputs={}, params={"encoder": ENCODER})
     return vectors
 
 
@@ -181,15 +185,21 @@ def test_a_user_without_history_or_profile_gets_popularity_and_is_told(ws):
     assert "no history yet, and no profile" in answer.note
 
 
-def add_profile(ws: Workspace, user: int, vector: np.ndarray) -> None:
+def add_profile(ws: Workspace, user: int, vector: np.ndarray, *, encoder=ENCODER) -> None:
+    edit_profile(ws, "user", f"u{user}", PROFILE)
     vectors = np.zeros((N_USERS, len(vector)), np.float32)
+    hashes = np.zeros(N_USERS, np.uint64)
     vectors[user] = vector / np.linalg.norm(vector)
-    ws.save("vectors/user_profiles", {"vectors": vectors}, inputs={}, params={})
-    with ws.db:
-        ws.db.execute(
-            "INSERT INTO profiles (side, idx, status, text, source, created) VALUES ('user', ?, 'edited', ?, 'a person', '')",
-            (user, PROFILE),
-        )
+    hashes[user] = text_hash(profile_words(PROFILE))
+    ws.save("vectors/user_profiles", {"vectors": vectors, "text_hash": hashes}, inputs={}, params={"encoder": encoder})
+
+
+def test_a_profile_that_was_edited_since_it_was_embedded_is_not_taken_for_its_vector(ws):
+    add_model(ws)
+    add_profile(ws, 6, add_vectors(ws)[11])
+    edit_profile(ws, "user", "u6", PROFILE.replace("opera", "chess"))
+    answer = recommend(ws, "u6", k=2)
+    assert answer.basis == "popularity" and "reclm embed profiles" in answer.note
 
 
 def test_a_user_without_history_is_served_from_the_profile(ws):
@@ -204,9 +214,16 @@ def test_a_user_without_history_is_served_from_the_profile(ws):
     assert "space telescopes" in reasons["i9"] or "your profile" in reasons["i9"]
 
 
+def test_profile_vectors_of_another_encoder_are_not_compared(ws):
+    add_model(ws)
+    add_profile(ws, 6, add_vectors(ws)[11], encoder={"name": "other"})
+    assert recommend(ws, "u6", k=2).basis == "popularity"
+
+
 def test_a_history_that_the_model_does_not_know_is_served_by_its_text(ws):
     vectors = add_vectors(ws)
-    model = FittedModel("lightgcn", np.ones((N_USERS, 1), np.float32), np.ones((N_ITEMS, 1), np.float32), None, np.zeros(N_USERS, bool))
+    ones = np.ones((max(N_USERS, N_ITEMS), 1), np.float32)
+    model = FittedModel("lightgcn", ones[:N_USERS], ones[:N_ITEMS], None, np.zeros(N_USERS, bool))
     save(model, ws, inputs={})
     answer = recommend(ws, "u5", k=3)
     assert answer.basis == "text" and "does not know this user's history" in answer.note

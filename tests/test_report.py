@@ -59,11 +59,13 @@ def parse(html: str) -> Page:
 def row(model, profiles="none", setting="full", recall=0.1, *, spread=0.1, n_users=25) -> dict:
     values = {"recall@20": recall, "recall@40": 1.5 * recall, "ndcg@20": 0.5 * recall, "ndcg@40": 0.6 * recall}
     intervals = {name: [value * (1 - spread), value * (1 + spread)] for name, value in values.items()}
-    return {"model": model, "profiles": profiles, "setting": setting, "selection": "valid", **values, "n_users": n_users, "intervals": intervals}
+    head = {"model": model, "profiles": profiles, "setting": setting, "selection": "valid"}
+    return {**head, **values, "n_users": n_users, "intervals": intervals}
 
 
 ROWS = [
-    row("lightgcn", "users", recall=0.31), row("lightgcn", recall=0.22), row("popularity", recall=0.12), row("random", recall=0.02),
+    row("lightgcn", "users", recall=0.31), row("lightgcn", recall=0.22),
+    row("popularity", recall=0.12), row("random", recall=0.02),
     row("random", setting="unseen", recall=0.1), row("popularity", setting="unseen", recall=0.1),
     row("lightgcn", setting="unseen", recall=0.2), row("lightgcn", "users", setting="unseen", recall=0.19),
 ]  # fmt: skip
@@ -83,8 +85,8 @@ def ws(tmp_path):
         item_texts=[ItemText(f"{item} {HOSTILE}", HOSTILE, f"sub {item % 3}{HOSTILE}") for item in range(N_ITEMS)],
         users=users,
         items=items,
-        manifest={"format": "table", "sources": [{"file": HOSTILE, "bytes": 1, "sha256": "ab" * 32}], "options": {"user_column": HOSTILE},
-                  "notes": [HOSTILE], "counts": {HOSTILE: 3}},
+        manifest={"format": "table", "sources": [{"file": HOSTILE, "bytes": 1, "sha256": HOSTILE}],
+                  "options": {"user_column": HOSTILE}, "notes": [HOSTILE], "counts": {HOSTILE: 3}},
     )  # fmt: skip
     with Workspace.create(tmp_path / "ws") as workspace:
         save_imported(workspace, data)
@@ -98,11 +100,12 @@ def ws(tmp_path):
         neighbors = rng.integers(0, N_USERS, (N_USERS, 3)).astype(np.int32)
         workspace.save("matrices/neighbors", {"indices": neighbors}, inputs={}, params={})
         model = FittedModel(
-            "lightgcn", rng.standard_normal((N_USERS, 4)).astype(np.float32), rng.standard_normal((N_ITEMS, 4)).astype(np.float32), None,
-            np.diff(train.indptr) > 0, metrics={"ndcg@20": 0.1}, params={"seed": 11, "note": HOSTILE},
+            "lightgcn", rng.standard_normal((N_USERS, 4)).astype(np.float32),
+            rng.standard_normal((N_ITEMS, 4)).astype(np.float32), None, np.diff(train.indptr) > 0, metrics={"ndcg@20": 0.1}, params={"seed": 11, "note": HOSTILE},
         )  # fmt: skip
         save(model, workspace, inputs={"matrices/split": workspace.fingerprint("matrices/split")})
-        texts = ["User identity: a, b, <b>c</b>; User interests: <i>x</i>, y, z", HOSTILE, "User identity: a, b, c; User interests: x, y, z"]
+        good = "User identity: a, b, c; User interests: x, y, z"
+        texts = [good.replace("c;", "<b>c</b>;").replace("x,", "<i>x</i>,"), HOSTILE, good]
         with workspace.db:
             workspace.db.executemany(
                 "INSERT INTO profiles (side, idx, status, text, source, created) VALUES ('user', ?, 'edited', ?, ?, '')",
@@ -198,7 +201,8 @@ def test_out_names_the_file_and_nothing_half_written_stays(ws, tmp_path):
 
 def test_a_workspace_without_split_or_model_still_gets_its_page(tmp_path):
     with Workspace.create(tmp_path / "ws") as workspace:
-        data = Imported("plain", ["a", "b"], ["x", "y"], [ItemText("X"), ItemText("Y")], np.array([0, 1], np.int32), np.array([0, 0], np.int32))
+        texts, users = [ItemText("X"), ItemText("Y")], np.array([0, 1], np.int32)
+        data = Imported("plain", ["a", "b"], ["x", "y"], texts, users, np.zeros(2, np.int32))
         save_imported(workspace, data)
         text = "".join(parse(write_report(workspace).read_text(encoding="utf-8")).text)
     assert "Nothing has been evaluated yet" in text and "reclm split" in text
@@ -245,7 +249,7 @@ def test_histogram_counts_every_user_once(lengths):
     assert sum(int(n.replace(",", "")) for n in re.findall(r"interactions: ([\d,]+) users</title>", svg)) == len(lengths)
 
 
-@pytest.mark.parametrize("counts", [np.array([], np.int64), np.array([0, 0]), np.array([1]), np.array([5, 0, 1]), np.arange(3000) ** 2])
+@pytest.mark.parametrize("counts", [[], [0, 0], [1], [5, 0, 1], np.arange(3000) ** 2])
 def test_popularity_curve_stays_inside_its_box(counts):
     svg = plots.popularity_curve(counts)
     parse(svg)

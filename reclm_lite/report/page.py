@@ -277,7 +277,8 @@ def _manifest(manifest: Mapping) -> str:
             pairs.append((key, _short(value)))
     rows = [
         f'<tr><th scope="row">{escape(_short(source.get("file", "?")))}</th>'
-        f'<td class="number">{escape(_short(source.get("bytes", "–")))}</td><td><code>{escape(_short(source.get("sha256", "–")))[:16]}</code></td></tr>'
+        f'<td class="number">{escape(_short(source.get("bytes", "–")))}</td>'
+        f"<td><code>{escape(_short(source.get('sha256', '–'))[:16])}</code></td></tr>"
         for source in manifest.get("sources", [])
         if isinstance(source, Mapping)
     ]
@@ -323,12 +324,13 @@ def _provenance(facts: Facts) -> str:
         f"<details><summary><code>{escape(line.name)}</code></summary><pre>{escape(_pretty(line.params))}</pre></details>"
         for line in facts.artefacts
     )
+    caption = "What is stored, and whether its inputs have changed since"
     commands = "\n".join(facts.commands)
     return (
         "<h3>Commands</h3><p>These commands, on the same source, lead to this state.</p>"
         f'<pre tabindex="0"><code>{escape(commands)}</code></pre>'
-        f'<h3>Artefacts</h3><div class="fine">{tables.table_html("What is stored, and whether its inputs have changed since", head, rows)}'
-        f"</div><details><summary>Settings of every artefact</summary>{settings}</details>"
+        f'<h3>Artefacts</h3><div class="fine">{tables.table_html(caption, head, rows)}</div>'
+        f"<details><summary>Settings of every artefact</summary>{settings}</details>"
         f"<h3>Software</h3>{tables.pairs_html('Versions on the machine that wrote this page', facts.software)}"
     )
 
@@ -337,7 +339,8 @@ def _provenance(facts: Facts) -> str:
 
 
 def _tiles(tiles: Sequence[tuple[str, str]]) -> str:
-    return f'<dl class="facts">{"".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles)}</dl>'
+    cells = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles)
+    return f'<dl class="facts">{"".join(cells)}</dl>'
 
 
 def _plural(n: int, word: str) -> str:

@@ -94,8 +94,8 @@ def popularity_curve(counts: np.ndarray) -> str:
     n_head = max(1, round(n_items / 100))
     head_share = 100 * int(counts[:n_head].sum()) / total
     description = (
-        f"Interactions per item by rank, logarithmic axes: the first item has {top}, the last of {n_items} has {int(counts[-1])}; "
-        f"the most popular 1 % of items ({n_head}) hold {head_share:.0f} % of all interactions."
+        f"Interactions per item by rank, logarithmic axes: the first item has {top}, the last of {n_items} has "
+        f"{int(counts[-1])}; the most popular 1 % of items ({n_head}) hold {head_share:.0f} % of all interactions."
     )
     return _svg(out, height, "Popularity curve", description)
 
@@ -112,7 +112,7 @@ def dot_plot(dots: Sequence[Dot], *, title: str, axis: str, reference: float | N
     def x_of(value: float) -> float:
         return left + inner_width * max(0.0, value) / top
 
-    out = []
+    out, told = [], []
     for tick in _nice_ticks(0, top):
         x = x_of(tick)
         out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top_margin - 4}" y2="{bottom}"/>')
@@ -136,12 +136,9 @@ def dot_plot(dots: Sequence[Dot], *, title: str, axis: str, reference: float | N
                 f'd="M{low:.1f},{y} H{high:.1f} M{low:.1f},{y - 4} v8 M{high:.1f},{y - 4} v8"/>'
             )
         out.append(_marker(x, y, dot, f"{dot.label}: {dot.value:.4f}{interval}"))
+        told.append(f"{dot.label} {dot.value:.4f}{interval}")
     out.append(_text(left + inner_width / 2, height - 8, axis, "axis", "middle"))
-    description = "; ".join(
-        f"{dot.label} {dot.value:.4f}" + (f" ({dot.low:.4f} to {dot.high:.4f})" if dot.low is not None and dot.high is not None else "")
-        for dot in dots
-    )
-    return _svg(out, height, title, f"{axis}: {description}.")
+    return _svg(out, height, title, f"{axis}: {'; '.join(told)}.")
 
 
 # -- pieces ---------------------------------------------------------------------

@@ -119,7 +119,8 @@ def table_html(caption: str, head: str, rows: Sequence[str]) -> str:
     """A table in a box that scrolls sideways on its own. `head` and `rows` are HTML, escaped by the caller."""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption, quote=True)}"><table>'
-        f"<caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

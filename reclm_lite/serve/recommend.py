@@ -149,12 +149,10 @@ class Recommender:
         if len(chosen) < k:
             left_out += f" Fewer than {k:,} items can be ranked: {len(chosen):,} given."
         reasoner = self.reasoner(user, query=query, query_label=label)
-        items = [
-            RecommendedItem(
-                self.item_ids[i], self.texts[i].title or self.item_ids[i], float(scores[i]), reasoner.reason(i, basis=basis).text, i
-            )
-            for i in map(int, chosen)
-        ]  # fmt: skip
+        items = []
+        for i in map(int, chosen):
+            reason = reasoner.reason(i, basis=basis).text
+            items.append(RecommendedItem(self.item_ids[i], self.texts[i].title or self.item_ids[i], float(scores[i]), reason, i))
         return Recommendation(user_id, items, basis, note + left_out)
 
     def history(self, user: int) -> np.ndarray:
@@ -202,7 +200,8 @@ class Recommender:
         why = "This user has no history yet" if not has_history else "The model does not know this user's history yet"
         if model is None and has_history:
             return self._popular_scores(), "popularity", sentence, None, ""
-        vector = self._profile_vector(user)
+        profile = sources.profile_text(self.ws, user)
+        vector = sources.profile_vector(self._profile_arrays, user, profile)
         if vector is not None and self.item_vectors is not None:
             note = f"{why}: ranked by closeness of the items' texts to the user's profile, and by popularity."
             return self._text_scores(vector, TASTE_POPULARITY_WEIGHT), "text", note, vector, "your profile"
@@ -212,8 +211,11 @@ class Recommender:
             if norm > 0:
                 note = f"{why}: ranked by closeness of the items' texts to the history, and by popularity."
                 return self._text_scores(mean / norm, TASTE_POPULARITY_WEIGHT), "text", note, None, ""
-        missing = "" if has_history else ", and no profile with a vector"
-        return self._popular_scores(), "popularity", f"{why}{missing}: ranked by popularity alone.", None, ""
+        if profile:
+            why += f", and the profile has no up-to-date vector (`reclm embed profiles -w {self.ws.root}` makes it)"
+        elif not has_history:
+            why += ", and no profile"
+        return self._popular_scores(), "popularity", f"{why}: ranked by popularity alone.", None, ""
 
     def _model_scores(self, model, user: int) -> np.ndarray:
         candidates = np.arange(self.interactions.n_items, dtype=np.int32)
@@ -240,14 +242,8 @@ class Recommender:
         return index
 
     @cached_property
-    def _profile_vectors(self) -> np.ndarray | None:
-        return sources.profile_vectors(self.ws, self.interactions.n_users)
-
-    def _profile_vector(self, user: int) -> np.ndarray | None:
-        """float32 (dim,), or None where the user has no profile with a vector."""
-        if self._profile_vectors is None or not self._profile_vectors[user].any():
-            return None
-        return self._profile_vectors[user]
+    def _profile_arrays(self) -> dict[str, np.ndarray] | None:
+        return sources.profile_arrays(self.ws, self.interactions.n_users)
 
     @cached_property
     def _neighbor_table(self) -> np.ndarray | None:

@@ -76,12 +76,37 @@ def item_vectors(ws: Workspace, n_items: int) -> np.ndarray | None:
     return vectors["vectors"].astype(np.float32, copy=False)
 
 
-def profile_vectors(ws: Workspace, n_users: int) -> np.ndarray | None:
-    """float32 (n_users, dim), rows normalised, zero rows for users without a profile; None where not made or stale."""
+def profile_arrays(ws: Workspace, n_users: int) -> dict[str, np.ndarray] | None:
+    """The arrays of `vectors/user_profiles` (see `text.vectors`); None where not made, stale, or not of the items' encoder."""
     arrays = _arrays(ws, "vectors/user_profiles", "reclm embed profiles")
-    if arrays is None or len(arrays["vectors"]) != n_users:
+    if arrays is None or len(arrays["vectors"]) != n_users or not ws.has("vectors/items"):
         return None
-    return arrays["vectors"].astype(np.float32, copy=False)
+    encoders = [
+        ws.provenance(name, made_by="reclm embed")["params"].get("encoder") for name in ("vectors/user_profiles", "vectors/items")
+    ]
+    if encoders[0] != encoders[1]:
+        log.warning("profile vectors are not of the items' encoder and are not used: run `reclm embed profiles -w %s`", ws.root)
+        return None
+    return arrays
+
+
+def profile_text(ws: Workspace, user: int) -> str:
+    """The text of a user's profile; empty where there is no usable one."""
+    from ..profiles.store import get_profile
+
+    profile = get_profile(ws, "user", user)
+    return profile.text if profile is not None and profile.status != "invalid" else ""
+
+
+def profile_vector(arrays: dict[str, np.ndarray] | None, user: int, text: str) -> np.ndarray | None:
+    """float32 (dim,), normalised: the vector of a user's profile; None where there is none of this very `text`."""
+    from ..profiles.vectors import profile_words
+    from ..text.vectors import text_hash
+
+    if arrays is None or not text or int(arrays["text_hash"][user]) != text_hash(profile_words(text)):
+        return None
+    vector = arrays["vectors"][user].astype(np.float32)
+    return vector if vector.any() else None
 
 
 def neighbor_indices(ws: Workspace, n_users: int) -> np.ndarray | None:
@@ -93,13 +118,9 @@ def neighbor_indices(ws: Workspace, n_users: int) -> np.ndarray | None:
 def interests(ws: Workspace, user: int) -> tuple[str, ...]:
     """The interest phrases of a user's profile; none where there is no valid profile."""
     from ..dialogue.templates import parse_profile
-    from ..profiles.store import get_profile
 
-    profile = get_profile(ws, "user", user)
-    if profile is None or not profile.text:
-        return ()
     try:
-        return parse_profile(profile.text).interests
+        return parse_profile(profile_text(ws, user)).interests
     except ProfileFormatError:
         return ()
 
