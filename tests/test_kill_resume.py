@@ -1,0 +1,117 @@
+"""A kill at any moment loses no profile; two processes do not share a workspace."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
+from profile_workspace import make_workspace
+from tiny_llama import write_tiny_llama
+
+from reclm_lite.errors import WorkspaceError
+from reclm_lite.profiles import generate
+from reclm_lite.profiles.generate import run_profiles
+from reclm_lite.workspace import Workspace
+
+N_USERS = 80
+MAX_NEW_TOKENS = 24  # fewer than the product's, for the test's speed
+CHILD = """
+import sys
+from pathlib import Path
+from reclm_lite.workspace import Workspace
+from reclm_lite.profiles import generate
+generate.MAX_NEW_TOKENS = int(sys.argv[3])
+from reclm_lite.profiles.generate import run_profiles
+with Workspace.open(Path(sys.argv[1])) as ws:
+    print("ready", flush=True)
+    summary = run_profiles(ws, "users", model=Path(sys.argv[2]), n_threads=1, n_slots=4)
+    print(summary.n_generated, flush=True)
+"""
+
+
+@pytest.fixture
+def ws(tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
+    rng = np.random.default_rng(0)
+    train = {user: sorted(rng.choice(24, 3, replace=False).tolist()) for user in range(N_USERS)}
+    with make_workspace(tmp_path / "ws", train) as ws:
+        yield ws
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory):
+    # Slow enough that a kill finds it at work.
+    return write_tiny_llama(tmp_path_factory.mktemp("model") / "tiny.gguf", n_embd=128, n_ff=256, n_layer=3, n_ctx=1024)
+
+
+def start(ws: Workspace, gguf: Path) -> subprocess.Popen:
+    arguments = [str(ws.root), str(gguf), str(MAX_NEW_TOKENS)]
+    child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+def generations(ws: Workspace) -> dict[str, tuple]:
+    return {row[0]: row for row in ws.db.execute("SELECT * FROM generations")}
+
+
+def wait_for(ws: Workspace, n: int, child: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 30
+    while len(generations(ws)) < n and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def test_kill_at_any_moment_loses_nothing_and_a_rerun_makes_only_what_is_missing(ws, gguf):
+    rng = np.random.default_rng(1)
+    before: dict[str, tuple] = {}
+    n_killed = 0
+    for _ in range(4):
+        child = start(ws, gguf)
+        wait_for(ws, len(before) + int(rng.integers(1, 15)), child)
+        time.sleep(float(rng.uniform(0, 0.02)))
+        seen = generations(ws)
+        child.send_signal(signal.SIGKILL)
+        n_killed += child.wait() == -signal.SIGKILL
+        after = generations(ws)
+        assert before.items() <= seen.items() <= after.items()
+        before = after
+    assert n_killed == 4
+    assert ws.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    summary = run_profiles(ws, "users", model=gguf, n_threads=1, n_slots=4)
+    whole = generations(ws)
+    assert before.items() <= whole.items()
+    assert summary.n_generated == len(whole) - len(before) > 0
+    assert summary.n_ok + summary.n_invalid == N_USERS
+    assert ws.db.execute("SELECT COUNT(*) FROM profiles WHERE side='user'").fetchone() == (N_USERS,)
+    states = [row[0] for row in ws.db.execute("SELECT state FROM jobs ORDER BY job_id")]
+    assert states == ["killed"] * (len(states) - 1) + ["done"]
+    assert run_profiles(ws, "users", model=gguf, n_threads=1).n_generated == 0
+
+
+def test_ctrl_c_ends_with_a_sentence_and_keeps_what_was_made(ws, gguf):
+    child = start(ws, gguf)
+    wait_for(ws, 3, child)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=30) != 0
+    n = len(generations(ws))
+    assert n >= 3
+    assert ws.db.execute("SELECT state FROM jobs").fetchall() == [("interrupted",)]
+    summary = run_profiles(ws, "users", model=gguf, n_threads=1)
+    assert summary.n_generated == len(generations(ws)) - n
+
+
+def test_second_process_in_a_workspace_is_refused(ws, gguf):
+    child = start(ws, gguf)
+    try:
+        wait_for(ws, 1, child)
+        with pytest.raises(WorkspaceError, match=f"pid {child.pid}"):
+            run_profiles(ws, "users", model=gguf, n_threads=1)
+    finally:
+        child.kill()
+        child.wait()
+    assert run_profiles(ws, "users", model=gguf, n_threads=1, limit=3).n_requested == 3
