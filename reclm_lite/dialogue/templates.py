@@ -29,7 +29,7 @@ from reclm_lite.types import ItemText, Profile
 
 TEMPLATE_VERSION = "1"
 
-MAX_LINES = 6
+MAX_LINES = 4
 MAX_NEAR_LINES = 2
 MAX_TOPICS = 4
 MAX_NEAR_TOPICS = 2
@@ -84,6 +84,11 @@ def clean(text: str) -> str:
     if moved := _ARTICLE.match(text):
         text = f"{moved.group(2)} {moved.group(1)}"
     return f"{text} ({year})".strip() if year else text
+
+
+def film_name(title: str) -> str:
+    """The title without the closing year that marks a film."""
+    return _YEAR.sub("", title)
 
 
 def units(text: str) -> int:
