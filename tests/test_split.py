@@ -43,7 +43,7 @@ def split_or_none(data, method, **params):
         return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(any_interactions(), st.sampled_from(DIVIDING), st.integers(0, 5), st.floats(0.05, 0.6))
 def test_parts_are_disjoint_and_together_are_the_input(data, method, seed, fraction):
     split = split_or_none(data, method, seed=seed, test_fraction=fraction)
@@ -55,7 +55,7 @@ def test_parts_are_disjoint_and_together_are_the_input(data, method, seed, fract
     assert split.params["n_pairs"] == dict(zip(("train", "valid", "test", "unseen"), map(len, parts), strict=True))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(any_interactions(), st.sampled_from(DIVIDING), st.integers(0, 5))
 def test_candidates_hold_what_each_setting_asks_for(data, method, seed):
     split = split_or_none(data, method, seed=seed)
@@ -68,7 +68,7 @@ def test_candidates_hold_what_each_setting_asks_for(data, method, seed):
     assert not set(split.unseen.indices.tolist()) & known
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(any_interactions(), st.sampled_from(DIVIDING), st.floats(0.05, 0.9))
 def test_validation_is_never_empty_and_leaves_no_user_without_training(data, method, valid_fraction):
     split = split_or_none(data, method, valid_fraction=valid_fraction)
@@ -79,7 +79,7 @@ def test_validation_is_never_empty_and_leaves_no_user_without_training(data, met
     assert (n_train[n_valid > 0] >= 1).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(any_interactions(), st.floats(0.05, 0.9))
 def test_temporal_lets_nothing_after_the_cut_into_training(data, fraction):
     split = split_or_none(data, "temporal", test_fraction=fraction)
@@ -95,7 +95,7 @@ def test_temporal_lets_nothing_after_the_cut_into_training(data, fraction):
         assert all(earliest[user, other] <= earliest[user, item] for one, other in pairs_of(split.train) if one == user)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(any_interactions(), st.sampled_from(DIVIDING), st.integers(0, 3))
 def test_the_same_seed_gives_the_same_split(data, method, seed):
     one, two = split_or_none(data, method, seed=seed), split_or_none(data, method, seed=seed)
