@@ -15,6 +15,8 @@ METHODS = ("given", "ratio", "leave-last", "temporal", "cold-items", "none")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="[default: 0.2]")
 @click.option("--valid-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="[default: 0.1]")
+@click.option("--item-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+              help="cold-items: share of the items held out [default: 0.1]")  # fmt: skip
 @common
 def command(root: Path, method: str | None, seed: int, **fractions) -> None:
     """Divide the interactions into training, validation and test, recorded and seeded.
@@ -32,6 +34,8 @@ def command(root: Path, method: str | None, seed: int, **fractions) -> None:
     chosen = {key: value for key, value in fractions.items() if value is not None}
     with Workspace.open(root) as ws, ws.writing():
         split = run_split(ws, method, seed=seed, **chosen)
+    if "chosen_because" in split.params:
+        say(f"Method {split.params['method']}: {split.params['chosen_because']}.")
     say(
         f"Split by {split.params['method']} (seed {seed}): {split.train.nnz:,} training, {split.valid.nnz:,} validation, "
         f"{split.test.nnz:,} test, {split.unseen.nnz:,} with unseen items. Next: reclm info -w {root}"
