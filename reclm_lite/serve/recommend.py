@@ -26,10 +26,12 @@ from .reasons import Evidence, Reasoner
 
 log = logging.getLogger(__name__)
 
-# What popularity adds to a cosine, at most (for the most popular item). Asked-for words matter more than
-# popularity; a profile or a history describes a taste more loosely.
+# Asked-for words: cosine plus at most this (for the most popular item), little more than a tie-breaker.
 WORDS_POPULARITY_WEIGHT = 0.05
-TASTE_POPULARITY_WEIGHT = 2.0
+# A taste (a profile, a history) is looser: cosine and log-popularity are standardised over the items, and popularity
+# counts this much more. With the mean text of a history as the taste, R@20 at 2 to 3 was 0.176 to 0.184 on the demo
+# (popularity 0.124) and 0.061 to 0.068 on MIND (popularity 0.069); at 1, 0.175 and 0.039.
+TASTE_POPULARITY_WEIGHT = 2.5
 # Comparing an unknown id with more ids than this would take seconds.
 _MAX_IDS_COMPARED = 200_000
 
@@ -187,7 +189,8 @@ class Recommender:
                 f"recommending for words needs up-to-date item vectors: run `reclm embed items -w {self.ws.root}` first"
             )
         query = sources.embed_words(self.ws, text, self._encoder)
-        scores = self._text_scores(query, WORDS_POPULARITY_WEIGHT)
+        has_text = self.item_vectors.any(axis=1)
+        scores = np.where(has_text, self.item_vectors @ query + WORDS_POPULARITY_WEIGHT * self.popularity, np.nan)
         return scores, "text", "Ranked by closeness of the items' texts to your words.", query, "your words"
 
     def _for_user(self, user: int) -> tuple:
@@ -204,13 +207,13 @@ class Recommender:
         vector = sources.profile_vector(self._profile_arrays, user, profile)
         if vector is not None and self.item_vectors is not None:
             note = f"{why}: ranked by closeness of the items' texts to the user's profile, and by popularity."
-            return self._text_scores(vector, TASTE_POPULARITY_WEIGHT), "text", note, vector, "your profile"
+            return self._taste_scores(vector), "text", note, vector, "your profile"
         if has_history and self.item_vectors is not None:
             mean = self.item_vectors[self.history(user)].mean(axis=0)
             norm = float(np.linalg.norm(mean))
             if norm > 0:
                 note = f"{why}: ranked by closeness of the items' texts to the history, and by popularity."
-                return self._text_scores(mean / norm, TASTE_POPULARITY_WEIGHT), "text", note, None, ""
+                return self._taste_scores(mean / norm), "text", note, None, ""
         if profile:
             why += f", and the profile has no up-to-date vector (`reclm embed profiles -w {self.ws.root}` makes it)"
         elif not has_history:
@@ -226,9 +229,12 @@ class Recommender:
             candidate |= self.item_vectors.any(axis=1)
         return np.where(candidate, scores, np.nan)
 
-    def _text_scores(self, query: np.ndarray, popularity_weight: float) -> np.ndarray:
-        scores = self.item_vectors @ query.astype(np.float32) + popularity_weight * self.popularity
-        return np.where(self.item_vectors.any(axis=1), scores, np.nan)
+    def _taste_scores(self, taste: np.ndarray) -> np.ndarray:
+        """Standardised cosine plus weighted standardised log-popularity: float32 (n_items,), NaN for items without text."""
+        has_text = self.item_vectors.any(axis=1)
+        cosine = _standardised(self.item_vectors @ taste, has_text)
+        popularity = _standardised(self.popularity, has_text)
+        return np.where(has_text, cosine + TASTE_POPULARITY_WEIGHT * popularity, np.nan)
 
     def _popular_scores(self) -> np.ndarray:
         return np.where(self.counts > 0, self.counts, np.nan).astype(np.float32)
@@ -253,6 +259,14 @@ class Recommender:
         if self._neighbor_table is None:
             return []
         return [int(n) for n in self._neighbor_table[user] if n >= 0 and n != user]
+
+
+def _standardised(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Mean 0 and deviation 1 over the items `among`; zeros where they are all alike."""
+    chosen = values[among]
+    if not len(chosen) or chosen.std() < 1e-9:
+        return np.zeros_like(values)
+    return (values - chosen.mean()) / chosen.std()
 
 
 def _masked(scores: np.ndarray, history: np.ndarray) -> np.ndarray:
