@@ -114,34 +114,43 @@ class PublishedEncoder:
 class ResidualEncoder:
     """First vectors of the `default` preset. text: float32 (n_items, n_in) or None.
 
-    trained_items: bool (n_items,), items with training interactions; only these have an ID residual
-    and a bias of their own that training moves (negatives are drawn among them).
+    Users of at least `min_id_interactions` have an ID vector; others live by the graph alone, since a vector
+    learned from one or two interactions repeats them and generalises worse than their neighbourhood.
+
+    user_counts: (n_users,), item_counts: (n_items,), training interactions of each. An item's bias starts at the log of the
+    count, which is what training on uniform negatives drives it to; where there is text, a ridge regression
+    explains what it can, and unseen items have that part alone. ID residuals and biases move for items with
+    training interactions only, as negatives are drawn among these.
     """
 
     def __init__(
         self, n_users: int, n_items: int, dim: int, *,
-        text: np.ndarray | None = None, n_hidden: int = 64, user_ids: bool = True,
+        user_counts: np.ndarray, item_counts: np.ndarray, text: np.ndarray | None = None,
+        n_hidden: int = 64, min_id_interactions: int = 5,
     ):  # fmt: skip
         self.n_users, self.n_items, self.dim, self.n_hidden = n_users, n_items, dim, n_hidden
-        self.user_ids = user_ids
+        self.item_counts = item_counts
+        self.id_users = np.flatnonzero(user_counts >= min_id_interactions)
         self.text = None if text is None else TextMLP("text", text)
 
     def init(self, rng: np.random.Generator) -> Params:
-        params = {"item_bias": np.zeros(self.n_items, np.float32)}
-        if self.user_ids:
-            params["user_id"] = layers.init_table(rng, self.n_users, self.dim)
+        log_counts = np.log1p(self.item_counts).astype(np.float32)
+        params = {"item_bias": log_counts}
+        params["user_id"] = layers.init_table(rng, len(self.id_users), self.dim)
         if self.text is None:
             params["item_id"] = layers.init_table(rng, self.n_items, self.dim)
         else:
             params["item_id"] = np.zeros((self.n_items, self.dim), np.float32)
             params |= self.text.init(rng, self.dim, self.n_hidden)
-            params["bias_of_text"] = np.zeros((self.text.text.shape[1], 1), np.float32)
+            params["bias_of_text"], explained = text_regression(self.text.text, log_counts, self.item_counts > 0)
+            params["item_bias"] = np.where(self.item_counts > 0, log_counts - explained, 0).astype(np.float32)
         return params
 
     def forward(self, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
         """(users (n_users, dim), items (n_items, dim), bias (n_items,), what backward needs)."""
         cache: dict = {}
-        users = params["user_id"] if self.user_ids else np.zeros((self.n_users, self.dim), np.float32)
+        users = np.zeros((self.n_users, self.dim), params["item_bias"].dtype)
+        users[self.id_users] = params["user_id"]
         if self.text is None:
             return users, params["item_id"], params["item_bias"], cache
         projected, cache["text_hidden"] = self.text.forward(params)
@@ -152,10 +161,16 @@ class ResidualEncoder:
         self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
     ) -> Params:
         """Gradients of all parameters from those of the outputs."""
-        grads = {"item_id": d_items, "item_bias": d_bias}
-        if self.user_ids:
-            grads["user_id"] = d_users
+        grads = {"item_id": d_items, "item_bias": d_bias, "user_id": d_users[self.id_users]}
         if self.text is not None:
             self.text.backward(params, cache["text_hidden"], d_items, grads)
             grads["bias_of_text"] = self.text.text.T @ d_bias[:, None]
         return grads
+
+
+def text_regression(text: np.ndarray, target: np.ndarray, known: np.ndarray, ridge: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
+    """Weights float32 (n_in, 1) and their predictions float32 (n_items,): ridge regression over the `known` items."""
+    x = text[known].astype(np.float64)
+    normal = x.T @ x + ridge * np.eye(x.shape[1])
+    weights = np.linalg.solve(normal, x.T @ target[known].astype(np.float64))
+    return weights[:, None].astype(np.float32), (text @ weights).astype(np.float32)

@@ -15,7 +15,7 @@ from ..kernels import native
 class Graph:
     """Normalised bipartite adjacency of interactions: CSR (n_users, n_items) of ones, float32."""
 
-    def __init__(self, interactions: sp.csr_matrix, *, self_loops: bool = False):
+    def __init__(self, interactions: sp.csr_matrix, *, self_loops: bool = False, n_threads: int | None = None):
         n_users, n_items = interactions.shape
         loops = 1.0 if self_loops else 0.0
         degree_u = np.diff(interactions.indptr) + loops
@@ -24,7 +24,7 @@ class Graph:
         scale_i = 1.0 / np.sqrt(np.maximum(degree_i, 1.0))
         rows = np.repeat(np.arange(n_users), np.diff(interactions.indptr))
         weights = (scale_u[rows] * scale_i[interactions.indices]).astype(np.float32)
-        self.shape = (n_users, n_items)
+        self.n_threads = n_threads
         self.user_items = native.make_csr(interactions.indptr, interactions.indices, weights, (n_users, n_items))
         # transposed[t] is the entry of user_items that stands at place t of item_users.
         transposed = np.lexsort((rows, interactions.indices))
@@ -48,8 +48,8 @@ class Graph:
 
     def step(self, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """One product with the normalised adjacency: float32 (n_users, dim) and (n_items, dim)."""
-        next_users = native.spmm(self.user_items, items, check=False)
-        next_items = native.spmm(self.item_users, users, check=False)
+        next_users = native.spmm(self.user_items, items, check=False, n_threads=self.n_threads)
+        next_items = native.spmm(self.item_users, users, check=False, n_threads=self.n_threads)
         if self.loop_u is not None:
             next_users += self.loop_u * users
             next_items += self.loop_i * items

@@ -182,3 +182,11 @@ def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = Tru
 def fitted_models(ws: Workspace) -> list[tuple[str, str]]:
     """(model, profiles) of every model stored in the workspace, sorted."""
     return sorted(split_name(path.name.removesuffix(".safetensors")) for path in (ws.root / "models").glob("*.safetensors"))
+
+
+def baselines(interactions: sp.csr_matrix) -> list[FittedModel]:
+    """Random and popularity, which need no stored model. interactions: CSR (n_users, n_items), all that is known."""
+    from .models.popularity import fit_popularity
+    from .models.random import fit_random
+
+    return [fit_random(*interactions.shape), fit_popularity(interactions)]

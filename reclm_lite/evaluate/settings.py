@@ -6,16 +6,17 @@
 Each averages over the users who have a held-out interaction in that setting.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 
-from ..cf.interface import FittedModel
-from ..data.dataset import Split, load_split
+from ..cf.interface import FittedModel, artefact_name, baselines, fit_command, fitted_models, load
+from ..data.dataset import Split, load_interactions, load_split
 from ..errors import InputError
 from ..workspace import Workspace
+from .intervals import bootstrap_mean
 from .metrics import ranking_metrics
 
 SETTINGS = ("full", "unseen")
@@ -85,3 +86,47 @@ def keep_columns(matrix: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
     kept = keep[matrix.indices]
     indptr = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
     return sp.csr_matrix((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
+
+
+def evaluate_workspace(
+    ws: Workspace, ks: Sequence[int] = KS, *, ci95: bool = False, progress: Callable[..., None] | None = None
+) -> dict:
+    """Every fitted model in both settings, popularity and random always among them.
+
+    {"dataset", "split", "rows": [{"model", "profiles", "setting", "selection", "recall@20", …, "n_users"}], "stale"}.
+    A metric over no users is None. Stale models are not ranked: "stale" lists {"model", "reason"}.
+    ci95: adds {"recall@20": [low, high], …} to each row, a bootstrap over users.
+    """
+    split = load_split(ws)
+    models = baselines(split.known())
+    stale = []
+    for model, profiles in fitted_models(ws):
+        if model in ("random", "popularity"):
+            continue
+        name = artefact_name(model, profiles)
+        changed = ws.stale_inputs(name)
+        if changed:
+            reason = f"{', '.join(changed)} changed since it was fitted: run `{fit_command(ws, model, profiles)}`"
+            stale.append({"model": name.removeprefix("models/"), "reason": reason})
+            continue
+        models.append(load(ws, model, profiles))
+    rows = []
+    for setting in SETTINGS:
+        for fitted in models:
+            result = evaluate(split, fitted, setting, ks)
+            rows.append(_row(fitted, result, ci95))
+            if progress is not None:
+                progress(len(rows), len(models) * len(SETTINGS), f"{fitted.name} {setting}")
+    return {"dataset": load_interactions(ws).name, "split": split.params, "rows": rows, "stale": stale}
+
+
+def _row(fitted: FittedModel, result: Evaluation, ci95: bool) -> dict:
+    row: dict = {"model": fitted.name, "profiles": fitted.profiles, "setting": result.setting, "selection": "valid"}
+    for metric, mean in sorted(result.means.items(), key=lambda entry: (entry[0].split("@")[0] != "recall", entry[0])):
+        row[metric] = mean if result.n_users else None
+    row["n_users"] = result.n_users
+    if ci95:
+        row["ci95"] = {
+            metric: list(bootstrap_mean(values)) if result.n_users else None for metric, values in result.per_user.items()
+        }
+    return row

@@ -1,0 +1,175 @@
+"""Similar users, exactly: by fitted vectors where a user has enough history, by text elsewhere.
+
+    matrices/neighbors   indices int32 (n_users, k), -1 padded; similarity float32 (n_users, k), cosine;
+                         basis uint8 (n_users,): 0 none, 1 collaborative, 2 text
+
+Only users with history are neighbours, nobody is their own, and each *history* appears once in a list:
+of users with the same items the one with the lowest index stands for all, and the user's own history is
+left out, since a twin tells nothing that the user's history does not.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..data.dataset import Split, load_split
+from ..errors import InputError
+from ..kernels import native
+from ..workspace import Workspace
+from . import interface
+from .layers import normalize
+
+NAME = "matrices/neighbors"
+BASIS_NONE, BASIS_COLLABORATIVE, BASIS_TEXT = 0, 1, 2
+# Fewer interactions than this leave a fitted vector close to that of the items themselves, or to its random start.
+MIN_INTERACTIONS = 2
+BASES = {BASIS_COLLABORATIVE: "collaborative", BASIS_TEXT: "text", BASIS_NONE: "none"}
+_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """indices: int32 (n_users, k), -1 padded. similarity: float32 (n_users, k). basis: uint8 (n_users,)."""
+
+    indices: np.ndarray
+    similarity: np.ndarray
+    basis: np.ndarray
+
+
+def neighbors(
+    ws: Workspace, k: int = 5, model: str = "lightgcn", *, min_interactions: int = MIN_INTERACTIONS
+) -> Neighbors:
+    """Find the k most similar users of everyone and store `matrices/neighbors`.
+
+    Reads the fitted `model` and, where there are any, `vectors/items`. Profiles are not read: they are made
+    from neighbours, so neighbours must not be made from them.
+    """
+    if not 1 <= k <= 1000:
+        raise InputError(f"k: expected 1 to 1000 neighbours, found {k}")
+    split = load_split(ws)
+    fitted = interface.load(ws, model)
+    inputs = {"matrices/split": split.fingerprint, interface.artefact_name(fitted.name, fitted.profiles): fitted.fingerprint}
+    item_text = None
+    if ws.has("vectors/items"):
+        made_by = f"reclm embed items -w {ws.root}"
+        ws.require_fresh("vectors/items", made_by=made_by)
+        artefact = ws.load("vectors/items", made_by=made_by)
+        item_text, inputs["vectors/items"] = artefact.arrays["vectors"], artefact.fingerprint
+    found = Neighbors(
+        *find_neighbors(split, fitted.user_vectors, k, item_text=item_text, min_interactions=min_interactions)
+    )
+    with ws.writing():
+        ws.save(
+            NAME, {"indices": found.indices, "similarity": found.similarity, "basis": found.basis},
+            inputs=inputs, params={"k": k, "model": model, "min_interactions": min_interactions},
+        )  # fmt: skip
+    return found
+
+
+def find_neighbors(
+    split: Split,
+    user_vectors: np.ndarray,
+    k: int,
+    *,
+    item_text: np.ndarray | None = None,
+    min_interactions: int = MIN_INTERACTIONS,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(indices, similarity, basis), see the module. user_vectors: float32 (n_users, dim).
+
+    item_text: float32 (n_items, n_in) or None.
+    Histories are those of training: neighbours must not know what is held out.
+    """
+    train = split.train
+    n_users = train.shape[0]
+    degree = np.diff(train.indptr)
+    indices = np.full((n_users, k), -1, np.int32)
+    similarity = np.zeros((n_users, k), np.float32)
+    basis = np.zeros(n_users, np.uint8)
+    group = history_groups(train)
+    representatives = np.unique(group, return_index=True)[1]
+    representatives = representatives[degree[representatives] > 0].astype(np.int32)
+
+    usable = degree >= min_interactions
+    passes = [(BASIS_COLLABORATIVE, user_vectors, usable)]
+    text = None if item_text is None else text_of_users(train, item_text)
+    if text is not None:
+        passes.append((BASIS_TEXT, text, ~usable))
+    else:
+        # Without any text the fitted vector of a short history is the best there is.
+        passes[0] = (BASIS_COLLABORATIVE, user_vectors, degree > 0)
+    for kind, vectors, wanted in passes:
+        vectors = normalize(vectors.astype(np.float32, copy=False))[0]
+        has_vector = (vectors * vectors).sum(axis=1) > 0.5
+        candidates = representatives[has_vector[representatives]]
+        if kind == BASIS_COLLABORATIVE and text is not None:
+            candidates = candidates[usable[candidates]]
+        users = np.flatnonzero(wanted & has_vector)
+        if len(candidates) == 0 or len(users) == 0:
+            continue
+        ids, best = _nearest(vectors, users, candidates, group, k)
+        indices[users], similarity[users] = ids, best
+        basis[users] = np.where(ids[:, 0] >= 0, kind, BASIS_NONE)
+    return indices, similarity, basis
+
+
+def _nearest(
+    vectors: np.ndarray, users: np.ndarray, candidates: np.ndarray, group: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k candidates of highest cosine, less the one that stands for the user's own history."""
+    pool = np.ascontiguousarray(vectors[candidates])
+    place = np.full(group.max() + 1, -1, np.int64)
+    place[group[candidates]] = np.arange(len(candidates))
+    own = place[group[users]]
+    ids = np.empty((len(users), k), np.int32)
+    best = np.empty((len(users), k), np.float32)
+    for start in range(0, len(users), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        mine = own[part]
+        indptr = np.concatenate([[0], np.cumsum(mine >= 0)])
+        seen = native.make_csr(indptr, mine[mine >= 0], None, (len(mine), len(candidates)))
+        found, scores = native.topk(np.ascontiguousarray(vectors[users[part]]), pool, k, seen=seen)
+        ids[part] = np.where(found >= 0, candidates[np.maximum(found, 0)], -1)
+        best[part] = np.where(found >= 0, scores, 0.0)
+    return ids, best
+
+
+def history_groups(matrix: sp.csr_matrix) -> np.ndarray:
+    """int64 (n_rows,): equal numbers for rows with the same items. Numbered by first appearance."""
+    numbers: dict[bytes, int] = {}
+    out = np.empty(matrix.shape[0], np.int64)
+    indices = np.ascontiguousarray(matrix.indices, dtype=np.int32)
+    for row in range(matrix.shape[0]):
+        items = np.sort(indices[matrix.indptr[row] : matrix.indptr[row + 1]])
+        key = hashlib.blake2b(items.tobytes(), digest_size=16).digest()
+        out[row] = numbers.setdefault(key, len(numbers))
+    return out
+
+
+def text_of_users(train: sp.csr_matrix, item_text: np.ndarray) -> np.ndarray:
+    """float32 (n_users, n_in): the normalised mean text vector of each history; zero where there is none."""
+    matrix = native.make_csr(train.indptr, train.indices, None, train.shape)
+    return normalize(native.spmm(matrix, np.ascontiguousarray(item_text, dtype=np.float32)))[0]
+
+
+def vector_for_text(
+    fitted: interface.FittedModel, text_vectors: np.ndarray, item_text: np.ndarray, *, n_nearest: int = 20
+) -> np.ndarray:
+    """User vectors for people who have a text and no history: float32 (n, dim).
+
+    The items nearest in text stand for the history that is missing: the mean of their fitted vectors, weighted by
+    cosine, scaled to the usual length of a user's vector. Nothing is learned for it; items of no text take no part.
+
+    text_vectors: float32 (n, n_in), unit rows. item_text: float32 (n_items, n_in), unit or zero rows.
+    """
+    with_text = np.flatnonzero((item_text * item_text).sum(axis=1) > 0.5).astype(np.int32)
+    ids, cosine = native.topk(
+        np.ascontiguousarray(text_vectors, dtype=np.float32), np.ascontiguousarray(item_text, dtype=np.float32),
+        n_nearest, candidates=with_text,
+    )  # fmt: skip
+    weights = np.where(ids >= 0, np.maximum(cosine, 0.0), 0.0).astype(np.float32)
+    vectors = np.einsum("nk,nkd->nd", weights, fitted.item_vectors[np.maximum(ids, 0)])
+    ready = fitted.user_vectors[fitted.user_ready]
+    usual = np.median(np.sqrt((ready * ready).sum(axis=1))) if len(ready) else 1.0
+    return (normalize(vectors)[0] * np.float32(usual)).astype(np.float32)
