@@ -1,7 +1,6 @@
 """The report page: whole in itself, escaped, readable by machines for people, and true to the evaluation."""
 
 import io
-import math
 import re
 from html.parser import HTMLParser
 
@@ -60,7 +59,7 @@ def row(model, profiles="none", setting="full", recall=0.1, *, spread=0.1, n_use
     values = {"recall@20": recall, "recall@40": 1.5 * recall, "ndcg@20": 0.5 * recall, "ndcg@40": 0.6 * recall}
     intervals = {name: [value * (1 - spread), value * (1 + spread)] for name, value in values.items()}
     head = {"model": model, "profiles": profiles, "setting": setting, "selection": "valid"}
-    return {**head, **values, "n_users": n_users, "intervals": intervals}
+    return {**head, **values, "n_users": n_users, "ci95": intervals}
 
 
 ROWS = [
@@ -69,7 +68,8 @@ ROWS = [
     row("random", setting="unseen", recall=0.1), row("popularity", setting="unseen", recall=0.1),
     row("lightgcn", setting="unseen", recall=0.2), row("lightgcn", "users", setting="unseen", recall=0.19),
 ]  # fmt: skip
-EVALUATION = {"dataset": HOSTILE, "split": "given", "rows": ROWS}
+EVALUATION = {"dataset": HOSTILE, "split": {"method": "given"}, "rows": ROWS,
+              "stale": [{"model": HOSTILE, "reason": HOSTILE}]}  # fmt: skip
 
 
 @pytest.fixture
@@ -228,13 +228,13 @@ def test_terminal_tables_fit_80_columns_and_put_references_first():
 
 
 def test_rows_that_ranked_nobody_are_left_out():
-    rows = [row("popularity"), {**row("lightgcn"), "n_users": 0, "recall@20": math.nan}]
+    rows = [row("popularity"), {**row("lightgcn"), "n_users": 0, "recall@20": None}]
     assert [each["model"] for each in tables.rows_of(rows, "full")] == ["popularity"]
     assert len(tables.models_table({"rows": rows[1:]})) == 0
 
 
 def test_tables_work_without_intervals():
-    bare = {key: value for key, value in row("lightgcn").items() if key != "intervals"}
+    bare = {key: value for key, value in row("lightgcn").items() if key != "ci95"}
     assert tables.interval_of(bare, "ndcg@20") is None
     assert "0.1000" in printed(tables.models_table({"rows": [bare]})[0])
 

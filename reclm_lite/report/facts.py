@@ -82,7 +82,7 @@ class Facts:
 
 
 def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
-    """Collect what the page says. `evaluation`: the result of `evaluate_workspace`, computed here where None."""
+    """Collect what the page says. `evaluation`: the result of `evaluate_workspace`, computed (with intervals) where None."""
     interactions = load_interactions(ws)
     recommender = Recommender(ws)
     known = recommender.known
@@ -98,7 +98,7 @@ def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
         if evaluation is None:
             from ..evaluate.settings import evaluate_workspace
 
-            evaluation = evaluate_workspace(ws)
+            evaluation = evaluate_workspace(ws, ci95=True)
     except MissingArtefactError as error:
         missing = str(error)
     n_coverage, n_covered = _coverage(recommender, lengths)

@@ -147,10 +147,14 @@ def _models(facts: Facts) -> str:
         html_tables.append(tables.models_html(rows, setting))
     intervals = any(tables.interval_of(row, HEADLINE_METRIC) for row in rows)
     whiskers = " Whiskers are 95 % intervals over users." if intervals else ""
+    stale = "".join(
+        f"<li>{escape(str(entry['model']))}: {escape(str(entry['reason']))}</li>" for entry in facts.evaluation.get("stale") or []
+    )
+    left_out = f'<p class="note">Left out as stale:</p><ul class="note">{stale}</ul>' if stale else ""
     return (
         "<p>Each model ranks the candidates for every user with held-out interactions; what the user took before is left out. "
         f"Epochs and settings were selected on validation data only.{whiskers}</p>{key}"
-        f'<div class="pair">{"".join(figures)}</div>{"".join(html_tables)}'
+        f'<div class="pair">{"".join(figures)}</div>{"".join(html_tables)}{left_out}'
     )
 
 

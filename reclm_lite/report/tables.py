@@ -36,8 +36,7 @@ def metric_label(metric: str) -> str:
 
 def interval_of(row: Mapping, metric: str) -> tuple[float, float] | None:
     """The 95 % interval of one metric of a row, or None where it was not computed."""
-    intervals = row.get("intervals") or {}
-    interval = intervals.get(metric)
+    interval = (row.get("ci95") or {}).get(metric)
     return (float(interval[0]), float(interval[1])) if interval else None
 
 
@@ -74,15 +73,17 @@ def models_table(result: Mapping) -> "list[Table]":
         for metric in METRICS:
             # R@20, N@40: short, so that the table fits into 80 columns.
             table.add_column(f"{metric[0].upper()}@{metric.partition('@')[2]}", justify="right", no_wrap=True)
-        table.add_column("R@20, 95 %", justify="right", no_wrap=True, style="dim")
-        for row in group:
+        intervals = [interval_of(row, "recall@20") for row in group]
+        if any(intervals):
+            table.add_column("R@20, 95 %", justify="right", no_wrap=True, style="dim")
+        for row, interval in zip(group, intervals, strict=True):
             cells = []
             for metric in METRICS:
                 text = f"{row[metric]:.4f}"
                 best = row[metric] == max(other[metric] for other in group)
                 cells.append(f"[bold]{text}[/bold]" if best and len(group) > 1 else text)
-            interval = interval_of(row, "recall@20")
-            cells.append(f"{interval[0]:.4f}–{interval[1]:.4f}" if interval else "")
+            if any(intervals):
+                cells.append(f"{interval[0]:.4f}–{interval[1]:.4f}" if interval else "")
             table.add_row(escape_markup(model_label(row)), *cells)
         tables.append(table)
     return tables
