@@ -10,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this
 from tiny_llama import BOS, write_tiny_llama
 
 from reclm_lite.errors import ModelError
-from reclm_lite.profiles.scheduler import Engine, Sampling, _fit
+from reclm_lite.profiles.scheduler import Engine, Sampling
+from reclm_lite.profiles.worker import _fit
 
 WORDS = "the moon rises over old harbours while bakers sing and comets draw slow letters in cold rain".split()
 

@@ -1,20 +1,18 @@
-"""Many prompts through one llama.cpp context at a time: continuous batching on the low-level API.
+"""Many prompts through llama.cpp at once: continuous batching on the low-level API.
 
-A slot is a llama.cpp sequence with its own stretch of the key-value cache (`kv_unified = false`: attention then
-reads one sequence's cells, not everybody's). Every step decodes one batch that mixes the prompts of slots just
-filled (prefill) with one token of every slot that is writing (decode); a slot that finishes is refilled at once.
-A prompt that begins like what some slot already holds is not decoded again: the cells are copied
-(`llama_memory_seq_cp`) or, in the same slot, kept. To make that common, prompts are admitted in sorted order within
-a window. All bookkeeping lives in arrays over slots, so that a step costs a handful of numpy calls.
+`Engine` reads prompts ahead in windows, sorts each window by tokens (common beginnings become neighbours, which the
+workers exploit) and deals it out to its workers, each a context over the same weights with several sequences in
+flight (see `worker`). A small model gets one single-threaded worker per thread: threads that share nothing never wait
+for each other at llama.cpp's barriers, which for a few million weights cost more than the arithmetic. A large model
+gets one worker with all threads, which reads its weights once per step.
 
 Greedy results are those of one-at-a-time decoding up to float rounding: the shape of a batch decides the order of
 summation, so a near-tie between two tokens can fall the other way. Left out: what prompts say, where texts go.
 """
 
-import ctypes
-import hashlib
+import queue
+import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,84 +20,27 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
-from ..runtime import Model, last_errors, load_model
+from ..runtime import Model, load_model, pick_threads
 from .chat import ChatWrap
+from .worker import GREEDY, GenerationResult, Pending, Sampling, Worker
+
+__all__ = ["GREEDY", "Engine", "GenerationResult", "Sampling"]
 
 MAX_SLOTS = 32
+MAX_WORKERS = 16
+SMALL_MODEL_BYTES = 64 << 20
 DEFAULT_N_CTX = 2048  # tokens a sequence may have, where the model allows more
 DEFAULT_N_BATCH = 1024
 KV_BUDGET_BYTES = 1 << 30
 WINDOW_PER_SLOT = 16  # prompts that are sorted together, per slot
-MIN_COPY_TOKENS = 16  # a copy moves a slot's whole stretch of cells, so a short common prefix is cheaper decoded
-_UNKNOWN, _PLAIN, _NEWLINE, _END = 0, 1, 2, 3
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen: the likeliest (temperature 0), or a seeded draw among the `top_k` likeliest."""
-
-    temperature: float = 0.0
-    top_k: int = 40
-    seed: int = 0
-
-    def identity(self) -> str:
-        """A text that two settings share only if they choose alike."""
-        return "greedy" if self.temperature <= 0 else f"t={self.temperature} k={self.top_k} seed={self.seed}"
-
-
-GREEDY = Sampling()
-
-
-@dataclass(frozen=True)
-class GenerationResult:
-    """What became of one prompt. `finish`: "stop", "length" (cut at max_new_tokens) or "too_long" (not tried)."""
-
-    index: int
-    text: str
-    n_prompt_tokens: int
-    n_new_tokens: int
-    finish: str
-
-
-@dataclass
-class _Pending:
-    index: int
-    tokens: np.ndarray  # int32 (n_prompt_tokens,)
-
-
-class _Batch:
-    """A `llama_batch` over numpy arrays, kept alive here; every token belongs to exactly one sequence."""
-
-    def __init__(self, lib: Any, n_batch: int):
-        self.token = np.zeros(n_batch, np.int32)
-        self.pos = np.zeros(n_batch, np.int32)
-        self.seq = np.zeros(n_batch, np.int32)
-        self.logits = np.zeros(n_batch, np.int8)
-        self._n_seq = np.ones(n_batch, np.int32)
-        # llama_batch.seq_id is int32 **: element i points at seq[i], once and for all.
-        self._seq_pointers = self.seq.ctypes.data + 4 * np.arange(n_batch, dtype=np.uintp)
-        fields = dict(lib.llama_batch._fields_)
-
-        def pointer(array: np.ndarray, name: str) -> Any:
-            return ctypes.cast(array.ctypes.data, fields[name])
-
-        self.c = lib.llama_batch(
-            0,
-            pointer(self.token, "token"),
-            None,
-            pointer(self.pos, "pos"),
-            pointer(self._n_seq, "n_seq_id"),
-            pointer(self._seq_pointers, "seq_id"),
-            pointer(self.logits, "logits"),
-        )
 
 
 class Engine:
-    """A GGUF model with a context of `n_slots` sequences of `n_ctx` tokens each. Close it, or use `with`.
+    """A GGUF model with `n_slots` sequences of `n_ctx` tokens in flight. Close it, or use `with`.
 
-    n_slots, n_ctx: chosen from the model where None (n_ctx at most DEFAULT_N_CTX, the cache at most
-    KV_BUDGET_BYTES). chat: the chat template's text around each prompt, see `chat.ChatWrap`.
-    share_prefix: reuse of common beginnings; on where the model's memory allows it.
+    n_threads: all CPUs where None. n_slots, n_ctx, n_workers: chosen from the model where None (n_ctx at most
+    DEFAULT_N_CTX, the caches together at most KV_BUDGET_BYTES). chat: the text around each prompt, see `chat.ChatWrap`.
+    share_prefix: reuse of common beginnings, where the model's memory allows it.
     """
 
     def __init__(
@@ -110,45 +51,38 @@ class Engine:
         *,
         n_ctx: int | None = None,
         n_batch: int = DEFAULT_N_BATCH,
+        n_workers: int | None = None,
         chat: ChatWrap | None = None,
         share_prefix: bool = True,
         **context_params: Any,
     ):
         self.model: Model = load_model(Path(path))
+        self.workers: list[Worker] = []
         try:
-            self._open(n_threads, n_slots, n_ctx, n_batch, chat, share_prefix, context_params)
+            model, n_threads = self.model, pick_threads(n_threads)
+            self.n_ctx = n_ctx or min(model.n_ctx_train, DEFAULT_N_CTX)
+            if n_slots is not None and not 1 <= n_slots <= 256:
+                raise ModelError(f"expected 1 to 256 slots, found {n_slots}")
+            self.n_slots = n_slots or default_slots(model, self.n_ctx)
+            if n_workers is None:
+                n_workers = min(n_threads, MAX_WORKERS) if model.gguf.size_bytes <= SMALL_MODEL_BYTES else 1
+            n_workers = min(n_workers, self.n_slots)
+            for number in range(n_workers):
+                self.workers.append(
+                    Worker(
+                        model,
+                        n_slots=_share(self.n_slots, n_workers, number),
+                        n_ctx=self.n_ctx,
+                        n_batch=n_batch,
+                        n_threads=_share(n_threads, n_workers, number),
+                        share_prefix=share_prefix and _keeps_history(model),
+                        **context_params,
+                    )
+                )
+            self._prefix, self._suffix = self._wrap_tokens(chat)
         except BaseException:
-            self.model.close()
+            self.close()
             raise
-
-    def _open(self, n_threads, n_slots, n_ctx, n_batch, chat, share_prefix, context_params) -> None:
-        lib, model = self.model.lib, self.model
-        self.n_ctx = n_ctx or min(model.n_ctx_train, DEFAULT_N_CTX)
-        self.n_slots = n_slots or default_slots(model, self.n_ctx)
-        if not 1 <= self.n_slots <= 256:
-            raise ModelError(f"expected 1 to 256 slots, found {self.n_slots}")
-        # llama.cpp rounds a sequence's share up to a multiple of 256; the surplus is not used.
-        n_ctx_total = -(-self.n_ctx // 256) * 256 * self.n_slots
-        n_batch = max(min(n_batch, n_ctx_total), self.n_slots)
-        settings = {"n_ubatch": n_batch, "kv_unified": False, **context_params}
-        self.context = model.context(
-            n_threads=n_threads, n_ctx=n_ctx_total, n_seq_max=self.n_slots, n_batch=n_batch, **settings
-        )
-        self.n_batch = n_batch
-        self.n_vocab = model.n_vocab
-        self._memory = lib.llama_get_memory(self.context.handle)
-        has_whole_history = not (
-            lib.llama_model_is_recurrent(model.handle)
-            or lib.llama_model_is_hybrid(model.handle)
-            or lib.llama_model_n_swa(model.handle)
-        )
-        self.share_prefix = share_prefix and has_whole_history
-        self._batch = _Batch(lib, n_batch)
-        self._kind = np.zeros(self.n_vocab, np.int8)
-        self._prefix, self._suffix = self._wrap_tokens(chat)
-        self.n_reused_tokens = 0
-        self.n_decoded_tokens = 0
-        self.n_steps = 0
 
     def _wrap_tokens(self, chat: ChatWrap | None) -> tuple[list[int], list[int]]:
         """The tokens before and after each prompt's own; BOS once, where the vocabulary asks for it."""
@@ -161,7 +95,9 @@ class Engine:
         return before, after
 
     def close(self) -> None:
-        """Frees the context and the model. Safe to call twice."""
+        """Frees the contexts and the model. Safe to call twice."""
+        for worker in self.workers:
+            worker.close()
         self.model.close()
 
     def __enter__(self) -> "Engine":
@@ -170,214 +106,117 @@ class Engine:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    @property
+    def n_reused_tokens(self) -> int:
+        return sum(worker.n_reused_tokens for worker in self.workers)
+
+    @property
+    def n_decoded_tokens(self) -> int:
+        return sum(worker.n_decoded_tokens for worker in self.workers)
+
+    @property
+    def n_steps(self) -> int:
+        return sum(worker.n_steps for worker in self.workers)
+
     def tokenize(self, prompt: str) -> np.ndarray:
         """int32 (n,): a prompt's tokens as the model gets them. Special tokens written in it stay plain text."""
         own = self.model.tokenize(prompt, add_special=False, parse_special=False)
         return np.array([*self._prefix, *own, *self._suffix], np.int32)
 
-    # -- generation --------------------------------------------------------------
-
     def generate(
         self, prompts: Iterable[str], *, max_new_tokens: int, sampling: Sampling = GREEDY
     ) -> Iterator[GenerationResult]:
-        """Yield one result per prompt as each finishes; `index` counts `prompts`. Deterministic for equal calls.
+        """Yield one result per prompt as each finishes; `index` counts `prompts`.
 
-        A text ends at the model's end token or at its first line break. At most n_slots × WINDOW_PER_SLOT
-        prompts are read ahead.
+        A text ends at the model's end token or at its first line break. Results are the same for equal calls; their
+        order is too, with one worker. `prompts` is read in the caller's thread, a window or two ahead.
         """
         if max_new_tokens < 1:
             raise ModelError(f"expected max_new_tokens of at least 1, found {max_new_tokens}")
-        n_slots, memory, lib = self.n_slots, self._memory, self.model.lib
-        lib.llama_memory_clear(memory, False)
-        slots = _Slots(n_slots, self.n_ctx)
-        waiting = self._windows(prompts, max_new_tokens)
-        head: _Pending | None = None
-        exhausted = False
-        while True:
-            budget = self.n_batch - int(slots.active.sum())
-            while not exhausted and budget > 0 and not slots.active.all():
-                if head is None:
-                    item = next(waiting, None)
-                    if item is None:
+        windows = self._windows(prompts, max_new_tokens)
+        inboxes = [queue.SimpleQueue() for _ in self.workers]
+        outbox: queue.SimpleQueue = queue.SimpleQueue()
+        n_open = [0] * len(self.workers)  # prompts dealt out to each worker and not answered yet
+        stop = threading.Event()
+        threads = [
+            threading.Thread(target=_work, args=(number, worker, inboxes[number], outbox, stop, max_new_tokens, sampling))
+            for number, worker in enumerate(self.workers)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            n_running, exhausted = len(threads), False
+            while n_running:
+                while not exhausted and any(n < 2 * w.n_slots for n, w in zip(n_open, self.workers)):
+                    window = next(windows, None)
+                    if window is None:
                         exhausted = True
+                        for inbox in inboxes:
+                            inbox.put(None)
                         break
-                    if isinstance(item, GenerationResult):
-                        yield item
-                        continue
-                    head = item
-                reused = self._admit(slots, head)
-                if reused is None:
-                    break
-                budget -= len(head.tokens) - reused
-                head = None
-            if not slots.active.any():
-                return
-            finished = self._step(slots, max_new_tokens, sampling)
-            for slot in finished:
-                yield self._result(slots, slot)
-                slots.active[slot] = False
+                    refused, parts = window
+                    yield from refused
+                    for number, part in enumerate(parts):
+                        n_open[number] += len(part)
+                        for pending in part:
+                            inboxes[number].put(pending)
+                number, result = outbox.get()
+                if isinstance(result, BaseException):
+                    raise result
+                if result is None:
+                    n_running -= 1
+                else:
+                    n_open[number] -= 1
+                    yield result
+        finally:
+            stop.set()
+            for inbox in inboxes:
+                inbox.put(None)
+            for thread in threads:
+                thread.join()
 
-    def _windows(self, prompts: Iterable[str], max_new_tokens: int) -> Iterator[_Pending | GenerationResult]:
-        """Tokenised prompts, sorted by their tokens within a window, so that common beginnings are neighbours."""
+    def _windows(
+        self, prompts: Iterable[str], max_new_tokens: int
+    ) -> Iterator[tuple[list[GenerationResult], list[list[Pending]]]]:
+        """Windows of tokenised prompts: those refused, and a part for each worker, of about equally many tokens."""
         numbered = enumerate(prompts)
-        while window := list(islice(numbered, self.n_slots * WINDOW_PER_SLOT)):
-            fitting = []
-            for index, prompt in window:
+        while chunk := list(islice(numbered, self.n_slots * WINDOW_PER_SLOT)):
+            refused, fitting = [], []
+            for index, prompt in chunk:
                 tokens = self.tokenize(prompt)
                 if len(tokens) == 0 or len(tokens) + max_new_tokens > self.n_ctx:
-                    yield GenerationResult(index, "", len(tokens), 0, "too_long")
+                    refused.append(GenerationResult(index, "", len(tokens), 0, "too_long"))
                 else:
-                    fitting.append(_Pending(index, tokens))
-            if self.share_prefix:
-                fitting.sort(key=lambda p: (p.tokens.astype(">i4").tobytes(), p.index))
-            yield from fitting
-
-    def _admit(self, slots: "_Slots", pending: _Pending) -> int | None:
-        """Put a prompt into a free slot; returns how many of its tokens need no decoding.
-
-        None: wait a step, because a slot is just now decoding a beginning worth copying.
-        """
-        lib, memory, tokens = self.model.lib, self._memory, pending.tokens
-        n = len(tokens)
-        target = source = int(np.argmin(slots.active))
-        reused = 0
-        if self.share_prefix:
-            same = slots.tokens[:, :n] == tokens
-            common = np.where(same.all(axis=1), n, same.argmin(axis=1))
-            common = np.minimum(np.minimum(common, slots.n_known), n - 1)
-            ready = np.minimum(common, slots.n_cached)
-            own = np.where(slots.active, -1, ready)
-            target = int(own.argmax())
-            reused = max(0, int(own[target]))
-            source = int(ready.argmax())
-            if int(common.max()) >= int(ready[source]) + MIN_COPY_TOKENS and slots.active.any():
-                return None
-            if ready[source] >= reused + MIN_COPY_TOKENS and source != target:
-                lib.llama_memory_seq_cp(memory, source, target, -1, -1)
-                reused = int(ready[source])
-        if not lib.llama_memory_seq_rm(memory, target, reused, -1):
-            # A memory that cannot forget a tail: forget it all.
-            lib.llama_memory_seq_rm(memory, target, -1, -1)
-            reused = 0
-        slots.fill(target, pending, reused)
-        self.n_reused_tokens += reused
-        return reused
-
-    def _step(self, slots: "_Slots", max_new_tokens: int, sampling: Sampling) -> list[int]:
-        """Decode one batch; returns the slots that have finished, in ascending order."""
-        lib, batch = self.model.lib, self._batch
-        todo = np.where(slots.active, slots.n_known - slots.n_cached, 0)
-        counts = _fit(todo, self.n_batch)
-        total = int(counts.sum())
-        # Ascending sequence ids without gaps let llama.cpp put all slots into one micro-batch.
-        seq = np.repeat(slots.ids, counts)
-        ends = np.cumsum(counts)
-        pos = np.arange(total, dtype=np.int32) - np.repeat(ends - counts - slots.n_cached, counts)
-        batch.seq[:total] = seq
-        batch.pos[:total] = pos
-        batch.token[:total] = slots.tokens[seq, pos]
-        batch.logits[:total] = 0
-        speaking = np.flatnonzero((counts > 0) & (counts == todo))
-        batch.logits[ends[speaking] - 1] = 1
-        batch.c.n_tokens = total
-        code = lib.llama_decode(self.context.handle, batch.c)
-        if code != 0:
-            raise ModelError(
-                f"llama.cpp could not decode a batch of {total} tokens with {self.model.path} (code {code}): "
-                f"{last_errors() or 'it gave no reason'}; try fewer slots"
-            )
-        self.n_decoded_tokens += total
-        self.n_steps += 1
-        slots.n_cached += counts
-        if not len(speaking):
-            return []
-        raw = lib.llama_get_logits(self.context.handle)
-        logits = np.ctypeslib.as_array(raw, (len(speaking), self.n_vocab))
-        chosen = self._choose(slots, speaking, logits, sampling)
-        kinds = self._kinds(chosen)
-        slots.append(speaking, chosen)
-        stopped = kinds == _END
-        for at in np.flatnonzero(kinds == _NEWLINE):
-            # A line break ends the text, unless nothing has been written yet.
-            stopped[at] = bool(self._text(slots, int(speaking[at])))
-        slots.stopped[speaking] = stopped
-        full = slots.n_known[speaking] - slots.n_prompt[speaking] >= max_new_tokens
-        return [int(slot) for slot in speaking[stopped | full]]
-
-    def _choose(self, slots: "_Slots", speaking: np.ndarray, logits: np.ndarray, sampling: Sampling) -> np.ndarray:
-        """int32 (len(speaking),): the next token of each; logits is float32 (len(speaking), n_vocab)."""
-        if sampling.temperature <= 0:
-            return logits.argmax(axis=1).astype(np.int32)
-        chosen = np.empty(len(speaking), np.int32)
-        for at, slot in enumerate(speaking):
-            if slots.draws[slot] is None:
-                prompt = slots.tokens[slot, : slots.n_prompt[slot]].tobytes()
-                digest = hashlib.sha256(f"{sampling.seed}|".encode() + prompt).digest()
-                slots.draws[slot] = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-            k = min(sampling.top_k or self.n_vocab, self.n_vocab)
-            best = np.argsort(-logits[at], kind="stable")[:k]
-            weights = np.exp((logits[at, best] - logits[at, best[0]]).astype(np.float64) / sampling.temperature)
-            chosen[at] = best[np.searchsorted(np.cumsum(weights), slots.draws[slot].random() * weights.sum(), "right").clip(max=k - 1)]
-        return chosen
-
-    def _kinds(self, tokens: np.ndarray) -> np.ndarray:
-        """int8: what each token does to the text: goes on, breaks the line, or ends it."""
-        for token in tokens[self._kind[tokens] == _UNKNOWN]:
-            if self.model.lib.llama_vocab_is_eog(self.model.vocab, int(token)):
-                self._kind[token] = _END
-            else:
-                self._kind[token] = _NEWLINE if b"\n" in self.model.piece(int(token)) else _PLAIN
-        return self._kind[tokens]
-
-    def _text(self, slots: "_Slots", slot: int) -> str:
-        """The first line of what a slot has written."""
-        tokens = slots.tokens[slot, slots.n_prompt[slot] : slots.n_known[slot]]
-        raw = b"".join(self.model.piece(int(token)) for token in tokens if self._kind[token] != _END)
-        return raw.decode("utf-8", errors="replace").strip().split("\n")[0].strip()
-
-    def _result(self, slots: "_Slots", slot: int) -> GenerationResult:
-        n_prompt = int(slots.n_prompt[slot])
-        finish = "stop" if slots.stopped[slot] else "length"
-        n_new = int(slots.n_known[slot]) - n_prompt
-        return GenerationResult(int(slots.index[slot]), self._text(slots, slot), n_prompt, n_new, finish)
+                    fitting.append(Pending(index, tokens))
+            fitting.sort(key=lambda p: (p.tokens.astype(">i4").tobytes(), p.index))
+            costs = np.cumsum([len(p.tokens) + max_new_tokens for p in fitting])
+            bounds = [0]
+            for number in range(1, len(self.workers)):
+                bounds.append(int(np.searchsorted(costs, costs[-1] * number / len(self.workers))) if len(costs) else 0)
+            yield refused, [fitting[a:b] for a, b in zip(bounds, [*bounds[1:], len(fitting)])]
 
 
-class _Slots:
-    """What each slot holds: `n_known` tokens of `tokens`, of which `n_cached` are in the key-value cache."""
-
-    def __init__(self, n_slots: int, n_ctx: int):
-        self.ids = np.arange(n_slots, dtype=np.int32)
-        self.tokens = np.full((n_slots, n_ctx), -1, np.int32)
-        self.n_known = np.zeros(n_slots, np.int64)
-        self.n_cached = np.zeros(n_slots, np.int64)
-        self.n_prompt = np.zeros(n_slots, np.int64)
-        self.index = np.zeros(n_slots, np.int64)
-        self.active = np.zeros(n_slots, bool)
-        self.stopped = np.zeros(n_slots, bool)
-        self.draws: list[np.random.Generator | None] = [None] * n_slots
-
-    def fill(self, slot: int, pending: _Pending, n_cached: int) -> None:
-        n = len(pending.tokens)
-        self.tokens[slot, :n] = pending.tokens
-        self.n_known[slot] = self.n_prompt[slot] = n
-        self.n_cached[slot] = n_cached
-        self.index[slot] = pending.index
-        self.active[slot] = True
-        self.stopped[slot] = False
-        self.draws[slot] = None
-
-    def append(self, slots: np.ndarray, tokens: np.ndarray) -> None:
-        self.tokens[slots, self.n_known[slots]] = tokens
-        self.n_known[slots] += 1
+def _work(number: int, worker: Worker, inbox, outbox, stop, max_new_tokens: int, sampling: Sampling) -> None:
+    """A worker's thread: its results go to `outbox` as (number, result), then (number, None), or the error that ended it."""
+    try:
+        worker.run(inbox, lambda result: outbox.put((number, result)), stop, max_new_tokens, sampling)
+    except BaseException as error:  # not handled here: handed to the caller's thread, which raises it
+        outbox.put((number, error))
+    else:
+        outbox.put((number, None))
 
 
-def _fit(todo: np.ndarray, n_batch: int) -> np.ndarray:
-    """How many tokens of each slot go into a batch of `n_batch`: one for each that has any, then the first ones' rest."""
-    first = np.minimum(todo, 1)
-    rest = todo - first
-    room = n_batch - int(first.sum())
-    before = np.cumsum(rest) - rest
-    return first + np.clip(room - before, 0, rest)
+def _share(n: int, n_workers: int, number: int) -> int:
+    """Worker `number`'s part of `n`, as equal as whole numbers allow and at least 1."""
+    return max(1, n // n_workers + (number < n % n_workers))
+
+
+def _keeps_history(model: Model) -> bool:
+    """Whether a sequence's tail can be dropped and its beginning used again: not with recurrent or sliding-window memory."""
+    lib = model.lib
+    return not (
+        lib.llama_model_is_recurrent(model.handle) or lib.llama_model_is_hybrid(model.handle) or lib.llama_model_n_swa(model.handle)
+    )
 
 
 def default_slots(model: Model, n_ctx: int) -> int:
