@@ -46,14 +46,14 @@ def differs_by_design(text: str, lowercase_wordpiece: bool) -> bool:
     """Whether llama.cpp is known to tokenize `text` otherwise, with no GGUF setting that could change it.
 
     When a WordPiece vocabulary strips accents, transformers removes non-spacing marks (Mn) only; llama.cpp also
-    removes spacing marks (Mc: vowel signs of Indic scripts) and the vowels of decomposed Hangul. And a run of
-    over 100 characters is [UNK] in transformers only.
+    removes spacing marks (Mc: vowel signs of Indic scripts) and the vowels of decomposed Hangul. U+0085 is dropped
+    by transformers and white space to llama.cpp. A run of over 100 characters is [UNK] in transformers only.
     """
     if not lowercase_wordpiece:
         return False
     decomposed = unicodedata.normalize("NFD", text)
     marks = any(unicodedata.category(c) == "Mc" or "\u1160" <= c <= "\u11ff" for c in decomposed)
-    return marks or any(len(word) > 100 for word in text.split())
+    return marks or "\x85" in text or any(len(word) > 100 for word in text.split())
 
 
 def token_id_mismatches(
@@ -98,9 +98,15 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def gguf_logits(model: Model, tokens: Sequence[int], *, n_threads: int | None = None) -> np.ndarray:
-    """Logits of every position of one sequence: float32 (n_tokens, n_vocab)."""
+    """Logits of every position of one sequence: float32 (n_tokens, n_vocab).
+
+    Keys and values are kept in float32, where a context by default has float16: the weights are on trial here.
+    """
     lib, n = model.lib, len(tokens)
-    with model.context(n_ctx=max(n, 32), n_batch=max(n, 32), n_ubatch=max(n, 32), n_threads=n_threads) as context:
+    room = max(n, 32)
+    sizes = {"n_ctx": room, "n_batch": room, "n_ubatch": room}
+    exact = {"type_k": lib.GGML_TYPE_F32, "type_v": lib.GGML_TYPE_F32, "flash_attn_type": 0}
+    with model.context(n_threads=n_threads, **sizes, **exact) as context:
         batch = lib.llama_batch_init(n, 0, 1)
         try:
             batch.n_tokens = n

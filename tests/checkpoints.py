@@ -1,0 +1,128 @@
+"""Tiny random checkpoints with tokenizers trained on the spot, for the tests of convert/."""
+
+from pathlib import Path
+
+CORPUS = [
+    "User identity: film lover, parent, cyclist; User interests: jazz, slow cinema, Thai food",
+    "The council approves a new tram line after ten years of debate.",
+    "I've seen that you're right; he'd say it's 1,024 or 3.14159, won't he?",
+    "Привет мир, καλημέρα κόσμε, 中文分词 日本語のテキスト 한국어",
+    "def add(a, b):\n    return a + b\n\n\n\t# tabs\tand  spaces",
+    "emoji 🚀 ✅ and accents: é è ñ ü ß",
+] * 4
+
+# Beyond the probe texts of parity.py: pieces that look like special tokens, and odd white space.
+ADVERSARIAL_TEXTS = [
+    "<|end|>",
+    "a<|end|>b <|begin|> c",
+    "  \n\n  \t x  \r\n ",
+    "don't DON'T 'tis y'all'd've",
+    "１２３ ₁₂₃ Ⅳ 四",
+    "e\u0301 \u00e9 \u212b ﬁ",
+    "\u2028line\u2029paragraph\u0085next",
+    "\ufeffbom \u200d joiner",
+    "…—–‘’“”«»",
+    "🏴\U000e0067\U000e0062 family 👨‍👩‍👧",
+]
+
+
+def train_bpe(directory: Path, n_vocab: int = 400) -> None:
+    """A byte-level BPE of GPT-2's structure, with BOS and EOS, saved as transformers saves it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=n_vocab,
+        special_tokens=["<|begin|>", "<|end|>", "<|pad|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", pair="<|begin|> $A <|begin|> $B", special_tokens=[("<|begin|>", 0)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|pad|>"
+    ).save_pretrained(directory)
+
+
+def train_wordpiece(directory: Path, n_vocab: int = 300) -> None:
+    """An uncased WordPiece of BERT's structure, saved as transformers saves it."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=n_vocab, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", special.index("[CLS]")), ("[SEP]", special.index("[SEP]"))],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        mask_token="[MASK]",
+    ).save_pretrained(directory)
+
+
+def save_llama(directory: Path, *, tied: bool = True, n_kv_heads: int = 2, **overrides: object) -> Path:
+    """A random two-layer Llama, 64 wide, four heads; weights as large as trained ones, so that errors show."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(7)
+    train_bpe(directory)
+    settings = {
+        "vocab_size": 400,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": n_kv_heads,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": tied,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+        "initializer_range": 0.2,
+    } | overrides
+    model = LlamaForCausalLM(LlamaConfig(**settings))
+    for name, parameter in model.named_parameters():
+        if "norm" in name:  # ones would hide a swapped norm
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    model.save_pretrained(directory)
+    return directory
+
+
+def save_bert(directory: Path) -> Path:
+    """A random two-layer BERT, 64 wide, four heads."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(7)
+    train_wordpiece(directory)
+    config = BertConfig(
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    model = BertModel(config)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(directory)
+    return directory
