@@ -82,7 +82,8 @@ def test_neighbors_are_counted_once_each():
     neighbors = (np.array([7, 7, 8]), np.array([7]), np.array([8, 9]), np.array([1]), np.array([], np.int64))
     reasoner = Reasoner(evidence(item_vectors=None, neighbor_items=neighbors))
     assert reasoner.reason(7).text == "2 of 5 similar users took it"
-    assert reasoner.reason(9).text == "1 of 5 similar users took it"
+    assert reasoner._neighbors(9).text == "1 of 5 similar users took it"
+    assert reasoner.reason(9).kind == "popular"
 
 
 def test_interest_is_named_only_if_all_its_words_occur():

@@ -193,8 +193,9 @@ class Reasoner:
             return None
         # "Similar", not "most similar": of users with the same history the neighbour list names one.
         who = "a similar user" if n_neighbors == 1 else f"{n_took} of {n_neighbors} similar users"
-        reference = np.sort(self._neighbor_counts[self.reference])
-        return Reason("neighbors", f"{who} took it", _tail_share(reference, n_took))
+        tail = _tail_share(np.sort(self._neighbor_counts[self.reference]), n_took)
+        # One of several is chance, however few items the neighbours took: used only where nothing else is telling.
+        return Reason("neighbors", f"{who} took it", max(tail, 2 * MAX_TAIL_SHARE) if n_took == 1 < n_neighbors else tail)
 
     def _category(self, item: int) -> Reason | None:
         """Shared category, measured by how much commoner it is in the history than it has to be: its share of the catalogue."""
