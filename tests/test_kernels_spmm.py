@@ -23,7 +23,7 @@ def test_spmm_agrees_with_the_reference(n_rows, n_cols, dim):
 
 
 def test_spmm_gives_the_same_bits_at_any_number_of_threads():
-    matrix = random_csr(3001, 700, 0.05)
+    matrix = random_csr(3001, 700, 0.05)  # large enough to be shared out
     dense = np.random.default_rng(2).standard_normal((700, 37), dtype=np.float32)
     one = native.spmm(matrix, dense, n_threads=1)
     for n_threads in (2, 3, 8):

@@ -54,7 +54,7 @@ def test_equal_items_tie_wherever_they_fall_in_a_panel():
 
 def test_topk_gives_the_same_bits_at_any_number_of_threads():
     rng = np.random.default_rng(5)
-    users, items = (rng.standard_normal((n, 20), dtype=np.float32) for n in (501, 777))
+    users, items = (rng.standard_normal((n, 20), dtype=np.float32) for n in (501, 777))  # large enough to be shared out
     one = native.topk(users, items, 7, n_threads=1)
     for n_threads in (2, 5):
         other = native.topk(users, items, 7, n_threads=n_threads)

@@ -8,6 +8,8 @@
 #include "clones.h"
 
 #define ROWS_PER_TASK 256
+/* Below this many multiplications waking the threads costs more than they save. */
+#define SMALL_WORK 500000
 
 /* N_VECS vectors of 8 columns at once. */
 #define STRIP(N_VECS)                                                                       \
@@ -48,7 +50,8 @@ int32_t reclm_spmm_f32(int64_t n_rows, int64_t dim, const int64_t *indptr, const
 {
     if (n_rows < 0 || dim < 0 || n_threads < 1) return RECLM_ERR_SIZE;
     const int64_t n_tasks = (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
-#pragma omp parallel for schedule(dynamic, 4) num_threads(n_threads)
+    const int worth_it = n_rows > 0 && (indptr[n_rows] + n_rows) * dim > SMALL_WORK;
+#pragma omp parallel for schedule(dynamic, 4) num_threads(n_threads) if (worth_it)
     for (int64_t task = 0; task < n_tasks; task++) {
         const int64_t first = task * ROWS_PER_TASK;
         const int64_t last = first + ROWS_PER_TASK < n_rows ? first + ROWS_PER_TASK : n_rows;

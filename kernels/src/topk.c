@@ -12,6 +12,9 @@
 #include "../include/reclm_kernels.h"
 #include "clones.h"
 
+/* Below this many multiplications waking the threads costs more than they save. */
+#define SMALL_WORK 2000000
+
 enum { PANEL = 2 * LANES, TILE = 6 };
 
 typedef struct {
@@ -163,7 +166,8 @@ int32_t reclm_topk_f32(int64_t n_queries, int64_t n_candidates, int64_t dim, int
                        candidates, seen_indptr, seen_indices, out_ids, out_scores};
     const int64_t n_tiles = (n_queries + TILE - 1) / TILE;
     int failed = 0;
-#pragma omp parallel num_threads(n_threads)
+    const int worth_it = n_queries * n_candidates * (dim + 1) > SMALL_WORK;
+#pragma omp parallel num_threads(n_threads) if (worth_it)
     {
         float *packed = malloc((size_t)(dim * TILE + 1) * sizeof *packed);
         entry_t *heaps = malloc((size_t)(TILE * k) * sizeof *heaps);

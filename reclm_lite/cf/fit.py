@@ -41,6 +41,7 @@ TRAINED = ("biasmf", "lightgcn")
 PRESETS = ("default", "paper")
 DIM = 32
 TOWER_EPOCHS = 6
+STEPS_PER_EPOCH = 20
 
 # progress(done, total, note)
 Progress = Callable[..., None]
@@ -48,10 +49,11 @@ Progress = Callable[..., None]
 
 @dataclass(frozen=True)
 class Preset:
-    """config: how to train. layer_weights, min_id_interactions: see LightGCN and ResidualEncoder."""
+    """config: how to train. layer_weights, items_propagated, min_id_interactions: see LightGCN and ResidualEncoder."""
 
     config: TrainConfig
     layer_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
+    items_propagated: bool = False
     min_id_interactions: int = 5
 
 
@@ -61,7 +63,9 @@ PRESET_SETTINGS: dict[tuple[str, str], Preset] = {
     ("default", "biasmf"): Preset(
         TrainConfig(rate=5e-3, n_negatives=32, epochs=30, patience=3, l2_tables=1e-5), min_id_interactions=1
     ),
-    ("default", "lightgcn"): Preset(TrainConfig(rate=1e-2, n_negatives=32, epochs=30, patience=3), (0.5, 0.5)),
+    ("default", "lightgcn"): Preset(
+        TrainConfig(rate=1e-2, n_negatives=32, epochs=30, patience=3), (1 / 3, 1 / 3, 1 / 3), items_propagated=True
+    ),
 }
 
 
@@ -193,6 +197,9 @@ def fit_arrays(
     if epochs is not None:
         config = dataclasses.replace(config, epochs=epochs)
     split = inputs.split
+    if preset == "default":
+        # A small data set needs as many steps as a large one.
+        config = dataclasses.replace(config, batch_size=int(np.clip(split.train.nnz // STEPS_PER_EPOCH, 64, config.batch_size)))
     validate = validator(split)
     report = _Reporter(progress, config.epochs)
     build = _Builder(inputs, model, preset, settings, n_threads)
@@ -256,11 +263,14 @@ class _Builder:
         if self.model == "biasmf":
             return BiasMF(encoder)
         graph = Graph(interactions, self_loops=self.preset == "paper", n_threads=self.n_threads)
-        return LightGCN(encoder, graph, layer_weights=settings.layer_weights, drops_targets=self.preset == "default")
+        return LightGCN(
+            encoder, graph, layer_weights=settings.layer_weights, items_propagated=settings.items_propagated,
+            drops_targets=self.preset == "default",
+        )  # fmt: skip
 
 
 def _tower_config(config: TrainConfig, epochs: int) -> TrainConfig:
-    return dataclasses.replace(config, rate=1e-3, epochs=epochs, patience=None, l2_tables=0.0)
+    return dataclasses.replace(config, rate=5e-3, epochs=epochs, patience=None, l2_tables=0.0)
 
 
 def _make_tower(inputs: Inputs, base: Vectors) -> ProfileTower:

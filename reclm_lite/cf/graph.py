@@ -13,13 +13,17 @@ from ..kernels import native
 
 
 class Graph:
-    """Normalised bipartite adjacency of interactions: CSR (n_users, n_items) of ones, float32."""
+    """Normalised bipartite adjacency of interactions: CSR (n_users, n_items) of ones, float32.
+
+    item_is_known: bool (n_items, 1), items with an edge.
+    """
 
     def __init__(self, interactions: sp.csr_matrix, *, self_loops: bool = False, n_threads: int | None = None):
         n_users, n_items = interactions.shape
         loops = 1.0 if self_loops else 0.0
         degree_u = np.diff(interactions.indptr) + loops
         degree_i = np.bincount(interactions.indices, minlength=n_items) + loops
+        self.item_is_known = (degree_i > loops)[:, None]
         scale_u = 1.0 / np.sqrt(np.maximum(degree_u, 1.0))
         scale_i = 1.0 / np.sqrt(np.maximum(degree_i, 1.0))
         rows = np.repeat(np.arange(n_users), np.diff(interactions.indptr))

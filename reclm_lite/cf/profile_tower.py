@@ -45,6 +45,10 @@ class ProfileTower:
             params |= self.of_users.init(rng, self.dim)
             if self.against is not None:
                 params |= self.against.init(rng, self.dim)
+                if self.against.text.shape[1] == self.of_users.text.shape[1]:
+                    # One text space: with equal weights the first score is a similarity of texts, not chance.
+                    for part in ("w1", "b1", "w2", "b2"):
+                        params[f"text.{part}"] = params[f"user_profile.{part}"].copy()
             else:
                 params["item_id"] = layers.init_table(rng, len(self.base[1]), self.dim)
         if self.of_items is not None:

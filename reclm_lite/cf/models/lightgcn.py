@@ -12,7 +12,8 @@ from ..layers import Params
 
 
 class LightGCN:
-    """layer_weights: one for each layer, the first vectors' first. items_propagated: whether items' vectors are, too.
+    """layer_weights: one for each layer, the first vectors' first. items_propagated: whether items' vectors are, too;
+    an item without training interactions keeps its first vector then, which propagation would merely shrink.
 
     drops_targets: a training batch is propagated on the graph less the batch's own edges, so that a
     score is earned from other interactions, as it has to be at test.
@@ -38,13 +39,14 @@ class LightGCN:
         graph = self.graph if targets is None or not self.drops_targets else self.graph.without(targets)
         final_users, final_items = graph.propagate(users, items, self.layer_weights)
         cache["graph"] = graph
-        return final_users, final_items if self.items_propagated else items, bias, cache
+        if not self.items_propagated:
+            return final_users, items, bias, cache
+        return final_users, np.where(self.graph.item_is_known, final_items, items), bias, cache
 
     def backward(
         self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
     ) -> Params:
-        through = d_items if self.items_propagated else np.zeros_like(d_items)
+        through = d_items * self.graph.item_is_known if self.items_propagated else np.zeros_like(d_items)
         d_first_users, d_first_items = cache["graph"].propagate(d_users, through, self.layer_weights)
-        if not self.items_propagated:
-            d_first_items += d_items
+        d_first_items += d_items - through
         return self.encoder.backward(params, cache, d_first_users, d_first_items, d_bias)
