@@ -182,10 +182,16 @@ def test_page_states_the_evaluation_and_the_data(ws):
 def test_headline_names_the_best_and_says_where_intervals_overlap(ws):
     facts = gather(ws, evaluation=EVALUATION)
     text = re.sub(r"<[^>]+>", "", headline(facts)).replace("\u00a0", " ")
-    assert "LightGCN + user profiles ranks best of 2 models: NDCG@20 0.1550 (95 % interval 0.1395 to 0.1705)" in text
-    assert "beside 0.0600 for popularity." in text
+    assert "LightGCN + user profiles ranks best of 2 models, with NDCG@20 0.1550 (95 % interval 0.1395 to 0.1705)" in text
+    assert "beside 0.0600 of popularity." in text
     assert "Profiles raise LightGCN from 0.1100 to 0.1550 by 41 %." in text
     assert "There, profiles lower LightGCN from 0.1000 to 0.0950 by 5 % (the intervals overlap)." in text
+
+
+def test_headline_says_when_popularity_is_better(ws):
+    facts = gather(ws, evaluation={"rows": [row("lightgcn", recall=0.1), row("popularity", recall=0.2)]})
+    text = re.sub(r"<[^>]+>", "", headline(facts)).replace("\u00a0", " ")
+    assert text == "Over all candidates, LightGCN reaches NDCG@20 0.0500 (95 % interval 0.0450 to 0.0550), below the 0.1000 of popularity."
 
 
 def test_coverage_counts_distinct_items(ws):

@@ -80,13 +80,14 @@ def headline(facts: Facts) -> str:
         best = tables.best_row(models or group, HEADLINE_METRIC)
         if best is None:
             continue
-        text = (
-            f"{where}, <strong>{escape(tables.model_label(best))}</strong> ranks best of "
-            f"{_plural(len(models or group), 'model')}: {tables.metric_label(HEADLINE_METRIC)} {_value(best)}"
-        )
+        n_models = len(models or group)
+        verb = f"ranks best of {n_models:,} models, with" if n_models > 1 else "reaches"
+        name = f"<strong>{escape(tables.model_label(best))}</strong>"
+        text = f"{where}, {name} {verb} {tables.metric_label(HEADLINE_METRIC)} {_value(best)}"
         reference = next((row for row in group if row["model"] == "popularity" and row is not best), None)
         if reference is not None and setting == "full":
-            text += f", beside {reference[HEADLINE_METRIC]:.4f} for popularity{_overlap(best, reference)}"
+            beside = "beside" if best[HEADLINE_METRIC] >= reference[HEADLINE_METRIC] else "<strong>below</strong> the"
+            text += f", {beside} {reference[HEADLINE_METRIC]:.4f} of popularity{_overlap(best, reference)}"
         sentences.append(text + ".")
         effect = _profile_effect(models)
         if effect:
@@ -195,7 +196,7 @@ def _person(person: Person) -> str:
         f"<li>{escape(item.title)}<span>{escape(item.reason)}</span></li>" for item in person.recommendation.items
     )
     return (
-        f'<article class="person"><h3>{escape(person.user)}</h3>'
+        f'<article class="person"><h3>User {escape(person.user)}</h3>'
         f'<p class="note">{escape(person.recommendation.note)}</p>'
         f'<div class="halves"><div><h4>Took ({person.n_history:,})</h4>{history}'
         f"<h4>Profile</h4>{_profile(person)}</div>"
