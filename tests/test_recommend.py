@@ -260,7 +260,7 @@ def test_words_without_item_vectors_name_the_command(ws):
 
 
 def test_the_document_is_json_with_the_promised_keys(ws):
-    document = json.loads(json.dumps(recommend(ws, "u0", k=2).as_dict(), allow_nan=False))
+    document = json.loads(json.dumps(recommend(ws, "u0", k=2).as_json(), allow_nan=False))
     assert set(document) >= {"user", "items", "basis"} and document["user"] == "u0"
     assert all(set(item) >= {"item", "title", "score"} for item in document["items"])
 

@@ -56,7 +56,7 @@ class Recommendation:
     basis: str
     note: str
 
-    def as_dict(self) -> dict:
+    def as_json(self) -> dict:
         """The document that `reclm recommend --json` prints."""
         items = [{"item": i.item, "title": i.title, "score": i.score, "reason": i.reason} for i in self.items]
         return {"user": self.user, "items": items, "basis": self.basis, "note": self.note}
