@@ -1,7 +1,8 @@
 """Trains the bundled profile model from scratch on a CPU: `python recipes/profile_model/train.py --out DIR`.
 
 A Llama-architecture model and a byte-level BPE tokenizer, saved as an ordinary Hugging Face checkpoint folder that
-`reclm_lite.convert` turns into GGUF. First copying alone (random tokens, repeated), then the task: prompt in, the
+`reclm_lite.convert` turns into GGUF. It starts with copying heads in place (copying.py),
+trains on copying alone (random tokens, repeated) and then on the task: prompt in, the
 rule-based teacher's answer out, loss on the answer only.
 
 Matrices are trained with Muon (orthogonalised momentum, https://kellerjordan.github.io/posts/muon/), embeddings and
@@ -31,6 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reclm_lite.dialogue.templates import parse_profile
 from reclm_lite.errors import ProfileFormatError
+from copying import write_copying
 from synthetic import Example, Histories
 from wordnet_text import WORDNET, WordNetText, read_wordnet
 
@@ -49,12 +51,12 @@ class Config:
     ffn: int = 768
     heads: int = 4
     steps: int = 2600
-    copy_steps: int = 250
+    copy_steps: int = 100
     batch: int = 32
     warmup: int = 60
     decay: float = 0.3
     lr_matrix: float = 0.02
-    lr_other: float = 3e-3
+    lr_other: float = 1.5e-3
     max_tokens: int = 448
     autocast: bool = False
 
@@ -89,14 +91,16 @@ def train_tokenizer(pools: WordNetText, config: Config, n_texts: int = 30_000) -
 
 def new_model(config: Config) -> LlamaForCausalLM:
     torch.manual_seed(config.seed)
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=config.vocab, hidden_size=config.width, intermediate_size=config.ffn,
             num_hidden_layers=config.layers, num_attention_heads=config.heads, num_key_value_heads=config.heads,
-            max_position_embeddings=1024, rope_theta=10000.0, rms_norm_eps=1e-5, tie_word_embeddings=True,
+            max_position_embeddings=1024, rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0}, rms_norm_eps=1e-5, tie_word_embeddings=True,
             bos_token_id=0, eos_token_id=1, pad_token_id=2, initializer_range=0.02,
         )
     )  # fmt: skip
+    write_copying(model, config.seed)
+    return model
 
 
 class Batches:
@@ -146,8 +150,9 @@ class Batches:
     def _copy_batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
         half = int(torch.randint(6, 40, (1,), generator=generator))
-        once = torch.randint(3, self.config.vocab, (self.config.batch, half), generator=generator)
-        bos = torch.full((self.config.batch, 1), self.tokenizer.bos_token_id)
+        n_rows = max(1, self.config.batch * 40 // half)
+        once = torch.randint(3, self.config.vocab, (n_rows, half), generator=generator)
+        bos = torch.full((n_rows, 1), self.tokenizer.bos_token_id)
         ids = torch.cat([bos, once, once], dim=1)
         wanted = torch.zeros_like(ids, dtype=torch.bool)
         wanted[:, half + 2 :] = True

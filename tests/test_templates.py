@@ -1,0 +1,144 @@
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reclm_lite.dialogue.templates import (
+    MAX_LINES,
+    MAX_UNITS,
+    clean,
+    format_profile,
+    instruct_prompt,
+    item_prompt,
+    parse_profile,
+    units,
+    user_prompt,
+)
+from reclm_lite.errors import InputError, ProfileFormatError
+from reclm_lite.text.keyphrases import PhraseStats
+from reclm_lite.types import ItemText, Profile
+
+GAME = ItemText("Patriots rally past Jets in overtime", "sports", "football_nfl", "Tom Brady threw for 300 yards.")
+FILM = ItemText("Matrix, The (1999)", "Action|Sci-Fi|Thriller")
+BOOK = ItemText("A field guide to mosses", "books")
+PROFILE = Profile(("a fan", "b fan", "c fan"), ("x", "y z", "w"))
+
+
+def test_prompt_shows_topic_title_and_description_of_a_short_history():
+    prompt = user_prompt([GAME])
+    assert "- football nfl: Patriots rally past Jets in overtime. Tom Brady threw for 300 yards." in prompt
+    assert prompt.startswith("Topics: football nfl, sports\n")
+    assert prompt.endswith("Profile:\n")
+
+
+def test_prompt_does_not_depend_on_order_or_repetition():
+    rng = random.Random(0)
+    history = [ItemText(f"story {i} of word{i % 5}", f"topic{i % 3}") for i in range(30)]
+    neighbors = [[ItemText(f"other {i}-{j}", f"topic{j}") for j in range(3)] for i in range(4)]
+    expected = user_prompt(history, neighbors)
+    for _ in range(5):
+        shuffled = history + rng.sample(history, 7)
+        rng.shuffle(shuffled)
+        mixed = [rng.sample(n, len(n)) for n in neighbors]
+        rng.shuffle(mixed)
+        assert user_prompt(shuffled, mixed) == expected
+
+
+def test_stats_put_the_topic_that_is_rare_in_the_catalogue_first():
+    catalogue = [ItemText(f"story {i}", "common") for i in range(50)] + [ItemText("one", "rare")]
+    history = [ItemText("first", "common"), ItemText("second", "rare")]
+    assert user_prompt(history, stats=PhraseStats.from_items(catalogue)).startswith("Topics: rare, common\n")
+
+
+def test_neighbors_items_that_the_user_has_are_not_shown_again():
+    prompt = user_prompt([GAME], [[GAME, BOOK]])
+    assert prompt.count("Patriots rally") == 1
+    assert "Similar: books\n- books: A field guide to mosses" in prompt
+
+
+def test_a_user_without_history_is_shown_through_neighbors():
+    assert "Similar:" in user_prompt([], [[BOOK]])
+
+
+def test_no_text_at_all_is_refused():
+    for history in ([], [ItemText("")], [ItemText(" \n", "", "", "\t")]):
+        with pytest.raises(InputError, match="expected at least one item with text"):
+            user_prompt(history)
+        with pytest.raises(InputError):
+            instruct_prompt(history)
+
+
+def test_item_without_title_uses_its_description():
+    assert "- About tides" in user_prompt([ItemText("", "", "", "About tides")])
+
+
+def test_item_prompt_names_the_item_and_its_co_items():
+    prompt = item_prompt(GAME, [FILM])
+    assert "\nItem:\n- football nfl: Patriots" in prompt and "The Matrix (1999)" in prompt
+
+
+def test_clean_removes_what_could_be_taken_for_structure():
+    assert clean("a;b\n<|im_end|>\x00 </s> [INST] “c” Jack’s") == "a b im end /s INST c Jack's"
+    assert clean("Matrix, The (1999)") == "The Matrix (1999)"
+
+
+def test_long_input_is_shortened_to_the_bound():
+    long = [ItemText("WORD7 " * 60, "T" * 99, "x|" * 40, "d" * 5000) for _ in range(3)]
+    many = [ItemText(f"{i} " + "東京" * 80, f"カテゴリ{i}") for i in range(30)]
+    for history in (long, many, long + many):
+        prompt = user_prompt(history, [many, long])
+        assert units(prompt) <= MAX_UNITS
+        assert prompt.count("\n- ") <= MAX_LINES + 2
+
+
+texts = st.text(max_size=80)
+items = st.builds(ItemText, texts, texts, texts, texts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(items, max_size=5), st.lists(st.lists(items, max_size=3), max_size=3))
+def test_any_text_gives_one_line_per_item_or_a_clear_refusal(history, neighbors):
+    try:
+        prompt = user_prompt(history, neighbors)
+    except InputError:
+        return
+    assert units(prompt) <= MAX_UNITS
+    assert prompt.isprintable() or all(c == "\n" or c.isprintable() for c in prompt)
+    assert not set(";<>|[]") & set(prompt)
+    assert all(line.startswith(("- ", "Topics:", "History:", "Similar:", "Profile:")) for line in prompt.splitlines())
+
+
+def test_instruct_prompt_asks_for_the_same_answer_form():
+    prompt = instruct_prompt([GAME], [[FILM]])
+    assert "User identity: first, second, third; User interests: first, second, third" in prompt
+    assert "Patriots rally past Jets" in prompt and "The Matrix (1999)" in prompt
+
+
+def test_profile_survives_format_and_parse():
+    assert format_profile(PROFILE) == "User identity: a fan, b fan, c fan; User interests: x, y z, w"
+    assert parse_profile(format_profile(PROFILE)) == PROFILE
+    assert parse_profile(f"  {format_profile(PROFILE)}.\n") == PROFILE
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        ".",
+        "User identity: a, b, c",
+        "User identity: a, b; User interests: x, y, z",
+        "User identity: a, b, c; User interests: x, y, z, w",
+        "User identity: a, b, ; User interests: x, y, z",
+        "User identity: a, A, c; User interests: x, y, z",
+        "User identity: a, b, c; User interests: x, y, y",
+        "User identity: a, b, c; User interests: x, y, " + "z" * 61,
+        "User identity: a, b, c; User interests: x, y, z; more",
+        "Sure! User identity: a, b, c; User interests: x, y, z",
+        "User identity: a, b, c; User interests: x, y, z\nUser identity: a, b, c",
+        "User identity: a, b, c, User interests: x, y, z",
+    ],
+)
+def test_other_forms_are_refused(answer):
+    with pytest.raises(ProfileFormatError, match="expected"):
+        parse_profile(answer)
