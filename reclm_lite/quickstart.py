@@ -140,7 +140,9 @@ def _evaluate(ws: Workspace, console) -> dict:
     from .report.tables import models_table
 
     result = evaluate_workspace(ws)
-    console.print(models_table(result["rows"]))
+    for table in models_table(result):
+        console.print(table)
+        console.print()
     return result
 
 

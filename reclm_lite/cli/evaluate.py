@@ -9,9 +9,10 @@ from ._options import common, json_option, print_json, progress_bar, say, worksp
 
 @click.command("evaluate")
 @workspace_option
+@click.option("--ci95", is_flag=True, help="Add 95 % intervals (bootstrap over users).")
 @json_option
 @common
-def command(root: Path, as_json: bool) -> None:
+def command(root: Path, as_json: bool, ci95: bool) -> None:
     """Measure Recall and NDCG at 20 and 40 of every fitted model, beside random and popularity.
 
     Setting `full`: all items with training interactions, what the user has seen is excluded.
@@ -25,7 +26,7 @@ def command(root: Path, as_json: bool) -> None:
     from ..workspace import Workspace
 
     with Workspace.open(root) as ws, progress_bar("evaluating") as update:
-        result = evaluate_workspace(ws, progress=update)
+        result = evaluate_workspace(ws, ci95=ci95, progress=update)
     for model in result.get("stale", []):
         say(f"left out: {model['model']} ({model['reason']})")
     if as_json:
@@ -35,4 +36,7 @@ def command(root: Path, as_json: bool) -> None:
 
     from ..report.tables import models_table
 
-    Console().print(models_table(result["rows"]))
+    console = Console()
+    for table in models_table(result):
+        console.print(table)
+        console.print()
