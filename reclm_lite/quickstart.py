@@ -33,7 +33,7 @@ def run_quickstart(root: Path, *, n_threads: int | None = None) -> Path:
         console.print(_verdict(result))
         from .report import write_report
 
-        page = write_report(ws, None)
+        page = write_report(ws, evaluation=result)
     total = time.perf_counter() - started
     spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
     console.print(f"\n[dim]{total:.0f} s in all ({spent})[/]", highlight=False)
@@ -139,7 +139,7 @@ def _evaluate(ws: Workspace, console) -> dict:
     from .evaluate.settings import evaluate_workspace
     from .report.tables import models_table
 
-    result = evaluate_workspace(ws)
+    result = evaluate_workspace(ws, ci95=True)
     for table in models_table(result):
         console.print(table)
         console.print()
