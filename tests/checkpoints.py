@@ -1,5 +1,6 @@
 """Tiny random checkpoints with tokenizers trained on the spot, for the tests of convert/."""
 
+import json
 from pathlib import Path
 
 CORPUS = [
@@ -125,4 +126,12 @@ def save_bert(directory: Path) -> Path:
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(directory)
+    # What sentence-transformers puts beside a model.
+    (directory / "1_Pooling").mkdir()
+    pooling = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    modules = [("", "models.Transformer"), ("1_Pooling", "models.Pooling"), ("2_Normalize", "models.Normalize")]
+    (directory / "modules.json").write_text(
+        json.dumps([{"idx": i, "path": path, "type": kind} for i, (path, kind) in enumerate(modules)])
+    )
     return directory
