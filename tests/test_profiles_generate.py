@@ -1,5 +1,6 @@
 """A run of `reclm profile`: each prompt once, nothing lost, nothing of a person's overwritten."""
 
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this
 from profile_workspace import FakeEngine, make_workspace, matrix, store_split
 from tiny_llama import write_tiny_llama
 
-from reclm_lite.errors import InputError, ModelError
+from reclm_lite.errors import InputError, ModelError, WorkspaceError
 from reclm_lite.profiles import generate, store
 from reclm_lite.profiles.generate import Interrupted, run_profiles
 
@@ -218,6 +219,23 @@ def one_by_one(self, prompts, *, max_new_tokens, sampling):
     for index, prompt in enumerate(prompts):
         type(self).asked.append(prompt)
         yield GenerationResult(index, self.answer(prompt, sampling), 5, 5, "stop")
+
+
+def test_full_disk_is_told_and_what_was_stored_stays(ws, gguf, engine, monkeypatch):
+    real, calls = store.put_generation, []
+
+    def put(ws, generation):
+        calls.append(generation)
+        if len(calls) == 3:
+            raise sqlite3.OperationalError("database or disk is full")
+        real(ws, generation)
+
+    monkeypatch.setattr(store, "put_generation", put)
+    with pytest.raises(WorkspaceError, match="disk is full"):
+        run_profiles(ws, "users", model=gguf)
+    assert ws.db.execute("SELECT COUNT(*) FROM generations").fetchone() == (2,)
+    monkeypatch.setattr(store, "put_generation", real)
+    assert run_profiles(ws, "users", model=gguf).n_generated == 3
 
 
 def test_progress_ends_at_the_total(ws, gguf, engine):

@@ -9,6 +9,7 @@ once more with a seeded draw, and, if that fails too, leaves the profile `invali
 import contextlib
 import hashlib
 import logging
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ..errors import InputError, ProfileFormatError, ReclmError
+from ..errors import InputError, ProfileFormatError, ReclmError, WorkspaceError
 from ..workspace import Workspace
 from . import store
 from .prompts import NEIGHBORS_MISSING, NO_HISTORY, NO_TEXT, ProfileInputs, build_item_prompts, build_user_prompts, load_inputs
@@ -127,9 +128,15 @@ def run_profiles(
                     f"profiling was interrupted: {run.summary.n_generated:,} new generations are stored; "
                     f"run `reclm profile {one}s -w {ws.root}` again to go on from there"
                 ) from stop
+            except sqlite3.OperationalError as error:
+                raise WorkspaceError(
+                    f"{ws.db_path} could not be written ({error}): what was stored before is whole; "
+                    f"mend that (is the disk full?) and run `reclm profile {one}s -w {ws.root}` again"
+                ) from error
             finally:
-                ws.db.rollback()
-                store.end_job(ws, job, state, run.summary.as_dict())
+                with contextlib.suppress(sqlite3.OperationalError):  # the same full disk; the next run marks the job
+                    ws.db.rollback()
+                    store.end_job(ws, job, state, run.summary.as_dict())
     return run.summary
 
 

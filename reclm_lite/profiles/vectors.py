@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ..dialogue.templates import parse_profile
 from ..errors import MissingArtefactError, ProfileFormatError
-from ..text.vectors import EmbedCounts, Encoder, plain, earlier_arrays, embed_texts, open_encoder
+from ..text.vectors import EmbedCounts, Encoder, earlier_arrays, embed_texts, open_encoder, save_if_changed
 from ..workspace import Workspace
 from . import store
 
@@ -79,9 +79,6 @@ def _embed_side(
     name = artefact_name(side)
     arrays, changed = embed_texts(texts, encoder, earlier_arrays(ws, name, encoder), progress, counts)
     counts.changed[name] = changed
-    ws.save(
-        name,
-        arrays,
-        inputs={"matrices/split": split} if split else {},
-        params={"encoder": plain(encoder.identity), "profiles_digest": profiles_digest(rows), "n_profiles": len(rows)},
-    )
+    inputs = {"matrices/split": split} if split else {}
+    params = {"encoder": encoder.identity, "profiles_digest": profiles_digest(rows), "n_profiles": len(rows)}
+    save_if_changed(ws, name, arrays, changed, inputs, params)

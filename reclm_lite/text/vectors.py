@@ -171,7 +171,17 @@ def embed_items(ws: Workspace, encoder: Encoder | None = None, *, progress: Call
         texts = [item.joined().strip() for item in item_texts(ws)]
         arrays, changed = embed_texts(texts, encoder, earlier_arrays(ws, "vectors/items", encoder), progress, counts)
         counts.changed["vectors/items"] = changed
-        ws.save(
-            "vectors/items", arrays, inputs={"matrices/interactions": fingerprint}, params={"encoder": plain(encoder.identity)}
-        )
+        save_if_changed(ws, "vectors/items", arrays, changed, {"matrices/interactions": fingerprint}, {"encoder": encoder.identity})
     return counts
+
+
+def save_if_changed(
+    ws: Workspace, name: str, arrays: dict[str, np.ndarray], changed: np.ndarray, inputs: dict[str, str], params: dict
+) -> None:
+    """Write an artefact unless the one that is there says the same."""
+    params = plain(params)
+    if not len(changed) and ws.has(name):
+        there = ws.provenance(name, made_by="reclm embed")
+        if there["inputs"] == inputs and there["params"] == params:
+            return
+    ws.save(name, arrays, inputs=inputs, params=params)
