@@ -1,6 +1,7 @@
 """The scheduler: many sequences at once say what each would say alone."""
 
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,39 @@ def test_equal_calls_give_equal_results_in_equal_order(model):
         first = list(engine.generate(prompts(15), max_new_tokens=12))
         second = list(engine.generate(prompts(15), max_new_tokens=12))
     assert first == second
+
+
+def test_two_workers_answer_as_one_does_and_alike_every_time(model):
+    texts = prompts(50)
+    with Engine(model, 1, 8) as engine:
+        assert len(engine.workers) == 1
+        one = run(engine, texts)
+    with Engine(model, 2, 8) as engine:
+        assert [worker.n_slots for worker in engine.workers] == [4, 4]
+        two, again = run(engine, texts), run(engine, texts)
+        assert all(worker.n_decoded_tokens for worker in engine.workers)
+    assert two == again
+    assert sum(a.text != b.text for a, b in zip(one, two)) <= 2
+
+
+def test_error_in_a_worker_reaches_the_caller_and_ends_the_threads(model, monkeypatch):
+    def fail(self, *args):
+        raise ModelError("this worker broke")
+
+    with Engine(model, 2, 4) as engine:
+        monkeypatch.setattr(engine.workers[1], "_step", fail.__get__(engine.workers[1]))
+        with pytest.raises(ModelError, match="broke"):
+            run(engine, prompts(30))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reclm-profiles")]
+
+
+def test_results_that_nobody_waits_for_end_the_threads(model):
+    with Engine(model, 2, 4) as engine:
+        results = engine.generate(prompts(40), max_new_tokens=20)
+        next(results)
+        results.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("reclm-profiles")]
+        assert len(run(engine, prompts(5))) == 5
 
 
 def test_equal_prompts_in_one_call_are_each_answered(model):

@@ -10,9 +10,11 @@ Greedy results are those of one-at-a-time decoding up to float rounding: the sha
 summation, so a near-tie between two tokens can fall the other way. Left out: what prompts say, where texts go.
 """
 
+import functools
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -138,14 +140,15 @@ class Engine:
         outbox: queue.SimpleQueue = queue.SimpleQueue()
         n_open = [0] * len(self.workers)  # prompts dealt out to each worker and not answered yet
         stop = threading.Event()
-        threads = [
-            threading.Thread(target=_work, args=(number, worker, inboxes[number], outbox, stop, max_new_tokens, sampling))
-            for number, worker in enumerate(self.workers)
-        ]
-        for thread in threads:
-            thread.start()
+        pool = ThreadPoolExecutor(len(self.workers), thread_name_prefix="reclm-profiles")
+        futures = []
+        for number, worker in enumerate(self.workers):
+            emit = functools.partial(_put, outbox, number)
+            future = pool.submit(worker.run, inboxes[number], emit, stop, max_new_tokens, sampling)
+            future.add_done_callback(lambda _, emit=emit: emit(None))
+            futures.append(future)
         try:
-            n_running, exhausted = len(threads), False
+            n_running, exhausted = len(futures), False
             while n_running:
                 while not exhausted and any(n < 2 * w.n_slots for n, w in zip(n_open, self.workers)):
                     window = next(windows, None)
@@ -161,9 +164,8 @@ class Engine:
                         for pending in part:
                             inboxes[number].put(pending)
                 number, result = outbox.get()
-                if isinstance(result, BaseException):
-                    raise result
                 if result is None:
+                    futures[number].result()  # raises what ended the worker, if anything did
                     n_running -= 1
                 else:
                     n_open[number] -= 1
@@ -172,8 +174,7 @@ class Engine:
             stop.set()
             for inbox in inboxes:
                 inbox.put(None)
-            for thread in threads:
-                thread.join()
+            pool.shutdown(wait=True)
 
     def _windows(
         self, prompts: Iterable[str], max_new_tokens: int
@@ -196,14 +197,9 @@ class Engine:
             yield refused, [fitting[a:b] for a, b in zip(bounds, [*bounds[1:], len(fitting)])]
 
 
-def _work(number: int, worker: Worker, inbox, outbox, stop, max_new_tokens: int, sampling: Sampling) -> None:
-    """A worker's thread: its results go to `outbox` as (number, result), then (number, None), or the error that ended it."""
-    try:
-        worker.run(inbox, lambda result: outbox.put((number, result)), stop, max_new_tokens, sampling)
-    except BaseException as error:  # not handled here: handed to the caller's thread, which raises it
-        outbox.put((number, error))
-    else:
-        outbox.put((number, None))
+def _put(outbox: queue.SimpleQueue, number: int, result: GenerationResult | None) -> None:
+    """A worker's answer; None: that worker has ended."""
+    outbox.put((number, result))
 
 
 def _share(n: int, n_workers: int, number: int) -> int:
