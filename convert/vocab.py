@@ -6,6 +6,7 @@ refused, and the export proves the result by comparing token ids (`parity.token_
 Left out: SentencePiece and Unigram vocabularies.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,5 +152,7 @@ def write_vocabulary(writer: Any, vocabulary: Vocabulary, directory: Path) -> No
         writer.add_bool(key, flag)
     # `cls` has no key of its own in GGUF: SpecialVocab writes it as BOS.
     kinds = ("bos", "eos", "unk", "sep", "pad", "mask")
+    # It warns of templates for pairs of texts, which llama.cpp never builds.
+    logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
     special = SpecialVocab(directory, vocabulary.model == "gpt2", kinds, n_vocab=len(vocabulary.tokens))
     special.add_to_gguf(writer, quiet=True)

@@ -99,7 +99,10 @@ def test_tensors_and_metadata_are_those_of_llama_cpps_converter(
     assert our_tensors.keys() == their_tensors.keys()
     for name, (type_name, data) in our_tensors.items():
         assert type_name == their_tensors[name][0], name
-        np.testing.assert_array_equal(data, their_tensors[name][1], err_msg=name)
+        if name == "rope_freqs.weight":  # computed, not copied: two float32 powers may differ in the last bit
+            np.testing.assert_allclose(data, their_tensors[name][1], rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(data, their_tensors[name][1], err_msg=name)
 
     ours_only = {"bert.max_tokens"}
     differing = {
