@@ -147,6 +147,9 @@ def test_another_model_makes_its_own_profiles(ws, gguf, engine, tmp_path):
     assert "other.gguf" in store.get_profile(ws, "user", 0).source
     assert run_profiles(ws, "users", model=gguf).n_generated == 0
     assert "tiny.gguf" in store.get_profile(ws, "user", 0).source
+    renamed = tmp_path / "renamed.gguf"
+    renamed.write_bytes(gguf.read_bytes())
+    assert run_profiles(ws, "users", model=renamed).n_generated == 0
 
 
 def test_profiles_of_another_split_are_dropped_but_their_generations_serve_again(ws, gguf, engine):

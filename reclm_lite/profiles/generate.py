@@ -65,7 +65,7 @@ class Summary:
         """The result in words."""
         rate = f" ({self.n_generated / self.seconds:.1f} a second)" if self.n_generated and self.seconds > 0 else ""
         parts = [
-            f"{self.n_ok + self.n_invalid:,} {self.side} profiled by {self.source}: {self.n_ok:,} ok, {self.n_invalid:,} invalid; "
+            f"{self.n_ok + self.n_invalid:,} {self.side} profiled by {self.source.split(',')[0]}: {self.n_ok:,} ok, {self.n_invalid:,} invalid; "
             f"{self.n_distinct_prompts:,} distinct prompts, {self.n_generated:,} generated in {self.seconds:.1f} s{rate}, "
             f"{self.n_from_cache:,} from earlier runs"
         ]
@@ -117,7 +117,7 @@ def run_profiles(
         run = _Run(ws, one, inputs, progress or (lambda done, total: None), fallback)
         with _source(ws, model, n_threads, n_slots, inputs) as source:
             store.forget_other_splits(ws, one, inputs.split_fingerprint)
-            job = store.start_job(ws, f"profile {one}s", {"source": source.identity(GREEDY), "limit": limit})
+            job = store.start_job(ws, f"profile {one}s", {"source": source.label(GREEDY), "limit": limit})
             state = "failed"
             try:
                 run.go(source, idxs, limit, retry_invalid)
@@ -171,6 +171,8 @@ class _Rules:
         del sampling  # a rule has none
         return self._identity
 
+    label = identity
+
     def text_for(self, side: str, idx: int) -> str:
         """The profile of a user or item by rule, or an empty text where the items have no words."""
         from ..dialogue.templates import format_profile
@@ -209,8 +211,9 @@ class _Llm:
         self.instruct = wrap is not None
         self.max_new_tokens = MAX_NEW_TOKENS_INSTRUCT if wrap else MAX_NEW_TOKENS
         self._identity = (
-            f"{path.name} sha256:{sha256}, template {TEMPLATE_VERSION} {wrap.name if wrap else 'compact'}, max {self.max_new_tokens}"
+            f"sha256:{sha256}, template {TEMPLATE_VERSION} {wrap.name if wrap else 'compact'}, max {self.max_new_tokens}"
         )
+        self._name = path.name
         self._make = lambda: Engine(path, n_threads, n_slots, chat=wrap)
         self._engine: Engine | None = None
 
@@ -226,7 +229,12 @@ class _Llm:
             self._engine.close()
 
     def identity(self, sampling: Sampling) -> str:
+        """What decides the answer, and so what generations are addressed by: not the file's name."""
         return f"{self._identity}, {sampling.identity()}"
+
+    def label(self, sampling: Sampling) -> str:
+        """What people read."""
+        return f"{self._name}, {self.identity(sampling)}"
 
     def answers(self, side: str, groups: Iterable[_Group], sampling: Sampling) -> Iterator[tuple[_Group, Generation]]:
         del side
@@ -312,7 +320,7 @@ class _Run:
 
     def go(self, source, idxs: Sequence[int] | None, limit: int | None, retry_invalid: bool) -> None:
         summary, started = self.summary, time.perf_counter()
-        summary.source = source.identity(GREEDY)
+        summary.source = source.label(GREEDY)
         retry = retry_invalid and isinstance(source, _Llm)
         log.info("profiles of %ss by %s", self.side, summary.source)
         groups = self._groups(source, idxs, limit)
@@ -412,7 +420,7 @@ class _Run:
         from ..dialogue.templates import format_profile, parse_profile
 
         summary, n = self.summary, len(group.idxs)
-        by, keep_key, text = source.identity(sampling), "", ""
+        by, keep_key, text = source.label(sampling), "", ""
         if generation.status == "ok":
             text = format_profile(parse_profile(generation.raw))
         elif retry and generation.status != "too_long":
