@@ -1,0 +1,1 @@
+"""Profiles of users and items: prompts, generation, storage, vectors."""

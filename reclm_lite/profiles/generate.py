@@ -64,8 +64,9 @@ class Summary:
     def sentence(self) -> str:
         """The result in words."""
         rate = f" ({self.n_generated / self.seconds:.1f} a second)" if self.n_generated and self.seconds > 0 else ""
+        by = self.source.split(",")[0]
         parts = [
-            f"{self.n_ok + self.n_invalid:,} {self.side} profiled by {self.source.split(',')[0]}: {self.n_ok:,} ok, {self.n_invalid:,} invalid; "
+            f"{self.n_ok + self.n_invalid:,} {self.side} profiled by {by}: {self.n_ok:,} ok, {self.n_invalid:,} invalid; "
             f"{self.n_distinct_prompts:,} distinct prompts, {self.n_generated:,} generated in {self.seconds:.1f} s{rate}, "
             f"{self.n_from_cache:,} from earlier runs"
         ]

@@ -93,7 +93,9 @@ def load_inputs(ws: Workspace) -> ProfileInputs:
         log.info(NEIGHBORS_MISSING)
     texts = item_texts(ws)
     if len(texts) != split.n_items:
-        raise InputError(f"expected {split.n_items} items as in the split, found {len(texts)}; run `reclm split -w {ws.root}` again")
+        raise InputError(
+            f"expected {split.n_items} items as in the split, found {len(texts)}; run `reclm split -w {ws.root}` again"
+        )
     return ProfileInputs(train, texts, neighbors, split.fingerprint)
 
 

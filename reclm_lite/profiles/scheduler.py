@@ -211,7 +211,9 @@ def _keeps_history(model: Model) -> bool:
     """Whether a sequence's tail can be dropped and its beginning used again: not with recurrent or sliding-window memory."""
     lib = model.lib
     return not (
-        lib.llama_model_is_recurrent(model.handle) or lib.llama_model_is_hybrid(model.handle) or lib.llama_model_n_swa(model.handle)
+        lib.llama_model_is_recurrent(model.handle)
+        or lib.llama_model_is_hybrid(model.handle)
+        or lib.llama_model_n_swa(model.handle)
     )
 
 

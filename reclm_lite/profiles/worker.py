@@ -116,7 +116,7 @@ class Worker:
 
     def run(
         self,
-        prompts: "queue.SimpleQueue[Pending | None]",
+        prompts: queue.SimpleQueue[Pending | None],
         emit: Callable[[GenerationResult], None],
         stop: threading.Event,
         max_new_tokens: int,
@@ -234,7 +234,8 @@ class Worker:
             k = min(sampling.top_k or self.n_vocab, self.n_vocab)
             best = np.argsort(-logits[at], kind="stable")[:k]
             weights = np.exp((logits[at, best] - logits[at, best[0]]).astype(np.float64) / sampling.temperature)
-            chosen[at] = best[np.searchsorted(np.cumsum(weights), slots.draws[slot].random() * weights.sum(), "right").clip(max=k - 1)]
+            drawn = np.searchsorted(np.cumsum(weights), slots.draws[slot].random() * weights.sum(), "right")
+            chosen[at] = best[min(int(drawn), k - 1)]
         return chosen
 
     def _kinds(self, tokens: np.ndarray) -> np.ndarray:
