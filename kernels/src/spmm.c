@@ -9,7 +9,7 @@
 
 #define ROWS_PER_TASK 256
 /* Below this many multiplications waking the threads costs more than they save. */
-#define SMALL_WORK 500000
+#define SMALL_WORK 2000000
 
 /* N_VECS vectors of 8 columns at once. */
 #define STRIP(N_VECS)                                                                       \
