@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from reclm_lite.text.keyphrases import PhraseStats, candidates, segments, topics_of, words
+from reclm_lite.text.keyphrases import PhraseStats, candidates, chunks, segments, topics_of, words
 from reclm_lite.types import ItemText
 
 
@@ -10,6 +10,10 @@ def test_phrases_cross_neither_stop_words_nor_punctuation():
     assert segments("Patriots rally past the New York Jets, in overtime") == [
         ["Patriots", "rally"], ["York", "Jets"], ["overtime"],
     ]  # fmt: skip
+
+
+def test_chunks_are_runs_cut_into_threes_never_digits_alone():
+    assert chunks("old grey harbour seal colony in 1995 and Oslo") == ["old grey harbour", "seal colony", "Oslo"]
 
 
 def test_candidates_have_one_to_three_words_and_keep_case():
@@ -41,6 +45,10 @@ def test_counts_are_document_frequencies():
 def test_topics_are_split_lowered_and_kept_once():
     assert topics_of(ItemText("", "Action|Sci-Fi", "action, war_film")) == ("action", "sci-fi", "war film")
     assert topics_of(ItemText("x", "(no genres listed)")) == ()
+
+
+def test_a_closing_year_adds_its_decade_as_a_topic():
+    assert topics_of(ItemText("Up (2009)", "Animation")) == ("animation", "2000s")
 
 
 def test_topic_share_is_smoothed():

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reclm_lite.dialogue.templates import (
-    MAX_LINES,
     MAX_UNITS,
     clean,
     format_profile,
@@ -25,11 +24,18 @@ BOOK = ItemText("A field guide to mosses", "books")
 PROFILE = Profile(("a fan", "b fan", "c fan"), ("x", "y z", "w"))
 
 
-def test_prompt_shows_topic_title_and_description_of_a_short_history():
-    prompt = user_prompt([GAME])
-    assert "- football nfl: Patriots rally past Jets in overtime. Tom Brady threw for 300 yards." in prompt
-    assert prompt.startswith("Topics: football nfl, sports\n")
-    assert prompt.endswith("Profile:\n")
+def test_prompt_of_one_item_shows_its_parts():
+    assert user_prompt([GAME]) == (
+        "Topics:\n* football nfl\n** sports\n*** Patriots rally\n"
+        "History:\n# Patriots rally past Jets in overtime\n## Jets in overtime\n### overtime\n"
+        "Profile:\n"
+    )
+
+
+def test_a_history_of_three_shows_three_titles():
+    prompt = user_prompt([GAME, FILM, BOOK])
+    for title in ("Patriots rally past Jets in overtime", "The Matrix (1999)", "A field guide to mosses"):
+        assert f"# {title}\n" in prompt
 
 
 def test_prompt_does_not_depend_on_order_or_repetition():
@@ -48,17 +54,22 @@ def test_prompt_does_not_depend_on_order_or_repetition():
 def test_stats_put_the_topic_that_is_rare_in_the_catalogue_first():
     catalogue = [ItemText(f"story {i}", "common") for i in range(50)] + [ItemText("one", "rare")]
     history = [ItemText("first", "common"), ItemText("second", "rare")]
-    assert user_prompt(history, stats=PhraseStats.from_items(catalogue)).startswith("Topics: rare, common\n")
+    assert user_prompt(history, stats=PhraseStats.from_items(catalogue)).startswith("Topics:\n* rare\n** common\n")
 
 
-def test_neighbors_items_that_the_user_has_are_not_shown_again():
-    prompt = user_prompt([GAME], [[GAME, BOOK]])
-    assert prompt.count("Patriots rally") == 1
-    assert "Similar: books\n- books: A field guide to mosses" in prompt
+def test_neighbors_fill_in_what_a_short_history_lacks():
+    prompt = user_prompt([ItemText("Mosses")], [[ItemText("Mosses"), BOOK]])
+    assert prompt.count("# Mosses\n") == 1
+    assert "* books\n" in prompt and "## A field guide to mosses\n" in prompt
+
+
+def test_neighbors_do_not_displace_the_users_own_items():
+    own = [ItemText("Oak"), ItemText("Elm"), ItemText("Fir")]
+    assert "field guide" not in user_prompt(own, [[BOOK]] * 5)
 
 
 def test_a_user_without_history_is_shown_through_neighbors():
-    assert "Similar:" in user_prompt([], [[BOOK]])
+    assert "# A field guide to mosses" in user_prompt([], [[BOOK]])
 
 
 def test_no_text_at_all_is_refused():
@@ -70,12 +81,13 @@ def test_no_text_at_all_is_refused():
 
 
 def test_item_without_title_uses_its_description():
-    assert "- About tides" in user_prompt([ItemText("", "", "", "About tides")])
+    assert "# About tides" in user_prompt([ItemText("", "", "", "About tides")])
 
 
-def test_item_prompt_names_the_item_and_its_co_items():
+def test_item_prompt_names_the_item_and_says_what_it_is():
     prompt = item_prompt(GAME, [FILM])
-    assert "\nItem:\n- football nfl: Patriots" in prompt and "The Matrix (1999)" in prompt
+    assert "\nItem:\n# Patriots rally" in prompt
+    assert "\nFilm:\n# The Matrix (1999)" in item_prompt(FILM)
 
 
 def test_clean_removes_what_could_be_taken_for_structure():
@@ -87,9 +99,7 @@ def test_long_input_is_shortened_to_the_bound():
     long = [ItemText("WORD7 " * 60, "T" * 99, "x|" * 40, "d" * 5000) for _ in range(3)]
     many = [ItemText(f"{i} " + "東京" * 80, f"カテゴリ{i}") for i in range(30)]
     for history in (long, many, long + many):
-        prompt = user_prompt(history, [many, long])
-        assert units(prompt) <= MAX_UNITS
-        assert prompt.count("\n- ") <= MAX_LINES + 2
+        assert units(user_prompt(history, [many, long])) <= MAX_UNITS
 
 
 texts = st.text(max_size=80)
@@ -98,7 +108,7 @@ items = st.builds(ItemText, texts, texts, texts, texts)
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(items, max_size=5), st.lists(st.lists(items, max_size=3), max_size=3))
-def test_any_text_gives_one_line_per_item_or_a_clear_refusal(history, neighbors):
+def test_any_text_gives_three_topics_and_three_lines_or_a_clear_refusal(history, neighbors):
     try:
         prompt = user_prompt(history, neighbors)
     except InputError:
@@ -106,7 +116,8 @@ def test_any_text_gives_one_line_per_item_or_a_clear_refusal(history, neighbors)
     assert units(prompt) <= MAX_UNITS
     assert prompt.isprintable() or all(c == "\n" or c.isprintable() for c in prompt)
     assert not set(";<>|[]") & set(prompt)
-    assert all(line.startswith(("- ", "Topics:", "History:", "Similar:", "Profile:")) for line in prompt.splitlines())
+    marks = [line.split(" ")[0] for line in prompt.splitlines()]
+    assert marks[1:4] == ["*", "**", "***"] and marks[5:8] == ["#", "##", "###"] and len(marks) == 9
 
 
 def test_instruct_prompt_asks_for_the_same_answer_form():

@@ -51,7 +51,6 @@ class Histories:
     def __init__(self, pools: WordNetText, pieces: list[str] | None = None):
         self.pools = pools
         self.pieces = pieces or []
-        self.teacher = RuleTeacher(pools.stats)
 
     def example(self, seed: int, index: int) -> Example:
         rng = random.Random(f"{seed}/{index}")
@@ -66,10 +65,12 @@ class Histories:
             own = [rng.choice(history)] if rng.random() < 0.4 else []
             near.append(own + [style(rng, near_theme) for _ in range(rng.choice((1, 1, 2, 3)))])
         if rng.random() < 0.15:
-            view, subject = item_view(history[0], [item for items in near for item in items]), "Item"
+            view = item_view(history[0], [item for items in near for item in items])
+            subject = "Film" if view.film else "Item"
         else:
-            view, subject = prompt_view(history, near), "History"
-        return Example(render(view, subject), format_profile(self.teacher.from_view(view)))
+            view = prompt_view(history, near)
+            subject = "Films" if view.film else "History"
+        return Example(render(view, subject), format_profile(RuleTeacher.from_view(view)))
 
     def _word(self, rng: random.Random, invented: float) -> str:
         if rng.random() >= invented:
@@ -167,5 +168,5 @@ class _Theme:
         if self.style == "many":
             return "|".join(rng.sample(self.topics, rng.randint(1, len(self.topics)))), ""
         main = self.topics[0] if rng.random() < 0.7 else rng.choice(self.topics)
-        sub = rng.choice(self.topics[1:] or [main])
-        return main, rng.choice((sub, sub, f"{main}_{sub}", f"{main}{rng.choice(_SUBS)}"))
+        sub = rng.choice(self.topics[1:] or [""])
+        return main, rng.choice((sub, sub, sub, f"{main}_{rng.choice(_SUBS)}", f"{main}{rng.choice(_SUBS)}"))

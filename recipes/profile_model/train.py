@@ -1,9 +1,9 @@
 """Trains the bundled profile model from scratch on a CPU: `python recipes/profile_model/train.py --out DIR`.
 
 A Llama-architecture model and a byte-level BPE tokenizer, saved as an ordinary Hugging Face checkpoint folder that
-`reclm_lite.convert` turns into GGUF. It starts with copying heads in place (copying.py),
-trains on copying alone (random tokens, repeated) and then on the task: prompt in, the
-rule-based teacher's answer out, loss on the answer only.
+`reclm_lite.convert` turns into GGUF. It starts with copying heads in
+place (copying.py), trains on copying alone (random tokens, repeated), then on the task: prompt in, the rule-based
+teacher's answer out, loss on the answer only.
 
 Matrices are trained with Muon (orthogonalised momentum, https://kellerjordan.github.io/posts/muon/), embeddings and
 norms with Adam. The learning rate warms up, stays, and falls to zero over the last part of `--steps`; so a run can be
@@ -46,11 +46,12 @@ class Config:
 
     seed: int = 1
     vocab: int = 4096
+    tokenizer_texts: int = 12_000
     layers: int = 4
     width: int = 256
     ffn: int = 768
     heads: int = 4
-    steps: int = 2600
+    steps: int = 1500
     copy_steps: int = 100
     batch: int = 32
     warmup: int = 60
@@ -58,16 +59,16 @@ class Config:
     lr_matrix: float = 0.02
     lr_other: float = 1.5e-3
     max_tokens: int = 448
-    autocast: bool = False
+    autocast: bool = True
 
 
-def train_tokenizer(pools: WordNetText, config: Config, n_texts: int = 30_000) -> PreTrainedTokenizerFast:
+def train_tokenizer(pools: WordNetText, config: Config) -> PreTrainedTokenizerFast:
     """A GPT-2 style byte-level BPE: BOS is added in front, EOS is not added."""
     histories = Histories(pools)
     rng = random.Random(config.seed)
-    texts = [e.prompt + e.answer for e in (histories.example(config.seed + 1, i) for i in range(n_texts))]
-    texts += rng.sample(pools.glosses, min(n_texts, len(pools.glosses)))
-    texts += rng.sample(pools.sentences, min(n_texts, len(pools.sentences)))
+    texts = [e.prompt + e.answer for e in (histories.example(config.seed + 1, i) for i in range(config.tokenizer_texts))]
+    texts += rng.sample(pools.glosses, min(config.tokenizer_texts, len(pools.glosses)))
+    texts += rng.sample(pools.sentences, min(config.tokenizer_texts, len(pools.sentences)))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -330,7 +331,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints; a run found there is continued")
     parser.add_argument("--wordnet", type=Path, default=WORDNET, help="folder with WordNet's data.noun and so on")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="more than one pays only on an idle machine")
     parser.add_argument("--minutes-per-save", type=float, default=5.0)
     parser.add_argument("--stop-at", type=int, help="stop after this step, as an interruption would")
     for name, value in asdict(Config()).items():

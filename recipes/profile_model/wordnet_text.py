@@ -7,8 +7,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from reclm_lite.text.keyphrases import PhraseStats
-
 WORDNET = Path("/usr/share/wordnet")
 
 
@@ -22,15 +20,13 @@ class WordNetText:
     verbs: tuple[str, ...]
     glosses: tuple[str, ...]
     sentences: tuple[str, ...]
-    stats: PhraseStats
 
 
 def read_wordnet(folder: Path = WORDNET) -> WordNetText:
-    """All pools; the document frequencies are those of definitions and sentences, one synset one text."""
+    """All pools, each text once."""
     pools: dict[str, dict[str, None]] = {kind: {} for kind in ("noun", "name", "adj", "verb")}
     glosses: dict[str, None] = {}
     sentences: dict[str, None] = {}
-    texts = []
     for part in ("noun", "verb", "adj", "adv"):
         path = folder / f"data.{part}"
         if not path.exists():
@@ -53,10 +49,8 @@ def read_wordnet(folder: Path = WORDNET) -> WordNetText:
                 definition = re.sub(r"\s+", " ", re.sub(r"\([^)]*\)?", "", definition)).strip(" :,.-")
                 if 3 <= len(definition.split()) <= 24:
                     glosses.setdefault(definition)
-            texts.append(gloss)
     return WordNetText(
         *(tuple(pools[kind]) for kind in ("noun", "name", "adj", "verb")),
         tuple(glosses),
         tuple(sentences),
-        PhraseStats.from_texts(texts),
     )

@@ -1,19 +1,29 @@
 """What the profile model is shown and what it answers: one compact prompt, one plain-words prompt, one answer form.
 
 The compact prompt (for the bundled model) is canonical: it depends on the *sets* of items and of neighbours, not on
-their order or repetition. `prompt_view` decides what is shown:
+their order or repetition. It has three topics and three lines of text, each behind a mark of its own:
 
-- topics: those of the whole history, the ones that set it apart first (relative to the catalogue where `stats` is
-  given), with the neighbours' topics counted at a quarter of the weight;
-- lines: at most `MAX_LINES` items, chosen one by one: the item with the heaviest topics and the most words shared
-  with the rest of the history, after which its topics and words count half, so that the lines cover the history;
-- neighbours: at most `MAX_NEAR_LINES` of their items the user does not have, those of most neighbours first, and
-  the topics the user lacks.
+    Topics:
+    * football nfl
+    ** sports
+    *** Patriots rally
+    History:
+    # Patriots rally past Jets in overtime
+    ## Jets in overtime
+    ### Tom Brady threw for 300 yards.
+    Profile:
 
-Shortening rule. Titles are cut at a word end after `MAX_TITLE` units, descriptions are shown only beside one or two
-lines, and then lines are dropped (neighbours' first, then the user's last) until the prompt costs at most
-`max_units`. A unit is about half a token of the bundled model in the worst case of each kind of character: 1 for a
-lower-case ASCII letter or a space, 2 for other ASCII, 2 for each UTF-8 byte of anything else.
+- Topics are those of the whole history, the ones that set it apart first (relative to the catalogue where `stats` is
+  given), with the neighbours' topics counted at a quarter of the weight; then topics the user lacks and at least half
+  of the neighbours have; then the lines' leading phrases.
+- Lines are items chosen one by one: the item with the heaviest topics and the most words shared with the rest of the
+  history, after which its topics and words count half, so that the lines cover the history. A history too short for
+  three lines is shown in parts: its titles again from a later phrase on (the phrase of rarest words first), then its
+  descriptions, then the neighbours' items that the user does not have, those of most neighbours first.
+
+Shortening rule: a title or part is cut at a word end after `MAX_LINE` units, a topic after `MAX_TOPIC`. A unit is
+about half a token of the bundled model: 1 for a lower-case ASCII letter or a space, 2 for other ASCII characters, 2
+for each UTF-8 byte of anything else. So no prompt exceeds `MAX_UNITS`.
 """
 
 import math
@@ -24,52 +34,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reclm_lite.errors import InputError, ProfileFormatError
-from reclm_lite.text.keyphrases import PhraseStats, topics_of, words
+from reclm_lite.text.keyphrases import CLOSING_YEAR, MAX_CHUNK_CHARS, PhraseStats, chunks, topics_of, words
 from reclm_lite.types import ItemText, Profile
 
-TEMPLATE_VERSION = "1"
+TEMPLATE_VERSION = "2"
 
-MAX_LINES = 4
-MAX_NEAR_LINES = 2
-MAX_TOPICS = 4
-MAX_NEAR_TOPICS = 2
-MAX_TITLE = 110
-MAX_DESCRIPTION = (220, 90)
+N_SLOTS = 3
+MAX_LINE = 110
+MAX_PART = 70
+MAX_TOPIC = 60
 MAX_UNITS = 640
 MAX_PHRASE_CHARS = 60
 _NEIGHBOR_WEIGHT = 0.25
 
-_YEAR = re.compile(r"\s*\((\d{4})\)\s*$")
+_FILLERS = ("stories", "classics", "discoveries")
 _ARTICLE = re.compile(r"^(.+), (The|An?|La|Le|Les|Il|El|Los|Las|Der|Die|Das)$")
 _MARKS = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": " ", "\u201d": " ", "\u2013": "-", "\u2014": " - "})
 _UNSAFE = re.compile(r"[<>|\[\]{}()\"`;\\^~*_#@=]|\u00ad|(?<!\w)'|'(?!\w)")
 
 
 @dataclass(frozen=True)
-class Line:
-    """One item as the prompt shows it."""
-
-    topic: str
-    title: str
-    description: str = ""
-
-    def __str__(self) -> str:
-        head = f"- {self.topic}: {self.title}" if self.topic else f"- {self.title}"
-        return f"{head}. {self.description}" if self.description else head
-
-    @property
-    def is_film(self) -> bool:
-        return bool(_YEAR.search(self.title))
-
-
-@dataclass(frozen=True)
 class PromptView:
-    """What a compact prompt shows, before it becomes text; the rule-based teacher reads the same."""
+    """What a compact prompt shows, before it becomes text; the rule-based teacher reads the same.
+
+    `topics` and `lines` hold three entries each; `leading_phrase` differs from line to line.
+    """
 
     topics: tuple[str, ...]
-    lines: tuple[Line, ...]
-    near_topics: tuple[str, ...]
-    near_lines: tuple[Line, ...]
+    lines: tuple[str, ...]
+    film: bool
 
 
 def clean(text: str) -> str:
@@ -79,7 +72,7 @@ def clean(text: str) -> str:
     """
     text = unicodedata.normalize("NFC", text).translate(_MARKS)
     text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
-    text, year = (_YEAR.sub("", text), found.group(1)) if (found := _YEAR.search(text)) else (text, "")
+    text, year = (CLOSING_YEAR.sub("", text), found.group(1)) if (found := CLOSING_YEAR.search(text)) else (text, "")
     text = " ".join(word[:40] for word in _UNSAFE.sub(" ", text).split())
     if moved := _ARTICLE.match(text):
         text = f"{moved.group(2)} {moved.group(1)}"
@@ -88,7 +81,7 @@ def clean(text: str) -> str:
 
 def film_name(title: str) -> str:
     """The title without the closing year that marks a film."""
-    return _YEAR.sub("", title)
+    return CLOSING_YEAR.sub("", title)
 
 
 def units(text: str) -> int:
@@ -130,9 +123,9 @@ def _entries(items: Sequence[ItemText]) -> list[_Entry]:
     for item in sorted(set(items), key=lambda i: (i.title, i.category, i.subcategory, i.description)):
         title, description = clean(item.title), clean(item.description)
         if not title:
-            title, description = _cut(description, MAX_TITLE), ""
-        topics = tuple(sorted(topics_of(item)))
-        title = _cut(title, MAX_TITLE) or ", ".join(topics)
+            title, description = _cut(description, MAX_LINE), ""
+        topics = tuple(sorted({_cut(topic, MAX_TOPIC) for topic in topics_of(item)} - {""}))
+        title = _cut(title, MAX_LINE) or ", ".join(topics)
         if title:
             entry = _Entry(topics, title, description, frozenset(w.lower() for w in words(title)))
             found.setdefault(entry.key, entry)
@@ -158,12 +151,18 @@ def _topic_weights(
     return weights
 
 
+def leading_phrase(line: str) -> str:
+    """A line's first run of at most three words between stop words and punctuation; its first words if it has none."""
+    title = film_name(line)
+    for phrase in chunks(title):
+        return phrase
+    plain = "".join(c if c.isalnum() or c in "'-&" else " " for c in title).split()
+    name = " ".join(plain[:3])[:MAX_CHUNK_CHARS].strip()
+    return name if any(c.isalnum() for c in name) else ""
+
+
 def prompt_view(
-    history: Sequence[ItemText],
-    neighbors: Sequence[Sequence[ItemText]] = (),
-    *,
-    stats: PhraseStats | None = None,
-    max_units: int = MAX_UNITS,
+    history: Sequence[ItemText], neighbors: Sequence[Sequence[ItemText]] = (), *, stats: PhraseStats | None = None
 ) -> PromptView:
     """What the prompt shows of a history and its neighbours' histories; raises InputError where there is no text."""
     own = _entries(history)
@@ -173,25 +172,59 @@ def prompt_view(
     depth: dict[str, int] = {}
     for item in history:
         for position, topic in enumerate(topics_of(item)):
-            depth[topic] = max(depth.get(topic, 0), position)
+            depth[_cut(topic, MAX_TOPIC)] = max(depth.get(topic, 0), position)
     weights = _topic_weights(own, near, depth, stats)
     ranked = sorted(weights, key=lambda t: (-weights[t], t))
     chosen = _choose(own, weights, stats)
-    lines = [Line(_head(entry, ranked), entry.title, "") for entry in chosen]
-    if len(chosen) <= len(MAX_DESCRIPTION):
-        limit = MAX_DESCRIPTION[max(0, len(chosen) - 1)]
-        lines = [Line(line.topic, line.title, _cut(e.description, limit)) for line, e in zip(lines, chosen)]
-    near_topics, near_lines = _near(near, own, weights)
-    view = PromptView(tuple(ranked[:MAX_TOPICS]), tuple(lines), near_topics, near_lines)
-    return _shorten(view, max_units)
+    near_topics, near_titles = _near(near, own, weights)
+    topics = [*ranked[:N_SLOTS], *near_topics]
+    lines = _fill([e.title for e in chosen], [])
+    if len(lines) < N_SLOTS:
+        lines = _fill(_parts(chosen, near, stats), lines)
+    lines = _fill([*near_titles, *topics], lines)
+    if not lines:
+        raise InputError("expected words in the items' texts, found only punctuation; give the items titles or descriptions")
+    shown = (chosen[0].title if chosen else near_titles[0]) if chosen or near_titles else ""
+    lines = _fill(_FILLERS, lines)
+    topics += [_cut(leading_phrase(line), MAX_TOPIC) for line in lines]
+    return PromptView(_distinct([*topics, *_FILLERS]), tuple(lines), bool(CLOSING_YEAR.search(shown)))
 
 
-def _head(entry: _Entry, ranked: Sequence[str]) -> str:
-    """The topic a line shows: the item's topic that says most about the user."""
-    for topic in ranked:
-        if topic in entry.topics:
-            return topic
-    return entry.topics[0] if entry.topics else ""
+def _distinct(texts: Sequence[str]) -> tuple[str, ...]:
+    """The first `N_SLOTS` that differ in more than case."""
+    found: dict[str, str] = {}
+    for text in texts:
+        found.setdefault(text.casefold(), text)
+    return tuple(list(found.values())[:N_SLOTS])
+
+
+def _fill(texts: Sequence[str], lines: list[str]) -> list[str]:
+    """`lines` and then `texts` up to `N_SLOTS`, leaving out texts whose leading phrase says nothing new."""
+    lines = list(lines)
+    said = [set(leading_phrase(line).casefold().split()) for line in lines]
+    for text in texts:
+        phrase = set(leading_phrase(text).casefold().split())
+        if len(lines) < N_SLOTS and phrase and not any(phrase <= other for other in said):
+            lines.append(text)
+            said.append(phrase)
+    return lines
+
+
+def _parts(chosen: list[_Entry], near: list[list[_Entry]], stats: PhraseStats | None) -> list[str]:
+    """Titles, then descriptions, each again from every phrase on, the phrase of rarest words first."""
+    told = {word for entries in near for entry in entries for word in entry.words}
+    found = []
+    for field in ("title", "description"):
+        ranked = []
+        for text in (film_name(getattr(entry, field)) for entry in chosen):
+            start = 0
+            for phrase in chunks(text):
+                start = max(start, text.find(phrase, start))
+                weight = sum((stats.idf(w) if stats else 1.0) * (1.25 if w in told else 1.0) for w in phrase.lower().split())
+                ranked.append((-round(weight, 6), len(ranked), _cut(text[start:], MAX_PART)))
+                start += len(phrase)
+        found += [part for _, _, part in sorted(ranked)]
+    return found
 
 
 def _choose(own: list[_Entry], weights: dict[str, float], stats: PhraseStats | None) -> list[_Entry]:
@@ -201,14 +234,14 @@ def _choose(own: list[_Entry], weights: dict[str, float], stats: PhraseStats | N
     shared = {w: (stats.idf(w) if stats else 1.0) * n / n_own for w, n in counts.items() if n > 1}
     weights = dict(weights)
     left, chosen = list(own), []
-    while left and len(chosen) < MAX_LINES:
-        def score(entry: _Entry) -> float:
-            by_topic = sum(weights[t] for t in entry.topics) / (1 + len(entry.topics))
-            return by_topic + sum(sorted(shared.get(w, 0.0) for w in entry.words)) / (1 + len(entry.words))
-
-        best = max(left, key=lambda entry: round(score(entry), 9))
+    while left and len(chosen) < 2 * N_SLOTS:
+        scores = [
+            sum(weights[t] for t in e.topics) / (1 + len(e.topics))
+            + sum(sorted(shared.get(w, 0.0) for w in e.words)) / (1 + len(e.words))
+            for e in left
+        ]
+        best = left.pop(max(range(len(left)), key=lambda i: (round(scores[i], 9), -i)))
         chosen.append(best)
-        left.remove(best)
         for topic in best.topics:
             weights[topic] /= 2
         for word in best.words:
@@ -216,78 +249,44 @@ def _choose(own: list[_Entry], weights: dict[str, float], stats: PhraseStats | N
     return chosen
 
 
-def _near(near: list[list[_Entry]], own: list[_Entry], weights: dict[str, float]) -> tuple[tuple[str, ...], tuple[Line, ...]]:
+def _near(near: list[list[_Entry]], own: list[_Entry], weights: dict[str, float]) -> tuple[list[str], list[str]]:
+    """The neighbours' topics and titles that the user does not have, most common first."""
     have = {entry.key for entry in own}
     held = Counter(entry for entries in near for entry in entries if entry.key not in have)
     topic_counts = Counter(t for entries in near for t in {t for e in entries for t in e.topics} if t not in weights)
-    topics = sorted(topic_counts, key=lambda t: (-topic_counts[t], t))[:MAX_NEAR_TOPICS]
+    topics = sorted((t for t, n in topic_counts.items() if 2 * n >= len(near)), key=lambda t: (-topic_counts[t], t))
     closeness = {e: sum(weights.get(t, 0.0) for t in e.topics) for e in held}
-    entries = sorted(held, key=lambda e: (-held[e], -round(closeness[e], 9), e.key))[:MAX_NEAR_LINES]
-    return tuple(topics), tuple(Line(_head(e, sorted(weights, key=lambda t: (-weights[t], t))), e.title) for e in entries)
+    entries = sorted(held, key=lambda e: (-held[e], -round(closeness[e], 9), e.key))
+    return topics[:N_SLOTS], [entry.title for entry in entries[: 2 * N_SLOTS]]
 
 
-def _shorten(view: PromptView, max_units: int) -> PromptView:
-    """The shortening rule: neighbours' lines go first, then the descriptions, then the last own lines."""
-    topics, lines, near_topics, near_lines = list(view.topics), list(view.lines), list(view.near_topics), list(view.near_lines)
-    while True:
-        short = PromptView(tuple(topics), tuple(lines), tuple(near_topics), tuple(near_lines))
-        if units(render(short)) <= max_units:
-            return short
-        if near_lines and lines:
-            near_lines.pop()
-        elif any(line.description for line in lines):
-            lines = [Line(line.topic, line.title) for line in lines]
-        elif len(lines) > 1:
-            lines.pop()
-        elif len(near_lines) > 1:
-            near_lines.pop()
-        elif near_topics:
-            near_topics.pop()
-        elif len(topics) > 1:
-            topics.pop()
-        else:
-            raise InputError(f"expected room for one line of text, found max_units={max_units}; give at least {MAX_UNITS // 2}")
-
-
-def render(view: PromptView, subject: str = "History") -> str:
+def render(view: PromptView, subject: str) -> str:
     """The compact prompt; the answer follows its last line break at once."""
-    parts = []
-    if view.topics:
-        parts.append("Topics: " + ", ".join(view.topics))
-    if view.lines:
-        parts += [f"{subject}:", *map(str, view.lines)]
-    if view.near_topics or view.near_lines:
-        parts.append(" ".join(["Similar:", ", ".join(view.near_topics)]).strip())
-        parts += map(str, view.near_lines)
-    return "\n".join([*parts, "Profile:"]) + "\n"
+    topics = [f"{'*' * n} {topic}" for n, topic in enumerate(view.topics, 1)]
+    lines = [f"{'#' * n} {line}" for n, line in enumerate(view.lines, 1)]
+    return "\n".join(["Topics:", *topics, f"{subject}:", *lines, "Profile:"]) + "\n"
 
 
 def user_prompt(
-    history: Sequence[ItemText],
-    neighbors: Sequence[Sequence[ItemText]] = (),
-    *,
-    stats: PhraseStats | None = None,
-    max_units: int = MAX_UNITS,
+    history: Sequence[ItemText], neighbors: Sequence[Sequence[ItemText]] = (), *, stats: PhraseStats | None = None
 ) -> str:
     """The bundled model's prompt for a user; the completion is `format_profile`'s text, then end of sequence.
 
     `stats` (the catalogue's) lets the prompt put first what sets the user apart; without it, what is most frequent.
     """
-    return render(prompt_view(history, neighbors, stats=stats, max_units=max_units))
+    view = prompt_view(history, neighbors, stats=stats)
+    return render(view, "Films" if view.film else "History")
 
 
-def item_prompt(
-    item: ItemText, co_items: Sequence[ItemText] = (), *, stats: PhraseStats | None = None, max_units: int = MAX_UNITS
-) -> str:
+def item_prompt(item: ItemText, co_items: Sequence[ItemText] = (), *, stats: PhraseStats | None = None) -> str:
     """The bundled model's prompt for the audience of an item; `co_items` are items that the same users have."""
-    return render(item_view(item, co_items, stats=stats, max_units=max_units), "Item")
+    view = item_view(item, co_items, stats=stats)
+    return render(view, "Film" if view.film else "Item")
 
 
-def item_view(
-    item: ItemText, co_items: Sequence[ItemText] = (), *, stats: PhraseStats | None = None, max_units: int = MAX_UNITS
-) -> PromptView:
+def item_view(item: ItemText, co_items: Sequence[ItemText] = (), *, stats: PhraseStats | None = None) -> PromptView:
     """What `item_prompt` shows: the item as a history of one, each co-item as a neighbour."""
-    return prompt_view([item], [[other] for other in co_items], stats=stats, max_units=max_units)
+    return prompt_view([item], [[other] for other in co_items], stats=stats)
 
 
 def instruct_prompt(history: Sequence[ItemText], neighbors: Sequence[Sequence[ItemText]] = (), *, max_items: int = 20) -> str:
@@ -298,7 +297,8 @@ def instruct_prompt(history: Sequence[ItemText], neighbors: Sequence[Sequence[It
         raise InputError("expected at least one item with text, found none; give the items a title or a description")
 
     def show(entry: _Entry, limit: int) -> str:
-        return str(Line(" / ".join(entry.topics), entry.title, _cut(entry.description, limit)))
+        head = f"- {' / '.join(entry.topics)}: " if entry.topics else "- "
+        return f"{head}{entry.title}. {_cut(entry.description, limit)}".rstrip(". ")
 
     parts = [
         "You describe the taste of one person for a recommender system, from what the person has read, watched or bought."

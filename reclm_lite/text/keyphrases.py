@@ -16,6 +16,7 @@ from reclm_lite.types import ItemText
 
 MAX_PHRASE_WORDS = 3
 MAX_WORD_CHARS = 30
+MAX_CHUNK_CHARS = 46
 _RUN_CHARS = 8
 
 STOP_WORDS = frozenset(
@@ -37,6 +38,7 @@ STOP_WORDS = frozenset(
     .split()
 )
 
+CLOSING_YEAR = re.compile(r"\s*\(([0-9]{4})\)\s*$")
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_UNSPACED}]{{1,{_RUN_CHARS}}}|(?:(?![{_UNSPACED}])[^\W_])(?:(?![{_UNSPACED}])[\w'&+-])*|[^\w\s]")
 
@@ -45,7 +47,12 @@ def segments(text: str) -> list[list[str]]:
     """Runs of neighbouring words that hold no stop word and cross no punctuation mark, in reading order."""
     runs: list[list[str]] = []
     run: list[str] = []
+    end = -1
     for match in _TOKEN.finditer(text):
+        if run and match.start() == end:  # two words without a space between: pieces of an unspaced run
+            runs.append(run)
+            run = []
+        end = match.end()
         token = match.group().rstrip("'-&+_")
         if token and token[0].isalnum() and len(token) <= MAX_WORD_CHARS and token.lower() not in STOP_WORDS:
             run.append(token)
@@ -65,6 +72,19 @@ def words(text: str) -> list[str]:
     return [word for run in segments(text) for word in run]
 
 
+def chunks(text: str) -> list[str]:
+    """The phrases of a text in reading order: runs of words, cut into threes from the left, never digits alone."""
+    found = []
+    for run in segments(text):
+        for start in range(0, len(run), MAX_PHRASE_WORDS):
+            part = run[start : start + MAX_PHRASE_WORDS]
+            while len(" ".join(part)) > MAX_CHUNK_CHARS:
+                part.pop()
+            if part and not all(word.isdigit() for word in part):
+                found.append(" ".join(part))
+    return found
+
+
 def candidates(text: str) -> list[str]:
     """Every phrase of one to three words, once (the first spelling stands), in reading order."""
     found: dict[str, str] = {}
@@ -77,13 +97,18 @@ def candidates(text: str) -> list[str]:
 
 
 def topics_of(item: ItemText) -> tuple[str, ...]:
-    """The item's topics in lower case, most specific last; `|`, `,`, `/` and `;` separate topics within a field."""
+    """The item's topics in lower case, most specific last; `|`, `,`, `/` and `;` separate topics within a field.
+
+    A title that closes with a year, as films' do, adds its decade: `1990s`.
+    """
     found: dict[str, None] = {}
     for field in (item.category, item.subcategory):
         for part in re.split(r"[|,/;]", field):
             topic = " ".join(re.sub(r"[^\w\s'&+-]|_", " ", part).split()).lower()[:MAX_WORD_CHARS].strip()
             if topic and topic != "no genres listed":
                 found.setdefault(topic)
+    if year := CLOSING_YEAR.search(item.title):
+        found.setdefault(f"{year.group(1)[:3]}0s")
     return tuple(found)
 
 
