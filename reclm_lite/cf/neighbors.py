@@ -108,7 +108,12 @@ def find_neighbors(
         users = np.flatnonzero(wanted & has_vector)
         if len(candidates) == 0 or len(users) == 0:
             continue
-        ids, best = _nearest(vectors, users, candidates, group, k)
+        if kind == BASIS_TEXT:
+            # Equal histories have equal texts, and so equal neighbours.
+            _, first, back = np.unique(group[users], return_index=True, return_inverse=True)
+            ids, best = (found[back] for found in _nearest(vectors, users[first], candidates, group, k))
+        else:
+            ids, best = _nearest(vectors, users, candidates, group, k)
         indices[users], similarity[users] = ids, best
         basis[users] = np.where(ids[:, 0] >= 0, kind, BASIS_NONE)
     return indices, similarity, basis
