@@ -25,7 +25,6 @@ from . import interface
 from .fusion import PublishedEncoder, ResidualEncoder
 from .graph import Graph
 from .interface import FittedModel
-from .layers import Params
 from .models.biasmf import BiasMF
 from .models.lightgcn import LightGCN
 from .models.popularity import fit_popularity
@@ -334,4 +333,4 @@ class _Reporter:
             self.progress(self.done, self.total, note)
 
 
-__all__ = ["MODELS", "PRESETS", "TRAINED", "Inputs", "Params", "fit", "fit_arrays", "fit_untrained"]
+__all__ = ["MODELS", "PRESETS", "TRAINED", "Inputs", "fit", "fit_arrays", "fit_untrained"]
