@@ -78,13 +78,25 @@ def test_tiny_bert_agrees_with_transformers(tmp_path: Path) -> None:
             assert float(vector @ expected / np.linalg.norm(expected)) > 0.9999
 
 
-def test_vectors_do_not_depend_on_company_order_or_threads(encoder: TextEncoder) -> None:
+def test_vectors_do_not_depend_on_order_or_threads(encoder: TextEncoder) -> None:
     together = encoder.encode(TEXTS)
-    backwards = encoder.encode(TEXTS[::-1])[::-1]
-    np.testing.assert_array_equal(together, backwards)
+    np.testing.assert_array_equal(together, encoder.encode(TEXTS[::-1])[::-1])
     with TextEncoder(n_threads=1) as alone:
-        for row in (0, 7, 30):
-            np.testing.assert_array_equal(together[row], alone.encode([TEXTS[row]])[0])
+        np.testing.assert_array_equal(together, alone.encode(TEXTS))
+
+
+def test_company_in_a_batch_changes_less_than_quantization_does(encoder: TextEncoder) -> None:
+    together = encoder.encode(TEXTS)
+    apart = np.concatenate([encoder.encode([text]) for text in TEXTS])
+    assert (together * apart).sum(axis=1).min() > 0.9998
+
+
+def test_many_short_texts_share_batches(encoder: TextEncoder) -> None:
+    """More texts than a batch has sequences, and a rest that does not fill a tile."""
+    texts = [f"short title {i}" for i in range(40)]
+    vectors = encoder.encode(texts)
+    assert float(vectors[17] @ encoder.encode([texts[17]])[0]) > 0.9998
+    assert (vectors @ vectors.T)[np.triu_indices(40, 1)].max() < 0.9999
 
 
 def test_text_without_content_gets_the_zero_vector_and_is_counted(encoder: TextEncoder) -> None:
