@@ -120,3 +120,16 @@ def test_ten_thousand_users_take_seconds():
     indices, _, _ = find_neighbors(split_of(histories, 500), rng.standard_normal((10_000, 32), dtype=np.float32), 5)
     assert time.perf_counter() - start < 30
     assert (indices >= 0).all()
+
+
+def test_neighbors_use_the_vectors_that_know_nothing_of_validation(tmp_path):
+    split = split_of(HISTORIES)
+    leaky = np.roll(VECTORS, 1, axis=0).astype(np.float32)
+    with Workspace.create(tmp_path / "ws") as ws:
+        save_split(ws, split, inputs={})
+        ready = np.ones(8, bool)
+        fitted = FittedModel("lightgcn", leaky, np.zeros((6, 2), np.float32), None, ready, train_user_vectors=VECTORS)
+        interface.save(fitted, ws, inputs={"matrices/split": ws.fingerprint("matrices/split")})
+        expected, _, _ = find_neighbors(split, VECTORS, 2)
+        assert np.array_equal(neighbors(ws, k=2).indices, expected)
+        assert not np.array_equal(find_neighbors(split, leaky, 2)[0], expected)

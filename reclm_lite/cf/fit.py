@@ -213,8 +213,9 @@ def fit_arrays(
     with_tower = preset == "default" and (inputs.user_profiles is not None or inputs.item_profiles is not None)
     if with_tower:
         vectors, gates, tower_epochs, figures = _select_tower(inputs, vectors, config, validate, report, figures)
+    train_user_vectors = None
     if refit and split.valid.nnz:
-        known = split.known()
+        train_user_vectors, known = vectors[0], split.known()
         report.begin("refit", n_epochs + tower_epochs)
         vectors, _, _ = base(known, dataclasses.replace(config, epochs=n_epochs, patience=None), None)
         if tower_epochs:
@@ -236,7 +237,10 @@ def fit_arrays(
         params |= {"gate_users": gates[0], "gate_items": gates[1], "tower_epochs": tower_epochs}
         log.info("profiles: gates %.2f (users), %.2f (items), chosen on validation", *gates)
     users, items, bias = vectors
-    return FittedModel(model, users, items, bias if len(bias) else None, user_ready, params=params, metrics=metrics)
+    return FittedModel(
+        model, users, items, bias if len(bias) else None, user_ready,
+        train_user_vectors=train_user_vectors, params=params, metrics=metrics,
+    )  # fmt: skip
 
 
 class _Builder:

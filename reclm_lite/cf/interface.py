@@ -25,6 +25,8 @@ class FittedModel:
     user_vectors: float32 (n_users, dim). item_vectors: float32 (n_items, dim). item_bias: float32 (n_items,) or None.
     user_ready: bool (n_users,), whether the user's vector means anything (a user without history and
     without a profile has none: such a user is ranked by bias alone).
+    train_user_vectors: float32 (n_users, dim), those of the model that was selected, fitted on training alone, or None
+    where `user_vectors` are these. Neighbors and so profiles are made from them, or validation could not judge profiles.
     hash_seed: set for the random model only. params: the settings that made it. metrics: validation figures.
     """
 
@@ -34,6 +36,7 @@ class FittedModel:
     item_bias: np.ndarray | None
     user_ready: np.ndarray
     profiles: str = "none"
+    train_user_vectors: np.ndarray | None = None
     hash_seed: int | None = None
     params: dict = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
@@ -147,6 +150,8 @@ def save(fitted: FittedModel, ws: Workspace, *, inputs: dict[str, str]) -> str:
         "item_vectors": fitted.item_vectors.astype(np.float32, copy=False),
         "user_ready": fitted.user_ready.astype(np.uint8),
     }
+    if fitted.train_user_vectors is not None:
+        arrays["train_user_vectors"] = fitted.train_user_vectors.astype(np.float32, copy=False)
     if fitted.item_bias is not None:
         arrays["item_bias"] = fitted.item_bias.astype(np.float32, copy=False)
     params = {**fitted.params, "hash_seed": fitted.hash_seed, "metrics": fitted.metrics}
@@ -172,6 +177,7 @@ def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = Tru
         item_bias=artefact.arrays.get("item_bias"),
         user_ready=artefact.arrays["user_ready"].astype(bool),
         profiles=profiles,
+        train_user_vectors=artefact.arrays.get("train_user_vectors"),
         hash_seed=params.pop("hash_seed", None),
         metrics=params.pop("metrics", {}),
         params=params,

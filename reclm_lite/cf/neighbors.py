@@ -43,7 +43,8 @@ def neighbors(
 ) -> Neighbors:
     """Find the k most similar users of everyone and store `matrices/neighbors`.
 
-    Reads the fitted `model` and, where there are any, `vectors/items`. Profiles are not read: they are made
+    Reads the fitted `model` (its vectors fitted on training alone, so that profiles made from neighbors know nothing
+    of validation) and, where there are any, `vectors/items`. Profiles are not read: they are made
     from neighbours, so neighbours must not be made from them.
     """
     if not 1 <= k <= 1000:
@@ -57,8 +58,9 @@ def neighbors(
         ws.require_fresh("vectors/items", made_by=made_by)
         artefact = ws.load("vectors/items", made_by=made_by)
         item_text, inputs["vectors/items"] = artefact.arrays["vectors"], artefact.fingerprint
+    vectors = fitted.user_vectors if fitted.train_user_vectors is None else fitted.train_user_vectors
     found = Neighbors(
-        *find_neighbors(split, fitted.user_vectors, k, item_text=item_text, min_interactions=min_interactions)
+        *find_neighbors(split, vectors, k, item_text=item_text, min_interactions=min_interactions)
     )
     with ws.writing():
         ws.save(

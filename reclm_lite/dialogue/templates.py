@@ -32,6 +32,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from reclm_lite.errors import InputError, ProfileFormatError
 from reclm_lite.text.keyphrases import CLOSING_YEAR, MAX_CHUNK_CHARS, PhraseStats, chunks, topics_of, words
@@ -121,15 +122,20 @@ def _entries(items: Sequence[ItemText]) -> list[_Entry]:
     """The distinct items with any text, cleaned, in the order of their text."""
     found: dict[tuple[str, tuple[str, ...]], _Entry] = {}
     for item in sorted(set(items), key=lambda i: (i.title, i.category, i.subcategory, i.description)):
-        title, description = clean(item.title), clean(item.description)
-        if not title:
-            title, description = _cut(description, MAX_LINE), ""
-        topics = tuple(sorted({_cut(topic, MAX_TOPIC) for topic in topics_of(item)} - {""}))
-        title = _cut(title, MAX_LINE) or ", ".join(topics)
-        if title:
-            entry = _Entry(topics, title, description, frozenset(w.lower() for w in words(title)))
+        entry = _entry(item)
+        if entry.title:
             found.setdefault(entry.key, entry)
     return [found[key] for key in sorted(found)]
+
+
+@lru_cache(maxsize=1 << 16)
+def _entry(item: ItemText) -> _Entry:
+    title, description = clean(item.title), clean(item.description)
+    if not title:
+        title, description = _cut(description, MAX_LINE), ""
+    topics = tuple(sorted({_cut(topic, MAX_TOPIC) for topic in topics_of(item)} - {""}))
+    title = _cut(title, MAX_LINE) or ", ".join(topics)
+    return _Entry(topics, title, description, frozenset(w.lower() for w in words(title)))
 
 
 def _topic_weights(

@@ -157,16 +157,10 @@ class _Rules:
         self._identity = f"rules, template {TEMPLATE_VERSION}, catalogue {digest}"
 
     @cached_property
-    def stats(self):
-        from ..text.keyphrases import PhraseStats
-
-        return PhraseStats.from_items(self.inputs.texts)
-
-    @cached_property
     def teacher(self):
         from .teachers import RuleTeacher
 
-        return RuleTeacher(self.stats)
+        return RuleTeacher(self.inputs.stats)
 
     def identity(self, sampling: Sampling) -> str:
         del sampling  # a rule has none
@@ -196,8 +190,6 @@ class _Rules:
 
 class _Llm:
     """A GGUF model behind the scheduler. The compact prompt, or the instruct prompt in the model's own chat template."""
-
-    stats = None
 
     def __init__(self, path: Path, is_bundled: bool, n_threads: int | None, n_slots: int | None):
         from ..dialogue.templates import TEMPLATE_VERSION
@@ -371,7 +363,7 @@ class _Run:
                 return
             members = members[:left]
             made = list(
-                build(self.ws, members[:1], instruct=source.instruct, stats=source.stats, inputs=self.inputs)
+                build(self.ws, members[:1], instruct=source.instruct, inputs=self.inputs)
             )
             if not made:
                 self.skipped[NO_TEXT] += len(members)

@@ -42,6 +42,11 @@ class ProfileInputs:
     split_fingerprint: str
 
     @cached_property
+    def stats(self) -> PhraseStats:
+        """How common topics and phrases are in the catalogue: the compact prompt shows first what sets a history apart."""
+        return PhraseStats.from_items(self.texts)
+
+    @cached_property
     def train_by_item(self) -> sp.csr_matrix:
         return self.train.T.tocsr()
 
@@ -104,7 +109,6 @@ def build_user_prompts(
     users: Sequence[int] | None = None,
     *,
     instruct: bool = False,
-    stats: PhraseStats | None = None,
     skipped: Counter | None = None,
     inputs: ProfileInputs | None = None,
 ) -> Iterator[tuple[int, str]]:
@@ -123,7 +127,7 @@ def build_user_prompts(
         if (items, near) not in made:
             history, others = inputs.show(items), [inputs.show(other) for other in near]
             try:
-                prompt = instruct_prompt(history, others) if instruct else user_prompt(history, others, stats=stats)
+                prompt = instruct_prompt(history, others) if instruct else user_prompt(history, others, stats=inputs.stats)
             except InputError:
                 prompt = ""
             made[items, near] = prompt
@@ -139,7 +143,6 @@ def build_item_prompts(
     items: Sequence[int] | None = None,
     *,
     instruct: bool = False,
-    stats: PhraseStats | None = None,
     skipped: Counter | None = None,
     inputs: ProfileInputs | None = None,
 ) -> Iterator[tuple[int, str]]:
@@ -156,7 +159,7 @@ def build_item_prompts(
             if instruct:
                 prompt = instruct_prompt([text], [[other] for other in co_items])
             else:
-                prompt = item_prompt(text, co_items, stats=stats)
+                prompt = item_prompt(text, co_items, stats=inputs.stats)
         except InputError:
             skipped[NO_TEXT] += 1
             continue
