@@ -123,7 +123,7 @@ def _show_users(ws: Workspace, console) -> None:
         if len(history) > N_SHOWN_HISTORY:
             console.print(f"  [dim]and {len(history) - N_SHOWN_HISTORY} more[/]")
         profile = find_profile(ws, "user", user_id)
-        console.print(f"[bold]Profile[/] [dim]({profile.status}, {profile.source.partition(",")[0]})[/]\n  {profile.text}", highlight=False)
+        console.print(f"[bold]Profile[/] [dim]({profile.status}, {profile.source.partition(',')[0]})[/]\n  {profile.text}", highlight=False)
         answer = recommend(ws, user_id, k=N_RECOMMENDED)
         table = Table(title=f"Top {N_RECOMMENDED} ({answer.basis})", title_justify="left", box=None, pad_edge=False)
         table.add_column("title", ratio=3)
