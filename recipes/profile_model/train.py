@@ -6,7 +6,7 @@ place (copying.py), trains on copying alone (random tokens, repeated), then on t
 teacher's answer out, loss on the answer only.
 
 Matrices are trained with Muon (orthogonalised momentum, https://kellerjordan.github.io/posts/muon/), embeddings and
-norms with Adam. The learning rate warms up, stays, and falls to zero over the last part of `--steps`; so a run can be
+norms with Adam. The learning rate warms up, stays, and falls over the last part of `--steps`; so a run can be
 prolonged before that part begins. Batch i depends on the seed and i alone and every checkpoint holds the optimizer's
 state, so an interrupted run continues as if it had not been interrupted.
 
@@ -51,13 +51,14 @@ class Config:
     width: int = 256
     ffn: int = 768
     heads: int = 4
-    steps: int = 1500
+    steps: int = 1900
     copy_steps: int = 100
     batch: int = 32
     warmup: int = 60
-    decay: float = 0.3
+    decay: float = 0.458
     lr_matrix: float = 0.02
     lr_other: float = 1.5e-3
+    opening_weight: float = 4.0
     max_tokens: int = 448
     autocast: bool = True
 
@@ -105,13 +106,17 @@ def new_model(config: Config) -> LlamaForCausalLM:
 
 
 class Batches:
-    """`batch(i)`: tokens int64 (batch, length), padded on the right, and the mask of the tokens to be predicted."""
+    """`batch(i)`: tokens int64 (batch, length), padded on the right, and their weights in the loss, float32, same shape.
+
+    Tokens that open a phrase weigh `opening_weight`: where to copy from is the decision, the rest is copying.
+    """
 
     def __init__(self, pools: WordNetText, tokenizer: PreTrainedTokenizerFast, config: Config):
         self.config = config
         self.tokenizer = tokenizer
         pieces = [tokenizer.decode([i]) for i in range(3, len(tokenizer))]
         self.histories = Histories(pools, [p for p in pieces if p.strip(" ").isalnum()])
+        self.marks = set(tokenizer.convert_tokens_to_ids([",", ":"]))
         self._group: tuple[int, list[list[tuple[list[int], int]]]] = (-1, [])
 
     def tokens(self, example: Example) -> tuple[list[int], int]:
@@ -129,11 +134,12 @@ class Batches:
         rows = self._group[1][position]
         length = max(len(ids) for ids, _ in rows)
         ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
-        wanted = torch.zeros((len(rows), length), dtype=torch.bool)
+        weights = torch.zeros((len(rows), length))
         for row, (tokens, n_prompt) in enumerate(rows):
             ids[row, : len(tokens)] = torch.tensor(tokens)
-            wanted[row, n_prompt : len(tokens)] = True
-        return ids, wanted
+            for i in range(n_prompt, len(tokens)):
+                weights[row, i] = self.config.opening_weight if tokens[i - 1] in self.marks and i > n_prompt else 1.0
+        return ids, weights
 
     def _draw_group(self, group: int) -> list[list[tuple[list[int], int]]]:
         rows, index, wanted = [], 0, N_GROUP * self.config.batch
@@ -155,17 +161,19 @@ class Batches:
         once = torch.randint(3, self.config.vocab, (n_rows, half), generator=generator)
         bos = torch.full((n_rows, 1), self.tokenizer.bos_token_id)
         ids = torch.cat([bos, once, once], dim=1)
-        wanted = torch.zeros_like(ids, dtype=torch.bool)
-        wanted[:, half + 2 :] = True
-        return ids, wanted
+        weights = torch.zeros(ids.shape)
+        weights[:, half + 2 :] = 1.0
+        return ids, weights
 
 
-def answer_loss(model: LlamaForCausalLM, ids: torch.Tensor, wanted: torch.Tensor, autocast: bool) -> torch.Tensor:
-    """Mean cross-entropy over the wanted tokens; logits are computed where they are needed only."""
+def answer_loss(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor, autocast: bool) -> torch.Tensor:
+    """Weighted mean cross-entropy; logits are computed where the weight is not zero only."""
+    weights = weights[:, 1:]
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         hidden = model.model(ids[:, :-1]).last_hidden_state
-        logits = model.lm_head(hidden[wanted[:, 1:]])
-    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][wanted[:, 1:]])
+        logits = model.lm_head(hidden[weights > 0])
+    losses = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][weights > 0], reduction="none")
+    return losses @ weights[weights > 0] / weights.sum()
 
 
 def orthogonalised(update: torch.Tensor) -> torch.Tensor:
@@ -214,10 +222,10 @@ class Optimizer:
 
 
 def learning_rate_scale(step: int, config: Config) -> float:
-    """Up over `warmup` steps (again where the task begins), level, then linearly to zero over the last `decay` part."""
+    """Up over `warmup` steps (again where the task begins), level, then half and linearly to zero over the last `decay` part."""
     since = step if step < config.copy_steps else step - config.copy_steps
     left = (config.steps - step) / max(1.0, config.decay * config.steps)
-    return min(1.0, (since + 1) / max(1, config.warmup), left)
+    return min((since + 1) / max(1, config.warmup), 1.0 if left > 1 else left / 2)
 
 
 def save_checkpoint(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, optimizer: Optimizer, step: int) -> None:
@@ -301,8 +309,8 @@ def train(out: Path, config: Config, wordnet: Path = WORDNET, minutes_per_save: 
     losses, n_tokens, saved_at = [], 0, time.monotonic()
     started = saved_at
     for step in range(first, min(config.steps, stop_at or config.steps)):
-        ids, wanted = batches.batch(step)
-        loss = answer_loss(model, ids, wanted, config.autocast)
+        ids, weights = batches.batch(step)
+        loss = answer_loss(model, ids, weights, config.autocast)
         loss.backward()
         optimizer.step(step, learning_rate_scale(step, config))
         losses.append(loss.item())

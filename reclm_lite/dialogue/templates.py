@@ -8,18 +8,20 @@ their order or repetition. It has three topics and three lines of text, each beh
     ** sports
     *** Patriots rally
     History:
-    # Patriots rally past Jets in overtime
-    ## Jets in overtime
-    ### Tom Brady threw for 300 yards.
+    # Patriots rally past
+    ## Jets in
+    ### overtime
     Profile:
 
 - Topics are those of the whole history, the ones that set it apart first (relative to the catalogue where `stats` is
   given), with the neighbours' topics counted at a quarter of the weight; then topics the user lacks and at least half
-  of the neighbours have; then the lines' leading phrases.
+  of the neighbours have; then the lines' leading phrases. None begins like another.
 - Lines are items chosen one by one: the item with the heaviest topics and the most words shared with the rest of the
   history, after which its topics and words count half, so that the lines cover the history. A history too short for
-  three lines is shown in parts: its titles again from a later phrase on (the phrase of rarest words first), then its
+  three lines is shown in parts: its titles cut before a later phrase (the phrase of rarest words first), then its
   descriptions, then the neighbours' items that the user does not have, those of most neighbours first.
+
+Lines begin with their leading phrase: stop words and marks before it are not shown (`The Matrix` reads `Matrix`).
 
 Shortening rule: a title or part is cut at a word end after `MAX_LINE` units, a topic after `MAX_TOPIC`. A unit is
 about half a token of the bundled model: 1 for a lower-case ASCII letter or a space, 2 for other ASCII characters, 2
@@ -38,7 +40,7 @@ from reclm_lite.errors import InputError, ProfileFormatError
 from reclm_lite.text.keyphrases import CLOSING_YEAR, MAX_CHUNK_CHARS, PhraseStats, chunks, topics_of, words
 from reclm_lite.types import ItemText, Profile
 
-TEMPLATE_VERSION = "2"
+TEMPLATE_VERSION = "3"
 
 N_SLOTS = 3
 MAX_LINE = 110
@@ -183,7 +185,7 @@ def prompt_view(
     ranked = sorted(weights, key=lambda t: (-weights[t], t))
     chosen = _choose(own, weights, stats)
     near_topics, near_titles = _near(near, own, weights)
-    topics = [*ranked[:N_SLOTS], *near_topics]
+    topics = [*ranked, *near_topics]
     lines = _fill([e.title for e in chosen], [])
     if len(lines) < N_SLOTS:
         lines = _fill(_parts(chosen, near, stats), lines)
@@ -193,15 +195,28 @@ def prompt_view(
     shown = (chosen[0].title if chosen else near_titles[0]) if chosen or near_titles else ""
     lines = _fill(_FILLERS, lines)
     topics += [_cut(leading_phrase(line), MAX_TOPIC) for line in lines]
-    return PromptView(_distinct([*topics, *_FILLERS]), tuple(lines), bool(CLOSING_YEAR.search(shown)))
+    return PromptView(_distinct([*topics, *_FILLERS]), _apart(lines), bool(CLOSING_YEAR.search(shown)))
 
 
-def _distinct(texts: Sequence[str]) -> tuple[str, ...]:
-    """The first `N_SLOTS` that differ in more than case."""
-    found: dict[str, str] = {}
-    for text in texts:
-        found.setdefault(text.casefold(), text)
-    return tuple(list(found.values())[:N_SLOTS])
+def _distinct(topics: Sequence[str]) -> tuple[str, ...]:
+    """The first `N_SLOTS` of which none begins like another (`news` says nothing beside `newsus`)."""
+    found: list[str] = []
+    for topic in topics:
+        low = topic.casefold()
+        if topic and not any(low.startswith(other.casefold()) or other.casefold().startswith(low) for other in found):
+            found.append(topic)
+    return tuple(found[:N_SLOTS])
+
+
+def _apart(lines: list[str]) -> tuple[str, ...]:
+    """Each line from its leading phrase on, up to where another takes over a later part of the same text."""
+    cut = []
+    for line in (line[max(0, line.find(leading_phrase(line))) :] for line in lines):
+        found = (line.find(other) for other in lines if other != line)
+        end = min((at for at in found if at >= len(leading_phrase(line))), default=len(line))
+        shorter = line[:end].rstrip(" ,:.-")
+        cut.append(shorter if leading_phrase(shorter) == leading_phrase(line) else line)
+    return tuple(cut)
 
 
 def _fill(texts: Sequence[str], lines: list[str]) -> list[str]:
