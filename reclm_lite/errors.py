@@ -4,6 +4,14 @@ A message says what was expected, what was found (and where), and what to do.
 The command line prints it as one sentence and exits with 1.
 """
 
+import shlex
+from pathlib import Path
+
+
+def shell_word(path: Path) -> str:
+    """`path` as one word of a shell command that a message names: quoted where it must be."""
+    return shlex.quote(str(path))
+
 
 class ReclmError(Exception):
     """Base class: a failure the user can act on."""

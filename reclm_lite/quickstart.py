@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import WorkspaceError
+from .errors import WorkspaceError, shell_word
 from .workspace import Workspace
 
 MARK = "quickstart"
@@ -38,7 +38,7 @@ def run_quickstart(root: Path, *, n_threads: int | None = None) -> Path:
     spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
     console.print(f"\n[dim]{total:.0f} s in all ({spent})[/]", highlight=False)
     console.print(f"Report: [bold]{page}[/]", soft_wrap=True, highlight=False)
-    console.print(f"Go on:  reclm info -w {root}", soft_wrap=True, highlight=False)
+    console.print(f"Go on:  reclm info -w {shell_word(root)}", soft_wrap=True, highlight=False)
     return page
 
 
@@ -76,7 +76,7 @@ def _build(ws: Workspace, n_threads: int | None) -> dict[str, float]:
 
     @contextmanager
     def stage(name: str, command: str):
-        say(f"$ {command} -w {ws.root}")
+        say(f"$ {command} -w {ws.argument}")
         start = time.perf_counter()
         yield
         seconds[name] = time.perf_counter() - start

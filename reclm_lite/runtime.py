@@ -180,7 +180,8 @@ def check_gguf(path: Path) -> GgufSummary:
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"expected a GGUF model at {path}, found no such file; check the path")
+        found = "a folder; name the file in it" if path.is_dir() else "no such file; check the path"
+        raise ModelError(f"expected a GGUF model at {path}, found {found}")
     size_bytes = path.stat().st_size
     if size_bytes < 24:
         raise ModelError(

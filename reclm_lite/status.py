@@ -8,7 +8,7 @@ from .workspace import Workspace
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage's state: 'ready', 'stale' or 'missing'; `command` makes or mends it."""
+    """One stage's state: 'ready', 'stale', 'missing' or 'not possible'; `command` makes or mends it."""
 
     name: str
     state: str
@@ -30,7 +30,7 @@ def workspace_status(ws: Workspace) -> Status:
     """Walk the stages in the order of the work. The next command is that of the first stage not ready."""
     from .data.dataset import load_interactions
 
-    w = f"-w {ws.root}"
+    w = f"-w {ws.argument}"
     stages: list[Stage] = []
     dataset = ""
     try:
@@ -56,8 +56,26 @@ def workspace_status(ws: Workspace) -> Status:
     if not any(stage.name.startswith("model lightgcn+") for stage in stages):
         fit = f"reclm fit lightgcn {w} --profiles users"
         stages.append(Stage("model with profiles", "missing", "no model uses the profiles yet", fit))
-    pending = [stage for stage in stages if stage.state != "ready"]
+    if dataset and not _any_text(ws):
+        stages = [_without_text(stage) for stage in stages]
+    pending = [stage for stage in stages if stage.state not in ("ready", "not possible")]
     return Status(dataset, stages, pending[0].command if pending else f"reclm evaluate {w}")
+
+
+# What is made of the items' texts.
+_NEED_TEXT = ("item vectors", "user profiles", "user profile vectors", "model with profiles")
+
+
+def _any_text(ws: Workspace) -> bool:
+    query = "SELECT 1 FROM items WHERE trim(title || category || subcategory || description) != '' LIMIT 1"
+    return ws.db.execute(query).fetchone() is not None
+
+
+def _without_text(stage: Stage) -> Stage:
+    """A stage that needs texts, in a data set that has none, is not asked for."""
+    if stage.state != "missing" or stage.name not in _NEED_TEXT:
+        return stage
+    return Stage(stage.name, "not possible", "the items have no texts", stage.command)
 
 
 def _artefact(ws: Workspace, label: str, name: str, command: str, describe) -> Stage:
@@ -85,7 +103,7 @@ def _vectors_detail(provenance: dict) -> str:
 
 def _profiles(ws: Workspace, side: str) -> Stage:
     counts = dict(ws.db.execute("SELECT status, COUNT(*) FROM profiles WHERE side=? GROUP BY status", (side,)))
-    command = f"reclm profile {side}s -w {ws.root}"
+    command = f"reclm profile {side}s -w {ws.argument}"
     if not counts:
         return Stage(f"{side} profiles", "missing", "", command)
     detail = ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items()))
@@ -95,7 +113,7 @@ def _profiles(ws: Workspace, side: str) -> Stage:
 def _profile_vectors(ws: Workspace, side: str) -> Stage:
     from .profiles.vectors import profile_vectors_stale
 
-    name, command = f"vectors/{side}_profiles", f"reclm embed profiles -w {ws.root}"
+    name, command = f"vectors/{side}_profiles", f"reclm embed profiles -w {ws.argument}"
     if not ws.has(name):
         return Stage(f"{side} profile vectors", "missing", "", command)
     if profile_vectors_stale(ws, side):

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
-from .errors import MissingArtefactError, WorkspaceError
+from .errors import MissingArtefactError, WorkspaceError, shell_word
 
 SCHEMA_VERSION = 1
 
@@ -116,6 +116,11 @@ class Workspace:
         self._lock_depth = 0
         self.db = self._connect()
 
+    @property
+    def argument(self) -> str:
+        """The folder as a word of a shell command, for messages that name the next command."""
+        return shell_word(self.root)
+
     # -- life ------------------------------------------------------------------
 
     @classmethod
@@ -123,7 +128,7 @@ class Workspace:
         """Make an empty workspace. Raises WorkspaceError if `root` exists and is not empty."""
         root = Path(root)
         if (root / "workspace.toml").exists():
-            raise WorkspaceError(f"{root} is a workspace already: use it with -w {root}, or choose another folder")
+            raise WorkspaceError(f"{root} is a workspace already: use it with -w {shell_word(root)}, or choose another folder")
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise WorkspaceError(f"{root} exists and is not an empty folder: choose another folder for the workspace")
         try:
@@ -157,8 +162,17 @@ class Workspace:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
+        except sqlite3.OperationalError as error:
+            # Not the content: a full disk, a folder that may not be written, another process for long.
+            raise WorkspaceError(
+                f"{self.db_path} cannot be opened for work ({error}): see that the disk has space, that {self.root} may be written "
+                "and that no other process holds it, then run the command again"
+            ) from error
         except sqlite3.DatabaseError as error:
-            raise WorkspaceError(f"{self.db_path} cannot be read as a workspace database: {error}") from error
+            raise WorkspaceError(
+                f"{self.db_path} cannot be read as a workspace database ({error}): put a copy back, "
+                "or make a new workspace with `reclm init`"
+            ) from error
         if row is None or int(row[0]) != SCHEMA_VERSION:
             found = row[0] if row else "none"
             raise WorkspaceError(f"{self.root}: expected schema version {SCHEMA_VERSION}, found {found}; make a new workspace")
@@ -214,7 +228,9 @@ class Workspace:
         try:
             return tomllib.loads(self.toml_path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise WorkspaceError(f"{self.toml_path} is not valid TOML: {error}") from error
+            raise WorkspaceError(
+                f"{self.toml_path} is not valid TOML ({error}): mend it, or empty the file (the data set is kept elsewhere)"
+            ) from error
 
     def set_config(self, section: str, values: Mapping) -> None:
         """Replace one section of workspace.toml, atomically."""
@@ -286,15 +302,25 @@ class Workspace:
         except (struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
             raise WorkspaceError(f"{path} is not a whole artefact of this software: make it again with `{made_by}`") from error
 
+    def command_for(self, name: str) -> str:
+        """The command that makes artefact `name`, for messages."""
+        kind, _, stem = name.partition("/")
+        model, _, profiles = stem.partition("+")
+        if kind == "models":
+            return f"reclm fit {model} -w {self.argument}" + (f" --profiles {profiles}" if profiles else "")
+        if kind == "vectors":
+            return f"reclm embed {'items' if stem == 'items' else 'profiles'} -w {self.argument}"
+        return f"reclm {stem if stem in ('split', 'neighbors') else 'import FORMAT SOURCE'} -w {self.argument}"
+
     def fingerprint(self, name: str) -> str | None:
         """The fingerprint of an artefact, or None where it has not been made."""
         if not self.has(name):
             return None
-        return self.provenance(name, made_by="the command that makes it")["fingerprint"]
+        return self.provenance(name, made_by=self.command_for(name))["fingerprint"]
 
     def stale_inputs(self, name: str) -> list[str]:
         """The inputs of artefact `name` that have changed since it was made (empty: up to date)."""
-        inputs = self.provenance(name, made_by="the command that makes it")["inputs"]
+        inputs = self.provenance(name, made_by=self.command_for(name))["inputs"]
         return [key for key, value in inputs.items() if self.fingerprint(key) != value]
 
     def require_fresh(self, name: str, *, made_by: str) -> None:

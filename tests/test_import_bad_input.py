@@ -30,7 +30,7 @@ BAD_TABLES = {
     "missing column": (b"user,sku,time,rating\nu,a,1,2\n", "no column 'item': found 'user', 'sku', 'time', 'rating'"),
     "empty file": (b"", "is empty: expected at least one row"),
     "only white space": (b"\n \n", "holds only white space"),
-    "header alone": (b"user,item,time,rating\n", "no interaction is left of 0 rows"),
+    "header alone": (b"user,item,time,rating\n", "expected at least one interaction, found none"),
     "byte that is not UTF-8": (GOOD + b"u3,caf\xe9,3,3\n", "line 4: byte 0xe9 is not UTF-8"),
     "cut UTF-8 sequence at the end": (GOOD + b"u3,c,3,3\xc3", "line 4: byte 0xc3 is not UTF-8"),
     "UTF-16": ("user,item,time,rating\nu,a,1,2\n".encode("utf-16"), "is not UTF-8|NUL byte"),
@@ -105,7 +105,7 @@ def test_missing_column_of_the_items_table_lists_the_columns_found(tmp_path):
 def test_limits_that_leave_nothing_are_named(tmp_path):
     (tmp_path / "log.csv").write_bytes(GOOD)
     message = refusal("table", tmp_path / "log.csv", rating_column="rating", min_user=5)
-    assert "no interaction is left of 2 rows (min_rating None, min_user 5" in message
+    assert "no interaction is left of 2 rows (min_user 5)" in message
     assert "needs ratings, and these data have none" in refusal("table", tmp_path / "log.csv", min_rating=3)
 
 

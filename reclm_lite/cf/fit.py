@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
 from ..data.dataset import Split, load_split
-from ..errors import InputError, ModelError
+from ..errors import InputError, ModelError, shell_word
 from ..kernels import native
 from ..workspace import Workspace, now
 from . import interface
@@ -156,18 +156,20 @@ def load_inputs(ws: Workspace, split: Split, profiles: str, used: dict[str, str]
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
     root = ws.root
-    embed_profiles = f"reclm embed profiles -w {root}"
+    embed_profiles = f"reclm embed profiles -w {shell_word(root)}"
     has_text = ws.db.execute(
         "SELECT 1 FROM items WHERE title || category || subcategory || description <> '' LIMIT 1"
     ).fetchone()
     text = user_profiles = item_profiles = None
     if has_text:
-        text = read("vectors/items", f"reclm embed items -w {root}", split.n_items, "items")
+        text = read("vectors/items", f"reclm embed items -w {shell_word(root)}", split.n_items, "items")
     for side, n_rows in (("user", split.n_users), ("item", split.n_items)):
         if profiles not in (f"{side}s", "both"):
             continue
         name = f"vectors/{side}_profiles"
-        made_by = embed_profiles if _has_profiles(ws, side) else f"reclm profile {side}s -w {root}` and then `{embed_profiles}"
+        made_by = embed_profiles
+        if not _has_profiles(ws, side):
+            made_by = f"reclm profile {side}s -w {shell_word(root)}` and then `{embed_profiles}"
         vectors = read(name, made_by, n_rows, f"{side}s")
         if side == "user":
             user_profiles = vectors

@@ -140,7 +140,7 @@ def split_name(name: str) -> tuple[str, str]:
 def fit_command(ws: Workspace, model: str, profiles: str = "none") -> str:
     """The command that makes a fitted model."""
     option = "" if profiles == "none" else f" --profiles {profiles}"
-    return f"reclm fit {model}{option} -w {ws.root}"
+    return f"reclm fit {model}{option} -w {ws.argument}"
 
 
 def save(fitted: FittedModel, ws: Workspace, *, inputs: dict[str, str]) -> str:

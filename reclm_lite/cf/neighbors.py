@@ -54,7 +54,7 @@ def neighbors(
     inputs = {"matrices/split": split.fingerprint, interface.artefact_name(fitted.name, fitted.profiles): fitted.fingerprint}
     item_text = None
     if ws.has("vectors/items"):
-        made_by = f"reclm embed items -w {ws.root}"
+        made_by = f"reclm embed items -w {ws.argument}"
         ws.require_fresh("vectors/items", made_by=made_by)
         artefact = ws.load("vectors/items", made_by=made_by)
         item_text, inputs["vectors/items"] = artefact.arrays["vectors"], artefact.fingerprint

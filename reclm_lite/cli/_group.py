@@ -52,6 +52,9 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context):
+        for stream in (sys.stdout, sys.stderr):  # a terminal of another encoding than UTF-8 gets ? for what it lacks
+            if stream.errors == "strict":
+                stream.reconfigure(errors="replace")
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):

@@ -19,7 +19,7 @@ def common(function: Callable) -> Callable:
         import logging
 
         level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
         logging.getLogger("reclm_lite").setLevel(level)
         click.get_current_context().find_root().meta["reclm.debug"] = debug
         return function(*args, **kwargs)
@@ -69,7 +69,7 @@ def progress_bar(description: str, total: int | None = None) -> Iterator[Callabl
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=total, note="")
 
         def update(done: int, total: int | None = None, note: str | None = None) -> None:

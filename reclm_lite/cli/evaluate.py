@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import shell_word
 from ._options import common, json_option, print_json, progress_bar, say, workspace_option
 
 
@@ -22,6 +23,7 @@ def command(root: Path, as_json: bool, ci95: bool) -> None:
     Example:
       reclm evaluate -w shop --json
     """
+    from ..errors import MissingArtefactError
     from ..evaluate.settings import evaluate_workspace
     from ..workspace import Workspace
 
@@ -29,6 +31,11 @@ def command(root: Path, as_json: bool, ci95: bool) -> None:
         result = evaluate_workspace(ws, ci95=ci95, progress=update)
     for model in result.get("stale", []):
         say(f"left out: {model['model']} ({model['reason']})")
+    if not any(row["n_users"] for row in result["rows"]):
+        raise MissingArtefactError(
+            f"the split of {root} (method {result['split'].get('method', '?')}) holds no test interactions, so there is nothing to "
+            f"measure: make one that does, such as `reclm split -w {shell_word(root)} --method ratio`"
+        )
     if as_json:
         print_json(result)
         return

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import shell_word
 from ._options import common, progress_bar, say, threads_option, workspace_option
 
 MODELS = ("popularity", "random", "biasmf", "lightgcn")
@@ -33,4 +34,4 @@ def command(root: Path, model: str, profiles: str, preset: str, epochs: int | No
         with progress_bar(f"fitting {model}") as update:
             fitted = fit(ws, model, profiles=profiles, preset=preset, epochs=epochs, seed=seed, n_threads=n_threads,
                          progress=update)  # fmt: skip
-    say(f"Fitted {fitted.name}. Next: reclm info -w {root}")
+    say(f"Fitted {fitted.name}. Next: reclm info -w {shell_word(root)}")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import shell_word
 from ._options import common, say, workspace_option
 
 FORMATS = ("reclm", "movielens", "mind", "recbole", "lightgcn", "table")
@@ -45,11 +46,18 @@ def command(root: Path, format_name: str, source: Path, replace: bool, **options
       reclm import table orders.csv -w shop --user customer --item sku --time date --text name
     """
     from ..data.dataset import save_imported
-    from ..data.importers import import_dataset
-    from ..errors import WorkspaceError
+    from ..data.importers import import_dataset, options_of
+    from ..errors import InputError, WorkspaceError
     from ..workspace import Workspace
 
     given = {key: value for key, value in options.items() if value not in (None, ())}
+    known = options_of(format_name)
+    params = click.get_current_context().command.params
+    foreign = [param.opts[0] for param in params if param.name in given and param.name not in known]
+    if foreign:
+        raise InputError(
+            f"the format {format_name} has no option {', '.join(foreign)}: leave it out (`reclm import --help` says whose it is)"
+        )
     with Workspace.open(root) as ws, ws.writing():
         if ws.has("matrices/interactions") and not replace:
             raise WorkspaceError(
@@ -61,7 +69,7 @@ def command(root: Path, format_name: str, source: Path, replace: bool, **options
     n_text = sum(not text.is_empty() for text in data.item_texts)
     say(
         f"Imported {data.name}: {len(data.user_ids):,} users, {len(data.item_ids):,} items ({n_text:,} with text), "
-        f"{len(data.users):,} interactions. Next: reclm split -w {root}"
+        f"{len(data.users):,} interactions. Next: reclm split -w {shell_word(root)}"
     )
     for reason, count in data.manifest.get("dropped", {}).items():
         if count:

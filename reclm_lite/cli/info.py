@@ -27,14 +27,15 @@ def command(root: Path, as_json: bool) -> None:
         print_json(status.as_dict())
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{root}: {status.dataset or 'empty'}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=escape(f"{root}: {status.dataset or 'empty'}"), title_justify="left", box=None, pad_edge=False)
     for column in ("stage", "state", "what"):
         table.add_column(column)
-    styles = {"ready": "green", "stale": "yellow", "missing": "dim"}
+    styles = {"ready": "green", "stale": "yellow", "missing": "dim", "not possible": "dim"}
     for stage in status.stages:
-        table.add_row(stage.name, f"[{styles[stage.state]}]{stage.state}[/]", stage.detail)
+        table.add_row(stage.name, f"[{styles[stage.state]}]{stage.state}[/]", escape(stage.detail))
     console = Console()
     console.print(table)
-    console.print(f"\nNext: [bold]{status.next_command}[/]", soft_wrap=True, highlight=False)
+    console.print(f"\nNext: [bold]{escape(status.next_command)}[/]", soft_wrap=True, highlight=False)

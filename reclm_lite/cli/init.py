@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import shell_word
 from ._options import common, say
 
 
@@ -20,4 +21,4 @@ def command(root: Path) -> None:
     from ..workspace import Workspace
 
     Workspace.create(root).close()
-    say(f"Created the workspace {root}. Next: reclm import FORMAT SOURCE -w {root}")
+    say(f"Created the workspace {root}. Next: reclm import FORMAT SOURCE -w {shell_word(root)}")

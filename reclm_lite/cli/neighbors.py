@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import shell_word
 from ._options import common, say, workspace_option
 
 
@@ -24,4 +25,4 @@ def command(root: Path, k: int) -> None:
     with Workspace.open(root) as ws, ws.writing():
         found = neighbors(ws, k=k)
     counts = ", ".join(f"{int((found.basis == code).sum()):,} {name}" for code, name in BASES.items())
-    say(f"Neighbors of {len(found.basis):,} users by basis: {counts}. Next: reclm profile users -w {root}")
+    say(f"Neighbors of {len(found.basis):,} users by basis: {counts}. Next: reclm profile users -w {shell_word(root)}")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import shell_word
 from ._options import common, json_option, print_json, progress_bar, say, threads_option, workspace_option
 
 
@@ -19,24 +20,31 @@ def command() -> None:
 
 
 def _generate(side: str):
-    @click.command(side)
+    @click.command(side, short_help=f"Write the profiles of {side}.")
     @workspace_option
     @click.option("--model", type=str, help="A GGUF file, or `rules` [default: the bundled profile model].")
     @click.option("--limit", type=click.IntRange(min=1), help="At most this many; those whose prompt most share, first.")
     @click.option("--slots", "n_slots", type=click.IntRange(min=1), help="Sequences in flight [default: by the model].")
+    @click.option("--guided/--free", default=True, show_default=True,
+                  help="Hold the answer's form while it is written, or let the model write freely.")  # fmt: skip
     @threads_option
     @json_option
     @common
-    def verb(root: Path, model: str | None, limit: int | None, n_slots: int | None, n_threads: int | None, as_json: bool) -> None:
+    def verb(root: Path, model: str | None, limit: int | None, n_slots: int | None, guided: bool, n_threads: int | None,
+             as_json: bool) -> None:  # fmt: skip
         from ..profiles.generate import run_profiles
         from ..workspace import Workspace
 
         with Workspace.open(root) as ws, ws.writing(), progress_bar(f"profiling {side}") as update:
-            summary = run_profiles(ws, side, model=model, limit=limit, n_slots=n_slots, n_threads=n_threads, progress=update)
+            summary = run_profiles(ws, side, model=model, limit=limit, n_slots=n_slots, guided=guided, n_threads=n_threads,
+                                   progress=update)  # fmt: skip
         if as_json:
             print_json(summary.as_dict())
         say(summary.sentence())
-        say(f"Next: reclm embed profiles -w {root}")
+        if not summary.n_ok + summary.n_edited:
+            say("No profile could be made, so there is nothing to embed: models without profiles serve these data.")
+            return
+        say(f"Next: reclm embed profiles -w {shell_word(root)}")
 
     verb.help = (
         f"Write the profiles of {side} with a language model on this machine; resumable.\n\n"
@@ -56,7 +64,7 @@ def _side(user: str | None, item: str | None) -> tuple[str, str]:
     return ("user", user) if user is not None else ("item", item)
 
 
-@command.command("show")
+@command.command("show", short_help="Show one profile.")
 @workspace_option
 @click.option("--user", help="A user's id.")
 @click.option("--item", help="An item's id.")
@@ -84,7 +92,7 @@ def show(root: Path, user: str | None, item: str | None, as_json: bool) -> None:
     click.echo(f"made:   {profile.created}")
 
 
-@command.command("edit")
+@command.command("edit", short_help="Replace one profile by a text of yours.")
 @workspace_option
 @click.option("--user", help="A user's id.")
 @click.option("--item", help="An item's id.")
@@ -103,4 +111,4 @@ def edit(root: Path, user: str | None, item: str | None, text: str) -> None:
     side, ident = _side(user, item)
     with Workspace.open(root) as ws, ws.writing():
         edit_profile(ws, side, ident, text)
-    say(f"Kept your profile of {side} {ident}. Next: reclm embed profiles -w {root}")
+    say(f"Kept your profile of {side} {ident}. Next: reclm embed profiles -w {shell_word(root)}")

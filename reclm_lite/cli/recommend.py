@@ -36,6 +36,7 @@ def command(root: Path, user: str | None, text: str | None, k: int, model: str |
         print_json(answer.as_json())
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -43,7 +44,7 @@ def command(root: Path, user: str | None, text: str | None, k: int, model: str |
     for column in ("item", "title", "score", "reason"):
         table.add_column(column, justify="right" if column == "score" else "left", overflow="fold")
     for rank, item in enumerate(answer.items, 1):
-        table.add_row(str(rank), item.item, item.title, f"{item.score:.4g}", item.reason)
+        table.add_row(str(rank), escape(item.item), escape(item.title), f"{item.score:,.3f}", escape(item.reason))
     Console().print(table)
     if answer.note:
         say(answer.note)

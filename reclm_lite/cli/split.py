@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import shell_word
 from ._options import common, say, workspace_option
 
 METHODS = ("given", "ratio", "leave-last", "temporal", "cold-items", "none")
@@ -38,5 +39,5 @@ def command(root: Path, method: str | None, seed: int, **fractions) -> None:
         say(f"Method {split.params['method']}: {split.params['chosen_because']}.")
     say(
         f"Split by {split.params['method']} (seed {seed}): {split.train.nnz:,} training, {split.valid.nnz:,} validation, "
-        f"{split.test.nnz:,} test, {split.unseen.nnz:,} with unseen items. Next: reclm info -w {root}"
+        f"{split.test.nnz:,} test, {split.unseen.nnz:,} with unseen items. Next: reclm info -w {shell_word(root)}"
     )

@@ -97,7 +97,7 @@ def save_split(ws: Workspace, split: Split, *, inputs: dict[str, str]) -> str:
 
 def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
     """Read the split. Raises MissingArtefactError where there is none, or (fresh) where it is stale."""
-    made_by = f"reclm split -w {ws.root}"
+    made_by = f"reclm split -w {ws.argument}"
     if fresh:
         ws.require_fresh("matrices/split", made_by=made_by)
     artefact = ws.load("matrices/split", made_by=made_by)
@@ -132,6 +132,7 @@ def save_imported(ws: Workspace, data: Imported) -> None:
         if value is not None:
             arrays[key] = value
     with ws.writing():
+        ws.config  # noqa: B018  (unreadable: refused before anything is replaced)
         db = ws.db
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -182,7 +183,7 @@ class Interactions:
 
 def load_interactions(ws: Workspace) -> Interactions:
     """Read the imported interactions. Raises MissingArtefactError where no import has been completed."""
-    made_by = f"reclm import FORMAT SOURCE -w {ws.root}"
+    made_by = f"reclm import FORMAT SOURCE -w {ws.argument}"
     committed = ws.get_meta("interactions")
     if committed is not None and ws.fingerprint(_NAME) != committed and ws.fingerprint(_NEXT) == committed:
         os.replace(ws.path(_NEXT), ws.path(_NAME))

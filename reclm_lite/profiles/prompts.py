@@ -87,7 +87,7 @@ def load_inputs(ws: Workspace) -> ProfileInputs:
     train.sort_indices()
     neighbors = None
     if ws.has("matrices/neighbors"):
-        made_by = f"reclm neighbors -w {ws.root}"
+        made_by = f"reclm neighbors -w {ws.argument}"
         ws.require_fresh("matrices/neighbors", made_by=made_by)
         neighbors = ws.load("matrices/neighbors", made_by=made_by).arrays["indices"]
         if neighbors.ndim != 2 or len(neighbors) != split.n_users:
@@ -99,7 +99,7 @@ def load_inputs(ws: Workspace) -> ProfileInputs:
     texts = item_texts(ws)
     if len(texts) != split.n_items:
         raise InputError(
-            f"expected {split.n_items} items as in the split, found {len(texts)}; run `reclm split -w {ws.root}` again"
+            f"expected {split.n_items} items as in the split, found {len(texts)}; run `reclm split -w {ws.argument}` again"
         )
     return ProfileInputs(train, texts, neighbors, split.fingerprint)
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ..errors import InputError, ProfileFormatError
 from ..workspace import Workspace, now
 
 SIDES = ("user", "item")
@@ -73,7 +73,7 @@ def find_profile(ws: Workspace, side: str, ident: str) -> StoredProfile:
     side = one_side(side)
     profile = get_profile(ws, side, find_idx(ws, side, ident))
     if profile is None:
-        raise InputError(f"{side} {ident!r} has no profile yet: run `reclm profile {side}s -w {ws.root}`")
+        raise InputError(f"{side} {ident!r} has no profile yet: run `reclm profile {side}s -w {ws.argument}`")
     return profile
 
 
@@ -91,7 +91,11 @@ def set_profile(ws: Workspace, side: str, idx: int, text: str) -> StoredProfile:
     from ..dialogue.templates import format_profile, parse_profile
 
     side = one_side(side)
-    text = format_profile(parse_profile(text))
+    try:
+        text = format_profile(parse_profile(text))
+    except ProfileFormatError as error:
+        found = str(error).removesuffix("; generate the profile again")
+        raise ProfileFormatError(f"{found}; write three and three, separated by commas") from error
     if ws.db.execute(f"SELECT 1 FROM {side}s WHERE {side}_idx=?", (int(idx),)).fetchone() is None:
         raise InputError(f"expected the index of a {side} in {ws.root}, found {idx}")
     profile = StoredProfile(side, int(idx), "edited", text, "", "edited by hand", "", now())

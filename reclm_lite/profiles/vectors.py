@@ -36,7 +36,7 @@ def profile_vectors_stale(ws: Workspace, side: str) -> bool:
     name = artefact_name(side)
     if not ws.has(name):
         return True
-    params = ws.provenance(name, made_by="reclm embed profiles")["params"]
+    params = ws.provenance(name, made_by=ws.command_for(name))["params"]
     return params.get("profiles_digest") != profiles_digest(store.usable_profiles(ws, side))
 
 
@@ -53,14 +53,14 @@ def embed_profiles(ws: Workspace, encoder: Encoder | None = None, *, progress: C
     with ws.writing():
         sides = [side for side in store.SIDES if store.profile_counts(ws, side) or ws.has(artefact_name(side))]
         if not sides:
-            raise MissingArtefactError(f"there are no profiles in {ws.root} yet: run `reclm profile users -w {ws.root}` first")
+            raise MissingArtefactError(f"there are no profiles in {ws.root} yet: run `reclm profile users -w {ws.argument}` first")
         split = ws.fingerprint("matrices/split")
         for side in sides:
             made_from = store.profiles_split(ws, side)
             if made_from is not None and made_from != split:
                 raise MissingArtefactError(
                     f"the {side} profiles were made from another split than the present one: "
-                    f"run `reclm profile {side}s -w {ws.root}` again (what was generated is reused)"
+                    f"run `reclm profile {side}s -w {ws.argument}` again (what was generated is reused)"
                 )
         with open_encoder(encoder) as encoder:
             for side in sides:

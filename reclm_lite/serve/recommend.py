@@ -186,8 +186,10 @@ class Recommender:
     def _for_words(self, text: str) -> tuple:
         if self.item_vectors is None:
             raise MissingArtefactError(
-                f"recommending for words needs up-to-date item vectors: run `reclm embed items -w {self.ws.root}` first"
+                f"recommending for words needs up-to-date item vectors: run `reclm embed items -w {self.ws.argument}` first"
             )
+        if not self.item_vectors.any():
+            raise InputError(f"no item of {self.ws.root} has a text to compare your words with: recommend for a user with --user ID")
         query = sources.embed_words(self.ws, text, self._encoder)
         has_text = self.item_vectors.any(axis=1)
         scores = np.where(has_text, self.item_vectors @ query + WORDS_POPULARITY_WEIGHT * self.popularity, np.nan)
@@ -215,7 +217,7 @@ class Recommender:
                 note = f"{why}: ranked by closeness of the items' texts to the history, and by popularity."
                 return self._taste_scores(mean / norm), "text", note, None, ""
         if profile:
-            why += f", and the profile has no up-to-date vector (`reclm embed profiles -w {self.ws.root}` makes it)"
+            why += f", and the profile has no up-to-date vector (`reclm embed profiles -w {self.ws.argument}` makes it)"
         elif not has_history:
             why += ", and no profile"
         return self._popular_scores(), "popularity", f"{why}: ranked by popularity alone.", None, ""

@@ -29,6 +29,10 @@ def choose_model(ws: Workspace, wanted: str | None) -> tuple[FittedModel | None,
         model, profiles = split_name(wanted)
         if (model, profiles) not in stored:
             names = ", ".join(model_name(*pair) for pair in stored) or "none"
+            if not stored:
+                raise MissingArtefactError(f"no model has been fitted in {ws.root}: run `reclm fit lightgcn -w {ws.argument}` first")
+            if model not in {"popularity", "random", "biasmf", "lightgcn"}:
+                raise InputError(f"expected a fitted model among {names}, found {wanted!r}: name one of them")
             raise MissingArtefactError(
                 f"{wanted} has not been fitted in {ws.root} (fitted: {names}): run `{fit_command(ws, model, profiles)}` first"
             )
@@ -48,7 +52,7 @@ def choose_model(ws: Workspace, wanted: str | None) -> tuple[FittedModel | None,
     if fresh:
         pair = next((pair for pair in fresh if pair[0] != "popularity"), fresh[0])
         return load(ws, *pair), f"Ranked by {model_name(*pair)}; no validation figures are recorded.{left_out}"
-    return None, f"No model is fitted, so ranked by popularity: run `reclm fit lightgcn -w {ws.root}` for more.{left_out}"
+    return None, f"No model is fitted, so ranked by popularity: run `reclm fit lightgcn -w {ws.argument}` for more.{left_out}"
 
 
 def model_name(model: str, profiles: str) -> str:
@@ -132,14 +136,14 @@ def embed_words(ws: Workspace, text: str, encoder: Path | None = None) -> np.nda
     """
     from ..text.encoder import TextEncoder
 
-    made_by = ws.provenance("vectors/items", made_by=f"reclm embed items -w {ws.root}")["params"].get("encoder", {})
+    made_by = ws.provenance("vectors/items", made_by=f"reclm embed items -w {ws.argument}")["params"].get("encoder", {})
     with TextEncoder(encoder) as text_encoder:
         identity = json.loads(json.dumps(text_encoder.identity))
         if identity != made_by:
             raise ModelError(
                 f"the item vectors were made by the encoder {made_by.get('name', '?')} ({str(made_by.get('sha256', '?'))[:12]}), "
                 f"found {identity['name']} ({identity['sha256'][:12]}): embed the items again with "
-                f"`reclm embed items -w {ws.root}`, or give the encoder that made them"
+                f"`reclm embed items -w {ws.argument}`, or give the encoder that made them"
             )
         vector = np.asarray(text_encoder.encode([text]), dtype=np.float32)[0]
     if not vector.any():
@@ -155,4 +159,4 @@ def _arrays(ws: Workspace, name: str, command: str) -> dict[str, np.ndarray] | N
     if stale:
         log.warning("%s is stale (%s changed) and is not used: run `%s -w %s`", name, ", ".join(stale), command, ws.root)
         return None
-    return ws.load(name, made_by=f"{command} -w {ws.root}").arrays
+    return ws.load(name, made_by=f"{command} -w {ws.argument}").arrays

@@ -8,6 +8,7 @@ Also the incremental embedding that profile vectors share. Left out: the encoder
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,8 +16,10 @@ from typing import Protocol
 import numpy as np
 
 from ..data.dataset import item_texts
-from ..errors import ModelError
+from ..errors import ModelError, WorkspaceError
 from ..workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 BATCH = 256
 
@@ -143,7 +146,11 @@ def earlier_arrays(ws: Workspace, name: str, encoder: Encoder) -> dict[str, np.n
     """The arrays of an artefact that the same encoder made, or None."""
     if not ws.has(name):
         return None
-    artefact = ws.load(name, made_by="reclm embed")
+    try:
+        artefact = ws.load(name, made_by=ws.command_for(name))
+    except WorkspaceError as error:
+        log.warning("%s; it is made anew now", error)
+        return None
     same = artefact.params.get("encoder") == plain(encoder.identity)
     arrays = artefact.arrays
     if not same or "text_hash" not in arrays or arrays["vectors"].shape != (len(arrays["text_hash"]), encoder.dim):
@@ -181,7 +188,7 @@ def save_if_changed(
     """Write an artefact unless the one that is there says the same."""
     params = plain(params)
     if not len(changed) and ws.has(name):
-        there = ws.provenance(name, made_by="reclm embed")
+        there = ws.provenance(name, made_by=ws.command_for(name))
         if there["inputs"] == inputs and there["params"] == params:
             return
     ws.save(name, arrays, inputs=inputs, params=params)

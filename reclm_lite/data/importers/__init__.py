@@ -28,6 +28,11 @@ IMPORTERS: dict[str, Callable[..., Imported]] = {
 }
 
 
+def options_of(format: str) -> list[str]:
+    """The names of the keywords that the importer of `format` takes."""
+    return [name for name in inspect.signature(IMPORTERS[format]).parameters if name != "source"]
+
+
 def import_dataset(format: str, source: Path, **options) -> Imported:
     """Read a data set of one of the IMPORTERS' formats; `options` are that importer's keywords.
 
@@ -36,7 +41,7 @@ def import_dataset(format: str, source: Path, **options) -> Imported:
     if format not in IMPORTERS:
         raise InputError(f"expected a format among {', '.join(IMPORTERS)}, found {format!r}: name one of them")
     importer = IMPORTERS[format]
-    known = [name for name in inspect.signature(importer).parameters if name != "source"]
+    known = options_of(format)
     foreign = [name for name in options if name not in known]
     if foreign:
         raise InputError(

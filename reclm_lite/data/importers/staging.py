@@ -199,6 +199,8 @@ class Staging:
                 raise KeyboardInterrupt from error
             if not isinstance(error, self._error):
                 raise
+            if path is not None and "Malformed JSON" in str(error):
+                raise _bad_json_line(path) from error
             raise _sentence(str(error), path) from error
 
     # -- the interactions ------------------------------------------------------
@@ -269,10 +271,12 @@ class Staging:
             counts = self._pairs(min_rating)
             counts |= self._core(min_user, min_item)
             if counts["interactions"] == 0:
-                raise InputError(
-                    f"{', '.join(str(source.path) for source in self.sources)}: no interaction is left of "
-                    f"{counts['rows']:,} rows (min_rating {min_rating}, min_user {min_user}, min_item {min_item}): lower these limits"
-                )
+                sources = ", ".join(str(source.path) for source in self.sources)
+                if not counts["rows"]:
+                    raise InputError(f"{sources}: expected at least one interaction, found none; check that the file is whole")
+                limits = {"min_rating": min_rating, "min_user": min_user or None, "min_item": min_item or None}
+                told = ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
+                raise InputError(f"{sources}: no interaction is left of {counts['rows']:,} rows ({told}): lower these limits")
             user_ids = self._number("user", f"SELECT user FROM listed_users WHERE {min_user} = 0")
             item_ids = self._number("item", f"SELECT item FROM texts WHERE {min_item} = 0")
             has_time, has_rating, has_part = self.db.execute(
@@ -415,6 +419,19 @@ def _header(path: Path, delimiter: str, quote: str) -> list[str]:
     return [name or f"column {number}" for number, name in enumerate(names, 1)]
 
 
+def _bad_json_line(path: Path) -> InputError:
+    """The first line that is not JSON: DuckDB counts lines from elsewhere."""
+    opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else open(path, encoding="utf-8-sig")
+    with opened as handle:
+        for number, line in enumerate(handle, 1):
+            try:
+                if line.strip():
+                    json.loads(line)
+            except ValueError as error:
+                return InputError(f"{path}, line {number}: not a valid JSON object ({error}); write one object per line")
+    return InputError(f"{path}: not valid JSON lines; write one object per line")
+
+
 def _sentence(message: str, path: Path | None) -> InputError | WorkspaceError:
     """DuckDB's message, which runs over many lines and names the temporary link, as one sentence."""
     where = str(path) if path else "import"
@@ -440,8 +457,6 @@ def _sentence(message: str, path: Path | None) -> InputError | WorkspaceError:
         return WorkspaceError(f"{where}: the import needs more than the {_MEMORY_LIMIT} of memory it is allowed: {message.splitlines()[0]}")
     if "magic bytes" in message or "parquet" in message.lower():
         return InputError(f"{where} is not a whole Parquet file ({message.splitlines()[0]}): export it again")
-    if "Malformed JSON" in message:
-        return InputError(f"{where}: not a valid JSON object ({message.splitlines()[0].split(': ')[-1].strip()}); write one object per line")
     if "state machine" in message:
         return InputError(f"{where}: lines end in different ways (LF, CR LF, CR) or quotation marks are unbalanced; mend the file")
     return InputError(f"{where} cannot be read: {message.splitlines()[0]}")

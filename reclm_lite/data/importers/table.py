@@ -56,6 +56,8 @@ def import_table(
         "subcategory": subcategory_column,
         "description": description_column,
     }
+    if user_column == item_column:
+        raise InputError(f"the column {user_column!r} is named for users and for items; name two columns")
     with Staging() as staging:
         reader = _open(staging, Path(source), delimiter, quote)
         staging.add_interactions(reader, user=user_column, item=item_column, time=time_column, rating=rating_column)
