@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ..errors import InputError, ProfileFormatError, ReclmError, WorkspaceError
+from ..errors import InputError, ModelError, ProfileFormatError, ReclmError, WorkspaceError
 from ..workspace import Workspace
 from . import store
 from .prompts import NEIGHBORS_MISSING, NO_HISTORY, NO_TEXT, ProfileInputs, build_item_prompts, build_user_prompts, load_inputs
@@ -30,6 +30,10 @@ MAX_NEW_TOKENS = 96
 MAX_NEW_TOKENS_INSTRUCT = 128
 RETRY = Sampling(temperature=0.7, top_k=40, seed=1)
 RULES = "rules"
+# Architectures of llama.cpp that make vectors and no text.
+ENCODERS = frozenset(
+    ("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert", "t5encoder")
+)
 
 
 class Interrupted(ReclmError):
@@ -127,12 +131,12 @@ def run_profiles(
                 state = "interrupted"
                 raise Interrupted(
                     f"profiling was interrupted: {run.summary.n_generated:,} new generations are stored; "
-                    f"run `reclm profile {one}s -w {ws.root}` again to go on from there"
+                    f"run `reclm profile {one}s -w {ws.argument}` again to go on from there"
                 ) from stop
             except sqlite3.OperationalError as error:
                 raise WorkspaceError(
                     f"{ws.db_path} could not be written ({error}): what was stored before is whole; "
-                    f"mend that (is the disk full?) and run `reclm profile {one}s -w {ws.root}` again"
+                    f"mend that (is the disk full?) and run `reclm profile {one}s -w {ws.argument}` again"
                 ) from error
             finally:
                 with contextlib.suppress(sqlite3.OperationalError):  # the same full disk; the next run marks the job
@@ -198,6 +202,13 @@ class _Llm:
 
         wrap = None
         with load_model(path, vocab_only=True) as model:
+            architecture = model.gguf.architecture
+            # llama.cpp aborts the process where an encoder is asked for the next token.
+            if model.gguf.metadata.get(f"{architecture}.attention.causal") is False or architecture in ENCODERS:
+                raise ModelError(
+                    f"expected a model that writes text, found {path}, an encoder ({architecture}); "
+                    "name a GGUF file of a causal language model"
+                )
             if not is_bundled:
                 wrap = chat_wrap(model)
             sha256 = model.sha256
