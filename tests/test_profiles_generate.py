@@ -101,7 +101,7 @@ def test_invalid_answer_is_kept_tried_again_with_a_draw_and_then_left_invalid(ws
     profile = store.get_profile(ws, "user", 2)
     assert (profile.status, profile.text) == ("invalid", "") and "expected 'User identity" in profile.reason
     raws = {row[0] for row in ws.db.execute("SELECT raw FROM generations WHERE status='invalid'")}
-    assert raws == {"nonsense drawn with greedy", "nonsense drawn with t=0.7 k=40 seed=1"}
+    assert raws == {"nonsense drawn with greedy, form 1", "nonsense drawn with t=0.7 k=40 seed=1, form 1"}
     assert run_profiles(ws, "users", model=gguf).n_generated == 0
 
 

@@ -9,6 +9,7 @@ bookkeeping lives in arrays over slots, so that a step costs a handful of numpy 
 Used by one thread at a time; `scheduler.Engine` deals out the prompts.
 """
 
+import codecs
 import ctypes
 import hashlib
 import queue
@@ -21,22 +22,29 @@ import numpy as np
 
 from ..errors import ModelError
 from ..runtime import Model, last_errors
+from . import constrain
 
 MIN_COPY_TOKENS = 16  # a copy moves a slot's whole stretch of cells, so a short common prefix is cheaper decoded
+N_GUIDED_CHOICES = 128  # likeliest tokens that are tried before the form gives up on an answer
 _UNKNOWN, _PLAIN, _NEWLINE, _END = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: the likeliest (temperature 0), or a seeded draw among the `top_k` likeliest."""
+    """How the next token is chosen: the likeliest (temperature 0), or a seeded draw among the `top_k` likeliest.
+
+    guided: choices that no valid profile could contain are passed over, see `constrain`.
+    """
 
     temperature: float = 0.0
     top_k: int = 40
     seed: int = 0
+    guided: bool = False
 
     def identity(self) -> str:
         """A text that two settings share only if they choose alike."""
-        return "greedy" if self.temperature <= 0 else f"t={self.temperature} k={self.top_k} seed={self.seed}"
+        how = "greedy" if self.temperature <= 0 else f"t={self.temperature} k={self.top_k} seed={self.seed}"
+        return f"{how}, form {constrain.FORM_VERSION}" if self.guided else how
 
 
 GREEDY = Sampling()
@@ -224,19 +232,59 @@ class Worker:
     def _choose(self, slots: "_Slots", speaking: np.ndarray, logits: np.ndarray, sampling: Sampling) -> np.ndarray:
         """int32 (len(speaking),): the next token of each; logits is float32 (len(speaking), n_vocab)."""
         if sampling.temperature <= 0:
-            return logits.argmax(axis=1).astype(np.int32)
-        chosen = np.empty(len(speaking), np.int32)
-        for at, slot in enumerate(speaking):
-            if slots.draws[slot] is None:
-                prompt = slots.tokens[slot, : slots.n_prompt[slot]].tobytes()
-                digest = hashlib.sha256(f"{sampling.seed}|".encode() + prompt).digest()
-                slots.draws[slot] = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-            k = min(sampling.top_k or self.n_vocab, self.n_vocab)
-            best = np.argsort(-logits[at], kind="stable")[:k]
-            weights = np.exp((logits[at, best] - logits[at, best[0]]).astype(np.float64) / sampling.temperature)
-            drawn = np.searchsorted(np.cumsum(weights), slots.draws[slot].random() * weights.sum(), "right")
-            chosen[at] = best[min(int(drawn), k - 1)]
+            chosen = logits.argmax(axis=1).astype(np.int32)
+        else:
+            chosen = np.array([self._draw(slots, int(s), logits[at], sampling) for at, s in enumerate(speaking)], np.int32)
+        if sampling.guided:
+            kinds = self._kinds(chosen)
+            for at, slot in enumerate(speaking):
+                chosen[at] = self._guided(slots, int(slot), logits[at], int(chosen[at]), int(kinds[at]))
         return chosen
+
+    def _draw(self, slots: "_Slots", slot: int, logits: np.ndarray, sampling: Sampling) -> int:
+        if slots.draws[slot] is None:
+            prompt = slots.tokens[slot, : slots.n_prompt[slot]].tobytes()
+            digest = hashlib.sha256(f"{sampling.seed}|".encode() + prompt).digest()
+            slots.draws[slot] = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        k = min(sampling.top_k or self.n_vocab, self.n_vocab)
+        best = np.argsort(-logits, kind="stable")[:k]
+        weights = np.exp((logits[best] - logits[best[0]]).astype(np.float64) / sampling.temperature)
+        drawn = np.searchsorted(np.cumsum(weights), slots.draws[slot].random() * weights.sum(), "right")
+        return int(best[min(int(drawn), k - 1)])
+
+    def _guided(self, slots: "_Slots", slot: int, logits: np.ndarray, chosen: int, kind: int) -> int:
+        """`chosen` where a valid profile can go on like that; else the form's fixed words or the likeliest that fits."""
+        tokens = slots.tokens[slot, slots.n_prompt[slot] : slots.n_known[slot]]
+        written = b"".join(map(self.model.piece, tokens.tolist()))
+        if self._fits(written, chosen, kind):
+            return chosen
+        fixed = constrain.forced(written.decode("utf-8", errors="replace"))
+        if fixed:
+            token = self.model.tokenize(fixed, add_special=False, parse_special=False)[0]
+            if self._fits(written, token, _PLAIN):
+                return token
+        order = np.argsort(-logits, kind="stable")[:N_GUIDED_CHOICES].astype(np.int32)
+        for token, token_kind in zip(order.tolist(), self._kinds(order).tolist(), strict=True):
+            if self._fits(written, token, token_kind):
+                return token
+        # A phrase as long as may be, and none of the likeliest tokens closes it.
+        for mark in (",", ";"):
+            token = self.model.tokenize(mark, add_special=False, parse_special=False)[-1]
+            if self._fits(written, token, _PLAIN):
+                return token
+        end = int(self.model.lib.llama_vocab_eos(self.model.vocab))
+        return end if end >= 0 and self._fits(written, end, _END) else chosen
+
+    def _fits(self, written: bytes, token: int, kind: int) -> bool:
+        try:
+            if kind != _PLAIN:
+                return constrain.may_end(written.decode("utf-8"))
+            # A character may be spread over several tokens: its beginning is judged like any character.
+            decoder = codecs.getincrementaldecoder("utf-8")()
+            text = decoder.decode(written + self.model.piece(token))
+        except UnicodeDecodeError:
+            return False
+        return constrain.may_begin(text + "\ufffd" if decoder.getstate()[0] else text)
 
     def _kinds(self, tokens: np.ndarray) -> np.ndarray:
         """int8: what each token does to the text: goes on, breaks the line, or ends it."""
