@@ -193,7 +193,7 @@ def test_repeated_pairs_count_once():
         ("temporal", interactions([(0, 0), (0, 1)]), "needs times"),
         ("leave-last", interactions([(0, 0), (0, 1)]), "needs times"),
         ("temporal", interactions([(0, 0), (0, 1)], times=[4, 4]), "none is later"),
-        ("none", interactions([(0, 0), (1, 1)]), "no user has two training interactions"),
+        ("ratio", interactions([(0, 0), (1, 1)]), "no user has two training interactions"),
         ("cold-items", interactions([(0, 0), (1, 0)]), "at least two items"),
         ("ratio", interactions([]), "no interaction"),
         ("given", interactions([(0, 0)], labels=[GIVEN_TEST]), "no training interaction"),
@@ -227,3 +227,16 @@ def test_run_split_stores_it_with_its_input_and_goes_stale_on_a_new_import(tmp_p
         save_imported(ws, generate_demo(2, 100, 60))
         with pytest.raises(MissingArtefactError, match="stale"):
             load_split(ws)
+
+
+def test_none_serves_even_where_every_user_has_one_interaction(tmp_path):
+    from reclm_lite.data.importers import import_dataset
+
+    source = tmp_path / "once.csv"
+    source.write_text("user,item\n" + "".join(f"u{n},i{n % 3}\n" for n in range(9)), encoding="utf-8")
+    with Workspace.create(tmp_path / "ws") as ws:
+        save_imported(ws, import_dataset("table", source, user_column="user", item_column="item"))
+        with pytest.raises(InputError, match="method none"):
+            run_split(ws, "ratio")
+        split = run_split(ws, "none")
+        assert (split.train.nnz, split.valid.nnz) == (9, 0)

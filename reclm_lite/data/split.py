@@ -110,7 +110,7 @@ def make_split(
     held_out, more = _held_out(pairs, method, rng, test_fraction, item_fraction)
     params |= more
     by_time = method in ("leave-last", "temporal")
-    valid = _carve(pairs, ~held_out, valid_fraction, rng, by_time)
+    valid = _carve(pairs, ~held_out, valid_fraction, rng, by_time, required=method != "none")
     trained = np.zeros(pairs.n_items, bool)
     trained[pairs.items[~held_out]] = True
     unseen = held_out & ~trained[pairs.items]
@@ -210,17 +210,21 @@ def _share_of_each(
     return taken
 
 
-def _carve(pairs: _Pairs, training: np.ndarray, fraction: float, rng: np.random.Generator, by_time: bool) -> np.ndarray:
-    """The validation pairs among `training` (bool (n,) both); at least one, or InputError."""
+def _carve(
+    pairs: _Pairs, training: np.ndarray, fraction: float, rng: np.random.Generator, by_time: bool, required: bool = True
+) -> np.ndarray:
+    """The validation pairs among `training` (bool (n,) both); at least one, or InputError where one is `required`."""
     times = pairs.times if by_time else None
     valid = _share_of_each(pairs, training, fraction, rng, times)
     if not valid.any():
         counts = np.bincount(pairs.users[training], minlength=pairs.n_users)
         users = np.flatnonzero(counts >= 2)
         if len(users) == 0:
+            if not required:
+                return valid
             raise InputError(
-                "no user has two training interactions, so no validation set can be carved out: "
-                "import more interactions, or hold out fewer for test"
+                "no user has two training interactions, so no validation set can be carved out: import more "
+                "interactions, or use method none, which needs no validation (models then train for all their epochs)"
             )
         index = np.flatnonzero(training & (pairs.users == rng.choice(users)))
         valid[index[np.argmax(times[index])] if times is not None else rng.choice(index)] = True
