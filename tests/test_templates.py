@@ -158,3 +158,7 @@ def test_profile_survives_format_and_parse():
 def test_other_forms_are_refused(answer):
     with pytest.raises(ProfileFormatError, match="expected"):
         parse_profile(answer)
+
+
+def test_a_film_is_told_by_its_year_even_where_its_title_is_cut():
+    assert "\nFilms:\n" in user_prompt([ItemText("A very long title " * 8 + "(1999)")])

@@ -7,7 +7,7 @@ of the tokenizer in random order), so that a model cannot rely on knowing a word
 import random
 from dataclasses import dataclass
 
-from reclm_lite.dialogue.templates import format_profile, item_view, prompt_view, render
+from reclm_lite.dialogue.templates import PromptView, clean, format_profile, item_view, leading_phrase, prompt_view, render
 from reclm_lite.profiles.teachers import RuleTeacher
 from reclm_lite.types import ItemText
 from wordnet_text import WordNetText
@@ -28,6 +28,7 @@ GENRES = (
     "Sci-Fi Thriller War Western Family Biography History Sport Music Short"
 ).split()
 _SUBS = "us world world-politics nfl nba mlb ncaa college international local videos top-stories tips news people companies pro".split()
+SHARE_BARE = 0.5
 _PREPS = "in of for with after from over to at on by against during before under without".split()
 _OTHER_LETTERS = (
     "абвгдежзиклмнопрстуфхцчшыьэюя",
@@ -54,6 +55,8 @@ class Histories:
 
     def example(self, seed: int, index: int) -> Example:
         rng = random.Random(f"{seed}/{index}")
+        if rng.random() < SHARE_BARE:
+            return self._bare(rng)
         style = rng.choices((self._news, self._film, self._product), (6, 2, 2))[0]
         invented = rng.choice((0.0, 0.05, 0.05, 0.3, 0.9))
         theme = _Theme(self, rng, style == self._film, invented)
@@ -71,6 +74,29 @@ class Histories:
             view = prompt_view(history, near)
             subject = "Films" if view.film else "History"
         return Example(render(view, subject), format_profile(RuleTeacher.from_view(view)))
+
+    def _bare(self, rng: random.Random) -> Example:
+        """Six slots of a word or two and nothing around them: what is to be said where, without the copying of long runs."""
+        invented = rng.choice((0.0, 0.3, 0.9))
+        slots: dict[str, str] = {}
+        while len(slots) < 6:
+            text = " ".join(clean(self._word(rng, invented)).replace(",", " ").split()[: rng.choice((1, 1, 2))])
+            phrase = leading_phrase(text)
+            if phrase == text and not text.isdigit():
+                slots.setdefault(text.casefold(), text)
+        topics, lines = list(slots.values())[:3], list(slots.values())[3:]
+        if rng.random() < 0.25:
+            topics = [topics[0].split()[0] + rng.choice(("", " ")) + sub for sub in rng.sample(_SUBS, 3)]
+        if rng.random() < 0.2:
+            first = rng.choice(("Three", "Big", "Star", "Man", rng.choice(self.pools.names).split()[0]))
+            lines = [f"{first} {line.split()[0]}" for line in lines]
+        film = rng.random() < 0.4
+        if film:
+            lines = [f"{line} ({rng.randint(1920, 2024)})" for line in lines]
+        elif rng.random() < 0.5:
+            lines = [f"{line} {rng.choice(_PREPS)} {rng.choice(self.pools.nouns)}" for line in lines]
+        view = PromptView(tuple(topic.lower() for topic in topics), tuple(lines), film)
+        return Example(render(view, "Films" if view.film else "History"), format_profile(RuleTeacher.from_view(view)))
 
     def _word(self, rng: random.Random, invented: float) -> str:
         if rng.random() >= invented:

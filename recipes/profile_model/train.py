@@ -51,14 +51,14 @@ class Config:
     width: int = 256
     ffn: int = 768
     heads: int = 4
-    steps: int = 1900
+    steps: int = 2500
     copy_steps: int = 100
     batch: int = 32
     warmup: int = 60
-    decay: float = 0.458
+    decay: float = 0.4
     lr_matrix: float = 0.02
     lr_other: float = 1.5e-3
-    opening_weight: float = 4.0
+    opening_weight: float = 6.0
     max_tokens: int = 448
     autocast: bool = True
 
@@ -108,7 +108,8 @@ def new_model(config: Config) -> LlamaForCausalLM:
 class Batches:
     """`batch(i)`: tokens int64 (batch, length), padded on the right, and their weights in the loss, float32, same shape.
 
-    Tokens that open a phrase weigh `opening_weight`: where to copy from is the decision, the rest is copying.
+    Tokens that open a phrase weigh `opening_weight` and those that close one half of it: where to copy from and when
+    to stop are the decisions, the rest is copying.
     """
 
     def __init__(self, pools: WordNetText, tokenizer: PreTrainedTokenizerFast, config: Config):
@@ -116,7 +117,8 @@ class Batches:
         self.tokenizer = tokenizer
         pieces = [tokenizer.decode([i]) for i in range(3, len(tokenizer))]
         self.histories = Histories(pools, [p for p in pieces if p.strip(" ").isalnum()])
-        self.marks = set(tokenizer.convert_tokens_to_ids([",", ":"]))
+        self.opening = set(tokenizer.convert_tokens_to_ids([",", ":"]))
+        self.closing = set(tokenizer.convert_tokens_to_ids([",", ";", EOS]))
         self._group: tuple[int, list[list[tuple[list[int], int]]]] = (-1, [])
 
     def tokens(self, example: Example) -> tuple[list[int], int]:
@@ -138,7 +140,8 @@ class Batches:
         for row, (tokens, n_prompt) in enumerate(rows):
             ids[row, : len(tokens)] = torch.tensor(tokens)
             for i in range(n_prompt, len(tokens)):
-                weights[row, i] = self.config.opening_weight if tokens[i - 1] in self.marks and i > n_prompt else 1.0
+                opens, closes = i > n_prompt and tokens[i - 1] in self.opening, tokens[i] in self.closing
+                weights[row, i] = self.config.opening_weight * (opens + 0.5 * closes) if opens or closes else 1.0
         return ids, weights
 
     def _draw_group(self, group: int) -> list[list[tuple[list[int], int]]]:

@@ -43,10 +43,9 @@ from reclm_lite.types import ItemText, Profile
 TEMPLATE_VERSION = "3"
 
 N_SLOTS = 3
-MAX_LINE = 110
-MAX_PART = 70
+MAX_LINE = 70
 MAX_TOPIC = 60
-MAX_UNITS = 640
+MAX_UNITS = 480
 MAX_PHRASE_CHARS = 60
 _NEIGHBOR_WEIGHT = 0.25
 
@@ -114,6 +113,7 @@ class _Entry:
     title: str
     description: str
     words: frozenset[str]
+    film: bool
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
@@ -137,7 +137,8 @@ def _entry(item: ItemText) -> _Entry:
         title, description = _cut(description, MAX_LINE), ""
     topics = tuple(sorted({_cut(topic, MAX_TOPIC) for topic in topics_of(item)} - {""}))
     title = _cut(title, MAX_LINE) or ", ".join(topics)
-    return _Entry(topics, title, description, frozenset(w.lower() for w in words(title)))
+    film = bool(CLOSING_YEAR.search(item.title))
+    return _Entry(topics, title, description, frozenset(w.lower() for w in words(title)), film)
 
 
 def _topic_weights(
@@ -192,10 +193,10 @@ def prompt_view(
     lines = _fill([*near_titles, *topics], lines)
     if not lines:
         raise InputError("expected words in the items' texts, found only punctuation; give the items titles or descriptions")
-    shown = (chosen[0].title if chosen else near_titles[0]) if chosen or near_titles else ""
+    film = (chosen or near[0])[0].film
     lines = _fill(_FILLERS, lines)
     topics += [_cut(leading_phrase(line), MAX_TOPIC) for line in lines]
-    return PromptView(_distinct([*topics, *_FILLERS]), _apart(lines), bool(CLOSING_YEAR.search(shown)))
+    return PromptView(_distinct([*topics, *_FILLERS]), _apart(lines), film)
 
 
 def _distinct(topics: Sequence[str]) -> tuple[str, ...]:
@@ -242,7 +243,7 @@ def _parts(chosen: list[_Entry], near: list[list[_Entry]], stats: PhraseStats | 
             for phrase in chunks(text):
                 start = max(start, text.find(phrase, start))
                 weight = sum((stats.idf(w) if stats else 1.0) * (1.25 if w in told else 1.0) for w in phrase.lower().split())
-                ranked.append((-round(weight, 6), len(ranked), _cut(text[start:], MAX_PART)))
+                ranked.append((-round(weight, 6), len(ranked), _cut(text[start:], MAX_LINE)))
                 start += len(phrase)
         found += [part for _, _, part in sorted(ranked)]
     return found
