@@ -47,6 +47,12 @@ def test_topics_are_split_lowered_and_kept_once():
     assert topics_of(ItemText("x", "(no genres listed)")) == ()
 
 
+def test_a_subcategory_glued_to_its_category_is_taken_apart():
+    assert topics_of(ItemText("", "travel", "travelnews")) == ("travel", "travel news")
+    assert topics_of(ItemText("", "news", "news")) == ("news",)
+    assert topics_of(ItemText("", "news", "newsy")) == ("news", "newsy")
+
+
 def test_a_closing_year_adds_its_decade_as_a_topic():
     assert topics_of(ItemText("Up (2009)", "Animation")) == ("animation", "2000s")
 

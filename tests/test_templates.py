@@ -59,7 +59,7 @@ def test_stats_put_the_topic_that_is_rare_in_the_catalogue_first():
 
 def test_topics_that_begin_alike_are_not_both_shown():
     prompt = user_prompt([ItemText("Mosses", "news", "newsus")])
-    assert "* newsus\n" in prompt and "* news\n" not in prompt
+    assert "* news us\n" in prompt and "* news\n" not in prompt
 
 
 def test_neighbors_fill_in_what_a_short_history_lacks():

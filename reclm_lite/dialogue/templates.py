@@ -40,7 +40,7 @@ from reclm_lite.errors import InputError, ProfileFormatError
 from reclm_lite.text.keyphrases import CLOSING_YEAR, MAX_CHUNK_CHARS, PhraseStats, chunks, topics_of, words
 from reclm_lite.types import ItemText, Profile
 
-TEMPLATE_VERSION = "3"
+TEMPLATE_VERSION = "4"
 
 N_SLOTS = 3
 MAX_LINE = 70
@@ -200,12 +200,14 @@ def prompt_view(
 
 
 def _distinct(topics: Sequence[str]) -> tuple[str, ...]:
-    """The first `N_SLOTS` of which none begins like another (`news` says nothing beside `newsus`)."""
+    """The first `N_SLOTS` of which none begins with another's first word (`news` says little beside `news us`)."""
     found: list[str] = []
+    said: list[str] = []
     for topic in topics:
-        low = topic.casefold()
-        if topic and not any(low.startswith(other.casefold()) or other.casefold().startswith(low) for other in found):
+        first = re.split(r"[\s-]", topic.casefold())[0]
+        if first and not any(first.startswith(other) or other.startswith(first) for other in said):
             found.append(topic)
+            said.append(first)
     return tuple(found[:N_SLOTS])
 
 

@@ -99,14 +99,19 @@ def candidates(text: str) -> list[str]:
 def topics_of(item: ItemText) -> tuple[str, ...]:
     """The item's topics in lower case, most specific last; `|`, `,`, `/` and `;` separate topics within a field.
 
-    A title that closes with a year, as films' do, adds its decade: `1990s`.
+    A subcategory glued to its category is taken apart: `travel`, `travelnews` gives `travel news`. A title that closes with a
+    year, as films' do, adds its decade: `1990s`.
     """
     found: dict[str, None] = {}
+    category = ""
     for field in (item.category, item.subcategory):
         for part in re.split(r"[|,/;]", field):
             topic = " ".join(re.sub(r"[^\w\s'&+-]|_", " ", part).split()).lower()[:MAX_WORD_CHARS].strip()
+            if category and len(topic) > len(category) + 1 and topic.startswith(category) and topic[len(category)].isalnum():
+                topic = f"{category} {topic[len(category) :]}"
             if topic and topic != "no genres listed":
                 found.setdefault(topic)
+        category = next(iter(found), "") if len(found) == 1 else ""
     if year := CLOSING_YEAR.search(item.title):
         found.setdefault(f"{year.group(1)[:3]}0s")
     return tuple(found)
