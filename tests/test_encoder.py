@@ -189,3 +189,21 @@ def test_missing_asset_names_its_recipe(monkeypatch: pytest.MonkeyPatch, tmp_pat
         encoder_path()
     with pytest.raises(ModelError, match="recipes/export_profile_model.py"):
         profile_model_path()
+
+
+def test_expanded_weights_give_the_same_vectors_and_identity(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    texts = ["Patriots rally past Jets", "A soup of roasted squash and sage", "Comet seen from the southern sky"]
+    with TextEncoder(expand=False) as stored, TextEncoder(expand=True) as copy:
+        assert stored.identity == copy.identity
+        agreement = (stored.encode(texts) * copy.encode(texts)).sum(axis=1)
+    assert agreement.min() > 0.998
+    (file,) = (tmp_path / "reclm-lite").iterdir()
+    assert file.name.endswith("-bf16.gguf")
+
+
+def test_encoder_works_where_no_copy_can_be_kept(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with TextEncoder(expand=True) as encoder:
+        assert encoder.encode(["a soup"]).shape == (1, encoder.dim)
