@@ -1,7 +1,7 @@
 """The whole path on one data set, by the commands a user types, each with its time and peak memory.
 
-    python benchmarks/whole_path.py reclm ../shared/data/reclm-mind -w /tmp/mind --profiles 4000
-    python benchmarks/whole_path.py movielens ../shared/data/ml-latest-small -w /tmp/ml
+    python benchmarks/whole_path.py reclm ../shared/data/reclm-mind -w mind-ws
+    python benchmarks/whole_path.py movielens ../shared/data/ml-latest-small -w films-ws --method ratio
 
 Prints a Markdown table of the commands, the table of `reclm evaluate --json`, and one JSON line last.
 The workspace must not exist yet.
@@ -64,7 +64,7 @@ def main() -> None:
             for model in ("biasmf", "lightgcn"):
                 for profiles in ("none", "users"):
                     run(["fit", model, *ws, "--profiles", profiles, "--preset", preset, "--seed", str(seed)], log)
-            tables[f"{preset}-{seed}"] = json.loads(run(["evaluate", *ws, "--json"], log))
+            tables[f"{preset}-{seed}"] = json.loads(run(["evaluate", *ws, "--json", "--ci95"], log))
     run(["report", *ws], log)
 
     print("| command | seconds | peak MiB |\n| --- | ---: | ---: |")
