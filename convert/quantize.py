@@ -4,7 +4,6 @@ K-quants need rows of a multiple of 256 and the others of 32; llama.cpp falls ba
 whose rows do not fit. That is reported, since it makes a file larger than its name says.
 """
 
-import ctypes
 import logging
 import os
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reclm_lite.errors import ModelError
-from reclm_lite.runtime import check_gguf, clear_errors, last_errors, llama_lib, pick_threads
+from reclm_lite.runtime import check_gguf, pick_threads, quantize_file
 
 logger = logging.getLogger(__name__)
 
@@ -86,15 +85,8 @@ def quantize_gguf(source: Path, out: Path, ftype: str, *, n_threads: int | None 
             "%d of %d tensors have rows that %s cannot hold (%s is one); llama.cpp gives them another type",
             len(fallback), len(before.tensors), ftype, fallback[0],
         )  # fmt: skip
-    lib = llama_lib()
-    params = lib.llama_model_quantize_default_params()
-    params.nthread = pick_threads(n_threads)
-    params.ftype = FTYPES[ftype]
-    clear_errors()
     with whole_or_nothing(out) as partial:
-        status = lib.llama_model_quantize(os.fsencode(source), os.fsencode(partial), ctypes.byref(params))
-        if status != 0:
-            raise ModelError(f"llama.cpp could not quantize {source} to {ftype}: {last_errors() or f'status {status}'}")
+        quantize_file(source, partial, FTYPES[ftype], n_threads=pick_threads(n_threads))
         after = check_gguf(partial)
         if {t.name: t.shape for t in after.tensors} != {t.name: t.shape for t in before.tensors}:
             raise ModelError(f"expected the tensors of {source} in its quantized copy, found others")

@@ -423,3 +423,17 @@ class Context:
 def load_model(path: Path, **options: Any) -> Model:
     """Checks a GGUF file and loads it; `options` as for `Model`."""
     return Model(path, **options)
+
+
+def quantize_file(source: Path, out: Path, ftype: int, *, n_threads: int, requantize: bool = False) -> None:
+    """llama.cpp's own quantization of a GGUF file; `ftype` is its number for the type. Writes `out` in place.
+
+    requantize: allow a source that is quantized already. Raises ModelError where llama.cpp refuses.
+    """
+    lib = llama_lib()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype, params.nthread, params.allow_requantize = ftype, n_threads, requantize
+    clear_errors()
+    status = lib.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(params))
+    if status != 0:
+        raise ModelError(f"llama.cpp could not convert {source} to type {ftype}: {last_errors() or f'status {status}'}")

@@ -15,7 +15,6 @@ from reclm_lite.cf.neighbors import (
     find_neighbors,
     history_groups,
     neighbors,
-    vector_for_text,
 )
 from reclm_lite.data.dataset import Split, save_split
 from reclm_lite.errors import InputError, MissingArtefactError
@@ -102,15 +101,6 @@ def test_neighbors_are_stored_with_what_they_were_made_of(tmp_path):
         assert np.array_equal(stored.arrays["indices"], found.indices)
         with pytest.raises(InputError, match="k: expected"):
             neighbors(ws, k=0)
-
-
-def test_a_text_alone_is_served_by_the_items_nearest_to_it():
-    items = np.array([[2, 0], [2, 0], [2, 0], [0, 2], [0, 2], [0, 2]], np.float32)
-    fitted = FittedModel("lightgcn", 3 * VECTORS, items, None, np.ones(8, bool))
-    vector = vector_for_text(fitted, np.array([[1, 0], [0, 1]], np.float32), TEXT, n_nearest=3)
-    assert vector[0, 0] > 10 * vector[0, 1] and vector[1, 1] > 10 * vector[1, 0]
-    usual = np.median(np.linalg.norm(3 * VECTORS, axis=1))
-    np.testing.assert_allclose(np.linalg.norm(vector, axis=1), usual, rtol=1e-5)
 
 
 def test_ten_thousand_users_take_seconds():

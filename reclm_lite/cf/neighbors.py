@@ -158,25 +158,3 @@ def text_of_users(train: sp.csr_matrix, item_text: np.ndarray) -> np.ndarray:
     """float32 (n_users, n_in): the normalised mean text vector of each history; zero where there is none."""
     matrix = native.make_csr(train.indptr, train.indices, None, train.shape)
     return normalize(native.spmm(matrix, np.ascontiguousarray(item_text, dtype=np.float32)))[0]
-
-
-def vector_for_text(
-    fitted: interface.FittedModel, text_vectors: np.ndarray, item_text: np.ndarray, *, n_nearest: int = 20
-) -> np.ndarray:
-    """User vectors for people who have a text and no history: float32 (n, dim).
-
-    The items nearest in text stand for the history that is missing: the mean of their fitted vectors, weighted by
-    cosine, scaled to the usual length of a user's vector. Nothing is learned for it; items of no text take no part.
-
-    text_vectors: float32 (n, n_in), unit rows. item_text: float32 (n_items, n_in), unit or zero rows.
-    """
-    with_text = np.flatnonzero((item_text * item_text).sum(axis=1) > 0.5).astype(np.int32)
-    ids, cosine = native.topk(
-        np.ascontiguousarray(text_vectors, dtype=np.float32), np.ascontiguousarray(item_text, dtype=np.float32),
-        n_nearest, candidates=with_text,
-    )  # fmt: skip
-    weights = np.where(ids >= 0, np.maximum(cosine, 0.0), 0.0).astype(np.float32)
-    vectors = np.einsum("nk,nkd->nd", weights, fitted.item_vectors[np.maximum(ids, 0)])
-    ready = fitted.user_vectors[fitted.user_ready]
-    usual = np.median(np.sqrt((ready * ready).sum(axis=1))) if len(ready) else 1.0
-    return (normalize(vectors)[0] * np.float32(usual)).astype(np.float32)

@@ -8,7 +8,7 @@ that a person wrote (`edited`), which nothing but another edit replaces.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import InputError, ProfileFormatError
@@ -195,17 +195,6 @@ def put_generation(ws: Workspace, generation: Generation) -> None:
 def get_generation(ws: Workspace, key: str) -> Generation | None:
     row = ws.db.execute(f"SELECT {_GENERATION} FROM generations WHERE prompt_key=?", (key,)).fetchone()
     return Generation(*row) if row else None
-
-
-def get_generations(ws: Workspace, keys: Sequence[str]) -> dict[str, Generation]:
-    """Those of `keys` that have been generated."""
-    found = {}
-    for start in range(0, len(keys), 500):
-        part = keys[start : start + 500]
-        marks = ",".join("?" * len(part))
-        for row in ws.db.execute(f"SELECT {_GENERATION} FROM generations WHERE prompt_key IN ({marks})", part):
-            found[row[0]] = Generation(*row)
-    return found
 
 
 # -- jobs ----------------------------------------------------------------------

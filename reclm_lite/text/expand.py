@@ -6,13 +6,11 @@ by benchmarks/bench_encoder.py). The copy has the same values, lies in the user'
 is made once. Left out: models over MAX_BYTES, for which the copy would cost more memory than it is worth.
 """
 
-import ctypes
 import logging
 import os
 from pathlib import Path
 
-from ..errors import ModelError
-from ..runtime import check_gguf, clear_errors, file_sha256, last_errors, llama_lib
+from ..runtime import check_gguf, file_sha256, quantize_file
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +51,9 @@ def expanded(path: Path) -> Path:
 
 
 def _make(path: Path, copy: Path) -> None:
-    lib = llama_lib()
-    params = lib.llama_model_quantize_default_params()
-    params.ftype, params.allow_requantize, params.nthread = _LLAMA_FTYPE_MOSTLY_BF16, True, 1
     partial = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
-    clear_errors()
     try:
-        status = lib.llama_model_quantize(os.fsencode(path), os.fsencode(partial), ctypes.byref(params))
-        if status != 0:
-            raise ModelError(f"llama.cpp could not expand {path} to BF16: {last_errors() or f'status {status}'}")
+        quantize_file(path, partial, _LLAMA_FTYPE_MOSTLY_BF16, n_threads=1, requantize=True)
         os.replace(partial, copy)
     finally:
         partial.unlink(missing_ok=True)
