@@ -6,28 +6,42 @@
 
 #include <stdint.h>
 
-#define RECLM_ABI_VERSION 1
+#define RECLM_ABI_VERSION 2
 
 enum reclm_status {
     RECLM_OK = 0,
     RECLM_ERR_MEMORY = 1, /* an allocation failed */
     RECLM_ERR_SIZE = 2,   /* a negative size, or k < 1 */
     RECLM_ERR_INDPTR = 3, /* indptr does not start at 0, decreases, or does not end at nnz */
-    RECLM_ERR_INDEX = 4   /* a column index outside [0, n_cols) */
+    RECLM_ERR_INDEX = 4,  /* a column index outside [0, n_cols) */
+    RECLM_ERR_ISA = 5     /* this processor lacks the instruction set asked for */
 };
 
 int32_t reclm_abi_version(void);
+
+/* Instruction sets, by the numbers of `enum reclm_isa` in src/isa.h. Not to be changed while a kernel runs. */
+int32_t reclm_isa_supported(int32_t isa); /* 1 or 0 */
+int32_t reclm_isa(void);
+int32_t reclm_use_isa(int32_t isa);
 
 /* Is (indptr, indices) a CSR structure of n_rows x n_cols with nnz entries? */
 int32_t reclm_check_csr(int64_t n_rows, int64_t n_cols, int64_t nnz,
                         const int64_t *indptr, const int32_t *indices);
 
-/* out (n_rows, dim) = A (n_rows, n_cols; CSR) x dense (n_cols, dim), all row-major. */
-int32_t reclm_spmm_f32(int64_t n_rows, int64_t dim,
-                       const int64_t *indptr,  /* (n_rows + 1,) */
-                       const int32_t *indices, /* (nnz,) */
-                       const float *data,      /* (nnz,) */
-                       const float *dense, float *out, int32_t n_threads);
+/* values (n,) rounded to the nearest bfloat16, ties to even. */
+int32_t reclm_to_bf16(int64_t n, const float *values, uint16_t *out);
+
+/* A (n_rows, n_cols; CSR) x dense (n_cols, dim), all row-major, into any of out, out_bf16 and add_to. */
+int32_t reclm_spmm(int64_t n_rows, int64_t dim,
+                   const int64_t *indptr,  /* (n_rows + 1,) */
+                   const int32_t *indices, /* (nnz,) */
+                   const float *data,      /* (nnz,) */
+                   const void *dense,      /* float32, or bfloat16 where dense_is_bf16 */
+                   int32_t dense_is_bf16,
+                   float *out,             /* (n_rows, dim) or NULL */
+                   uint16_t *out_bf16,     /* (n_rows, dim) or NULL: the result rounded */
+                   float *add_to,          /* (n_rows, dim) or NULL: += weight * result */
+                   float weight, int32_t n_threads);
 
 /* The k best candidates of each query by  score = query . item + bias,  without the
  * n_queries x n_candidates matrix. Candidates are given in ascending id order, so equal

@@ -1,61 +1,73 @@
-/* out[i, :] = sum over j in row i of data[j] * dense[indices[j], :]
+/* out[i, :]     = sum over j in row i of data[j] * dense[indices[j], :]
+ * add_to[i, :] += weight * out[i, :]      in the same pass
  *
- * A row is summed in one thread, in storage order: the bits do not depend on the number of
- * threads. Columns go in strips held in registers, so `out` is written once. */
+ * `dense` is float32 or bfloat16; sums are float32. A row is summed in one thread, in storage
+ * order: the bits do not depend on the number of threads. Rows of `dense` that the coming entries
+ * need are prefetched, since their addresses are known and the hardware cannot guess them. */
 #include <stddef.h>
+#include <string.h>
 
 #include "../include/reclm_kernels.h"
-#include "clones.h"
+#include "isa.h"
 
-#define ROWS_PER_TASK 256
+#define ROWS_PER_TASK 128
 /* Below this many multiplications waking the threads costs more than they save. */
 #define SMALL_WORK 2000000
+/* Entries between a prefetch and its use. */
+#define AHEAD 12
 
-/* N_VECS vectors of 8 columns at once. */
-#define STRIP(N_VECS)                                                                       \
-    for (; col + N_VECS * LANES <= dim; col += N_VECS * LANES) {                            \
-        vec_t sum[N_VECS] = {0};                                                            \
-        for (int64_t entry = begin; entry < end; entry++) {                                 \
-            const float weight = data[entry];                                               \
-            const float *source = dense + (int64_t)indices[entry] * dim + col;              \
-            for (int v = 0; v < N_VECS; v++)                                                \
-                sum[v] += weight * *(const loose_vec_t *)(source + v * LANES);              \
-        }                                                                                   \
-        for (int v = 0; v < N_VECS; v++) *(loose_vec_t *)(target + col + v * LANES) = sum[v]; \
-    }
+typedef struct {
+    int64_t n_rows, dim, nnz;
+    const int64_t *indptr;
+    const int32_t *indices;
+    const float *data;
+    const void *dense;
+    float *out;
+    uint16_t *out_bf16;
+    float *add_to;
+    float weight;
+} spmm_job_t;
 
-RECLM_CLONES
-static void spmm_rows(int64_t first, int64_t last, int64_t dim, const int64_t *restrict indptr,
-                      const int32_t *restrict indices, const float *restrict data,
-                      const float *restrict dense, float *restrict out)
+static inline float bf16_to_f32(uint16_t half)
 {
-    for (int64_t row = first; row < last; row++) {
-        const int64_t begin = indptr[row], end = indptr[row + 1];
-        float *restrict target = out + row * dim;
-        int64_t col = 0;
-        STRIP(8)
-        STRIP(4)
-        STRIP(1)
-        for (; col < dim; col++) {
-            float sum = 0.0f;
-            for (int64_t entry = begin; entry < end; entry++)
-                sum += data[entry] * dense[(int64_t)indices[entry] * dim + col];
-            target[col] = sum;
-        }
-    }
+    const uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
-int32_t reclm_spmm_f32(int64_t n_rows, int64_t dim, const int64_t *indptr, const int32_t *indices,
-                       const float *data, const float *dense, float *out, int32_t n_threads)
+static inline uint16_t f32_to_bf16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+#define TEMPLATE "spmm_rows.h"
+#include "each_isa.h"
+
+int32_t reclm_to_bf16(int64_t n, const float *values, uint16_t *out)
+{
+    if (n < 0) return RECLM_ERR_SIZE;
+    for (int64_t at = 0; at < n; at++) out[at] = f32_to_bf16(values[at]);
+    return RECLM_OK;
+}
+
+int32_t reclm_spmm(int64_t n_rows, int64_t dim, const int64_t *indptr, const int32_t *indices, const float *data,
+                   const void *dense, int32_t dense_is_bf16, float *out, uint16_t *out_bf16, float *add_to,
+                   float weight, int32_t n_threads)
 {
     if (n_rows < 0 || dim < 0 || n_threads < 1) return RECLM_ERR_SIZE;
+    const int64_t nnz = indptr[n_rows];
+    const spmm_job_t job = {n_rows, dim, nnz, indptr, indices, data, dense, out, out_bf16, add_to, weight};
+    void (*rows)(const spmm_job_t *, int64_t, int64_t) =
+        dense_is_bf16 ? ISA_DISPATCH(spmm_rows_bf16) : ISA_DISPATCH(spmm_rows_f32);
     const int64_t n_tasks = (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
-    const int worth_it = n_rows > 0 && (indptr[n_rows] + n_rows) * dim > SMALL_WORK;
-#pragma omp parallel for schedule(dynamic, 4) num_threads(n_threads) if (worth_it)
+    const int worth_it = (nnz + n_rows) * dim > SMALL_WORK;
+#pragma omp parallel for schedule(dynamic, 2) num_threads(n_threads) if (worth_it)
     for (int64_t task = 0; task < n_tasks; task++) {
         const int64_t first = task * ROWS_PER_TASK;
-        const int64_t last = first + ROWS_PER_TASK < n_rows ? first + ROWS_PER_TASK : n_rows;
-        spmm_rows(first, last, dim, indptr, indices, data, dense, out);
+        rows(&job, first, first + ROWS_PER_TASK < n_rows ? first + ROWS_PER_TASK : n_rows);
     }
     return RECLM_OK;
 }

@@ -1,0 +1,201 @@
+"""The compiled kernels' library: found, loaded, checked once; what every binding shares.
+
+The C below (kernels/src) trusts what the bindings (propagate.py, topk.py) pass. ctypes releases the GIL
+around each call. Left out: a slow path in Python. If the library is missing that is an error, never a silent
+fallback; `kernels/reference.py` is the oracle of the tests.
+"""
+
+import ctypes
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from reclm_lite.errors import InputError, ReclmError
+
+log = logging.getLogger(__name__)
+
+ABI_VERSION = 2
+LIBRARY_NAME = "libreclm_kernels.dylib" if sys.platform == "darwin" else "libreclm_kernels.so"
+# In the order of `enum reclm_isa` (src/isa.h).
+ISAS = ("base", "avx2", "avx512", "avx512vnni")
+I32, I64, F32, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+
+
+class KernelError(ReclmError):
+    """The compiled kernels are missing, of another version, or failed."""
+
+
+# C status -> (exception, message); RECLM_OK is 0.
+STATUS_ERRORS: dict[int, tuple[type[Exception], str]] = {
+    1: (MemoryError, "the kernel could not allocate its buffers: free some memory, or pass fewer rows at a time"),
+    2: (InputError, "expected sizes >= 0, k >= 1 and at least one thread"),
+    3: (InputError, "expected indptr to start at 0, never decrease, and end at the number of stored entries"),
+    4: (InputError, "expected every column index within [0, n_columns)"),
+    5: (KernelError, "this processor lacks the instruction set that was asked for"),
+}
+
+
+def raise_for_status(status: int, what: str) -> None:
+    """Raise the exception that stands for a C status; 0 passes."""
+    if status == 0:
+        return
+    if status not in STATUS_ERRORS:
+        raise KernelError(f"{what}: the kernel returned the unknown status {status}")
+    exception, message = STATUS_ERRORS[status]
+    raise exception(f"{what}: {message}")
+
+
+def find_library() -> Path:
+    """The shared library, on any folder of the package `reclm_lite.kernels`.
+
+    In an editable install the library lies in site-packages and the sources in the repository,
+    so the folder of this file is not enough.
+    """
+    import reclm_lite.kernels
+
+    folders = [Path(folder) for folder in reclm_lite.kernels.__path__]
+    for folder in folders:
+        if (folder / LIBRARY_NAME).is_file():
+            return folder / LIBRARY_NAME
+    raise KernelError(
+        f"expected the compiled kernels {LIBRARY_NAME} in one of {', '.join(map(str, folders))}, found none: "
+        "install the package with `pip install .`, or build them with `cmake -B build . && cmake --build build`"
+    )
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    path = find_library()
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise KernelError(f"{path} cannot be loaded ({error}): build it again with `pip install .`") from error
+    library.reclm_abi_version.restype = I32
+    found = library.reclm_abi_version()
+    if found != ABI_VERSION:
+        raise KernelError(f"{path}: expected kernel version {ABI_VERSION}, found {found}; run `pip install .` again")
+    _choose_isa(library, os.environ.get("RECLM_ISA", ""))
+    log.debug("kernels: %s, instruction set %s", path, ISAS[library.reclm_isa()])
+    return library
+
+
+def _choose_isa(library: ctypes.CDLL, wanted: str) -> None:
+    """The best set that the processor has, or the one that RECLM_ISA names."""
+    usable = [name for number, name in enumerate(ISAS) if library.reclm_isa_supported(number)]
+    if wanted and wanted not in usable:
+        raise KernelError(
+            f"RECLM_ISA: expected one of {', '.join(usable)} on this processor, found {wanted!r}; unset it to have the best"
+        )
+    library.reclm_use_isa(ISAS.index(wanted or usable[-1]))
+
+
+@functools.cache
+def function(name: str, *argtypes: type) -> Callable[..., int]:
+    """A function of the library that returns a status, with its argument types declared."""
+    found = getattr(_library(), name, None)
+    if found is None:
+        raise KernelError(f"{find_library()} has no function {name}: build it again with `pip install .`")
+    # A prototype of our own: a ctypes function object is shared by all that ask the library for it.
+    return ctypes.CFUNCTYPE(I32, *argtypes)((name, _library()))
+
+
+def isas() -> list[str]:
+    """Names of the instruction sets that this processor has, the best last."""
+    supported = function("reclm_isa_supported", I32)
+    return [name for number, name in enumerate(ISAS) if supported(number)]
+
+
+def isa() -> str:
+    """The instruction set in use: the best one, or that of the environment variable RECLM_ISA."""
+    return ISAS[function("reclm_isa")()]
+
+
+def use_isa(name: str) -> None:
+    """Use another instruction set from now on, in the whole process; not while a kernel runs."""
+    if name not in isas():
+        raise InputError(f"instruction set: expected one of {', '.join(isas())} on this processor, found {name!r}")
+    raise_for_status(function("reclm_use_isa", I32)(ISAS.index(name)), name)
+
+
+def default_threads() -> int:
+    """Threads a kernel uses unless told: OMP_NUM_THREADS, else the CPUs this process may use."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    if value.isdigit() and int(value) > 0:
+        return int(value)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(n_threads: int | None) -> int:
+    """A checked number of threads."""
+    n_threads = default_threads() if n_threads is None else n_threads
+    if not 1 <= n_threads <= 1024:
+        raise InputError(f"expected 1 to 1024 threads, found {n_threads}")
+    return n_threads
+
+
+def checked(name: str, array: np.ndarray, dtype: type, ndim: int) -> np.ndarray:
+    """`array`, C-contiguous, of exactly this dtype and number of dimensions."""
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise InputError(f"{name}: expected a {ndim}-dimensional array of {np.dtype(dtype)}, found {found}")
+    return np.ascontiguousarray(array)
+
+
+def finite(name: str, array: np.ndarray) -> None:
+    """Raise InputError, naming the first place, where there is NaN or infinity."""
+    if not np.isfinite(array).all():
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise InputError(f"{name}: expected finite numbers, found {array[at]} at {at}")
+
+
+def call(function: Callable[..., int], what: str, *arguments) -> None:
+    """Call a function of the library and raise what its status stands for."""
+    raise_for_status(function(*arguments), what)
+
+
+def pointer(array: np.ndarray | None) -> int | None:
+    """The address for C, NULL for None; the caller keeps the array."""
+    return None if array is None else array.ctypes.data
+
+
+@dataclass(frozen=True)
+class CSR:
+    """A validated sparse matrix. Make one with `make_csr`; do not write to its arrays.
+
+    indptr: int64 (n_rows + 1,). indices: int32 (nnz,). data: float32 (nnz,). shape: (n_rows, n_cols).
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
+    shape: tuple[int, int]
+
+
+def make_csr(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray | None, shape: tuple[int, int]) -> CSR:
+    """Validate a CSR matrix once, for any number of calls; `data` None means ones.
+
+    indptr and indices may be of any integer dtype; data must be float32 and finite.
+    """
+    n_rows, n_cols = (int(n) for n in shape)
+    for name, array in (("indptr", indptr), ("indices", indices)):
+        if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
+            raise InputError(f"{name}: expected a one-dimensional array of integers, found {array!r:.80}")
+    if min(n_rows, n_cols) < 0 or n_cols > np.iinfo(np.int32).max or len(indptr) != n_rows + 1:
+        raise InputError(f"indptr: expected {n_rows + 1} entries for the shape {tuple(shape)}, found {len(indptr)}")
+    if indices.dtype.itemsize > 4 and indices.size and not 0 <= indices.min() <= indices.max() < n_cols:
+        raise_for_status(4, "sparse matrix")
+    indptr = np.ascontiguousarray(indptr, dtype=np.int64)
+    indices = np.ascontiguousarray(indices, dtype=np.int32)
+    data = np.ones(len(indices), np.float32) if data is None else checked("data", data, np.float32, 1)
+    if len(data) != len(indices):
+        raise InputError(f"data: expected one value for each of {len(indices)} indices, found {len(data)}")
+    finite("data", data)
+    check = function("reclm_check_csr", I64, I64, I64, POINTER, POINTER)
+    call(check, "sparse matrix", n_rows, n_cols, len(indices), pointer(indptr), pointer(indices))
+    return CSR(indptr, indices, data, (n_rows, n_cols))
