@@ -147,6 +147,14 @@ def checked(name: str, array: np.ndarray, dtype: type, ndim: int) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
+def empty(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """An uninitialised array that begins at a multiple of 64 bytes, a cache line: spmm and topk are fastest on such."""
+    n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    buffer = np.empty(n_bytes + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + n_bytes].view(dtype).reshape(shape)
+
+
 def finite(name: str, array: np.ndarray) -> None:
     """Raise InputError, naming the first place, where there is NaN or infinity."""
     if not np.isfinite(array).all():

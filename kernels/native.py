@@ -13,6 +13,7 @@ from reclm_lite.kernels._library import (
     STATUS_ERRORS,
     KernelError,
     default_threads,
+    empty,
     find_library,
     isa,
     isas,
@@ -24,6 +25,6 @@ from reclm_lite.kernels.propagate import from_bf16, spmm, to_bf16
 from reclm_lite.kernels.topk import topk
 
 __all__ = [
-    "CSR", "STATUS_ERRORS", "KernelError", "default_threads", "find_library", "from_bf16", "isa", "isas", "make_csr",
+    "CSR", "STATUS_ERRORS", "KernelError", "default_threads", "empty", "find_library", "from_bf16", "isa", "isas", "make_csr",
     "raise_for_status", "spmm", "to_bf16", "topk", "use_isa",
 ]  # fmt: skip

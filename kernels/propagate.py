@@ -9,7 +9,7 @@
 import numpy as np
 
 from reclm_lite.errors import InputError
-from reclm_lite.kernels._library import CSR, F32, I32, I64, POINTER, call, checked, finite, function, pointer, threads
+from reclm_lite.kernels._library import CSR, F32, I32, I64, POINTER, call, checked, empty, finite, function, pointer, threads
 
 
 def spmm(
@@ -40,7 +40,7 @@ def spmm(
         finite("dense", from_bf16(dense) if is_bf16 else dense)
     dim = dense.shape[1]
     if out is None and add_to is None:
-        out = np.empty((n_rows, dim), np.float32)
+        out = empty((n_rows, dim))
     for name, array, dtypes in (("out", out, (np.float32, np.uint16)), ("add_to", add_to, (np.float32,))):
         if array is not None:
             _check_target(name, array, dtypes, (n_rows, dim), dense)
@@ -71,7 +71,7 @@ def to_bf16(values: np.ndarray) -> np.ndarray:
         raise InputError(f"values: expected an array of float32, found {getattr(values, 'dtype', type(values).__name__)}")
     values = np.ascontiguousarray(values)
     finite("values", values)
-    out = np.empty(values.shape, np.uint16)
+    out = empty(values.shape, np.uint16)
     call(function("reclm_to_bf16", I64, POINTER, POINTER), "to_bf16", values.size, pointer(values), pointer(out))
     return out
 
