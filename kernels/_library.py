@@ -55,9 +55,13 @@ def find_library() -> Path:
     """The shared library, on any folder of the package `reclm_lite.kernels`.
 
     In an editable install the library lies in site-packages and the sources in the repository,
-    so the folder of this file is not enough.
+    so the folder of this file is not enough. The environment variable RECLM_KERNELS names another build of the
+    library, such as the one with sanitizers.
     """
     import reclm_lite.kernels
+
+    if os.environ.get("RECLM_KERNELS"):
+        return Path(os.environ["RECLM_KERNELS"])
 
     folders = [Path(folder) for folder in reclm_lite.kernels.__path__]
     for folder in folders:
