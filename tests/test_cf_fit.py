@@ -14,6 +14,7 @@ from reclm_lite.cf.loops import sample_negatives
 from reclm_lite.cf.models.biasmf import BiasMF
 from reclm_lite.cf.training import TrainConfig, train
 from reclm_lite.cf.validation import validator
+from reclm_lite.cf.vectors import Vectors
 from reclm_lite.data.dataset import Imported, Split, load_split, save_imported, save_split
 from reclm_lite.errors import InputError, MissingArtefactError, ModelError
 from reclm_lite.evaluate.settings import evaluate, evaluate_validation
@@ -184,8 +185,8 @@ def test_negatives_are_uniform_over_what_is_left():
 def test_early_stopping_keeps_the_best_epoch():
     seen = []
 
-    def validate(*vectors):
-        seen.append(vectors[0].copy())
+    def validate(vectors):
+        seen.append(vectors.users.copy())
         return 0.0, [0.1, 0.3, 0.2, 0.1, 0.4][len(seen) - 1]
 
     model = BiasMF(PublishedEncoder(N_USERS, N_ITEMS, 4))
@@ -211,7 +212,7 @@ def test_validation_agrees_with_the_evaluators():
     means = evaluate_validation(split, fitted).means
     assert validator(split).of(fitted) == pytest.approx((means["recall@20"], means["ndcg@20"]))
     bias = fitted.item_bias
-    assert validator(split)(fitted.user_vectors, fitted.item_vectors, bias) == pytest.approx(validator(split).of(fitted))
+    assert validator(split)(Vectors(fitted.user_vectors, fitted.item_vectors, bias)) == pytest.approx(validator(split).of(fitted))
 
 
 def test_selection_never_reads_the_test_set():

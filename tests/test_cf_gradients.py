@@ -6,12 +6,13 @@ import scipy.sparse as sp
 
 torch = pytest.importorskip("torch")
 
-from reclm_lite.cf import loops  # noqa: E402
 from reclm_lite.cf.fusion import PublishedEncoder, ResidualEncoder  # noqa: E402
 from reclm_lite.cf.graph import Graph  # noqa: E402
 from reclm_lite.cf.models.biasmf import BiasMF  # noqa: E402
 from reclm_lite.cf.models.lightgcn import LightGCN  # noqa: E402
 from reclm_lite.cf.profile_tower import ProfileTower  # noqa: E402
+from reclm_lite.cf.training import Batch  # noqa: E402
+from reclm_lite.cf.vectors import Vectors  # noqa: E402
 
 N_USERS, N_ITEMS, N_TEXT, DIM = 13, 9, 11, 4
 TARGETS = np.array([0, 3, 4, 9])
@@ -34,10 +35,7 @@ def data():
 
 
 def numpy_gradients(model, params, users, positives, negatives, targets):
-    u, i, b, cache = model.forward(params, targets)
-    du, di, db = np.zeros_like(u), np.zeros_like(i), np.zeros_like(b)
-    loss = loops.ranking_loss(users, positives, negatives, u, i, b, du, di, db)
-    return loss, model.backward(params, cache, du, di, db)
+    return model.step(params, Batch(users, positives, negatives, targets, seed=0))
 
 
 def torch_loss(u, i, b, users, positives, negatives):
@@ -170,7 +168,7 @@ def test_default_preset_matches_autograd(data, use, graph, items_propagated):
 def test_default_preset_profiles_match_autograd(data, use):
     _, vectors, _, _ = data
     rng = np.random.default_rng(5)
-    base = tuple(rng.standard_normal(shape, dtype=np.float32) for shape in ((N_USERS, 3), (N_ITEMS, 3), (N_ITEMS,)))
+    base = Vectors(*(rng.standard_normal(shape, dtype=np.float32) for shape in ((N_USERS, 3), (N_ITEMS, 3), (N_ITEMS,))))
     tower = ProfileTower(base, DIM, **{name: vectors[name] for name in use})
     double = {k: torch.as_tensor(v.astype(np.float64)) for k, v in vectors.items()}
 

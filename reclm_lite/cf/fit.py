@@ -30,9 +30,10 @@ from .models.biasmf import BiasMF
 from .models.lightgcn import LightGCN
 from .models.popularity import fit_popularity
 from .models.random import fit_random
-from .profile_tower import ProfileTower, Vectors, has_profile
+from .profile_tower import ProfileTower, has_profile
 from .training import EpochReport, TrainConfig, Validate, train
 from .validation import validator
+from .vectors import Vectors
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +62,10 @@ PRESET_SETTINGS: dict[tuple[str, str], Preset] = {
     ("paper", "biasmf"): Preset(TrainConfig(patience=10)),
     ("paper", "lightgcn"): Preset(TrainConfig(patience=10)),
     ("default", "biasmf"): Preset(
-        TrainConfig(rate=5e-3, n_negatives=32, epochs=30, patience=3, l2_tables=1e-5), min_id_interactions=1
+        TrainConfig(rate=5e-3, loss="ssm", n_negatives=32, epochs=30, patience=3, l2_tables=1e-5), min_id_interactions=1
     ),
     ("default", "lightgcn"): Preset(
-        TrainConfig(rate=1e-2, n_negatives=32, epochs=30, patience=3), (1 / 3, 1 / 3, 1 / 3), items_propagated=True
+        TrainConfig(rate=1e-2, loss="ssm", n_negatives=32, epochs=30, patience=3), (1 / 3, 1 / 3, 1 / 3), items_propagated=True
     ),
 }
 
@@ -221,7 +222,7 @@ def _fit_arrays(
     def base(interactions: sp.csr_matrix, config: TrainConfig, validate: Validate | None) -> tuple[Vectors, int, tuple]:
         module = build.module(interactions)
         trained = train(module, interactions, config, validate=validate, progress=report, phase=report.phase)
-        return module.forward(trained.params)[:3], trained.best_epoch, (trained.recall_20, trained.ndcg_20)
+        return module.vectors(trained.params), trained.best_epoch, (trained.recall_20, trained.ndcg_20)
 
     vectors, n_epochs, figures = base(split.train, config, validate)
     gates, tower_epochs = (0.0, 0.0), 0
@@ -235,7 +236,7 @@ def _fit_arrays(
         vectors, _, _ = base(known, dataclasses.replace(config, epochs=n_epochs, patience=None), None)
         if tower_epochs:
             vectors = _fit_tower(inputs, vectors, known, _tower_config(config, tower_epochs), gates, report)
-    for name, array in zip(("user vectors", "item vectors", "item bias"), vectors, strict=True):
+    for name, array in zip(("user vectors", "item vectors", "item bias"), vectors[:3], strict=True):
         if not np.isfinite(array).all():
             raise ModelError(f"{model}: expected finite {name}, found NaN or infinity: training diverged; nothing was stored")
     user_ready = np.diff((split.known() if refit else split.train).indptr) > 0
@@ -251,7 +252,7 @@ def _fit_arrays(
     if with_tower:
         params |= {"gate_users": gates[0], "gate_items": gates[1], "tower_epochs": tower_epochs}
         log.info("profiles: gates %.2f (users), %.2f (items), chosen on validation", *gates)
-    users, items, bias = vectors
+    users, items, bias, _ = vectors
     return FittedModel(
         model, users, items, bias if len(bias) else None, user_ready,
         train_user_vectors=train_user_vectors, params=params, metrics=metrics,
@@ -309,7 +310,7 @@ def _select_tower(
     best = (base, (0.0, 0.0), 0, figures)
     epoch = 0
 
-    def validate_parts(*parts: np.ndarray) -> tuple[float, float]:
+    def validate_parts(parts: Vectors) -> tuple[float, float]:
         nonlocal best, epoch
         epoch += 1
         gates, recall, ndcg = tower.best_gates(parts, validate)
@@ -329,7 +330,7 @@ def _fit_tower(
 ) -> Vectors:
     tower = _make_tower(inputs, base)
     trained = train(tower, interactions, config, progress=report, phase="refit")
-    return tower.joined(tower.forward(trained.params)[:3], gates)
+    return tower.joined(tower.vectors(trained.params), gates)
 
 
 class _Reporter:

@@ -9,19 +9,19 @@ set the ranking cannot get worse. Whoever has no profile keeps the base's score.
 """
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 
 from . import layers
 from .layers import Params, TextMLP
+from .training import Batch, Grads, Validate, vector_step
+from .vectors import Vectors
 
 GATES = (0.0, 0.1, 0.25, 0.5, 1.0)
-Vectors = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class ProfileTower:
-    """The parts' vectors side by side. base: (user_vectors, item_vectors, item_bias), float32, held fixed.
+    """The parts' vectors side by side. base: held fixed.
 
     user_profiles, item_profiles: float32 (n, n_in) or None, zero rows for none. text: float32 (n_items, n_in) or None.
     """
@@ -54,6 +54,12 @@ class ProfileTower:
         if self.of_items is not None:
             params |= self.of_items.init(rng, self.base[0].shape[1])
         return params
+
+    def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
+        return vector_step(self, params, batch)
+
+    def vectors(self, params: Params) -> Vectors:
+        return Vectors(*self.forward(params)[:3])
 
     def forward(self, params: Params, targets: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
         """([users' part | base users], [their items | items' part], the base's bias, cache)."""
@@ -91,24 +97,22 @@ class ProfileTower:
 
     def joined(self, parts: Vectors, gates: tuple[float, float]) -> Vectors:
         """The base with the gated parts: score of the result = base + gates . parts."""
-        base_users, base_items, bias = self.base
+        base_users, base_items, bias, _ = self.base
         users, items = base_users, base_items
         if self.of_items is not None and gates[1] > 0:
             items = items + np.float32(gates[1]) * parts[1][:, -base_items.shape[1] :]
         if self.of_users is not None and gates[0] > 0:
             users = np.hstack([users, np.float32(gates[0]) * parts[0][:, : self.dim]])
             items = np.hstack([items, parts[1][:, : self.dim]])
-        return np.ascontiguousarray(users), np.ascontiguousarray(items), bias
+        return Vectors(np.ascontiguousarray(users), np.ascontiguousarray(items), bias)
 
-    def best_gates(
-        self, parts: Vectors, validate: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, float]]
-    ) -> tuple[tuple[float, float], float, float]:
+    def best_gates(self, parts: Vectors, validate: Validate) -> tuple[tuple[float, float], float, float]:
         """(gates, recall@20, ndcg@20): the gates of highest validation NDCG@20, the smaller ones of equals."""
         of_users = GATES if self.of_users is not None else (0.0,)
         of_items = GATES if self.of_items is not None else (0.0,)
         best = ((0.0, 0.0), -1.0, -1.0)
         for gates in sorted(itertools.product(of_users, of_items), key=sum):
-            recall, ndcg = validate(*self.joined(parts, gates))
+            recall, ndcg = validate(self.joined(parts, gates))
             if ndcg > best[2]:
                 best = (gates, recall, ndcg)
         return best

@@ -7,30 +7,65 @@ seed: two runs give the same bits at any number of threads of the kernels.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 
 from ..errors import ModelError
 from .layers import Params
+from .vectors import Vectors
+
+
+LOSSES = ("bpr", "ssm")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """n_negatives 1 is BPR. l2 counts on all parameters, l2_tables on those of IDs and biases beside it.
+    """loss: "bpr" (mean softplus of negative less positive) or "ssm" (sampled softmax); with one negative they are one.
 
+    l2 counts on all parameters, l2_tables on those of IDs and biases beside it.
     patience: epochs without a better validation NDCG@20 before training stops; None never stops early.
     """
 
     rate: float = 1e-3
     batch_size: int = 4096
     epochs: int = 50
+    loss: str = "bpr"
     n_negatives: int = 1
     l2: float = 1e-7
     l2_tables: float = 0.0
     patience: int | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some training interactions and their negatives, with all the randomness that a step may use.
+
+    users, positives: int32 (n,). negatives: int32 (n, m), -1 where a user has touched all there is.
+    entries: int64 (n,), places of the interactions in the training CSR. seed: this batch's own, for dropout and noise.
+    """
+
+    users: np.ndarray
+    positives: np.ndarray
+    negatives: np.ndarray
+    entries: np.ndarray
+    seed: int
+    loss: str = "ssm"
+
+
+class RowGrad(NamedTuple):
+    """The gradient of a table of which a batch touches few rows. rows: int32, ascending, distinct. values: (len(rows), dim).
+
+    The optimiser moves these rows only (and their moments), as torch's SparseAdam does.
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+
+
+Grads = dict[str, "np.ndarray | RowGrad"]
 
 
 @dataclass(frozen=True)
@@ -47,22 +82,44 @@ class EpochReport:
 
 
 Progress = Callable[[EpochReport], None]
-# Takes (user_vectors, item_vectors, item_bias), returns (recall@20, ndcg@20) on the validation set.
-Validate = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, float]]
+# Returns (recall@20, ndcg@20) on the validation set.
+Validate = Callable[[Vectors], tuple[float, float]]
 
 
 class Trainable(Protocol):
-    """What `train` needs of a model: first parameters, a forward pass over all users and items, its gradient."""
+    """What `train` needs of a model."""
 
     name: str
 
-    def init(self, rng: np.random.Generator) -> Params: ...
+    def init(self, rng: np.random.Generator) -> Params:
+        """The first parameters, float32."""
+
+    def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
+        """The batch's loss, without L2, and the gradients of all parameters."""
+
+    def vectors(self, params: Params) -> Vectors:
+        """What validation and serving rank with."""
+
+
+class VectorModel(Protocol):
+    """A model that is a function from parameters to vectors; `vector_step` turns one into a Trainable."""
+
     def forward(
         self, params: Params, targets: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]: ...
     def backward(
         self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
     ) -> Params: ...
+
+
+def vector_step(model: VectorModel, params: Params, batch: Batch) -> tuple[float, Grads]:
+    """`Trainable.step` of a model with `forward` and `backward`."""
+    from . import loops
+
+    users, items, bias, cache = model.forward(params, batch.entries)
+    gradients = [np.zeros_like(array) for array in (users, items, bias)]
+    loss = loops.ranking_loss(batch.users, batch.positives, batch.negatives, users, items, bias, *gradients)
+    return loss, model.backward(params, cache, *gradients)
 
 
 @dataclass
@@ -130,20 +187,18 @@ def train(
             users, positives = all_users[entries], indices[entries]
             seed = (config.seed * 1_000_003 + epoch) * 1_000_003 + number
             negatives = loops.sample_negatives(users, indptr, indices, pool, config.n_negatives, seed & 0x7FFFFFFF)
-            user_vectors, item_vectors, item_bias, cache = model.forward(params, entries)
-            gradients = [np.zeros_like(array) for array in (user_vectors, item_vectors, item_bias)]
-            loss = loops.ranking_loss(users, positives, negatives, user_vectors, item_vectors, item_bias, *gradients)
+            loss, gradients = model.step(params, Batch(users, positives, negatives, entries, seed, config.loss))
             if not np.isfinite(loss):
                 raise ModelError(
                     f"{model.name}: the loss is {loss} in epoch {epoch}, batch {number}: training diverged; nothing was "
                     "stored. Look for extreme values in the text vectors, or use a lower learning rate"
                 )
-            optimiser.step(params, model.backward(params, cache, *gradients))
+            optimiser.step(params, gradients)
             losses.append(loss)
         seconds = time.perf_counter() - started
         recall = ndcg = float("nan")
         if validate is not None:
-            recall, ndcg = validate(*model.forward(params)[:3])
+            recall, ndcg = validate(model.vectors(params))
         report = EpochReport(epoch, config.epochs, float(np.mean(losses)), recall, ndcg, len(order) / seconds, phase)
         history.append(report)
         if progress is not None:

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from ..data.dataset import Split
 from ..kernels import native
 from .interface import FittedModel
+from .vectors import Vectors
 
 K = 20
 
@@ -26,11 +27,11 @@ class Validator:
     seen: native.CSR
     candidates: np.ndarray
 
-    def __call__(self, user_vectors: np.ndarray, item_vectors: np.ndarray, item_bias: np.ndarray) -> tuple[float, float]:
-        """(recall@20, ndcg@20) of `user . item + bias`; an empty bias means none."""
+    def __call__(self, vectors: Vectors) -> tuple[float, float]:
+        """(recall@20, ndcg@20) of what these vectors rank; an empty bias means none."""
         ids, _ = native.topk(
-            np.ascontiguousarray(user_vectors[self.users]), item_vectors, K,
-            item_bias=item_bias if len(item_bias) else None, candidates=self.candidates, seen=self.seen,
+            np.ascontiguousarray(vectors.users[self.users]), vectors.items, K,
+            item_bias=vectors.bias if len(vectors.bias) else None, candidates=self.candidates, seen=self.seen,
         )  # fmt: skip
         return self._metrics(ids)
 

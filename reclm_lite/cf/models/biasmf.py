@@ -8,6 +8,8 @@ import numpy as np
 
 from ..fusion import PublishedEncoder, ResidualEncoder
 from ..layers import Params
+from ..training import Batch, Grads, vector_step
+from ..vectors import Vectors
 
 
 class BiasMF:
@@ -21,6 +23,12 @@ class BiasMF:
 
     def init(self, rng: np.random.Generator) -> Params:
         return self.encoder.init(rng)
+
+    def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
+        return vector_step(self, params, batch)
+
+    def vectors(self, params: Params) -> Vectors:
+        return Vectors(*self.forward(params)[:3])
 
     def forward(self, params: Params, targets: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
         """(user_vectors, item_vectors, item_bias, cache); `targets` is for models with a graph."""

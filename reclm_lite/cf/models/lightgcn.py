@@ -9,6 +9,8 @@ import numpy as np
 from ..fusion import PublishedEncoder, ResidualEncoder
 from ..graph import Graph
 from ..layers import Params
+from ..training import Batch, Grads, vector_step
+from ..vectors import Vectors
 
 
 class LightGCN:
@@ -32,6 +34,12 @@ class LightGCN:
 
     def init(self, rng: np.random.Generator) -> Params:
         return self.encoder.init(rng)
+
+    def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
+        return vector_step(self, params, batch)
+
+    def vectors(self, params: Params) -> Vectors:
+        return Vectors(*self.forward(params)[:3])
 
     def forward(self, params: Params, targets: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
         """(user_vectors, item_vectors, item_bias, cache). targets: places of the batch's edges in the graph, or None."""
