@@ -77,3 +77,17 @@ def test_every_status_of_the_header_maps_to_an_exception():
     native.raise_for_status(0, "spmm")
     with pytest.raises(native.KernelError, match="unknown status 99"):
         native.raise_for_status(99, "spmm")
+
+
+def test_the_sanitized_build_stops_at_a_read_past_the_end():
+    """Run by `make sanitize`; elsewhere the library has no such checks."""
+    if "sanitize" not in os.environ.get("RECLM_KERNELS", ""):
+        pytest.skip("not the build of `make sanitize`")
+    code = (
+        "import numpy as np\n"
+        "from reclm_lite.kernels._library import I64, POINTER, function, pointer\n"
+        "indptr, indices = np.zeros(3, np.int64), np.zeros(0, np.int32)\n"
+        "function('reclm_check_csr', I64, I64, I64, POINTER, POINTER)(999, 1, 0, pointer(indptr), pointer(indices))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode != 0 and "heap-buffer-overflow" in run.stderr
