@@ -87,7 +87,7 @@ def test_the_sanitized_build_stops_at_a_read_past_the_end():
         "import numpy as np\n"
         "from reclm_lite.kernels._library import I64, POINTER, function, pointer\n"
         "indptr, indices = np.zeros(3, np.int64), np.zeros(0, np.int32)\n"
-        "function('reclm_check_csr', I64, I64, I64, POINTER, POINTER)(999, 1, 0, pointer(indptr), pointer(indices))\n"
+        "function('reclm_check_csr', I64, I64, I64, POINTER, POINTER)(3, 1, 0, pointer(indptr), pointer(indices))\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode != 0 and "heap-buffer-overflow" in run.stderr
