@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 ABI_VERSION = 2
 LIBRARY_NAME = "libreclm_kernels.dylib" if sys.platform == "darwin" else "libreclm_kernels.so"
-# In the order of `enum reclm_isa` (src/isa.h).
+# In the order of the RECLM_ISA_ numbers of src/isa.h.
 ISAS = ("base", "avx2", "avx512", "avx512vnni")
 I32, I64, F32, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
@@ -38,6 +38,7 @@ STATUS_ERRORS: dict[int, tuple[type[Exception], str]] = {
     3: (InputError, "expected indptr to start at 0, never decrease, and end at the number of stored entries"),
     4: (InputError, "expected every column index within [0, n_columns)"),
     5: (KernelError, "this processor lacks the instruction set that was asked for"),
+    6: (InputError, "expected scores without NaN, found one"),
 }
 
 

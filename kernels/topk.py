@@ -1,9 +1,21 @@
-"""Exact masked top-k of `users @ items.T`, fused: no users × items array ever exists."""
+"""Exact masked top-k, fused with the product that scores: no users × items array ever exists.
+
+    ids, scores = topk(users, items, k=20, item_bias=bias, seen=seen)     int32, float32 (n_users, k)
+    ids, scores = select(scores, k=20, seen=seen)                         from rows of scores that exist already
+    ids, scores = knn(queries, vectors, k=10, own=rows)                   cosine neighbours
+
+All break ties by lower id, give the same bits at any number of threads, and end a row that has fewer than k
+rankable items in id -1, score -inf. Scores of unequal instruction sets differ in their last bits.
+"""
 
 import numpy as np
 
 from reclm_lite.errors import InputError
 from reclm_lite.kernels._library import CSR, I32, I64, POINTER, call, checked, finite, function, pointer, threads
+
+PRECISIONS = ("float32", "int8")
+# RECLM_TOPK_INT8_MAX_DIM: beyond it the 32-bit sums of int8 products could overflow.
+INT8_MAX_DIM = 65536
 
 
 def topk(
@@ -15,22 +27,37 @@ def topk(
     candidates: np.ndarray | None = None,
     seen: CSR | None = None,
     n_threads: int | None = None,
+    relu_dim: int = 0,
+    precision: str = "float32",
+    prune: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best items of each user by `users @ items.T + item_bias`; exact, ties to the lower id.
+    """The k best items of each user by `users @ items.T + item_bias`, ties to the lower id.
 
     users: float32 (n_users, dim). items: float32 (n_items, dim). item_bias: float32 (n_items,).
     candidates: int32, ascending, distinct item ids to rank; None means all.
     seen: (n_users, n_items), row i masks items for users[i]; its values do not matter.
-    Returns ids int32 (n_users, k) and scores float32 (n_users, k), best first; a row with fewer
-    than k rankable items ends in id -1 and score -inf.
+    relu_dim: the last relu_dim columns h add max(users[u, h] + items[i, h], 0) in place of their product.
+    precision: "float32" is exact. "int8" finds candidates with vectors rounded to int8 (a scale per row) and scores
+    these in float32: the scores are exact, an item that belongs may rarely be missing. Not with relu_dim.
+    prune: leave out items that cannot reach the k best by the norm bound |user| * |item| + bias; the result is the
+    same, sooner where norms or biases are long-tailed.
+    Returns ids int32 (n_users, k) and scores float32 (n_users, k), best first. A score that overflows float32 to
+    -inf or NaN is never ranked. Raises InputError on a shape, dtype, value or combination that does not fit.
     """
     users = checked("users", users, np.float32, 2)
     items = checked("items", items, np.float32, 2)
-    (n_users, dim), n_items = users.shape, len(items)
-    if items.shape[1] != dim:
-        raise InputError(f"items: expected {dim} columns as users have, found {items.shape[1]}")
-    if k < 1:
-        raise InputError(f"k: expected at least 1, found {k}")
+    (n_users, width), n_items = users.shape, len(items)
+    if items.shape[1] != width:
+        raise InputError(f"items: expected {width} columns as users have, found {items.shape[1]}")
+    if not 0 <= relu_dim <= width:
+        raise InputError(f"relu_dim: expected 0 to {width}, the number of columns, found {relu_dim}")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
+    if precision == "int8" and (relu_dim or width > INT8_MAX_DIM):
+        raise InputError(
+            f"precision: expected float32 for vectors with a ReLU part or more than {INT8_MAX_DIM} columns, "
+            f"found int8 with {width} columns, {relu_dim} of them ReLU"
+        )
     finite("users", users)
     finite("items", items)
     if item_bias is not None:
@@ -38,31 +65,146 @@ def topk(
         if len(item_bias) != n_items:
             raise InputError(f"item_bias: expected {n_items} values, found {len(item_bias)}")
         finite("item_bias", item_bias)
-    if candidates is None:
-        candidates = np.arange(n_items, dtype=np.int32)
-    else:
-        candidates = checked("candidates", candidates, np.int32, 1)
-        if candidates.size and (np.diff(candidates) <= 0).any():
-            raise InputError("candidates: expected ascending ids without repetition; pass numpy.unique of them")
-        if candidates.size and not 0 <= candidates[0] <= candidates[-1] < n_items:
-            raise InputError(f"candidates: expected ids within [0, {n_items}), found {candidates[0]} to {candidates[-1]}")
-    seen_indptr = seen_indices = None
-    if seen is not None:
-        if seen.shape != (n_users, n_items):
-            raise InputError(f"seen: expected the shape {(n_users, n_items)}, found {seen.shape}")
-        seen_indptr, seen_indices = seen.indptr, _ascending_rows(seen)
-    width = max(1, min(k, len(candidates)))
-    ids = np.empty((n_users, width), np.int32)
-    scores = np.empty((n_users, width), np.float32)
+    candidates = np.arange(n_items, dtype=np.int32) if candidates is None else _candidates(candidates, n_items)
+    seen_indptr, seen_indices = _masked(seen, (n_users, n_items))
+    if prune:
+        candidates = _by_bound(users, items, item_bias, candidates, relu_dim)
+    width_k = max(1, min(_k(k), len(candidates)))
+    n_kept = _kept(width_k) if precision == "int8" else 0
+    ids, scores = np.empty((n_users, width_k), np.int32), np.empty((n_users, width_k), np.float32)
     call(
-        function("reclm_topk_f32", I64, I64, I64, I64, *[POINTER] * 8, I32), "topk", n_users, len(candidates), dim, width, pointer(users), pointer(items),
-        pointer(item_bias), pointer(candidates), pointer(seen_indptr), pointer(seen_indices),
-        pointer(ids), pointer(scores), threads(n_threads),
+        function("reclm_topk", *[I64] * 6, I32, *[POINTER] * 8, I32), "topk", n_users, len(candidates), width - relu_dim,
+        relu_dim, width_k, n_kept, bool(prune), pointer(users), pointer(items), pointer(item_bias), pointer(candidates),
+        pointer(seen_indptr), pointer(seen_indices), pointer(ids), pointer(scores), threads(n_threads),
     )  # fmt: skip
-    if width < k:
-        ids = np.pad(ids, ((0, 0), (0, k - width)), constant_values=-1)
-        scores = np.pad(scores, ((0, 0), (0, k - width)), constant_values=-np.inf)
-    return ids, scores
+    return _padded(ids, scores, k)
+
+
+def select(
+    scores: np.ndarray,
+    k: int,
+    *,
+    candidates: np.ndarray | None = None,
+    seen: CSR | None = None,
+    n_threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best items of each row of a block of scores, ties to the lower id.
+
+    scores: float32 (n_rows, n_items); -inf is never ranked, NaN among the candidates raises InputError.
+    candidates, seen: as in `topk`. Returns ids int32 (n_rows, k) and scores float32 (n_rows, k), best first.
+    """
+    scores = checked("scores", scores, np.float32, 2)
+    n_rows, n_items = scores.shape
+    if n_items > np.iinfo(np.int32).max:
+        raise InputError(f"scores: expected at most {np.iinfo(np.int32).max} columns, found {n_items}")
+    if candidates is not None:
+        candidates = _candidates(candidates, n_items)
+    n_candidates = n_items if candidates is None else len(candidates)
+    seen_indptr, seen_indices = _masked(seen, (n_rows, n_items))
+    width_k = max(1, min(_k(k), n_candidates))
+    ids, best = np.empty((n_rows, width_k), np.int32), np.empty((n_rows, width_k), np.float32)
+    call(
+        function("reclm_select", *[I64] * 4, *[POINTER] * 6, I32), "scores", n_rows, n_items, n_candidates, width_k,
+        pointer(scores), pointer(candidates), pointer(seen_indptr), pointer(seen_indices), pointer(ids), pointer(best),
+        threads(n_threads),
+    )  # fmt: skip
+    return _padded(ids, best, k)
+
+
+def knn(
+    queries: np.ndarray,
+    vectors: np.ndarray,
+    k: int,
+    *,
+    own: np.ndarray | None = None,
+    n_threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest rows of `vectors` to each query by cosine, ties to the lower row.
+
+    queries: float32 (n_queries, dim). vectors: float32 (n_vectors, dim).
+    own: int32 or int64 (n_queries,), the row of `vectors` that a query must not find (itself); -1 for none.
+    Returns rows int32 (n_queries, k) and cosines float32 (n_queries, k), best first. A row of zeros has no
+    direction: as a query it finds nobody, as a vector nobody finds it.
+    """
+    queries = checked("queries", queries, np.float32, 2)
+    vectors = checked("vectors", vectors, np.float32, 2)
+    if queries.shape[1] != vectors.shape[1]:
+        raise InputError(f"vectors: expected {queries.shape[1]} columns as queries have, found {vectors.shape[1]}")
+    finite("queries", queries)
+    finite("vectors", vectors)
+    n_queries, n_vectors = len(queries), len(vectors)
+    skip = None
+    if own is not None:
+        if not isinstance(own, np.ndarray) or own.dtype not in (np.int32, np.int64) or own.shape != (n_queries,):
+            found = f"{own.dtype} {own.shape}" if isinstance(own, np.ndarray) else type(own).__name__
+            raise InputError(f"own: expected int32 or int64 ({n_queries},), found {found}")
+        if own.size and not -1 <= own.min() <= own.max() < n_vectors:
+            raise InputError(f"own: expected rows within [0, {n_vectors}) or -1, found {own.min()} to {own.max()}")
+        indptr = np.concatenate(([0], np.cumsum(own >= 0, dtype=np.int64)))
+        indices = own[own >= 0].astype(np.int32)
+        skip = CSR(indptr, indices, np.ones(len(indices), np.float32), (n_queries, n_vectors))
+    directed = np.flatnonzero(vectors.any(axis=1)).astype(np.int32)
+    ids, cosines = topk(_unit(queries), _unit(vectors), k, candidates=directed, seen=skip, n_threads=n_threads)
+    aimless = ~queries.any(axis=1)
+    ids[aimless], cosines[aimless] = -1, -np.inf
+    return ids, cosines
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1 (zeros stay zeros), also where squares would overflow or vanish."""
+    largest = np.abs(vectors).max(axis=1, initial=0.0, keepdims=True)
+    scaled = vectors / np.where(largest > 0, largest, 1)
+    norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
+    return scaled / np.where(norms > 0, norms, 1)
+
+
+def _k(k: int) -> int:
+    if k < 1:
+        raise InputError(f"k: expected at least 1, found {k}")
+    return k
+
+
+def _kept(k: int) -> int:
+    """Candidates that int8 keeps for k places."""
+    return k + 12 + k // 4
+
+
+def _candidates(candidates: np.ndarray, n_items: int) -> np.ndarray:
+    candidates = checked("candidates", candidates, np.int32, 1)
+    if candidates.size and (np.diff(candidates) <= 0).any():
+        raise InputError("candidates: expected ascending ids without repetition; pass numpy.unique of them")
+    if candidates.size and not 0 <= candidates[0] <= candidates[-1] < n_items:
+        raise InputError(f"candidates: expected ids within [0, {n_items}), found {candidates[0]} to {candidates[-1]}")
+    return candidates
+
+
+def _masked(seen: CSR | None, shape: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """indptr and indices, ascending within each row; None where nothing is masked."""
+    if seen is None:
+        return None, None
+    if seen.shape != shape:
+        raise InputError(f"seen: expected the shape {shape}, found {seen.shape}")
+    return seen.indptr, _ascending_rows(seen)
+
+
+def _by_bound(
+    users: np.ndarray, items: np.ndarray, item_bias: np.ndarray | None, candidates: np.ndarray, relu_dim: int
+) -> np.ndarray:
+    """The candidates, those first that a user of typical norm could score highest."""
+    dim = users.shape[1] - relu_dim
+    typical = np.sqrt(np.einsum("ij,ij->i", users[:, :dim], users[:, :dim], dtype=np.float64)).mean() if len(users) else 0.0
+    bound = typical * np.sqrt(np.einsum("ij,ij->i", items[:, :dim], items[:, :dim], dtype=np.float64))
+    bound += np.maximum(items[:, dim:], 0).sum(axis=1, dtype=np.float64)
+    if item_bias is not None:
+        bound += item_bias
+    return np.ascontiguousarray(candidates[np.argsort(-bound[candidates], kind="stable")])
+
+
+def _padded(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    missing = ((0, 0), (0, k - ids.shape[1]))
+    if missing[1][1] == 0:
+        return ids, scores
+    return np.pad(ids, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf)
 
 
 def _ascending_rows(matrix: CSR) -> np.ndarray:

@@ -14,12 +14,13 @@ enum reclm_status {
     RECLM_ERR_SIZE = 2,   /* a negative size, or k < 1 */
     RECLM_ERR_INDPTR = 3, /* indptr does not start at 0, decreases, or does not end at nnz */
     RECLM_ERR_INDEX = 4,  /* a column index outside [0, n_cols) */
-    RECLM_ERR_ISA = 5     /* this processor lacks the instruction set asked for */
+    RECLM_ERR_ISA = 5,    /* this processor lacks the instruction set asked for */
+    RECLM_ERR_NAN = 6     /* a score is NaN */
 };
 
 int32_t reclm_abi_version(void);
 
-/* Instruction sets, by the numbers of `enum reclm_isa` in src/isa.h. Not to be changed while a kernel runs. */
+/* Instruction sets, by the RECLM_ISA_ numbers of src/isa.h. Not to be changed while a kernel runs. */
 int32_t reclm_isa_supported(int32_t isa); /* 1 or 0 */
 int32_t reclm_isa(void);
 int32_t reclm_use_isa(int32_t isa);
@@ -43,18 +44,35 @@ int32_t reclm_spmm(int64_t n_rows, int64_t dim,
                    float *add_to,          /* (n_rows, dim) or NULL: += weight * result */
                    float weight, int32_t n_threads);
 
-/* The k best candidates of each query by  score = query . item + bias,  without the
- * n_queries x n_candidates matrix. Candidates are given in ascending id order, so equal
- * scores go to the lower id. Short rows end in id -1, score -inf. */
-int32_t reclm_topk_f32(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t k,
-                       const float *queries,        /* (n_queries, dim) */
-                       const float *items,          /* (n_items, dim) */
-                       const float *bias,           /* (n_items,) or NULL */
-                       const int32_t *candidates,   /* (n_candidates,) ascending item ids */
-                       const int64_t *seen_indptr,  /* (n_queries + 1,) or NULL: nothing masked */
-                       const int32_t *seen_indices, /* item ids, ascending within a row */
-                       int32_t *out_ids,            /* (n_queries, k) */
-                       float *out_scores,           /* (n_queries, k) */
-                       int32_t n_threads);
+/* The k best candidates of each query by
+ *     score = sum of query * item over the first dim columns
+ *           + sum of max(query + item, 0) over the last relu_dim columns + bias
+ * without the n_queries x n_candidates matrix. Equal scores go to the lower id. Short rows end in id -1, score -inf;
+ * a score that overflows to -inf or NaN is never ranked.
+ * n_kept > 0: scores rows rounded to int8 first, and the n_kept best of these (n_kept >= k) once more in float32;
+ * only without a ReLU part and with at most RECLM_TOPK_INT8_MAX_DIM columns. n_kept 0: float32 throughout.
+ * prune: candidates come in any order (the nearer to descending score, the faster) and panels of them that no query
+ * of a tile can want are skipped by norm bounds; the result is the same. */
+#define RECLM_TOPK_INT8_MAX_DIM 65536
+int32_t reclm_topk(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t relu_dim, int64_t k, int64_t n_kept,
+                   int32_t prune,
+                   const float *queries,        /* (n_queries, dim + relu_dim) */
+                   const float *items,          /* (n_items, dim + relu_dim) */
+                   const float *bias,           /* (n_items,) or NULL */
+                   const int32_t *candidates,   /* (n_candidates,) item ids, ascending unless prune */
+                   const int64_t *seen_indptr,  /* (n_queries + 1,) or NULL: nothing masked */
+                   const int32_t *seen_indices, /* item ids, ascending within a row */
+                   int32_t *out_ids,            /* (n_queries, k) */
+                   float *out_scores,           /* (n_queries, k) */
+                   int32_t n_threads);
+
+/* The k best candidates of each row of given scores, ties and short rows as above; -inf is never ranked.
+ * RECLM_ERR_NAN where a candidate's score is NaN. */
+int32_t reclm_select(int64_t n_rows, int64_t n_items, int64_t n_candidates, int64_t k,
+                     const float *scores,         /* (n_rows, n_items) */
+                     const int32_t *candidates,   /* (n_candidates,) ascending item ids, or NULL: all items */
+                     const int64_t *seen_indptr,  /* as above */
+                     const int32_t *seen_indices,
+                     int32_t *out_ids, float *out_scores, int32_t n_threads);
 
 #endif

@@ -5,7 +5,7 @@
  *
  *     ISA_NAME(f)   the name of f in this set: f_base, f_avx2, f_avx512, f_avx512vnni
  *     ISA_TARGET    the attribute that every function of the template carries
- *     ISA_LEVEL     the enumerator below
+ *     ISA_LEVEL     one of the numbers below
  *     LANES         floats in a vector
  *
  * and then calls ISA_DISPATCH(f)(...). The rest of the library is compiled for the baseline of
@@ -15,7 +15,11 @@
 
 #include <stdint.h>
 
-enum reclm_isa { RECLM_ISA_BASE = 0, RECLM_ISA_AVX2 = 1, RECLM_ISA_AVX512 = 2, RECLM_ISA_AVX512VNNI = 3 };
+/* Numbers for the preprocessor too: a template may ask for ISA_LEVEL. */
+#define RECLM_ISA_BASE 0
+#define RECLM_ISA_AVX2 1
+#define RECLM_ISA_AVX512 2
+#define RECLM_ISA_AVX512VNNI 3
 
 /* The set in use; isa.c owns it. */
 extern int32_t reclm_isa_in_use;

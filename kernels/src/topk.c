@@ -1,189 +1,404 @@
-/* The k best candidates per query, fused with the product that scores them.
+/* The k best candidates of each query, fused with the product that scores them.
  *
- * Candidates are packed once into panels of 16, dimension-major (n_panels, dim, 16); a tile of
- * 6 queries meets one panel at a time: 6 x 16 sums fit the registers of AVX2.
- * Each query keeps a heap of its k best whose root is the worst; since candidates come in
- * ascending id, "strictly better than the root" also breaks ties by lower id.
- * Every score sums the dimensions in the same order, wherever it falls in a tile. */
+ * Items are packed once into panels, dimension-major, shared by all threads. A task is a few tiles of queries;
+ * its tiles pass over one block of panels after another, so that a block stays in the second-level cache. Each
+ * query keeps a heap of its best, and a panel's scores are looked at only where one lies above the worst kept.
+ * With int8 the panels hold quantized items, and what the heap has kept is scored again in float32.
+ * With pruning, a panel is skipped when no query of the tile can reach its heap by the bound
+ * |query| * |item| + bias  (Cauchy-Schwarz; LEMP, Teflioudi et al., SIGMOD 2015, uses it the same way). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../include/reclm_kernels.h"
-#include "clones.h"
+#include "heap.h"
+#include "isa.h"
+#if RECLM_X86
+#include <immintrin.h>
+#endif
 
 /* Below this many multiplications waking the threads costs more than they save. */
 #define SMALL_WORK 2000000
-
-enum { PANEL = 2 * LANES, TILE = 6 };
-
-typedef struct {
-    float score;
-    int32_t id;
-} entry_t;
-
-/* Does `a` rank below `b`? */
-static inline int worse(entry_t a, entry_t b)
-{
-    return a.score < b.score || (a.score == b.score && a.id > b.id);
-}
-
-static void sift_down(entry_t *heap, int64_t size, int64_t at)
-{
-    const entry_t moved = heap[at];
-    for (int64_t child; (child = 2 * at + 1) < size; at = child) {
-        if (child + 1 < size && worse(heap[child + 1], heap[child])) child++;
-        if (!worse(heap[child], moved)) break;
-        heap[at] = heap[child];
-    }
-    heap[at] = moved;
-}
-
-static void push(entry_t *heap, int64_t *size, int64_t k, entry_t entry)
-{
-    if (*size == k) {
-        heap[0] = entry;
-        sift_down(heap, k, 0);
-        return;
-    }
-    int64_t at = (*size)++;
-    while (at > 0 && worse(entry, heap[(at - 1) / 2])) {
-        heap[at] = heap[(at - 1) / 2];
-        at = (at - 1) / 2;
-    }
-    heap[at] = entry;
-}
-
-/* scores[q, lane] = bias[lane] + sum over d of queries[d, q] * panel[d, lane] */
-RECLM_CLONES
-static void score_tile(int64_t dim, const float *restrict queries, const float *restrict panel,
-                       const float *restrict bias, float *restrict scores)
-{
-    vec_t low[TILE], high[TILE];
-    for (int q = 0; q < TILE; q++) {
-        low[q] = *(const loose_vec_t *)bias;
-        high[q] = *(const loose_vec_t *)(bias + LANES);
-    }
-    for (int64_t d = 0; d < dim; d++) {
-        const vec_t left = *(const loose_vec_t *)(panel + d * PANEL);
-        const vec_t right = *(const loose_vec_t *)(panel + d * PANEL + LANES);
-        for (int q = 0; q < TILE; q++) {
-            low[q] += queries[d * TILE + q] * left;
-            high[q] += queries[d * TILE + q] * right;
-        }
-    }
-    for (int q = 0; q < TILE; q++) {
-        *(loose_vec_t *)(scores + q * PANEL) = low[q];
-        *(loose_vec_t *)(scores + q * PANEL + LANES) = high[q];
-    }
-}
+/* A block of panels that is to stay in the second-level cache while tiles pass over it. */
+#define BLOCK_BYTES (256 << 10)
+/* What the tiles of a task may take beside it. */
+#define TASK_BYTES (128 << 10)
+#define MAX_TASK_TILES 8
+enum { MAX_TILE = 12, MAX_PANEL = 32 };
 
 typedef struct {
-    int64_t n_queries, n_candidates, dim, k;
-    const float *queries, *panels, *biases;
+    int tile, panel, group;
+    uint32_t (*score_f32)(int64_t dim, int64_t relu_dim, const float *queries, const float *panel, const float *bias,
+                          const float *thresholds, float *scores, uint32_t *hits);
+    void (*score_one)(int64_t dim, const float *query, const float *panel, const float *bias, float *scores);
+    uint32_t (*score_int8)(int64_t n_groups, const int32_t *queries, const int32_t *offsets, const float *scales,
+                           const int32_t *panel, const float *item_scales, const float *bias, const float *thresholds,
+                           float *scores, uint32_t *hits);
+} kernel_t;
+
+#define TEMPLATE "topk_tile.h"
+#include "each_isa.h"
+
+typedef struct {
+    kernel_t kernel;
+    int64_t n_queries, n_candidates, dim, relu_dim, k;
+    int64_t n_kept; /* places in a heap: k, or more where int8 chooses what to score again */
+    int64_t n_groups; /* of small integers in a row; 0: float32 */
+    int ascending, prune;
+    const float *queries, *items, *bias;
     const int32_t *candidates;
     const int64_t *seen_indptr;
     const int32_t *seen_indices;
     int32_t *out_ids;
     float *out_scores;
+    int64_t n_panels, n_tiles, n_tasks, task_tiles;
+    /* (n_panels, rows, PANEL) float32 or groups of small integers; (n_panels, PANEL) the others. */
+    void *panels;
+    float *biases, *item_scales;
+    double *reach, *rest; /* (n_panels,): an item of panel p scores query q at most  reach_q * reach[p] + rest_q + rest[p] */
 } job_t;
 
-static void topk_tile(const job_t *job, int64_t first, float *packed, entry_t *heaps)
-{
-    const int64_t dim = job->dim, k = job->k;
-    const int n = job->n_queries - first < TILE ? (int)(job->n_queries - first) : TILE;
-    int64_t size[TILE] = {0}, seen[TILE] = {0}, seen_end[TILE] = {0};
-    float scores[TILE * PANEL];
+/* One query of a task. */
+typedef struct {
+    int64_t size;      /* of its heap */
+    int64_t seen, end; /* its masked items not yet passed */
+    double reach, rest;
+} query_t;
 
-    memset(packed, 0, (size_t)(dim * TILE) * sizeof *packed);
-    for (int q = 0; q < n; q++) {
-        for (int64_t d = 0; d < dim; d++) packed[d * TILE + q] = job->queries[(first + q) * dim + d];
+typedef struct {
+    float *packed;    /* (task_tiles, rows, TILE), as the panels */
+    int32_t *offsets; /* (task_tiles, TILE), as the following */
+    float *scales, *thresholds;
+    query_t *queries;
+    entry_t *heaps;    /* (task_tiles, TILE, n_kept) */
+    entry_t *best;     /* (k,) */
+    float *again;      /* (dim, PANEL): the items of a second look */
+} scratch_t;
+
+static int64_t row_words(const job_t *job)
+{
+    return job->n_groups ? job->n_groups : job->dim + job->relu_dim;
+}
+
+/* Writes a row as small integers, symmetric, `lanes` groups apart; returns the scale: value = scale * integer.
+ * Four to a group: unsigned with `shift` 128, signed with 0. Two to a group: 16 bits each. */
+static float quantize(const float *row, int64_t dim, int group, int shift, int64_t lanes, int32_t *out, int32_t *total)
+{
+    float largest = 0.0f;
+    for (int64_t d = 0; d < dim; d++) largest = fabsf(row[d]) > largest ? fabsf(row[d]) : largest;
+    const float scale = largest / 127.0f;
+    const float inverse = scale > 1e-30f ? 1.0f / scale : 0.0f;
+    int32_t sum = 0;
+    for (int64_t d = 0; d < dim; d += group) {
+        int32_t parts[4] = {0, 0, 0, 0};
+        for (int at = 0; at < group && d + at < dim; at++) parts[at] = (int32_t)(row[d + at] * inverse + 128.5f) - 128;
+        sum += parts[0] + parts[1] + parts[2] + parts[3];
+        const uint32_t word = group == 4 ? (uint32_t)(uint8_t)(parts[0] + shift) | (uint32_t)(uint8_t)(parts[1] + shift) << 8 |
+                                               (uint32_t)(uint8_t)(parts[2] + shift) << 16 |
+                                               (uint32_t)(uint8_t)(parts[3] + shift) << 24
+                                         : (uint32_t)(uint16_t)parts[0] | (uint32_t)(uint16_t)parts[1] << 16;
+        memcpy(out + d / group * lanes, &word, sizeof word);
+    }
+    *total = sum;
+    return inverse > 0.0f ? scale : 0.0f;
+}
+
+/* Room for the roundings of a score's float32 sum, relative to the sizes of its terms. */
+static double slack(const job_t *job)
+{
+    return (double)(job->dim + job->relu_dim + 16) * 0x1p-22;
+}
+
+static void bounds(const job_t *job, const float *row, double bias, double *reach, double *rest)
+{
+    double squares = 0.0, positive = 0.0;
+    for (int64_t d = 0; d < job->dim; d++) squares += (double)row[d] * row[d];
+    for (int64_t h = job->dim; h < job->dim + job->relu_dim; h++) positive += row[h] > 0.0f ? row[h] : 0.0f;
+    *reach = sqrt(squares) * (1.0 + slack(job));
+    *rest = bias + positive + (fabs(bias) + positive) * slack(job) + 0x1p-120;
+}
+
+static void pack_panel(const job_t *job, int64_t p)
+{
+    const int panel = job->kernel.panel;
+    const int64_t width = job->dim + job->relu_dim, words = row_words(job), start = p * panel;
+    const int filled = job->n_candidates - start < panel ? (int)(job->n_candidates - start) : panel;
+    float *biases = job->biases + start, *out = (float *)job->panels + p * words * panel;
+    const float *rows[MAX_PANEL];
+    if (filled < panel) memset(out, 0, (size_t)(words * panel) * sizeof *out);
+    for (int lane = 0; lane < panel; lane++) {
+        /* A lane without an item is never above any threshold. */
+        biases[lane] = -INFINITY;
+        if (lane >= filled) continue;
+        const int64_t id = job->candidates[start + lane];
+        rows[lane] = job->items + id * width;
+        biases[lane] = job->bias ? job->bias[id] : 0.0f;
+    }
+    if (job->n_groups) {
+        int32_t total;
+        memset(job->item_scales + start, 0, (size_t)panel * sizeof(float));
+        for (int lane = 0; lane < filled; lane++)
+            job->item_scales[start + lane] =
+                quantize(rows[lane], width, job->kernel.group, 128, panel, (int32_t *)out + lane, &total);
+    } else if (filled == panel) {
+        for (int64_t d = 0; d < width; d++)
+            for (int lane = 0; lane < panel; lane++) out[d * panel + lane] = rows[lane][d];
+    } else {
+        for (int64_t d = 0; d < width; d++)
+            for (int lane = 0; lane < filled; lane++) out[d * panel + lane] = rows[lane][d];
+    }
+    if (!job->prune) return;
+    job->reach[p] = job->rest[p] = -INFINITY;
+    for (int lane = 0; lane < filled; lane++) {
+        double reach, rest;
+        bounds(job, rows[lane], biases[lane], &reach, &rest);
+        job->reach[p] = fmax(job->reach[p], reach);
+        job->rest[p] = fmax(job->rest[p], rest);
+    }
+}
+
+/* Fills what the tile at place `at` of a task needs to start: queries from `first` on. */
+static void start_tile(const job_t *job, const scratch_t *scratch, int64_t at, int64_t first)
+{
+    const int tile = job->kernel.tile;
+    const int64_t width = job->dim + job->relu_dim, words = row_words(job);
+    float *packed = scratch->packed + at * words * tile;
+    memset(packed, 0, (size_t)(words * tile) * sizeof *packed);
+    for (int q = 0; q < tile; q++) {
+        const int64_t slot = at * tile + q;
+        query_t *query = scratch->queries + slot;
+        *query = (query_t){0};
+        scratch->offsets[slot] = 0;
+        scratch->scales[slot] = 0.0f;
+        /* Nothing is above the threshold of a place without a query. */
+        scratch->thresholds[slot] = INFINITY;
+        query->reach = query->rest = -INFINITY;
+        if (first + q >= job->n_queries) continue;
+        scratch->thresholds[slot] = -INFINITY;
+        const float *row = job->queries + (first + q) * width;
+        if (job->n_groups) {
+            int32_t total;
+            scratch->scales[slot] = quantize(row, width, job->kernel.group, 0, tile, (int32_t *)packed + q, &total);
+            if (job->kernel.group == 4) scratch->offsets[slot] = -128 * total;
+        } else {
+            for (int64_t d = 0; d < width; d++) packed[d * tile + q] = row[d];
+        }
+        if (job->prune) bounds(job, row, 0.0, &query->reach, &query->rest);
         if (job->seen_indptr) {
-            seen[q] = job->seen_indptr[first + q];
-            seen_end[q] = job->seen_indptr[first + q + 1];
-        }
-    }
-    for (int64_t start = 0; start < job->n_candidates; start += PANEL) {
-        const int width = job->n_candidates - start < PANEL ? (int)(job->n_candidates - start) : PANEL;
-        score_tile(dim, packed, job->panels + start * dim, job->biases + start, scores);
-        for (int q = 0; q < n; q++) {
-            entry_t *heap = heaps + q * k;
-            const float *row = scores + q * PANEL;
-            if (size[q] == k) {
-                int hit = 0;
-                for (int lane = 0; lane < PANEL; lane++) hit |= row[lane] > heap[0].score;
-                if (!hit) continue;
-            }
-            for (int lane = 0; lane < width; lane++) {
-                if (size[q] == k && !(row[lane] > heap[0].score)) continue;
-                const int32_t id = job->candidates[start + lane];
-                while (seen[q] < seen_end[q] && job->seen_indices[seen[q]] < id) seen[q]++;
-                if (seen[q] < seen_end[q] && job->seen_indices[seen[q]] == id) continue;
-                push(heap, &size[q], k, (entry_t){row[lane], id});
-            }
-        }
-    }
-    for (int q = 0; q < n; q++) {
-        entry_t *heap = heaps + q * k;
-        int32_t *ids = job->out_ids + (first + q) * k;
-        float *best = job->out_scores + (first + q) * k;
-        for (int64_t at = size[q]; at < k; at++) {
-            ids[at] = -1;
-            best[at] = -INFINITY;
-        }
-        for (int64_t left = size[q]; left > 0; left--) {
-            ids[left - 1] = heap[0].id;
-            best[left - 1] = heap[0].score;
-            heap[0] = heap[left - 1];
-            if (left > 1) sift_down(heap, left - 1, 0);
+            query->seen = job->seen_indptr[first + q];
+            query->end = job->seen_indptr[first + q + 1];
         }
     }
 }
 
-int32_t reclm_topk_f32(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t k,
-                       const float *queries, const float *items, const float *bias,
-                       const int32_t *candidates, const int64_t *seen_indptr,
-                       const int32_t *seen_indices, int32_t *out_ids, float *out_scores,
-                       int32_t n_threads)
+static int out_of_reach(const job_t *job, const scratch_t *scratch, int64_t at, int64_t p)
 {
-    if (n_queries < 0 || n_candidates < 0 || dim < 0 || k < 1 || n_threads < 1) return RECLM_ERR_SIZE;
-    const int64_t n_padded = (n_candidates + PANEL - 1) / PANEL * PANEL;
-    /* +1 keeps the sizes above zero; padding lanes stay zero and are never read as candidates. */
-    float *panels = calloc((size_t)(n_padded * dim + 1), sizeof *panels);
-    float *biases = calloc((size_t)(n_padded + 1), sizeof *biases);
-    if (!panels || !biases) {
-        free(panels);
-        free(biases);
-        return RECLM_ERR_MEMORY;
+    for (int64_t slot = at * job->kernel.tile; slot < (at + 1) * job->kernel.tile; slot++) {
+        const query_t *query = scratch->queries + slot;
+        if (query->reach < 0.0) continue;
+        /* Written so that NaN, from vectors whose norm overflows, is within reach. */
+        if (!(query->reach * job->reach[p] + query->rest + job->rest[p] < scratch->thresholds[slot])) return 0;
     }
-    for (int64_t c = 0; c < n_candidates; c++) {
-        const float *item = items + (int64_t)candidates[c] * dim;
-        float *panel = panels + c / PANEL * PANEL * dim + c % PANEL;
-        for (int64_t d = 0; d < dim; d++) panel[d * PANEL] = item[d];
-        if (bias) biases[c] = bias[candidates[c]];
+    return 1;
+}
+
+static int is_seen(const job_t *job, query_t *query, int32_t id)
+{
+    const int32_t *seen = job->seen_indices;
+    if (job->ascending) {
+        while (query->seen < query->end && seen[query->seen] < id) query->seen++;
+        return query->seen < query->end && seen[query->seen] == id;
     }
-    const job_t job = {n_queries, n_candidates, dim,     k,          queries, panels, biases,
-                       candidates, seen_indptr, seen_indices, out_ids, out_scores};
-    const int64_t n_tiles = (n_queries + TILE - 1) / TILE;
-    int failed = 0;
-    const int worth_it = n_queries * n_candidates * (dim + 1) > SMALL_WORK;
-#pragma omp parallel num_threads(n_threads) if (worth_it)
+    int64_t low = query->seen, high = query->end;
+    while (low < high) {
+        const int64_t middle = low + (high - low) / 2;
+        if (seen[middle] < id) low = middle + 1;
+        else high = middle;
+    }
+    return low < query->end && seen[low] == id;
+}
+
+/* Shows a heap the lanes of a panel that lie above its threshold. */
+static void offer(const job_t *job, const scratch_t *scratch, int64_t slot, int64_t start, uint32_t hits, const float *scores)
+{
+    query_t *query = scratch->queries + slot;
+    entry_t *heap = scratch->heaps + slot * job->n_kept;
+    float threshold = scratch->thresholds[slot];
+    for (; hits; hits &= hits - 1) {
+        const int lane = __builtin_ctz(hits);
+        if (!(scores[lane] > threshold)) continue;
+        const int32_t id = job->candidates[start + lane];
+        if (is_seen(job, query, id)) continue;
+        push(heap, &query->size, job->n_kept, (entry_t){scores[lane], id});
+        /* Out of order, an equal score may still win by its lower id. */
+        if (query->size == job->n_kept) threshold = job->ascending ? heap[0].score : nextafterf(heap[0].score, -INFINITY);
+    }
+    scratch->thresholds[slot] = threshold;
+}
+
+/* Scores in float32 what int8 has kept for a query. */
+static int64_t look_again(const job_t *job, const scratch_t *scratch, const float *query, const entry_t *kept, int64_t n_kept)
+{
+    const int panel = job->kernel.panel;
+    float bias[MAX_PANEL], scores[MAX_PANEL];
+    int64_t size = 0;
+    for (int64_t at = 0; at < n_kept; at++)
+        for (int64_t d = 0; d < job->dim; d += 16) __builtin_prefetch(job->items + kept[at].id * job->dim + d);
+    for (int64_t start = 0; start < n_kept; start += panel) {
+        const int filled = n_kept - start < panel ? (int)(n_kept - start) : panel;
+        for (int lane = 0; lane < panel; lane++) {
+            /* Lanes left over repeat the last item. */
+            const int64_t id = kept[start + (lane < filled ? lane : filled - 1)].id;
+            const float *item = job->items + id * job->dim;
+            bias[lane] = job->bias ? job->bias[id] : 0.0f;
+            for (int64_t d = 0; d < job->dim; d++) scratch->again[d * panel + lane] = item[d];
+        }
+        job->kernel.score_one(job->dim, query, scratch->again, bias, scores);
+        for (int lane = 0; lane < filled; lane++)
+            if (scores[lane] > -INFINITY)
+                push(scratch->best, &size, job->k, (entry_t){scores[lane], kept[start + lane].id});
+    }
+    return size;
+}
+
+static void run_task(const job_t *job, const scratch_t *scratch, int64_t task)
+{
+    const kernel_t *kernel = &job->kernel;
+    const int tile = kernel->tile, panel = kernel->panel;
+    const int64_t first_tile = task * job->n_tiles / job->n_tasks;
+    const int64_t n_tiles = (task + 1) * job->n_tiles / job->n_tasks - first_tile;
+    const int64_t words = row_words(job), panel_bytes = (words + 1) * panel * (int64_t)sizeof(float);
+    const int64_t block = BLOCK_BYTES / panel_bytes > 1 ? BLOCK_BYTES / panel_bytes : 1;
+    float scores[MAX_TILE * MAX_PANEL];
+    uint32_t hits[MAX_TILE];
+
+    for (int64_t at = 0; at < n_tiles; at++) start_tile(job, scratch, at, (first_tile + at) * tile);
+    for (int64_t from = 0; from < job->n_panels; from += block) {
+        const int64_t to = from + block < job->n_panels ? from + block : job->n_panels;
+        for (int64_t at = 0; at < n_tiles; at++) {
+            const float *thresholds = scratch->thresholds + at * tile;
+            for (int64_t p = from; p < to; p++) {
+                if (job->prune && out_of_reach(job, scratch, at, p)) continue;
+                const float *bias = job->biases + p * panel;
+                const uint32_t any =
+                    job->n_groups
+                        ? kernel->score_int8(words, (int32_t *)scratch->packed + at * words * tile, scratch->offsets + at * tile,
+                                             scratch->scales + at * tile, (int32_t *)job->panels + p * words * panel,
+                                             job->item_scales + p * panel, bias, thresholds, scores, hits)
+                        : kernel->score_f32(job->dim, job->relu_dim, scratch->packed + at * words * tile,
+                                            (float *)job->panels + p * words * panel, bias, thresholds, scores, hits);
+                if (!any) continue;
+                for (int q = 0; q < tile; q++)
+                    if (hits[q]) offer(job, scratch, at * tile + q, p * panel, hits[q], scores + q * panel);
+            }
+        }
+    }
+    for (int64_t slot = 0; slot < n_tiles * tile; slot++) {
+        const int64_t user = first_tile * tile + slot;
+        if (user >= job->n_queries) break;
+        entry_t *heap = scratch->heaps + slot * job->n_kept;
+        int64_t size = scratch->queries[slot].size;
+        if (job->n_groups) {
+            size = look_again(job, scratch, job->queries + user * job->dim, heap, size);
+            heap = scratch->best;
+        }
+        drain(heap, size, job->k, job->out_ids + user * job->k, job->out_scores + user * job->k);
+    }
+}
+
+/* Memory of `bytes` on a cache line's boundary, or NULL. */
+static void *lines(int64_t bytes)
+{
+    return aligned_alloc(64, ((size_t)bytes / 64 + 1) * 64);
+}
+
+static int take_scratch(const job_t *job, scratch_t *scratch)
+{
+    const int64_t slots = job->task_tiles * job->kernel.tile;
+    scratch->packed = lines(slots * row_words(job) * (int64_t)sizeof(float));
+    scratch->offsets = lines(slots * (int64_t)sizeof(int32_t));
+    scratch->scales = lines(slots * (int64_t)sizeof(float));
+    scratch->thresholds = lines(slots * (int64_t)sizeof(float));
+    scratch->queries = lines(slots * (int64_t)sizeof(query_t));
+    scratch->heaps = lines(slots * job->n_kept * (int64_t)sizeof(entry_t));
+    scratch->best = lines(job->k * (int64_t)sizeof(entry_t));
+    scratch->again = lines(job->n_groups ? job->dim * job->kernel.panel * (int64_t)sizeof(float) : 0);
+    return scratch->packed && scratch->offsets && scratch->scales && scratch->thresholds && scratch->queries &&
+           scratch->heaps && scratch->best && scratch->again;
+}
+
+static void give_scratch(scratch_t *scratch)
+{
+    free(scratch->packed);
+    free(scratch->offsets);
+    free(scratch->scales);
+    free(scratch->thresholds);
+    free(scratch->queries);
+    free(scratch->heaps);
+    free(scratch->best);
+    free(scratch->again);
+}
+
+/* Shares the tiles out: few enough to a task that its heaps stay in the cache, as many tasks to each thread. */
+static void plan_tasks(job_t *job, int32_t n_threads)
+{
+    const int64_t tile = job->kernel.tile;
+    const int64_t tile_bytes = tile * (row_words(job) * (int64_t)sizeof(float) + job->n_kept * (int64_t)sizeof(entry_t));
+    int64_t most = TASK_BYTES / tile_bytes;
+    most = most < 1 ? 1 : most > MAX_TASK_TILES ? MAX_TASK_TILES : most;
+    job->n_tiles = (job->n_queries + tile - 1) / tile;
+    job->n_tasks = (job->n_tiles + most - 1) / most;
+    job->n_tasks = (job->n_tasks + n_threads - 1) / n_threads * n_threads;
+    if (job->n_tasks > job->n_tiles) job->n_tasks = job->n_tiles;
+    job->task_tiles = job->n_tasks ? (job->n_tiles + job->n_tasks - 1) / job->n_tasks : 0;
+}
+
+int32_t reclm_topk(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t relu_dim, int64_t k, int64_t n_kept,
+                   int32_t prune, const float *queries, const float *items, const float *bias,
+                   const int32_t *candidates, const int64_t *seen_indptr, const int32_t *seen_indices, int32_t *out_ids,
+                   float *out_scores, int32_t n_threads)
+{
+    if (n_queries < 0 || n_candidates < 0 || dim < 0 || relu_dim < 0 || k < 1 || n_threads < 1) return RECLM_ERR_SIZE;
+    if (n_kept && (n_kept < k || relu_dim || dim > RECLM_TOPK_INT8_MAX_DIM)) return RECLM_ERR_SIZE;
+    job_t job = {
+        .kernel = ISA_DISPATCH(kernel),
+        .n_queries = n_queries, .n_candidates = n_candidates, .dim = dim, .relu_dim = relu_dim, .k = k,
+        .n_kept = n_kept ? n_kept : k, .ascending = !prune, .prune = prune, .queries = queries, .items = items,
+        .bias = bias, .candidates = candidates, .seen_indptr = seen_indptr, .seen_indices = seen_indices,
+        .out_ids = out_ids, .out_scores = out_scores,
+    };
+    const int panel = job.kernel.panel;
+    /* No dimension at all has nothing to quantize. */
+    if (n_kept) job.n_groups = (dim + job.kernel.group - 1) / job.kernel.group;
+    job.n_panels = (n_candidates + panel - 1) / panel;
+    plan_tasks(&job, n_threads);
+    job.panels = lines(job.n_panels * panel * row_words(&job) * (int64_t)sizeof(float));
+    job.biases = lines(job.n_panels * panel * (int64_t)sizeof(float));
+    job.item_scales = lines(job.n_groups ? job.n_panels * panel * (int64_t)sizeof(float) : 0);
+    job.reach = lines(prune ? job.n_panels * (int64_t)sizeof(double) : 0);
+    job.rest = lines(prune ? job.n_panels * (int64_t)sizeof(double) : 0);
+    int failed = !job.panels || !job.biases || !job.item_scales || !job.reach || !job.rest;
+    const int worth_it = n_queries * n_candidates * (dim + relu_dim + 1) > SMALL_WORK;
+#pragma omp parallel num_threads(n_threads) if (worth_it && !failed)
     {
-        float *packed = malloc((size_t)(dim * TILE + 1) * sizeof *packed);
-        entry_t *heaps = malloc((size_t)(TILE * k) * sizeof *heaps);
-        if (!packed || !heaps) {
+        scratch_t scratch;
+        if (!take_scratch(&job, &scratch)) {
 #pragma omp atomic write
             failed = 1;
         }
 #pragma omp barrier
         if (!failed) {
-#pragma omp for schedule(dynamic, 8)
-            for (int64_t tile = 0; tile < n_tiles; tile++) topk_tile(&job, tile * TILE, packed, heaps);
+#pragma omp for schedule(static)
+            for (int64_t p = 0; p < job.n_panels; p++) pack_panel(&job, p);
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t task = 0; task < job.n_tasks; task++) run_task(&job, &scratch, task);
         }
-        free(packed);
-        free(heaps);
+        give_scratch(&scratch);
     }
-    free(panels);
-    free(biases);
+    free(job.panels);
+    free(job.biases);
+    free(job.item_scales);
+    free(job.reach);
+    free(job.rest);
     return failed ? RECLM_ERR_MEMORY : RECLM_OK;
 }
