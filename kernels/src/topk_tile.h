@@ -40,15 +40,22 @@ ISA_TARGET static inline vec_t ISA_NAME(positive)(vec_t value)
     return (vec_t)((int_t)value & (value > 0.0f));
 }
 
-/* Stores the sums of a tile, and in hits[q] which lanes of query q lie above its threshold; any at all? */
-#define KEEP_HITS(LOW, HIGH)                                                                 \
+/* Unrolled before the compiler decides what lives in registers; else it keeps the sums in memory. */
+#define EACH_QUERY _Pragma("GCC unroll 12") for (int q = 0; q < TILE; q++)
+
+/* Sets hits[q] to the lanes of query q that lie above its threshold, and stores the scores of queries with any. */
+#define KEEP_HITS(low, high)                                                                 \
     uint32_t any = 0;                                                                        \
-    for (int q = 0; q < TILE; q++) {                                                         \
-        const vec_t low = (LOW), high = (HIGH), threshold = thresholds[q] - (vec_t){0};      \
-        *(loose_t *)(scores + q * PANEL) = low;                                              \
-        *(loose_t *)(scores + q * PANEL + LANES) = high;                                     \
-        hits[q] = ISA_NAME(above)(low, threshold) | ISA_NAME(above)(high, threshold) << LANES; \
+    EACH_QUERY {                                                                             \
+        const vec_t threshold = thresholds[q] - (vec_t){0};                                  \
+        hits[q] = ISA_NAME(above)(low[q], threshold) | ISA_NAME(above)(high[q], threshold) << LANES; \
         any |= hits[q];                                                                      \
+    }                                                                                        \
+    if (!any) return 0;                                                                      \
+    EACH_QUERY {                                                                             \
+        if (!hits[q]) continue;                                                              \
+        *(loose_t *)(scores + q * PANEL) = low[q];                                           \
+        *(loose_t *)(scores + q * PANEL + LANES) = high[q];                                  \
     }                                                                                        \
     return any;
 
@@ -59,30 +66,30 @@ ISA_TARGET static uint32_t ISA_NAME(score_f32)(int64_t dim, int64_t relu_dim, co
                                                const float *restrict thresholds, float *restrict scores,
                                                uint32_t *restrict hits)
 {
-    vec_t sum[TILE][2];
-    for (int q = 0; q < TILE; q++) {
-        sum[q][0] = *(const loose_t *)bias;
-        sum[q][1] = *(const loose_t *)(bias + LANES);
+    vec_t low[TILE], high[TILE];
+    EACH_QUERY {
+        low[q] = *(const loose_t *)bias;
+        high[q] = *(const loose_t *)(bias + LANES);
     }
     for (int64_t d = 0; d < dim; d++) {
         const vec_t left = *(const loose_t *)panel, right = *(const loose_t *)(panel + LANES);
-        for (int q = 0; q < TILE; q++) {
-            sum[q][0] += queries[q] * left;
-            sum[q][1] += queries[q] * right;
+        EACH_QUERY {
+            low[q] += queries[q] * left;
+            high[q] += queries[q] * right;
         }
         queries += TILE;
         panel += PANEL;
     }
     for (int64_t h = 0; h < relu_dim; h++) {
         const vec_t left = *(const loose_t *)panel, right = *(const loose_t *)(panel + LANES);
-        for (int q = 0; q < TILE; q++) {
-            sum[q][0] += ISA_NAME(positive)(queries[q] + left);
-            sum[q][1] += ISA_NAME(positive)(queries[q] + right);
+        EACH_QUERY {
+            low[q] += ISA_NAME(positive)(queries[q] + left);
+            high[q] += ISA_NAME(positive)(queries[q] + right);
         }
         queries += TILE;
         panel += PANEL;
     }
-    KEEP_HITS(sum[q][0], sum[q][1])
+    KEEP_HITS(low, high)
 }
 
 /* As score_f32 with one query and no ReLU part: the second look at what int8 has kept. */
@@ -128,21 +135,25 @@ ISA_TARGET static uint32_t ISA_NAME(score_int8)(int64_t n_groups, const int32_t 
                                                 const float *restrict bias, const float *restrict thresholds,
                                                 float *restrict scores, uint32_t *restrict hits)
 {
-    int_t sum[TILE][2];
-    for (int q = 0; q < TILE; q++) sum[q][0] = sum[q][1] = offsets[q] - (int_t){0};
+    int_t low_sum[TILE], high_sum[TILE];
+    EACH_QUERY low_sum[q] = high_sum[q] = offsets[q] - (int_t){0};
     for (int64_t g = 0; g < n_groups; g++) {
         const int_t left = (int_t)*(const loose_t *)panel, right = (int_t)*(const loose_t *)(panel + LANES);
-        for (int q = 0; q < TILE; q++) {
-            sum[q][0] = MULTIPLY_ADD(sum[q][0], left, queries[q]);
-            sum[q][1] = MULTIPLY_ADD(sum[q][1], right, queries[q]);
+        EACH_QUERY {
+            low_sum[q] = MULTIPLY_ADD(low_sum[q], left, queries[q]);
+            high_sum[q] = MULTIPLY_ADD(high_sum[q], right, queries[q]);
         }
         queries += TILE;
         panel += PANEL;
     }
     const vec_t low_scale = *(const loose_t *)item_scales, high_scale = *(const loose_t *)(item_scales + LANES);
     const vec_t low_bias = *(const loose_t *)bias, high_bias = *(const loose_t *)(bias + LANES);
-    KEEP_HITS(__builtin_convertvector(sum[q][0], vec_t) * low_scale * scales[q] + low_bias,
-              __builtin_convertvector(sum[q][1], vec_t) * high_scale * scales[q] + high_bias)
+    vec_t low[TILE], high[TILE];
+    EACH_QUERY {
+        low[q] = __builtin_convertvector(low_sum[q], vec_t) * low_scale * scales[q] + low_bias;
+        high[q] = __builtin_convertvector(high_sum[q], vec_t) * high_scale * scales[q] + high_bias;
+    }
+    KEEP_HITS(low, high)
 }
 
 static const kernel_t ISA_NAME(kernel) = {
@@ -154,6 +165,7 @@ static const kernel_t ISA_NAME(kernel) = {
 #undef GROUP
 #undef MULTIPLY_ADD
 #undef KEEP_HITS
+#undef EACH_QUERY
 #undef vec_t
 #undef loose_t
 #undef int_t
