@@ -1,9 +1,10 @@
-"""What a fitted model is to every later stage: vectors, a bias, and who they mean something for.
+"""What a fitted model is to every later stage: something that scores items for users, and who that means something for.
 
-    score(user, item) = user_vectors[user] . item_vectors[item] + item_bias[item]
+    score(user, item) = user_vectors[user] . item_vectors[item] (+ the ReLU part, see vectors.py) + item_bias[item]
 
 Popularity has vectors of no dimension and a bias; the random model draws its score from a hash of
-(seed, user, item). Stored as `models/<model>[+users|items|both]`. Left out: how models are trained.
+(seed, user, item); a model that ranks from a history has a `scorer` and the histories (history.py).
+Stored as `models/<model>[+users|items|both]`. Left out: how models are trained, and new users (foldin.py).
 """
 
 from dataclasses import dataclass, field
@@ -11,11 +12,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
-from ..errors import InputError
+from ..errors import InputError, WorkspaceError
 from ..kernels import native
 from ..workspace import Workspace
+from . import history
+from .foldstate import FoldState
+from .ranking import keep_columns, rank_rows, take_rows
+from .vectors import Vectors
 
 PROFILE_CHOICES = ("none", "users", "items", "both")
+BASELINES = ("random", "popularity")
 
 
 @dataclass(frozen=True)
@@ -23,11 +29,14 @@ class FittedModel:
     """A model ready to rank.
 
     user_vectors: float32 (n_users, dim). item_vectors: float32 (n_items, dim). item_bias: float32 (n_items,) or None.
-    user_ready: bool (n_users,), whether the user's vector means anything (a user without history and
-    without a profile has none: such a user is ranked by bias alone).
+    relu_dim: how many of the last columns are the additive ReLU part.
+    user_ready: bool (n_users,), whether the model knows the user (without history and without a
+    profile it does not: such a user is ranked by bias alone).
     train_user_vectors: float32 (n_users, dim), those of the model that was selected, fitted on training alone, or None
     where `user_vectors` are these. Neighbors and so profiles are made from them, or validation could not judge profiles.
     hash_seed: set for the random model only. params: the settings that made it. metrics: validation figures.
+    scorer, histories: of a model that ranks from a history, and CSR (n_users, n_items) of ones to rank its users from.
+    fold: what placing a new user takes, or None where that is not possible (or needs nothing).
     """
 
     name: str
@@ -41,6 +50,10 @@ class FittedModel:
     params: dict = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
     fingerprint: str = ""
+    relu_dim: int = 0
+    scorer: history.Scorer | None = None
+    histories: sp.csr_matrix | None = None
+    fold: FoldState | None = None
 
     @property
     def n_users(self) -> int:
@@ -50,42 +63,98 @@ class FittedModel:
     def n_items(self) -> int:
         return len(self.item_vectors)
 
+    @property
+    def is_personal(self) -> bool:
+        """Whether what is known of a user moves the scores: not so for popularity and random."""
+        return self.scorer is not None or self.item_vectors.shape[1] > 0
+
+    @property
+    def vectors(self) -> Vectors:
+        """The same as `Vectors`; an empty bias for none."""
+        bias = np.zeros(0, np.float32) if self.item_bias is None else self.item_bias
+        return Vectors(self.user_vectors, self.item_vectors, bias, self.relu_dim)
+
     def scores(self, users: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         """float32 (len(users), len(candidates)); for a few users: `topk` ranks many."""
         users, candidates = np.asarray(users), np.asarray(candidates)
         if self.hash_seed is not None:
             return hash_scores(self.hash_seed, users, candidates)
-        scores = self.user_vectors[users] @ self.item_vectors[candidates].T
-        if self.item_bias is not None:
-            scores = scores + self.item_bias[candidates]
-        return scores.astype(np.float32, copy=False)
+        if self.scorer is not None:
+            return self.scorer.score_rows(take_rows(self.histories, users))[:, candidates]
+        return score_vectors(self.vectors, users, candidates)
 
     def topk(
-        self, users: np.ndarray, k: int, *, candidates: np.ndarray | None = None, seen: sp.csr_matrix | None = None
+        self, users: np.ndarray, k: int, *,
+        candidates: np.ndarray | None = None, seen: sp.csr_matrix | None = None, n_threads: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of each user: ids int32 and scores float32, both (len(users), k), best first.
 
         candidates: ascending item ids, or None for all. seen: CSR (n_users, n_items) of items to leave out,
         over all users. Ties go to the lower id; rows that run out end in id -1, score -inf.
-        """
+        """  # fmt: skip
         users = np.asarray(users)
         if candidates is not None:
             candidates = np.ascontiguousarray(candidates, dtype=np.int32)
-        rows = None if seen is None else seen[users]
+        rows = None if seen is None else take_rows(seen, users)
+        if self.scorer is not None:
+            return rank_histories(
+                self.scorer, take_rows(self.histories, users), k, candidates=candidates, seen=rows, n_threads=n_threads
+            )
         if self.hash_seed is not None:
-            return _hash_topk(self, users, k, candidates, rows)
-        mask = None if rows is None else native.make_csr(rows.indptr, rows.indices, None, rows.shape)
-        return native.topk(
-            np.ascontiguousarray(self.user_vectors[users]), self.item_vectors, k,
-            item_bias=self.item_bias, candidates=candidates, seen=mask,
-        )  # fmt: skip
+            return _hash_topk(self, users, k, candidates, rows, n_threads)
+        return rank_vectors(self.vectors, users, k, candidates=candidates, seen=rows, n_threads=n_threads)
+
+
+def rank_vectors(
+    vectors: Vectors, users: np.ndarray, k: int, *,
+    candidates: np.ndarray | None = None, seen: sp.csr_matrix | native.CSR | None = None, n_threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Top-k of some users by `Vectors`; seen: CSR (len(users), n_items), of these users. See `FittedModel.topk`."""  # fmt: skip
+    mask = seen if seen is None or isinstance(seen, native.CSR) else native.make_csr(seen.indptr, seen.indices, None, seen.shape)
+    return native.topk(
+        np.ascontiguousarray(vectors.users[users]), vectors.items, k, relu_dim=vectors.relu_dim,
+        item_bias=vectors.bias if len(vectors.bias) else None, candidates=candidates, seen=mask, n_threads=n_threads,
+    )  # fmt: skip
+
+
+def rank_histories(
+    scorer: history.Scorer, rows: sp.csr_matrix, k: int, *,
+    candidates: np.ndarray | None = None, seen: sp.csr_matrix | None = None, n_threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Top-k for histories: CSR (n, n_items); seen: CSR of the same shape. See `FittedModel.topk`."""  # fmt: skip
+    return rank_rows(
+        lambda start, stop: scorer.score_rows(rows[start:stop]), rows.shape[0], scorer.n_items, k,
+        candidates=candidates, seen=seen, block=scorer.block, n_threads=n_threads,
+    )  # fmt: skip
+
+
+def score_vectors(vectors: Vectors, users: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """float32 (len(users), len(candidates)): the score of vectors.py, for a few users."""
+    of_users, of_items = vectors.users[users], vectors.items[candidates]
+    dot = of_users.shape[1] - vectors.relu_dim
+    scores = of_users[:, :dot] @ of_items[:, :dot].T
+    for h in range(dot, of_users.shape[1]):
+        scores += np.maximum(of_users[:, h, None] + of_items[None, :, h], 0)
+    if len(vectors.bias):
+        scores = scores + vectors.bias[candidates]
+    return scores.astype(np.float32, copy=False)
 
 
 def hash_scores(seed: int, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Reproducible scores in [0, 1): float32 (len(users), len(items)), a function of (seed, user, item) alone."""
+    """Reproducible scores in [0, 1): float32 (len(users), len(items)), a function of (seed, user, item) alone.
+
+    Users and items are hashed well, each pair by one multiplication more (both 32 bits, upper 24 kept).
+    """
     user_state = _mix(np.asarray(users, dtype=np.uint64) + (np.uint64(seed & 0xFFFFFFFF) << np.uint64(32)))
-    bits = _mix(user_state[:, None] ^ _mix(np.asarray(items, dtype=np.uint64) + np.uint64(1))[None, :])
-    return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    item_state = (_mix(np.asarray(items, dtype=np.uint64) + np.uint64(1)) >> np.uint64(32)).astype(np.uint32)
+    bits = item_state[None, :] ^ (user_state >> np.uint64(32)).astype(np.uint32)[:, None]
+    bits *= user_state.astype(np.uint32)[:, None] | np.uint32(1)
+    bits ^= bits >> np.uint32(15)
+    bits *= np.uint32(0x2C1B3C6D)
+    bits >>= np.uint32(8)
+    scores = bits.astype(np.float32)
+    scores *= np.float32(2.0**-24)
+    return scores
 
 
 def _mix(counter: np.ndarray) -> np.ndarray:
@@ -97,31 +166,17 @@ def _mix(counter: np.ndarray) -> np.ndarray:
 
 
 def _hash_topk(
-    fitted: FittedModel, users: np.ndarray, k: int, candidates: np.ndarray | None, rows: sp.csr_matrix | None
+    fitted: FittedModel, users: np.ndarray, k: int, candidates: np.ndarray | None, rows: sp.csr_matrix | None, n_threads: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Scores candidates alone, which are few in the `unseen` setting."""
     candidates = np.arange(fitted.n_items, dtype=np.int32) if candidates is None else candidates
-    ids = np.full((len(users), k), -1, np.int32)
-    best = np.full((len(users), k), -np.inf, np.float32)
-    width = min(k, len(candidates))
-    if width == 0:
-        return ids, best
-    block = max(1, 4_000_000 // len(candidates))
-    for start in range(0, len(users), block):
-        part = slice(start, start + block)
-        scores = fitted.scores(users[part], candidates)
-        if rows is not None:
-            scores[rows[part][:, candidates].toarray() > 0] = -np.inf
-        # Every value at or above the k-th is kept, so that the stable sort sees all ties.
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :width] if scores.shape[1] <= 4 * k else None
-        if order is None:
-            kth = -np.partition(-scores, width - 1, axis=1)[:, width - 1 : width]
-            order = np.array(
-                [np.flatnonzero(row >= least)[np.argsort(-row[row >= least], kind="stable")[:width]]
-                 for row, least in zip(scores, kth, strict=True)]
-            )  # fmt: skip
-        best[part, :width] = np.take_along_axis(scores, order, axis=1)
-        ids[part, :width] = np.where(np.isfinite(best[part, :width]), candidates[order], -1)
-    return ids, best
+    if rows is not None:
+        rows = keep_columns(rows, candidates)
+    ids, best = rank_rows(
+        lambda start, stop: hash_scores(fitted.hash_seed, users[start:stop], candidates), len(users), len(candidates), k,
+        seen=rows, block=16, n_threads=n_threads,
+    )  # fmt: skip
+    return np.where(ids >= 0, candidates[ids] if len(candidates) else ids, -1).astype(np.int32), best
 
 
 def artefact_name(model: str, profiles: str = "none") -> str:
@@ -154,7 +209,15 @@ def save(fitted: FittedModel, ws: Workspace, *, inputs: dict[str, str]) -> str:
         arrays["train_user_vectors"] = fitted.train_user_vectors.astype(np.float32, copy=False)
     if fitted.item_bias is not None:
         arrays["item_bias"] = fitted.item_bias.astype(np.float32, copy=False)
-    params = {**fitted.params, "hash_seed": fitted.hash_seed, "metrics": fitted.metrics}
+    params = {**fitted.params, "hash_seed": fitted.hash_seed, "metrics": fitted.metrics, "relu_dim": fitted.relu_dim}
+    if fitted.scorer is not None:
+        params["scorer"] = fitted.scorer.kind
+        arrays |= {f"scorer.{name}": array for name, array in fitted.scorer.arrays().items()}
+        arrays["histories.indptr"] = fitted.histories.indptr.astype(np.int64)
+        arrays["histories.indices"] = fitted.histories.indices.astype(np.int32)
+    if fitted.fold is not None:
+        params["fold"] = fitted.fold.numbers()
+        arrays |= {f"fold.{name}": array for name, array in fitted.fold.arrays().items()}
     return ws.save(artefact_name(fitted.name, fitted.profiles), arrays, inputs=inputs, params=params)
 
 
@@ -169,20 +232,40 @@ def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = Tru
     if fresh:
         ws.require_fresh(name, made_by=made_by)
     artefact = ws.load(name, made_by=made_by)
-    params = dict(artefact.params)
+    params, arrays = dict(artefact.params), artefact.arrays
+    missing = [key for key in ("user_vectors", "item_vectors", "user_ready") if key not in arrays]
+    if missing:
+        raise WorkspaceError(f"{name} lacks {', '.join(missing)}: make it again with `{made_by}`")
+    shape = len(arrays["user_vectors"]), len(arrays["item_vectors"])
+    kind, numbers, scorer, histories, fold = params.pop("scorer", None), params.pop("fold", None), None, None, None
+    if kind is not None:
+        scorer = history.unpack(kind, _under(arrays, "scorer."), shape[1])
+        indptr, indices = arrays["histories.indptr"], arrays["histories.indices"]
+        histories = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+    if numbers is not None:
+        fold = FoldState.unpack(_under(arrays, "fold."), numbers)
     return FittedModel(
         name=model,
-        user_vectors=artefact.arrays["user_vectors"],
-        item_vectors=artefact.arrays["item_vectors"],
-        item_bias=artefact.arrays.get("item_bias"),
-        user_ready=artefact.arrays["user_ready"].astype(bool),
+        user_vectors=arrays["user_vectors"],
+        item_vectors=arrays["item_vectors"],
+        item_bias=arrays.get("item_bias"),
+        user_ready=arrays["user_ready"].astype(bool),
         profiles=profiles,
-        train_user_vectors=artefact.arrays.get("train_user_vectors"),
+        train_user_vectors=arrays.get("train_user_vectors"),
         hash_seed=params.pop("hash_seed", None),
         metrics=params.pop("metrics", {}),
+        relu_dim=params.pop("relu_dim", 0),
         params=params,
         fingerprint=artefact.fingerprint,
+        scorer=scorer,
+        histories=histories,
+        fold=fold,
     )
+
+
+def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def fitted_models(ws: Workspace) -> list[tuple[str, str]]:
@@ -192,7 +275,6 @@ def fitted_models(ws: Workspace) -> list[tuple[str, str]]:
 
 def baselines(interactions: sp.csr_matrix) -> list[FittedModel]:
     """Random and popularity, which need no stored model. interactions: CSR (n_users, n_items), all that is known."""
-    from .models.popularity import fit_popularity
-    from .models.random import fit_random
+    from .models import popularity, random
 
-    return [fit_random(*interactions.shape), fit_popularity(interactions)]
+    return [random.fit(interactions, random.Settings()), popularity.fit(interactions, popularity.Settings())]

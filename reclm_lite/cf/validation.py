@@ -6,13 +6,16 @@ compares the two.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
 
 from ..data.dataset import Split
 from ..kernels import native
-from .interface import FittedModel
+from ..kernels.hits import hit_places
+from .interface import FittedModel, rank_vectors
+from .ranking import take_rows
 from .vectors import Vectors
 
 K = 20
@@ -24,35 +27,42 @@ class Validator:
 
     users: np.ndarray
     relevant: sp.csr_matrix
-    seen: native.CSR
+    seen: sp.csr_matrix
     candidates: np.ndarray
 
     def __call__(self, vectors: Vectors) -> tuple[float, float]:
         """(recall@20, ndcg@20) of what these vectors rank; an empty bias means none."""
-        ids, _ = native.topk(
-            np.ascontiguousarray(vectors.users[self.users]), vectors.items, K,
-            item_bias=vectors.bias if len(vectors.bias) else None, candidates=self.candidates, seen=self.seen,
-        )  # fmt: skip
+        ids, _ = rank_vectors(vectors, self.users, K, candidates=self.candidates, seen=self._mask)
         return self._metrics(ids)
 
-    def of(self, fitted: FittedModel) -> tuple[float, float]:
+    def of(self, fitted: FittedModel, *, n_threads: int | None = None) -> tuple[float, float]:
         """The same of a fitted model."""
-        seen = sp.csr_matrix((self.seen.data, self.seen.indices, self.seen.indptr), shape=self.seen.shape)
-        n_items = self.seen.shape[1]
-        rows = np.zeros(fitted.n_users + 1, np.int64)
-        rows[self.users + 1] = np.diff(seen.indptr)
-        everyone = sp.csr_matrix((seen.data, seen.indices, np.cumsum(rows)), shape=(fitted.n_users, n_items))
-        return self._metrics(fitted.topk(self.users, K, candidates=self.candidates, seen=everyone)[0])
+        n_users, n_items = fitted.n_users, self.seen.shape[1]
+        rows = np.zeros(n_users + 1, np.int64)
+        rows[self.users + 1] = np.diff(self.seen.indptr)
+        everyone = sp.csr_matrix((self.seen.data, self.seen.indices, np.cumsum(rows)), shape=(n_users, n_items))
+        return self._metrics(fitted.topk(self.users, K, candidates=self.candidates, seen=everyone, n_threads=n_threads)[0])
+
+    def sample(self, n: int, seed: int) -> "Validator":
+        """A validator of `n` of the users, drawn without replacement; itself where there are no more."""
+        if n >= len(self.users):
+            return self
+        rows = np.sort(np.random.default_rng([seed, 3]).choice(len(self.users), n, replace=False))
+        return Validator(self.users[rows], take_rows(self.relevant, rows), take_rows(self.seen, rows), self.candidates)
+
+    @cached_property
+    def _mask(self) -> native.CSR:
+        return native.make_csr(self.seen.indptr, self.seen.indices, None, self.seen.shape)
 
     def _metrics(self, ids: np.ndarray) -> tuple[float, float]:
-        n, n_items = self.relevant.shape
         n_relevant = np.diff(self.relevant.indptr)
-        rows = np.arange(n, dtype=np.int64)
-        keys = np.where(ids >= 0, rows[:, None] * n_items + ids, -1)
-        hits = np.isin(keys, np.repeat(rows, n_relevant) * n_items + self.relevant.indices)
-        discounts = 1.0 / np.log2(np.arange(K) + 2.0)
+        places = hit_places(ids, self.relevant.indptr, self.relevant.indices)
+        rows = np.repeat(np.arange(len(ids)), n_relevant)
+        discounts = np.append(1.0 / np.log2(np.arange(K) + 2.0), 0.0)
         ideal = np.cumsum(discounts)[np.minimum(n_relevant, K) - 1]
-        return float((hits.sum(axis=1) / n_relevant).mean()), float(((hits * discounts).sum(axis=1) / ideal).mean())
+        recall = np.bincount(rows, weights=places < K, minlength=len(ids)) / n_relevant
+        ndcg = np.bincount(rows, weights=discounts[places], minlength=len(ids)) / ideal
+        return float(recall.mean()), float(ndcg.mean())
 
 
 def validator(split: Split) -> Validator | None:
@@ -66,5 +76,4 @@ def validator(split: Split) -> Validator | None:
     users = np.flatnonzero(np.diff(relevant.indptr))
     if len(users) == 0:
         return None
-    seen = split.train[users]
-    return Validator(users, relevant[users], native.make_csr(seen.indptr, seen.indices, None, seen.shape), candidates)
+    return Validator(users, take_rows(relevant, users), take_rows(split.train, users), candidates)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from ..kernels.hits import hit_places
+
 
 def ranking_metrics(ids: np.ndarray, relevant: sp.csr_matrix, ks: Sequence[int]) -> dict[str, np.ndarray]:
     """`{"recall@k": float64 (n,), "ndcg@k": float64 (n,)}` for each k.
@@ -17,23 +19,18 @@ def ranking_metrics(ids: np.ndarray, relevant: sp.csr_matrix, ks: Sequence[int])
     ids: int32 (n, >= max(ks)), best first, -1 where a list has run out. relevant: CSR (n, n_items), row i
     for row i of ids; every row must have an entry.
     """
-    n_relevant = np.diff(relevant.indptr)
-    if len(ids) != relevant.shape[0] or ids.shape[1] < max(ks) or (n_relevant < 1).any():
+    n, n_relevant = len(ids), np.diff(relevant.indptr)
+    if n != relevant.shape[0] or ids.shape[1] < max(ks) or (n_relevant < 1).any():
         raise ValueError(f"expected a list of {max(ks)} ids and at least one relevant item for each of {relevant.shape[0]} users")
-    hits = _hits(ids, relevant)
-    discounts = 1.0 / np.log2(np.arange(ids.shape[1]) + 2.0)
+    width = ids.shape[1]
+    places = hit_places(ids, relevant.indptr, relevant.indices)
+    rows = np.repeat(np.arange(n), n_relevant)
+    discounts = 1.0 / np.log2(np.arange(width) + 2.0)
     ideal = np.concatenate([[0.0], np.cumsum(discounts)])
     out = {}
     for k in ks:
-        out[f"recall@{k}"] = hits[:, :k].sum(axis=1) / n_relevant
-        out[f"ndcg@{k}"] = (hits[:, :k] * discounts[:k]).sum(axis=1) / ideal[np.minimum(n_relevant, k)]
+        hit = places < k
+        out[f"recall@{k}"] = np.bincount(rows[hit], minlength=n) / n_relevant
+        gain = np.bincount(rows[hit], weights=discounts[places[hit]], minlength=n)
+        out[f"ndcg@{k}"] = gain / ideal[np.minimum(n_relevant, k)]
     return out
-
-
-def _hits(ids: np.ndarray, relevant: sp.csr_matrix) -> np.ndarray:
-    """bool (n, width): whether ids[i, r] is among the relevant of row i."""
-    n, n_items = relevant.shape
-    rows = np.arange(n, dtype=np.int64)[:, None]
-    keys = np.where(ids >= 0, rows * n_items + ids, -1)
-    relevant_keys = np.repeat(rows[:, 0], np.diff(relevant.indptr)) * n_items + relevant.indices
-    return np.isin(keys, relevant_keys)

@@ -1,16 +1,32 @@
 """Ranking by how many users touched an item: the model every other one has to beat."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.sparse as sp
 
 from ..interface import FittedModel
 
 
-def fit_popularity(interactions: sp.csr_matrix) -> FittedModel:
-    """interactions: CSR (n_users, n_items). The bias is the item's number of users; nobody has a vector."""
+@dataclass(frozen=True)
+class Settings:
+    """Nothing can be set."""
+
+
+def fit(
+    interactions: sp.csr_matrix, settings: Settings, *,
+    seed: int = 0, n_threads: int | None = None, progress: Callable[..., None] | None = None,
+) -> FittedModel:
+    """interactions: CSR (n_users, n_items). The bias is the item's number of users; nobody has a vector."""  # fmt: skip
     n_users, n_items = interactions.shape
     counts = np.bincount(interactions.indices, minlength=n_items).astype(np.float32)
     return FittedModel(
         "popularity", np.zeros((n_users, 0), np.float32), np.zeros((n_items, 0), np.float32), counts,
         np.zeros(n_users, bool),
     )  # fmt: skip
+
+
+def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
+    """Peak bytes of `fit`."""
+    return 12 * n_items + n_users

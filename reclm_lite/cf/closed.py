@@ -1,0 +1,108 @@
+"""Models that need no training: settings chosen on validation where they are left open, then one fit on all that is known.
+
+`Settings` fields that are None are open: the model's `choose(train, settings, judge)` closes them, on training and
+validation alone. Without validation interactions `closed(settings)` fills in fixed values. Left out: the models (models/).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..data.dataset import Split
+from ..errors import InputError
+from .interface import FittedModel
+from .models import CLOSED, module_of
+from .validation import validator
+
+# Settings are compared on at most so many users with validation interactions; the figures recorded come from all of them.
+N_JUDGED_USERS = 4096
+
+Progress = Callable[..., None]
+
+
+def fit_closed(
+    split: Split, model: str, settings: Any = None, *,
+    seed: int = 0, refit: bool = True, n_threads: int | None = None, progress: Progress | None = None,
+) -> FittedModel:
+    """A model of `CLOSED`, fitted on training and validation (refit) or training alone, with validation figures.
+
+    settings: the model's `Settings`, None for the defaults. progress: called as progress(done, total, note).
+    The test set is not read. Raises InputError for an unknown model or settings, ModelError where a fit cannot succeed.
+    """  # fmt: skip
+    if model not in CLOSED:
+        raise InputError(f"model: expected one of {', '.join(CLOSED)}, found {model!r}")
+    module = module_of(model)
+    settings = module.Settings() if settings is None else settings
+    if not isinstance(settings, module.Settings):
+        raise InputError(f"settings: expected {model}'s, found {type(settings).__name__}")
+    notes = _Notes(progress)
+    judge = validator(split)
+    metrics: dict[str, float] = {}
+    if is_open(settings):
+        settings = _choose(split, module, settings, judge, seed, n_threads, notes)
+    elif hasattr(module, "closed"):
+        settings = module.closed(settings)
+    fitted = None
+    if judge is not None:
+        fitted = module.fit(split.train, settings, seed=seed, n_threads=n_threads, progress=notes)
+        recall, ndcg = judge.of(fitted, n_threads=n_threads)
+        metrics = {"recall@20": recall, "ndcg@20": ndcg}
+        notes(None, None, f"valid R@20 {recall:.4f} N@20 {ndcg:.4f}")
+    if fitted is None or (refit and split.valid.nnz):
+        fitted = module.fit(split.known() if refit else split.train, settings, seed=seed, n_threads=n_threads, progress=notes)
+    params = {**dataclasses.asdict(settings), "seed": seed, "refit": refit}
+    return dataclasses.replace(fitted, params={**fitted.params, **params}, metrics=metrics)
+
+
+def is_open(settings: Any) -> bool:
+    """Whether a setting is left to validation."""
+    return any(getattr(settings, field.name) is None for field in dataclasses.fields(settings))
+
+
+def _choose(split: Split, module: ModuleType, settings: Any, judge: Any, seed: int, n_threads: int | None, notes: "_Notes") -> Any:
+    if judge is None:
+        return module.closed(settings)
+    few = judge.sample(N_JUDGED_USERS, seed)
+
+    def score(fitted: FittedModel) -> float:
+        ndcg = few.of(fitted, n_threads=n_threads)[1]
+        notes(None, None, f"valid N@20 {ndcg:.4f}")
+        return ndcg
+
+    return module.choose(split.train, settings, score, seed=seed, n_threads=n_threads)
+
+
+def walk(values: tuple, start: int, score: Callable[[Any], float]) -> Any:
+    """The best of ordered `values` by climbing from place `start`: each neighbour while it gets better. Ties keep the first met."""
+    scores = {start: score(values[start])}
+    at = start
+    for step in (1, -1):
+        while 0 <= at + step < len(values) and at + step not in scores:
+            scores[at + step] = score(values[at + step])
+            if scores[at + step] <= scores[at]:
+                break
+            at += step
+    return values[at]
+
+
+class _Notes:
+    """Counts what has been reported, since how many fits a choice takes is not known before."""
+
+    def __init__(self, progress: Progress | None):
+        self.progress, self.done = progress, 0
+
+    def __call__(self, done: int | None, total: int | None, note: str) -> None:
+        if self.progress is None:
+            return
+        if done is None:
+            self.done += 1
+        self.progress(self.done, None, note)
+
+
+def check_interactions(interactions: Any, model: str) -> None:
+    """Raise InputError unless `interactions` is a sorted CSR of finite ones, or empty."""
+    if not np.isfinite(interactions.data).all():
+        raise InputError(f"{model}: expected finite interactions, found NaN or infinity: import the data again")

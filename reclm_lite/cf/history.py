@@ -1,0 +1,153 @@
+"""Models that rank straight from a history: score = x @ W, with x the row of a user's items and W linear in the items.
+
+    dense     W float32 (n_items, n_items)                               ease
+    sparse    W CSR (n_items, n_items)                                   itemknn
+    filter    W = R^T R + alpha D^-1/2 V V^T D^1/2, never written out     gfcf; R normalised CSR (n_users, n_items), V float32 (n_items, rank)
+
+Such a model is stored with the histories of the users that it was fitted on; anybody else is ranked by the same W.
+Left out: how W is found (models/).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..errors import InputError
+from ..kernels import native
+
+
+class Scorer(Protocol):
+    """score_rows: float32 (n, n_items) for CSR rows (n, n_items); deterministic, one thread: `ranking.rank_rows` shares blocks."""
+
+    kind: ClassVar[str]
+    block: ClassVar[int]
+    n_items: int
+
+    def score_rows(self, rows: sp.csr_matrix) -> np.ndarray: ...
+    def arrays(self) -> dict[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class DenseScorer:
+    """weights: float32 (n_items, n_items), C-contiguous."""
+
+    weights: np.ndarray
+    kind: ClassVar[str] = "dense"
+    block: ClassVar[int] = 32
+
+    @property
+    def n_items(self) -> int:
+        return len(self.weights)
+
+    def score_rows(self, rows: sp.csr_matrix) -> np.ndarray:
+        return native.spmm(_kernel_csr(rows), self.weights, n_threads=1, check=False)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"weights": self.weights}
+
+    @classmethod
+    def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "DenseScorer":
+        return cls(arrays["weights"])
+
+
+@dataclass(frozen=True)
+class SparseScorer:
+    """weights: CSR float32 (n_items, n_items), sorted; W[j, i] is what having item j says for item i."""
+
+    weights: sp.csr_matrix
+    kind: ClassVar[str] = "sparse"
+    block: ClassVar[int] = 64
+
+    @property
+    def n_items(self) -> int:
+        return self.weights.shape[0]
+
+    def score_rows(self, rows: sp.csr_matrix) -> np.ndarray:
+        return np.ascontiguousarray((rows @ self.weights).toarray(), dtype=np.float32)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        w = self.weights
+        return {"indptr": w.indptr.astype(np.int64), "indices": w.indices.astype(np.int32), "data": w.data}
+
+    @classmethod
+    def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "SparseScorer":
+        return cls(sp.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(n_items, n_items)))
+
+
+@dataclass(frozen=True)
+class FilterScorer:
+    """graph: normalised interactions, CSR float32 (n_users, n_items). factors: float32 (n_items, rank), orthonormal columns.
+
+    root_degree: float32 (n_items,), sqrt of each item's number of users (at least 1). alpha: weight of the low-pass part.
+    """
+
+    graph: sp.csr_matrix
+    factors: np.ndarray
+    root_degree: np.ndarray
+    alpha: float
+    kind: ClassVar[str] = "filter"
+    # As many columns as the sparse kernel holds in registers.
+    block: ClassVar[int] = 64
+
+    @property
+    def n_items(self) -> int:
+        return self.graph.shape[1]
+
+    @cached_property
+    def _forward(self) -> native.CSR:
+        return _kernel_csr(self.graph)
+
+    @cached_property
+    def _backward(self) -> native.CSR:
+        return _kernel_csr(self.graph.T.tocsr())
+
+    @cached_property
+    def _spread(self) -> np.ndarray:
+        """float32 (rank, n_items): alpha * V^T D^1/2."""
+        return np.ascontiguousarray((np.float32(self.alpha) * self.factors * self.root_degree[:, None]).T)
+
+    def score_rows(self, rows: sp.csr_matrix) -> np.ndarray:
+        linear, low_pass = self.parts(rows)
+        if low_pass is not None:
+            linear += low_pass @ self._spread
+        return linear
+
+    def parts(self, rows: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray | None]:
+        """(x R^T R float32 (n, n_items), x D^-1/2 V float32 (n, rank) or None where alpha is 0)."""
+        columns = np.ascontiguousarray(rows.toarray().T, dtype=np.float32)
+        smooth = native.spmm(self._backward, native.spmm(self._forward, columns, n_threads=1, check=False), n_threads=1, check=False)
+        linear = np.ascontiguousarray(smooth.T)
+        if not self.alpha:
+            return linear, None
+        scaled = sp.csr_matrix((rows.data / self.root_degree[rows.indices], rows.indices, rows.indptr), shape=rows.shape)
+        return linear, native.spmm(_kernel_csr(scaled), self.factors, n_threads=1, check=False)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        g = self.graph
+        return {
+            "indptr": g.indptr.astype(np.int64), "indices": g.indices.astype(np.int32), "data": g.data,
+            "factors": self.factors, "root_degree": self.root_degree, "alpha": np.array([self.alpha], np.float32),
+        }  # fmt: skip
+
+    @classmethod
+    def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "FilterScorer":
+        graph = sp.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(len(arrays["indptr"]) - 1, n_items))
+        return cls(graph, arrays["factors"], arrays["root_degree"], float(arrays["alpha"][0]))
+
+
+SCORERS = {scorer.kind: scorer for scorer in (DenseScorer, SparseScorer, FilterScorer)}
+
+
+def unpack(kind: str, arrays: Mapping[str, np.ndarray], n_items: int) -> Scorer:
+    """The scorer of a stored model."""
+    if kind not in SCORERS:
+        raise InputError(f"scorer: expected one of {', '.join(SCORERS)}, found {kind!r}; fit the model again with this version")
+    return SCORERS[kind].unpack(arrays, n_items)
+
+
+def _kernel_csr(matrix: sp.csr_matrix) -> native.CSR:
+    return native.make_csr(matrix.indptr, matrix.indices, matrix.data.astype(np.float32, copy=False), matrix.shape)

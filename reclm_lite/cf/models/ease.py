@@ -1,0 +1,130 @@
+"""EASE^R (Steck, arXiv 1905.03375): a linear item-item model with zero diagonal, in closed form.
+
+    P = (X^T X + l2 I)^-1      B = I - P diag(1 / diag P)      score = x B
+
+The inverse is taken in place by sweeping tiles (Gauss-Jordan on a symmetric positive definite matrix), float32 with
+the diagonal tiles inverted in float64: one matrix of n_items x n_items is all there ever is. Tiles are shared among
+threads, one BLAS thread each, so the bits do not depend on their number.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
+
+from ...errors import ModelError
+from ...kernels import native
+from ..closed import check_interactions, walk
+from ..history import DenseScorer
+from ..interface import FittedModel
+from ..settings import Checked, setting
+
+L2_VALUES = (5.0, 20.0, 100.0, 300.0, 1000.0, 3000.0)
+L2_WITHOUT_VALIDATION = 300.0
+_TILE = 1024
+
+
+@dataclass(frozen=True)
+class Settings(Checked):
+    """What can be set."""
+
+    l2: float | None = setting(None, "weight of the squares of B; none: chosen on validation", above=0)
+
+
+def closed(settings: Settings) -> Settings:
+    """Settings with nothing left open, where there is no validation to ask."""
+    return replace(settings, l2=L2_WITHOUT_VALIDATION) if settings.l2 is None else settings
+
+
+def choose(
+    train: sp.csr_matrix, settings: Settings, score: Callable[[FittedModel], float], *, seed: int = 0, n_threads: int | None = None
+) -> Settings:
+    """Climbs over `L2_VALUES` from the middle; each value is a fit."""
+    best = walk(L2_VALUES, 2, lambda l2: score(fit(train, replace(settings, l2=l2), n_threads=n_threads)))
+    return replace(settings, l2=best)
+
+
+def fit(
+    interactions: sp.csr_matrix, settings: Settings, *,
+    seed: int = 0, n_threads: int | None = None, progress: Callable[..., None] | None = None,
+) -> FittedModel:
+    """interactions: CSR (n_users, n_items) of ones. An item that nobody touched scores 0 for everyone."""  # fmt: skip
+    check_interactions(interactions, "ease")
+    l2 = closed(settings).l2
+    n_users, n_items = interactions.shape
+    weights = gram(interactions)
+    weights.flat[:: n_items + 1] += np.float32(l2)
+    report = (lambda done, total: progress(done, total, f"l2 {l2:g}")) if progress is not None else None
+    sweep(weights, n_threads=n_threads, progress=report)
+    # The sweep leaves -P; its sign cancels in -P_ij / P_jj.
+    weights /= -np.diagonal(weights).copy()
+    weights.flat[:: n_items + 1] = 0.0
+    return FittedModel(
+        "ease", np.zeros((n_users, 0), np.float32), np.zeros((n_items, 0), np.float32), None,
+        np.diff(interactions.indptr) > 0, scorer=DenseScorer(weights), histories=interactions,
+    )  # fmt: skip
+
+
+def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
+    """Peak bytes of `fit` and of storing the model: the matrix, and its copy while it is written."""
+    return 8 * n_items**2 + 8 * _TILE * n_items + 16 * nnz
+
+
+def gram(interactions: sp.csr_matrix) -> np.ndarray:
+    """X^T X, dense float32 (n_items, n_items); exact, as counts below 2^24 are. Made by rows of tiles."""
+    n_items = interactions.shape[1]
+    transposed = interactions.T.tocsr()
+    out = np.empty((n_items, n_items), np.float32)
+    for start in range(0, n_items, _TILE):
+        out[start : start + _TILE] = (transposed[start : start + _TILE] @ interactions).toarray()
+    return out
+
+
+def sweep(matrix: np.ndarray, *, n_threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+    """Replace a symmetric positive definite matrix, float32 (n, n), by minus its inverse, in place.
+
+    Sweeping tile k (K: its rows, D = A_KK^-1):  A_ij -= A_iK D A_Kj,  A_iK = A_iK D,  A_KK = -D.
+    Only the lower triangle is worked on, then mirrored. Raises ModelError where the matrix proves not positive definite.
+    """
+    n = len(matrix)
+    tiles = [slice(start, min(start + _TILE, n)) for start in range(0, n, _TILE)]
+    n_threads = native.default_threads() if n_threads is None else n_threads
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(max(1, n_threads)) as pool:
+        for number, k in enumerate(tiles):
+            inverse = _inverse(matrix[k, k])
+            panel = np.empty((n, k.stop - k.start), np.float32)
+            panel[: k.start], panel[k.start :] = matrix[k, : k.start].T, matrix[k.start :, k]
+            scaled = panel @ inverse
+
+            def update(i: slice, k: slice = k, panel: np.ndarray = panel, scaled: np.ndarray = scaled) -> None:
+                if i == k:
+                    return
+                for j in tiles:
+                    if j.start <= i.start and j != k:
+                        matrix[i, j] -= scaled[i] @ panel[j].T
+
+            for _ in pool.map(update, reversed(tiles)):
+                pass
+            matrix[k, : k.start], matrix[k.start :, k] = scaled[: k.start].T, scaled[k.start :]
+            matrix[k, k] = -inverse
+            if progress is not None:
+                progress(number + 1, len(tiles))
+    for i in tiles:
+        for j in tiles:
+            if j.start < i.start:
+                matrix[j, i] = matrix[i, j].T
+
+
+def _inverse(tile: np.ndarray) -> np.ndarray:
+    """The inverse of a positive definite tile, symmetric float32; through float64 and Cholesky."""
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+    lower = np.tril(tile.astype(np.float64))
+    try:
+        inverse = cho_solve(cho_factor(lower, lower=True, overwrite_a=True, check_finite=False), np.eye(len(tile)), check_finite=False)
+    except LinAlgError as error:
+        raise ModelError(f"ease: the matrix to invert is not positive definite in float32 ({error}): set a larger l2") from error
+    return ((inverse + inverse.T) / 2).astype(np.float32)

@@ -1,0 +1,140 @@
+"""GF-CF (Shen et al., arXiv 2108.07567): a linear filter of the user-item graph, no training.
+
+    R~ = D_u^-1/2 X D_i^-1/2
+    score = x (R~^T R~ + alpha D_i^-1/2 V V^T D_i^1/2)      V: the first `rank` right singular vectors of R~
+
+V comes from subspace iteration with Chebyshev filters on the sparse kernel (Zhou, Saad et al. 2006), from a seed. Nothing
+of n_items x n_items exists: a history is filtered by two sparse products, shared by a block of users.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
+
+from ...kernels import native
+from ..closed import check_interactions, walk
+from ..history import FilterScorer
+from ..interface import FittedModel
+from ..settings import Checked, setting
+
+ALPHA_VALUES = (0.0, 0.1, 0.3, 1.0, 3.0)
+ALPHA_WITHOUT_VALIDATION = 0.3
+_OVERSAMPLE = 32
+_ROUNDS, _DEGREE = 4, 6
+
+
+@dataclass(frozen=True)
+class Settings(Checked):
+    """What can be set."""
+
+    alpha: float | None = setting(None, "weight of the ideal low-pass filter; none: chosen on validation", at_least=0)
+    rank: int = setting(256, "singular vectors in the low-pass filter; at most as many as the data has", at_least=1, at_most=4096)
+
+
+def closed(settings: Settings) -> Settings:
+    """Settings with nothing left open, where there is no validation to ask."""
+    return replace(settings, alpha=ALPHA_WITHOUT_VALIDATION) if settings.alpha is None else settings
+
+
+def choose(
+    train: sp.csr_matrix, settings: Settings, score: Callable[[FittedModel], float], *, seed: int = 0, n_threads: int | None = None
+) -> Settings:
+    """Climbs over `ALPHA_VALUES` from the middle; the factors are found once."""
+    fitted = fit(train, replace(settings, alpha=1.0), seed=seed, n_threads=n_threads)
+    best = walk(ALPHA_VALUES, 2, lambda alpha: score(replace(fitted, scorer=replace(fitted.scorer, alpha=alpha))))
+    return replace(settings, alpha=best)
+
+
+def fit(
+    interactions: sp.csr_matrix, settings: Settings, *,
+    seed: int = 0, n_threads: int | None = None, progress: Callable[..., None] | None = None,
+) -> FittedModel:
+    """interactions: CSR (n_users, n_items) of ones. An item that nobody touched scores 0 for everyone."""  # fmt: skip
+    check_interactions(interactions, "gfcf")
+    settings = closed(settings)
+    n_users, n_items = interactions.shape
+    graph, root_degree = normalised(interactions)
+    factors = np.zeros((n_items, 0), np.float32)
+    if settings.alpha and interactions.nnz:
+        report = (lambda done: progress(done, _ROUNDS + 1, "singular vectors")) if progress is not None else None
+        factors = singular_vectors(graph, settings.rank, seed=seed, n_threads=n_threads, progress=report)[0]
+    return FittedModel(
+        "gfcf", np.zeros((n_users, 0), np.float32), np.zeros((n_items, 0), np.float32), None,
+        np.diff(interactions.indptr) > 0, params={"rank": factors.shape[1]},
+        scorer=FilterScorer(graph, factors, root_degree, settings.alpha), histories=interactions,
+    )  # fmt: skip
+
+
+def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
+    """Peak bytes of `fit`: five blocks of vectors over items, two over users, the graph both ways."""
+    width = min(settings.rank + _OVERSAMPLE, n_users, n_items)
+    return 4 * width * (5 * n_items + 2 * n_users) + 40 * nnz
+
+
+def normalised(interactions: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray]:
+    """(R~ CSR float32, sqrt of the items' degrees float32 (n_items,), at least 1)."""
+    n_users, n_items = interactions.shape
+    root_users = np.sqrt(np.maximum(np.diff(interactions.indptr), 1)).astype(np.float32)
+    root_items = np.sqrt(np.maximum(np.bincount(interactions.indices, minlength=n_items), 1)).astype(np.float32)
+    weights = 1.0 / (np.repeat(root_users, np.diff(interactions.indptr)) * root_items[interactions.indices])
+    return sp.csr_matrix((weights, interactions.indices, interactions.indptr), shape=interactions.shape), root_items
+
+
+def singular_vectors(
+    graph: sp.csr_matrix, rank: int, *,
+    seed: int = 0, n_threads: int | None = None, progress: Callable[[int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first `rank` (at most the data's) right singular vectors, float32 (n_items, r), and values (r,), largest first.
+
+    Each vector's largest entry is positive. Singular values of R~ lie in [0, 1]; what lies below the block's smallest
+    Ritz value is damped by the polynomial, what lies above grows.
+    """  # fmt: skip
+    n_users, n_items = graph.shape
+    forward = native.make_csr(graph.indptr, graph.indices, graph.data, graph.shape)
+    transposed = graph.T.tocsr()
+    backward = native.make_csr(transposed.indptr, transposed.indices, transposed.data, transposed.shape)
+
+    def normal(block: np.ndarray) -> np.ndarray:
+        middle = native.spmm(forward, block, n_threads=n_threads, check=False)
+        return native.spmm(backward, middle, n_threads=n_threads, check=False)
+
+    width = min(rank + _OVERSAMPLE, n_users, n_items)
+    rng = np.random.default_rng([seed, 2])
+    with threadpool_limits(1, user_api="blas"):
+        block = normal(rng.standard_normal((n_items, width), dtype=np.float32))
+        block, values = _ritz(block, forward, n_threads)
+        for number in range(_ROUNDS):
+            if progress is not None:
+                progress(number)
+            block, values = _ritz(_filtered(block, normal, float(values[-1]), float(values[0])), forward, n_threads)
+    keep = min(rank, int((values > 1e-9 * max(values[0], 1e-30)).sum()))
+    block, values = block[:, :keep], np.sqrt(np.maximum(values[:keep], 0.0))
+    signs = np.sign(block[np.abs(block).argmax(axis=0), np.arange(keep)])
+    return np.ascontiguousarray(block * signs), values.astype(np.float32)
+
+
+def _filtered(block: np.ndarray, normal: Callable[[np.ndarray], np.ndarray], cut: float, top: float) -> np.ndarray:
+    """The Chebyshev polynomial of degree `_DEGREE` that is at most 1 on [0, cut], scaled to 1 at `top`, applied to `block`."""
+    if cut <= 1e-7 * top:
+        return normal(block)
+    half = np.float32(cut / 2)
+    scale = half / np.float32(top - half)
+    first = scale
+    previous, current = block, (normal(block) - half * block) * (scale / half)
+    for _ in range(_DEGREE - 1):
+        new_scale = np.float32(1) / (np.float32(2) / first - scale)
+        following = (normal(current) - half * current) * (2 * new_scale / half) - (scale * new_scale) * previous
+        previous, current, scale = current, following, new_scale
+    return current
+
+
+def _ritz(block: np.ndarray, forward: native.CSR, n_threads: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(orthonormal Ritz vectors of R~^T R~ in the span of `block`, their values float64, largest first)."""
+    basis = np.linalg.qr(np.ascontiguousarray(block))[0]
+    image = native.spmm(forward, np.ascontiguousarray(basis), n_threads=n_threads, check=False)
+    values, rotation = np.linalg.eigh((image.T @ image).astype(np.float64))
+    order = np.argsort(-values, kind="stable")
+    return basis @ rotation[:, order].astype(np.float32), values[order]
