@@ -166,7 +166,7 @@ def _k(k: int) -> int:
 
 def _kept(k: int) -> int:
     """Candidates that int8 keeps for k places."""
-    return k + 12 + k // 4
+    return k + max(12, k // 4)
 
 
 def _candidates(candidates: np.ndarray, n_items: int) -> np.ndarray:

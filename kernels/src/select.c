@@ -40,8 +40,8 @@ static int64_t select_row(const rule_t *rule, const float *row, const int32_t *s
             const int32_t id = rule->candidates ? rule->candidates[start + at] : (int32_t)(start + at);
             while (seen < end && *seen < id) seen++;
             if (seen < end && *seen == id) continue;
-            push(heap, &size, rule->k, (entry_t){values[at], id});
-            if (size == rule->k) threshold = heap[0].score;
+            push(heap, &size, rule->k, make_entry(values[at], id));
+            if (size == rule->k) threshold = entry_score(heap[0]);
         }
     }
     return size;

@@ -229,9 +229,9 @@ static void offer(const job_t *job, const scratch_t *scratch, int64_t slot, int6
         if (!(scores[lane] > threshold)) continue;
         const int32_t id = job->candidates[start + lane];
         if (is_seen(job, query, id)) continue;
-        push(heap, &query->size, job->n_kept, (entry_t){scores[lane], id});
+        push(heap, &query->size, job->n_kept, make_entry(scores[lane], id));
         /* Out of order, an equal score may still win by its lower id. */
-        if (query->size == job->n_kept) threshold = job->ascending ? heap[0].score : nextafterf(heap[0].score, -INFINITY);
+        if (query->size == job->n_kept) threshold = job->ascending ? entry_score(heap[0]) : nextafterf(entry_score(heap[0]), -INFINITY);
     }
     scratch->thresholds[slot] = threshold;
 }
@@ -240,15 +240,15 @@ static void offer(const job_t *job, const scratch_t *scratch, int64_t slot, int6
 static int64_t look_again(const job_t *job, const scratch_t *scratch, const float *query, const entry_t *kept, int64_t n_kept)
 {
     const int panel = job->kernel.panel;
-    float bias[MAX_PANEL], scores[MAX_PANEL];
+    float bias[MAX_PANEL] = {0}, scores[MAX_PANEL];
     int64_t size = 0;
     for (int64_t at = 0; at < n_kept; at++)
-        for (int64_t d = 0; d < job->dim; d += 16) __builtin_prefetch(job->items + kept[at].id * job->dim + d);
+        for (int64_t d = 0; d < job->dim; d += 16) __builtin_prefetch(job->items + entry_id(kept[at]) * job->dim + d);
     for (int64_t start = 0; start < n_kept; start += panel) {
         const int filled = n_kept - start < panel ? (int)(n_kept - start) : panel;
-        for (int lane = 0; lane < panel; lane++) {
-            /* Lanes left over repeat the last item. */
-            const int64_t id = kept[start + (lane < filled ? lane : filled - 1)].id;
+        /* What earlier items left in the other lanes does no harm. */
+        for (int lane = 0; lane < filled; lane++) {
+            const int64_t id = entry_id(kept[start + lane]);
             const float *item = job->items + id * job->dim;
             bias[lane] = job->bias ? job->bias[id] : 0.0f;
             for (int64_t d = 0; d < job->dim; d++) scratch->again[d * panel + lane] = item[d];
@@ -256,7 +256,7 @@ static int64_t look_again(const job_t *job, const scratch_t *scratch, const floa
         job->kernel.score_one(job->dim, query, scratch->again, bias, scores);
         for (int lane = 0; lane < filled; lane++)
             if (scores[lane] > -INFINITY)
-                push(scratch->best, &size, job->k, (entry_t){scores[lane], kept[start + lane].id});
+                push(scratch->best, &size, job->k, make_entry(scores[lane], entry_id(kept[start + lane])));
     }
     return size;
 }
@@ -323,6 +323,7 @@ static int take_scratch(const job_t *job, scratch_t *scratch)
     scratch->heaps = lines(slots * job->n_kept * (int64_t)sizeof(entry_t));
     scratch->best = lines(job->k * (int64_t)sizeof(entry_t));
     scratch->again = lines(job->n_groups ? job->dim * job->kernel.panel * (int64_t)sizeof(float) : 0);
+    if (job->n_groups && scratch->again) memset(scratch->again, 0, (size_t)(job->dim * job->kernel.panel) * sizeof(float));
     return scratch->packed && scratch->offsets && scratch->scales && scratch->thresholds && scratch->queries &&
            scratch->heaps && scratch->best && scratch->again;
 }
