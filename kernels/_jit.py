@@ -1,0 +1,74 @@
+"""What the numba kernels share: randomness by counter, a vectorised exp, and the number of threads.
+
+Left out: any kernel. Import this module lazily: numba is slow to load.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numba
+import numpy as np
+
+from reclm_lite.kernels._library import threads
+
+# Lets LLVM sum a row in vector lanes. NaN and infinity keep their meaning; the order of a sum depends on the
+# processor's vector width, never on the number of threads.
+REASSOCIATE = {"reassoc", "contract", "nsz"}
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX2 = np.uint64(0x94D049BB133111EB)
+
+
+@numba.njit(cache=True, inline="always")
+def splitmix(counter):
+    """splitmix64 of a counter: uint64 -> uint64 (Steele et al., OOPSLA 2014)."""
+    z = counter * _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * _MIX1
+    z = (z ^ (z >> np.uint64(27))) * _MIX2
+    return z ^ (z >> np.uint64(31))
+
+
+@numba.njit(cache=True, inline="always")
+def below(bits, n):
+    """A number in [0, n) from 64 random bits, n < 2**32: the high half of a product, without division."""
+    return ((bits >> np.uint64(32)) * n) >> np.uint64(32)
+
+
+_LOG2E = np.float32(1.4426950408889634)
+_LN2_HIGH = np.float32(0.693359375)
+_LN2_LOW = np.float32(-2.12194440e-4)
+_LOWEST = np.float32(-87.0)
+_ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding and taking it away rounds to an integer
+_C2, _C3, _C4 = np.float32(0.5), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
+_C5, _C6, _C7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
+_ONE = np.float32(1)
+
+
+@numba.njit(cache=True)
+def exp_at_most_zero(values, bits):
+    """values = exp(values) in place, for float32 values <= 0; relative error below 2e-7 (polynomial of Cephes' expf).
+
+    Below -87 the answer is that of -87, 1.6e-38. bits: int32 scratch of at least the same length. NaN stays NaN.
+    """
+    powers = bits.view(np.float32)
+    for j in range(len(values)):
+        x = values[j] if not values[j] < _LOWEST else _LOWEST
+        k = (x * _LOG2E + _ROUND) - _ROUND
+        r = x - k * _LN2_HIGH - k * _LN2_LOW
+        p = ((((_C7 * r + _C6) * r + _C5) * r + _C4) * r + _C3) * r + _C2
+        values[j] = p * r * r + r + _ONE
+        bits[j] = (np.int32(k) + np.int32(127)) << np.int32(23)
+    for j in range(len(values)):
+        values[j] *= powers[j]
+
+
+@contextmanager
+def limited(n_threads: int | None) -> Iterator[None]:
+    """Parallel numba loops inside use so many threads (None: the kernels' default), at most those numba was started with."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(threads(n_threads), numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

@@ -1,0 +1,305 @@
+"""The losses of training with their gradients: BPR, sampled softmax, InfoNCE. numba; import this module lazily.
+
+Sums have one order whatever the number of threads: rows are computed apart, and gradients that meet in one item
+are added in the batch's order, each thread owning some columns.
+
+Left out: layers and optimisers. BLAS inside `info_nce` should run one thread (as fitting does): only then
+are its results bit-identical at any number of threads.
+"""
+
+import numba
+import numpy as np
+
+from reclm_lite.errors import InputError
+from reclm_lite.kernels._jit import REASSOCIATE, exp_at_most_zero, limited
+
+LOSSES = ("bpr", "ssm")
+_CHUNK_ROWS = 64
+_CHUNK_COLUMNS = 16
+_BLOCK_VALUES = 4_000_000
+_BLOCK_COLUMNS = 4096
+
+
+def ranking_loss(
+    loss: str,
+    users: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    user_vectors: np.ndarray,
+    item_vectors: np.ndarray,
+    item_bias: np.ndarray,
+    d_users: np.ndarray,
+    d_items: np.ndarray,
+    d_bias: np.ndarray,
+    *,
+    relu_dim: int = 0,
+    n_threads: int | None = None,
+) -> float:
+    """The loss of a batch; adds its gradients to d_users, d_items and d_bias in place.
+
+        bpr = mean over rows and negatives of softplus(s_j - s_pos)      (arXiv 1205.2618)
+        ssm = mean over rows of log(1 + sum_j exp(s_j - s_pos))          (sampled softmax; with one negative it is bpr)
+        s   = user . item + sum over the last relu_dim columns of max(user + item, 0) instead of the product, + bias
+
+    users, positives: int32 (n,), rows of the vectors. negatives: int32 (n, m); -1 is skipped: it adds nothing, and still
+    counts in the mean. user_vectors, item_vectors: float32 (any number of rows, dim). item_bias: float32 (n_items,) or (0,)
+    for none. Shapes and ids are trusted: this runs once a batch.
+    """
+    if loss not in LOSSES:
+        raise InputError(f"loss: expected one of {', '.join(LOSSES)}, found {loss!r}")
+    if len(users) == 0:
+        return 0.0
+    with limited(n_threads):
+        return _ranking_loss(
+            loss == "bpr", users, positives, negatives, user_vectors, item_vectors, item_bias, d_users, d_items, d_bias, relu_dim
+        )
+
+
+@numba.njit(cache=True, fastmath=REASSOCIATE, inline="always")
+def _score(user, item, n_dot):
+    """user . item over the first n_dot columns, plus max(user + item, 0) over the others."""
+    total = np.float32(0)
+    for d in range(n_dot):
+        total += user[d] * item[d]
+    for d in range(n_dot, len(user)):
+        total += max(user[d] + item[d], np.float32(0))
+    return total
+
+
+@numba.njit(cache=True, inline="always")
+def _add_pull(target, weight, user, item, n_dot):
+    """target += weight * (gradient of the score by the user's vector)."""
+    for d in range(n_dot):
+        target[d] += weight * item[d]
+    for d in range(n_dot, len(user)):
+        target[d] += weight if user[d] + item[d] > 0 else np.float32(0)
+
+
+@numba.njit(cache=True)
+def _weigh(margins, bits, is_bpr, scale):
+    """margins s_j - s_pos -> d loss / d s_j in place; returns the row's loss, scaled. Skipped ones are -inf."""
+    m = len(margins)
+    total = 0.0
+    if is_bpr:
+        for j in range(m):
+            x = np.float64(margins[j])
+            if x == -np.inf:
+                margins[j] = 0
+                continue
+            small = np.exp(-abs(x))
+            total += max(x, 0.0) + np.log1p(small)
+            margins[j] = np.float32((1.0 if x >= 0 else small) / (1.0 + small) * scale)
+        return total * scale
+    highest = np.float32(0)
+    for j in range(m):
+        highest = max(highest, margins[j])
+        if np.isnan(margins[j]):
+            return np.nan
+    for j in range(m):
+        bits[j] = margins[j] == -np.inf
+        margins[j] -= highest
+    skipped = 0
+    for j in range(m):
+        skipped += bits[j]
+    if skipped:
+        for j in range(m):
+            margins[j] = np.float32(np.exp(np.float64(margins[j])))
+    else:
+        exp_at_most_zero(margins, bits)
+    norm = np.exp(-np.float64(highest))
+    for j in range(m):
+        norm += np.float64(margins[j])
+    factor = np.float32(scale / norm)
+    for j in range(m):
+        margins[j] *= factor
+    return (np.float64(highest) + np.log(norm)) * scale
+
+
+@numba.njit(cache=True, parallel=True)
+def _ranking_loss(is_bpr, users, positives, negatives, user_vectors, item_vectors, item_bias, d_users, d_items, d_bias, relu_dim):
+    n, m = negatives.shape
+    dim = user_vectors.shape[1]
+    n_dot = dim - relu_dim
+    with_bias = len(item_bias) > 0
+    scale = 1.0 / (n * m) if is_bpr else 1.0 / n
+    weights = np.empty((n, m), np.float32)
+    taken = np.empty(n, np.float32)
+    losses = np.empty(n, np.float64)
+    pulls = np.zeros((n, dim), np.float32)
+    for chunk in numba.prange((n + _CHUNK_ROWS - 1) // _CHUNK_ROWS):
+        bits = np.empty(m, np.int32)
+        for row in range(chunk * _CHUNK_ROWS, min((chunk + 1) * _CHUNK_ROWS, n)):
+            user, positive = user_vectors[users[row]], item_vectors[positives[row]]
+            base = _score(user, positive, n_dot)
+            if with_bias:
+                base += item_bias[positives[row]]
+            mine = weights[row]
+            for j in range(m):
+                other = negatives[row, j]
+                if other < 0:
+                    mine[j] = -np.inf
+                    continue
+                margin = _score(user, item_vectors[other], n_dot) - base
+                mine[j] = margin + item_bias[other] if with_bias else margin
+            losses[row] = _weigh(mine, bits, is_bpr, scale)
+            total = np.float32(0)
+            for j in range(m):
+                total += mine[j]
+                if negatives[row, j] >= 0:
+                    _add_pull(pulls[row], mine[j], user, item_vectors[negatives[row, j]], n_dot)
+            taken[row] = total
+            _add_pull(pulls[row], -total, user, positive, n_dot)
+    n_parts = (dim + _CHUNK_COLUMNS - 1) // _CHUNK_COLUMNS
+    for part in numba.prange(n_parts + 1):
+        if part < n_parts:
+            first, last = part * _CHUNK_COLUMNS, min((part + 1) * _CHUNK_COLUMNS, dim)
+            _scatter(users, positives, negatives, weights, taken, pulls, user_vectors, item_vectors, d_users, d_items, first, last, n_dot)
+        elif with_bias:
+            for row in range(n):
+                for j in range(m):
+                    if negatives[row, j] >= 0:
+                        d_bias[negatives[row, j]] += weights[row, j]
+                d_bias[positives[row]] -= taken[row]
+    total = 0.0
+    for row in range(n):
+        total += losses[row]
+    return total
+
+
+@numba.njit(cache=True)
+def _scatter(users, positives, negatives, weights, taken, pulls, user_vectors, item_vectors, d_users, d_items, first, last, n_dot):
+    """The gradients' columns first to last, rows in the batch's order."""
+    n, m = negatives.shape
+    last_dot = max(first, min(last, n_dot))
+    for row in range(n):
+        user = users[row]
+        for d in range(first, last):
+            d_users[user, d] += pulls[row, d]
+        for j in range(m + 1):
+            item = positives[row] if j == m else negatives[row, j]
+            if item < 0:
+                continue
+            weight = -taken[row] if j == m else weights[row, j]
+            for d in range(first, last_dot):
+                d_items[item, d] += weight * user_vectors[user, d]
+            for d in range(last_dot, last):
+                d_items[item, d] += weight if user_vectors[user, d] + item_vectors[item, d] > 0 else np.float32(0)
+
+
+def info_nce(
+    z1: np.ndarray, z2: np.ndarray, positives: np.ndarray, temperature: float, *, n_threads: int | None = None
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """InfoNCE of z1's rows against all of z2's: (loss, dz1, dz2), the gradients float32 of the inputs' shapes.
+
+        loss = mean over rows i of  log(sum_j exp(z1_i . z2_j / t)) - z1_i . z2_positives[i] / t     (arXiv 2010.10783, eq. 10)
+
+    z1: float32 (n, dim). z2: float32 (m, dim): the batch's own rows of the other view, or those of all users. Both are
+    what should be compared: normalise the rows first (`layers.normalize`), and pass the gradients back through it
+    (`layers.normalize_backward`). positives: int32 or int64 (n,), the row of z2 that belongs to each row of z1.
+    A score block of at most 4 million values exists at a time, never n x m. No rows: loss 0.
+    Raises InputError on shapes that do not fit and on a temperature that is not positive.
+    """
+    z1, z2 = (np.ascontiguousarray(z, dtype=np.float32) for z in (z1, z2))
+    if z1.ndim != 2 or z2.ndim != 2 or z1.shape[1] != z2.shape[1]:
+        raise InputError(f"z2: expected as many columns as z1 has, found {z1.shape} and {z2.shape}")
+    if not temperature > 0:
+        raise InputError(f"temperature: expected more than 0, found {temperature}")
+    n, m = len(z1), len(z2)
+    positives = np.asarray(positives)
+    if positives.shape != (n,) or (n and not (0 <= positives.min() and positives.max() < m)):
+        raise InputError(f"positives: expected {n} rows of z2 within [0, {m}), found {positives!r:.80}")
+    if n == 0:
+        return 0.0, np.zeros_like(z1), np.zeros_like(z2)
+    block = int(max(1, min(n, 1024, _BLOCK_VALUES // m)))
+    with limited(n_threads):
+        loss, dz1, dz2 = _info_nce(z1 * np.float32(1 / temperature), z2, block)
+    # The positives' own pull, in float64 sums of one order: rows of z2 may repeat.
+    own = np.einsum("ij,ij->i", z1, z2[positives], dtype=np.float64) / temperature
+    scale = np.float32(1 / (n * temperature))
+    dz1 *= scale
+    dz1 -= scale * z2[positives]
+    dz2 *= np.float32(1 / n)
+    np.subtract.at(dz2, positives, scale * z1)
+    return float((loss - own.sum()) / n), dz1, dz2
+
+
+@numba.njit(cache=True)
+def _exp_rows(scores, highest, norms, bits):
+    """Each row of scores becomes exp(scores - its highest); the highest and the row's sum are written out."""
+    rows, width = scores.shape
+    for i in range(rows):
+        mine = scores[i]
+        top = _highest(mine)
+        for j in range(width):
+            mine[j] -= top
+        exp_at_most_zero(mine, bits)
+        highest[i] = top
+        norms[i] = _sum(mine)
+
+
+@numba.njit(cache=True, fastmath=REASSOCIATE)
+def _sum(values):
+    total = np.float32(0)
+    for j in range(len(values)):
+        total += values[j]
+    return total
+
+
+@numba.njit(cache=True, fastmath=REASSOCIATE | {"nnan"})
+def _highest(values):
+    top = np.float32(-np.inf)
+    for j in range(len(values)):
+        top = values[j] if values[j] > top else top
+    return top
+
+
+@numba.njit(cache=True, parallel=True)
+def _info_nce(z1, z2, block):
+    """Sum of log(sum_j exp(z1_i . z2_j)) and its gradients; a block of z1's rows at a time, z2's columns shared out."""
+    n, dim = z1.shape
+    m = len(z2)
+    n_parts = (m + _BLOCK_COLUMNS - 1) // _BLOCK_COLUMNS
+    dz1, dz2 = np.empty((n, dim), np.float32), np.zeros((m, dim), np.float32)
+    scores = np.empty(block * m, np.float32)
+    highest = np.empty((n_parts, block), np.float32)
+    norms = np.empty((n_parts, block), np.float32)
+    pulls = np.empty((n_parts, block, dim), np.float32)
+    factors = np.empty((n_parts, block), np.float32)
+    total = 0.0
+    for start in range(0, n, block):
+        rows = min(block, n - start)
+        mine = z1[start : start + rows]
+        for part in numba.prange(n_parts):
+            first, last = part * _BLOCK_COLUMNS, min((part + 1) * _BLOCK_COLUMNS, m)
+            piece = scores[first * rows : last * rows].reshape((rows, last - first))
+            np.dot(mine, z2[first:last].T, piece)
+            bits = np.empty(last - first, np.int32)
+            _exp_rows(piece, highest[part], norms[part], bits)
+            np.dot(piece, z2[first:last], pulls[part, :rows])
+        for i in range(rows):
+            top = highest[0, i]
+            for part in range(n_parts):
+                top = max(top, highest[part, i])
+            norm = 0.0
+            for part in range(n_parts):
+                norm += np.exp(np.float64(highest[part, i] - top)) * norms[part, i]
+            total += top + np.log(norm)
+            for d in range(dim):
+                dz1[start + i, d] = 0
+            for part in range(n_parts):
+                factor = np.float32(np.exp(np.float64(highest[part, i] - top)) / norm)
+                factors[part, i] = factor
+                for d in range(dim):
+                    dz1[start + i, d] += factor * pulls[part, i, d]
+        for part in numba.prange(n_parts):
+            first, last = part * _BLOCK_COLUMNS, min((part + 1) * _BLOCK_COLUMNS, m)
+            piece = scores[first * rows : last * rows].reshape((rows, last - first))
+            scaled = np.empty((rows, dim), np.float32)
+            for i in range(rows):
+                for d in range(dim):
+                    scaled[i, d] = factors[part, i] * mine[i, d]
+            pushed = np.dot(piece.T, scaled)
+            for j in range(last - first):
+                for d in range(dim):
+                    dz2[first + j, d] += pushed[j, d]
+    return total, dz1, dz2
