@@ -3,7 +3,7 @@
 `PublishedEncoder` follows the published configuration (arXiv 2412.19302 and its repository):
 
     item = normalize(MLP(text))                      no ID vector
-    item = ReLU(linear([MLP(text), MLP'(profile)]))  with item profiles
+    item = normalize(ReLU(linear([MLP(text), MLP'(profile)])))  with item profiles
     user = ID                                        or, with user profiles, through *the same* layer:
     user = ReLU(linear([ID, normalize(MLP'(profile))]))
 
@@ -13,11 +13,18 @@ Without text vectors both give items plain ID vectors. Zero rows of profiles mea
 """
 
 import numpy as np
+import scipy.sparse as sp
 
 from . import layers
+from .inputs import Inputs
 from .layers import Params, TextMLP
+from .settings import TrainedSettings
+from .training import Grads, RowGrad
 
 NO_BIAS = np.zeros(0, np.float32)
+Rows = np.ndarray | None
+# (user vectors, item vectors, item bias, what backward needs)
+First = tuple[np.ndarray, np.ndarray, np.ndarray, dict]
 
 
 class PublishedEncoder:
@@ -28,8 +35,9 @@ class PublishedEncoder:
         text: np.ndarray | None = None,
         user_profiles: np.ndarray | None = None,
         item_profiles: np.ndarray | None = None,
+        n_hidden: int = 0,
     ):  # fmt: skip
-        self.n_users, self.n_items, self.dim = n_users, n_items, dim
+        self.n_users, self.n_items, self.dim, self.n_hidden = n_users, n_items, dim, n_hidden or dim
         self.text = None if text is None else TextMLP("text", text)
         self.user_profiles = None if user_profiles is None else TextMLP("profile", user_profiles)
         # Users' and items' profiles share the projection MLP' as they share the fusion layer.
@@ -40,70 +48,79 @@ class PublishedEncoder:
         if self.text is None:
             params["item_id"] = layers.init_table(rng, self.n_items, self.dim)
         else:
-            params |= self.text.init(rng, self.dim)
+            params |= self.text.init(rng, self.dim, self.n_hidden)
         profiles = self.user_profiles or self.item_profiles
         if profiles is not None:
-            params |= profiles.init(rng, self.dim)
+            params |= profiles.init(rng, self.dim, self.n_hidden)
             params["fuse.w"], params["fuse.b"] = layers.init_linear(rng, 2 * self.dim, self.dim)
         return params
 
-    def forward(self, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
-        """(users (n_users, dim), items (n_items, dim), bias (0,), what backward needs)."""
-        cache: dict = {}
+    def forward(self, params: Params, users: Rows = None, items: Rows = None) -> First:
+        """See `ResidualEncoder.forward`; there is no bias."""
+        cache: dict = {"user_rows": users, "item_rows": items}
         if self.text is None:
-            items = params["item_id"]
+            item_vectors = _rows(params["item_id"], items)
         else:
-            items, cache["text_hidden"] = self.text.forward(params)
+            cache["text"] = _mlp(self.text, items)
+            item_vectors, cache["text_hidden"] = cache["text"].forward(params)
         if self.item_profiles is not None:
-            profile, cache["item_hidden"] = self.item_profiles.forward(params)
-            cache["item_joint"] = np.hstack([items, profile])
-            items = layers.relu(layers.linear(cache["item_joint"], params["fuse.w"], params["fuse.b"]))
-        elif self.text is not None:
-            items, cache["item_length"] = layers.normalize(items)
-        cache["items"] = items
-        users = params["user_id"]
+            cache["item_profile"] = _mlp(self.item_profiles, items)
+            profile, cache["item_hidden"] = cache["item_profile"].forward(params)
+            cache["item_joint"] = np.hstack([item_vectors, profile])
+            item_vectors = layers.relu(layers.linear(cache["item_joint"], params["fuse.w"], params["fuse.b"]))
+            cache["item_fused"] = item_vectors
+        if self.text is not None or self.item_profiles is not None:
+            item_vectors, cache["item_length"] = layers.normalize(item_vectors)
+        cache["items"] = item_vectors
+        user_vectors = _rows(params["user_id"], users)
         if self.user_profiles is not None:
-            profile, cache["user_hidden"] = self.user_profiles.forward(params)
+            cache["user_profile"] = _mlp(self.user_profiles, users)
+            profile, cache["user_hidden"] = cache["user_profile"].forward(params)
             profile, cache["user_length"] = layers.normalize(profile)
-            cache["user_joint"] = np.hstack([users, profile])
-            users = layers.relu(layers.linear(cache["user_joint"], params["fuse.w"], params["fuse.b"]))
-        cache["users"] = users
-        return users, items, NO_BIAS, cache
+            cache["user_joint"] = np.hstack([user_vectors, profile])
+            user_vectors = layers.relu(layers.linear(cache["user_joint"], params["fuse.w"], params["fuse.b"]))
+        cache["users"] = user_vectors
+        return user_vectors, item_vectors, NO_BIAS, cache
 
-    def backward(
-        self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
-    ) -> Params:
+    def backward(self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray) -> Grads:
         """Gradients of all parameters from those of the outputs."""
-        grads: Params = {}
+        grads: Grads = {}
         dim = self.dim
-        if self.item_profiles is not None:
-            d_joint = self._fuse_backward(params, cache["item_joint"], cache["items"], d_items, grads)
-            d_items = np.ascontiguousarray(d_joint[:, :dim])
-            self._add(grads, self.item_profiles, params, cache["item_hidden"], d_joint[:, dim:])
-        elif self.text is not None:
+        if "item_length" in cache:
             d_items = layers.normalize_backward(cache["items"], cache["item_length"], d_items)
+        if self.item_profiles is not None:
+            d_joint = self._fuse_backward(params, cache["item_joint"], cache["item_fused"], d_items, grads)
+            d_items = np.ascontiguousarray(d_joint[:, :dim])
+            self._add(grads, cache["item_profile"], params, cache["item_hidden"], d_joint[:, dim:])
         if self.text is None:
-            grads["item_id"] = d_items
+            grads["item_id"] = _table_grad(cache["item_rows"], d_items)
         else:
-            self.text.backward(params, cache["text_hidden"], d_items, grads)
+            cache["text"].backward(params, cache["text_hidden"], d_items, grads)
         if self.user_profiles is not None:
             d_joint = self._fuse_backward(params, cache["user_joint"], cache["users"], d_users, grads)
             profile = cache["user_joint"][:, dim:]
             d_profile = layers.normalize_backward(profile, cache["user_length"], d_joint[:, dim:])
-            self._add(grads, self.user_profiles, params, cache["user_hidden"], d_profile)
+            self._add(grads, cache["user_profile"], params, cache["user_hidden"], d_profile)
             d_users = np.ascontiguousarray(d_joint[:, :dim])
-        grads["user_id"] = d_users
+        grads["user_id"] = _table_grad(cache["user_rows"], d_users)
         return grads
 
+    def fold_parts(self, params: Params) -> dict:
+        """What `foldstate.FoldState` wants to know of the users' side."""
+        if self.user_profiles is None:
+            return {}
+        mlp = {part: params[f"profile.{part}"] for part in ("w1", "b1", "w2", "b2")}
+        return {"fuse_w": params["fuse.w"], "fuse_b": params["fuse.b"], "fuse_mlp": mlp}
+
     @staticmethod
-    def _fuse_backward(params: Params, joint: np.ndarray, out: np.ndarray, d_out: np.ndarray, grads: Params) -> np.ndarray:
+    def _fuse_backward(params: Params, joint: np.ndarray, out: np.ndarray, d_out: np.ndarray, grads: Grads) -> np.ndarray:
         d_weight, d_bias, d_joint = layers.linear_backward(joint, params["fuse.w"], layers.relu_backward(out, d_out))
         grads["fuse.w"] = grads["fuse.w"] + d_weight if "fuse.w" in grads else d_weight
         grads["fuse.b"] = grads["fuse.b"] + d_bias if "fuse.b" in grads else d_bias
         return d_joint
 
     @staticmethod
-    def _add(grads: Params, mlp: TextMLP, params: Params, hidden: np.ndarray, dy: np.ndarray) -> None:
+    def _add(grads: Grads, mlp: TextMLP, params: Params, hidden: np.ndarray, dy: np.ndarray) -> None:
         """Add one use's gradients of the shared projection."""
         own: Params = {}
         mlp.backward(params, hidden, dy, own)
@@ -128,9 +145,12 @@ class ResidualEncoder:
         user_counts: np.ndarray, item_counts: np.ndarray, text: np.ndarray | None = None,
         n_hidden: int = 64, min_id_interactions: int = 5,
     ):  # fmt: skip
-        self.n_users, self.n_items, self.dim, self.n_hidden = n_users, n_items, dim, n_hidden
-        self.item_counts = item_counts
+        self.n_users, self.n_items, self.dim, self.n_hidden = n_users, n_items, dim, n_hidden or dim
+        self.item_counts, self.min_id_interactions = item_counts, min_id_interactions
         self.id_users = np.flatnonzero(user_counts >= min_id_interactions)
+        # The row of each user's ID vector, -1 for none.
+        self.id_row = np.full(n_users, -1, np.int32)
+        self.id_row[self.id_users] = np.arange(len(self.id_users), dtype=np.int32)
         self.text = None if text is None else TextMLP("text", text)
 
     def init(self, rng: np.random.Generator) -> Params:
@@ -146,31 +166,82 @@ class ResidualEncoder:
             params["item_bias"] = np.where(self.item_counts > 0, log_counts - explained, 0).astype(np.float32)
         return params
 
-    def forward(self, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
-        """(users (n_users, dim), items (n_items, dim), bias (n_items,), what backward needs)."""
-        cache: dict = {}
-        users = np.zeros((self.n_users, self.dim), params["item_bias"].dtype)
-        users[self.id_users] = params["user_id"]
-        if self.text is None:
-            return users, params["item_id"], params["item_bias"], cache
-        projected, cache["text_hidden"] = self.text.forward(params)
-        bias = params["item_bias"] + (self.text.text @ params["bias_of_text"])[:, 0]
-        return users, projected + params["item_id"], bias, cache
+    def forward(self, params: Params, users: Rows = None, items: Rows = None) -> First:
+        """(user vectors (n, dim), item vectors (m, dim), bias (m,), what backward needs), of some rows or all.
 
-    def backward(
-        self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
-    ) -> Params:
-        """Gradients of all parameters from those of the outputs."""
-        grads = {"item_id": d_items, "item_bias": d_bias, "user_id": d_users[self.id_users]}
+        users, items: int32, ascending, without repetition; None for all. With rows, the tables' gradients are RowGrads.
+        """
+        cache: dict = {"user_rows": users, "item_rows": items}
+        if users is None:
+            user_vectors = np.zeros((self.n_users, self.dim), params["item_bias"].dtype)
+            user_vectors[self.id_users] = params["user_id"]
+        else:
+            rows = self.id_row[users]
+            cache["with_id"], cache["id_rows"] = rows >= 0, rows[rows >= 0]
+            user_vectors = np.zeros((len(users), self.dim), params["item_bias"].dtype)
+            user_vectors[cache["with_id"]] = params["user_id"][cache["id_rows"]]
+        item_vectors, bias = _rows(params["item_id"], items), _rows(params["item_bias"], items)
         if self.text is not None:
-            self.text.backward(params, cache["text_hidden"], d_items, grads)
-            grads["bias_of_text"] = self.text.text.T @ d_bias[:, None]
+            cache["text"] = _mlp(self.text, items)
+            projected, cache["text_hidden"] = cache["text"].forward(params)
+            item_vectors = projected + item_vectors
+            bias = bias + (cache["text"].text @ params["bias_of_text"])[:, 0]
+        return user_vectors, item_vectors, bias, cache
+
+    def backward(self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray) -> Grads:
+        """Gradients of all parameters from those of the outputs."""
+        grads: Grads = {"item_id": _table_grad(cache["item_rows"], d_items)}
+        grads["item_bias"] = _table_grad(cache["item_rows"], d_bias)
+        if cache["user_rows"] is None:
+            grads["user_id"] = d_users[self.id_users]
+        else:
+            grads["user_id"] = RowGrad(cache["id_rows"], d_users[cache["with_id"]])
+        if self.text is not None:
+            cache["text"].backward(params, cache["text_hidden"], d_items, grads)
+            grads["bias_of_text"] = cache["text"].text.T @ d_bias[:, None]
         return grads
+
+    def fold_parts(self, params: Params) -> dict:
+        """What `foldstate.FoldState` wants to know of the users' side."""
+        return {"min_id_interactions": self.min_id_interactions}
+
+
+def make_encoder(settings: TrainedSettings, inputs: Inputs, interactions: sp.csr_matrix) -> "PublishedEncoder | ResidualEncoder":
+    """The encoder that the settings ask for. interactions: CSR (n_users, n_items), what is trained on."""
+    n_users, n_items = interactions.shape
+    if settings.encoder == "published":
+        return PublishedEncoder(
+            n_users, n_items, settings.dim, n_hidden=settings.text_hidden,
+            text=inputs.text, user_profiles=inputs.user_profiles, item_profiles=inputs.item_profiles,
+        )  # fmt: skip
+    return ResidualEncoder(
+        n_users, n_items, settings.dim, n_hidden=settings.text_hidden, min_id_interactions=settings.min_id_interactions,
+        user_counts=np.diff(interactions.indptr), item_counts=np.bincount(interactions.indices, minlength=n_items),
+        text=inputs.text,
+    )  # fmt: skip
+
+
+def _rows(table: np.ndarray, rows: Rows) -> np.ndarray:
+    return table if rows is None else table[rows]
+
+
+def _mlp(mlp: TextMLP, rows: Rows) -> TextMLP:
+    return mlp if rows is None else TextMLP(mlp.name, mlp.text[rows])
+
+
+def _table_grad(rows: Rows, values: np.ndarray) -> "np.ndarray | RowGrad":
+    return values if rows is None else RowGrad(rows, values)
 
 
 def text_regression(text: np.ndarray, target: np.ndarray, known: np.ndarray, ridge: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
     """Weights float32 (n_in, 1) and their predictions float32 (n_items,): ridge regression over the `known` items."""
-    x = text[known].astype(np.float64)
-    normal = x.T @ x + ridge * np.eye(x.shape[1])
-    weights = np.linalg.solve(normal, x.T @ target[known].astype(np.float64))
-    return weights[:, None].astype(np.float32), (text @ weights).astype(np.float32)
+    normal = ridge * np.eye(text.shape[1])
+    moment = np.zeros(text.shape[1])
+    rows = np.flatnonzero(known)
+    for start in range(0, len(rows), 4096):
+        part = rows[start : start + 4096]
+        x = text[part].astype(np.float64)
+        normal += x.T @ x
+        moment += x.T @ target[part].astype(np.float64)
+    weights = np.linalg.solve(normal, moment).astype(np.float32)
+    return weights[:, None], text @ weights

@@ -15,7 +15,7 @@ from ..kernels import native
 class Graph:
     """Normalised bipartite adjacency of interactions: CSR (n_users, n_items) of ones, float32.
 
-    item_is_known: bool (n_items, 1), items with an edge.
+    item_is_known: bool (n_items, 1), items with an edge. degree_i: (n_items,), edges of each item, its self-loop included.
     """
 
     def __init__(self, interactions: sp.csr_matrix, *, self_loops: bool = False, n_threads: int | None = None):
@@ -23,6 +23,7 @@ class Graph:
         loops = 1.0 if self_loops else 0.0
         degree_u = np.diff(interactions.indptr) + loops
         degree_i = np.bincount(interactions.indices, minlength=n_items) + loops
+        self.degree_i = degree_i
         self.item_is_known = (degree_i > loops)[:, None]
         scale_u = 1.0 / np.sqrt(np.maximum(degree_u, 1.0))
         scale_i = 1.0 / np.sqrt(np.maximum(degree_i, 1.0))
@@ -49,6 +50,23 @@ class Graph:
             weights[places] = 0.0
             setattr(thinned, name, dataclasses.replace(matrix, data=weights))
         return thinned
+
+    def reweighted(self, to_users: np.ndarray, to_items: np.ndarray, loops: tuple[np.ndarray, np.ndarray] | None) -> "Graph":
+        """This graph with each weight times a factor of its direction; no longer symmetric, its adjoint is `reweighted`
+        with `to_users` and `to_items` exchanged.
+
+        to_users, to_items: float32 (nnz,), by places in the CSR that this was made of. loops: factors of the self-loops of
+        users (n_users, 1) and items (n_items, 1), None where there are no self-loops.
+        """
+        other = object.__new__(Graph)
+        other.__dict__.update(self.__dict__)
+        by_item = np.empty_like(to_items)
+        by_item[self._place] = to_items
+        other.user_items = dataclasses.replace(self.user_items, data=self.user_items.data * to_users)
+        other.item_users = dataclasses.replace(self.item_users, data=self.item_users.data * by_item)
+        if loops is not None:
+            other.loop_u, other.loop_i = self.loop_u * loops[0], self.loop_i * loops[1]
+        return other
 
     def step(self, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """One product with the normalised adjacency: float32 (n_users, dim) and (n_items, dim)."""

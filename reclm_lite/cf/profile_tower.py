@@ -13,8 +13,10 @@ import itertools
 import numpy as np
 
 from . import layers
+from .foldstate import FoldState
 from .layers import Params, TextMLP
-from .training import Batch, Grads, Validate, vector_step
+from .rowwise import row_step
+from .training import Batch, Grads, RowGrad, Validate
 from .vectors import Vectors
 
 GATES = (0.0, 0.1, 0.25, 0.5, 1.0)
@@ -24,6 +26,7 @@ class ProfileTower:
     """The parts' vectors side by side. base: held fixed.
 
     user_profiles, item_profiles: float32 (n, n_in) or None, zero rows for none. text: float32 (n_items, n_in) or None.
+    Items' part goes with the dot product's columns of the base alone, not with those of a ReLU layer.
     """
 
     name = "profiles"
@@ -33,6 +36,7 @@ class ProfileTower:
         user_profiles: np.ndarray | None = None, item_profiles: np.ndarray | None = None, text: np.ndarray | None = None,
     ):  # fmt: skip
         self.base, self.dim = base, dim
+        self.base_dim = base.users.shape[1] - base.relu_dim
         self.of_users = None if user_profiles is None else TextMLP("user_profile", user_profiles)
         self.against = None if text is None else TextMLP("text", text)
         self.of_items = None if item_profiles is None else TextMLP("item_profile", item_profiles)
@@ -50,61 +54,78 @@ class ProfileTower:
                     for part in ("w1", "b1", "w2", "b2"):
                         params[f"text.{part}"] = params[f"user_profile.{part}"].copy()
             else:
-                params["item_id"] = layers.init_table(rng, len(self.base[1]), self.dim)
+                params["item_id"] = layers.init_table(rng, len(self.base.items), self.dim)
         if self.of_items is not None:
-            params |= self.of_items.init(rng, self.base[0].shape[1])
+            params |= self.of_items.init(rng, self.base_dim)
         return params
 
     def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
-        return vector_step(self, params, batch)
+        return row_step(self, params, batch, sparse=False)
 
     def vectors(self, params: Params) -> Vectors:
-        return Vectors(*self.forward(params)[:3])
+        return self.forward(params)[0]
 
-    def forward(self, params: Params, targets: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
-        """([users' part | base users], [their items | items' part], the base's bias, cache)."""
-        cache: dict = {}
-        users, items = [], []
+    def forward(self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None) -> tuple[Vectors, dict]:
+        """([users' part | base users], [their items | items' part], the base's bias) of some rows or all; cache."""
+        cache: dict = {"users": users, "items": items}
+        of_users, of_items = [], []
         if self.of_users is not None:
-            out, cache["user_hidden"] = self.of_users.forward(params)
-            users.append(out * self.has_user)
+            out, cache["user_hidden"] = self._mlp(self.of_users, users).forward(params)
+            of_users.append(out * _take(self.has_user, users))
             if self.against is not None:
-                out, cache["text_hidden"] = self.against.forward(params)
+                out, cache["text_hidden"] = self._mlp(self.against, items).forward(params)
             else:
-                out = params["item_id"]
-            items.append(out)
+                out = _take(params["item_id"], items)
+            of_items.append(out)
         if self.of_items is not None:
-            out, cache["item_hidden"] = self.of_items.forward(params)
-            users.append(self.base[0])
-            items.append(out * self.has_item)
-        return np.hstack(users), np.hstack(items), self.base[2], cache
+            out, cache["item_hidden"] = self._mlp(self.of_items, items).forward(params)
+            of_users.append(_take(self.base.users, users)[:, : self.base_dim])
+            of_items.append(out * _take(self.has_item, items))
+        bias = self.base.bias
+        return Vectors(np.hstack(of_users), np.hstack(of_items), _take(bias, items) if len(bias) else bias), cache
 
-    def backward(
-        self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
-    ) -> Params:
-        grads: Params = {}
+    def backward(self, params: Params, cache: dict, d: Vectors) -> Grads:
+        """Gradients of all parameters from those of the vectors."""
+        grads: Grads = {}
+        users, items = cache["users"], cache["items"]
         at = 0
         if self.of_users is not None:
             at = self.dim
-            self.of_users.backward(params, cache["user_hidden"], d_users[:, :at] * self.has_user, grads)
+            d_out = d.users[:, :at] * _take(self.has_user, users)
+            self._mlp(self.of_users, users).backward(params, cache["user_hidden"], d_out, grads)
             if self.against is not None:
-                self.against.backward(params, cache["text_hidden"], d_items[:, :at], grads)
+                self._mlp(self.against, items).backward(params, cache["text_hidden"], d.items[:, :at], grads)
             else:
-                grads["item_id"] = d_items[:, :at]
+                d_out = np.ascontiguousarray(d.items[:, :at])
+                grads["item_id"] = d_out if items is None else RowGrad(items, d_out)
         if self.of_items is not None:
-            self.of_items.backward(params, cache["item_hidden"], d_items[:, at:] * self.has_item, grads)
+            d_out = d.items[:, at:] * _take(self.has_item, items)
+            self._mlp(self.of_items, items).backward(params, cache["item_hidden"], d_out, grads)
         return grads
+
+    @staticmethod
+    def _mlp(mlp: TextMLP, rows: np.ndarray | None) -> TextMLP:
+        return mlp if rows is None else TextMLP(mlp.name, mlp.text[rows])
 
     def joined(self, parts: Vectors, gates: tuple[float, float]) -> Vectors:
         """The base with the gated parts: score of the result = base + gates . parts."""
-        base_users, base_items, bias, _ = self.base
-        users, items = base_users, base_items
+        at = self.base_dim
+        users, items = [self.base.users[:, :at]], [self.base.items[:, :at]]
         if self.of_items is not None and gates[1] > 0:
-            items = items + np.float32(gates[1]) * parts[1][:, -base_items.shape[1] :]
+            items[0] = items[0] + np.float32(gates[1]) * parts.items[:, -at:]
         if self.of_users is not None and gates[0] > 0:
-            users = np.hstack([users, np.float32(gates[0]) * parts[0][:, : self.dim]])
-            items = np.hstack([items, parts[1][:, : self.dim]])
-        return Vectors(np.ascontiguousarray(users), np.ascontiguousarray(items), bias)
+            users.append(np.float32(gates[0]) * parts.users[:, : self.dim])
+            items.append(parts.items[:, : self.dim])
+        # The ReLU columns stay last.
+        users.append(self.base.users[:, at:])
+        items.append(self.base.items[:, at:])
+        return Vectors(np.hstack(users), np.hstack(items), self.base.bias, self.base.relu_dim)
+
+    def fold(self, state: FoldState, params: Params, gates: tuple[float, float]) -> FoldState:
+        """The base's fold state with the users' part, where that is open."""
+        if self.of_users is None or gates[0] == 0:
+            return state
+        return state.with_tower({part: params[f"user_profile.{part}"] for part in ("w1", "b1", "w2", "b2")}, gates[0])
 
     def best_gates(self, parts: Vectors, validate: Validate) -> tuple[tuple[float, float], float, float]:
         """(gates, recall@20, ndcg@20): the gates of highest validation NDCG@20, the smaller ones of equals."""
@@ -116,6 +137,10 @@ class ProfileTower:
             if ndcg > best[2]:
                 best = (gates, recall, ndcg)
         return best
+
+
+def _take(array: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    return array if rows is None else array[rows]
 
 
 def has_profile(vectors: np.ndarray) -> np.ndarray:

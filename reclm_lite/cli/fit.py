@@ -4,34 +4,53 @@ from pathlib import Path
 
 import click
 
+from ..cf.models import MODELS, PRESETS
 from ..errors import shell_word
 from ._options import common, progress_bar, say, threads_option, workspace_option
-
-MODELS = ("popularity", "random", "biasmf", "lightgcn")
 
 
 @click.command("fit")
 @click.argument("model", type=click.Choice(MODELS))
 @workspace_option
 @click.option("--profiles", type=click.Choice(["none", "users", "items", "both"]), default="none", show_default=True)
-@click.option("--preset", type=click.Choice(["default", "paper"]), default="default", show_default=True,
+@click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True,
               help="`paper`: the published architecture and settings, exactly.")  # fmt: skip
+@click.option("--dim", type=click.IntRange(min=1), help="Width of the vectors [default: the preset's].")
+@click.option("--loss", type=click.Choice(["bpr", "ssm"]), help="Pairs, or sampled softmax [default: the preset's].")
 @click.option("--epochs", type=click.IntRange(min=1), help="At most this many epochs [default: the preset's].")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Another setting; repeatable.")
+@click.option("--show-settings", is_flag=True, help="Print the model's settings, as they would be used, and stop.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--restart", is_flag=True, help="Begin again where an interrupted fit could go on.")
 @threads_option
 @common
-def command(root: Path, model: str, profiles: str, preset: str, epochs: int | None, seed: int, n_threads: int | None) -> None:
-    """Fit a recommender: epochs are selected on validation, then the model is fitted on training and validation.
+def command(
+    root: Path, model: str, profiles: str, preset: str, dim: int | None, loss: str | None, epochs: int | None,
+    assignments: tuple[str, ...], show_settings: bool, seed: int, restart: bool, n_threads: int | None,
+) -> None:  # fmt: skip
+    """Fit a recommender: settings are selected on validation, then the model is fitted on training and validation.
+
+    An interrupted fit goes on when the same command is run again.
 
     \b
     Example:
       reclm fit lightgcn -w shop --profiles users
+      reclm fit simgcl -w shop --dim 64 --set n_layers=3 --set rate=0.005
     """
-    from ..cf.fit import fit
+    from ..cf.fit import fit, settings_of
+    from ..cf.settings import listing, override
     from ..workspace import Workspace
 
+    given = [f"{name}={value}" for name, value in (("dim", dim), ("loss", loss)) if value is not None]
+    given += assignments
+    if show_settings:
+        if epochs is not None:
+            given.append(f"epochs={epochs}")
+        for name, value, meaning in listing(override(settings_of(model, preset), given)):
+            click.echo(f"{name}={value:<12} {meaning}")
+        return
     with Workspace.open(root) as ws, ws.writing():
         with progress_bar(f"fitting {model}") as update:
-            fitted = fit(ws, model, profiles=profiles, preset=preset, epochs=epochs, seed=seed, n_threads=n_threads,
-                         progress=update)  # fmt: skip
+            fitted = fit(ws, model, profiles=profiles, preset=preset, assignments=given, epochs=epochs, seed=seed,
+                         restart=restart, n_threads=n_threads, progress=update, notice=say)  # fmt: skip
     say(f"Fitted {fitted.name}. Next: reclm info -w {shell_word(root)}")

@@ -4,37 +4,69 @@ The published BiasMF adds a bias for each user. It cancels in a pairwise loss an
 one user's items, so it is left out; what counts, the item's bias, comes with the encoder.
 """
 
-import numpy as np
+from dataclasses import dataclass
 
-from ..fusion import PublishedEncoder, ResidualEncoder
+import numpy as np
+import scipy.sparse as sp
+
+from ..fusion import PublishedEncoder, ResidualEncoder, make_encoder
+from ..inputs import Inputs
 from ..layers import Params
-from ..training import Batch, Grads, vector_step
+from ..memory import Shape, trained_bytes
+from ..rowwise import RowSettings, row_step
+from ..training import Batch, Grads
 from ..vectors import Vectors
 
 
+@dataclass(frozen=True)
+class Settings(RowSettings):
+    """No settings of its own."""
+
+
+PRESETS = {
+    "paper": Settings(),
+    "default": Settings(
+        encoder="residual", loss="ssm", n_negatives=32, rate=5e-3, epochs=30, patience=3, steps_per_epoch=20,
+        l2_tables=1e-5, text_hidden=64,
+    ),
+}  # fmt: skip
+
+
+def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "BiasMF":
+    """interactions: CSR (n_users, n_items), what is trained on."""
+    return BiasMF(make_encoder(settings, inputs, interactions), sparse_updates=settings.sparse_updates)
+
+
+def estimate_bytes(shape: Shape, settings: Settings) -> int:
+    return trained_bytes(shape, settings)
+
+
 class BiasMF:
-    """score = user . item (+ item bias)."""
+    """score = user . item (+ item bias). sparse_updates: see `RowSettings`."""
 
     name = "biasmf"
-    drops_targets = False
 
-    def __init__(self, encoder: PublishedEncoder | ResidualEncoder):
-        self.encoder = encoder
+    def __init__(self, encoder: PublishedEncoder | ResidualEncoder, *, sparse_updates: bool = False):
+        self.encoder, self.sparse_updates = encoder, sparse_updates
 
     def init(self, rng: np.random.Generator) -> Params:
         return self.encoder.init(rng)
 
     def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
-        return vector_step(self, params, batch)
+        return row_step(self, params, batch, sparse=self.sparse_updates)
 
     def vectors(self, params: Params) -> Vectors:
-        return Vectors(*self.forward(params)[:3])
+        return self.forward(params)[0]
 
-    def forward(self, params: Params, targets: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
-        """(user_vectors, item_vectors, item_bias, cache); `targets` is for models with a graph."""
-        return self.encoder.forward(params)
+    def forward(self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None) -> tuple[Vectors, dict]:
+        """(vectors of some rows or all, what backward needs)."""
+        *first, cache = self.encoder.forward(params, users, items)
+        return Vectors(*first), cache
 
-    def backward(
-        self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
-    ) -> Params:
-        return self.encoder.backward(params, cache, d_users, d_items, d_bias)
+    def backward(self, params: Params, cache: dict, d: Vectors) -> Grads:
+        """Gradients of all parameters from those of the vectors."""
+        return self.encoder.backward(params, cache, d.users, d.items, d.bias)
+
+    def fold_parts(self, params: Params) -> dict:
+        """What `foldstate.FoldState` wants to know beside the training settings."""
+        return self.encoder.fold_parts(params)

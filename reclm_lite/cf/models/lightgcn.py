@@ -4,13 +4,55 @@ The published RecLM configuration sums the layers, adds self-loops, and takes on
 propagation: items are scored by their first vectors, so that an unseen item stands beside the others.
 """
 
-import numpy as np
+from dataclasses import dataclass
 
-from ..fusion import PublishedEncoder, ResidualEncoder
+import numpy as np
+import scipy.sparse as sp
+
+from ..fusion import PublishedEncoder, ResidualEncoder, make_encoder
 from ..graph import Graph
+from ..inputs import Inputs
 from ..layers import Params
-from ..training import Batch, Grads, vector_step
+from ..memory import Shape, trained_bytes
+from ..objectives import ranking_loss
+from ..settings import GraphSettings
+from ..training import Batch, Grads
 from ..vectors import Vectors
+
+Sides = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Settings(GraphSettings):
+    """No settings of its own."""
+
+
+PRESETS = {
+    "paper": Settings(),
+    "default": Settings(
+        encoder="residual", loss="ssm", n_negatives=32, rate=1e-2, epochs=30, patience=3, steps_per_epoch=20,
+        min_id_interactions=5, text_hidden=64,
+        n_layers=2, layers="mean", self_loops=False, items_propagated=True, drops_targets=True,
+    ),
+}  # fmt: skip
+
+
+def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "LightGCN":
+    """interactions: CSR (n_users, n_items), what is trained on."""
+    graph = Graph(interactions, self_loops=settings.self_loops, n_threads=n_threads)
+    return LightGCN(make_encoder(settings, inputs, interactions), graph, **graph_arguments(settings))
+
+
+def graph_arguments(settings: GraphSettings) -> dict:
+    """The arguments of `LightGCN` that are settings."""
+    return {
+        "layer_weights": settings.layer_weights, "items_propagated": settings.items_propagated,
+        "drops_targets": settings.drops_targets,
+    }  # fmt: skip
+
+
+def estimate_bytes(shape: Shape, settings: Settings) -> int:
+    return trained_bytes(shape, settings)
 
 
 class LightGCN:
@@ -36,25 +78,50 @@ class LightGCN:
         return self.encoder.init(rng)
 
     def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
-        return vector_step(self, params, batch)
+        vectors, cache = self.forward(params, batch.entries)
+        loss, d = ranking_loss(
+            batch.loss, batch.users, batch.positives, batch.negatives, vectors, n_threads=self.graph.n_threads
+        )
+        return loss, self.backward(params, cache, d)
 
     def vectors(self, params: Params) -> Vectors:
-        return Vectors(*self.forward(params)[:3])
+        return self.forward(params)[0]
 
-    def forward(self, params: Params, targets: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
-        """(user_vectors, item_vectors, item_bias, cache). targets: places of the batch's edges in the graph, or None."""
+    def forward(self, params: Params, targets: np.ndarray | None = None) -> tuple[Vectors, dict]:
+        """(vectors, what backward needs). targets: places of the batch's edges in the training CSR, or None."""
         users, items, bias, cache = self.encoder.forward(params)
-        graph = self.graph if targets is None or not self.drops_targets else self.graph.without(targets)
-        final_users, final_items = graph.propagate(users, items, self.layer_weights)
-        cache["graph"] = graph
+        cache["graph"] = self.graph if targets is None or not self.drops_targets else self.graph.without(targets)
+        cache["first"] = users, items
+        final_users, final_items = cache["graph"].propagate(users, items, self.layer_weights)
         if not self.items_propagated:
-            return final_users, items, bias, cache
-        return final_users, np.where(self.graph.item_is_known, final_items, items), bias, cache
+            return Vectors(final_users, items, bias), cache
+        return Vectors(final_users, np.where(self.graph.item_is_known, final_items, items), bias), cache
 
     def backward(
-        self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
-    ) -> Params:
-        through = d_items * self.graph.item_is_known if self.items_propagated else np.zeros_like(d_items)
+        self, params: Params, cache: dict, d: Vectors, *, propagated: Sides | None = None, first: Sides | None = None
+    ) -> Grads:
+        """Gradients of all parameters from those of the vectors; and, beside them, of vectors propagated on the same
+        graph, and of first vectors."""
+        through = d.items * self.graph.item_is_known if self.items_propagated else np.zeros_like(d.items)
+        beside, d_users = d.items - through, d.users
+        if propagated is not None:
+            d_users, through = d_users + propagated[0], through + propagated[1]
         d_first_users, d_first_items = cache["graph"].propagate(d_users, through, self.layer_weights)
-        d_first_items += d_items - through
-        return self.encoder.backward(params, cache, d_first_users, d_first_items, d_bias)
+        d_first_items += beside
+        if first is not None:
+            d_first_users += first[0]
+            d_first_items += first[1]
+        return self.encoder.backward(params, cache, d_first_users, d_first_items, d.bias)
+
+    def fold_parts(self, params: Params) -> dict:
+        """What `foldstate.FoldState` wants to know beside the training settings."""
+        users, items, _, _ = self.encoder.forward(params)
+        layers = []
+        for _ in self.layer_weights[1:]:
+            layers.append(items)
+            users, items = self.graph.step(users, items)
+        return self.encoder.fold_parts(params) | {
+            "layer_weights": np.array(self.layer_weights, np.float32),
+            "item_layers": np.stack(layers) if layers else np.zeros((0, *items.shape), np.float32),
+            "item_degree": self.graph.degree_i.astype(np.float32), "self_loops": self.graph.loop_u is not None,
+        }  # fmt: skip

@@ -1,0 +1,106 @@
+"""Neural collaborative filtering as RecLM has it: a weighted dot product plus the sum of a ReLU layer over both vectors.
+
+    score(u, i) = (w * u) . i + sum_h max([u; i] W + b, 0)_h
+
+The layer is additive in u and i, so that its halves are columns of the vectors (vectors.py): users' are [w * u | u W_u + b],
+items' are [i | i W_i]. Nothing deeper is published, and nothing deeper could be ranked without a pass for each pair.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from .. import layers
+from ..fusion import PublishedEncoder, ResidualEncoder, make_encoder
+from ..inputs import Inputs
+from ..layers import Params
+from ..memory import Shape, trained_bytes
+from ..rowwise import RowSettings, row_step
+from ..settings import setting
+from ..training import Batch, Grads
+from ..vectors import Vectors
+
+
+@dataclass(frozen=True)
+class Settings(RowSettings):
+    """`relu_width` beside the rest."""
+
+    relu_width: int = setting(0, "width of the layer over both vectors; 0: as `dim`", at_least=0, at_most=4096)
+
+
+PRESETS = {
+    "paper": Settings(),
+    "default": Settings(
+        encoder="residual", loss="ssm", n_negatives=32, rate=5e-3, epochs=30, patience=3, steps_per_epoch=20,
+        l2_tables=1e-5, text_hidden=64, relu_width=16,
+    ),
+}  # fmt: skip
+
+
+def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "NCF":
+    """interactions: CSR (n_users, n_items), what is trained on."""
+    encoder = make_encoder(settings, inputs, interactions)
+    return NCF(encoder, relu_width=settings.relu_width, sparse_updates=settings.sparse_updates)
+
+
+def estimate_bytes(shape: Shape, settings: Settings) -> int:
+    return trained_bytes(shape, settings, relu_width=settings.relu_width or settings.dim)
+
+
+class NCF:
+    """relu_width: columns of the ReLU part, 0 for as many as the vectors have. sparse_updates: see `RowSettings`."""
+
+    name = "ncf"
+
+    def __init__(self, encoder: PublishedEncoder | ResidualEncoder, *, relu_width: int = 0, sparse_updates: bool = False):
+        self.encoder, self.relu_width, self.sparse_updates = encoder, relu_width or encoder.dim, sparse_updates
+
+    def init(self, rng: np.random.Generator) -> Params:
+        params = self.encoder.init(rng)
+        dim = self.encoder.dim
+        if isinstance(self.encoder, PublishedEncoder):
+            params["dot.w"] = layers.init_table(rng, 1, dim)
+        else:
+            # Begins as matrix factorisation.
+            params["dot.w"] = np.ones((1, dim), np.float32)
+        params["pair.w"], params["pair.b"] = layers.init_linear(rng, 2 * dim, self.relu_width)
+        return params
+
+    def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
+        return row_step(self, params, batch, sparse=self.sparse_updates)
+
+    def vectors(self, params: Params) -> Vectors:
+        return self.forward(params)[0]
+
+    def forward(self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None) -> tuple[Vectors, dict]:
+        """(vectors of some rows or all, what backward needs)."""
+        first_users, first_items, bias, cache = self.encoder.forward(params, users, items)
+        dim = self.encoder.dim
+        of_users = layers.linear(first_users, params["pair.w"][:dim], params["pair.b"])
+        of_items = first_items @ params["pair.w"][dim:]
+        cache["first"] = first_users, first_items
+        return Vectors(
+            np.hstack([params["dot.w"] * first_users, of_users]), np.hstack([first_items, of_items]), bias, self.relu_width
+        ), cache
+
+    def backward(self, params: Params, cache: dict, d: Vectors) -> Grads:
+        """Gradients of all parameters from those of the vectors."""
+        dim, weight = self.encoder.dim, params["pair.w"]
+        users, items = cache["first"]
+        d_dot, d_of_users = d.users[:, :dim], d.users[:, dim:]
+        d_items, d_of_items = d.items[:, :dim], d.items[:, dim:]
+        d_users = d_dot * params["dot.w"] + d_of_users @ weight[:dim].T
+        d_items = d_items + d_of_items @ weight[dim:].T
+        grads = self.encoder.backward(params, cache, d_users, d_items, d.bias)
+        grads["dot.w"] = (d_dot * users).sum(axis=0, keepdims=True)
+        grads["pair.w"] = np.vstack([users.T @ d_of_users, items.T @ d_of_items])
+        grads["pair.b"] = d_of_users.sum(axis=0)
+        return grads
+
+    def fold_parts(self, params: Params) -> dict:
+        """What `foldstate.FoldState` wants to know beside the training settings."""
+        dim = self.encoder.dim
+        readout = np.hstack([np.diag(params["dot.w"][0]), params["pair.w"][:dim]])
+        bias = np.concatenate([np.zeros(dim, np.float32), params["pair.b"]])
+        return self.encoder.fold_parts(params) | {"readout": readout, "readout_bias": bias}

@@ -1,0 +1,64 @@
+"""SGL (arXiv 2010.10783), edge dropout: LightGCN with a contrast between two randomly thinned graphs.
+
+As published in RecLM: both views are drawn anew for every batch; every entry of the adjacency, each direction of an edge and each
+self-loop by itself, is kept with probability `keep` and divided by it; degrees stay those of the whole graph.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..contrast import ContrastGCN, Sides
+from ..fusion import make_encoder
+from ..graph import Graph
+from ..inputs import Inputs
+from ..memory import Shape, trained_bytes
+from ..settings import ContrastSettings, setting
+
+
+@dataclass(frozen=True)
+class Settings(ContrastSettings):
+    """`keep` beside the rest."""
+
+    keep: float = setting(0.5, "share of the graph's entries that a view keeps", above=0, at_most=1)
+
+
+PRESETS = {
+    "paper": Settings(l2=1e-5),
+    "default": Settings(
+        encoder="residual", loss="ssm", n_negatives=32, rate=1e-2, epochs=30, patience=3, steps_per_epoch=20,
+        min_id_interactions=5, text_hidden=64,
+        n_layers=2, layers="mean", self_loops=False, items_propagated=True, drops_targets=True,
+        contrast_with="batch", contrast_weight=0.05, temperature=0.2, keep=0.8,
+    ),
+}  # fmt: skip
+
+
+def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "SGL":
+    """interactions: CSR (n_users, n_items), what is trained on."""
+    graph = Graph(interactions, self_loops=settings.self_loops, n_threads=n_threads)
+    return SGL(make_encoder(settings, inputs, interactions), graph, settings)
+
+
+def estimate_bytes(shape: Shape, settings: Settings) -> int:
+    # Masks, and both views' weights in both directions with those of their adjoints.
+    return trained_bytes(shape, settings) + shape.nnz * 4 * 12
+
+
+class SGL(ContrastGCN):
+    """settings: of this module."""
+
+    name = "sgl"
+
+    def view(self, graph: Graph, first: Sides, rng: np.random.Generator) -> tuple[Sides, Graph]:
+        keep = self.settings.keep
+
+        def factors(*shape: int) -> np.ndarray:
+            return (rng.random(shape, dtype=np.float32) < keep).astype(np.float32) / np.float32(keep)
+
+        nnz = len(graph.user_items.data)
+        to_users, to_items = factors(nnz), factors(nnz)
+        loops = None if graph.loop_u is None else (factors(len(graph.loop_u), 1), factors(len(graph.loop_i), 1))
+        thinned, adjoint = graph.reweighted(to_users, to_items, loops), graph.reweighted(to_items, to_users, loops)
+        return thinned.propagate(*first, self.layer_weights), adjoint

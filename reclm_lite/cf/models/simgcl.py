@@ -1,0 +1,70 @@
+"""SimGCL (arXiv 2112.08679): LightGCN with a contrast between two views that differ by noise in every layer.
+
+After each propagation a view's vectors get uniform noise of length `eps`, its signs those of the vectors (so that none leaves its orthant):
+    e_l = A e_(l-1) + eps * normalize(u) * sign(A e_(l-1)),   u ~ U(0, 1)^dim
+The noise is a constant to the gradient, so the views share one backward propagation with the ranking loss.
+As published in RecLM, the first vectors, which have no noise, count in a view as they do in the model.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from .. import layers
+from ..contrast import ContrastGCN, Sides
+from ..fusion import make_encoder
+from ..graph import Graph
+from ..inputs import Inputs
+from ..memory import Shape, trained_bytes
+from ..settings import ContrastSettings, setting
+
+
+@dataclass(frozen=True)
+class Settings(ContrastSettings):
+    """`eps` beside the rest."""
+
+    eps: float = setting(0.9, "length of the noise in every layer of a view", at_least=0)
+
+
+PRESETS = {
+    "paper": Settings(l2=1e-5),
+    "default": Settings(
+        encoder="residual", loss="ssm", n_negatives=32, rate=1e-2, epochs=30, patience=3, steps_per_epoch=20,
+        min_id_interactions=5, text_hidden=64,
+        n_layers=2, layers="mean", self_loops=False, items_propagated=True, drops_targets=True,
+        contrast_with="batch", contrast_weight=0.05, temperature=0.2, eps=0.1,
+    ),
+}  # fmt: skip
+
+
+def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "SimGCL":
+    """interactions: CSR (n_users, n_items), what is trained on."""
+    graph = Graph(interactions, self_loops=settings.self_loops, n_threads=n_threads)
+    return SimGCL(make_encoder(settings, inputs, interactions), graph, settings)
+
+
+def estimate_bytes(shape: Shape, settings: Settings) -> int:
+    return trained_bytes(shape, settings)
+
+
+class SimGCL(ContrastGCN):
+    """settings: of this module."""
+
+    name = "simgcl"
+
+    def view(self, graph: Graph, first: Sides, rng: np.random.Generator) -> tuple[Sides, Graph]:
+        users, items = first
+        weights = self.layer_weights
+        sum_users, sum_items = np.float32(weights[0]) * users, np.float32(weights[0]) * items
+        for weight in weights[1:]:
+            users, items = graph.step(users, items)
+            users += self._noise(users, rng)
+            items += self._noise(items, rng)
+            sum_users += np.float32(weight) * users
+            sum_items += np.float32(weight) * items
+        return (sum_users, sum_items), graph
+
+    def _noise(self, vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        noise, _ = layers.normalize(rng.random(vectors.shape, dtype=np.float32))
+        return np.float32(self.settings.eps) * noise * np.sign(vectors)

@@ -1,0 +1,52 @@
+"""The losses over vectors with the gradients of those vectors: the kernels' loops behind calls on `Vectors`."""
+
+import numpy as np
+
+from . import layers
+from .vectors import Vectors
+
+
+def ranking_loss(
+    loss: str, users: np.ndarray, positives: np.ndarray, negatives: np.ndarray, vectors: Vectors, *, n_threads: int | None = None
+) -> tuple[float, Vectors]:
+    """(the loss "bpr" or "ssm", its gradient as Vectors of the same shapes).
+
+    users, positives: int32 (n,), negatives: int32 (n, m), rows of `vectors`; a negative of -1 does not count.
+    """
+    from ..kernels import losses
+
+    d = Vectors(*(np.zeros_like(array) for array in vectors[:3]), vectors.relu_dim)
+    value = losses.ranking_loss(
+        loss, users, positives, negatives, *vectors[:3], *d[:3], relu_dim=vectors.relu_dim, n_threads=n_threads
+    )
+    return value, d
+
+
+def contrast(
+    one: np.ndarray, two: np.ndarray, nodes: np.ndarray, temperature: float, *, n_threads: int | None = None
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """InfoNCE by cosine: each of `nodes` in view `one` should find itself among all rows of view `two`.
+
+    one, two: float32 (n, dim). nodes: int32 (m,), rows, repeated or not. Returns the mean over nodes and the gradients of both views.
+    """
+    from ..kernels import losses
+
+    z1, length1 = layers.normalize(one[nodes])
+    z2, length2 = layers.normalize(two)
+    value, dz1, dz2 = losses.info_nce(z1, z2, nodes, temperature, n_threads=n_threads)
+    d_one = np.zeros_like(one)
+    np.add.at(d_one, nodes, layers.normalize_backward(z1, length1, dz1))
+    return value, d_one, layers.normalize_backward(z2, length2, dz2)
+
+
+def contrast_within(
+    one: np.ndarray, two: np.ndarray, nodes: np.ndarray, temperature: float, *, n_threads: int | None = None
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The same among the distinct `nodes` alone: each is told from the batch's others."""
+    rows = np.unique(nodes)
+    value, d_rows_one, d_rows_two = contrast(
+        one[rows], two[rows], np.arange(len(rows), dtype=np.int32), temperature, n_threads=n_threads
+    )
+    d_one, d_two = np.zeros_like(one), np.zeros_like(two)
+    d_one[rows], d_two[rows] = d_rows_one, d_rows_two
+    return value, d_one, d_two

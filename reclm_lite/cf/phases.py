@@ -1,0 +1,274 @@
+"""The phases of a trained model's fit, over arrays alone.
+
+    select            train on the training set, the epoch chosen on validation
+    profiles          where profiles stand beside the model (profile_tower.py): their part, its epoch and gates chosen likewise
+    refit             train on training and validation together, for as many epochs
+    refit profiles    the same for the profiles' part
+
+Each phase keeps a checkpoint of its own, so that an interrupted fit goes on within the phase it was in. The test set is not
+read. Left out: the workspace (fit.py), evaluation (evaluate/).
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
+
+from ..errors import InputError, ModelError
+from ..kernels import native
+from . import memory
+from .foldstate import FoldState, of_table
+from .inputs import Inputs
+from .interface import FittedModel
+from .models import TRAINED, module_of
+from .profile_tower import ProfileTower, has_profile
+from .settings import TrainedSettings
+from .training import EpochReport, TrainConfig, Trainable, Trained, Validate, train
+from .validation import validator
+from .vectors import Vectors
+
+log = logging.getLogger(__name__)
+MIN_BATCH = 64
+
+# progress(done, total, note)
+Progress = Callable[..., None]
+
+
+def fit_arrays(
+    inputs: Inputs,
+    model: str,
+    *,
+    preset: str = "default",
+    settings: TrainedSettings | None = None,
+    seed: int = 0,
+    epochs: int | None = None,
+    refit: bool = True,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+) -> FittedModel:
+    """Train a model on arrays alone: select on validation, then fit on all that is known.
+
+    settings: the model's, None for the preset's. epochs: in the place of the settings' own. checkpoint: a folder that holds what
+    an interrupted fit goes on from; its owner sees that it belongs to these inputs and settings. Raises ModelError, before anything
+    is trained, where the fit cannot succeed.
+
+    BLAS gets one thread: the products are small, and on a busy machine its threads wait for each other (measured on the
+    demo: 32 s of processor time with two, 6 s with one). The kernels keep `n_threads`.
+    """
+    if model not in TRAINED:
+        raise InputError(f"model: expected one of {', '.join(TRAINED)}, found {model!r}")
+    settings = module_of(model).PRESETS[preset] if settings is None else settings
+    if epochs is not None:
+        settings = dataclasses.replace(settings, epochs=epochs)
+    settings = fit_to_data(settings, inputs)
+    log.info("%s", require_memory(inputs, model, settings))
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _Fit(inputs, model, settings, seed, refit, n_threads, progress, checkpoint).run()
+
+
+def fit_to_data(settings: TrainedSettings, inputs: Inputs) -> TrainedSettings:
+    """`settings` with a batch that the data can fill. Raises ModelError, naming what to change, where a fit cannot succeed."""
+    train_set = inputs.split.train
+    n_users, n_items = train_set.shape
+    if min(n_users, n_items) == 0:
+        raise ModelError(f"expected users and items, found {n_users} and {n_items}: import data with interactions and split it again")
+    if train_set.nnz == 0:
+        raise ModelError("expected training interactions, found none: import data with interactions and split it again")
+    n_pool = len(np.unique(train_set.indices))
+    if n_pool < 2:
+        raise ModelError(f"expected two items with training interactions at least, to tell them apart, found {n_pool}: import more data")
+    batch = min(settings.batch_size, train_set.nnz)
+    if settings.steps_per_epoch:
+        # A small data set needs as many steps as a large one.
+        batch = min(batch, max(train_set.nnz // settings.steps_per_epoch, min(MIN_BATCH, train_set.nnz)))
+    return dataclasses.replace(settings, batch_size=batch)
+
+
+def shape_of(inputs: Inputs) -> memory.Shape:
+    """The sizes that memory depends on; training and validation together, as the refit has them."""
+    def width(vectors: np.ndarray | None) -> int:
+        return 0 if vectors is None else vectors.shape[1]
+
+    split = inputs.split
+    return memory.Shape(
+        *split.train.shape, split.train.nnz + split.valid.nnz, width(inputs.text), width(inputs.user_profiles),
+        width(inputs.item_profiles), int(np.count_nonzero(np.diff(split.valid.indptr))),
+    )  # fmt: skip
+
+
+def require_memory(inputs: Inputs, model: str, settings: TrainedSettings, *, available: int | None = None) -> str:
+    """A line about memory. Raises ModelError, naming the setting that would help most, where there is not enough."""
+    shape, estimate = shape_of(inputs), module_of(model).estimate_bytes
+    need = estimate(shape, settings)
+    have = memory.available_bytes() if available is None else available
+    remedy = "Use a machine with more memory, or a smaller data set"
+    if need > have:
+        # The mildest change that would do, else the strongest there is.
+        tries = [("batch_size", size) for size in (1024, 256)] + [("dim", dim) for dim in (64, 32, 16, 8)]
+        tries = [(name, value) for name, value in tries if value < getattr(settings, name)]
+        for name, value in tries:
+            if estimate(shape, dataclasses.replace(settings, **{name: value})) <= have:
+                remedy = f"Use `--set {name}={value}`"
+                break
+    return memory.require(need, f"fitting {model} with dim {settings.dim}", remedy, available=have)
+
+
+class _Fit:
+    """One run through the phases."""
+
+    def __init__(
+        self, inputs: Inputs, model: str, settings: TrainedSettings, seed: int, refit: bool, n_threads: int | None,
+        progress: Progress | None, checkpoint: Path | None,
+    ):  # fmt: skip
+        self.inputs, self.model, self.settings, self.refit, self.checkpoint = inputs, model, settings, refit, checkpoint
+        self.n_threads = native.default_threads() if n_threads is None else n_threads
+        self.config = settings.train_config(seed)
+        self.report = _Reporter(progress, self.config.epochs)
+        self.validate: Validate | None = validator(inputs.split)
+        with_profiles = inputs.user_profiles is not None or inputs.item_profiles is not None
+        self.with_tower = with_profiles and settings.encoder == "residual"
+
+    def run(self) -> FittedModel:
+        split, config = self.inputs.split, self.config
+        if self.validate is None:
+            log.warning(
+                "no validation interactions with items of training: nothing is selected, all %d epochs are trained (--epochs)",
+                config.epochs,
+            )
+        module, trained = self._train_base("select", split.train, config, self.validate)
+        vectors, n_epochs, figures = module.vectors(trained.params), trained.best_epoch, (trained.recall_20, trained.ndcg_20)
+        fold = self._fold_state(module, trained, split.train)
+        gates, tower_epochs = (0.0, 0.0), 0
+        base = vectors
+        if self.with_tower:
+            vectors, fold, gates, tower_epochs, figures = self._select_tower(base, fold, figures)
+        train_user_vectors = None
+        if self.refit and split.valid.nnz:
+            train_user_vectors, known = vectors.users, split.known()
+            del module, trained, base
+            self.report.begin("refit", n_epochs + tower_epochs)
+            again = dataclasses.replace(config, epochs=n_epochs, patience=None)
+            module, trained = self._train_base("refit", known, again, None)
+            vectors = module.vectors(trained.params)
+            fold = self._fold_state(module, trained, known)
+            if tower_epochs:
+                vectors, fold = self._refit_tower(vectors, fold, known, gates, tower_epochs)
+        self._check_finite(vectors)
+        return self._fitted(vectors, fold, train_user_vectors, n_epochs, gates, tower_epochs, figures)
+
+    def _train_base(
+        self, phase: str, interactions: sp.csr_matrix, config: TrainConfig, validate: Validate | None
+    ) -> tuple[Trainable, Trained]:
+        module = module_of(self.model).build(self.settings, self.inputs, interactions, self.n_threads)
+        return module, self._train(phase, module, interactions, config, validate)
+
+    def _train(
+        self, phase: str, module: Trainable, interactions: sp.csr_matrix, config: TrainConfig, validate: Validate | None
+    ) -> Trained:
+        return train(
+            module, interactions, config, validate=validate, progress=self.report, phase=phase.split()[0],
+        )  # fmt: skip
+
+    def _fold_state(self, module: Trainable, trained: Trained, interactions: sp.csr_matrix) -> FoldState:
+        config, params = self.config, trained.params
+        n_steps = -(-interactions.nnz // config.batch_size)
+        return FoldState(
+            loss=config.loss, n_negatives=config.n_negatives, pool=np.unique(interactions.indices).astype(np.int32),
+            l2=(config.l2 + config.l2_tables) * n_steps * config.batch_size,
+            **of_table(params["user_id"]), **module.fold_parts(params),
+        )  # fmt: skip
+
+    # -- profiles beside the model ------------------------------------------------
+
+    def _tower(self, base: Vectors) -> ProfileTower:
+        inputs = self.inputs
+        return ProfileTower(
+            base, self.settings.dim, user_profiles=inputs.user_profiles, item_profiles=inputs.item_profiles, text=inputs.text
+        )
+
+    def _tower_config(self, epochs: int) -> TrainConfig:
+        return dataclasses.replace(self.config, rate=self.settings.tower_rate, epochs=epochs, patience=None, l2_tables=0.0)
+
+    def _select_tower(
+        self, base: Vectors, fold: FoldState, figures: tuple[float, float]
+    ) -> tuple[Vectors, FoldState, tuple[float, float], int, tuple[float, float]]:
+        """(vectors, fold state, gates, epochs, (recall, ndcg)) of the best epoch and gates; gates 0 where nothing beats the base."""
+        validate = self.validate
+        if validate is None:
+            log.warning("no validation interactions: profiles are left out, since nothing could show that they help")
+            return base, fold, (0.0, 0.0), 0, figures
+        tower = self._tower(base)
+        self.report.begin("profiles", self.settings.tower_epochs)
+        trained = self._train(
+            "profiles", tower, self.inputs.split.train, self._tower_config(self.settings.tower_epochs),
+            lambda parts: tower.best_gates(parts, validate)[1:],
+        )  # fmt: skip
+        if not trained.ndcg_20 > figures[1]:
+            return base, fold, (0.0, 0.0), 0, figures
+        parts = tower.vectors(trained.params)
+        gates, recall, ndcg = tower.best_gates(parts, validate)
+        return tower.joined(parts, gates), tower.fold(fold, trained.params, gates), gates, trained.best_epoch, (recall, ndcg)
+
+    def _refit_tower(
+        self, base: Vectors, fold: FoldState, interactions: sp.csr_matrix, gates: tuple[float, float], epochs: int
+    ) -> tuple[Vectors, FoldState]:
+        tower = self._tower(base)
+        trained = self._train("refit profiles", tower, interactions, self._tower_config(epochs), None)
+        return tower.joined(tower.vectors(trained.params), gates), tower.fold(fold, trained.params, gates)
+
+    # -- the result -----------------------------------------------------------------
+
+    def _check_finite(self, vectors: Vectors) -> None:
+        for name, array in zip(("user vectors", "item vectors", "item bias"), vectors[:3], strict=True):
+            if not np.isfinite(array).all():
+                raise ModelError(
+                    f"{self.model}: expected finite {name}, found NaN or infinity: training diverged; nothing was stored. "
+                    f"Use a lower rate: `--set rate={self.config.rate / 10:g}`"
+                )
+
+    def _fitted(
+        self, vectors: Vectors, fold: FoldState, train_user_vectors: np.ndarray | None, n_epochs: int, gates: tuple[float, float],
+        tower_epochs: int, figures: tuple[float, float],
+    ) -> FittedModel:  # fmt: skip
+        inputs, split = self.inputs, self.inputs.split
+        user_ready = np.diff((split.known() if self.refit else split.train).indptr) > 0
+        if inputs.user_profiles is not None and (not self.with_tower or gates[0] > 0):
+            user_ready |= has_profile(inputs.user_profiles)
+        params = {
+            **dataclasses.asdict(self.settings), "seed": self.config.seed, "refit": self.refit,
+            "text": inputs.text is not None, "epochs": n_epochs,
+        }  # fmt: skip
+        if self.with_tower:
+            params |= {"gate_users": gates[0], "gate_items": gates[1], "tower_epochs": tower_epochs}
+            log.info("profiles: gates %.2f (users), %.2f (items), chosen on validation", *gates)
+        users, items, bias, relu_dim = vectors
+        return FittedModel(
+            self.model, users, items, bias if len(bias) else None, user_ready, relu_dim=relu_dim, fold=fold,
+            train_user_vectors=train_user_vectors, params=params,
+            metrics={} if self.validate is None else {"recall@20": figures[0], "ndcg@20": figures[1]},
+        )  # fmt: skip
+
+
+class _Reporter:
+    """Turns epoch reports of several phases into one line of progress."""
+
+    def __init__(self, progress: Progress | None, total: int):
+        self.progress, self.done, self.total, self.phase = progress, 0, total, "select"
+
+    def begin(self, phase: str, n_epochs: int) -> None:
+        self.phase, self.total = phase, self.done + n_epochs
+
+    def __call__(self, report: EpochReport) -> None:
+        self.done += 1
+        note = f"{self.phase}: loss {report.loss:.4f}"
+        if np.isfinite(report.ndcg_20):
+            note += f", valid R@20 {report.recall_20:.4f} N@20 {report.ndcg_20:.4f}"
+        note += f", {report.interactions_per_second:,.0f} interactions/s"
+        log.debug("%s", note)
+        if self.progress is not None:
+            self.progress(self.done, self.total, note)

@@ -1,0 +1,58 @@
+"""Where an interrupted fit is kept: a hidden folder beside the models, with the identity of the fit that it belongs to.
+
+    models/.<model>[+profiles].checkpoint/   identity.json, and a file for each phase that has begun (training.py writes them)
+
+The folder goes when the fit has been stored, or has failed. A fit of other settings or other inputs does not go on from it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import ReclmError
+from ..workspace import Workspace, atomic_path
+from .interface import artefact_name
+
+# Counts up when what a checkpoint holds, or what training does with equal settings, changes.
+FORMAT = 1
+
+
+@contextlib.contextmanager
+def checkpoint_folder(
+    ws: Workspace, model: str, profiles: str, settings: Any, more: dict, *, restart: bool, notice: Callable[[str], None]
+) -> Iterator[Path]:
+    """The folder for one fit, deleted when the block succeeds. settings, more: what must be the same for the fit to go on.
+
+    restart: what is there is thrown away. notice: told what becomes of what was found.
+    """
+    folder = ws.root / "models" / f".{Path(artefact_name(model, profiles)).name}.checkpoint"
+    identity = {"format": FORMAT, "settings": dataclasses.asdict(settings), **more}
+    identity = json.loads(json.dumps(identity))
+    if folder.exists():
+        if restart or _identity(folder) != identity:
+            if not restart:
+                notice(f"An interrupted fit of {model} had other settings or data: starting anew.")
+            shutil.rmtree(folder)
+        else:
+            notice(f"Going on with the interrupted fit of {model} (--restart would begin it again).")
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        with atomic_path(folder / "identity.json") as temporary:
+            temporary.write_text(json.dumps(identity), encoding="utf-8")
+    try:
+        yield folder
+    except ReclmError:  # it failed, and would fail again: that is no interruption
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
+
+
+def _identity(folder: Path) -> dict | None:
+    try:
+        return json.loads((folder / "identity.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,174 @@
+"""The settings of a model: typed fields with ranges, presets beside each model, `name=value` from outside.
+
+A setting is a field of a frozen dataclass, declared by `setting(default, …)`; its range is checked whenever an
+object is made. Left out: what a setting does (the model's file says so, in the field's own words).
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import InputError
+from .training import TrainConfig
+
+
+def setting(
+    default: Any, meaning: str, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None,
+) -> Any:  # fmt: skip
+    """A dataclass field with a range (None: open) and a line that says what it means."""
+    return dataclasses.field(
+        default=default, metadata={"meaning": meaning, "at_least": at_least, "above": above, "at_most": at_most}
+    )
+
+
+class Checked:
+    """Base of settings: raises InputError where a field is out of its range."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            _check(field, hints[field.name], getattr(self, field.name))
+
+
+@dataclass(frozen=True)
+class TrainedSettings(Checked):
+    """What every trained model has. The defaults are the published ones (arXiv 2412.19302)."""
+
+    dim: int = setting(32, "width of the vectors", at_least=1, at_most=4096)
+    loss: Literal["bpr", "ssm"] = setting("bpr", "bpr: pairs; ssm: softmax over the sampled negatives")
+    n_negatives: int = setting(1, "items drawn against each interaction", at_least=1, at_most=4096)
+    rate: float = setting(1e-3, "Adam's learning rate", above=0)
+    batch_size: int = setting(4096, "interactions in a step", at_least=1)
+    steps_per_epoch: int = setting(
+        0, "at least so many steps in an epoch, by smaller batches (never below 64) where data is small; 0: as they come",
+        at_least=0,
+    )  # fmt: skip
+    epochs: int = setting(50, "at most so many passes over the training set", at_least=1)
+    patience: int | None = setting(10, "epochs without better validation NDCG before training stops; none: never", at_least=1)
+    l2: float = setting(1e-7, "weight of the squares of all parameters", at_least=0)
+    l2_tables: float = setting(0.0, "the same, on top, of the vectors and biases of single users and items", at_least=0)
+    encoder: Literal["published", "residual"] = setting(
+        "published", "first vectors: of the publication, or item text with ID residuals and a popularity bias"
+    )
+    min_id_interactions: int = setting(
+        1, "residual: a user of fewer interactions has no ID vector (the graph, or nothing, stands for it)", at_least=0
+    )
+    text_hidden: int = setting(0, "width of the hidden layer over text vectors; 0: as `dim`", at_least=0, at_most=8192)
+    tower_epochs: int = setting(6, "residual: epochs of the profiles' part beside the model", at_least=1)
+    tower_rate: float = setting(5e-3, "residual: learning rate of the profiles' part", above=0)
+
+    def train_config(self, seed: int) -> TrainConfig:
+        """How to train: the fields of the same names."""
+        names = {field.name for field in dataclasses.fields(TrainConfig)} & {field.name for field in dataclasses.fields(self)}
+        return TrainConfig(seed=seed, **{name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True)
+class GraphSettings(TrainedSettings):
+    """What the models on a graph have beside that."""
+
+    n_layers: int = setting(2, "how far the vectors are propagated", at_least=0, at_most=16)
+    layers: Literal["sum", "mean"] = setting("sum", "how the layers are joined")
+    self_loops: bool = setting(True, "an edge from every node to itself")
+    items_propagated: bool = setting(False, "whether items are scored by propagated vectors, too")
+    drops_targets: bool = setting(False, "the edges that a batch is asked about are hidden from its propagation")
+
+    @property
+    def layer_weights(self) -> tuple[float, ...]:
+        n = self.n_layers + 1
+        return (1.0 / n if self.layers == "mean" else 1.0,) * n
+
+
+@dataclass(frozen=True)
+class ContrastSettings(GraphSettings):
+    """What the models with a contrast between two views of the graph have beside that."""
+
+    contrast_weight: float = setting(1e-2, "weight of the contrast (InfoNCE) beside the ranking loss", at_least=0)
+    temperature: float = setting(0.1, "temperature of the contrast", above=0)
+    contrast_with: Literal["all", "batch"] = setting("all", "a node's own view is told from those of all nodes, or of the batch's")
+
+
+def override(settings: Any, assignments: Iterable[str]) -> Any:
+    """`settings` with `name=value` strings applied. Raises InputError that lists the known names, or the expected type."""
+    known = {field.name: field for field in dataclasses.fields(settings)}
+    hints = typing.get_type_hints(type(settings))
+    changed = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise InputError(f"--set {assignment}: expected name=value, as in --set {next(iter(known), 'name')}=…")
+        if name not in known:
+            listed = ", ".join(known) or "none: this model has no settings"
+            raise InputError(f"--set {assignment}: no such setting; the settings of this model are {listed}")
+        changed[name] = _parse(name, hints[name], value.strip())
+    return dataclasses.replace(settings, **changed)
+
+
+def listing(settings: Any) -> list[tuple[str, str, str]]:
+    """(name, value, meaning) of every field, for people."""
+    return [(f.name, _shown(getattr(settings, f.name)), f.metadata.get("meaning", "")) for f in dataclasses.fields(settings)]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _parse(name: str, hint: Any, text: str) -> Any:
+    """`text` as a value of type `hint`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if text.lower() == "none" and type(None) in arguments:
+            return None
+        return _parse(name, next(a for a in arguments if a is not type(None)), text)
+    if origin is Literal:
+        if text not in arguments:
+            raise InputError(f"--set {name}={text}: expected one of {', '.join(arguments)}")
+        return text
+    if origin is tuple:
+        return tuple(_parse(name, arguments[0], part.strip()) for part in text.split(",") if part.strip())
+    if hint is bool:
+        if text.lower() not in _TRUTH:
+            raise InputError(f"--set {name}={text}: expected true or false")
+        return _TRUTH[text.lower()]
+    if hint is str:
+        return text
+    try:
+        return hint(text)
+    except ValueError as error:
+        what = "a whole number" if hint is int else "a number"
+        raise InputError(f"--set {name}={text}: expected {what}") from error
+
+
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _check(field: dataclasses.Field, hint: Any, value: Any) -> None:
+    if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
+        raise InputError(f"{field.name}: expected one of {', '.join(typing.get_args(hint))}, found {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{field.name}: expected a finite number, found {value}")
+    if value is None or isinstance(value, bool | str | tuple):
+        return
+    at_least, above, at_most = (field.metadata.get(key) for key in ("at_least", "above", "at_most"))
+    wanted = [
+        text
+        for holds, text in (
+            (at_least is None or value >= at_least, f"at least {at_least}"),
+            (above is None or value > above, f"above {above}"),
+            (at_most is None or value <= at_most, f"at most {at_most}"),
+        )
+        if not holds
+    ]
+    if wanted:
+        raise InputError(f"{field.name}: expected {wanted[0]}, found {value}")
