@@ -24,13 +24,13 @@
 /* What the tiles of a task may take beside it. */
 #define TASK_BYTES (128 << 10)
 #define MAX_TASK_TILES 8
-enum { MAX_TILE = 12, MAX_PANEL = 32 };
+enum { MAX_TILE = 12, MAX_PANEL = 32, AGAIN = 8 };
 
 typedef struct {
     int tile, panel, group;
     uint32_t (*score_f32)(int64_t dim, int64_t relu_dim, const float *queries, const float *panel, const float *bias,
                           const float *thresholds, float *scores, uint32_t *hits);
-    void (*score_one)(int64_t dim, const float *query, const float *panel, const float *bias, float *scores);
+    void (*score_again)(int64_t dim, const float *query, const float *const *rows, const float *bias, float *scores);
     uint32_t (*score_int8)(int64_t n_groups, const int32_t *queries, const int32_t *offsets, const float *scales,
                            const int32_t *panel, const float *item_scales, const float *bias, const float *thresholds,
                            float *scores, uint32_t *hits);
@@ -66,13 +66,13 @@ typedef struct {
 } query_t;
 
 typedef struct {
+    int8_t *small;    /* (4 * n_groups,): a row on its way into a panel or tile; zeros beyond its dim */
     float *packed;    /* (task_tiles, rows, TILE), as the panels */
     int32_t *offsets; /* (task_tiles, TILE), as the following */
     float *scales, *thresholds;
     query_t *queries;
     entry_t *heaps;    /* (task_tiles, TILE, n_kept) */
     entry_t *best;     /* (k,) */
-    float *again;      /* (dim, PANEL): the items of a second look */
 } scratch_t;
 
 static int64_t row_words(const job_t *job)
@@ -80,27 +80,41 @@ static int64_t row_words(const job_t *job)
     return job->n_groups ? job->n_groups : job->dim + job->relu_dim;
 }
 
-/* Writes a row as small integers, symmetric, `lanes` groups apart; returns the scale: value = scale * integer.
- * Four to a group: unsigned with `shift` 128, signed with 0. Two to a group: 16 bits each. */
-static float quantize(const float *row, int64_t dim, int group, int shift, int64_t lanes, int32_t *out, int32_t *total)
+/* Rounds a row to -127 .. 127, half away downwards; returns the scale: value = scale * integer. */
+static float quantize(const float *restrict row, int64_t dim, int8_t *restrict out)
 {
-    float largest = 0.0f;
-    for (int64_t d = 0; d < dim; d++) largest = fabsf(row[d]) > largest ? fabsf(row[d]) : largest;
-    const float scale = largest / 127.0f;
-    const float inverse = scale > 1e-30f ? 1.0f / scale : 0.0f;
-    int32_t sum = 0;
-    for (int64_t d = 0; d < dim; d += group) {
-        int32_t parts[4] = {0, 0, 0, 0};
-        for (int at = 0; at < group && d + at < dim; at++) parts[at] = (int32_t)(row[d + at] * inverse + 128.5f) - 128;
-        sum += parts[0] + parts[1] + parts[2] + parts[3];
-        const uint32_t word = group == 4 ? (uint32_t)(uint8_t)(parts[0] + shift) | (uint32_t)(uint8_t)(parts[1] + shift) << 8 |
-                                               (uint32_t)(uint8_t)(parts[2] + shift) << 16 |
-                                               (uint32_t)(uint8_t)(parts[3] + shift) << 24
-                                         : (uint32_t)(uint16_t)parts[0] | (uint32_t)(uint16_t)parts[1] << 16;
-        memcpy(out + d / group * lanes, &word, sizeof word);
+    uint32_t largest_bits = 0;
+    for (int64_t d = 0; d < dim; d++) {
+        uint32_t bits;
+        memcpy(&bits, row + d, sizeof bits);
+        bits &= 0x7fffffffu; /* of positive floats, the greater has the greater bits */
+        largest_bits = bits > largest_bits ? bits : largest_bits;
     }
-    *total = sum;
-    return inverse > 0.0f ? scale : 0.0f;
+    float largest;
+    memcpy(&largest, &largest_bits, sizeof largest);
+    const float scale = largest / 127.0f;
+    /* A row this small counts as zeros; its inverse could overflow. */
+    if (!(scale > 1e-30f)) {
+        memset(out, 0, (size_t)dim);
+        return 0.0f;
+    }
+    const float inverse = 1.0f / scale;
+    for (int64_t d = 0; d < dim; d++) out[d] = (int8_t)((int32_t)(row[d] * inverse + 128.5f) - 128);
+    return scale;
+}
+
+/* Groups of `group` small integers into words `lanes` apart: four unsigned bytes, `shift` added, or two of 16 bits. */
+static void interleave(const int8_t *row, int64_t n_groups, int group, int shift, int64_t lanes, uint32_t *out)
+{
+    for (int64_t g = 0; g < n_groups; g++) {
+        if (group == 4) {
+            uint32_t word;
+            memcpy(&word, row + 4 * g, sizeof word);
+            out[g * lanes] = shift ? word ^ 0x80808080u : word;
+        } else {
+            out[g * lanes] = (uint32_t)(uint16_t)row[2 * g] | (uint32_t)(uint16_t)row[2 * g + 1] << 16;
+        }
+    }
 }
 
 /* Room for the roundings of a score's float32 sum, relative to the sizes of its terms. */
@@ -118,7 +132,7 @@ static void bounds(const job_t *job, const float *row, double bias, double *reac
     *rest = bias + positive + (fabs(bias) + positive) * slack(job) + 0x1p-120;
 }
 
-static void pack_panel(const job_t *job, int64_t p)
+static void pack_panel(const job_t *job, int8_t *small, int64_t p)
 {
     const int panel = job->kernel.panel;
     const int64_t width = job->dim + job->relu_dim, words = row_words(job), start = p * panel;
@@ -135,11 +149,11 @@ static void pack_panel(const job_t *job, int64_t p)
         biases[lane] = job->bias ? job->bias[id] : 0.0f;
     }
     if (job->n_groups) {
-        int32_t total;
         memset(job->item_scales + start, 0, (size_t)panel * sizeof(float));
-        for (int lane = 0; lane < filled; lane++)
-            job->item_scales[start + lane] =
-                quantize(rows[lane], width, job->kernel.group, 128, panel, (int32_t *)out + lane, &total);
+        for (int lane = 0; lane < filled; lane++) {
+            job->item_scales[start + lane] = quantize(rows[lane], width, small);
+            interleave(small, words, job->kernel.group, 1, panel, (uint32_t *)out + lane);
+        }
     } else if (filled == panel) {
         for (int64_t d = 0; d < width; d++)
             for (int lane = 0; lane < panel; lane++) out[d * panel + lane] = rows[lane][d];
@@ -177,9 +191,10 @@ static void start_tile(const job_t *job, const scratch_t *scratch, int64_t at, i
         scratch->thresholds[slot] = -INFINITY;
         const float *row = job->queries + (first + q) * width;
         if (job->n_groups) {
-            int32_t total;
-            scratch->scales[slot] = quantize(row, width, job->kernel.group, 0, tile, (int32_t *)packed + q, &total);
-            if (job->kernel.group == 4) scratch->offsets[slot] = -128 * total;
+            scratch->scales[slot] = quantize(row, width, scratch->small);
+            interleave(scratch->small, words, job->kernel.group, 0, tile, (uint32_t *)packed + q);
+            if (job->kernel.group == 4)
+                for (int64_t d = 0; d < width; d++) scratch->offsets[slot] -= 128 * scratch->small[d];
         } else {
             for (int64_t d = 0; d < width; d++) packed[d * tile + q] = row[d];
         }
@@ -236,27 +251,28 @@ static void offer(const job_t *job, const scratch_t *scratch, int64_t slot, int6
     scratch->thresholds[slot] = threshold;
 }
 
+static void prefetch_kept(const job_t *job, const entry_t *kept, int64_t n_kept)
+{
+    for (int64_t at = 0; at < n_kept; at++)
+        for (int64_t d = 0; d < job->dim; d += 16) __builtin_prefetch(job->items + entry_id(kept[at]) * job->dim + d);
+}
+
 /* Scores in float32 what int8 has kept for a query. */
 static int64_t look_again(const job_t *job, const scratch_t *scratch, const float *query, const entry_t *kept, int64_t n_kept)
 {
-    const int panel = job->kernel.panel;
-    float bias[MAX_PANEL] = {0}, scores[MAX_PANEL];
     int64_t size = 0;
-    for (int64_t at = 0; at < n_kept; at++)
-        for (int64_t d = 0; d < job->dim; d += 16) __builtin_prefetch(job->items + entry_id(kept[at]) * job->dim + d);
-    for (int64_t start = 0; start < n_kept; start += panel) {
-        const int filled = n_kept - start < panel ? (int)(n_kept - start) : panel;
-        /* What earlier items left in the other lanes does no harm. */
-        for (int lane = 0; lane < filled; lane++) {
-            const int64_t id = entry_id(kept[start + lane]);
-            const float *item = job->items + id * job->dim;
-            bias[lane] = job->bias ? job->bias[id] : 0.0f;
-            for (int64_t d = 0; d < job->dim; d++) scratch->again[d * panel + lane] = item[d];
+    for (int64_t start = 0; start < n_kept; start += AGAIN) {
+        const int filled = n_kept - start < AGAIN ? (int)(n_kept - start) : AGAIN;
+        const float *rows[AGAIN];
+        float bias[AGAIN], scores[AGAIN];
+        for (int at = 0; at < AGAIN; at++) {
+            const int64_t id = entry_id(kept[start + (at < filled ? at : 0)]);
+            rows[at] = job->items + id * job->dim;
+            bias[at] = job->bias ? job->bias[id] : 0.0f;
         }
-        job->kernel.score_one(job->dim, query, scratch->again, bias, scores);
-        for (int lane = 0; lane < filled; lane++)
-            if (scores[lane] > -INFINITY)
-                push(scratch->best, &size, job->k, make_entry(scores[lane], entry_id(kept[start + lane])));
+        job->kernel.score_again(job->dim, query, rows, bias, scores);
+        for (int at = 0; at < filled; at++)
+            if (scores[at] > -INFINITY) push(scratch->best, &size, job->k, make_entry(scores[at], entry_id(kept[start + at])));
     }
     return size;
 }
@@ -280,16 +296,17 @@ static void run_task(const job_t *job, const scratch_t *scratch, int64_t task)
             for (int64_t p = from; p < to; p++) {
                 if (job->prune && out_of_reach(job, scratch, at, p)) continue;
                 const float *bias = job->biases + p * panel;
-                const uint32_t any =
+                uint32_t hit_queries =
                     job->n_groups
                         ? kernel->score_int8(words, (int32_t *)scratch->packed + at * words * tile, scratch->offsets + at * tile,
                                              scratch->scales + at * tile, (int32_t *)job->panels + p * words * panel,
                                              job->item_scales + p * panel, bias, thresholds, scores, hits)
                         : kernel->score_f32(job->dim, job->relu_dim, scratch->packed + at * words * tile,
                                             (float *)job->panels + p * words * panel, bias, thresholds, scores, hits);
-                if (!any) continue;
-                for (int q = 0; q < tile; q++)
-                    if (hits[q]) offer(job, scratch, at * tile + q, p * panel, hits[q], scores + q * panel);
+                for (; hit_queries; hit_queries &= hit_queries - 1) {
+                    const int q = __builtin_ctz(hit_queries);
+                    offer(job, scratch, at * tile + q, p * panel, hits[q], scores + q * panel);
+                }
             }
         }
     }
@@ -299,6 +316,8 @@ static void run_task(const job_t *job, const scratch_t *scratch, int64_t task)
         entry_t *heap = scratch->heaps + slot * job->n_kept;
         int64_t size = scratch->queries[slot].size;
         if (job->n_groups) {
+            if (slot + 1 < n_tiles * tile)
+                prefetch_kept(job, heap + job->n_kept, scratch->queries[slot + 1].size);
             size = look_again(job, scratch, job->queries + user * job->dim, heap, size);
             heap = scratch->best;
         }
@@ -315,6 +334,7 @@ static void *lines(int64_t bytes)
 static int take_scratch(const job_t *job, scratch_t *scratch)
 {
     const int64_t slots = job->task_tiles * job->kernel.tile;
+    scratch->small = lines(4 * job->n_groups);
     scratch->packed = lines(slots * row_words(job) * (int64_t)sizeof(float));
     scratch->offsets = lines(slots * (int64_t)sizeof(int32_t));
     scratch->scales = lines(slots * (int64_t)sizeof(float));
@@ -322,14 +342,14 @@ static int take_scratch(const job_t *job, scratch_t *scratch)
     scratch->queries = lines(slots * (int64_t)sizeof(query_t));
     scratch->heaps = lines(slots * job->n_kept * (int64_t)sizeof(entry_t));
     scratch->best = lines(job->k * (int64_t)sizeof(entry_t));
-    scratch->again = lines(job->n_groups ? job->dim * job->kernel.panel * (int64_t)sizeof(float) : 0);
-    if (job->n_groups && scratch->again) memset(scratch->again, 0, (size_t)(job->dim * job->kernel.panel) * sizeof(float));
-    return scratch->packed && scratch->offsets && scratch->scales && scratch->thresholds && scratch->queries &&
-           scratch->heaps && scratch->best && scratch->again;
+    if (scratch->small) memset(scratch->small, 0, (size_t)(4 * job->n_groups));
+    return scratch->small && scratch->packed && scratch->offsets && scratch->scales && scratch->thresholds && scratch->queries &&
+           scratch->heaps && scratch->best;
 }
 
 static void give_scratch(scratch_t *scratch)
 {
+    free(scratch->small);
     free(scratch->packed);
     free(scratch->offsets);
     free(scratch->scales);
@@ -337,7 +357,6 @@ static void give_scratch(scratch_t *scratch)
     free(scratch->queries);
     free(scratch->heaps);
     free(scratch->best);
-    free(scratch->again);
 }
 
 /* Shares the tiles out: few enough to a task that its heaps stay in the cache, as many tasks to each thread. */
@@ -390,7 +409,7 @@ int32_t reclm_topk(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t
 #pragma omp barrier
         if (!failed) {
 #pragma omp for schedule(static)
-            for (int64_t p = 0; p < job.n_panels; p++) pack_panel(&job, p);
+            for (int64_t p = 0; p < job.n_panels; p++) pack_panel(&job, scratch.small, p);
 #pragma omp for schedule(dynamic, 1)
             for (int64_t task = 0; task < job.n_tasks; task++) run_task(&job, &scratch, task);
         }

@@ -43,21 +43,18 @@ ISA_TARGET static inline vec_t ISA_NAME(positive)(vec_t value)
 /* Unrolled before the compiler decides what lives in registers; else it keeps the sums in memory. */
 #define EACH_QUERY _Pragma("GCC unroll 12") for (int q = 0; q < TILE; q++)
 
-/* Sets hits[q] to the lanes of query q that lie above its threshold, and stores the scores of queries with any. */
+/* Stores all scores, sets hits[q] to the lanes of query q that lie above its threshold, and returns which queries
+ * have any. Without a branch: the next panel's products overlap with these stores. */
 #define KEEP_HITS(low, high)                                                                 \
-    uint32_t any = 0;                                                                        \
+    uint32_t hit_queries = 0;                                                                \
     EACH_QUERY {                                                                             \
         const vec_t threshold = thresholds[q] - (vec_t){0};                                  \
-        hits[q] = ISA_NAME(above)(low[q], threshold) | ISA_NAME(above)(high[q], threshold) << LANES; \
-        any |= hits[q];                                                                      \
-    }                                                                                        \
-    if (!any) return 0;                                                                      \
-    EACH_QUERY {                                                                             \
-        if (!hits[q]) continue;                                                              \
         *(loose_t *)(scores + q * PANEL) = low[q];                                           \
         *(loose_t *)(scores + q * PANEL + LANES) = high[q];                                  \
+        hits[q] = ISA_NAME(above)(low[q], threshold) | ISA_NAME(above)(high[q], threshold) << LANES; \
+        hit_queries |= (uint32_t)(hits[q] != 0) << q;                                        \
     }                                                                                        \
-    return any;
+    return hit_queries;
 
 /* scores[q, lane] = bias[lane] + sum_d queries[d, q] * panel[d, lane]
  *                 + sum_h max(queries[dim + h, q] + panel[dim + h, lane], 0) */
@@ -92,17 +89,23 @@ ISA_TARGET static uint32_t ISA_NAME(score_f32)(int64_t dim, int64_t relu_dim, co
     KEEP_HITS(low, high)
 }
 
-/* As score_f32 with one query and no ReLU part: the second look at what int8 has kept. */
-ISA_TARGET static void ISA_NAME(score_one)(int64_t dim, const float *restrict query, const float *restrict panel,
-                                           const float *restrict bias, float *restrict scores)
+/* One rounding where score_f32 has one. Said outright: the compiler, which fuses the tile's vectors, may split
+ * scalar products from their sums. */
+#if ISA_LEVEL >= RECLM_ISA_AVX2 || defined(__ARM_FEATURE_FMA)
+#define ADD_PRODUCT(sum, left, right) __builtin_fmaf(left, right, sum)
+#else
+#define ADD_PRODUCT(sum, left, right) ((sum) + (left) * (right))
+#endif
+
+/* score_f32 of one query and AGAIN items wherever they lie, bit for bit: the second look at what int8 has kept. */
+ISA_TARGET static void ISA_NAME(score_again)(int64_t dim, const float *restrict query, const float *const *rows,
+                                             const float *restrict bias, float *restrict scores)
 {
-    vec_t low = *(const loose_t *)bias, high = *(const loose_t *)(bias + LANES);
-    for (int64_t d = 0; d < dim; d++) {
-        low += query[d] * *(const loose_t *)(panel + d * PANEL);
-        high += query[d] * *(const loose_t *)(panel + d * PANEL + LANES);
-    }
-    *(loose_t *)scores = low;
-    *(loose_t *)(scores + LANES) = high;
+    float sum[AGAIN];
+    _Pragma("GCC unroll 8") for (int at = 0; at < AGAIN; at++) sum[at] = bias[at];
+    for (int64_t d = 0; d < dim; d++)
+        _Pragma("GCC unroll 8") for (int at = 0; at < AGAIN; at++) sum[at] = ADD_PRODUCT(sum[at], query[d], rows[at][d]);
+    _Pragma("GCC unroll 8") for (int at = 0; at < AGAIN; at++) scores[at] = sum[at];
 }
 
 /* Small integers are multiplied GROUP at a time into 32-bit sums: four bytes by VNNI, where the items are
@@ -157,13 +160,14 @@ ISA_TARGET static uint32_t ISA_NAME(score_int8)(int64_t n_groups, const int32_t 
 }
 
 static const kernel_t ISA_NAME(kernel) = {
-    TILE, PANEL, GROUP, ISA_NAME(score_f32), ISA_NAME(score_one), ISA_NAME(score_int8),
+    TILE, PANEL, GROUP, ISA_NAME(score_f32), ISA_NAME(score_again), ISA_NAME(score_int8),
 };
 
 #undef PANEL
 #undef TILE
 #undef GROUP
 #undef MULTIPLY_ADD
+#undef ADD_PRODUCT
 #undef KEEP_HITS
 #undef EACH_QUERY
 #undef vec_t
