@@ -1,7 +1,7 @@
 """Models that need no training: settings chosen on validation where they are left open, then one fit on all that is known.
 
-`Settings` fields that are None are open: the model's `choose(train, settings, judge)` closes them, on training and
-validation alone. Without validation interactions `closed(settings)` fills in fixed values. Left out: the models (models/).
+`Settings` fields that are None are open: the model's `choose(train, settings, score)` closes them, on training and
+validation alone. Without validation interactions its `closed(settings)` fills in fixed values. Left out: the models (models/).
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from ..data.dataset import Split
 from ..errors import InputError
 from .interface import FittedModel
 from .models import CLOSED, module_of
-from .validation import validator
+from .validation import Validator, validator
 
 # Settings are compared on at most so many users with validation interactions; the figures recorded come from all of them.
 N_JUDGED_USERS = 4096
@@ -41,13 +41,15 @@ def fit_closed(
     notes = _Notes(progress)
     judge = validator(split)
     metrics: dict[str, float] = {}
-    if is_open(settings):
-        settings = _choose(split, module, settings, judge, seed, n_threads, notes)
-    elif hasattr(module, "closed"):
-        settings = module.closed(settings)
     fitted = None
+    if is_open(settings):
+        if judge is None:
+            settings = module.closed(settings)
+        else:
+            settings, fitted = _choose(split, module, settings, judge, seed, n_threads, notes)
     if judge is not None:
-        fitted = module.fit(split.train, settings, seed=seed, n_threads=n_threads, progress=notes)
+        if fitted is None:
+            fitted = module.fit(split.train, settings, seed=seed, n_threads=n_threads, progress=notes)
         recall, ndcg = judge.of(fitted, n_threads=n_threads)
         metrics = {"recall@20": recall, "ndcg@20": ndcg}
         notes(None, None, f"valid R@20 {recall:.4f} N@20 {ndcg:.4f}")
@@ -62,9 +64,10 @@ def is_open(settings: Any) -> bool:
     return any(getattr(settings, field.name) is None for field in dataclasses.fields(settings))
 
 
-def _choose(split: Split, module: ModuleType, settings: Any, judge: Any, seed: int, n_threads: int | None, notes: "_Notes") -> Any:
-    if judge is None:
-        return module.closed(settings)
+def _choose(
+    split: Split, module: ModuleType, settings: Any, judge: Validator, seed: int, n_threads: int | None, notes: "_Notes"
+) -> tuple[Any, FittedModel | None]:
+    """(closed settings, the model on training alone where the choice made it)."""
     few = judge.sample(N_JUDGED_USERS, seed)
 
     def score(fitted: FittedModel) -> float:

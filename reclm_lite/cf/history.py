@@ -2,7 +2,7 @@
 
     dense     W float32 (n_items, n_items)                               ease
     sparse    W CSR (n_items, n_items)                                   itemknn
-    filter    W = R^T R + alpha D^-1/2 V V^T D^1/2, never written out     gfcf; R normalised CSR (n_users, n_items), V float32 (n_items, rank)
+    filter    W = R^T R + alpha D^-1/2 V V^T D^1/2, written out for few items alone     gfcf; R normalised CSR (n_users, n_items), V float32 (n_items, rank)
 
 Such a model is stored with the histories of the users that it was fitted on; anybody else is ranked by the same W.
 Left out: how W is found (models/).
@@ -18,6 +18,9 @@ import scipy.sparse as sp
 
 from ..errors import InputError
 from ..kernels import native
+
+# A filter over no more items than this is written out: 64 MB.
+_WRITTEN_OUT_ITEMS = 4096
 
 
 class Scorer(Protocol):
@@ -110,21 +113,26 @@ class FilterScorer:
         """float32 (rank, n_items): alpha * V^T D^1/2."""
         return np.ascontiguousarray((np.float32(self.alpha) * self.factors * self.root_degree[:, None]).T)
 
-    def score_rows(self, rows: sp.csr_matrix) -> np.ndarray:
-        linear, low_pass = self.parts(rows)
-        if low_pass is not None:
-            linear += low_pass @ self._spread
-        return linear
+    @cached_property
+    def _written_out(self) -> np.ndarray | None:
+        """W float32 (n_items, n_items) where the catalogue is small, which is many times faster; else None."""
+        if self.n_items > _WRITTEN_OUT_ITEMS:
+            return None
+        weights = (self.graph.T.tocsr() @ self.graph).toarray()
+        if self.alpha:
+            weights += (self.factors / self.root_degree[:, None]) @ self._spread
+        return weights
 
-    def parts(self, rows: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray | None]:
-        """(x R^T R float32 (n, n_items), x D^-1/2 V float32 (n, rank) or None where alpha is 0)."""
+    def score_rows(self, rows: sp.csr_matrix) -> np.ndarray:
+        if self._written_out is not None:
+            return native.spmm(_kernel_csr(rows), self._written_out, n_threads=1, check=False)
         columns = np.ascontiguousarray(rows.toarray().T, dtype=np.float32)
         smooth = native.spmm(self._backward, native.spmm(self._forward, columns, n_threads=1, check=False), n_threads=1, check=False)
-        linear = np.ascontiguousarray(smooth.T)
-        if not self.alpha:
-            return linear, None
-        scaled = sp.csr_matrix((rows.data / self.root_degree[rows.indices], rows.indices, rows.indptr), shape=rows.shape)
-        return linear, native.spmm(_kernel_csr(scaled), self.factors, n_threads=1, check=False)
+        scores = np.ascontiguousarray(smooth.T)
+        if self.alpha:
+            scaled = sp.csr_matrix((rows.data / self.root_degree[rows.indices], rows.indices, rows.indptr), shape=rows.shape)
+            scores += native.spmm(_kernel_csr(scaled), self.factors, n_threads=1, check=False) @ self._spread
+        return scores
 
     def arrays(self) -> dict[str, np.ndarray]:
         g = self.graph

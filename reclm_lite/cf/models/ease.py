@@ -41,10 +41,10 @@ def closed(settings: Settings) -> Settings:
 
 def choose(
     train: sp.csr_matrix, settings: Settings, score: Callable[[FittedModel], float], *, seed: int = 0, n_threads: int | None = None
-) -> Settings:
+) -> tuple[Settings, None]:
     """Climbs over `L2_VALUES` from the middle; each value is a fit."""
     best = walk(L2_VALUES, 2, lambda l2: score(fit(train, replace(settings, l2=l2), n_threads=n_threads)))
-    return replace(settings, l2=best)
+    return replace(settings, l2=best), None
 
 
 def fit(

@@ -41,11 +41,15 @@ def closed(settings: Settings) -> Settings:
 
 def choose(
     train: sp.csr_matrix, settings: Settings, score: Callable[[FittedModel], float], *, seed: int = 0, n_threads: int | None = None
-) -> Settings:
-    """Climbs over `ALPHA_VALUES` from the middle; the factors are found once."""
+) -> tuple[Settings, FittedModel]:
+    """Climbs over `ALPHA_VALUES` from the middle; the factors are found once. Gives the model on `train` as well."""
     fitted = fit(train, replace(settings, alpha=1.0), seed=seed, n_threads=n_threads)
-    best = walk(ALPHA_VALUES, 2, lambda alpha: score(replace(fitted, scorer=replace(fitted.scorer, alpha=alpha))))
-    return replace(settings, alpha=best)
+
+    def weighted(alpha: float) -> FittedModel:
+        return replace(fitted, scorer=replace(fitted.scorer, alpha=alpha))
+
+    best = walk(ALPHA_VALUES, 2, lambda alpha: score(weighted(alpha)))
+    return replace(settings, alpha=best), weighted(best)
 
 
 def fit(

@@ -3,7 +3,7 @@
     s(i, j) = c_ij / (sqrt(n_i n_j) + shrink)      c_ij: users of both, n_i: users of i
     score(u, i) = sum over items j of u's history of s(i, j), if i is among the k nearest of j
 
-Counted over blocks of items, so that memory stays at one block of sparse co-occurrences and k neighbours for each item.
+Counted over blocks of items: memory stays at one block of similarities and k neighbours for each item.
 """
 
 from collections.abc import Callable
@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
+from ...kernels import native
 from ..closed import check_interactions, walk
 from ..history import SparseScorer
 from ..interface import FittedModel
 from ..settings import Checked, setting
 
 SHRINK_VALUES = (0.0, 3.0, 10.0, 30.0, 100.0)
-K_VALUES = (20, 50, 100, 200, 400)
+K_VALUES = (20, 50, 100, 200, 400, 800)
 SHRINK_WITHOUT_VALIDATION, K_WITHOUT_VALIDATION = 10.0, 100
-_BLOCK_ENTRIES = 4_000_000
+_BLOCK_VALUES = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def closed(settings: Settings) -> Settings:
 
 def choose(
     train: sp.csr_matrix, settings: Settings, score: Callable[[FittedModel], float], *, seed: int = 0, n_threads: int | None = None
-) -> Settings:
+) -> tuple[Settings, None]:
     """Climbs over the shrinkage at a middle k, then over k."""
     def judged(k: int, shrink: float) -> float:
         return score(fit(train, Settings(k, shrink), n_threads=n_threads))
@@ -52,7 +53,7 @@ def choose(
         shrink = walk(SHRINK_VALUES, 2, lambda value: judged(middle, value))
     if k is None:
         k = walk(K_VALUES, 2, lambda value: judged(value, shrink))
-    return Settings(k, shrink)
+    return Settings(k, shrink), None
 
 
 def fit(
@@ -67,44 +68,41 @@ def fit(
     return FittedModel(
         "itemknn", np.zeros((n_users, 0), np.float32), np.zeros((n_items, 0), np.float32), None,
         np.diff(interactions.indptr) > 0,
-        scorer=SparseScorer(nearest_items(interactions, settings.k, settings.shrink, report)), histories=interactions,
+        scorer=SparseScorer(nearest_items(interactions, settings.k, settings.shrink, n_threads=n_threads, progress=report)),
+        histories=interactions,
     )  # fmt: skip
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
-    """Peak bytes of `fit`: the neighbours twice, one block of co-occurrences with its sort, interactions both ways."""
+    """Peak bytes of `fit`: the neighbours twice, one block of similarities with what it is made of, interactions both ways."""
     k = closed(settings).k
-    return 16 * n_items * min(k, n_items) + 40 * max(_BLOCK_ENTRIES, n_items) + 24 * nnz + 64 * n_items
+    return 16 * n_items * min(k, n_items) + 24 * max(_BLOCK_VALUES, n_items) + 24 * nnz
 
 
 def nearest_items(
-    interactions: sp.csr_matrix, k: int, shrink: float, progress: Callable[[int], None] | None = None
+    interactions: sp.csr_matrix, k: int, shrink: float, *,
+    n_threads: int | None = None, progress: Callable[[int], None] | None = None,
 ) -> sp.csr_matrix:
-    """CSR float32 (n_items, n_items): row j holds the k largest s(i, j), i ascending; ties to the lower id."""
+    """CSR float32 (n_items, n_items): row j holds the k largest s(i, j), i ascending; ties to the lower id."""  # fmt: skip
     n_items = interactions.shape[1]
     transposed = interactions.T.tocsr()
     root = np.sqrt(np.diff(transposed.indptr)).astype(np.float32)
-    # An upper bound of each row's co-occurrences: the lengths of the histories it occurs in.
-    bound = np.minimum(transposed @ np.diff(interactions.indptr).astype(np.float64), n_items)
-    indptr, parts = [np.zeros(1, np.int64)], []
-    start = 0
-    while start < n_items:
-        stop = start + max(1, int(np.searchsorted(np.cumsum(bound[start:]), _BLOCK_ENTRIES, side="right")))
-        stop = min(stop, n_items)
-        counts = (transposed[start:stop] @ interactions).tocsr()
-        rows = np.repeat(np.arange(start, stop), np.diff(counts.indptr))
-        values = counts.data / (root[rows] * root[counts.indices] + np.float32(shrink))
-        values[rows == counts.indices] = 0.0
-        # By row, then the largest first, then the lower id.
-        order = np.lexsort((counts.indices, -values, rows))
-        place = np.arange(len(order)) - np.repeat(counts.indptr[:-1], np.diff(counts.indptr))
-        order = order[(place < k) & (values[order] > 0)]
-        order = order[np.lexsort((counts.indices[order], rows[order]))]
-        indptr.append(np.cumsum(np.bincount(rows[order] - start, minlength=stop - start)) + indptr[-1][-1])
-        parts.append((counts.indices[order], values[order].astype(np.float32)))
-        start = stop
+    block = max(1, _BLOCK_VALUES // max(n_items, 1))
+    indptr, parts = [np.zeros(1, np.int64)], [(np.zeros(0, np.int32), np.zeros(0, np.float32))]
+    for start in range(0, n_items, block):
+        stop = min(start + block, n_items)
+        values = (transposed[start:stop] @ interactions).toarray()
+        values /= np.maximum(root[start:stop, None] * root, 1) + np.float32(shrink)
+        values[np.arange(stop - start), np.arange(start, stop)] = 0.0
+        ids, best = native.select(values, k, n_threads=n_threads)
+        keep = best > 0
+        ids = np.where(keep, ids, n_items)
+        order = np.argsort(ids, axis=1)
+        ids, best = np.take_along_axis(ids, order, axis=1), np.take_along_axis(best, order, axis=1)
+        keep = ids < n_items
+        indptr.append(np.cumsum(keep.sum(axis=1)) + indptr[-1][-1])
+        parts.append((ids[keep], best[keep]))
         if progress is not None:
-            progress(start)
-    indices = np.concatenate([part[0] for part in parts]) if parts else np.zeros(0, np.int32)
-    data = np.concatenate([part[1] for part in parts]) if parts else np.zeros(0, np.float32)
-    return sp.csr_matrix((data, indices, np.concatenate(indptr)), shape=(n_items, n_items))
+            progress(stop)
+    indices, data = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return sp.csr_matrix((data, indices.astype(np.int32), np.concatenate(indptr)), shape=(n_items, n_items))
