@@ -3,12 +3,15 @@
 Sums have one order whatever the number of threads: rows are computed apart, and gradients that meet in one item
 are added in the batch's order, each thread owning some columns.
 
-Left out: layers and optimisers. BLAS inside `info_nce` should run one thread (as fitting does): only then
-are its results bit-identical at any number of threads.
+Left out: layers and optimisers.
 """
+
+import functools
 
 import numba
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401  numba's np.dot calls this BLAS: `_blas` has to see it loaded
+from threadpoolctl import ThreadpoolController
 
 from reclm_lite.errors import InputError
 from reclm_lite.kernels._jit import REASSOCIATE, exp_at_most_zero, limited
@@ -211,7 +214,8 @@ def info_nce(
     if n == 0:
         return 0.0, np.zeros_like(z1), np.zeros_like(z2)
     block = int(max(1, min(n, 1024, _BLOCK_VALUES // m)))
-    with limited(n_threads):
+    # One thread for each product: the loop around them is parallel, and BLAS threads within it would wait for each other.
+    with limited(n_threads), _blas().limit(limits=1, user_api="blas"):
         loss, dz1, dz2 = _info_nce(z1 * np.float32(1 / temperature), z2, block)
     # The positives' own pull, in float64 sums of one order: rows of z2 may repeat.
     own = np.einsum("ij,ij->i", z1, z2[positives], dtype=np.float64) / temperature
@@ -221,6 +225,11 @@ def info_nce(
     dz2 *= np.float32(1 / n)
     np.subtract.at(dz2, positives, scale * z1)
     return float((loss - own.sum()) / n), dz1, dz2
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @numba.njit(cache=True)
@@ -247,9 +256,9 @@ def _sum(values):
 
 @numba.njit(cache=True, fastmath=REASSOCIATE | {"nnan"})
 def _highest(values):
-    top = np.float32(-np.inf)
+    top = values[0]
     for j in range(len(values)):
-        top = values[j] if values[j] > top else top
+        top = max(top, values[j])
     return top
 
 

@@ -1,0 +1,95 @@
+"""Adam (arXiv 1412.6980) over dense arrays and over the rows that a batch touched. numba; import this module lazily.
+
+    g     = grad + 2 l2 value
+    m     = 0.9 m + 0.1 g            v = 0.999 v + 0.001 g^2
+    value = value - rate * m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + 1e-8)
+
+Every element is on its own, so the bits are the same at any number of threads.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+from reclm_lite.errors import InputError
+from reclm_lite.kernels._jit import limited
+
+_CHUNK = 8192
+_B1, _B2, _EPS = np.float32(0.9), np.float32(0.999), np.float32(1e-8)
+_REST1, _REST2 = np.float32(0.1), np.float32(0.001)
+
+
+def adam(
+    value: np.ndarray, grad: np.ndarray, first: np.ndarray, second: np.ndarray, *,
+    step: int, rate: float, l2: float = 0.0, n_threads: int | None = None,
+) -> None:  # fmt: skip
+    """One step, in place, on C-contiguous float32 arrays of one shape. step counts from 1.
+
+    first, second: the moments, zeros before the first step. Raises InputError on an array of another kind.
+    """
+    _check(value, grad, first, second)
+    with limited(n_threads):
+        _adam(value.reshape(-1), grad.reshape(-1), first.reshape(-1), second.reshape(-1), *_factors(step, rate), np.float32(2 * l2))
+
+
+def adam_rows(
+    value: np.ndarray, rows: np.ndarray, grad: np.ndarray, first: np.ndarray, second: np.ndarray, *,
+    step: int, rate: float, l2: float = 0.0, n_threads: int | None = None,
+) -> None:  # fmt: skip
+    """The same on some rows of a table only, as torch's SparseAdam: other rows, and their moments, stay as they are.
+
+    value, first, second: float32 (n_rows, dim). rows: int32 (n,), ascending and distinct. grad: float32 (n, dim).
+    The moments' correction counts all steps, not a row's own. l2 pulls at the touched rows only.
+    """
+    _check(value, first, second)
+    _check(grad)
+    if rows.ndim != 1 or grad.shape != (len(rows), *value.shape[1:]):
+        raise InputError(f"rows: expected one for each row of the gradient {grad.shape}, found {rows.shape}")
+    if len(rows) and not (0 <= rows[0] and rows[-1] < len(value) and (np.diff(rows) > 0).all()):
+        raise InputError(f"rows: expected ascending, distinct rows within [0, {len(value)}), found {rows!r:.80}")
+    shape = (len(value), -1) if value.size else (0, 1)
+    with limited(n_threads):
+        _adam_rows(
+            value.reshape(shape), rows, grad.reshape((len(rows), -1) if grad.size else (0, 1)), first.reshape(shape),
+            second.reshape(shape), *_factors(step, rate), np.float32(2 * l2),
+        )  # fmt: skip
+
+
+def _check(*arrays: np.ndarray) -> None:
+    for array in arrays:
+        if array.dtype != np.float32 or not array.flags.c_contiguous or array.shape != arrays[0].shape:
+            raise InputError(
+                f"expected C-contiguous float32 arrays of the shape {arrays[0].shape}, found {array.dtype} {array.shape}"
+            )
+
+
+def _factors(step: int, rate: float) -> tuple[np.float32, np.float32]:
+    """rate / (1 - 0.9^t) and 1 / sqrt(1 - 0.999^t): the corrections, with one division left to each element."""
+    return np.float32(rate / (1 - 0.9**step)), np.float32(1 / math.sqrt(1 - 0.999**step))
+
+
+@numba.njit(cache=True, parallel=True)
+def _adam(value, grad, first, second, rate, fix, decay):
+    n = len(value)
+    for chunk in numba.prange((n + _CHUNK - 1) // _CHUNK):
+        begin, end = chunk * _CHUNK, min((chunk + 1) * _CHUNK, n)
+        _move(value[begin:end], grad[begin:end], first[begin:end], second[begin:end], rate, fix, decay)
+
+
+@numba.njit(cache=True, parallel=True)
+def _adam_rows(value, rows, grad, first, second, rate, fix, decay):
+    for at in numba.prange(len(rows)):
+        row = rows[at]
+        _move(value[row], grad[at], first[row], second[row], rate, fix, decay)
+
+
+@numba.njit(cache=True)
+def _move(value, grad, first, second, rate, fix, decay):
+    for i in range(len(value)):
+        g = grad[i] + decay * value[i]
+        m = _B1 * first[i] + _REST1 * g
+        v = _B2 * second[i] + _REST2 * g * g
+        first[i] = m
+        second[i] = v
+        value[i] -= rate * m / (np.sqrt(v) * fix + _EPS)

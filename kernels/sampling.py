@@ -1,0 +1,101 @@
+"""Negative sampling that excludes every known positive, exactly and uniformly. numba; import this module lazily.
+
+Each draw is a function of (seed, row, column) alone, so threads do not change a bit.
+"""
+
+import numba
+import numpy as np
+
+from reclm_lite.errors import InputError
+from reclm_lite.kernels._jit import below, limited, splitmix
+
+# Rejected draws before the exact way, which costs a pass over the user's history: users with most of the pool.
+N_TRIES = 16
+_CHUNK_ROWS = 256
+
+
+def sample_negatives(
+    users: np.ndarray,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    pool: np.ndarray,
+    n_negatives: int,
+    seed: int,
+    *,
+    n_threads: int | None = None,
+) -> np.ndarray:
+    """Items drawn uniformly from `pool`, with replacement, that the user has not touched: int32 (n, n_negatives).
+
+    users: int32 (n,). indptr int64, indices int32: CSR of known positives, ascending within a row; items outside the
+    pool and repetitions do no harm. pool: int32, ascending, distinct. A user who has touched the whole pool gets -1.
+    Raises InputError on an empty pool or fewer than one negative.
+    """
+    if len(pool) == 0 or n_negatives < 1:
+        raise InputError(f"negatives: expected a pool of items and at least 1 draw, found {len(pool)} items, {n_negatives} draws")
+    with limited(n_threads):
+        return _sample(users, indptr, indices, pool, n_negatives, np.uint64(seed % 2**64))
+
+
+@numba.njit(cache=True, inline="always")
+def _place(values, begin, end, wanted):
+    """The first place in values[begin:end], ascending, that is not less than `wanted`; end if there is none."""
+    while begin < end:
+        middle = (begin + end) // 2
+        if values[middle] < wanted:
+            begin = middle + 1
+        else:
+            end = middle
+    return begin
+
+
+@numba.njit(cache=True, parallel=True)
+def _sample(users, indptr, indices, pool, n_negatives, seed):
+    n, n_pool = len(users), np.uint64(len(pool))
+    out = np.empty((n, n_negatives), np.int32)
+    base = splitmix(splitmix(seed + np.uint64(1)))
+    for chunk in numba.prange((n + _CHUNK_ROWS - 1) // _CHUNK_ROWS):
+        for row in range(chunk * _CHUNK_ROWS, min((chunk + 1) * _CHUNK_ROWS, n)):
+            begin, end = indptr[users[row]], indptr[users[row] + 1]
+            for column in range(n_negatives):
+                counter = base + np.uint64(row * n_negatives + column) * np.uint64(N_TRIES + 1)
+                found = False
+                for attempt in range(N_TRIES):
+                    item = pool[below(splitmix(counter + np.uint64(attempt)), n_pool)]
+                    at = _place(indices, begin, end, item)
+                    if at == end or indices[at] != item:
+                        found = True
+                        break
+                if not found:
+                    item = _by_rank(indices, begin, end, pool, splitmix(counter + np.uint64(N_TRIES)))
+                out[row, column] = item
+    return out
+
+
+@numba.njit(cache=True)
+def _by_rank(indices, begin, end, pool, bits):
+    """One of the pool's items that indices[begin:end] lacks, all equally likely; -1 where it lacks none."""
+    left = len(pool)
+    last = np.int32(-1)
+    for at in range(begin, end):
+        if indices[at] != last and _is_in(pool, indices[at]):
+            left -= 1
+        last = indices[at]
+    if left == 0:
+        return np.int32(-1)
+    rank = np.int64(below(bits, np.uint64(left)))
+    last = np.int32(-1)
+    for at in range(begin, end):
+        if indices[at] != last:
+            place = _place(pool, 0, len(pool), indices[at])
+            if place > rank:
+                break
+            if pool[place] == indices[at]:
+                rank += 1
+        last = indices[at]
+    return pool[rank]
+
+
+@numba.njit(cache=True)
+def _is_in(values, wanted):
+    place = _place(values, 0, len(values), wanted)
+    return place < len(values) and values[place] == wanted
