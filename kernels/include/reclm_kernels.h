@@ -50,7 +50,8 @@ int32_t reclm_spmm(int64_t n_rows, int64_t dim,
  * without the n_queries x n_candidates matrix. Equal scores go to the lower id. Short rows end in id -1, score -inf;
  * a score that overflows to -inf or NaN is never ranked.
  * n_kept > 0: scores rows rounded to int8 first, and the n_kept best of these (n_kept >= k) once more in float32;
- * only without a ReLU part and with at most RECLM_TOPK_INT8_MAX_DIM columns. n_kept 0: float32 throughout.
+ * only without a ReLU part and with at most RECLM_TOPK_INT8_MAX_DIM columns. out_unsure becomes 1 for a query whose
+ * kept scores are so close that rounding may have cost it one of its k best. n_kept 0: float32 throughout.
  * prune: candidates come in any order (the nearer to descending score, the faster) and panels of them that no query
  * of a tile can want are skipped by norm bounds; the result is the same. */
 #define RECLM_TOPK_INT8_MAX_DIM 65536
@@ -64,6 +65,7 @@ int32_t reclm_topk(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t
                    const int32_t *seen_indices, /* item ids, ascending within a row */
                    int32_t *out_ids,            /* (n_queries, k) */
                    float *out_scores,           /* (n_queries, k) */
+                   uint8_t *out_unsure,         /* (n_queries,) zeros, or NULL where n_kept is 0 */
                    int32_t n_threads);
 
 /* The k best candidates of each row of given scores, ties and short rows as above; -inf is never ranked.

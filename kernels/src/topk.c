@@ -39,6 +39,11 @@ typedef struct {
 #define TEMPLATE "topk_tile.h"
 #include "each_isa.h"
 
+/* The largest among some items. */
+typedef struct {
+    double norm, scale, bias;
+} sizes_t;
+
 typedef struct {
     kernel_t kernel;
     int64_t n_queries, n_candidates, dim, relu_dim, k;
@@ -51,10 +56,12 @@ typedef struct {
     const int32_t *seen_indices;
     int32_t *out_ids;
     float *out_scores;
+    uint8_t *out_unsure;
     int64_t n_panels, n_tiles, n_tasks, task_tiles;
     /* (n_panels, rows, PANEL) float32 or groups of small integers; (n_panels, PANEL) the others. */
     void *panels;
     float *biases, *item_scales;
+    sizes_t *sizes, largest; /* (n_panels,) and of all items */
     double *reach, *rest; /* (n_panels,): an item of panel p scores query q at most  reach_q * reach[p] + rest_q + rest[p] */
 } job_t;
 
@@ -117,6 +124,17 @@ static void interleave(const int8_t *row, int64_t n_groups, int group, int shift
     }
 }
 
+static double norm(const float *row, int64_t dim)
+{
+    double squares[8] = {0}, total = 0.0;
+    int64_t d = 0;
+    for (; d + 8 <= dim; d += 8)
+        for (int at = 0; at < 8; at++) squares[at] += (double)row[d + at] * row[d + at];
+    for (; d < dim; d++) squares[0] += (double)row[d] * row[d];
+    for (int at = 0; at < 8; at++) total += squares[at];
+    return sqrt(total);
+}
+
 /* Room for the roundings of a score's float32 sum, relative to the sizes of its terms. */
 static double slack(const job_t *job)
 {
@@ -125,10 +143,9 @@ static double slack(const job_t *job)
 
 static void bounds(const job_t *job, const float *row, double bias, double *reach, double *rest)
 {
-    double squares = 0.0, positive = 0.0;
-    for (int64_t d = 0; d < job->dim; d++) squares += (double)row[d] * row[d];
+    double positive = 0.0;
     for (int64_t h = job->dim; h < job->dim + job->relu_dim; h++) positive += row[h] > 0.0f ? row[h] : 0.0f;
-    *reach = sqrt(squares) * (1.0 + slack(job));
+    *reach = norm(row, job->dim) * (1.0 + slack(job));
     *rest = bias + positive + (fabs(bias) + positive) * slack(job) + 0x1p-120;
 }
 
@@ -153,6 +170,13 @@ static void pack_panel(const job_t *job, int8_t *small, int64_t p)
         for (int lane = 0; lane < filled; lane++) {
             job->item_scales[start + lane] = quantize(rows[lane], width, small);
             interleave(small, words, job->kernel.group, 1, panel, (uint32_t *)out + lane);
+        }
+        sizes_t *sizes = job->sizes + p;
+        *sizes = (sizes_t){0};
+        for (int lane = 0; lane < filled; lane++) {
+            sizes->norm = fmax(sizes->norm, norm(rows[lane], width));
+            sizes->scale = fmax(sizes->scale, job->item_scales[start + lane]);
+            sizes->bias = fmax(sizes->bias, fabs(biases[lane]));
         }
     } else if (filled == panel) {
         for (int64_t d = 0; d < width; d++)
@@ -277,6 +301,20 @@ static int64_t look_again(const job_t *job, const scratch_t *scratch, const floa
     return size;
 }
 
+/* May an item that int8 has not kept belong to the k best, of which the worst scores `worst`?
+ * Rounding moves the coordinates of a row by up to scale / 2, and by scale / sqrt(12) in the mean square. A score is
+ * off by the sum of both rows' shares: at most  (scale_q |item| + scale_i |query|) sqrt(dim) / 2  (Cauchy-Schwarz),
+ * which serves where dimensions are few; beyond, roundings are taken for independent, and four standard deviations. */
+static int is_unsure(const job_t *job, int64_t user, float scale, float worst_kept, float worst)
+{
+    const double query_norm = norm(job->queries + user * job->dim, job->dim), dim = (double)job->dim;
+    const double of_query = scale * job->largest.norm, of_item = job->largest.scale * query_norm;
+    const double error = dim <= 16.0 ? 0.5 * sqrt(dim) * (of_query + of_item)
+                                     : 4.0 * sqrt((of_query * of_query + of_item * of_item) / 12.0);
+    const double roundings = slack(job) * (query_norm * job->largest.norm + job->largest.bias) + 0x1p-120;
+    return !(worst - worst_kept > error + roundings);
+}
+
 static void run_task(const job_t *job, const scratch_t *scratch, int64_t task)
 {
     const kernel_t *kernel = &job->kernel;
@@ -318,8 +356,13 @@ static void run_task(const job_t *job, const scratch_t *scratch, int64_t task)
         if (job->n_groups) {
             if (slot + 1 < n_tiles * tile)
                 prefetch_kept(job, heap + job->n_kept, scratch->queries[slot + 1].size);
+            const int left_out = size == job->n_kept;
+            const float worst_kept = left_out ? entry_score(heap[0]) : -INFINITY;
             size = look_again(job, scratch, job->queries + user * job->dim, heap, size);
             heap = scratch->best;
+            job->out_unsure[user] =
+                left_out && (size < job->k ||
+                             is_unsure(job, user, scratch->scales[slot], worst_kept, entry_score(heap[0])));
         }
         drain(heap, size, job->k, job->out_ids + user * job->k, job->out_scores + user * job->k);
     }
@@ -376,28 +419,32 @@ static void plan_tasks(job_t *job, int32_t n_threads)
 int32_t reclm_topk(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t relu_dim, int64_t k, int64_t n_kept,
                    int32_t prune, const float *queries, const float *items, const float *bias,
                    const int32_t *candidates, const int64_t *seen_indptr, const int32_t *seen_indices, int32_t *out_ids,
-                   float *out_scores, int32_t n_threads)
+                   float *out_scores, uint8_t *out_unsure, int32_t n_threads)
 {
     if (n_queries < 0 || n_candidates < 0 || dim < 0 || relu_dim < 0 || k < 1 || n_threads < 1) return RECLM_ERR_SIZE;
     if (n_kept && (n_kept < k || relu_dim || dim > RECLM_TOPK_INT8_MAX_DIM)) return RECLM_ERR_SIZE;
     job_t job = {
         .kernel = ISA_DISPATCH(kernel),
         .n_queries = n_queries, .n_candidates = n_candidates, .dim = dim, .relu_dim = relu_dim, .k = k,
-        .n_kept = n_kept ? n_kept : k, .ascending = !prune, .prune = prune, .queries = queries, .items = items,
+        .n_kept = k, .ascending = !prune, .prune = prune, .queries = queries, .items = items,
         .bias = bias, .candidates = candidates, .seen_indptr = seen_indptr, .seen_indices = seen_indices,
-        .out_ids = out_ids, .out_scores = out_scores,
+        .out_ids = out_ids, .out_scores = out_scores, .out_unsure = out_unsure,
     };
     const int panel = job.kernel.panel;
-    /* No dimension at all has nothing to quantize. */
-    if (n_kept) job.n_groups = (dim + job.kernel.group - 1) / job.kernel.group;
+    /* Without a dimension there is nothing to round. */
+    if (n_kept && dim) {
+        job.n_kept = n_kept;
+        job.n_groups = (dim + job.kernel.group - 1) / job.kernel.group;
+    }
     job.n_panels = (n_candidates + panel - 1) / panel;
     plan_tasks(&job, n_threads);
     job.panels = lines(job.n_panels * panel * row_words(&job) * (int64_t)sizeof(float));
     job.biases = lines(job.n_panels * panel * (int64_t)sizeof(float));
     job.item_scales = lines(job.n_groups ? job.n_panels * panel * (int64_t)sizeof(float) : 0);
+    job.sizes = lines(job.n_groups ? job.n_panels * (int64_t)sizeof(sizes_t) : 0);
     job.reach = lines(prune ? job.n_panels * (int64_t)sizeof(double) : 0);
     job.rest = lines(prune ? job.n_panels * (int64_t)sizeof(double) : 0);
-    int failed = !job.panels || !job.biases || !job.item_scales || !job.reach || !job.rest;
+    int failed = !job.panels || !job.biases || !job.item_scales || !job.sizes || !job.reach || !job.rest;
     const int worth_it = n_queries * n_candidates * (dim + relu_dim + 1) > SMALL_WORK;
 #pragma omp parallel num_threads(n_threads) if (worth_it && !failed)
     {
@@ -410,6 +457,14 @@ int32_t reclm_topk(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t
         if (!failed) {
 #pragma omp for schedule(static)
             for (int64_t p = 0; p < job.n_panels; p++) pack_panel(&job, scratch.small, p);
+            if (job.n_groups) {
+#pragma omp single
+                for (int64_t p = 0; p < job.n_panels; p++) {
+                    job.largest.norm = fmax(job.largest.norm, job.sizes[p].norm);
+                    job.largest.scale = fmax(job.largest.scale, job.sizes[p].scale);
+                    job.largest.bias = fmax(job.largest.bias, job.sizes[p].bias);
+                }
+            }
 #pragma omp for schedule(dynamic, 1)
             for (int64_t task = 0; task < job.n_tasks; task++) run_task(&job, &scratch, task);
         }
@@ -418,6 +473,7 @@ int32_t reclm_topk(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t
     free(job.panels);
     free(job.biases);
     free(job.item_scales);
+    free(job.sizes);
     free(job.reach);
     free(job.rest);
     return failed ? RECLM_ERR_MEMORY : RECLM_OK;
