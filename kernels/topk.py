@@ -8,10 +8,14 @@ All break ties by lower id, give the same bits at any number of threads, and end
 rankable items in id -1, score -inf. Scores of unequal instruction sets differ in their last bits.
 """
 
+import logging
+
 import numpy as np
 
 from reclm_lite.errors import InputError
 from reclm_lite.kernels._library import CSR, I32, I64, POINTER, call, checked, finite, function, pointer, threads
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "int8")
 # RECLM_TOPK_INT8_MAX_DIM: beyond it the 32-bit sums of int8 products could overflow.
@@ -71,7 +75,8 @@ def topk(
     seen_indptr, seen_indices = _masked(seen, (n_users, n_items))
     if prune:
         candidates = _by_bound(users, items, item_bias, candidates, relu_dim)
-    width_k = max(1, min(_k(k), len(candidates)))
+    k = _k(k)
+    width_k = max(1, min(k, len(candidates)))
     ids, scores = np.empty((n_users, width_k), np.int32), np.empty((n_users, width_k), np.float32)
     n_threads = threads(n_threads)
 
@@ -89,6 +94,7 @@ def topk(
     unsure = np.zeros(n_users, np.uint8)
     run(users, seen_indptr, seen_indices, ids, scores, _kept(width_k), unsure)
     rows = np.flatnonzero(unsure)
+    log.debug("topk: int8 left %d of %d users to float32", rows.size, n_users)
     if rows.size:
         again = np.empty((rows.size, width_k), np.int32), np.empty((rows.size, width_k), np.float32)
         run(users[rows], *_rows(seen_indptr, seen_indices, rows), *again, 0, None)
@@ -117,7 +123,8 @@ def select(
         candidates = _candidates(candidates, n_items)
     n_candidates = n_items if candidates is None else len(candidates)
     seen_indptr, seen_indices = _masked(seen, (n_rows, n_items))
-    width_k = max(1, min(_k(k), n_candidates))
+    k = _k(k)
+    width_k = max(1, min(k, n_candidates))
     ids, best = np.empty((n_rows, width_k), np.int32), np.empty((n_rows, width_k), np.float32)
     call(
         function("reclm_select", *[I64] * 4, *[POINTER] * 6, I32), "scores", n_rows, n_items, n_candidates, width_k,
@@ -175,9 +182,9 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _k(k: int) -> int:
-    if k < 1:
-        raise InputError(f"k: expected at least 1, found {k}")
-    return k
+    if not isinstance(k, (int, np.integer)) or k < 1:
+        raise InputError(f"k: expected an integer of at least 1, found {k!r}")
+    return int(k)
 
 
 def _kept(k: int) -> int:

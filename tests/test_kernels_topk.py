@@ -1,16 +1,13 @@
-"""Fused masked top-k against the NumPy oracle."""
+"""Fused masked top-k: its claims one by one, and what it refuses. The crossed suite stands beside."""
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from kernel_cases import WAYS, isa, same_bits, small_integers  # noqa: F401 (a fixture)
+
 from reclm_lite.errors import InputError
 from reclm_lite.kernels import native, reference
-
-
-def small_integers(rng, shape):
-    """Vectors whose products are exact in float32, and often tie."""
-    return rng.integers(-3, 4, size=shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("n_users", [0, 1, 7, 8, 9, 65])
@@ -88,11 +85,68 @@ def test_no_candidates_and_no_dimensions_are_answered():
     assert ids.tolist() == [[1, 2]]
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_arrays_that_are_not_contiguous_are_copied(isa, way):  # noqa: F811
+    rng = np.random.default_rng(6)
+    users, items = rng.standard_normal((10, 22), dtype=np.float32), rng.standard_normal((8, 90), dtype=np.float32)
+    bias = rng.standard_normal(180, dtype=np.float32)
+    strided = users[::2, 6::2], items.T, bias[::2]
+    plain = [np.ascontiguousarray(array) for array in strided]
+    assert same_bits(
+        native.topk(strided[0], strided[1], 4, item_bias=strided[2], **WAYS[way]),
+        native.topk(plain[0], plain[1], 4, item_bias=plain[2], **WAYS[way]),
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_scores_that_overflow_are_ranked_first_or_never_and_nothing_crashes(isa, way):  # noqa: F811
+    huge = np.float32(3e38)
+    users = np.array([[huge, huge], [1, 0]], np.float32)
+    items = np.array([[huge, 0], [-huge, 0], [huge, -huge], [0, 0]], np.float32)
+    ids, scores = native.topk(users, items, 4, **WAYS[way])
+    # Item 0 is +inf and item 1 -inf; item 2 is +inf where products are fused with sums, else inf - inf, a NaN.
+    assert ids[0].tolist() in ([0, 3, -1, -1], [0, 2, 3, -1]) and scores[0, 0] == np.inf
+    assert ids[1].tolist() == [0, 2, 3, 1]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_denormal_vectors_are_ranked(isa, way):  # noqa: F811
+    items = np.array([[1e-40], [3e-40], [2e-40], [0]], np.float32)
+    ids, _ = native.topk(np.ones((1, 1), np.float32), items, 4, **WAYS[way])
+    assert ids.tolist() == [[1, 2, 0, 3]]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_negative_zero_ties_with_zero(isa, way):  # noqa: F811
+    items = np.array([[-0.0], [0.0], [-0.0]], np.float32)
+    ids, scores = native.topk(np.ones((1, 1), np.float32), items, 3, **WAYS[way])
+    assert ids.tolist() == [[0, 1, 2]] and (scores == 0).all()
+
+
+def test_the_gil_is_free_while_topk_runs():
+    import threading
+
+    rng = np.random.default_rng(7)
+    users, items = (rng.standard_normal((n, 64), dtype=np.float32) for n in (600, 20000))
+    done, ticks = threading.Event(), 0
+
+    def rank():
+        native.topk(users, items, 10, n_threads=1)
+        done.set()
+
+    thread = threading.Thread(target=rank)
+    thread.start()
+    while not done.wait(0.002):
+        ticks += 1
+    thread.join()
+    assert ticks > 0
+
+
 def test_topk_refuses_what_it_cannot_rank():
     users, items = np.ones((2, 3), np.float32), np.ones((4, 3), np.float32)
     with pytest.raises(InputError, match="items: expected 3 columns"):
         native.topk(users, np.ones((4, 2), np.float32), 1)
-    with pytest.raises(InputError, match="k: expected at least 1"):
+    with pytest.raises(InputError, match="k: expected an integer of at least 1, found 0"):
         native.topk(users, items, 0)
     with pytest.raises(InputError, match="users: expected finite"):
         native.topk(users * np.nan, items, 1)
@@ -104,3 +158,23 @@ def test_topk_refuses_what_it_cannot_rank():
         native.topk(users, items, 1, candidates=np.array([4], np.int32))
     with pytest.raises(InputError, match="seen: expected the shape"):
         native.topk(users, items, 1, seen=native.make_csr(np.array([0, 0]), np.zeros(0, np.int32), None, (1, 4)))
+    with pytest.raises(InputError, match="k: expected an integer of at least 1, found 1.5"):
+        native.topk(users, items, 1.5)
+    with pytest.raises(InputError, match="users: expected a 2-dimensional array of float32, found float64"):
+        native.topk(users.astype(float), items, 1)
+    with pytest.raises(InputError, match="items: expected finite"):
+        native.topk(users, np.full((4, 3), np.inf, np.float32), 1)
+    with pytest.raises(InputError, match="item_bias: expected 4 values"):
+        native.topk(users, items, 1, item_bias=np.zeros(3, np.float32))
+    with pytest.raises(InputError, match="candidates: expected a 1-dimensional array of int32"):
+        native.topk(users, items, 1, candidates=np.array([1]))
+    with pytest.raises(InputError, match="threads"):
+        native.topk(users, items, 1, n_threads=0)
+    with pytest.raises(InputError, match="relu_dim: expected 0 to 3"):
+        native.topk(users, items, 1, relu_dim=4)
+    with pytest.raises(InputError, match="precision: expected one of float32, int8, found 'int4'"):
+        native.topk(users, items, 1, precision="int4")
+    with pytest.raises(InputError, match="found int8 with 3 columns, 1 of them ReLU"):
+        native.topk(users, items, 1, relu_dim=1, precision="int8")
+    with pytest.raises(InputError, match="found int8 with 65537 columns"):
+        native.topk(np.ones((1, 65537), np.float32), np.ones((1, 65537), np.float32), 1, precision="int8")

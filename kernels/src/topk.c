@@ -305,9 +305,12 @@ static int64_t look_again(const job_t *job, const scratch_t *scratch, const floa
  * Rounding moves the coordinates of a row by up to scale / 2, and by scale / sqrt(12) in the mean square. A score is
  * off by the sum of both rows' shares: at most  (scale_q |item| + scale_i |query|) sqrt(dim) / 2  (Cauchy-Schwarz),
  * which serves where dimensions are few; beyond, roundings are taken for independent, and four standard deviations. */
-static int is_unsure(const job_t *job, int64_t user, float scale, float worst_kept, float worst)
+static int is_unsure(const job_t *job, int64_t user, float scale, int left_out, float worst_kept, float worst)
 {
     const double query_norm = norm(job->queries + user * job->dim, job->dim), dim = (double)job->dim;
+    /* A rounded score may overflow where the score itself does not. */
+    if (!(query_norm * job->largest.norm + job->largest.bias < 1e37)) return 1;
+    if (!left_out) return 0;
     const double of_query = scale * job->largest.norm, of_item = job->largest.scale * query_norm;
     const double error = dim <= 16.0 ? 0.5 * sqrt(dim) * (of_query + of_item)
                                      : 4.0 * sqrt((of_query * of_query + of_item * of_item) / 12.0);
@@ -360,9 +363,9 @@ static void run_task(const job_t *job, const scratch_t *scratch, int64_t task)
             const float worst_kept = left_out ? entry_score(heap[0]) : -INFINITY;
             size = look_again(job, scratch, job->queries + user * job->dim, heap, size);
             heap = scratch->best;
+            const float worst = size == job->k ? entry_score(heap[0]) : -INFINITY;
             job->out_unsure[user] =
-                left_out && (size < job->k ||
-                             is_unsure(job, user, scratch->scales[slot], worst_kept, entry_score(heap[0])));
+                (uint8_t)is_unsure(job, user, scratch->scales[slot], left_out, worst_kept, worst);
         }
         drain(heap, size, job->k, job->out_ids + user * job->k, job->out_scores + user * job->k);
     }
