@@ -1,0 +1,166 @@
+"""Masked top-k of users × items, and nearest neighbours, beside implicit, torch and numpy."""
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..kernels import native
+from . import machine
+from .results import Group, Target
+from .timing import take_turns
+
+OURS, INT8, PRUNED, PRUNED_INT8 = "reclm float32", "reclm int8", "reclm float32, pruned", "reclm int8, pruned"
+PRODUCT, IMPLICIT, TORCH, NUMPY = "product alone (numpy)", "implicit topk", "torch topk", "numpy argpartition"
+OPTIONS: dict[str, dict] = {
+    OURS: {},
+    INT8: {"precision": "int8"},
+    PRUNED: {"prune": True},
+    PRUNED_INT8: {"precision": "int8", "prune": True},
+}
+BLOCK = 256
+
+
+def bench_topk(
+    name: str, what: str, users: np.ndarray, items: np.ndarray, seen: sp.csr_matrix, k: int, n_threads: int, repeats: int
+) -> Group:
+    """The k best unseen items of each user. users, items: float32 (n, dim). seen: CSR (n_users, n_items)."""
+    group = Group(
+        name, f"{len(users):,} users x {len(items):,} items x {users.shape[1]}, k {k}, masked, {what}", "users", len(users)
+    )
+    mask = native.make_csr(seen.indptr, seen.indices, None, seen.shape)
+    rows = np.repeat(np.arange(len(users)), np.diff(seen.indptr))
+    product = np.empty((len(users), len(items)), np.float32)
+    columns = np.ascontiguousarray(items.T)
+
+    def numpy_topk() -> np.ndarray:
+        np.matmul(users, items.T, out=product)
+        product[rows, seen.indices] = -np.inf
+        ids = np.empty((len(users), k), np.int64)
+        for start in range(0, len(users), BLOCK):
+            scores = product[start : start + BLOCK]
+            part = np.argpartition(scores, -k, axis=1)[:, -k:]
+            order = np.argsort(-np.take_along_axis(scores, part, 1), axis=1, kind="stable")
+            ids[start : start + BLOCK] = np.take_along_axis(part, order, 1)
+        return ids
+
+    contenders: dict[str, Callable[[], np.ndarray]] = {
+        **{
+            ours: lambda options=options: native.topk(users, items, k, seen=mask, n_threads=n_threads, **options)[0]
+            for ours, options in OPTIONS.items()
+        },
+        NUMPY: numpy_topk,
+        **_torch(users, items, rows, seen.indices, k, n_threads),
+        **_implicit(users, items, seen, k, n_threads),
+    }
+    exact = exact_topk(users, items, seen, k)
+    equal = {peer: float((function() == exact).mean()) for peer, function in contenders.items()}
+    for peer, share in equal.items():
+        if share < 0.999 and peer not in (INT8, PRUNED_INT8):
+            raise native.KernelError(f"{name}: {peer} agrees with float64 in {share:.2%} of places, expected 99.9 %: not timed")
+    contenders[PRODUCT] = lambda: np.matmul(users, columns, out=product)
+    timings = take_turns(contenders, repeats)
+    for peer in (*OPTIONS, PRODUCT, IMPLICIT, TORCH, NUMPY):
+        if peer not in timings:
+            group.add_missing(peer)
+            continue
+        rate = 2.0 * len(users) * len(items) * users.shape[1] / timings[peer].median_seconds
+        places = "" if peer == PRODUCT else f", {equal[peer]:.4%} of places exact"
+        extra = {} if peer == PRODUCT else {"equal_places": equal[peer]}
+        group.add(peer, timings[peer], f"{rate / 1e9:.0f} GFLOP/s{places}", flops_per_second=rate, **extra)
+    return group
+
+
+def add_topk_targets(group: Group, extra_bytes: dict[str, int]) -> None:
+    """What the issue of speed was promised. extra_bytes: peak extra memory of each of our contenders."""
+    group.expect(OURS, 4.0, IMPLICIT)
+    group.expect(OURS, 1.2, PRODUCT)
+    group.expect(INT8, 2.5, PRODUCT)
+    int8 = next(row for row in group.rows if row.name == INT8)
+    group.targets.append(Target(f"{INT8}: share of places exact", 0.999, int8.facts["equal_places"], unit=""))
+    for name, n_bytes in extra_bytes.items():
+        group.targets.append(Target(f"{name}: peak extra memory", 64.0, n_bytes / 2**20, at_least=False, unit=" MiB"))
+
+
+def bench_knn(vectors: np.ndarray, n_queries: int, k: int, n_threads: int, repeats: int) -> Group:
+    """Cosine neighbours of the first n_queries rows among all; a row is not its own neighbour."""
+    n = len(vectors)
+    n_queries = min(n_queries, n)
+    queries, own = vectors[:n_queries], np.arange(n_queries, dtype=np.int32)
+    group = Group("knn", f"{n_queries:,} queries x {n:,} vectors x {vectors.shape[1]}, k {k}, cosine", "queries", n_queries)
+    itself = sp.csr_matrix((np.ones(n_queries, np.float32), own, np.arange(n_queries + 1)), shape=(n_queries, n))
+
+    def unit() -> np.ndarray:
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def numpy_knn() -> np.ndarray:
+        among = unit()
+        ids = np.empty((n_queries, k), np.int64)
+        for start in range(0, n_queries, BLOCK):
+            scores = among[start : min(start + BLOCK, n_queries)] @ among.T
+            scores[np.arange(len(scores)), own[start : start + BLOCK]] = -np.inf
+            part = np.argpartition(scores, -k, axis=1)[:, -k:]
+            order = np.argsort(-np.take_along_axis(scores, part, 1), axis=1, kind="stable")
+            ids[start : start + BLOCK] = np.take_along_axis(part, order, 1)
+        return ids
+
+    contenders = {OURS: lambda: native.knn(queries, vectors, k, own=own, n_threads=n_threads)[0], NUMPY: numpy_knn}
+    if machine.installed("implicit"):
+        contenders[IMPLICIT] = lambda: next(iter(_implicit((among := unit())[:n_queries], among, itself, k, n_threads).values()))()
+    among = unit().astype(np.float64)
+    exact = exact_topk(among[:n_queries], among, itself, k)
+    for peer, function in contenders.items():
+        share = float((function() == exact).mean())
+        if share < 0.999:
+            raise native.KernelError(f"knn: {peer} agrees with float64 in {share:.2%} of places, expected 99.9 %: not timed")
+    timings = take_turns(contenders, repeats)
+    for peer in (OURS, NUMPY, IMPLICIT):
+        if peer in timings:
+            group.add(peer, timings[peer])
+        else:
+            group.add_missing(peer)
+    return group
+
+
+def exact_topk(users: np.ndarray, items: np.ndarray, seen: sp.csr_matrix, k: int) -> np.ndarray:
+    """int64 (n_users, k): the ranking in float64, ties to the lower id; a block of users at a time."""
+    ids = np.empty((len(users), k), np.int64)
+    items = items.astype(np.float64)
+    for start in range(0, len(users), BLOCK):
+        scores = users[start : start + BLOCK].astype(np.float64) @ items.T
+        part = seen[start : start + BLOCK]
+        scores[np.repeat(np.arange(len(scores)), np.diff(part.indptr)), part.indices] = -np.inf
+        least = np.partition(scores, -k, axis=1)[:, -k]
+        for row, (values, bound) in enumerate(zip(scores, least, strict=True)):
+            among = np.flatnonzero(values >= bound)
+            ids[start + row] = among[np.argsort(-values[among], kind="stable")[:k]]
+    return ids
+
+
+def _torch(
+    users: np.ndarray, items: np.ndarray, rows: np.ndarray, columns: np.ndarray, k: int, n_threads: int
+) -> dict[str, Callable[[], np.ndarray]]:
+    if not machine.installed("torch"):
+        return {}
+    import torch
+
+    torch.set_num_threads(n_threads)
+    left, right = torch.from_numpy(users), torch.from_numpy(items)
+    masked = torch.from_numpy(rows), torch.from_numpy(columns.astype(np.int64))
+
+    def run() -> np.ndarray:
+        scores = left @ right.T
+        scores[masked] = -torch.inf
+        return torch.topk(scores, k, dim=1).indices.numpy()
+
+    return {TORCH: run}
+
+
+def _implicit(
+    users: np.ndarray, items: np.ndarray, seen: sp.csr_matrix, k: int, n_threads: int
+) -> dict[str, Callable[[], np.ndarray]]:
+    if not machine.installed("implicit"):
+        return {}
+    from implicit.cpu.topk import topk
+
+    return {IMPLICIT: lambda: topk(items, users, k, filter_query_items=seen, num_threads=n_threads)[0]}

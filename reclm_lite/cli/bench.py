@@ -1,0 +1,95 @@
+"""`reclm bench`"""
+
+from pathlib import Path
+
+import click
+
+from ._options import common, say, threads_option
+
+PARTS = ("spmm", "topk", "knn", "training")
+MODELS = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "random", "popularity", "ease", "itemknn", "gfcf")
+REFERENCE = Path("benchmarks") / "torch_lightgcn.py"
+
+quick_option = click.option("--quick", is_flag=True, help="Small sizes, few repeats: to see that it works. No targets.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the JSON line alone.")
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure this machine: the kernels and the models, each beside its peers in the same run.
+
+    A table on stdout, one JSON line last. A missed target does not fail the command; a wrong result does.
+    """
+
+
+@command.command("kernels")
+@click.option("--only", "parts", type=click.Choice(PARTS), multiple=True, help="One part (may be given again) [default: all].")
+@click.option("--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: 9].")
+@threads_option
+@quick_option
+@json_option
+@common
+def kernels(parts: tuple[str, ...], repeats: int | None, n_threads: int | None, quick: bool, as_json: bool) -> None:
+    """Time spmm, top-k, neighbours and the training loops beside scipy, torch, numba, implicit and numpy.
+
+    Peers that are not installed are listed as such: `pip install "reclm-lite[bench]"` brings torch and implicit.
+
+    \b
+    Example:
+      reclm bench kernels --threads 2
+    """
+    from ..bench import kernels as bench
+    from ..kernels import native
+
+    n_threads = n_threads or native.default_threads()
+    sizes, default = (bench.QUICK, 1) if quick else (bench.Sizes(), 9)
+    _tell(bench.run(bench.Settings(n_threads, repeats or default, parts or PARTS, sizes), _progress), as_json)
+
+
+@command.command("fit")
+@click.option("-w", "--workspace", "root", type=click.Path(path_type=Path, file_okay=False),
+              help="Use this workspace's split and text vectors [default: a generated graph of 57,128 users].")  # fmt: skip
+@click.option("--model", "models", type=click.Choice(MODELS), multiple=True, help="One model (may be given again) [default: all].")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs that are timed, after one that is not [default: 3].")
+@click.option("--large", is_flag=True, help="Also LightGCN and gfcf on 30,000 users, 41,000 items, 810,000 interactions.")
+@click.option("--reference", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help=f"The torch implementation to time beside LightGCN [default: {REFERENCE}, if it is there].")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True)
+@threads_option
+@quick_option
+@json_option
+@common
+def fit(
+    root: Path | None, models: tuple[str, ...], epochs: int | None, large: bool, reference: Path | None, seed: int,
+    n_threads: int | None, quick: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Time an epoch of each backbone, the models that need no training, and the evaluation of all users.
+
+    \b
+    Example:
+      reclm bench fit --threads 2
+      reclm bench fit -w shop --model lightgcn
+    """
+    from ..bench import fit as bench
+    from ..kernels import native
+
+    if quick and (large or root):
+        raise click.UsageError("--quick has a small graph of its own: leave out --large and --workspace")
+    if reference is None and REFERENCE.is_file():
+        reference = REFERENCE
+    settings = bench.Settings(
+        n_threads or native.default_threads(), epochs or (1 if quick else 3), models or MODELS,
+        sizes=bench.QUICK if quick else bench.MIND, large=large, workspace=root, reference=reference, seed=seed,
+    )  # fmt: skip
+    _tell(bench.run(settings, _progress), as_json)
+
+
+def _progress(what: str) -> None:
+    say(f"measuring: {what}")
+
+
+def _tell(result: tuple[list[str], str], as_json: bool) -> None:
+    lines, line = result
+    for text in [] if as_json else lines:
+        click.echo(text)
+    click.echo(line)
