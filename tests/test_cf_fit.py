@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from reclm_lite.cf import interface
 from reclm_lite.cf.fit import Inputs, fit, fit_arrays, settings_of
 from reclm_lite.cf.fusion import PublishedEncoder
-from reclm_lite.cf.loops import sample_negatives
+from reclm_lite.kernels.sampling import sample_negatives
 from reclm_lite.cf.models import MODELS, TRAINED
 from reclm_lite.cf.models.biasmf import BiasMF
 from reclm_lite.cf.training import TrainConfig, train

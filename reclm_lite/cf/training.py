@@ -1,23 +1,29 @@
 """Training: Adam, BPR or sampled softmax, negatives redrawn every epoch, early stopping on validation.
 
-Leaves out what is trained (models/) and what becomes of it (fit.py). Everything is a function of the
-seed: two runs give the same bits at any number of threads of the kernels.
+Leaves out what is trained (models/), what becomes of it (fit.py) and how it is kept (checkpoint.py). Everything is a
+function of the seed and the epoch's number: two runs give the same bits, at any number of threads, interrupted or not.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 
 from ..errors import ModelError
+from . import checkpoint as checkpoints
+from .checkpoint import State
 from .layers import Params
 from .vectors import Vectors
 
+log = logging.getLogger(__name__)
 
-LOSSES = ("bpr", "ssm")
+# A checkpoint is written after an epoch that ends so long after the last one, and after the last epoch.
+CHECKPOINT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,7 @@ class RowGrad(NamedTuple):
 Grads = dict[str, "np.ndarray | RowGrad"]
 
 
-@dataclass(frozen=True)
-class EpochReport:
+class EpochReport(NamedTuple):
     """What a progress callback sees after each epoch. recall_20, ndcg_20 are NaN where nothing is validated."""
 
     epoch: int
@@ -101,27 +106,6 @@ class Trainable(Protocol):
         """What validation and serving rank with."""
 
 
-class VectorModel(Protocol):
-    """A model that is a function from parameters to vectors; `vector_step` turns one into a Trainable."""
-
-    def forward(
-        self, params: Params, targets: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]: ...
-    def backward(
-        self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
-    ) -> Params: ...
-
-
-def vector_step(model: VectorModel, params: Params, batch: Batch) -> tuple[float, Grads]:
-    """`Trainable.step` of a model with `forward` and `backward`."""
-    from . import loops
-
-    users, items, bias, cache = model.forward(params, batch.entries)
-    gradients = [np.zeros_like(array) for array in (users, items, bias)]
-    loss = loops.ranking_loss(batch.users, batch.positives, batch.negatives, users, items, bias, *gradients)
-    return loss, model.backward(params, cache, *gradients)
-
-
 @dataclass
 class Trained:
     """params: of the best epoch where there is validation, else of the last. best_epoch counts from 1."""
@@ -134,20 +118,25 @@ class Trained:
 
 
 class Adam:
-    """Adam over named parameters; the state lives here, the arrays are updated in place."""
+    """Adam over named parameters: dense gradients move every row, `RowGrad`s those they name. Updates in place."""
 
-    def __init__(self, params: Params, config: TrainConfig):
-        self.config, self.step_count = config, 0
-        self.moments = {name: (np.zeros(v.size, np.float32), np.zeros(v.size, np.float32)) for name, v in params.items()}
+    def __init__(self, config: TrainConfig, state: State, n_threads: int | None):
+        self.config, self.state, self.n_threads = config, state, n_threads
 
-    def step(self, params: Params, grads: Params) -> None:
-        from .loops import adam_step
+    def step(self, grads: Grads) -> None:
+        from ..kernels import optim
 
-        self.step_count += 1
-        for name, value in params.items():
+        state = self.state
+        state.n_steps += 1
+        for name, value in state.params.items():
             l2 = self.config.l2 + (self.config.l2_tables if is_table(name) else 0.0)
-            grad = np.ascontiguousarray(grads[name], dtype=np.float32).reshape(-1)
-            adam_step(value.reshape(-1), grad, *self.moments[name], self.step_count, self.config.rate, l2)
+            how = {"step": state.n_steps, "rate": self.config.rate, "l2": l2, "n_threads": self.n_threads}
+            grad, moments = grads[name], (state.first[name], state.second[name])
+            if isinstance(grad, RowGrad):
+                values = np.ascontiguousarray(grad.values, dtype=np.float32)
+                optim.adam_rows(value, grad.rows, values, *moments, **how)
+            else:
+                optim.adam(value, np.ascontiguousarray(grad, dtype=np.float32), *moments, **how)
 
 
 def is_table(name: str) -> bool:
@@ -163,53 +152,87 @@ def train(
     validate: Validate | None = None,
     progress: Progress | None = None,
     phase: str = "select",
+    checkpoint: Path | None = None,
+    n_threads: int | None = None,
 ) -> Trained:
-    """Fit `model` on interactions: CSR (n_users, n_items), sorted. Raises ModelError when a loss is not finite."""
-    from . import loops
+    """Fit `model` on interactions: CSR (n_users, n_items), sorted. Raises ModelError when a loss is not finite.
 
+    progress: called after each epoch; on going on from a checkpoint, first with the epochs that it holds.
+    checkpoint: a file that is written every few seconds and at the end, and gone on from where it stands: the result has
+    the bits of an uninterrupted run. One of other settings, data or first parameters, or a damaged one, is left unread, a
+    warning says why, and it is overwritten. The file stays: `checkpoint.remove` it when the result is safe.
+    """
     if interactions.nnz == 0:
         raise ModelError("expected training interactions, found none: import data with interactions and split it again")
-    rng = np.random.default_rng([config.seed, 1])
-    params = model.init(rng)
-    optimiser = Adam(params, config)
-    indptr, indices = interactions.indptr.astype(np.int64), interactions.indices.astype(np.int32)
-    all_users = np.repeat(np.arange(interactions.shape[0], dtype=np.int32), np.diff(indptr))
-    # Negatives come from items with training interactions: an unseen item is not a wrong answer.
-    pool = np.unique(indices)
-    best = Trained({}, 0, ndcg_20=-1.0)
-    history: list[EpochReport] = []
-    for epoch in range(1, config.epochs + 1):
+    state = State.start(model.init(np.random.default_rng([config.seed, 1])))
+    fingerprint = checkpoints.fingerprint(model.name, phase, config, interactions, state.params, validate is not None)
+    if checkpoint is not None:
+        state = checkpoints.read(checkpoint, fingerprint) or state
+    optimiser = Adam(config, state, n_threads)
+    epochs = _Epochs(model, interactions, config, optimiser)
+    state.history = [EpochReport(*row) for row in state.history]
+    if progress is not None:
+        for report in state.history:
+            progress(report)
+    written = time.monotonic()
+    while not state.is_done:
+        epoch = len(state.history) + 1
         started = time.perf_counter()
-        order = rng.permutation(len(indices))
-        losses = []
-        for number, start in enumerate(range(0, len(order), config.batch_size)):
-            entries = order[start : start + config.batch_size]
-            users, positives = all_users[entries], indices[entries]
-            seed = (config.seed * 1_000_003 + epoch) * 1_000_003 + number
-            negatives = loops.sample_negatives(users, indptr, indices, pool, config.n_negatives, seed & 0x7FFFFFFF)
-            loss, gradients = model.step(params, Batch(users, positives, negatives, entries, seed, config.loss))
-            if not np.isfinite(loss):
-                raise ModelError(
-                    f"{model.name}: the loss is {loss} in epoch {epoch}, batch {number}: training diverged; nothing was "
-                    "stored. Look for extreme values in the text vectors, or use a lower learning rate"
-                )
-            optimiser.step(params, gradients)
-            losses.append(loss)
+        loss = epochs.run(epoch)
         seconds = time.perf_counter() - started
         recall = ndcg = float("nan")
         if validate is not None:
-            recall, ndcg = validate(model.vectors(params))
-        report = EpochReport(epoch, config.epochs, float(np.mean(losses)), recall, ndcg, len(order) / seconds, phase)
-        history.append(report)
+            recall, ndcg = validate(model.vectors(state.params))
+        report = EpochReport(epoch, config.epochs, loss, recall, ndcg, interactions.nnz / seconds, phase)
+        state.history.append(report)
+        state.is_done = epoch == config.epochs
+        if validate is not None:
+            if state.best is None or ndcg > state.history[state.best_epoch - 1].ndcg_20:
+                state.best, state.best_epoch = {name: value.copy() for name, value in state.params.items()}, epoch
+            elif config.patience is not None and epoch - state.best_epoch >= config.patience:
+                state.is_done = True
+        if checkpoint is not None and (state.is_done or time.monotonic() - written >= CHECKPOINT_SECONDS):
+            checkpoints.write(checkpoint, fingerprint, state)
+            written = time.monotonic()
         if progress is not None:
             progress(report)
-        if validate is None:
-            continue
-        if ndcg > best.ndcg_20:
-            best = Trained({name: value.copy() for name, value in params.items()}, epoch, ndcg, recall)
-        elif config.patience is not None and epoch - best.best_epoch >= config.patience:
-            break
-    if validate is None:
-        best = Trained(params, config.epochs)
-    best.history = history
-    return best
+    if state.best is None:
+        return Trained(state.params, len(state.history), history=state.history)
+    best = state.history[state.best_epoch - 1]
+    return Trained(state.best, state.best_epoch, best.ndcg_20, best.recall_20, state.history)
+
+
+class _Epochs:
+    """Passes over the training interactions in random order."""
+
+    def __init__(self, model: Trainable, interactions: sp.csr_matrix, config: TrainConfig, optimiser: Adam):
+        self.model, self.config, self.optimiser = model, config, optimiser
+        self.indptr, self.indices = interactions.indptr.astype(np.int64), interactions.indices.astype(np.int32)
+        self.users = np.repeat(np.arange(interactions.shape[0], dtype=np.int32), np.diff(self.indptr))
+        # Negatives come from items with training interactions: an unseen item is not a wrong answer.
+        self.pool = np.unique(self.indices)
+
+    def run(self, epoch: int) -> float:
+        """One pass; returns the mean loss of its batches."""
+        from ..kernels import sampling
+
+        config, state, losses = self.config, self.optimiser.state, []
+        order = np.random.default_rng([config.seed, 2, epoch]).permutation(len(self.indices))
+        for number, start in enumerate(range(0, len(order), config.batch_size)):
+            entries = order[start : start + config.batch_size]
+            users = self.users[entries]
+            seed = int(np.random.SeedSequence([config.seed, 3, epoch, number]).generate_state(1, np.uint64)[0])
+            negatives = sampling.sample_negatives(
+                users, self.indptr, self.indices, self.pool, config.n_negatives, seed, n_threads=self.optimiser.n_threads
+            )
+            batch = Batch(users, self.indices[entries], negatives, entries, seed, config.loss)
+            loss, gradients = self.model.step(state.params, batch)
+            if not np.isfinite(loss):
+                raise ModelError(
+                    f"{self.model.name}: expected a finite loss, found {loss} in epoch {epoch}, batch {number}: training "
+                    f"diverged; nothing was stored. Use a lower learning rate, `--set rate={config.rate / 10:g}`, or look for "
+                    "extreme values in the text vectors"
+                )
+            self.optimiser.step(gradients)
+            losses.append(loss)
+        return float(np.mean(losses))

@@ -1,0 +1,106 @@
+"""What training has reached, in one file, so that an interrupted fit goes on as if nothing had happened.
+
+A safetensors file: parameters, Adam's moments and the best parameters as tensors; the rest as JSON in the file's metadata,
+with a fingerprint of what is being trained (settings, data, first parameters) and one of the file's own content. It appears by
+atomic rename. Nothing in it is executed.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..workspace import atomic_path, fingerprint_arrays
+from .layers import Params
+
+log = logging.getLogger(__name__)
+FORMAT = "reclm-training-1"
+
+
+@dataclass
+class State:
+    """Everything that the next epoch depends on. first, second: Adam's moments, of the parameters' shapes.
+
+    history: a report for each finished epoch. best: the parameters of the best epoch, None before there is one.
+    """
+
+    params: Params
+    first: Params
+    second: Params
+    n_steps: int = 0
+    history: list[Sequence] = field(default_factory=list)
+    best: Params | None = None
+    best_epoch: int = 0
+    is_done: bool = False
+
+    @classmethod
+    def start(cls, params: Params) -> "State":
+        params = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in params.items()}
+        zeros = [{name: np.zeros_like(value) for name, value in params.items()} for _ in range(2)]
+        return cls(params, *zeros)
+
+
+def fingerprint(name: str, phase: str, config: Any, interactions: sp.csr_matrix, params: Params, is_validated: bool) -> str:
+    """What a checkpoint must have been made from to be gone on from. params: the first parameters."""
+    arrays = {f"first parameters: {key}": value for key, value in params.items()}
+    arrays |= {"indptr": interactions.indptr.astype(np.int64), "indices": interactions.indices.astype(np.int32)}
+    settings = {**dataclasses.asdict(config), "model": name, "phase": phase, "validated": is_validated}
+    return fingerprint_arrays(arrays, settings | {"shape": list(interactions.shape)})
+
+
+def write(path: Path, made_of: str, state: State) -> None:
+    """Replace the file. Raises WorkspaceError where the disk is full; what was there then stays."""
+    from safetensors.numpy import save_file
+
+    groups = {"param": state.params, "first": state.first, "second": state.second, "best": state.best or {}}
+    arrays = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
+    about = {
+        "format": FORMAT, "fingerprint": made_of, "n_steps": state.n_steps, "best_epoch": state.best_epoch,
+        "is_done": state.is_done, "history": [list(report) for report in state.history],
+    }  # fmt: skip
+    content = fingerprint_arrays(arrays, about)
+    with atomic_path(path) as temporary:
+        save_file(arrays, temporary, metadata={"about": json.dumps(about), "content": content})
+
+
+def read(path: Path, made_of: str) -> State | None:
+    """The state, or None where there is none that can be gone on from: the log says why."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        about = json.loads(metadata["about"])
+        if metadata["content"] != fingerprint_arrays(arrays, about):
+            raise ValueError("its content is not what was written")
+        if about["format"] != FORMAT:
+            raise ValueError(f"expected the format {FORMAT}, found {about['format']}")
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        log.warning("%s: damaged checkpoint (%s): training begins anew", path, error)
+        return None
+    if about["fingerprint"] != made_of:
+        log.warning("%s: the checkpoint is of other settings or data: training begins anew", path)
+        return None
+    groups: dict[str, Params] = {"param": {}, "first": {}, "second": {}, "best": {}}
+    for key, value in arrays.items():
+        group, _, name = key.partition("/")
+        groups[group][name] = np.array(value)  # safetensors may lend what cannot be written to
+    log.info("%s: going on after epoch %d", path, len(about["history"]))
+    return State(
+        groups["param"], groups["first"], groups["second"], about["n_steps"], about["history"],
+        groups["best"] or None, about["best_epoch"], about["is_done"],
+    )  # fmt: skip
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint whose result is safe; none is as good."""
+    path.unlink(missing_ok=True)
