@@ -2,13 +2,13 @@
 
 from dataclasses import asdict, dataclass
 
-from .errors import MissingArtefactError
+from .errors import MissingArtefactError, WorkspaceError
 from .workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage's state: 'ready', 'stale', 'missing' or 'not possible'; `command` makes or mends it."""
+    """One stage's state: 'ready', 'stale', 'damaged', 'missing' or 'not possible'; `command` makes or mends it."""
 
     name: str
     state: str
@@ -81,8 +81,11 @@ def _without_text(stage: Stage) -> Stage:
 def _artefact(ws: Workspace, label: str, name: str, command: str, describe) -> Stage:
     if not ws.has(name):
         return Stage(label, "missing", "", command)
-    provenance = ws.provenance(name, made_by=command)
-    stale = ws.stale_inputs(name)
+    try:
+        provenance = ws.provenance(name, made_by=command)
+        stale = ws.stale_inputs(name)
+    except WorkspaceError as error:
+        return Stage(label, "damaged", str(error), command)
     if stale:
         return Stage(label, "stale", f"changed since: {', '.join(stale)}", command)
     return Stage(label, "ready", describe(provenance), command)

@@ -298,8 +298,12 @@ class Workspace:
             with open(path, "rb") as handle:
                 (length,) = struct.unpack("<Q", handle.read(8))
                 header = json.loads(handle.read(min(length, 100_000_000)))
-            return json.loads(header["__metadata__"]["reclm"])
-        except (struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
+            provenance = json.loads(header.pop("__metadata__")["reclm"])
+            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            if path.stat().st_size != end:
+                raise ValueError(f"expected {end} bytes, found {path.stat().st_size}")
+            return provenance
+        except (struct.error, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise WorkspaceError(f"{path} is not a whole artefact of this software: make it again with `{made_by}`") from error
 
     def command_for(self, name: str) -> str:

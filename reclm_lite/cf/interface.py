@@ -17,11 +17,11 @@ from ..kernels import native
 from ..workspace import Workspace
 from . import history
 from .foldstate import FoldState
+from .models import MODELS
 from .ranking import keep_columns, rank_rows, take_rows
 from .vectors import Vectors
 
 PROFILE_CHOICES = ("none", "users", "items", "both")
-BASELINES = ("random", "popularity")
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,24 @@ class FittedModel:
         if self.hash_seed is not None:
             return _hash_topk(self, users, k, candidates, rows, n_threads)
         return rank_vectors(self.vectors, users, k, candidates=candidates, seen=rows, n_threads=n_threads)
+
+    def folded(
+        self, histories: sp.csr_matrix, profiles: np.ndarray | None = None, *, n_threads: int | None = None
+    ) -> "FittedModel":
+        """This model with other users, placed by their histories without fitting again: see `foldin.fold_in`."""
+        from .foldin import fold_in
+
+        return fold_in(self, histories, profiles, n_threads=n_threads)
+
+    def topk_for(
+        self, histories: sp.csr_matrix, k: int, *,
+        profiles: np.ndarray | None = None, candidates: np.ndarray | None = None, n_threads: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best items for histories of anybody: CSR (n, n_items); their own items are left out. See `folded`."""  # fmt: skip
+        folded = self.folded(histories, profiles, n_threads=n_threads)
+        return folded.topk(
+            np.arange(folded.n_users), k, candidates=candidates, seen=sp.csr_matrix(histories), n_threads=n_threads
+        )  # fmt: skip
 
 
 def rank_vectors(
@@ -238,12 +256,15 @@ def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = Tru
         raise WorkspaceError(f"{name} lacks {', '.join(missing)}: make it again with `{made_by}`")
     shape = len(arrays["user_vectors"]), len(arrays["item_vectors"])
     kind, numbers, scorer, histories, fold = params.pop("scorer", None), params.pop("fold", None), None, None, None
-    if kind is not None:
-        scorer = history.unpack(kind, _under(arrays, "scorer."), shape[1])
-        indptr, indices = arrays["histories.indptr"], arrays["histories.indices"]
-        histories = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
-    if numbers is not None:
-        fold = FoldState.unpack(_under(arrays, "fold."), numbers)
+    try:
+        if kind is not None:
+            scorer = history.unpack(kind, _under(arrays, "scorer."), shape[1])
+            indptr, indices = arrays["histories.indptr"], arrays["histories.indices"]
+            histories = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+        if numbers is not None:
+            fold = FoldState.unpack(_under(arrays, "fold."), numbers)
+    except (KeyError, ValueError, TypeError) as error:
+        raise WorkspaceError(f"{name} is not whole ({error!r}): make it again with `{made_by}`") from error
     return FittedModel(
         name=model,
         user_vectors=arrays["user_vectors"],

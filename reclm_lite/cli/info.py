@@ -33,7 +33,7 @@ def command(root: Path, as_json: bool) -> None:
     table = Table(title=escape(f"{root}: {status.dataset or 'empty'}"), title_justify="left", box=None, pad_edge=False)
     for column in ("stage", "state", "what"):
         table.add_column(column)
-    styles = {"ready": "green", "stale": "yellow", "missing": "dim", "not possible": "dim"}
+    styles = {"ready": "green", "stale": "yellow", "damaged": "red", "missing": "dim", "not possible": "dim"}
     for stage in status.stages:
         table.add_row(stage.name, f"[{styles[stage.state]}]{stage.state}[/]", escape(stage.detail))
     console = Console()

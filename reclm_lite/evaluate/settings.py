@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from ..cf.interface import FittedModel, artefact_name, baselines, fit_command, fitted_models, load
+from ..cf.interface import FittedModel, artefact_name, baselines, fit_command, fitted_models, load, take_rows
 from ..data.dataset import Split, load_interactions, load_split
-from ..errors import InputError
+from ..errors import InputError, WorkspaceError
 from ..workspace import Workspace
 from .intervals import bootstrap_mean
 from .metrics import ranking_metrics
@@ -76,7 +76,7 @@ def rank(
     if len(users) == 0:
         return Evaluation(setting, users, {name: np.zeros(0) for name in names})
     ids, _ = fitted.topk(users, max(ks), candidates=candidates, seen=seen)
-    return Evaluation(setting, users, ranking_metrics(ids, relevant[users], ks))
+    return Evaluation(setting, users, ranking_metrics(ids, take_rows(relevant, users), ks))
 
 
 def keep_columns(matrix: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
@@ -94,7 +94,7 @@ def evaluate_workspace(
     """Every fitted model in both settings, popularity and random always among them.
 
     {"dataset", "split", "rows": [{"model", "profiles", "setting", "selection", "recall@20", …, "n_users"}], "stale"}.
-    A metric over no users is None. Stale models are not ranked: "stale" lists {"model", "reason"}.
+    A metric over no users is None. Models that are stale or damaged are not ranked: "stale" lists {"model", "reason"}.
     ci95: adds {"recall@20": [low, high], …} to each row, a bootstrap over users.
     """
     split = load_split(ws)
@@ -104,12 +104,15 @@ def evaluate_workspace(
         if model in ("random", "popularity"):
             continue
         name = artefact_name(model, profiles)
-        changed = ws.stale_inputs(name)
-        if changed:
-            reason = f"{', '.join(changed)} changed since it was fitted: run `{fit_command(ws, model, profiles)}`"
+        try:
+            changed = ws.stale_inputs(name)
+            reason = f"{', '.join(changed)} changed since it was fitted: run `{fit_command(ws, model, profiles)}`" if changed else ""
+            if not changed:
+                models.append(load(ws, model, profiles))
+        except WorkspaceError as error:
+            reason = f"damaged: {error}"
+        if reason:
             stale.append({"model": name.removeprefix("models/"), "reason": reason})
-            continue
-        models.append(load(ws, model, profiles))
     rows = []
     for setting in SETTINGS:
         for fitted in models:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cf.interface import FittedModel, fit_command, fitted_models, load, split_name
-from ..errors import InputError, MissingArtefactError, ModelError, ProfileFormatError
+from ..cf.interface import MODELS, FittedModel, fit_command, fitted_models, load, split_name
+from ..errors import InputError, MissingArtefactError, ModelError, ProfileFormatError, WorkspaceError
 from ..workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -31,28 +31,49 @@ def choose_model(ws: Workspace, wanted: str | None) -> tuple[FittedModel | None,
             names = ", ".join(model_name(*pair) for pair in stored) or "none"
             if not stored:
                 raise MissingArtefactError(f"no model has been fitted in {ws.root}: run `reclm fit lightgcn -w {ws.argument}` first")
-            if model not in {"popularity", "random", "biasmf", "lightgcn"}:
+            if model not in MODELS:
                 raise InputError(f"expected a fitted model among {names}, found {wanted!r}: name one of them")
             raise MissingArtefactError(
                 f"{wanted} has not been fitted in {ws.root} (fitted: {names}): run `{fit_command(ws, model, profiles)}` first"
             )
         fitted = load(ws, model, profiles)
         return fitted, f"Ranked by {wanted}, as asked."
-    fresh, stale = [], []
-    for model, profiles in stored:
-        if model != "random":
-            (stale if ws.stale_inputs(f"models/{model_name(model, profiles)}") else fresh).append((model, profiles))
-    left_out = f" Left out as stale: {', '.join(model_name(*pair) for pair in stale)}." if stale else ""
-    scored = [(score, pair) for pair in fresh if (score := validation_score(ws, *pair)) is not None]
-    if scored:
-        # The highest score; the first in the alphabet of equals.
-        score, pair = max(reversed(scored), key=lambda entry: entry[0])
-        best = f", the best of {len(scored)} fitted models on validation (NDCG@20 {score:.4f})" if len(scored) > 1 else ""
-        return load(ws, *pair), f"Ranked by {model_name(*pair)}{best}.{left_out}"
-    if fresh:
-        pair = next((pair for pair in fresh if pair[0] != "popularity"), fresh[0])
-        return load(ws, *pair), f"Ranked by {model_name(*pair)}; no validation figures are recorded.{left_out}"
+    fresh, stale, damaged = [], [], []
+    scores: dict[tuple[str, str], float | None] = {}
+    for pair in stored:
+        if pair[0] == "random":
+            continue
+        try:
+            (stale if ws.stale_inputs(f"models/{model_name(*pair)}") else fresh).append(pair)
+            scores[pair] = validation_score(ws, *pair)
+        except WorkspaceError as error:
+            damaged.append(pair)
+            log.warning("%s is left out: %s", model_name(*pair), error)
+    # The highest score; the first in the alphabet of equals; without scores, what is more than popularity.
+    scored = sorted((pair for pair in fresh if scores[pair] is not None), key=lambda pair: (-scores[pair], pair))
+    unscored = sorted((pair for pair in fresh if scores[pair] is None), key=lambda pair: (pair[0] == "popularity", pair))
+    n_scored = len(scored)
+    for pair in [*scored, *unscored]:
+        try:
+            fitted = load(ws, *pair)
+        except WorkspaceError as error:
+            damaged.append(pair)
+            log.warning("%s is left out: %s", model_name(*pair), error)
+            n_scored -= pair in scored
+            continue
+        if scores[pair] is None:
+            return fitted, f"Ranked by {model_name(*pair)}; no validation figures are recorded.{_left_out(stale, damaged)}"
+        best = f", the best of {n_scored} fitted models on validation (NDCG@20 {scores[pair]:.4f})" if n_scored > 1 else ""
+        return fitted, f"Ranked by {model_name(*pair)}{best}.{_left_out(stale, damaged)}"
+    left_out = _left_out(stale, damaged)
     return None, f"No model is fitted, so ranked by popularity: run `reclm fit lightgcn -w {ws.argument}` for more.{left_out}"
+
+
+def _left_out(stale: list[tuple[str, str]], damaged: list[tuple[str, str]]) -> str:
+    """Sentences that name the models that were not considered."""
+    parts = [f" Left out as {why}: {', '.join(model_name(*pair) for pair in pairs)}."
+             for why, pairs in (("stale", stale), ("damaged", damaged)) if pairs]  # fmt: skip
+    return "".join(parts)
 
 
 def model_name(model: str, profiles: str) -> str:
@@ -68,8 +89,8 @@ def validation_score(ws: Workspace, model: str, profiles: str) -> float | None:
 
 
 def is_ready(model: FittedModel, user: int) -> bool:
-    """Whether the model's vector of this user means anything; models that rank everyone alike are always ready."""
-    return model.item_vectors.shape[1] == 0 or bool(model.user_ready[user])
+    """Whether the model knows this user; models that rank everyone alike are always ready."""
+    return not model.is_personal or bool(model.user_ready[user])
 
 
 def item_vectors(ws: Workspace, n_items: int) -> np.ndarray | None:
