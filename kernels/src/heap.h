@@ -1,4 +1,4 @@
-/* The k best of a stream: a heap whose root is the worst kept.
+/* The k best of a stream: in a heap whose root is the worst kept, or in a list that is cut now and then.
  *
  * An entry is one 64-bit key whose order is the ranking: the score's bits, made monotonic, above the complement
  * of the id, so that equal scores go to the lower id. One comparison without a branch then picks a child, where
@@ -36,9 +36,10 @@ static inline float entry_score(entry_t entry)
     return score;
 }
 
-static inline void sift_down(entry_t *heap, int64_t size, entry_t moved)
+/* Puts `moved` at the place `at` of a heap, or below. */
+static inline void sift_down(entry_t *heap, int64_t size, int64_t at, entry_t moved)
 {
-    int64_t at = 0, child = 1;
+    int64_t child = 2 * at + 1;
     for (; child + 1 < size; child = 2 * at + 1) {
         child += heap[child + 1] < heap[child];
         if (heap[child] >= moved) break;
@@ -56,7 +57,7 @@ static inline void sift_down(entry_t *heap, int64_t size, entry_t moved)
 static inline void push(entry_t *heap, int64_t *size, int64_t k, entry_t entry)
 {
     if (*size == k) {
-        if (entry > heap[0]) sift_down(heap, k, entry);
+        if (entry > heap[0]) sift_down(heap, k, 0, entry);
         return;
     }
     int64_t at = (*size)++;
@@ -67,7 +68,35 @@ static inline void push(entry_t *heap, int64_t *size, int64_t k, entry_t entry)
     heap[at] = entry;
 }
 
-/* Empties the heap into a row of k, best first; places left over get id -1, score -inf. */
+/* Brings the k greatest of n > k distinct entries to the front, in no order; returns the least of them.
+ * Quickselect; elements are exchanged without a branch, since which side they belong to cannot be predicted. */
+static inline entry_t keep_best(entry_t *entries, int64_t n, int64_t k)
+{
+    for (int64_t low = 0, high = n; high - low > 1;) {
+        const int64_t middle = low + (high - low) / 2;
+        const entry_t first = entries[low], last = entries[high - 1], inner = entries[middle];
+        const int64_t median = (first < inner) == (inner < last) ? middle : (first < inner) == (last < first) ? low : high - 1;
+        const entry_t pivot = entries[median];
+        entries[median] = last;
+        int64_t greater = low;
+        for (int64_t at = low; at < high - 1; at++) {
+            const entry_t entry = entries[at];
+            entries[at] = entries[greater];
+            entries[greater] = entry;
+            greater += entry > pivot;
+        }
+        entries[high - 1] = entries[greater];
+        entries[greater] = pivot;
+        if (greater == k - 1 || greater == k) break;
+        if (greater > k) high = greater;
+        else low = greater + 1;
+    }
+    entry_t least = entries[0];
+    for (int64_t at = 1; at < k; at++) least = entries[at] < least ? entries[at] : least;
+    return least;
+}
+
+/* Empties a heap into a row of k, best first; places left over get id -1, score -inf. */
 static inline void drain(entry_t *heap, int64_t size, int64_t k, int32_t *ids, float *scores)
 {
     for (int64_t at = size; at < k; at++) {
@@ -77,8 +106,17 @@ static inline void drain(entry_t *heap, int64_t size, int64_t k, int32_t *ids, f
     for (int64_t left = size; left > 0; left--) {
         ids[left - 1] = entry_id(heap[0]);
         scores[left - 1] = entry_score(heap[0]);
-        if (left > 1) sift_down(heap, left - 1, heap[left - 1]);
+        if (left > 1) sift_down(heap, left - 1, 0, heap[left - 1]);
     }
+}
+
+/* The k best of n entries in any order, into a row as above. */
+static inline void rank(entry_t *entries, int64_t n, int64_t k, int32_t *ids, float *scores)
+{
+    if (n > k) keep_best(entries, n, k);
+    const int64_t left = n < k ? n : k;
+    for (int64_t at = left / 2; at-- > 0;) sift_down(entries, left, at, entries[at]);
+    drain(entries, left, k, ids, scores);
 }
 
 #endif

@@ -2,9 +2,9 @@
  *
  * Items are packed once into panels, dimension-major, shared by all threads. A task is a few tiles of queries;
  * its tiles pass over one block of panels after another, so that a block stays in the second-level cache. Each
- * query keeps a heap of its best, and a panel's scores are looked at only where one lies above the worst kept.
- * With int8 the panels hold quantized items, and what the heap has kept is scored again in float32.
- * With pruning, a panel is skipped when no query of the tile can reach its heap by the bound
+ * query keeps a list of its best, and a panel's scores are looked at only where one lies above the worst kept.
+ * With int8 the panels hold quantized items, and what a list has kept is scored again in float32.
+ * With pruning, a panel is skipped when no query of the tile can reach its list by the bound
  * |query| * |item| + bias  (Cauchy-Schwarz; LEMP, Teflioudi et al., SIGMOD 2015, uses it the same way). */
 #include <math.h>
 #include <stdlib.h>
@@ -47,7 +47,8 @@ typedef struct {
 typedef struct {
     kernel_t kernel;
     int64_t n_queries, n_candidates, dim, relu_dim, k;
-    int64_t n_kept; /* places in a heap: k, or more where int8 chooses what to score again */
+    int64_t n_kept; /* what a query keeps: k, or more where int8 chooses what to score again */
+    int64_t room;   /* in its list, which is cut to n_kept when full */
     int64_t n_groups; /* of small integers in a row; 0: float32 */
     int ascending, prune;
     const float *queries, *items, *bias;
@@ -67,7 +68,8 @@ typedef struct {
 
 /* One query of a task. */
 typedef struct {
-    int64_t size;      /* of its heap */
+    int64_t size;      /* of its list */
+    int was_cut;       /* has its list been cut to the n_kept best? */
     int64_t seen, end; /* its masked items not yet passed */
     double reach, rest;
 } query_t;
@@ -78,8 +80,8 @@ typedef struct {
     int32_t *offsets; /* (task_tiles, TILE), as the following */
     float *scales, *thresholds;
     query_t *queries;
-    entry_t *heaps;    /* (task_tiles, TILE, n_kept) */
-    entry_t *best;     /* (k,) */
+    entry_t *lists;    /* (task_tiles, TILE, room) */
+    entry_t *again;    /* (n_kept,) */
 } scratch_t;
 
 static int64_t row_words(const job_t *job)
@@ -257,38 +259,36 @@ static int is_seen(const job_t *job, query_t *query, int32_t id)
     return low < query->end && seen[low] == id;
 }
 
-/* Shows a heap the lanes of a panel that lie above its threshold. */
+/* Adds to a query's list the lanes of a panel that lie above its threshold. */
 static void offer(const job_t *job, const scratch_t *scratch, int64_t slot, int64_t start, uint32_t hits, const float *scores)
 {
     query_t *query = scratch->queries + slot;
-    entry_t *heap = scratch->heaps + slot * job->n_kept;
-    float threshold = scratch->thresholds[slot];
+    entry_t *list = scratch->lists + slot * job->room;
     for (; hits; hits &= hits - 1) {
         const int lane = __builtin_ctz(hits);
-        if (!(scores[lane] > threshold)) continue;
+        if (!(scores[lane] > scratch->thresholds[slot])) continue;
         const int32_t id = job->candidates[start + lane];
         if (is_seen(job, query, id)) continue;
-        push(heap, &query->size, job->n_kept, make_entry(scores[lane], id));
+        list[query->size++] = make_entry(scores[lane], id);
+        if (query->size < job->room) continue;
+        const float worst = entry_score(keep_best(list, query->size, job->n_kept));
+        query->size = job->n_kept;
+        query->was_cut = 1;
         /* Out of order, an equal score may still win by its lower id. */
-        if (query->size == job->n_kept) threshold = job->ascending ? entry_score(heap[0]) : nextafterf(entry_score(heap[0]), -INFINITY);
+        scratch->thresholds[slot] = job->ascending ? worst : nextafterf(worst, -INFINITY);
     }
-    scratch->thresholds[slot] = threshold;
 }
 
-static void prefetch_kept(const job_t *job, const entry_t *kept, int64_t n_kept)
-{
-    for (int64_t at = 0; at < n_kept; at++)
-        for (int64_t d = 0; d < job->dim; d += 16) __builtin_prefetch(job->items + entry_id(kept[at]) * job->dim + d);
-}
-
-/* Scores in float32 what int8 has kept for a query. */
-static int64_t look_again(const job_t *job, const scratch_t *scratch, const float *query, const entry_t *kept, int64_t n_kept)
+/* Scores in float32 what int8 has kept for a query; returns how many can be ranked. */
+static int64_t look_again(const job_t *job, const float *query, const entry_t *kept, int64_t n_kept, entry_t *again)
 {
     int64_t size = 0;
     for (int64_t start = 0; start < n_kept; start += AGAIN) {
         const int filled = n_kept - start < AGAIN ? (int)(n_kept - start) : AGAIN;
         const float *rows[AGAIN];
         float bias[AGAIN], scores[AGAIN];
+        for (int64_t at = start + AGAIN; at < n_kept && at < start + 3 * AGAIN; at++)
+            for (int64_t d = 0; d < job->dim; d += 16) __builtin_prefetch(job->items + entry_id(kept[at]) * job->dim + d);
         for (int at = 0; at < AGAIN; at++) {
             const int64_t id = entry_id(kept[start + (at < filled ? at : 0)]);
             rows[at] = job->items + id * job->dim;
@@ -296,7 +296,7 @@ static int64_t look_again(const job_t *job, const scratch_t *scratch, const floa
         }
         job->kernel.score_again(job->dim, query, rows, bias, scores);
         for (int at = 0; at < filled; at++)
-            if (scores[at] > -INFINITY) push(scratch->best, &size, job->k, make_entry(scores[at], entry_id(kept[start + at])));
+            if (scores[at] > -INFINITY) again[size++] = make_entry(scores[at], entry_id(kept[start + at]));
     }
     return size;
 }
@@ -354,20 +354,24 @@ static void run_task(const job_t *job, const scratch_t *scratch, int64_t task)
     for (int64_t slot = 0; slot < n_tiles * tile; slot++) {
         const int64_t user = first_tile * tile + slot;
         if (user >= job->n_queries) break;
-        entry_t *heap = scratch->heaps + slot * job->n_kept;
-        int64_t size = scratch->queries[slot].size;
-        if (job->n_groups) {
-            if (slot + 1 < n_tiles * tile)
-                prefetch_kept(job, heap + job->n_kept, scratch->queries[slot + 1].size);
-            const int left_out = size == job->n_kept;
-            const float worst_kept = left_out ? entry_score(heap[0]) : -INFINITY;
-            size = look_again(job, scratch, job->queries + user * job->dim, heap, size);
-            heap = scratch->best;
-            const float worst = size == job->k ? entry_score(heap[0]) : -INFINITY;
-            job->out_unsure[user] =
-                (uint8_t)is_unsure(job, user, scratch->scales[slot], left_out, worst_kept, worst);
+        int32_t *ids = job->out_ids + user * job->k;
+        float *best = job->out_scores + user * job->k;
+        entry_t *list = scratch->lists + slot * job->room;
+        query_t *query = scratch->queries + slot;
+        if (!job->n_groups) {
+            rank(list, query->size, job->k, ids, best);
+            continue;
         }
-        drain(heap, size, job->k, job->out_ids + user * job->k, job->out_scores + user * job->k);
+        float worst_kept = -INFINITY;
+        if (query->size > job->n_kept || query->was_cut) {
+            worst_kept = entry_score(keep_best(list, query->size, job->n_kept));
+            query->was_cut = 1;
+            query->size = job->n_kept;
+        }
+        const int64_t size = look_again(job, job->queries + user * job->dim, list, query->size, scratch->again);
+        rank(scratch->again, size, job->k, ids, best);
+        job->out_unsure[user] =
+            (uint8_t)is_unsure(job, user, scratch->scales[slot], query->was_cut, worst_kept, best[job->k - 1]);
     }
 }
 
@@ -386,11 +390,11 @@ static int take_scratch(const job_t *job, scratch_t *scratch)
     scratch->scales = lines(slots * (int64_t)sizeof(float));
     scratch->thresholds = lines(slots * (int64_t)sizeof(float));
     scratch->queries = lines(slots * (int64_t)sizeof(query_t));
-    scratch->heaps = lines(slots * job->n_kept * (int64_t)sizeof(entry_t));
-    scratch->best = lines(job->k * (int64_t)sizeof(entry_t));
+    scratch->lists = lines(slots * job->room * (int64_t)sizeof(entry_t));
+    scratch->again = lines(job->n_groups ? job->n_kept * (int64_t)sizeof(entry_t) : 0);
     if (scratch->small) memset(scratch->small, 0, (size_t)(4 * job->n_groups));
     return scratch->small && scratch->packed && scratch->offsets && scratch->scales && scratch->thresholds && scratch->queries &&
-           scratch->heaps && scratch->best;
+           scratch->lists && scratch->again;
 }
 
 static void give_scratch(scratch_t *scratch)
@@ -401,15 +405,15 @@ static void give_scratch(scratch_t *scratch)
     free(scratch->scales);
     free(scratch->thresholds);
     free(scratch->queries);
-    free(scratch->heaps);
-    free(scratch->best);
+    free(scratch->lists);
+    free(scratch->again);
 }
 
-/* Shares the tiles out: few enough to a task that its heaps stay in the cache, as many tasks to each thread. */
+/* Shares the tiles out: few enough to a task that its lists stay in the cache, as many tasks to each thread. */
 static void plan_tasks(job_t *job, int32_t n_threads)
 {
     const int64_t tile = job->kernel.tile;
-    const int64_t tile_bytes = tile * (row_words(job) * (int64_t)sizeof(float) + job->n_kept * (int64_t)sizeof(entry_t));
+    const int64_t tile_bytes = tile * (row_words(job) * (int64_t)sizeof(float) + job->room * (int64_t)sizeof(entry_t));
     int64_t most = TASK_BYTES / tile_bytes;
     most = most < 1 ? 1 : most > MAX_TASK_TILES ? MAX_TASK_TILES : most;
     job->n_tiles = (job->n_queries + tile - 1) / tile;
@@ -439,6 +443,7 @@ int32_t reclm_topk(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t
         job.n_kept = n_kept;
         job.n_groups = (dim + job.kernel.group - 1) / job.kernel.group;
     }
+    job.room = 2 * job.n_kept + 16;
     job.n_panels = (n_candidates + panel - 1) / panel;
     plan_tasks(&job, n_threads);
     job.panels = lines(job.n_panels * panel * row_words(&job) * (int64_t)sizeof(float));
