@@ -443,7 +443,7 @@ int32_t reclm_topk(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t
         job.n_kept = n_kept;
         job.n_groups = (dim + job.kernel.group - 1) / job.kernel.group;
     }
-    job.room = 2 * job.n_kept + 16;
+    job.room = 2 * job.n_kept + 48;
     job.n_panels = (n_candidates + panel - 1) / panel;
     plan_tasks(&job, n_threads);
     job.panels = lines(job.n_panels * panel * row_words(&job) * (int64_t)sizeof(float));
