@@ -6,9 +6,7 @@ which model is best; the Recall beside a row only shows that it has learnt.
 """
 
 import dataclasses
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +23,9 @@ from ..evaluate.settings import evaluate
 from ..workspace import Workspace
 from . import machine, results
 from .graphs import NEWS, PLACES, Shape, hold_out, power_law
-from .reference import time_epochs
+from .reference import beside_torch
 from .results import Group, Target
-from .timing import PeakMemory, Stopwatch, Timing, take_turns
+from .timing import PeakMemory, Stopwatch, Timing, quiet, take_turns
 
 # Popularity and chance say what the others' Recall is worth.
 CLOSED = ("random", "popularity", "ease", "itemknn", "gfcf")
@@ -83,9 +81,12 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
     say("reading the data" if settings.workspace else "making the graph")
     inputs, source = _inputs(settings)
     groups = _on(inputs, settings.models, "", settings, say)
-    trained = [model for model in ("lightgcn",) if model in settings.models]
-    if trained:
-        groups.append(_against_torch(inputs, settings, say))
+    if "lightgcn" in settings.models:
+        say("lightgcn beside torch")
+        groups += beside_torch(blind(inputs), settings.reference, settings.epochs, settings.n_threads, settings.seed)
+        if settings.workspace is None and settings.sizes != MIND:
+            for group in groups:  # targets are those of the full sizes
+                group.targets.clear()
     graphs = [_facts(inputs, source)]
     if settings.large:
         say("making the large graph")
@@ -182,7 +183,7 @@ def _on(inputs: Inputs, models: tuple[str, ...], suffix: str, settings: Settings
 def _epochs(inputs: Inputs, model: str, preset: str, settings: Settings) -> tuple[FittedModel, Timing]:
     """Train one epoch that compiles and `settings.epochs` that are timed."""
     watch = Stopwatch()
-    with _no_warning():
+    with quiet(fit_arrays):
         fitted = fit_arrays(
             blind(inputs), model, preset=preset, epochs=settings.epochs + 1, seed=settings.seed, refit=False,
             n_threads=settings.n_threads, progress=lambda *_, **__: watch.lap(),
@@ -190,33 +191,8 @@ def _epochs(inputs: Inputs, model: str, preset: str, settings: Settings) -> tupl
     return fitted, watch.timing(skip=1)
 
 
-@contextmanager
-def _no_warning() -> Iterator[None]:
-    """Fitting warns where nothing is validated: here that is meant."""
-    logger = logging.getLogger(fit_arrays.__module__)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 def blind(inputs: Inputs) -> Inputs:
     """Training and validation as one training set, so that nothing is ranked between epochs."""
     split = inputs.split
     empty = sp.csr_matrix(split.train.shape, dtype=np.float32)
     return dataclasses.replace(inputs, split=dataclasses.replace(split, train=split.known(), valid=empty))
-
-
-def _against_torch(inputs: Inputs, settings: Settings, say: Say) -> Group:
-    """LightGCN's epoch beside plain torch: the same step, in turns."""
-    group = Group("lightgcn against torch", "one epoch, the same batches, layers and loss", "interactions", inputs.split.known().nnz)
-    say("lightgcn beside torch")
-    for name, timing, note in time_epochs(blind(inputs), settings.reference, settings.epochs, settings.n_threads, settings.seed):
-        if timing is None:
-            group.add_missing(name, note)
-        else:
-            group.add(name, timing, note)
-    group.expect("reclm", 5.0, "torch reference")
-    return group

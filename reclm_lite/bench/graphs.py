@@ -33,7 +33,7 @@ class Shape:
 
 PLACES = Shape()
 # Short histories, and a few items that everyone read.
-NEWS = Shape(user_tail=4.0, item_tail=0.9, item_least=0.01, user_most=0.011, item_most=0.11)
+NEWS = Shape(user_tail=4.0, item_tail=0.9, item_least=0.01, user_most=0.011, item_most=0.06, n_communities=12, focus=0.8)
 
 
 def power_law(n_users: int, n_items: int, n_interactions: int, seed: int = 0, shape: Shape = PLACES) -> sp.csr_matrix:

@@ -4,10 +4,12 @@ A turn is: a pause (threads of the one before stop spinning), one call that is n
 they fill `turn_seconds`. Reported are the median and the least over all turns.
 """
 
+import logging
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,11 @@ class Timing:
     median_seconds: float
     min_seconds: float
     n_calls: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> "Timing":
+        """Of the seconds of each call."""
+        return cls(statistics.median(seconds), min(seconds), len(seconds))
 
 
 def take_turns(contenders: Mapping[str, Callable[[], object]], repeats: int, *, turn_seconds: float = 0.1) -> dict[str, Timing]:
@@ -38,7 +45,7 @@ def take_turns(contenders: Mapping[str, Callable[[], object]], repeats: int, *, 
                 started = time.perf_counter()
                 function()
                 seconds[name].append(time.perf_counter() - started)
-    return {name: Timing(statistics.median(values), min(values), len(values)) for name, values in seconds.items()}
+    return {name: Timing.of(values) for name, values in seconds.items()}
 
 
 class Stopwatch:
@@ -57,8 +64,19 @@ class Stopwatch:
 
     def timing(self, skip: int = 0) -> Timing:
         """Median and least of the laps but the first `skip`."""
-        laps = self.laps[skip:]
-        return Timing(statistics.median(laps), min(laps), len(laps))
+        return Timing.of(self.laps[skip:])
+
+
+@contextmanager
+def quiet(function: Callable) -> Iterator[None]:
+    """No warnings from the module of `function`: fitting warns where nothing is validated, and here that is meant."""
+    logger = logging.getLogger(function.__module__)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class PeakMemory:
