@@ -151,7 +151,7 @@ class _Fit:
         if self.refit and split.valid.nnz:
             train_user_vectors, known = vectors.users, split.known()
             del module, trained, base
-            self.report.begin("refit", n_epochs + tower_epochs)
+            self.report.begin(n_epochs + tower_epochs)
             again = dataclasses.replace(config, epochs=n_epochs, patience=None)
             module, trained = self._train_base("refit", known, again, None)
             vectors = module.vectors(trained.params)
@@ -170,8 +170,10 @@ class _Fit:
     def _train(
         self, phase: str, module: Trainable, interactions: sp.csr_matrix, config: TrainConfig, validate: Validate | None
     ) -> Trained:
+        checkpoint = None if self.checkpoint is None else self.checkpoint / f"{phase.replace(' ', '-')}.safetensors"
         return train(
-            module, interactions, config, validate=validate, progress=self.report, phase=phase.split()[0],
+            module, interactions, config, validate=validate, progress=self.report, phase=phase, checkpoint=checkpoint,
+            n_threads=self.n_threads,
         )  # fmt: skip
 
     def _fold_state(self, module: Trainable, trained: Trained, interactions: sp.csr_matrix) -> FoldState:
@@ -188,8 +190,9 @@ class _Fit:
     def _tower(self, base: Vectors) -> ProfileTower:
         inputs = self.inputs
         return ProfileTower(
-            base, self.settings.dim, user_profiles=inputs.user_profiles, item_profiles=inputs.item_profiles, text=inputs.text
-        )
+            base, self.settings.dim, user_profiles=inputs.user_profiles, item_profiles=inputs.item_profiles, text=inputs.text,
+            n_threads=self.n_threads,
+        )  # fmt: skip
 
     def _tower_config(self, epochs: int) -> TrainConfig:
         return dataclasses.replace(self.config, rate=self.settings.tower_rate, epochs=epochs, patience=None, l2_tables=0.0)
@@ -203,7 +206,7 @@ class _Fit:
             log.warning("no validation interactions: profiles are left out, since nothing could show that they help")
             return base, fold, (0.0, 0.0), 0, figures
         tower = self._tower(base)
-        self.report.begin("profiles", self.settings.tower_epochs)
+        self.report.begin(self.settings.tower_epochs)
         trained = self._train(
             "profiles", tower, self.inputs.split.train, self._tower_config(self.settings.tower_epochs),
             lambda parts: tower.best_gates(parts, validate)[1:],
@@ -258,14 +261,15 @@ class _Reporter:
     """Turns epoch reports of several phases into one line of progress."""
 
     def __init__(self, progress: Progress | None, total: int):
-        self.progress, self.done, self.total, self.phase = progress, 0, total, "select"
+        self.progress, self.done, self.total = progress, 0, total
 
-    def begin(self, phase: str, n_epochs: int) -> None:
-        self.phase, self.total = phase, self.done + n_epochs
+    def begin(self, n_epochs: int) -> None:
+        """Another phase of so many epochs begins; the one before may have stopped early."""
+        self.total = self.done + n_epochs
 
     def __call__(self, report: EpochReport) -> None:
         self.done += 1
-        note = f"{self.phase}: loss {report.loss:.4f}"
+        note = f"{report.phase}: loss {report.loss:.4f}"
         if np.isfinite(report.ndcg_20):
             note += f", valid R@20 {report.recall_20:.4f} N@20 {report.ndcg_20:.4f}"
         note += f", {report.interactions_per_second:,.0f} interactions/s"

@@ -34,8 +34,9 @@ class ProfileTower:
     def __init__(
         self, base: Vectors, dim: int, *,
         user_profiles: np.ndarray | None = None, item_profiles: np.ndarray | None = None, text: np.ndarray | None = None,
+        n_threads: int | None = None,
     ):  # fmt: skip
-        self.base, self.dim = base, dim
+        self.base, self.dim, self.n_threads = base, dim, n_threads
         self.base_dim = base.users.shape[1] - base.relu_dim
         self.of_users = None if user_profiles is None else TextMLP("user_profile", user_profiles)
         self.against = None if text is None else TextMLP("text", text)
@@ -60,7 +61,7 @@ class ProfileTower:
         return params
 
     def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
-        return row_step(self, params, batch, sparse=False)
+        return row_step(self, params, batch, sparse=False, n_threads=self.n_threads)
 
     def vectors(self, params: Params) -> Vectors:
         return self.forward(params)[0]

@@ -28,12 +28,12 @@ class RowModel(Protocol):
     def backward(self, params: Params, cache: dict, d: Vectors) -> Grads: ...
 
 
-def row_step(model: RowModel, params: Params, batch: Batch, *, sparse: bool) -> tuple[float, Grads]:
+def row_step(model: RowModel, params: Params, batch: Batch, *, sparse: bool, n_threads: int | None = None) -> tuple[float, Grads]:
     """`Trainable.step` on the rows that the batch touches."""
     user_rows, (users,) = _compact(batch.users)
     item_rows, (positives, negatives) = _compact(batch.positives, batch.negatives)
     vectors, cache = model.forward(params, user_rows, item_rows)
-    loss, d = ranking_loss(batch.loss, users, positives, negatives, vectors)
+    loss, d = ranking_loss(batch.loss, users, positives, negatives, vectors, n_threads=n_threads)
     grads = model.backward(params, cache, d)
     if not sparse:
         grads = {name: _dense(grad, params[name]) for name, grad in grads.items()}

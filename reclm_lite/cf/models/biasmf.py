@@ -34,7 +34,7 @@ PRESETS = {
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "BiasMF":
     """interactions: CSR (n_users, n_items), what is trained on."""
-    return BiasMF(make_encoder(settings, inputs, interactions), sparse_updates=settings.sparse_updates)
+    return BiasMF(make_encoder(settings, inputs, interactions), sparse_updates=settings.sparse_updates, n_threads=n_threads)
 
 
 def estimate_bytes(shape: Shape, settings: Settings) -> int:
@@ -46,14 +46,14 @@ class BiasMF:
 
     name = "biasmf"
 
-    def __init__(self, encoder: PublishedEncoder | ResidualEncoder, *, sparse_updates: bool = False):
-        self.encoder, self.sparse_updates = encoder, sparse_updates
+    def __init__(self, encoder: PublishedEncoder | ResidualEncoder, *, sparse_updates: bool = False, n_threads: int | None = None):
+        self.encoder, self.sparse_updates, self.n_threads = encoder, sparse_updates, n_threads
 
     def init(self, rng: np.random.Generator) -> Params:
         return self.encoder.init(rng)
 
     def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
-        return row_step(self, params, batch, sparse=self.sparse_updates)
+        return row_step(self, params, batch, sparse=self.sparse_updates, n_threads=self.n_threads)
 
     def vectors(self, params: Params) -> Vectors:
         return self.forward(params)[0]

@@ -41,7 +41,7 @@ PRESETS = {
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "NCF":
     """interactions: CSR (n_users, n_items), what is trained on."""
     encoder = make_encoder(settings, inputs, interactions)
-    return NCF(encoder, relu_width=settings.relu_width, sparse_updates=settings.sparse_updates)
+    return NCF(encoder, relu_width=settings.relu_width, sparse_updates=settings.sparse_updates, n_threads=n_threads)
 
 
 def estimate_bytes(shape: Shape, settings: Settings) -> int:
@@ -53,8 +53,12 @@ class NCF:
 
     name = "ncf"
 
-    def __init__(self, encoder: PublishedEncoder | ResidualEncoder, *, relu_width: int = 0, sparse_updates: bool = False):
-        self.encoder, self.relu_width, self.sparse_updates = encoder, relu_width or encoder.dim, sparse_updates
+    def __init__(
+        self, encoder: PublishedEncoder | ResidualEncoder, *,
+        relu_width: int = 0, sparse_updates: bool = False, n_threads: int | None = None,
+    ):  # fmt: skip
+        self.encoder, self.relu_width = encoder, relu_width or encoder.dim
+        self.sparse_updates, self.n_threads = sparse_updates, n_threads
 
     def init(self, rng: np.random.Generator) -> Params:
         params = self.encoder.init(rng)
@@ -68,7 +72,7 @@ class NCF:
         return params
 
     def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
-        return row_step(self, params, batch, sparse=self.sparse_updates)
+        return row_step(self, params, batch, sparse=self.sparse_updates, n_threads=self.n_threads)
 
     def vectors(self, params: Params) -> Vectors:
         return self.forward(params)[0]
