@@ -26,7 +26,6 @@ BASIS_NONE, BASIS_COLLABORATIVE, BASIS_TEXT = 0, 1, 2
 # Fewer interactions than this leave a fitted vector close to that of the items themselves, or to its random start.
 MIN_INTERACTIONS = 2
 BASES = {BASIS_COLLABORATIVE: "collaborative", BASIS_TEXT: "text", BASIS_NONE: "none"}
-_BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -125,21 +124,10 @@ def _nearest(
     vectors: np.ndarray, users: np.ndarray, candidates: np.ndarray, group: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k candidates of highest cosine, less the one that stands for the user's own history."""
-    pool = np.ascontiguousarray(vectors[candidates])
     place = np.full(group.max() + 1, -1, np.int64)
     place[group[candidates]] = np.arange(len(candidates))
-    own = place[group[users]]
-    ids = np.empty((len(users), k), np.int32)
-    best = np.empty((len(users), k), np.float32)
-    for start in range(0, len(users), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        mine = own[part]
-        indptr = np.concatenate([[0], np.cumsum(mine >= 0)])
-        seen = native.make_csr(indptr, mine[mine >= 0], None, (len(mine), len(candidates)))
-        found, scores = native.topk(np.ascontiguousarray(vectors[users[part]]), pool, k, seen=seen)
-        ids[part] = np.where(found >= 0, candidates[np.maximum(found, 0)], -1)
-        best[part] = np.where(found >= 0, scores, 0.0)
-    return ids, best
+    found, cosines = native.knn(vectors[users], vectors[candidates], k, own=place[group[users]])
+    return np.where(found >= 0, candidates[np.maximum(found, 0)], -1), np.where(found >= 0, cosines, 0.0)
 
 
 def history_groups(matrix: sp.csr_matrix) -> np.ndarray:

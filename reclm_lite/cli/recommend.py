@@ -11,27 +11,32 @@ from ._options import common, json_option, print_json, say, workspace_option
 @workspace_option
 @click.option("--user", help="A user's id.")
 @click.option("--text", help="Words instead of a user: recommend what fits them.")
+@click.option("--history", metavar="ID,ID,…", help="Item ids instead of a user: recommend to somebody who has these.")
 @click.option("-k", type=click.IntRange(min=1), default=20, show_default=True, help="How many items.")
 @click.option("--model", help="A fitted model, such as lightgcn or lightgcn+users [default: the best on validation].")
 @json_option
 @common
-def command(root: Path, user: str | None, text: str | None, k: int, model: str | None, as_json: bool) -> None:
+def command(
+    root: Path, user: str | None, text: str | None, history: str | None, k: int, model: str | None, as_json: bool
+) -> None:
     """Recommend items to a user: title, score and the reason.
 
-    A user without history is served from text or from popularity, and the answer says so.
+    A user without history is served from text or from popularity, and the answer says so. Somebody who is not in the
+    workspace is placed by the items they have (--history); nothing is fitted again.
 
     \b
     Example:
       reclm recommend -w shop --user 42 -k 10
       reclm recommend -w shop --text "trail running shoes"
+      reclm recommend -w shop --history 1196,260,1210
     """
     from ..serve.recommend import recommend
     from ..workspace import Workspace
 
-    if (user is None) == (text is None):
-        raise click.UsageError("give either --user ID or --text WORDS")
+    if [user, text, history].count(None) != 2:
+        raise click.UsageError("give either --user ID, --text WORDS or --history IDS")
     with Workspace.open(root) as ws:
-        answer = recommend(ws, user, k=k, model=model, text=text)
+        answer = recommend(ws, user, k=k, model=model, text=text, history=None if history is None else history.split(","))
     if as_json:
         print_json(answer.as_json())
         return

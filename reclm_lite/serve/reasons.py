@@ -45,7 +45,7 @@ class Evidence:
 
     texts: the text of every item. counts: int64 (n_items,) users who took each item.
     item_vectors: float32 (n_items, dim), rows L2-normalised (zero rows: no text), or None.
-    history: int32, the user's items. known: CSR (n_users, n_items) of all interactions, or None.
+    history: int32, the user's items. is_counted: whether `counts` and `known` have the user among them. known: CSR (n_users, n_items) of all interactions, or None.
     neighbor_items: one int32 array of items per neighbour.
     interests: phrases of the user's profile. query: float32 (dim,) normalised, or None;
     query_label: what the query was ("your words", "your profile").
@@ -56,6 +56,7 @@ class Evidence:
     n_users: int
     item_vectors: np.ndarray | None = None
     history: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    is_counted: bool = True
     known: sp.csr_matrix | None = None
     neighbor_items: tuple[np.ndarray, ...] = ()
     interests: tuple[str, ...] = ()
@@ -166,7 +167,7 @@ class Reasoner:
             return None
         best = int(np.argmax(shares))
         anchor = int(self._together_items[best])
-        n_both, n_others = int(self._together_counts[best, item]), int(self.evidence.counts[anchor]) - 1
+        n_both, n_others = int(self._together_counts[best, item]), int(self.evidence.counts[anchor]) - self.evidence.is_counted
         if not self.evidence.texts[anchor].title.strip():
             return None
         times = n_both / n_others / (int(self.evidence.counts[item]) / self.evidence.n_users)
@@ -245,14 +246,15 @@ class Reasoner:
         for row in range(len(items)):
             takers = by_item.indices[by_item.indptr[row] : by_item.indptr[row + 1]]
             counts[row] = np.bincount(known[takers].indices, minlength=n_items)
-        # The user is among the takers of each and has taken the whole history: not an "other".
-        counts[:, self._history] -= 1
+        if self.evidence.is_counted:
+            # The user is among the takers of each and has taken the whole history: not an "other".
+            counts[:, self._history] -= 1
         return items, counts
 
     def _together_share(self, items: np.ndarray) -> np.ndarray:
         """Shrunk share of the other takers of each history item who took `items`: float64 (n, len(items)); 0 where too few."""
         both = self._together_counts[:, items]
-        others = np.maximum(self.evidence.counts[self._together_items] - 1, 1)[:, None]
+        others = np.maximum(self.evidence.counts[self._together_items] - self.evidence.is_counted, 1)[:, None]
         everyone = self.evidence.counts[items][None, :] / max(1, self.evidence.n_users)
         telling = (both >= MIN_TOGETHER) & (both / others >= 2 * everyone)
         return np.where(telling, both / (others + _TOGETHER_PRIOR), 0.0)

@@ -3,7 +3,7 @@
 What a deployed system knows is masked: every interaction in the workspace, held-out ones too, and the
 split is not needed (evaluation, which must not know them, has its own ranking). Three bases, in this order:
 
-    model        a fitted model, for users it was fitted on
+    model        a fitted model: for users it was fitted on, and for anybody whose history it can place
     text         cosine of item texts to a vector (the words asked for, the user's profile, or the mean of a
                  history that the model does not know), plus a little popularity
     popularity   the number of users who took an item
@@ -12,11 +12,13 @@ The basis and a sentence on it come with every answer. Left out: a server, and a
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 
 from ..data.dataset import item_ids, item_texts, load_interactions, user_index
 from ..errors import InputError, MissingArtefactError
@@ -49,7 +51,7 @@ class RecommendedItem:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """`user` is None for words alone; `basis` is "model", "text" or "popularity"; `note` says in a sentence why."""
+    """`user` is None for words or a history alone; `basis` is "model", "text" or "popularity"; `note` says in a sentence why."""
 
     user: str | None
     items: list[RecommendedItem]
@@ -69,15 +71,17 @@ def recommend(
     k: int = 20,
     model: str | None = None,
     text: str | None = None,
+    history: Sequence[str] | None = None,
     encoder: Path | None = None,
 ) -> Recommendation:
-    """The `k` best items for a user, for words (`text`), or for words less what a user knows.
+    """The `k` best items for a user, for words (`text`), for words less what a user knows, or for somebody who is not
+    in the workspace and has the items `history` (ids).
 
     model: a fitted model's name such as `lightgcn` or `lightgcn+users`; None takes the best by validation.
     encoder: the GGUF that made the item vectors, for `text`; None for the bundled one.
-    Raises InputError for an unknown user or k < 1, MissingArtefactError for a model that is missing or stale.
+    Raises InputError for an unknown user or item or k < 1, MissingArtefactError for a model that is missing or stale.
     """
-    return Recommender(ws, model=model, encoder=encoder).recommend(user_id, k=k, text=text)
+    return Recommender(ws, model=model, encoder=encoder).recommend(user_id, k=k, text=text, history=history)
 
 
 class Recommender:
@@ -130,27 +134,34 @@ class Recommender:
 
     # -- answers --------------------------------------------------------------------
 
-    def recommend(self, user_id: str | None, *, k: int = 20, text: str | None = None) -> Recommendation:
+    def recommend(
+        self, user_id: str | None, *, k: int = 20, text: str | None = None, history: Sequence[str] | None = None
+    ) -> Recommendation:
         """See the function of this name."""
         if k < 1:
             raise InputError(f"expected k of at least 1, found {k}: ask for one item or more")
         if text is not None and not text.strip():
             raise InputError("expected words in the text to recommend for, found none: give a few words")
-        if user_id is None and text is None:
-            raise InputError("expected a user id or a text, found neither: give --user ID or --text WORDS")
+        if user_id is None and text is None and history is None:
+            raise InputError("expected a user id, a text or a history, found neither: give --user ID, --text WORDS or --history IDS")
+        if history is not None and (user_id is not None or text is not None):
+            raise InputError("expected a history alone, found a user or a text beside it: give one of them")
         user = None if user_id is None else self._user(user_id)
+        items_had = self._items(history) if history is not None else np.zeros(0, np.int32)
         if text is not None:
             scores, basis, note, query, label = self._for_words(text)
+        elif user is None:
+            scores, basis, note, query, label = self._for_stranger(items_had)
         else:
             scores, basis, note, query, label = self._for_user(user)
-        history = self.history(user) if user is not None else np.zeros(0, np.int32)
+        history = self.history(user) if user is not None else items_had
         chosen = _top(_masked(scores, history), k)
         left_out = ""
         if len(history):
             left_out = " One known item is left out." if len(history) == 1 else f" {len(history):,} known items are left out."
         if len(chosen) < k:
             left_out += f" Fewer than {k:,} items can be ranked: {len(chosen):,} given."
-        reasoner = self.reasoner(user, query=query, query_label=label)
+        reasoner = self.reasoner(user, history=history, query=query, query_label=label)
         items = []
         for i in map(int, chosen):
             reason = reasoner.reason(i, basis=basis).text
@@ -165,14 +176,20 @@ class Recommender:
         """The item indices recommended to each user (by index), without reasons; for coverage figures."""
         return [_top(_masked(self._for_user(int(user))[0], self.history(int(user))), k) for user in users]
 
-    def reasoner(self, user: int | None, *, query: np.ndarray | None = None, query_label: str = "your words") -> Reasoner:
-        """What finds the reasons for one user's items (None: nobody in particular)."""
+    def reasoner(
+        self, user: int | None, *,
+        history: np.ndarray | None = None, query: np.ndarray | None = None, query_label: str = "your words",
+    ) -> Reasoner:
+        """What finds the reasons for one user's items (None: nobody in particular, or somebody with a `history`)."""  # fmt: skip
+        if history is None:
+            history = self.history(user) if user is not None else np.zeros(0, np.int32)
         evidence = Evidence(
             texts=self.texts,
             counts=self.counts,
             n_users=self.interactions.n_users,
             item_vectors=self.item_vectors,
-            history=self.history(user) if user is not None else np.zeros(0, np.int32),
+            history=history,
+            is_counted=user is not None,
             known=self.known,
             neighbor_items=tuple(self.history(n) for n in self._neighbors(user)) if user is not None else (),
             interests=sources.interests(self.ws, user) if user is not None else (),
@@ -200,8 +217,9 @@ class Recommender:
         model, sentence = self._choice
         has_history = self.known.indptr[user] < self.known.indptr[user + 1]
         if model is not None and has_history and sources.is_ready(model, user):
-            basis = "popularity" if model.name == "popularity" else "model"
-            return self._model_scores(model, user), basis, sentence, None, ""
+            scores = self._model_scores(model, user)
+            if model.scorer is None or _tells_apart(scores):
+                return scores, "popularity" if model.name == "popularity" else "model", sentence, None, ""
         why = "This user has no history yet" if not has_history else "The model does not know this user's history yet"
         if model is None and has_history:
             return self._popular_scores(), "popularity", sentence, None, ""
@@ -210,17 +228,43 @@ class Recommender:
         if vector is not None and self.item_vectors is not None:
             note = f"{why}: ranked by closeness of the items' texts to the user's profile, and by popularity."
             return self._taste_scores(vector), "text", note, vector, "your profile"
-        if has_history and self.item_vectors is not None:
-            mean = self.item_vectors[self.history(user)].mean(axis=0)
-            norm = float(np.linalg.norm(mean))
-            if norm > 0:
-                note = f"{why}: ranked by closeness of the items' texts to the history, and by popularity."
-                return self._taste_scores(mean / norm), "text", note, None, ""
+        taste = self._taste_of(self.history(user))
+        if taste is not None:
+            note = f"{why}: ranked by closeness of the items' texts to the history, and by popularity."
+            return self._taste_scores(taste), "text", note, None, ""
         if profile:
             why += f", and the profile has no up-to-date vector (`reclm embed profiles -w {self.ws.argument}` makes it)"
         elif not has_history:
             why += ", and no profile"
         return self._popular_scores(), "popularity", f"{why}: ranked by popularity alone.", None, ""
+
+    def _for_stranger(self, history: np.ndarray) -> tuple:
+        """The same for somebody with a history (int32, ascending) who is not in the workspace: placed among the items."""
+        model, sentence = self._choice
+        if model is None:
+            return self._popular_scores(), "popularity", sentence, None, ""
+        row = sp.csr_matrix(
+            (np.ones(len(history), np.float32), history, [0, len(history)]), shape=(1, self.interactions.n_items)
+        )
+        folded = model.folded(row)
+        if sources.is_ready(folded, 0):
+            scores = self._model_scores(folded, 0)
+            if model.scorer is None or _tells_apart(scores):
+                return scores, "popularity" if model.name == "popularity" else "model", sentence, None, ""
+        why = "The model knows none of these items" if len(history) else "No items were given"
+        taste = self._taste_of(history)
+        if taste is not None:
+            note = f"{why}: ranked by closeness of the items' texts to the history, and by popularity."
+            return self._taste_scores(taste), "text", note, None, ""
+        return self._popular_scores(), "popularity", f"{why}: ranked by popularity alone.", None, ""
+
+    def _taste_of(self, history: np.ndarray) -> np.ndarray | None:
+        """float32 (dim,), normalised: the mean text of a history; None where there is no text."""
+        if not len(history) or self.item_vectors is None:
+            return None
+        mean = self.item_vectors[history].mean(axis=0)
+        norm = float(np.linalg.norm(mean))
+        return mean / norm if norm > 0 else None
 
     def _model_scores(self, model, user: int) -> np.ndarray:
         candidates = np.arange(self.interactions.n_items, dtype=np.int32)
@@ -249,6 +293,21 @@ class Recommender:
             raise InputError(_unknown_user(self.ws, user_id))
         return index
 
+    def _items(self, ids: Sequence[str]) -> np.ndarray:
+        """int32, ascending, distinct: the items of these ids. Raises InputError that names the unknown ones."""
+        place = {item_id: index for index, item_id in enumerate(self.item_ids)}
+        wanted = [item_id.strip() for item_id in ids if item_id.strip()]
+        unknown = [item_id for item_id in dict.fromkeys(wanted) if item_id not in place]
+        if unknown:
+            more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
+            raise InputError(
+                f"no item {', '.join(map(repr, unknown[:5]))}{more} among the {len(place):,} of {self.ws.root}: ids look like "
+                f"{', '.join(map(repr, self.item_ids[:3]))}; give ids of the imported data, separated by commas"
+            )
+        if not wanted:
+            raise InputError("expected at least one item id in the history, found none: give ids, separated by commas")
+        return np.unique([place[item_id] for item_id in wanted]).astype(np.int32)
+
     @cached_property
     def _profile_arrays(self) -> dict[str, np.ndarray] | None:
         return sources.profile_arrays(self.ws, self.interactions.n_users)
@@ -261,6 +320,12 @@ class Recommender:
         if self._neighbor_table is None:
             return []
         return [int(n) for n in self._neighbor_table[user] if n >= 0 and n != user]
+
+
+def _tells_apart(scores: np.ndarray) -> bool:
+    """Whether finite scores differ: a model that ranks from histories knows nothing of items without company."""
+    finite = scores[np.isfinite(scores)]
+    return bool(len(finite)) and finite.min() < finite.max()
 
 
 def _standardised(values: np.ndarray, among: np.ndarray) -> np.ndarray:
