@@ -1,12 +1,15 @@
 /* The inner loops of topk.c for one instruction set; see isa.h.
  *
  * A tile of TILE queries meets a panel of PANEL = 2 * LANES items; all TILE x PANEL sums stay in registers
- * (24 of 32 with AVX-512 and NEON, 12 of 16 elsewhere). Each sum starts at the bias and takes the dimensions
- * in their order, so a score has the same bits wherever its query and its item fall. */
+ * (24 of 32 with AVX-512; 16 of 32 with NEON, where the queries of a dimension take theirs as well; 12 of 16
+ * elsewhere). Each sum starts at the bias and takes the dimensions in their order, so a score has the same bits
+ * wherever its query and its item fall. */
 
 #define PANEL (2 * LANES)
-#if LANES == 16 || defined(__aarch64__)
+#if LANES == 16
 #define TILE 12
+#elif defined(__aarch64__)
+#define TILE 8
 #else
 #define TILE 6
 #endif
