@@ -116,6 +116,8 @@ def sweep(matrix: np.ndarray, *, n_threads: int | None = None, progress: Callabl
         for j in tiles:
             if j.start < i.start:
                 matrix[j, i] = matrix[i, j].T
+        lower = np.tril(matrix[i, i])
+        matrix[i, i] = lower + np.tril(lower, -1).T
 
 
 def _inverse(tile: np.ndarray) -> np.ndarray:
