@@ -15,6 +15,9 @@ from reclm_lite.kernels._library import threads
 # processor's vector width, never on the number of threads.
 REASSOCIATE = {"reassoc", "contract", "nsz"}
 
+# Operations, of about a nanosecond or less, below which a parallel loop runs on one thread.
+SMALL = 100_000
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
@@ -64,10 +67,14 @@ def exp_at_most_zero(values, bits):
 
 
 @contextmanager
-def limited(n_threads: int | None) -> Iterator[None]:
-    """Parallel numba loops inside use so many threads (None: the kernels' default), at most those numba was started with."""
+def limited(n_threads: int | None, n_operations: int) -> Iterator[None]:
+    """Parallel numba loops inside use so many threads (None: the kernels' default), at most those numba was started with.
+
+    Small work stays on one: to meet costs threads more than it takes, much more on a busy machine.
+    """
     before = numba.get_num_threads()
-    numba.set_num_threads(min(threads(n_threads), numba.config.NUMBA_NUM_THREADS))
+    wanted = threads(n_threads)
+    numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS) if n_operations >= SMALL else 1)
     try:
         yield
     finally:

@@ -52,7 +52,7 @@ def ranking_loss(
         raise InputError(f"loss: expected one of {', '.join(LOSSES)}, found {loss!r}")
     if len(users) == 0:
         return 0.0
-    with limited(n_threads):
+    with limited(n_threads, negatives.size * user_vectors.shape[1]):
         return _ranking_loss(
             loss == "bpr", users, positives, negatives, user_vectors, item_vectors, item_bias, d_users, d_items, d_bias, relu_dim
         )
@@ -215,7 +215,7 @@ def info_nce(
         return 0.0, np.zeros_like(z1), np.zeros_like(z2)
     block = int(max(1, min(n, 1024, _BLOCK_VALUES // m)))
     # One thread for each product: the loop around them is parallel, and BLAS threads within it would wait for each other.
-    with limited(n_threads), _blas().limit(limits=1, user_api="blas"):
+    with limited(n_threads, n * m), _blas().limit(limits=1, user_api="blas"):
         loss, dz1, dz2 = _info_nce(z1 * np.float32(1 / temperature), z2, block)
     # The positives' own pull, in float64 sums of one order: rows of z2 may repeat.
     own = np.einsum("ij,ij->i", z1, z2[positives], dtype=np.float64) / temperature

@@ -29,7 +29,7 @@ def adam(
     first, second: the moments, zeros before the first step. Raises InputError on an array of another kind.
     """
     _check(value, grad, first, second)
-    with limited(n_threads):
+    with limited(n_threads, value.size):
         _adam(value.reshape(-1), grad.reshape(-1), first.reshape(-1), second.reshape(-1), *_factors(step, rate), np.float32(2 * l2))
 
 
@@ -49,7 +49,7 @@ def adam_rows(
     if len(rows) and not (0 <= rows[0] and rows[-1] < len(value) and (np.diff(rows) > 0).all()):
         raise InputError(f"rows: expected ascending, distinct rows within [0, {len(value)}), found {rows!r:.80}")
     shape = (len(value), -1) if value.size else (0, 1)
-    with limited(n_threads):
+    with limited(n_threads, grad.size):
         _adam_rows(
             value.reshape(shape), rows, grad.reshape((len(rows), -1) if grad.size else (0, 1)), first.reshape(shape),
             second.reshape(shape), *_factors(step, rate), np.float32(2 * l2),

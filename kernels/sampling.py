@@ -32,7 +32,7 @@ def sample_negatives(
     """
     if len(pool) == 0 or n_negatives < 1:
         raise InputError(f"negatives: expected a pool of items and at least 1 draw, found {len(pool)} items, {n_negatives} draws")
-    with limited(n_threads):
+    with limited(n_threads, 10 * len(users) * n_negatives):
         return _sample(users, indptr, indices, pool, n_negatives, np.uint64(seed % 2**64))
 
 

@@ -30,6 +30,7 @@ class Graph:
         rows = np.repeat(np.arange(n_users), np.diff(interactions.indptr))
         weights = (scale_u[rows] * scale_i[interactions.indices]).astype(np.float32)
         self.n_threads = n_threads
+        self._buffers: dict[tuple[int, int], np.ndarray] = {}  # shared with the graphs that are made of this one
         self.user_items = native.make_csr(interactions.indptr, interactions.indices, weights, (n_users, n_items))
         # transposed[t] is the entry of user_items that stands at place t of item_users.
         transposed = np.lexsort((rows, interactions.indices))
@@ -78,10 +79,38 @@ class Graph:
         return next_users, next_items
 
     def propagate(self, users: np.ndarray, items: np.ndarray, weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """sum_l weights[l] * adjacency^l [users; items]; its own adjoint."""
-        sum_users, sum_items = np.float32(weights[0]) * users, np.float32(weights[0]) * items
-        for weight in weights[1:]:
-            users, items = self.step(users, items)
-            sum_users += np.float32(weight) * users
-            sum_items += np.float32(weight) * items
-        return sum_users, sum_items
+        """sum_l weights[l] * adjacency^l [users; items]; its own adjoint.
+
+        A layer is added to the sum by the pass that makes it, the last is never written, and those between lie in memory that
+        the next call uses again: one call at a time.
+        """
+        total = np.multiply(users, np.float32(weights[0])), np.multiply(items, np.float32(weights[0]))
+        layer = users, items
+        for number, weight in enumerate(weights[1:], 1):
+            is_last = number == len(weights) - 1
+            layer = tuple(
+                self._add_layer(side, layer, total[side], weight, None if is_last else self._buffer(side, number % 2, total[side].shape))
+                for side in (0, 1)
+            )
+        return total
+
+    def _add_layer(
+        self, side: int, layer: tuple[np.ndarray, np.ndarray], total: np.ndarray, weight: float, out: np.ndarray | None
+    ) -> np.ndarray | None:
+        """The next layer of one side (0: users), added to `total`, and written to `out` where there is one."""
+        matrix, loop = ((self.user_items, self.loop_u), (self.item_users, self.loop_i))[side]
+        if loop is None:
+            return native.spmm(
+                matrix, layer[1 - side], out=out, add_to=total, weight=weight, check=False, n_threads=self.n_threads
+            )
+        from ..kernels import rows
+
+        out = native.spmm(matrix, layer[1 - side], out=out, check=False, n_threads=self.n_threads)
+        rows.add_scaled_rows(out, loop, layer[side], total, weight, n_threads=self.n_threads)
+        return out
+
+    def _buffer(self, side: int, parity: int, shape: tuple[int, int]) -> np.ndarray:
+        buffer = self._buffers.get((side, parity))
+        if buffer is None or buffer.shape != shape:
+            buffer = self._buffers[side, parity] = native.empty(shape)
+        return buffer

@@ -1,0 +1,29 @@
+"""Row-wise passes over dense arrays, each once through memory where NumPy would take several. numba; import lazily.
+
+Every row is on its own, so the bits are the same at any number of threads. Arrays are float32, C-contiguous, and trusted.
+"""
+
+import numba
+import numpy as np
+
+from reclm_lite.kernels._jit import limited
+
+
+def add_scaled_rows(
+    out: np.ndarray, scale: np.ndarray, rows: np.ndarray, total: np.ndarray, weight: float, *, n_threads: int | None = None
+) -> None:
+    """out += scale * rows; total += weight * out: a graph's self-loops after a sparse product, and the sum over its layers.
+
+    out, rows, total: float32 (n, dim). scale: float32 (n, 1).
+    """
+    with limited(n_threads, out.size):
+        _add_scaled_rows(out, scale.reshape(-1), rows, total, np.float32(weight))
+
+
+@numba.njit(cache=True, parallel=True)
+def _add_scaled_rows(out, scale, rows, total, weight):
+    for row in numba.prange(len(out)):
+        for d in range(out.shape[1]):
+            value = out[row, d] + scale[row] * rows[row, d]
+            out[row, d] = value
+            total[row, d] += weight * value
