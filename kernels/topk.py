@@ -83,9 +83,9 @@ def topk(
     def run(users, seen_indptr, seen_indices, ids, scores, n_kept, unsure):
         call(
             function("reclm_topk", *[I64] * 6, I32, *[POINTER] * 9, I32), "topk", len(users), len(candidates),
-            width - relu_dim, relu_dim, width_k, n_kept, bool(prune), pointer(users), pointer(items), pointer(item_bias),
-            pointer(candidates), pointer(seen_indptr), pointer(seen_indices), pointer(ids), pointer(scores),
-            pointer(unsure), n_threads,
+            width - relu_dim, relu_dim, width_k, n_kept, bool(prune), pointer(users), pointer(items),
+            pointer(item_bias), pointer(candidates), pointer(seen_indptr), pointer(seen_indices), pointer(ids),
+            pointer(scores), pointer(unsure), n_threads,
         )  # fmt: skip
 
     if precision == "float32":
@@ -223,14 +223,16 @@ def _masked(seen: CSR | None, shape: tuple[int, int]) -> tuple[np.ndarray | None
 def _by_bound(
     users: np.ndarray, items: np.ndarray, item_bias: np.ndarray | None, candidates: np.ndarray, relu_dim: int
 ) -> np.ndarray:
-    """The candidates, those first that a user of typical norm could score highest."""
+    """The candidates, those first that a user of typical norm could score highest; only speed depends on it."""
     dim = users.shape[1] - relu_dim
-    typical = np.sqrt(np.einsum("ij,ij->i", users[:, :dim], users[:, :dim], dtype=np.float64)).mean() if len(users) else 0.0
-    bound = typical * np.sqrt(np.einsum("ij,ij->i", items[:, :dim], items[:, :dim], dtype=np.float64))
-    bound += np.maximum(items[:, dim:], 0).sum(axis=1, dtype=np.float64)
-    if item_bias is not None:
-        bound += item_bias
-    return np.ascontiguousarray(candidates[np.argsort(-bound[candidates], kind="stable")])
+    with np.errstate(over="ignore", invalid="ignore"):
+        user_norms, norms = (np.sqrt(np.einsum("ij,ij->i", part[:, :dim], part[:, :dim])) for part in (users, items))
+        bound = norms * (user_norms.mean() if len(users) else 0)
+        if relu_dim:
+            bound += np.maximum(items[:, dim:], 0).sum(axis=1)
+        if item_bias is not None:
+            bound += item_bias
+    return np.ascontiguousarray(candidates[np.argsort(-bound[candidates])])
 
 
 def _padded(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
-
 from kernel_cases import WAYS, isa, same_bits, small_integers  # noqa: F401 (a fixture)
 
 from reclm_lite.errors import InputError

@@ -38,7 +38,8 @@ def test_the_length_of_a_vector_does_not_matter(isa):  # noqa: F811
 
 
 def test_equal_directions_go_to_the_lower_row(isa):  # noqa: F811
-    vectors = np.tile(np.array([[2, 1, 2]], np.float32), (40, 1)) * 2.0 ** np.arange(-20, 20)[:, None].astype(np.float32)
+    lengths = 2 ** np.arange(-20, 20, dtype=np.float32)[:, None]
+    vectors = lengths * np.array([[2, 1, 2]], np.float32)
     assert np.array_equal(native.knn(vectors[:7], vectors, 40)[0], np.tile(np.arange(40), (7, 1)))
 
 
