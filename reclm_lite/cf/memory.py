@@ -12,8 +12,6 @@ from ..errors import ModelError
 from .settings import ContrastSettings, GraphSettings, TrainedSettings
 
 FLOAT = 4
-# Rows of InfoNCE's score blocks; cf/contrast.py.
-CONTRAST_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -32,66 +30,70 @@ class Shape:
     n_validated: int = 0
 
 
-def trained_bytes(shape: Shape, settings: TrainedSettings, *, relu_width: int = 0) -> int:
-    """Peak bytes of training: the larger of the base model's and the profile tower's."""
-    base = _base_bytes(shape, settings, relu_width)
-    if settings.encoder == "published":
-        return base
-    # The base's vectors stay while the tower trains.
-    vectors = (shape.n_users + shape.n_items) * (settings.dim + relu_width) * FLOAT
-    return max(base, _tower_bytes(shape, settings) + 2 * vectors)
-
-
-def _base_bytes(shape: Shape, settings: TrainedSettings, relu_width: int) -> int:
-    n = shape.n_users + shape.n_items
-    dim = settings.dim
+def trained_bytes(shape: Shape, settings: TrainedSettings, *, relu_width: int = 0, view_bytes: int = 0) -> int:
+    """Peak bytes of training: what stays throughout, and the largest of what comes and goes (a step of the model or of the
+    profiles' part, writing a checkpoint). view_bytes: what a step takes beside the vectors of its views.
+    """
+    n, dim = shape.n_users + shape.n_items, settings.dim
     hidden = settings.text_hidden or dim
-    batch = min(settings.batch_size, shape.nnz)
-    with_profiles = settings.encoder == "published" and (shape.n_user_profile or shape.n_item_profile)
     id_items = 0 if settings.encoder == "published" and shape.n_text else shape.n_items
-    tables = (shape.n_users + id_items) * dim * FLOAT
-    small = (shape.n_text + shape.n_user_profile + shape.n_item_profile + dim) * hidden * FLOAT
-    # Parameters, two moments, the best epoch's copy.
-    total = 4 * (tables + small)
-    # Users and places of every interaction, their order, the transposed order.
-    total += shape.nnz * (4 + 4 + 8 + 8)
-    total += batch * (settings.n_negatives + 4) * 3 * FLOAT
-    if isinstance(settings, GraphSettings):
-        # First vectors, their sum over layers, two layers in work, the scores' gradients: (n, dim) each.
-        rows_users, rows_items, copies = shape.n_users, shape.n_items, 8
-        if isinstance(settings, ContrastSettings):
-            # Two views, each normalised, with gradients.
-            copies += 8
-            others = max(shape.n_users, shape.n_items) if settings.contrast_with == "all" else batch
-            total += 3 * min(batch, CONTRAST_ROWS) * others * FLOAT + 4 * batch * dim * FLOAT
-            total += 4 * shape.nnz * FLOAT
-        total += n * dim * FLOAT * copies
-        # Both directions' weights and indices, the thinned weights, what building them takes.
-        total += shape.nnz * (16 + 8 + 8 + 24)
-    else:
-        # The gradient of the whole tables, unless only the batch's rows are moved; the batch's rows.
-        total += 0 if getattr(settings, "sparse_updates", False) else tables
-        rows_users, rows_items = min(batch, shape.n_users), min(batch * (settings.n_negatives + 1), shape.n_items)
-        total += (rows_users + rows_items) * (dim + relu_width) * FLOAT * 4
-        total += rows_items * shape.n_text * FLOAT
-        # Validation ranks with the vectors of all.
-        total += n * (dim + relu_width) * FLOAT
-    if shape.n_text:
-        total += rows_items * (4 * hidden + 3 * dim) * FLOAT
-    if with_profiles:
-        total += ((shape.n_user_profile > 0) * rows_users + (shape.n_item_profile > 0) * rows_items) * (4 * hidden + 8 * dim) * FLOAT
-    return total + shape.n_validated * (dim + relu_width + 40) * FLOAT
-
-
-def _tower_bytes(shape: Shape, settings: TrainedSettings) -> int:
-    if not (shape.n_user_profile or shape.n_item_profile):
-        return 0
+    parameters = (shape.n_users + id_items) * dim * FLOAT
+    parameters += (shape.n_text + shape.n_user_profile + shape.n_item_profile + dim) * hidden * FLOAT
+    # Parameters, two moments, the best epoch's copy; users, items and order of the interactions.
+    stays = 4 * parameters + shape.nnz * (4 + 4 + 8)
+    vectors = n * (dim + relu_width) * FLOAT
     batch = min(settings.batch_size, shape.nnz)
-    rows_items = min(batch * (settings.n_negatives + 1), shape.n_items)
-    total = min(batch, shape.n_users) * (shape.n_user_profile + 8 * settings.dim) * FLOAT
-    total += rows_items * (2 * max(shape.n_text, shape.n_item_profile) + 12 * settings.dim) * FLOAT
-    # All parts at validation, joined once more for each try of the gates.
-    return total + (shape.n_users + shape.n_items) * 6 * settings.dim * FLOAT
+    sampled = batch * (settings.n_negatives * 3 + 4 + 2 * (dim + relu_width)) * FLOAT
+    if isinstance(settings, GraphSettings):
+        # Both directions' weights and indices with their thinned weights; what finds the transposed order.
+        stays += shape.nnz * (16 + 8 + 8)
+        step = _graph_step(shape, settings, batch) + view_bytes
+    else:
+        step = _row_step(shape, settings, batch, relu_width, parameters)
+    validation = vectors + shape.n_validated * (dim + relu_width + 60) * FLOAT
+    transients = [sampled + step, 4 * parameters, validation]
+    if settings.encoder == "residual" and (shape.n_user_profile or shape.n_item_profile):
+        transients.append(2 * vectors + _tower_step(shape, settings, batch))
+    return stays + max(transients)
+
+
+def _graph_step(shape: Shape, settings: GraphSettings, batch: int) -> int:
+    """Vectors are (n, dim): first, their sum over layers, two layers in work, gradients of the scores and of the first."""
+    copies, blocks = 8, 0
+    if isinstance(settings, ContrastSettings):
+        # Two views, normalised, and their gradients.
+        copies += 8
+        others = max(shape.n_users, shape.n_items) if settings.contrast_with == "all" else batch
+        blocks = min(4_000_000, batch * others) * FLOAT + 6 * batch * settings.dim * FLOAT
+    vectors = (shape.n_users + shape.n_items) * settings.dim * FLOAT * copies
+    return vectors + blocks + _encoder_step(shape, settings, shape.n_users, shape.n_items)
+
+
+def _row_step(shape: Shape, settings: TrainedSettings, batch: int, relu_width: int, parameters: int) -> int:
+    """The rows of a batch's users and items; the gradient of whole tables, unless Adam moves the rows alone."""
+    users, items = min(batch, shape.n_users), min(batch * (settings.n_negatives + 1), shape.n_items)
+    rows = (users + items) * (settings.dim + relu_width) * FLOAT * 3 + items * shape.n_text * FLOAT
+    full = 0 if getattr(settings, "sparse_updates", False) else parameters
+    return rows + full + _encoder_step(shape, settings, users, items)
+
+
+def _encoder_step(shape: Shape, settings: TrainedSettings, users: int, items: int) -> int:
+    """Hidden layers over text and, as published, over profiles, with their gradients."""
+    hidden, dim = settings.text_hidden or settings.dim, settings.dim
+    total = items * (2 * hidden + dim) * FLOAT if shape.n_text else 0
+    if settings.encoder == "published":
+        total += items * (2 * hidden + 7 * dim) * FLOAT if shape.n_item_profile else 0
+        total += users * (2 * hidden + 7 * dim) * FLOAT if shape.n_user_profile else 0
+    return total
+
+
+def _tower_step(shape: Shape, settings: TrainedSettings, batch: int) -> int:
+    """A step of the profiles' part; or, at validation, the parts of all, joined with the base for each try of the gates."""
+    dim = settings.dim
+    users, items = min(batch, shape.n_users), min(batch * (settings.n_negatives + 1), shape.n_items)
+    step = users * (shape.n_user_profile + 8 * dim) + items * (shape.n_text + shape.n_item_profile + 12 * dim)
+    joined = (shape.n_users + shape.n_items) * 5 * dim
+    return max(step, joined) * FLOAT
 
 
 def available_bytes() -> int:

@@ -43,7 +43,7 @@ def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_thr
 
 def estimate_bytes(shape: Shape, settings: Settings) -> int:
     # Masks, and both views' weights in both directions with those of their adjoints.
-    return trained_bytes(shape, settings) + shape.nnz * 4 * 12
+    return trained_bytes(shape, settings, view_bytes=shape.nnz * 4 * 12)
 
 
 class SGL(ContrastGCN):
