@@ -178,6 +178,21 @@ def test_fit_times_models_and_their_evaluation():
     assert document["data"][0]["n_train"] + document["data"][0]["n_test"] == 6_000
 
 
+def test_fit_measures_on_a_workspace(tmp_path):
+    rng = np.random.default_rng(0)
+    pairs = {(user, int(item)) for user in range(40) for item in rng.integers(0, 30, 8)}
+    table = tmp_path / "orders.csv"
+    table.write_text("customer,sku\n" + "".join(f"u{user},i{item}\n" for user, item in sorted(pairs)), encoding="utf-8")
+    ws = str(tmp_path / "shop")
+    for arguments in (["init", ws], ["import", "table", str(table), "-w", ws, "--user", "customer", "--item", "sku"],
+                      ["split", "-w", ws, "--method", "ratio"]):  # fmt: skip
+        assert CliRunner().invoke(main, arguments).exit_code == 0
+    table_lines, document = bench("fit", "-w", ws, "--model", "biasmf", "--model", "gfcf", "--epochs", "1", "--threads", "1")
+    (data,) = document["data"]
+    assert data["source"] == ws and data["n_users"] == 40 and data["n_train"] + data["n_test"] == len(pairs)
+    assert any(ws in line for line in table_lines)
+
+
 def test_fit_tells_that_the_reference_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, document = bench("fit", "--quick", "--model", "lightgcn", "--threads", "1")

@@ -19,7 +19,7 @@ from ..cf.models import TRAINED
 from ..cf.phases import fit_arrays
 from ..data.dataset import Split, load_split
 from ..errors import InputError
-from ..evaluate.settings import evaluate
+from ..evaluate.settings import Evaluation, evaluate
 from ..workspace import Workspace
 from . import machine, results
 from .graphs import NEWS, PLACES, Shape, hold_out, power_law
@@ -113,7 +113,7 @@ def generated(sizes: Sizes, seed: int = 0) -> Inputs:
     if sizes.text:
         text = np.random.default_rng([seed, 0xB6]).standard_normal((sizes.n_items, TEXT_DIM), dtype=np.float32)
         text /= np.linalg.norm(text, axis=1, keepdims=True)
-    candidates = np.unique(train.indices).astype(np.int32)
+    candidates = np.unique(known.indices).astype(np.int32)
     return Inputs(Split(train, valid, test, empty, candidates, np.zeros(0, np.int32)), text)
 
 
@@ -146,13 +146,13 @@ def _on(inputs: Inputs, models: tuple[str, ...], suffix: str, settings: Settings
             say(f"{name}{suffix}")
             with PeakMemory() as memory:
                 fitted, timing = _epochs(inputs, model, preset, settings)
-            recall = evaluate(split, fitted, "full").means["recall@20"]
+            recall = _ranked(split, fitted, settings).means["recall@20"]
             epochs.add(
                 name, timing, f"peak {memory.peak_bytes >> 20} MiB, R@20 {recall:.4f} after {settings.epochs + 1}",
                 peak_bytes=memory.peak_bytes, recall_20=recall,
             )  # fmt: skip
             if not any(row.name == model for row in ranking.rows):
-                rank = take_turns({model: lambda fitted=fitted: evaluate(split, fitted, "full")}, 3)
+                rank = take_turns({model: lambda fitted=fitted: _ranked(split, fitted, settings)}, 3)
                 ranking.add(model, rank[model])
         if model in CLOSED:
             say(f"{model}{suffix}")
@@ -160,7 +160,7 @@ def _on(inputs: Inputs, models: tuple[str, ...], suffix: str, settings: Settings
             with PeakMemory() as memory:
                 fitted = fit_closed(split, model, seed=settings.seed, n_threads=settings.n_threads)
                 fit_seconds = watch.lap()
-                recall = evaluate(split, fitted, "full").means["recall@20"]
+                recall = _ranked(split, fitted, settings).means["recall@20"]
                 evaluate_seconds = watch.lap()
             total = fit_seconds + evaluate_seconds
             closed.add(
@@ -169,15 +169,19 @@ def _on(inputs: Inputs, models: tuple[str, ...], suffix: str, settings: Settings
                 fit_seconds=fit_seconds, evaluate_seconds=evaluate_seconds, peak_bytes=memory.peak_bytes, recall_20=recall,
             )  # fmt: skip
             ranking.add(model, Timing(evaluate_seconds, evaluate_seconds, 1))
-    if settings.workspace is None and settings.sizes == MIND and not suffix:
+    if n_ranked == MIND.n_users:
         for row in ranking.rows:
-            if row.name in TRAINED and row.name != "ncf":
+            if row.name in TRAINED:
                 ranking.targets.append(Target(f"{row.name}: seconds", 3.0, row.median_ms / 1e3, at_least=False, unit=" s"))
     if suffix:
         seconds = closed.median("gfcf")
         if seconds is not None:
             closed.targets.append(Target("gfcf: fit and evaluation", 60.0, seconds / 1e3, at_least=False, unit=" s"))
     return [group for group in (epochs, closed, ranking) if group.rows]
+
+
+def _ranked(split: Split, fitted: FittedModel, settings: Settings) -> Evaluation:
+    return evaluate(split, fitted, "full", n_threads=settings.n_threads)
 
 
 def _epochs(inputs: Inputs, model: str, preset: str, settings: Settings) -> tuple[FittedModel, Timing]:

@@ -12,21 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import __version__
 from ..kernels import native
 
-PACKAGES = ("reclm-lite", "numpy", "scipy", "numba", "torch", "implicit")
+PACKAGES = ("numpy", "scipy", "numba", "torch", "implicit")
 
 
 def facts(n_threads: int) -> dict:
     """Processor, cores, threads used, instruction set of the kernels, versions, load before the run."""
     return {
         "cpu": cpu_name(),
-        "n_cores": native.default_threads() if "OMP_NUM_THREADS" not in os.environ else os.cpu_count(),
+        "n_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "n_threads": n_threads,
         "isa": native.isa(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {"reclm-lite": __version__, **{name: version(name) for name in PACKAGES}},
         "load_average": round(os.getloadavg()[0], 2),
     }
 

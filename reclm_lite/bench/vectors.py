@@ -1,9 +1,16 @@
-"""Vectors to rank with: Gaussian ones, and ones that a graph gives (norms as spread as those of a trained model)."""
+"""Vectors to rank with: Gaussian ones, and factorised or trained on a graph, whose norms differ."""
+
+import dataclasses
 
 import numpy as np
 import scipy.sparse as sp
 
+from ..cf.inputs import Inputs
+from ..cf.models import module_of
+from ..cf.phases import fit_arrays
+from ..data.dataset import Split
 from .graphs import normalised_adjacency
+from .timing import quiet
 
 
 def gaussian(n_rows: int, dim: int, seed: int) -> np.ndarray:
@@ -27,3 +34,17 @@ def factorised(matrix: sp.csr_matrix, dim: int, seed: int = 0, n_iterations: int
     users = left[:, :kept] * np.sqrt(values[:kept])
     items = (basis @ right[:kept].T) * np.sqrt(values[:kept]) * np.sqrt(degree)[:, None]
     return np.ascontiguousarray(users, np.float32), np.ascontiguousarray(items, np.float32)
+
+
+def trained(
+    matrix: sp.csr_matrix, dim: int, n_threads: int, seed: int = 0, epochs: int = 3
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(users, items, bias) float32 of BiasMF's default preset after a few epochs."""
+    empty = sp.csr_matrix(matrix.shape, dtype=np.float32)
+    every = np.arange(matrix.shape[1], dtype=np.int32)
+    inputs = Inputs(Split(matrix, empty, empty, empty, every, np.zeros(0, np.int32)))
+    settings = dataclasses.replace(module_of("biasmf").PRESETS["default"], dim=dim)
+    with quiet(fit_arrays):
+        fitted = fit_arrays(inputs, "biasmf", settings=settings, epochs=epochs, refit=False, n_threads=n_threads, seed=seed)
+    bias = np.zeros(matrix.shape[1], np.float32) if fitted.item_bias is None else fitted.item_bias
+    return fitted.user_vectors, fitted.item_vectors, bias

@@ -40,7 +40,9 @@ class Evaluation:
         return {name: float(values.mean()) if len(values) else float("nan") for name, values in self.per_user.items()}
 
 
-def evaluate(source: Workspace | Split, fitted: FittedModel, setting: str, ks: Sequence[int] = KS) -> Evaluation:
+def evaluate(
+    source: Workspace | Split, fitted: FittedModel, setting: str, ks: Sequence[int] = KS, *, n_threads: int | None = None
+) -> Evaluation:
     """Rank every user of a setting. `setting` is "full" or "unseen"."""
     split = load_split(source) if isinstance(source, Workspace) else source
     if setting not in SETTINGS:
@@ -51,8 +53,8 @@ def evaluate(source: Workspace | Split, fitted: FittedModel, setting: str, ks: S
             f"found {fitted.n_users} and {fitted.n_items}; fit the model again"
         )
     if setting == "full":
-        return rank(fitted, split.test, split.full_candidates, split.known(), ks, setting)
-    return rank(fitted, split.unseen, split.unseen_candidates, None, ks, setting)
+        return rank(fitted, split.test, split.full_candidates, split.known(), ks, setting, n_threads=n_threads)
+    return rank(fitted, split.unseen, split.unseen_candidates, None, ks, setting, n_threads=n_threads)
 
 
 def evaluate_validation(split: Split, fitted: FittedModel, ks: Sequence[int] = KS) -> Evaluation:
@@ -68,6 +70,8 @@ def rank(
     seen: sp.csr_matrix | None,
     ks: Sequence[int] = KS,
     setting: str = "",
+    *,
+    n_threads: int | None = None,
 ) -> Evaluation:
     """Metrics of ranking `candidates` against `relevant`: CSR (n_users, n_items); only candidates count as relevant."""
     relevant = keep_columns(relevant, candidates)
@@ -75,7 +79,7 @@ def rank(
     names = [f"{metric}@{k}" for k in ks for metric in ("recall", "ndcg")]
     if len(users) == 0:
         return Evaluation(setting, users, {name: np.zeros(0) for name in names})
-    ids, _ = fitted.topk(users, max(ks), candidates=candidates, seen=seen)
+    ids, _ = fitted.topk(users, max(ks), candidates=candidates, seen=seen, n_threads=n_threads)
     return Evaluation(setting, users, ranking_metrics(ids, take_rows(relevant, users), ks))
 
 
