@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from reclm_lite.cf import interface
 from reclm_lite.cf.fit import Inputs, fit, fit_arrays, settings_of
+from reclm_lite.cf.foldin import fold_in
 from reclm_lite.cf.fusion import PublishedEncoder
 from reclm_lite.kernels.sampling import sample_negatives
 from reclm_lite.cf.models import MODELS, TRAINED
@@ -160,6 +161,23 @@ def test_a_profile_that_helps_is_used_and_speaks_for_a_user_without_history():
     assert fused.user_ready.all() and not base.user_ready[-1]
     best = fused.topk(np.array([118, 119]), 5)[0]
     assert (best[0] % 2 == 0).mean() > 0.5 and (best[1] % 2 == 1).mean() > 0.5
+
+
+@pytest.mark.parametrize("model", ["lightgcn", "ncf"])
+def test_a_profile_speaks_for_a_new_user_as_for_a_fitted_one(model):
+    """The tower's columns lie between the dot product's and the ReLU part's; a new user's profile must land there."""
+    split = two_tastes()
+    profiles = taste_vectors(N_USERS)
+    settings = dataclasses.replace(settings_of(model), epochs=1)
+    fitted = fit_arrays(Inputs(split, text=taste_vectors(N_ITEMS), user_profiles=profiles), model, settings=settings)
+    assert fitted.params["gate_users"] > 0
+    tower = slice(settings.dim, 2 * settings.dim)
+    histories = split.known()
+    placed = fold_in(fitted, histories, profiles)
+    assert placed.user_vectors.shape == fitted.user_vectors.shape
+    np.testing.assert_allclose(placed.user_vectors[:, tower], fitted.user_vectors[:, tower], rtol=1e-4, atol=1e-5)
+    mine = placed.topk(np.arange(N_USERS - 2), 5)[0] % 2 == np.arange(N_USERS - 2)[:, None] % 2
+    assert mine.mean() > 0.9
 
 
 def test_only_fused_parameters_belong_to_profiles():

@@ -85,7 +85,8 @@ def fold_rows(
         if profiles is not None:
             has_profile = profiles.any(axis=1)
             tower[has_profile] = np.float32(fold.gate) * _project(fold.tower_mlp, profiles[has_profile])
-        out = np.hstack([out, tower])
+        at = out.shape[1] - vectors.relu_dim  # the ReLU part stays last
+        out = np.hstack([out[:, :at], tower, out[:, at:]])
     return np.ascontiguousarray(out)
 
 
@@ -167,7 +168,9 @@ class _Problem:
 
     def _of(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         bias = self.bias[items].astype(np.float64) if len(self.bias) else np.zeros(len(items))
-        return self.items[items, : self.width].astype(np.float64), bias
+        dot = self.width - self.relu_dim  # the tower's columns lie behind these
+        vectors = self.items[items]
+        return np.hstack([vectors[:, :dot], vectors[:, vectors.shape[1] - self.relu_dim :]]).astype(np.float64), bias
 
     def _scores(self, items: tuple[np.ndarray, np.ndarray], row: np.ndarray) -> np.ndarray:
         """float64 (n,)."""
