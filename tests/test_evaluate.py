@@ -140,3 +140,30 @@ def test_popularity_on_mind_comes_out_as_computed_independently(shared_data, tmp
         for metric, expected in {"recall@20": 0.0644, "recall@40": 0.1100, "ndcg@20": 0.0316, "ndcg@40": 0.0424}.items():
             assert result.means[metric] == pytest.approx(expected, abs=2e-4)
         assert evaluate(ws, popularity, "unseen").n_users == 20_394
+
+
+def test_a_damaged_model_is_named_and_the_others_are_ranked(ws):
+    from reclm_lite.status import workspace_status
+
+    inputs = {"matrices/split": ws.fingerprint("matrices/split")}
+    interface.save(scorer([1] * N_ITEMS), ws, inputs=inputs)
+    interface.save(scorer([2] * N_ITEMS, name="biasmf"), ws, inputs=inputs)
+    path = ws.path("models/lightgcn")
+    path.write_bytes(path.read_bytes()[:-3])
+    result = evaluate_workspace(ws)
+    assert {row["model"] for row in result["rows"]} == {"random", "popularity", "biasmf"}
+    (left_out,) = result["stale"]
+    assert left_out["model"] == "lightgcn" and "damaged" in left_out["reason"] and "reclm fit lightgcn" in left_out["reason"]
+    states = {stage.name: stage.state for stage in workspace_status(ws).stages}
+    assert states["model lightgcn"] == "damaged" and states["model biasmf"] == "ready"
+
+
+def test_models_that_rank_from_histories_are_evaluated_like_any_other(ws):
+    from reclm_lite.cf.closed import fit_closed
+
+    inputs = {"matrices/split": ws.fingerprint("matrices/split")}
+    for model in ("ease", "itemknn", "gfcf"):
+        interface.save(fit_closed(SPLIT, model), ws, inputs=inputs)
+    rows = {row["model"]: row for row in evaluate_workspace(ws)["rows"] if row["setting"] == "full"}
+    assert {"ease", "itemknn", "gfcf"} <= set(rows)
+    assert all(rows[model]["n_users"] == 3 and 0 <= rows[model]["recall@20"] <= 1 for model in rows)

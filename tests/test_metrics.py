@@ -53,3 +53,30 @@ def test_the_interval_is_that_of_resampled_means():
 def test_the_interval_of_a_constant_is_a_point_and_of_nothing_is_nan():
     assert bootstrap_mean(np.full(5, 0.25)) == (0.25, 0.25)
     assert np.isnan(bootstrap_mean(np.zeros(0))).all()
+
+
+def test_metrics_agree_with_those_counted_one_user_at_a_time():
+    rng = np.random.default_rng(0)
+    ids = np.array([rng.permutation(60)[:40] for _ in range(200)], np.int32)
+    ids[5, 30:] = -1
+    relevant = sp.csr_matrix((rng.random((200, 60)) < 0.2).astype(np.float32))
+    got = ranking_metrics(ids, relevant, (20, 40))
+    for user in range(200):
+        wanted = set(relevant[user].indices.tolist())
+        for k in (20, 40):
+            ranks = [rank for rank, item in enumerate(ids[user, :k]) if item in wanted]
+            ideal = sum(1 / np.log2(rank + 2) for rank in range(min(k, len(wanted))))
+            assert got[f"recall@{k}"][user] == pytest.approx(len(ranks) / len(wanted))
+            assert got[f"ndcg@{k}"][user] == pytest.approx(sum(1 / np.log2(rank + 2) for rank in ranks) / ideal)
+
+
+def test_blocks_of_hits_do_not_show(monkeypatch):
+    from reclm_lite.kernels import hits
+
+    rng = np.random.default_rng(1)
+    ids = np.array([rng.permutation(30)[:8] for _ in range(50)], np.int32)
+    relevant = sp.csr_matrix((rng.random((50, 30)) < 0.3).astype(np.float32))
+    whole = hits.hit_places(ids, relevant.indptr, relevant.indices)
+    monkeypatch.setattr(hits, "_BLOCK_VALUES", 1)
+    assert np.array_equal(hits.hit_places(ids, relevant.indptr, relevant.indices), whole)
+    assert hits.hit_places(ids[:0], np.zeros(1, np.int64), relevant.indices[:0]).shape == (0,)

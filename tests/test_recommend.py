@@ -7,7 +7,7 @@ import pytest
 
 from reclm_lite.cf.interface import FittedModel, save
 from reclm_lite.data.dataset import Imported, Split, load_split, save_imported, save_split
-from reclm_lite.errors import InputError, MissingArtefactError, ModelError
+from reclm_lite.errors import InputError, MissingArtefactError, ModelError, WorkspaceError
 from reclm_lite.profiles.store import edit_profile
 from reclm_lite.profiles.vectors import profile_words
 from reclm_lite.serve import recommend as recommend_module
@@ -298,3 +298,97 @@ def test_words_are_embedded_by_the_encoder_that_made_the_item_vectors_or_refused
     embed_items(ws)
     answer = recommend(ws, None, k=6, text="looking at the stars with large lenses")
     assert all("telescopes" in item.title for item in answer.items)
+
+
+def add_history_model(ws: Workspace, model: str = "itemknn") -> None:
+    from reclm_lite.cf.closed import fit_closed
+
+    save(fit_closed(load_split(ws), model), ws, inputs={})
+
+
+@pytest.mark.parametrize("model", ["ease", "itemknn", "gfcf", "popularity", "lightgcn"])
+def test_a_history_of_somebody_unknown_is_ranked_as_that_of_a_user_who_has_it(ws, model):
+    add_split(ws)
+    if model == "lightgcn":
+        from reclm_lite.cf.fit import fit
+
+        add_vectors(ws)
+        # No user here has the five interactions that an ID vector takes, so the graph alone places them.
+        fit(ws, model, epochs=1)
+    else:
+        add_history_model(ws, model)
+    known, stranger = (recommend(ws, "u2", k=4, model=model), recommend(ws, None, k=4, model=model, history=["i5", "i0"]))
+    assert ids(stranger) == ids(known) and stranger.basis == known.basis and stranger.user is None
+    np.testing.assert_allclose([item.score for item in stranger.items], [item.score for item in known.items], rtol=1e-4)
+    assert "2 known items are left out" in stranger.note
+
+
+def test_a_stranger_is_counted_among_nobody(ws):
+    """Users 4, 5 and 6 take items 8 and 9: to a stranger all three are others."""
+    pairs = [(u, i) for u, items in TRAIN.items() for i in items] + [(5, 8), (5, 9), (6, 8), (6, 9)]
+    data = imported()
+    data.users, data.items = (np.array(side, np.int32) for side in zip(*pairs, strict=True))
+    save_imported(ws, data)
+    reasoner = Recommender(ws).reasoner(None, history=np.array([8], np.int32))
+    assert reasoner.reason(9).text.startswith("3 of the 3 others who took")
+
+
+@pytest.mark.parametrize("history", [["i0", "nope", "i99"], ["nope"]])
+def test_unknown_items_of_a_history_are_named(ws, history):
+    with pytest.raises(InputError, match="no item 'nope'.*among the 12 of.*ids look like 'i0', 'i1', 'i2'"):
+        recommend(ws, None, history=history)
+
+
+def test_an_empty_history_or_one_beside_a_user_is_refused(ws):
+    with pytest.raises(InputError, match="at least one item id"):
+        recommend(ws, None, history=[" ", ""])
+    with pytest.raises(InputError, match="a history alone"):
+        recommend(ws, "u0", history=["i0"])
+
+
+def test_items_that_a_history_model_knows_nothing_of_fall_back_to_text_and_say_so(ws):
+    add_split(ws)
+    add_history_model(ws)
+    assert recommend(ws, None, k=3, history=["i11"]).basis == "popularity"
+    add_vectors(ws)
+    answer = recommend(ws, None, k=N_ITEMS, history=["i11"])
+    assert answer.basis == "text" and "The model knows none of these items" in answer.note and "i11" not in ids(answer)
+
+
+def test_without_any_model_a_history_is_served_from_popularity_less_what_it_holds(ws):
+    answer = recommend(ws, None, k=2, history=["i0"])
+    assert answer.basis == "popularity" and ids(answer) == ["i1", "i2"]
+
+
+def test_a_model_stored_before_folding_in_existed_says_what_to_do(ws):
+    add_model(ws)
+    with pytest.raises(ModelError, match="fit it again"):
+        recommend(ws, None, history=["i0"])
+    assert recommend(ws, "u0", k=1).basis == "model"
+
+
+def damage(ws: Workspace, name: str, how: str) -> None:
+    path = ws.path(f"models/{name}")
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[:-7], "empty": b"", "noise": b"\xff" * 64}[how])
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "noise"])
+def test_a_damaged_model_is_named_and_left_out(ws, how):
+    add_model(ws, "lightgcn", ndcg=0.3)
+    add_model(ws, "biasmf", ndcg=0.2)
+    damage(ws, "lightgcn", how)
+    answer = recommend(ws, "u0", k=1)
+    assert "Ranked by biasmf" in answer.note and "Left out as damaged: lightgcn." in answer.note
+    with pytest.raises(WorkspaceError, match="make it again with `reclm fit lightgcn"):
+        recommend(ws, "u0", model="lightgcn")
+    damage(ws, "biasmf", how)
+    answer = recommend(ws, "u0", k=1)
+    assert answer.basis == "popularity" and "damaged: biasmf, lightgcn" in answer.note
+
+
+def test_a_model_that_lacks_a_part_is_named_and_left_out(ws):
+    ws.save("models/ease", {"user_vectors": np.zeros((1, 0), np.float32)}, inputs={}, params={"metrics": {"ndcg@20": 0.9}})
+    add_model(ws, "biasmf", ndcg=0.2)
+    answer = recommend(ws, "u0", k=1)
+    assert "Ranked by biasmf" in answer.note and "damaged: ease" in answer.note
