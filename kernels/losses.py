@@ -1,7 +1,7 @@
 """The losses of training with their gradients: BPR, sampled softmax, InfoNCE. numba; import this module lazily.
 
 Sums have one order whatever the number of threads: rows are computed apart, and gradients that meet in one item
-are added in the batch's order, each thread owning some columns.
+are added in the batch's order, each thread owning some items.
 
 Left out: layers and optimisers.
 """
@@ -18,7 +18,7 @@ from reclm_lite.kernels._jit import REASSOCIATE, exp_at_most_zero, limited
 
 LOSSES = ("bpr", "ssm")
 _CHUNK_ROWS = 64
-_CHUNK_COLUMNS = 16
+_CHUNK_ITEMS = 64
 _BLOCK_VALUES = 4_000_000
 _BLOCK_COLUMNS = 4096
 
@@ -58,7 +58,7 @@ def ranking_loss(
         )
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATE, inline="always")
+@numba.njit(cache=True, fastmath=REASSOCIATE)
 def _score(user, item, n_dot):
     """user . item over the first n_dot columns, plus max(user + item, 0) over the others."""
     total = np.float32(0)
@@ -129,40 +129,44 @@ def _ranking_loss(is_bpr, users, positives, negatives, user_vectors, item_vector
     taken = np.empty(n, np.float32)
     losses = np.empty(n, np.float64)
     pulls = np.zeros((n, dim), np.float32)
+    mine = np.empty((n, dim), np.float32)
     for chunk in numba.prange((n + _CHUNK_ROWS - 1) // _CHUNK_ROWS):
         bits = np.empty(m, np.int32)
         for row in range(chunk * _CHUNK_ROWS, min((chunk + 1) * _CHUNK_ROWS, n)):
-            user, positive = user_vectors[users[row]], item_vectors[positives[row]]
+            mine[row] = user_vectors[users[row]]
+            user, positive, row_weights = mine[row], item_vectors[positives[row]], weights[row]
             base = _score(user, positive, n_dot)
             if with_bias:
                 base += item_bias[positives[row]]
-            mine = weights[row]
             for j in range(m):
                 other = negatives[row, j]
                 if other < 0:
-                    mine[j] = -np.inf
+                    row_weights[j] = -np.inf
                     continue
                 margin = _score(user, item_vectors[other], n_dot) - base
-                mine[j] = margin + item_bias[other] if with_bias else margin
-            losses[row] = _weigh(mine, bits, is_bpr, scale)
+                row_weights[j] = margin + item_bias[other] if with_bias else margin
+            losses[row] = _weigh(row_weights, bits, is_bpr, scale)
             total = np.float32(0)
             for j in range(m):
-                total += mine[j]
+                total += row_weights[j]
                 if negatives[row, j] >= 0:
-                    _add_pull(pulls[row], mine[j], user, item_vectors[negatives[row, j]], n_dot)
+                    _add_pull(pulls[row], row_weights[j], user, item_vectors[negatives[row, j]], n_dot)
             taken[row] = total
             _add_pull(pulls[row], -total, user, positive, n_dot)
-    n_parts = (dim + _CHUNK_COLUMNS - 1) // _CHUNK_COLUMNS
-    for part in numba.prange(n_parts + 1):
-        if part < n_parts:
-            first, last = part * _CHUNK_COLUMNS, min((part + 1) * _CHUNK_COLUMNS, dim)
-            _scatter(users, positives, negatives, weights, taken, pulls, user_vectors, item_vectors, d_users, d_items, first, last, n_dot)
-        elif with_bias:
-            for row in range(n):
-                for j in range(m):
-                    if negatives[row, j] >= 0:
-                        d_bias[negatives[row, j]] += weights[row, j]
-                d_bias[positives[row]] -= taken[row]
+    for row in range(n):
+        target = d_users[users[row]]
+        for d in range(dim):
+            target[d] += pulls[row, d]
+    n_items = len(item_vectors)
+    starts, rows, pushes = _by_item(positives, negatives, weights, taken, n_items)
+    for chunk in numba.prange((n_items + _CHUNK_ITEMS - 1) // _CHUNK_ITEMS):
+        for item in range(chunk * _CHUNK_ITEMS, min((chunk + 1) * _CHUNK_ITEMS, n_items)):
+            _add_pushes(
+                rows[starts[item] : starts[item + 1]], pushes[starts[item] : starts[item + 1]], mine, item_vectors[item], d_items[item], n_dot
+            )
+            if with_bias:
+                for at in range(starts[item], starts[item + 1]):
+                    d_bias[item] += pushes[at]
     total = 0.0
     for row in range(n):
         total += losses[row]
@@ -170,23 +174,38 @@ def _ranking_loss(is_bpr, users, positives, negatives, user_vectors, item_vector
 
 
 @numba.njit(cache=True)
-def _scatter(users, positives, negatives, weights, taken, pulls, user_vectors, item_vectors, d_users, d_items, first, last, n_dot):
-    """The gradients' columns first to last, rows in the batch's order."""
+def _by_item(positives, negatives, weights, taken, n_items):
+    """The batch's pairs sorted by item, rows ascending: starts (n_items + 1,), rows and d loss / d score (n_pairs,).
+
+    So an item's gradient is summed where it lies, from user vectors that fit the cache, instead of scattered over the table.
+    """
     n, m = negatives.shape
-    last_dot = max(first, min(last, n_dot))
+    starts = np.zeros(n_items + 2, np.int64)
     for row in range(n):
-        user = users[row]
-        for d in range(first, last):
-            d_users[user, d] += pulls[row, d]
+        starts[positives[row] + 2] += 1
+        for j in range(m):
+            if negatives[row, j] >= 0:
+                starts[negatives[row, j] + 2] += 1
+    for item in range(n_items):
+        starts[item + 2] += starts[item + 1]
+    rows = np.empty(starts[n_items + 1], np.int32)
+    pushes = np.empty(starts[n_items + 1], np.float32)
+    for row in range(n):
         for j in range(m + 1):
             item = positives[row] if j == m else negatives[row, j]
-            if item < 0:
-                continue
-            weight = -taken[row] if j == m else weights[row, j]
-            for d in range(first, last_dot):
-                d_items[item, d] += weight * user_vectors[user, d]
-            for d in range(last_dot, last):
-                d_items[item, d] += weight if user_vectors[user, d] + item_vectors[item, d] > 0 else np.float32(0)
+            if item >= 0:
+                at = starts[item + 1]
+                starts[item + 1] = at + 1
+                rows[at] = row
+                pushes[at] = -taken[row] if j == m else weights[row, j]
+    return starts[: n_items + 1], rows, pushes
+
+
+@numba.njit(cache=True)
+def _add_pushes(rows, pushes, users, item, target, n_dot):
+    """target += sum of pushes * (gradient of the score by the item's vector)."""
+    for at in range(len(rows)):
+        _add_pull(target, pushes[at], item, users[rows[at]], n_dot)
 
 
 def info_nce(
