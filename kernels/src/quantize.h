@@ -6,6 +6,9 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Rows of no greater coordinate than half of this become zeros. */
+#define QUANTIZE_TO_ZERO 1e-28f
+
 /* Rounds a row to -127 .. 127, half away downwards; returns the scale: value = scale * integer. */
 static inline float quantize(const float *restrict row, int64_t dim, int8_t *restrict out)
 {
@@ -19,8 +22,8 @@ static inline float quantize(const float *restrict row, int64_t dim, int8_t *res
     float largest;
     memcpy(&largest, &largest_bits, sizeof largest);
     const float scale = largest / 127.0f;
-    /* A row this small counts as zeros; its inverse could overflow. */
-    if (!(scale > 1e-30f)) {
+    /* The inverse could overflow. */
+    if (scale <= QUANTIZE_TO_ZERO / 254) {
         memset(out, 0, (size_t)dim);
         return 0.0f;
     }

@@ -54,7 +54,7 @@ int32_t reclm_select(int64_t n_rows, int64_t n_items, int64_t n_candidates, int6
     if (n_rows < 0 || n_items < 0 || n_candidates < 0 || k < 1 || n_threads < 1) return RECLM_ERR_SIZE;
     const rule_t rule = {n_candidates, k, candidates, ISA_DISPATCH(block_above)};
     int failed = 0, nan_seen = 0;
-#pragma omp parallel num_threads(n_threads) reduction(| : failed, nan_seen) if (n_rows * n_candidates > SMALL_WORK)
+#pragma omp parallel num_threads(n_threads) reduction(| : failed, nan_seen) if ((double)n_rows * (double)n_candidates > SMALL_WORK)
     {
         entry_t *heap = malloc((size_t)k * sizeof *heap);
         failed |= !heap;

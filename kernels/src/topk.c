@@ -64,7 +64,8 @@ typedef struct {
     void *panels;
     float *biases, *item_scales;
     sizes_t *sizes, largest; /* (n_panels,) and of all items */
-    double *reach, *rest; /* (n_panels,): an item of panel p scores query q at most  reach_q * reach[p] + rest_q + rest[p] */
+    /* (n_panels,): an item of panel p scores query q at most  reach_q * reach[p] + rest_q + rest[p]. */
+    double *reach, *rest;
 } job_t;
 
 /* One query of a task. */
@@ -255,19 +256,44 @@ static int64_t look_again(const job_t *job, const float *query, const entry_t *k
 
 /* May an item that int8 has not kept belong to the k best, of which the worst scores `worst`?
  * Rounding moves the coordinates of a row by up to scale / 2, and by scale / sqrt(12) in the mean square. A score is
- * off by the sum of both rows' shares: at most  (scale_q |item| + scale_i |query|) sqrt(dim) / 2  (Cauchy-Schwarz),
- * which serves where dimensions are few; beyond, roundings are taken for independent, and four standard deviations. */
+ * off by both rows' shares, at most  (scale_q |item| + scale_i |query|) sqrt(dim) / 2 + scale_q scale_i dim / 4
+ * (Cauchy-Schwarz), which serves where dimensions are few; beyond, roundings are taken for independent, and four
+ * standard deviations of their sum. */
 static int is_unsure(const job_t *job, int64_t user, float scale, int left_out, float worst_kept, float worst)
 {
     const double query_norm = norm(job->queries + user * job->dim, job->dim), dim = (double)job->dim;
     /* A rounded score may overflow where the score itself does not. */
     if (!(query_norm * job->largest.norm + job->largest.bias < 1e37)) return 1;
     if (!left_out) return 0;
-    const double of_query = scale * job->largest.norm, of_item = job->largest.scale * query_norm;
-    const double error = dim <= 16.0 ? 0.5 * sqrt(dim) * (of_query + of_item)
+    const double query_scale = fmax(scale, QUANTIZE_TO_ZERO), item_scale = fmax(job->largest.scale, QUANTIZE_TO_ZERO);
+    const double of_query = query_scale * job->largest.norm, of_item = item_scale * query_norm;
+    const double error = dim <= 16.0 ? 0.5 * sqrt(dim) * (of_query + of_item) + 0.25 * dim * query_scale * item_scale
                                      : 4.0 * sqrt((of_query * of_query + of_item * of_item) / 12.0);
     const double roundings = slack(job) * (query_norm * job->largest.norm + job->largest.bias) + 0x1p-120;
-    return !(worst - worst_kept > error + roundings);
+    return !(worst - worst_kept > 1.001 * error + roundings);
+}
+
+/* Writes the answer to one query, whose list has met all candidates. */
+static void finish_query(const job_t *job, const scratch_t *scratch, int64_t slot, int64_t user)
+{
+    int32_t *ids = job->out_ids + user * job->k;
+    float *best = job->out_scores + user * job->k;
+    entry_t *list = scratch->lists + slot * job->room;
+    query_t *query = scratch->queries + slot;
+    if (!job->n_groups) {
+        rank(list, query->size, job->k, ids, best);
+        return;
+    }
+    float worst_kept = -INFINITY;
+    if (query->size > job->n_kept || query->was_cut) {
+        worst_kept = entry_score(keep_best(list, query->size, job->n_kept));
+        query->was_cut = 1;
+        query->size = job->n_kept;
+    }
+    const int64_t size = look_again(job, job->queries + user * job->dim, list, query->size, scratch->again);
+    rank(scratch->again, size, job->k, ids, best);
+    job->out_unsure[user] =
+        (uint8_t)is_unsure(job, user, scratch->scales[slot], query->was_cut, worst_kept, best[job->k - 1]);
 }
 
 static void run_task(const job_t *job, const scratch_t *scratch, int64_t task)
@@ -303,28 +329,9 @@ static void run_task(const job_t *job, const scratch_t *scratch, int64_t task)
             }
         }
     }
-    for (int64_t slot = 0; slot < n_tiles * tile; slot++) {
-        const int64_t user = first_tile * tile + slot;
-        if (user >= job->n_queries) break;
-        int32_t *ids = job->out_ids + user * job->k;
-        float *best = job->out_scores + user * job->k;
-        entry_t *list = scratch->lists + slot * job->room;
-        query_t *query = scratch->queries + slot;
-        if (!job->n_groups) {
-            rank(list, query->size, job->k, ids, best);
-            continue;
-        }
-        float worst_kept = -INFINITY;
-        if (query->size > job->n_kept || query->was_cut) {
-            worst_kept = entry_score(keep_best(list, query->size, job->n_kept));
-            query->was_cut = 1;
-            query->size = job->n_kept;
-        }
-        const int64_t size = look_again(job, job->queries + user * job->dim, list, query->size, scratch->again);
-        rank(scratch->again, size, job->k, ids, best);
-        job->out_unsure[user] =
-            (uint8_t)is_unsure(job, user, scratch->scales[slot], query->was_cut, worst_kept, best[job->k - 1]);
-    }
+    const int64_t first = first_tile * tile;
+    for (int64_t slot = 0; slot < n_tiles * tile && first + slot < job->n_queries; slot++)
+        finish_query(job, scratch, slot, first + slot);
 }
 
 /* Memory of `bytes` on a cache line's boundary, or NULL. */
@@ -405,7 +412,7 @@ int32_t reclm_topk(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t
     job.reach = lines(prune ? job.n_panels * (int64_t)sizeof(double) : 0);
     job.rest = lines(prune ? job.n_panels * (int64_t)sizeof(double) : 0);
     int failed = !job.panels || !job.biases || !job.item_scales || !job.sizes || !job.reach || !job.rest;
-    const int worth_it = n_queries * n_candidates * (dim + relu_dim + 1) > SMALL_WORK;
+    const int worth_it = (double)n_queries * (double)n_candidates * (double)(dim + relu_dim + 1) > SMALL_WORK;
 #pragma omp parallel num_threads(n_threads) if (worth_it && !failed)
     {
         scratch_t scratch;
