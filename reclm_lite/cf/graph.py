@@ -15,7 +15,7 @@ from ..kernels import native
 class Graph:
     """Normalised bipartite adjacency of interactions: CSR (n_users, n_items) of ones, float32.
 
-    item_is_known: bool (n_items, 1), items with an edge. degree_i: (n_items,), edges of each item, its self-loop included.
+    unknown_items: int64, items without an edge. degree_i: (n_items,), edges of each item, its self-loop included.
     """
 
     def __init__(self, interactions: sp.csr_matrix, *, self_loops: bool = False, n_threads: int | None = None):
@@ -24,7 +24,7 @@ class Graph:
         degree_u = np.diff(interactions.indptr) + loops
         degree_i = np.bincount(interactions.indices, minlength=n_items) + loops
         self.degree_i = degree_i
-        self.item_is_known = (degree_i > loops)[:, None]
+        self.unknown_items = np.flatnonzero(degree_i <= loops)
         scale_u = 1.0 / np.sqrt(np.maximum(degree_u, 1.0))
         scale_i = 1.0 / np.sqrt(np.maximum(degree_i, 1.0))
         rows = np.repeat(np.arange(n_users), np.diff(interactions.indptr))

@@ -95,19 +95,30 @@ class LightGCN:
         final_users, final_items = cache["graph"].propagate(users, items, self.layer_weights)
         if not self.items_propagated:
             return Vectors(final_users, items, bias), cache
-        return Vectors(final_users, np.where(self.graph.item_is_known, final_items, items), bias), cache
+        unknown = self.graph.unknown_items
+        final_items[unknown] = items[unknown]
+        return Vectors(final_users, final_items, bias), cache
 
     def backward(
         self, params: Params, cache: dict, d: Vectors, *, propagated: Sides | None = None, first: Sides | None = None
     ) -> Grads:
         """Gradients of all parameters from those of the vectors; and, beside them, of vectors propagated on the same
         graph, and of first vectors."""
-        through = d.items * self.graph.item_is_known if self.items_propagated else np.zeros_like(d.items)
-        beside, d_users = d.items - through, d.users
+        unknown, d_users = self.graph.unknown_items, d.users
+        if self.items_propagated:
+            through = d.items
+            if len(unknown):
+                through = through.copy()
+                through[unknown] = 0
+        else:
+            through = np.zeros_like(d.items)
         if propagated is not None:
             d_users, through = d_users + propagated[0], through + propagated[1]
         d_first_users, d_first_items = cache["graph"].propagate(d_users, through, self.layer_weights)
-        d_first_items += beside
+        if self.items_propagated:
+            d_first_items[unknown] += d.items[unknown]
+        else:
+            d_first_items += d.items
         if first is not None:
             d_first_users += first[0]
             d_first_items += first[1]
