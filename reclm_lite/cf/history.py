@@ -126,7 +126,7 @@ class FilterScorer:
     def score_rows(self, rows: sp.csr_matrix) -> np.ndarray:
         if self._written_out is not None:
             return native.spmm(_kernel_csr(rows), self._written_out, n_threads=1, check=False)
-        columns = np.ascontiguousarray(rows.toarray().T, dtype=np.float32)
+        columns = rows.T.toarray(order="C").astype(np.float32, copy=False)
         smooth = native.spmm(self._backward, native.spmm(self._forward, columns, n_threads=1, check=False), n_threads=1, check=False)
         scores = np.ascontiguousarray(smooth.T)
         if self.alpha:
