@@ -123,3 +123,16 @@ def test_neighbors_use_the_vectors_that_know_nothing_of_validation(tmp_path):
         expected, _, _ = find_neighbors(split, VECTORS, 2)
         assert np.array_equal(neighbors(ws, k=2).indices, expected)
         assert not np.array_equal(find_neighbors(split, leaky, 2)[0], expected)
+
+
+def test_a_model_without_vectors_of_users_is_refused(tmp_path):
+    from reclm_lite.cf.closed import fit_closed
+
+    train = sp.csr_matrix(np.ones((3, 3), np.float32))
+    none, items = sp.csr_matrix((3, 3), dtype=np.float32), np.arange(3, dtype=np.int32)
+    split = Split(train, none, none, none, items, items[:0])
+    with Workspace.create(tmp_path / "ws") as ws:
+        save_split(ws, split, inputs={})
+        interface.save(fit_closed(split, "ease"), ws, inputs={})
+        with pytest.raises(InputError, match="ease has no vectors of users.*reclm fit lightgcn"):
+            neighbors(ws, 2, "ease")
