@@ -52,10 +52,15 @@ def ranking_loss(
         raise InputError(f"loss: expected one of {', '.join(LOSSES)}, found {loss!r}")
     if len(users) == 0:
         return 0.0
-    with limited(n_threads, negatives.size * user_vectors.shape[1]):
-        return _ranking_loss(
-            loss == "bpr", users, positives, negatives, user_vectors, item_vectors, item_bias, d_users, d_items, d_bias, relu_dim
-        )
+    n, dim = len(users), user_vectors.shape[1]
+    losses, pulls = np.empty(n), np.zeros((n, dim), np.float32)
+    with limited(n_threads, negatives.size * dim):
+        _ranking_loss(
+            loss == "bpr", users, positives, negatives, user_vectors, item_vectors, item_bias, d_items, d_bias, dim - relu_dim,
+            np.empty(negatives.shape, np.float32), np.empty(n, np.float32), losses, pulls, np.empty((n, dim), np.float32),
+        )  # fmt: skip
+    _add_rows(d_users, users, pulls)
+    return float(losses.sum())
 
 
 @numba.njit(cache=True, fastmath=REASSOCIATE)
@@ -69,9 +74,9 @@ def _score(user, item, n_dot):
     return total
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True)
 def _add_pull(target, weight, user, item, n_dot):
-    """target += weight * (gradient of the score by the user's vector)."""
+    """target += weight * (gradient of the score by one vector, `user` and `item` standing for either)."""
     for d in range(n_dot):
         target[d] += weight * item[d]
     for d in range(n_dot, len(user)):
@@ -118,59 +123,59 @@ def _weigh(margins, bits, is_bpr, scale):
     return (np.float64(highest) + np.log(norm)) * scale
 
 
-@numba.njit(cache=True, parallel=True)
-def _ranking_loss(is_bpr, users, positives, negatives, user_vectors, item_vectors, item_bias, d_users, d_items, d_bias, relu_dim):
-    n, m = negatives.shape
-    dim = user_vectors.shape[1]
-    n_dot = dim - relu_dim
+@numba.njit(cache=True)
+def _one_row(is_bpr, scale, copy, user, positive, negatives, item_vectors, item_bias, n_dot, weights, pull, bits):
+    """One row of a batch: (its loss, the sum of its weights); writes d loss / d s_j to weights, d loss / d user to pull, the vector to copy."""
+    for d in range(len(user)):
+        copy[d] = user[d]
     with_bias = len(item_bias) > 0
+    base = _score(user, item_vectors[positive], n_dot)
+    if with_bias:
+        base += item_bias[positive]
+    for j in range(len(negatives)):
+        other = negatives[j]
+        if other < 0:
+            weights[j] = -np.inf
+            continue
+        margin = _score(user, item_vectors[other], n_dot) - base
+        weights[j] = margin + item_bias[other] if with_bias else margin
+    loss = _weigh(weights, bits, is_bpr, scale)
+    total = np.float32(0)
+    for j in range(len(negatives)):
+        total += weights[j]
+        if negatives[j] >= 0:
+            _add_pull(pull, weights[j], user, item_vectors[negatives[j]], n_dot)
+    _add_pull(pull, -total, user, item_vectors[positive], n_dot)
+    return loss, total
+
+
+@numba.njit(cache=True, parallel=True)
+def _ranking_loss(
+    is_bpr, users, positives, negatives, user_vectors, item_vectors, item_bias, d_items, d_bias, n_dot, weights, taken, losses, pulls, mine
+):
+    """Writes what each row adds to its loss, and to its user's gradient (pulls); adds to those of items and biases."""
+    n, m = negatives.shape
     scale = 1.0 / (n * m) if is_bpr else 1.0 / n
-    weights = np.empty((n, m), np.float32)
-    taken = np.empty(n, np.float32)
-    losses = np.empty(n, np.float64)
-    pulls = np.zeros((n, dim), np.float32)
-    mine = np.empty((n, dim), np.float32)
     for chunk in numba.prange((n + _CHUNK_ROWS - 1) // _CHUNK_ROWS):
         bits = np.empty(m, np.int32)
         for row in range(chunk * _CHUNK_ROWS, min((chunk + 1) * _CHUNK_ROWS, n)):
-            mine[row] = user_vectors[users[row]]
-            user, positive, row_weights = mine[row], item_vectors[positives[row]], weights[row]
-            base = _score(user, positive, n_dot)
-            if with_bias:
-                base += item_bias[positives[row]]
-            for j in range(m):
-                other = negatives[row, j]
-                if other < 0:
-                    row_weights[j] = -np.inf
-                    continue
-                margin = _score(user, item_vectors[other], n_dot) - base
-                row_weights[j] = margin + item_bias[other] if with_bias else margin
-            losses[row] = _weigh(row_weights, bits, is_bpr, scale)
-            total = np.float32(0)
-            for j in range(m):
-                total += row_weights[j]
-                if negatives[row, j] >= 0:
-                    _add_pull(pulls[row], row_weights[j], user, item_vectors[negatives[row, j]], n_dot)
-            taken[row] = total
-            _add_pull(pulls[row], -total, user, positive, n_dot)
-    for row in range(n):
-        target = d_users[users[row]]
-        for d in range(dim):
-            target[d] += pulls[row, d]
+            losses[row], taken[row] = _one_row(
+                is_bpr, scale, mine[row], user_vectors[users[row]], positives[row], negatives[row], item_vectors, item_bias, n_dot,
+                weights[row], pulls[row], bits,
+            )  # fmt: skip
     n_items = len(item_vectors)
     starts, rows, pushes = _by_item(positives, negatives, weights, taken, n_items)
     for chunk in numba.prange((n_items + _CHUNK_ITEMS - 1) // _CHUNK_ITEMS):
-        for item in range(chunk * _CHUNK_ITEMS, min((chunk + 1) * _CHUNK_ITEMS, n_items)):
-            _add_pushes(
-                rows[starts[item] : starts[item + 1]], pushes[starts[item] : starts[item + 1]], mine, item_vectors[item], d_items[item], n_dot
-            )
-            if with_bias:
-                for at in range(starts[item], starts[item + 1]):
-                    d_bias[item] += pushes[at]
-    total = 0.0
-    for row in range(n):
-        total += losses[row]
-    return total
+        first, last = chunk * _CHUNK_ITEMS, min((chunk + 1) * _CHUNK_ITEMS, n_items)
+        _add_pushes(first, last, starts, rows, pushes, mine, item_vectors, d_items, d_bias, n_dot)
+
+
+@numba.njit(cache=True)
+def _add_rows(target, rows, values):
+    for at in range(len(rows)):
+        one, other = target[rows[at]], values[at]
+        for d in range(len(one)):
+            one[d] += other[d]
 
 
 @numba.njit(cache=True)
@@ -202,10 +207,13 @@ def _by_item(positives, negatives, weights, taken, n_items):
 
 
 @numba.njit(cache=True)
-def _add_pushes(rows, pushes, users, item, target, n_dot):
-    """target += sum of pushes * (gradient of the score by the item's vector)."""
-    for at in range(len(rows)):
-        _add_pull(target, pushes[at], item, users[rows[at]], n_dot)
+def _add_pushes(first, last, starts, rows, pushes, users, item_vectors, d_items, d_bias, n_dot):
+    """The gradients of items first to last: sums of pushes * (gradient of the score by the item's vector)."""
+    for item in range(first, last):
+        for at in range(starts[item], starts[item + 1]):
+            _add_pull(d_items[item], pushes[at], item_vectors[item], users[rows[at]], n_dot)
+            if len(d_bias):
+                d_bias[item] += pushes[at]
 
 
 def info_nce(
