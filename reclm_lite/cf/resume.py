@@ -37,7 +37,7 @@ def checkpoint_folder(
             if not restart:
                 notice(f"An interrupted fit of {model} had other settings or data: starting anew.")
             shutil.rmtree(folder)
-        else:
+        elif any(folder.glob("*.safetensors")):
             notice(f"Going on with the interrupted fit of {model} (--restart would begin it again).")
     if not folder.exists():
         folder.mkdir(parents=True)

@@ -47,7 +47,7 @@ def command(
         if epochs is not None:
             given.append(f"epochs={epochs}")
         for name, value, meaning in listing(override(settings_of(model, preset), given)):
-            click.echo(f"{name}={value:<12} {meaning}")
+            click.echo(f"{name}={value}".ljust(28) + meaning)
         return
     with Workspace.open(root) as ws, ws.writing():
         with progress_bar(f"fitting {model}") as update:
