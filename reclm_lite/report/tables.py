@@ -17,7 +17,7 @@ SETTING_TITLES = {"full": "All candidates", "unseen": "Unseen items"}
 # Rows that use nothing of the user: what a model has to beat.
 REFERENCES = ("random", "popularity")
 _MODEL_NAMES = {"biasmf": "BiasMF", "lightgcn": "LightGCN", "ncf": "NCF", "sgl": "SGL", "simgcl": "SimGCL",
-                "popularity": "Popularity", "random": "Random"}  # fmt: skip
+                "ease": "EASE", "itemknn": "ItemKNN", "gfcf": "GF-CF", "popularity": "Popularity", "random": "Random"}  # fmt: skip
 
 
 def model_label(row: Mapping) -> str:
