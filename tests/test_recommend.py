@@ -136,7 +136,7 @@ def test_unknown_user_is_told_the_closest_ids_and_text(ws):
 
 
 def test_neither_user_nor_words_is_refused(ws):
-    with pytest.raises(InputError, match="neither"):
+    with pytest.raises(InputError, match="found none"):
         recommend(ws, None)
     with pytest.raises(InputError, match="words"):
         recommend(ws, None, text="  ")

@@ -1,6 +1,6 @@
 """What a trained model keeps, beside its vectors, to place a new user without being fitted again.
 
-A user's row of `Vectors` is made in four steps; each model stores the ones it has (`fold_state(params)` of its class):
+A user's row of `Vectors` is made in four steps; each model stores the ones it has (`fold_parts(params)` of its class):
 
     e                                             the ID vector: what folding in looks for (`cf/foldin.py`)
     first = e                                     or, where profiles are fused as published,

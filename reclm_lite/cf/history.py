@@ -2,7 +2,8 @@
 
     dense     W float32 (n_items, n_items)                               ease
     sparse    W CSR (n_items, n_items)                                   itemknn
-    filter    W = R^T R + alpha D^-1/2 V V^T D^1/2, written out for few items alone     gfcf; R normalised CSR (n_users, n_items), V float32 (n_items, rank)
+    filter    W = R^T R + alpha D^-1/2 V V^T D^1/2                       gfcf: R normalised CSR (n_users, n_items),
+              written out for few items alone                            V float32 (n_items, rank)
 
 Such a model is stored with the histories of the users that it was fitted on; anybody else is ranked by the same W.
 Left out: how W is found (models/).
@@ -127,7 +128,8 @@ class FilterScorer:
         if self._written_out is not None:
             return native.spmm(_kernel_csr(rows), self._written_out, n_threads=1, check=False)
         columns = rows.T.toarray(order="C").astype(np.float32, copy=False)
-        smooth = native.spmm(self._backward, native.spmm(self._forward, columns, n_threads=1, check=False), n_threads=1, check=False)
+        smooth = native.spmm(self._forward, columns, n_threads=1, check=False)
+        smooth = native.spmm(self._backward, smooth, n_threads=1, check=False)
         scores = np.ascontiguousarray(smooth.T)
         if self.alpha:
             scaled = sp.csr_matrix((rows.data / self.root_degree[rows.indices], rows.indices, rows.indptr), shape=rows.shape)

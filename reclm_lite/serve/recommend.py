@@ -143,7 +143,7 @@ class Recommender:
         if text is not None and not text.strip():
             raise InputError("expected words in the text to recommend for, found none: give a few words")
         if user_id is None and text is None and history is None:
-            raise InputError("expected a user id, a text or a history, found neither: give --user ID, --text WORDS or --history IDS")
+            raise InputError("expected a user id, a text or a history, found none: give --user, --text or --history")
         if history is not None and (user_id is not None or text is not None):
             raise InputError("expected a history alone, found a user or a text beside it: give one of them")
         user = None if user_id is None else self._user(user_id)

@@ -126,7 +126,8 @@ def _inverse(tile: np.ndarray) -> np.ndarray:
 
     lower = np.tril(tile.astype(np.float64))
     try:
-        inverse = cho_solve(cho_factor(lower, lower=True, overwrite_a=True, check_finite=False), np.eye(len(tile)), check_finite=False)
+        factor = cho_factor(lower, lower=True, overwrite_a=True, check_finite=False)
+        inverse = cho_solve(factor, np.eye(len(tile)), check_finite=False)
     except LinAlgError as error:
         raise ModelError(f"ease: the matrix to invert is not positive definite in float32 ({error}): set a larger l2") from error
     return ((inverse + inverse.T) / 2).astype(np.float32)
