@@ -26,7 +26,7 @@ class Settings(RowSettings):
 PRESETS = {
     "paper": Settings(),
     "default": Settings(
-        encoder="residual", loss="ssm", n_negatives=32, rate=5e-3, epochs=30, patience=3, steps_per_epoch=20,
+        encoder="residual", dim=64, loss="ssm", n_negatives=32, rate=2e-3, epochs=60, patience=5, steps_per_epoch=20,
         l2_tables=1e-5, text_hidden=64,
     ),
 }  # fmt: skip

@@ -30,9 +30,9 @@ class Settings(GraphSettings):
 PRESETS = {
     "paper": Settings(),
     "default": Settings(
-        encoder="residual", loss="ssm", n_negatives=32, rate=1e-2, epochs=30, patience=3, steps_per_epoch=20,
+        encoder="residual", dim=64, loss="ssm", n_negatives=32, rate=1e-2, epochs=30, patience=5, steps_per_epoch=20,
         min_id_interactions=5, text_hidden=64,
-        n_layers=2, layers="mean", self_loops=False, items_propagated=True, drops_targets=True,
+        n_layers=3, layers="mean", self_loops=False, items_propagated=True, drops_targets=True,
     ),
 }  # fmt: skip
 

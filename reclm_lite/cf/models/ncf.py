@@ -32,8 +32,8 @@ class Settings(RowSettings):
 PRESETS = {
     "paper": Settings(),
     "default": Settings(
-        encoder="residual", loss="ssm", n_negatives=32, rate=5e-3, epochs=30, patience=3, steps_per_epoch=20,
-        l2_tables=1e-5, text_hidden=64, relu_width=16,
+        encoder="residual", dim=64, loss="ssm", n_negatives=32, rate=2e-3, epochs=60, patience=5, steps_per_epoch=20,
+        l2_tables=3e-5, text_hidden=64, relu_width=8,
     ),
 }  # fmt: skip
 
