@@ -141,7 +141,9 @@ def test_a_user_is_placed_the_same_in_any_company(model, preset):
     assert together.dtype == np.float32 and together.tobytes() == alone.tobytes()
 
 
-@pytest.mark.parametrize(("model", "preset"), [("biasmf", "default"), ("ncf", "default"), ("biasmf", "paper"), ("lightgcn", "paper")])
+@pytest.mark.parametrize(
+    ("model", "preset"), [("biasmf", "default"), ("ncf", "default"), ("biasmf", "paper"), ("lightgcn", "paper")]
+)
 def test_the_vector_found_is_a_minimum_of_the_loss(model, preset):
     base = fitted(model, preset)
     problem = foldin._Problem(base.vectors, base.fold)
@@ -245,7 +247,9 @@ def test_a_model_stored_without_a_fold_state_says_so():
         fold_in(dataclasses.replace(fitted("biasmf"), fold=None), SPLIT.known()[:1])
 
 
-@pytest.mark.parametrize(("model", "preset", "profiles"), [("ncf", "default", False), ("lightgcn", "paper", True), ("biasmf", "default", True)])
+@pytest.mark.parametrize(
+    ("model", "preset", "profiles"), [("ncf", "default", False), ("lightgcn", "paper", True), ("biasmf", "default", True)]
+)
 def test_what_is_stored_folds_alike(model, preset, profiles, tmp_path):
     base = fitted(model, preset, profiles)
     with Workspace.create(tmp_path / "ws") as ws:

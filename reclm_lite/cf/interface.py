@@ -17,7 +17,7 @@ from ..kernels import native
 from ..workspace import Workspace
 from . import history
 from .foldstate import FoldState
-from .models import MODELS
+from .models import MODELS as MODELS
 from .ranking import keep_columns, rank_rows, take_rows
 from .vectors import Vectors
 

@@ -51,7 +51,9 @@ def neighbors(
     split = load_split(ws)
     fitted = interface.load(ws, model)
     if not fitted.user_vectors.shape[1]:
-        raise InputError(f"{model} has no vectors of users to compare: fit a model that has, such as `reclm fit lightgcn -w {ws.argument}`")
+        raise InputError(
+            f"{model} has no vectors of users to compare: fit a model that has, such as `reclm fit lightgcn -w {ws.argument}`"
+        )
     inputs = {"matrices/split": split.fingerprint, interface.artefact_name(fitted.name, fitted.profiles): fitted.fingerprint}
     item_text = None
     if ws.has("vectors/items"):

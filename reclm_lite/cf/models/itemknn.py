@@ -7,7 +7,7 @@ Counted over blocks of items: memory stays at one block of similarities and k ne
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
