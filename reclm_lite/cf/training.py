@@ -4,7 +4,6 @@ Leaves out what is trained (models/), what becomes of it (fit.py) and how it is 
 function of the seed and the epoch's number: two runs give the same bits, at any number of threads, interrupted or not.
 """
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,8 +18,6 @@ from . import checkpoint as checkpoints
 from .checkpoint import State
 from .layers import Params
 from .vectors import Vectors
-
-log = logging.getLogger(__name__)
 
 # A checkpoint is written after an epoch that ends so long after the last one, and after the last epoch.
 CHECKPOINT_SECONDS = 10.0
@@ -51,6 +48,7 @@ class Batch:
 
     users, positives: int32 (n,). negatives: int32 (n, m), -1 where a user has touched all there is.
     entries: int64 (n,), places of the interactions in the training CSR. seed: this batch's own, for dropout and noise.
+    loss: as in TrainConfig.
     """
 
     users: np.ndarray
