@@ -11,7 +11,6 @@ from reclm_lite.cf import interface
 from reclm_lite.cf.fit import Inputs, fit, fit_arrays, settings_of
 from reclm_lite.cf.foldin import fold_in
 from reclm_lite.cf.fusion import PublishedEncoder
-from reclm_lite.kernels.sampling import sample_negatives
 from reclm_lite.cf.models import MODELS, TRAINED
 from reclm_lite.cf.models.biasmf import BiasMF
 from reclm_lite.cf.training import TrainConfig, train
@@ -20,6 +19,7 @@ from reclm_lite.cf.vectors import Vectors
 from reclm_lite.data.dataset import Imported, Split, load_split, save_imported, save_split
 from reclm_lite.errors import InputError, MissingArtefactError, ModelError
 from reclm_lite.evaluate.settings import evaluate, evaluate_validation
+from reclm_lite.kernels.sampling import sample_negatives
 from reclm_lite.types import ItemText
 from reclm_lite.workspace import Workspace
 
