@@ -12,6 +12,7 @@ they hit one, three times), anything that a fit has around its epochs.
 """
 
 import time
+import warnings
 
 import numpy as np
 import torch
@@ -52,8 +53,13 @@ class TorchLightGCN:
         rows = torch.cat([self.users, self.items + self.n_users])
         columns = torch.cat([self.items + self.n_users, self.users])
         scale = torch.bincount(rows, minlength=n).clamp(min=1).float().rsqrt()
-        matrix = torch.sparse_coo_tensor(torch.stack([rows, columns]), scale[rows] * scale[columns], (n, n)).coalesce()
-        return matrix if layout == "coo" else matrix.to_sparse_csr()
+        values = scale[rows] * scale[columns]
+        matrix = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, (n, n), check_invariants=False).coalesce()
+        if layout == "coo":
+            return matrix
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            return matrix.to_sparse_csr()
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Final vectors of users and items: the mean of the layers."""
