@@ -3,7 +3,9 @@
 Left out: any kernel. Import this module lazily: numba is slow to load.
 """
 
-from collections.abc import Iterator
+import functools
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numba
@@ -18,12 +20,41 @@ REASSOCIATE = {"reassoc", "contract", "nsz"}
 # Operations, of about a nanosecond or less, below which a parallel loop runs on one thread.
 SMALL = 100_000
 
+log = logging.getLogger(__name__)
+
+
+def compiled(**options: object) -> Callable[[Callable], Callable]:
+    """numba.njit, its machine code kept on disk beside the package or in the user's cache folder.
+
+    Where neither can be written (a read-only installation, no home folder), numba would refuse: then each process compiles.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError as error:
+            if "no locator available" not in str(error):
+                raise
+            _tell_of_cache()
+            return numba.njit(**options)(function)
+
+    return decorate
+
+
+@functools.cache
+def _tell_of_cache() -> None:
+    log.warning(
+        "training loops are compiled anew by each process, some 10 s: neither the package's folder nor the user's cache can be "
+        "written; set NUMBA_CACHE_DIR to a folder that can"
+    )
+
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def splitmix(counter):
     """splitmix64 of a counter: uint64 -> uint64 (Steele et al., OOPSLA 2014)."""
     z = counter * _GOLDEN
@@ -32,7 +63,7 @@ def splitmix(counter):
     return z ^ (z >> np.uint64(31))
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def below(bits, n):
     """A number in [0, n) from 64 random bits, n < 2**32: the high half of a product, without division."""
     return ((bits >> np.uint64(32)) * n) >> np.uint64(32)
@@ -48,7 +79,7 @@ _C5, _C6, _C7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.flo
 _ONE = np.float32(1)
 
 
-@numba.njit(cache=True)
+@compiled()
 def exp_at_most_zero(values, bits):
     """values = exp(values) in place, for float32 values <= 0; relative error below 2e-7 (polynomial of Cephes' expf).
 

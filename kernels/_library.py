@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 ABI_VERSION = 2
 LIBRARY_NAME = "libreclm_kernels.dylib" if sys.platform == "darwin" else "libreclm_kernels.so"
+MAX_THREADS = 1024
 # In the order of the RECLM_ISA_ numbers of src/isa.h.
 ISAS = ("base", "avx2", "avx512", "avx512vnni")
 I32, I64, F32, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -81,8 +82,8 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise KernelError(f"{path} cannot be loaded ({error}): build it again with `pip install .`") from error
-    library.reclm_abi_version.restype = I32
-    found = library.reclm_abi_version()
+    version = getattr(library, "reclm_abi_version", None)
+    found = version() if version else "none"
     if found != ABI_VERSION:
         raise KernelError(f"{path}: expected kernel version {ABI_VERSION}, found {found}; run `pip install .` again")
     _choose_isa(library, os.environ.get("RECLM_ISA", ""))
@@ -129,27 +130,49 @@ def use_isa(name: str) -> None:
 
 
 def default_threads() -> int:
-    """Threads a kernel uses unless told: OMP_NUM_THREADS, else the CPUs this process may use."""
-    value = os.environ.get("OMP_NUM_THREADS", "")
-    if value.isdigit() and int(value) > 0:
-        return int(value)
+    """Threads a kernel uses unless told: OMP_NUM_THREADS (of a list, the first), else the CPUs this process may use."""
+    value = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if value.isascii() and value.isdigit() and int(value) > 0:
+        return min(int(value), MAX_THREADS)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def integer(name: str, value: int, least: int, most: int, of: str = "") -> int:
+    """`value` as a Python int within [least, most]; `of` says what `most` is."""
+    if not isinstance(value, (int, np.integer)) or not least <= value <= most:
+        raise InputError(f"{name}: expected an integer of {least} to {most}{of}, found {value!r}")
+    return int(value)
+
+
 def threads(n_threads: int | None) -> int:
-    """A checked number of threads."""
-    n_threads = default_threads() if n_threads is None else n_threads
-    if not 1 <= n_threads <= 1024:
-        raise InputError(f"expected 1 to 1024 threads, found {n_threads}")
+    """A checked number of threads; one in a process that was forked off another that had several."""
+    n_threads = default_threads() if n_threads is None else integer("threads", n_threads, 1, MAX_THREADS)
+    if n_threads > 1 and _process_of_threads() != os.getpid():
+        # OpenMP's threads are not forked, and its barriers would wait for them for ever.
+        _tell_of_fork(os.getpid())
+        return 1
     return n_threads
 
 
+@functools.cache
+def _process_of_threads() -> int:
+    """The process in which a kernel was first given several threads; a forked one finds the answer of its parent."""
+    return os.getpid()
+
+
+@functools.cache
+def _tell_of_fork(process: int) -> None:
+    log.warning("process %d was forked after kernels had used threads: kernels use one thread here; start it by spawn for more", process)
+
+
 def checked(name: str, array: np.ndarray, dtype: type, ndim: int) -> np.ndarray:
-    """`array`, C-contiguous, of exactly this dtype and number of dimensions."""
-    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+    """`array`, C-contiguous and aligned, of exactly this dtype and number of dimensions."""
+    if not isinstance(array, np.ndarray) or np.ma.isMaskedArray(array) or array.dtype != dtype or array.ndim != ndim:
+        plain = isinstance(array, np.ndarray) and not np.ma.isMaskedArray(array)
+        found = f"{array.dtype} {array.shape}" if plain else type(array).__name__
         raise InputError(f"{name}: expected a {ndim}-dimensional array of {np.dtype(dtype)}, found {found}")
-    return np.ascontiguousarray(array)
+    array = np.ascontiguousarray(array)
+    return array if array.flags.aligned else array.copy()
 
 
 def empty(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
@@ -182,6 +205,7 @@ class CSR:
     """A validated sparse matrix. Make one with `make_csr`; do not write to its arrays.
 
     indptr: int64 (n_rows + 1,). indices: int32 (nnz,). data: float32 (nnz,). shape: (n_rows, n_cols).
+    Types and lengths are checked here, also for `dataclasses.replace`; what the arrays hold, by make_csr.
     """
 
     indptr: np.ndarray
@@ -189,22 +213,41 @@ class CSR:
     data: np.ndarray
     shape: tuple[int, int]
 
+    def __post_init__(self) -> None:
+        wanted = (
+            ("indptr", np.int64, self.shape[0] + 1), ("indices", np.int32, len(self.indices)), ("data", np.float32, len(self.indices)),
+        )  # fmt: skip
+        for name, dtype, length in wanted:
+            array = getattr(self, name)
+            if array.dtype != dtype or array.shape != (length,) or not (array.flags.c_contiguous and array.flags.aligned):
+                raise InputError(f"{name}: expected {np.dtype(dtype)} ({length},) in one piece, found {array.dtype} {array.shape}")
+
+
+def as_csr(name: str, matrix: CSR) -> CSR:
+    """`matrix`, if it is a CSR of ours: scipy's has arrays of the same names and other types."""
+    if not isinstance(matrix, CSR):
+        raise InputError(f"{name}: expected what make_csr(indptr, indices, data, shape) returns, found {type(matrix).__name__}")
+    return matrix
+
 
 def make_csr(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray | None, shape: tuple[int, int]) -> CSR:
     """Validate a CSR matrix once, for any number of calls; `data` None means ones.
 
     indptr and indices may be of any integer dtype; data must be float32 and finite.
     """
+    if not isinstance(shape, (tuple, list)) or len(shape) != 2 or not all(isinstance(n, (int, np.integer)) for n in shape):
+        raise InputError(f"shape: expected two integers (n_rows, n_cols), found {shape!r}")
     n_rows, n_cols = (int(n) for n in shape)
     for name, array in (("indptr", indptr), ("indices", indices)):
         if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
             raise InputError(f"{name}: expected a one-dimensional array of integers, found {array!r:.80}")
-    if min(n_rows, n_cols) < 0 or n_cols > np.iinfo(np.int32).max or len(indptr) != n_rows + 1:
+    if min(n_rows, n_cols) < 0 or n_cols > np.iinfo(np.int32).max:
+        raise InputError(f"shape: expected 0 rows or more and 0 to {np.iinfo(np.int32).max} columns, found {shape}")
+    if len(indptr) != n_rows + 1:
         raise InputError(f"indptr: expected {n_rows + 1} entries for the shape {tuple(shape)}, found {len(indptr)}")
     if indices.dtype.itemsize > 4 and indices.size and not 0 <= indices.min() <= indices.max() < n_cols:
         raise_for_status(4, "sparse matrix")
-    indptr = np.ascontiguousarray(indptr, dtype=np.int64)
-    indices = np.ascontiguousarray(indices, dtype=np.int32)
+    indptr, indices = (np.require(array, dtype, ("C", "A")) for array, dtype in ((indptr, np.int64), (indices, np.int32)))
     data = np.ones(len(indices), np.float32) if data is None else checked("data", data, np.float32, 1)
     if len(data) != len(indices):
         raise InputError(f"data: expected one value for each of {len(indices)} indices, found {len(data)}")

@@ -14,7 +14,7 @@ import scipy.linalg.cython_blas  # noqa: F401  numba's np.dot calls this BLAS: `
 from threadpoolctl import ThreadpoolController
 
 from reclm_lite.errors import InputError
-from reclm_lite.kernels._jit import REASSOCIATE, exp_at_most_zero, limited
+from reclm_lite.kernels._jit import REASSOCIATE, compiled, exp_at_most_zero, limited
 
 LOSSES = ("bpr", "ssm")
 _CHUNK_ROWS = 64
@@ -46,10 +46,12 @@ def ranking_loss(
 
     users, positives: int32 (n,), rows of the vectors. negatives: int32 (n, m); -1 is skipped: it adds nothing, and still
     counts in the mean. user_vectors, item_vectors: float32 (any number of rows, dim). item_bias: float32 (n_items,) or (0,)
-    for none. Shapes and ids are trusted: this runs once a batch.
+    for none. Raises InputError on an array of another dtype or shape, and on an id that has no row.
     """
     if loss not in LOSSES:
         raise InputError(f"loss: expected one of {', '.join(LOSSES)}, found {loss!r}")
+    _check_batch(users, positives, negatives, user_vectors, item_vectors, item_bias, relu_dim)
+    _check_targets(((d_users, user_vectors), (d_items, item_vectors), (d_bias, item_bias)))
     if len(users) == 0:
         return 0.0
     n, dim = len(users), user_vectors.shape[1]
@@ -63,7 +65,40 @@ def ranking_loss(
     return float(losses.sum())
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATE)
+def _check_batch(users, positives, negatives, user_vectors, item_vectors, item_bias, relu_dim) -> None:
+    """What the loops index with, and into; they would read and write anywhere."""
+    wanted = (
+        ("users", users, np.int32, 1), ("positives", positives, np.int32, 1), ("negatives", negatives, np.int32, 2),
+        ("user_vectors", user_vectors, np.float32, 2), ("item_vectors", item_vectors, np.float32, 2),
+        ("item_bias", item_bias, np.float32, 1),
+    )  # fmt: skip
+    for name, array, dtype, ndim in wanted:
+        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
+            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise InputError(f"{name}: expected a {ndim}-dimensional array of {np.dtype(dtype)}, found {found}")
+    n_items, dim = item_vectors.shape
+    if user_vectors.shape[1] != dim or not 0 <= relu_dim <= dim or len(item_bias) not in (0, n_items):
+        found = f"{user_vectors.shape}, {item_vectors.shape}, {item_bias.shape}, relu_dim {relu_dim}"
+        raise InputError(f"vectors: expected user and item vectors of one width, a bias for each item or none, found {found}")
+    if len(positives) != len(users) or len(negatives) != len(users):
+        found = f"{len(users)} users, {len(positives)} positives, {len(negatives)} rows of negatives"
+        raise InputError(f"batch: expected as many positives and rows of negatives as users, found {found}")
+    for name, ids, least, n in (
+        ("users", users, 0, len(user_vectors)), ("positives", positives, 0, n_items), ("negatives", negatives, -1, n_items),
+    ):  # fmt: skip
+        if ids.size and not least <= ids.min() <= ids.max() < n:
+            raise InputError(f"{name}: expected ids within [{least}, {n}), found {ids.min()} to {ids.max()}")
+
+
+def _check_targets(pairs: tuple) -> None:
+    """Gradients that are added to: float32 of the shapes of what they belong to."""
+    for target, of in pairs:
+        if not isinstance(target, np.ndarray) or target.dtype != np.float32 or target.shape != of.shape or not target.flags.writeable:
+            found = f"{target.dtype} {target.shape}" if isinstance(target, np.ndarray) else type(target).__name__
+            raise InputError(f"gradients: expected a writable float32 {of.shape}, found {found}")
+
+
+@compiled(fastmath=REASSOCIATE)
 def _score(user, item, n_dot):
     """user . item over the first n_dot columns, plus max(user + item, 0) over the others."""
     total = np.float32(0)
@@ -74,7 +109,7 @@ def _score(user, item, n_dot):
     return total
 
 
-@numba.njit(cache=True)
+@compiled()
 def _add_pull(target, weight, user, item, n_dot):
     """target += weight * (gradient of the score by one vector, `user` and `item` standing for either)."""
     for d in range(n_dot):
@@ -83,7 +118,7 @@ def _add_pull(target, weight, user, item, n_dot):
         target[d] += weight if user[d] + item[d] > 0 else np.float32(0)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _weigh(margins, bits, is_bpr, scale):
     """margins s_j - s_pos -> d loss / d s_j in place; returns the row's loss, scaled. Skipped ones are -inf."""
     m = len(margins)
@@ -123,7 +158,7 @@ def _weigh(margins, bits, is_bpr, scale):
     return (np.float64(highest) + np.log(norm)) * scale
 
 
-@numba.njit(cache=True)
+@compiled()
 def _one_row(is_bpr, scale, copy, user, positive, negatives, item_vectors, item_bias, n_dot, weights, pull, bits):
     """One row of a batch: (its loss, the sum of its weights); writes d loss / d s_j to weights, d loss / d user to pull, the vector to copy."""
     for d in range(len(user)):
@@ -149,7 +184,7 @@ def _one_row(is_bpr, scale, copy, user, positive, negatives, item_vectors, item_
     return loss, total
 
 
-@numba.njit(cache=True, parallel=True)
+@compiled(parallel=True)
 def _ranking_loss(
     is_bpr, users, positives, negatives, user_vectors, item_vectors, item_bias, d_items, d_bias, n_dot, weights, taken, losses, pulls, mine
 ):
@@ -170,7 +205,7 @@ def _ranking_loss(
         _add_pushes(first, last, starts, rows, pushes, mine, item_vectors, d_items, d_bias, n_dot)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _add_rows(target, rows, values):
     for at in range(len(rows)):
         one, other = target[rows[at]], values[at]
@@ -178,7 +213,7 @@ def _add_rows(target, rows, values):
             one[d] += other[d]
 
 
-@numba.njit(cache=True)
+@compiled()
 def _by_item(positives, negatives, weights, taken, n_items):
     """The batch's pairs sorted by item, rows ascending: starts (n_items + 1,), rows and d loss / d score (n_pairs,).
 
@@ -206,7 +241,7 @@ def _by_item(positives, negatives, weights, taken, n_items):
     return starts[: n_items + 1], rows, pushes
 
 
-@numba.njit(cache=True)
+@compiled()
 def _add_pushes(first, last, starts, rows, pushes, users, item_vectors, d_items, d_bias, n_dot):
     """The gradients of items first to last: sums of pushes * (gradient of the score by the item's vector)."""
     for item in range(first, last):
@@ -236,7 +271,7 @@ def info_nce(
         raise InputError(f"temperature: expected more than 0, found {temperature}")
     n, m = len(z1), len(z2)
     positives = np.asarray(positives)
-    if positives.shape != (n,) or (n and not (0 <= positives.min() and positives.max() < m)):
+    if positives.shape != (n,) or positives.dtype.kind not in "iu" or (n and not (0 <= positives.min() and positives.max() < m)):
         raise InputError(f"positives: expected {n} rows of z2 within [0, {m}), found {positives!r:.80}")
     if n == 0:
         return 0.0, np.zeros_like(z1), np.zeros_like(z2)
@@ -259,7 +294,7 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-@numba.njit(cache=True)
+@compiled()
 def _exp_rows(scores, highest, norms, bits):
     """Each row of scores becomes exp(scores - its highest); the highest and the row's sum are written out."""
     rows, width = scores.shape
@@ -273,7 +308,7 @@ def _exp_rows(scores, highest, norms, bits):
         norms[i] = _sum(mine)
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATE)
+@compiled(fastmath=REASSOCIATE)
 def _sum(values):
     total = np.float32(0)
     for j in range(len(values)):
@@ -281,7 +316,7 @@ def _sum(values):
     return total
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATE | {"nnan"})
+@compiled(fastmath=REASSOCIATE | {"nnan"})
 def _highest(values):
     top = values[0]
     for j in range(len(values)):
@@ -289,7 +324,7 @@ def _highest(values):
     return top
 
 
-@numba.njit(cache=True, parallel=True)
+@compiled(parallel=True)
 def _info_nce(z1, z2, block):
     """Sum of log(sum_j exp(z1_i . z2_j)) and its gradients; a block of z1's rows at a time, z2's columns shared out."""
     n, dim = z1.shape

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from reclm_lite.errors import InputError
-from reclm_lite.kernels._jit import limited
+from reclm_lite.kernels._jit import compiled, limited
 
 _CHUNK = 8192
 _B1, _B2, _EPS = np.float32(0.9), np.float32(0.999), np.float32(1e-8)
@@ -28,7 +28,7 @@ def adam(
 
     first, second: the moments, zeros before the first step. Raises InputError on an array of another kind.
     """
-    _check(value, grad, first, second)
+    _check(value, first, second, grad)
     with limited(n_threads, value.size):
         _adam(value.reshape(-1), grad.reshape(-1), first.reshape(-1), second.reshape(-1), *_factors(step, rate), np.float32(2 * l2))
 
@@ -44,6 +44,8 @@ def adam_rows(
     """
     _check(value, first, second)
     _check(grad)
+    if not isinstance(rows, np.ndarray) or rows.dtype != np.int32:
+        raise InputError(f"rows: expected an array of int32, found {getattr(rows, 'dtype', type(rows).__name__)}")
     if rows.ndim != 1 or grad.shape != (len(rows), *value.shape[1:]):
         raise InputError(f"rows: expected one for each row of the gradient {grad.shape}, found {rows.shape}")
     if len(rows) and not (0 <= rows[0] and rows[-1] < len(value) and (np.diff(rows) > 0).all()):
@@ -57,19 +59,24 @@ def adam_rows(
 
 
 def _check(*arrays: np.ndarray) -> None:
-    for array in arrays:
-        if array.dtype != np.float32 or not array.flags.c_contiguous or array.shape != arrays[0].shape:
-            raise InputError(
-                f"expected C-contiguous float32 arrays of the shape {arrays[0].shape}, found {array.dtype} {array.shape}"
-            )
+    """Arrays of one shape, all but a fourth, the gradient, to be written to."""
+    for number, array in enumerate(arrays):
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"expected arrays of float32, found {type(array).__name__}")
+        fits = array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned and array.shape == arrays[0].shape
+        if not fits or not (array.flags.writeable or number == 3 or len(arrays) == 1):
+            found = f"{array.dtype} {array.shape}{'' if array.flags.writeable else ', read-only'}"
+            raise InputError(f"expected writable, C-contiguous float32 arrays of the shape {arrays[0].shape}, found {found}")
 
 
 def _factors(step: int, rate: float) -> tuple[np.float32, np.float32]:
     """rate / (1 - 0.9^t) and 1 / sqrt(1 - 0.999^t): the corrections, with one division left to each element."""
+    if step < 1:
+        raise InputError(f"step: expected 1 or more, found {step}")
     return np.float32(rate / (1 - 0.9**step)), np.float32(1 / math.sqrt(1 - 0.999**step))
 
 
-@numba.njit(cache=True, parallel=True)
+@compiled(parallel=True)
 def _adam(value, grad, first, second, rate, fix, decay):
     n = len(value)
     for chunk in numba.prange((n + _CHUNK - 1) // _CHUNK):
@@ -77,14 +84,14 @@ def _adam(value, grad, first, second, rate, fix, decay):
         _move(value[begin:end], grad[begin:end], first[begin:end], second[begin:end], rate, fix, decay)
 
 
-@numba.njit(cache=True, parallel=True)
+@compiled(parallel=True)
 def _adam_rows(value, rows, grad, first, second, rate, fix, decay):
     for at in numba.prange(len(rows)):
         row = rows[at]
         _move(value[row], grad[at], first[row], second[row], rate, fix, decay)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _move(value, grad, first, second, rate, fix, decay):
     for i in range(len(value)):
         g = grad[i] + decay * value[i]

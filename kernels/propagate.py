@@ -9,7 +9,9 @@
 import numpy as np
 
 from reclm_lite.errors import InputError
-from reclm_lite.kernels._library import CSR, F32, I32, I64, POINTER, call, checked, empty, finite, function, pointer, threads
+from reclm_lite.kernels._library import (
+    CSR, F32, I32, I64, POINTER, as_csr, call, checked, empty, finite, function, pointer, threads,
+)  # fmt: skip
 
 
 def spmm(
@@ -31,7 +33,9 @@ def spmm(
     check=False leaves out the search for NaN and infinity, for loops that watch their loss.
     Raises InputError on a shape, dtype or value that does not fit.
     """
-    n_rows, n_cols = matrix.shape
+    n_rows, n_cols = as_csr("matrix", matrix).shape
+    if not isinstance(weight, (int, float, np.number)) or not np.isfinite(weight):
+        raise InputError(f"weight: expected a finite number, found {weight!r}")
     is_bf16 = isinstance(dense, np.ndarray) and dense.dtype == np.uint16
     dense = checked("dense", dense, np.uint16 if is_bf16 else np.float32, 2)
     if dense.shape[0] != n_cols:
@@ -43,7 +47,7 @@ def spmm(
         out = empty((n_rows, dim))
     for name, array, dtypes in (("out", out, (np.float32, np.uint16)), ("add_to", add_to, (np.float32,))):
         if array is not None:
-            _check_target(name, array, dtypes, (n_rows, dim), dense)
+            _check_target(name, array, dtypes, (n_rows, dim), (dense, matrix.indptr, matrix.indices, matrix.data))
     if out is not None and add_to is not None and np.may_share_memory(out, add_to):
         raise InputError("out: expected memory of its own, found memory shared with add_to")
     to_float = out if out is not None and out.dtype == np.float32 else None
@@ -56,20 +60,23 @@ def spmm(
     return out
 
 
-def _check_target(name: str, array: np.ndarray, dtypes: tuple, shape: tuple[int, int], dense: np.ndarray) -> None:
+def _check_target(name: str, array: np.ndarray, dtypes: tuple, shape: tuple[int, int], read: tuple) -> None:
     if not isinstance(array, np.ndarray) or array.dtype not in dtypes or array.shape != shape or not array.flags.carray:
         wanted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise InputError(f"{name}: expected writable, C-contiguous {wanted} {shape}, found {found}")
-    if np.may_share_memory(array, dense):
-        raise InputError(f"{name}: expected memory of its own, found memory shared with dense")
+    if any(np.may_share_memory(array, other) for other in read):
+        raise InputError(f"{name}: expected memory of its own, found memory shared with dense or the matrix")
 
 
 def to_bf16(values: np.ndarray) -> np.ndarray:
-    """float32 rounded to the nearest bfloat16, ties to even: uint16 of the same shape. Values must be finite."""
+    """float32 rounded to the nearest bfloat16, ties to even: uint16 of the same shape.
+
+    Values must be finite; those beyond 3.3961776e38 round to infinity, which `spmm` then refuses.
+    """
     if not isinstance(values, np.ndarray) or values.dtype != np.float32:
         raise InputError(f"values: expected an array of float32, found {getattr(values, 'dtype', type(values).__name__)}")
-    values = np.ascontiguousarray(values)
+    values = np.require(values, requirements=("C", "A"))
     finite("values", values)
     out = empty(values.shape, np.uint16)
     call(function("reclm_to_bf16", I64, POINTER, POINTER), "to_bf16", values.size, pointer(values), pointer(out))
@@ -78,4 +85,6 @@ def to_bf16(values: np.ndarray) -> np.ndarray:
 
 def from_bf16(values: np.ndarray) -> np.ndarray:
     """uint16 holding bfloat16 -> float32 of the same shape, exactly."""
+    if not isinstance(values, np.ndarray) or values.dtype != np.uint16:
+        raise InputError(f"values: expected an array of uint16, found {getattr(values, 'dtype', type(values).__name__)}")
     return (values.astype(np.uint32) << 16).view(np.float32)

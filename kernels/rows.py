@@ -1,12 +1,13 @@
 """Row-wise passes over dense arrays, each once through memory where NumPy would take several. numba; import lazily.
 
-Every row is on its own, so the bits are the same at any number of threads. Arrays are float32, C-contiguous, and trusted.
+Every row is on its own, so the bits are the same at any number of threads. Arrays are float32, C-contiguous, and trusted but for their shapes.
 """
 
 import numba
 import numpy as np
 
-from reclm_lite.kernels._jit import limited
+from reclm_lite.errors import InputError
+from reclm_lite.kernels._jit import compiled, limited
 
 
 def add_scaled_rows(
@@ -16,11 +17,14 @@ def add_scaled_rows(
 
     out, rows, total: float32 (n, dim). scale: float32 (n, 1).
     """
+    if not out.shape == rows.shape == total.shape or scale.shape != (len(out), 1):
+        found = f"{out.shape}, {rows.shape}, {total.shape}, {scale.shape}"
+        raise InputError(f"rows: expected out, rows and total of one shape and a scale for each row, found {found}")
     with limited(n_threads, out.size):
         _add_scaled_rows(out, scale.reshape(-1), rows, total, np.float32(weight))
 
 
-@numba.njit(cache=True, parallel=True)
+@compiled(parallel=True)
 def _add_scaled_rows(out, scale, rows, total, weight):
     for row in numba.prange(len(out)):
         for d in range(out.shape[1]):

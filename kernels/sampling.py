@@ -7,7 +7,7 @@ import numba
 import numpy as np
 
 from reclm_lite.errors import InputError
-from reclm_lite.kernels._jit import below, limited, splitmix
+from reclm_lite.kernels._jit import below, compiled, limited, splitmix
 
 # Rejected draws before the exact way, which costs a pass over the user's history: users with most of the pool.
 N_TRIES = 16
@@ -28,15 +28,26 @@ def sample_negatives(
 
     users: int32 (n,). indptr int64, indices int32: CSR of known positives, ascending within a row; items outside the
     pool and repetitions do no harm. pool: int32, ascending, distinct. A user who has touched the whole pool gets -1.
-    Raises InputError on an empty pool or fewer than one negative.
+    Raises InputError on an empty pool, fewer than one negative, arrays of another dtype, and users beyond indptr.
     """
+    wanted = (("users", users, np.int32), ("indptr", indptr, np.int64), ("indices", indices, np.int32), ("pool", pool, np.int32))
+    for name, array, dtype in wanted:
+        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
+            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise InputError(f"{name}: expected a 1-dimensional array of {np.dtype(dtype)}, found {found}")
     if len(pool) == 0 or n_negatives < 1:
         raise InputError(f"negatives: expected a pool of items and at least 1 draw, found {len(pool)} items, {n_negatives} draws")
+    if len(users):
+        if not 0 <= users.min() <= users.max() < len(indptr) - 1:
+            raise InputError(f"users: expected ids within [0, {len(indptr) - 1}), found {users.min()} to {users.max()}")
+        begins, ends = indptr[users], indptr[1:][users]
+        if begins.min() < 0 or ends.max() > len(indices) or (ends < begins).any():
+            raise InputError(f"indptr: expected places within the {len(indices)} indices, never decreasing")
     with limited(n_threads, 10 * len(users) * n_negatives):
         return _sample(users, indptr, indices, pool, n_negatives, np.uint64(seed % 2**64))
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _place(values, begin, end, wanted):
     """The first place in values[begin:end], ascending, that is not less than `wanted`; end if there is none."""
     while begin < end:
@@ -48,7 +59,7 @@ def _place(values, begin, end, wanted):
     return begin
 
 
-@numba.njit(cache=True, parallel=True)
+@compiled(parallel=True)
 def _sample(users, indptr, indices, pool, n_negatives, seed):
     n, n_pool = len(users), np.uint64(len(pool))
     out = np.empty((n, n_negatives), np.int32)
@@ -71,7 +82,7 @@ def _sample(users, indptr, indices, pool, n_negatives, seed):
     return out
 
 
-@numba.njit(cache=True)
+@compiled()
 def _by_rank(indices, begin, end, pool, bits):
     """One of the pool's items that indices[begin:end] lacks, all equally likely; -1 where it lacks none."""
     left = len(pool)
@@ -95,7 +106,7 @@ def _by_rank(indices, begin, end, pool, bits):
     return pool[rank]
 
 
-@numba.njit(cache=True)
+@compiled()
 def _is_in(values, wanted):
     place = _place(values, 0, len(values), wanted)
     return place < len(values) and values[place] == wanted

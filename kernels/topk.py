@@ -13,13 +13,15 @@ import logging
 import numpy as np
 
 from reclm_lite.errors import InputError
-from reclm_lite.kernels._library import CSR, I32, I64, POINTER, call, checked, finite, function, pointer, threads
+from reclm_lite.kernels._library import CSR, I32, I64, POINTER, as_csr, call, checked, finite, function, integer, pointer, threads
 
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "int8")
 # RECLM_TOPK_INT8_MAX_DIM: beyond it the 32-bit sums of int8 products could overflow.
 INT8_MAX_DIM = 65536
+# A k of up to so much may exceed the number of items.
+MAX_PADDED_K = 1_000_000
 
 
 def topk(
@@ -55,8 +57,7 @@ def topk(
     (n_users, width), n_items = users.shape, len(items)
     if items.shape[1] != width:
         raise InputError(f"items: expected {width} columns as users have, found {items.shape[1]}")
-    if not 0 <= relu_dim <= width:
-        raise InputError(f"relu_dim: expected 0 to {width}, the number of columns, found {relu_dim}")
+    relu_dim = integer("relu_dim", relu_dim, 0, width, ", the number of columns")
     if precision not in PRECISIONS:
         raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
     if precision == "int8" and (relu_dim or width > INT8_MAX_DIM):
@@ -75,7 +76,7 @@ def topk(
     seen_indptr, seen_indices = _masked(seen, (n_users, n_items))
     if prune:
         candidates = _by_bound(users, items, item_bias, candidates, relu_dim)
-    k = _k(k)
+    k = _k(k, n_items)
     width_k = max(1, min(k, len(candidates)))
     ids, scores = np.empty((n_users, width_k), np.int32), np.empty((n_users, width_k), np.float32)
     n_threads = threads(n_threads)
@@ -123,7 +124,7 @@ def select(
         candidates = _candidates(candidates, n_items)
     n_candidates = n_items if candidates is None else len(candidates)
     seen_indptr, seen_indices = _masked(seen, (n_rows, n_items))
-    k = _k(k)
+    k = _k(k, n_items)
     width_k = max(1, min(k, n_candidates))
     ids, best = np.empty((n_rows, width_k), np.int32), np.empty((n_rows, width_k), np.float32)
     call(
@@ -181,10 +182,11 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return scaled / np.where(norms > 0, norms, 1)
 
 
-def _k(k: int) -> int:
+def _k(k: int, n_items: int) -> int:
+    """Places to fill; those beyond the catalogue are padding, of which a slip in k could ask for more than there is memory."""
     if not isinstance(k, (int, np.integer)) or k < 1:
         raise InputError(f"k: expected an integer of at least 1, found {k!r}")
-    return int(k)
+    return integer("k", k, 1, max(n_items, MAX_PADDED_K))
 
 
 def _kept(k: int) -> int:
@@ -215,7 +217,7 @@ def _masked(seen: CSR | None, shape: tuple[int, int]) -> tuple[np.ndarray | None
     """indptr and indices, ascending within each row; None where nothing is masked."""
     if seen is None:
         return None, None
-    if seen.shape != shape:
+    if as_csr("seen", seen).shape != shape:
         raise InputError(f"seen: expected the shape {shape}, found {seen.shape}")
     return seen.indptr, _ascending_rows(seen)
 

@@ -108,6 +108,15 @@ def test_scores_that_overflow_are_ranked_first_or_never_and_nothing_crashes(isa,
     assert ids[1].tolist() == [0, 2, 3, 1]
 
 
+@pytest.mark.parametrize("n_items", [30, 500])
+@pytest.mark.parametrize("way", WAYS)
+def test_integers_that_overflow_with_one_scale_alone_lose_nothing(isa, way, n_items):  # noqa: F811
+    rng = np.random.default_rng(9)
+    users = -np.float32(1e-27) * rng.random((9, 24), dtype=np.float32)
+    items = np.float32(1e37) * rng.random((n_items, 24), dtype=np.float32)
+    assert same_bits(native.topk(users, items, 20, **WAYS[way]), native.topk(users, items, 20))
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_denormal_vectors_are_ranked(isa, way):  # noqa: F811
     items = np.array([[1e-40], [3e-40], [2e-40], [0]], np.float32)
@@ -169,7 +178,7 @@ def test_topk_refuses_what_it_cannot_rank():
         native.topk(users, items, 1, candidates=np.array([1]))
     with pytest.raises(InputError, match="threads"):
         native.topk(users, items, 1, n_threads=0)
-    with pytest.raises(InputError, match="relu_dim: expected 0 to 3"):
+    with pytest.raises(InputError, match="relu_dim: expected an integer of 0 to 3"):
         native.topk(users, items, 1, relu_dim=4)
     with pytest.raises(InputError, match="precision: expected one of float32, int8, found 'int4'"):
         native.topk(users, items, 1, precision="int4")

@@ -229,3 +229,94 @@ def test_draws_depend_on_the_seed_and_not_on_the_threads():
 def test_an_empty_pool_is_refused():
     with pytest.raises(InputError, match="pool"):
         sampling.sample_negatives(np.zeros(1, np.int32), np.array([0, 0]), np.zeros(0, np.int32), np.zeros(0, np.int32), 1, 0)
+
+
+def batch_of_two(**change):
+    """Arguments of ranking_loss, some of them changed."""
+    vectors = np.ones((3, 4), np.float32)
+    ids = np.array([0, 2], np.int32)
+    arguments = {
+        "users": ids, "positives": ids, "negatives": np.array([[1], [-1]], np.int32), "user_vectors": vectors,
+        "item_vectors": vectors, "item_bias": np.zeros(0, np.float32), "d_users": np.zeros((3, 4), np.float32),
+        "d_items": np.zeros((3, 4), np.float32), "d_bias": np.zeros(0, np.float32), "relu_dim": 0,
+    }  # fmt: skip
+    return arguments | change
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"users": np.array([0, 3], np.int32)}, r"users: expected ids within \[0, 3\), found 0 to 3"),
+        ({"users": np.array([-1, 0], np.int32)}, "users: expected ids"),
+        ({"positives": np.array([0, 3], np.int32)}, "positives: expected ids"),
+        ({"positives": np.array([-1, 2], np.int32)}, "positives: expected ids"),
+        ({"negatives": np.array([[3], [0]], np.int32)}, "negatives: expected ids"),
+        ({"negatives": np.array([[-2], [0]], np.int32)}, "negatives: expected ids"),
+        ({"negatives": np.zeros((1, 1), np.int32)}, "2 users, 2 positives, 1 rows of negatives"),
+        ({"users": np.array([0, 2])}, "users: expected a 1-dimensional array of int32, found int64"),
+        ({"item_vectors": np.ones((3, 4))}, "item_vectors: expected a 2-dimensional array of float32, found float64"),
+        ({"item_vectors": np.ones((3, 5), np.float32)}, "of one width"),
+        ({"item_bias": np.zeros(2, np.float32)}, "a bias for each item or none"),
+        ({"relu_dim": 5}, "relu_dim 5"),
+        ({"d_items": np.zeros((2, 4), np.float32)}, r"gradients: expected a writable float32 \(3, 4\)"),
+        ({"d_users": np.broadcast_to(np.float32(0), (3, 4))}, "gradients: expected a writable"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused_and_nothing_is_written(change, message):
+    arguments = batch_of_two(**change)
+    with pytest.raises(InputError, match=message):
+        losses.ranking_loss("ssm", **arguments)
+    assert not any(arguments[name].any() for name in ("d_users", "d_items", "d_bias"))
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"users": np.array([2], np.int32)}, r"users: expected ids within \[0, 2\), found 2 to 2"),
+        ({"users": np.array([-1], np.int32)}, "users: expected ids"),
+        ({"users": np.array([0])}, "users: expected a 1-dimensional array of int32"),
+        ({"indptr": np.array([0, 1, 3])}, "places within the 2 indices"),
+        ({"indptr": np.array([-1, 1, 2])}, "places within the 2 indices"),
+        ({"indptr": np.array([2, 0, 2])}, "places within the 2 indices"),
+        ({"pool": np.arange(3)}, "pool: expected a 1-dimensional array of int32"),
+    ],
+)
+def test_histories_that_cannot_be_read_are_refused(change, message):
+    arguments = {
+        "users": np.array([0, 1], np.int32), "indptr": np.array([0, 1, 2]), "indices": np.array([0, 1], np.int32),
+        "pool": np.arange(3, dtype=np.int32),
+    } | change  # fmt: skip
+    with pytest.raises(InputError, match=message):
+        sampling.sample_negatives(**arguments, n_negatives=1, seed=0)
+
+
+def test_adam_refuses_what_it_cannot_write_and_a_step_of_zero():
+    array = np.ones(3, np.float32)
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    optim.adam(array.copy(), frozen, array.copy(), array.copy(), step=1, rate=0.1)
+    with pytest.raises(InputError, match="read-only"):
+        optim.adam(frozen, array, array.copy(), array.copy(), step=1, rate=0.1)
+    with pytest.raises(InputError, match="step: expected 1 or more, found 0"):
+        optim.adam(array, array, array.copy(), array.copy(), step=0, rate=0.1)
+    table = np.ones((3, 1), np.float32)
+    with pytest.raises(InputError, match="rows: expected an array of int32, found float64"):
+        optim.adam_rows(table, np.array([0.0]), table[:1], table.copy(), table.copy(), step=1, rate=0.1)
+
+
+def test_loops_are_compiled_without_a_cache_where_none_can_be_written(monkeypatch, caplog):
+    import numba
+
+    from reclm_lite.kernels import _jit
+
+    with_cache = numba.njit
+
+    def njit(*arguments, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function 'f': no locator available for file 'f.py'")
+        return with_cache(*arguments, **options)
+
+    monkeypatch.setattr(_jit.numba, "njit", njit)
+    _jit._tell_of_cache.cache_clear()
+    assert _jit.compiled()(lambda x: x + 1)(1) == 2
+    assert "NUMBA_CACHE_DIR" in caplog.text

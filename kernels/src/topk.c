@@ -264,6 +264,8 @@ static int is_unsure(const job_t *job, int64_t user, float scale, int left_out, 
     const double query_norm = norm(job->queries + user * job->dim, job->dim), dim = (double)job->dim;
     /* A rounded score may overflow where the score itself does not. */
     if (!(query_norm * job->largest.norm + job->largest.bias < 1e37)) return 1;
+    /* So may its integers times the item's scale, before a small scale of the query brings it back. */
+    if (!(127.0 * 127.0 * dim * job->largest.scale < 1e37)) return 1;
     if (!left_out) return 0;
     const double query_scale = fmax(scale, QUANTIZE_TO_ZERO), item_scale = fmax(job->largest.scale, QUANTIZE_TO_ZERO);
     const double of_query = query_scale * job->largest.norm, of_item = item_scale * query_norm;
