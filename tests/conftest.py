@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# A child started by `python -c` in the repository must find the installed package, not this folder without its kernels.
+os.environ.setdefault("PYTHONSAFEPATH", "1")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

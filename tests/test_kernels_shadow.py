@@ -1,6 +1,7 @@
 """The top-level folder `kernels/` does not pass for the package `kernels` that transformers looks for."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,8 @@ def test_kernels_modules_import_nothing_relatively():
 def is_kernels_available(folder: Path) -> str:
     """What transformers says with `folder` first on sys.path, as `python -c` puts it there."""
     code = "import transformers; print(transformers.utils.is_kernels_available())"
-    run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-2000:]
     return run.stdout.strip().splitlines()[-1]
 

@@ -2,8 +2,10 @@
 
 import numba
 
+from ..kernels._jit import compiled
 
-@numba.njit(parallel=True, cache=True)
+
+@compiled(parallel=True)
 def spmm_rows(indptr, indices, data, dense, out):
     """out = CSR @ dense, a row at a time, rows divided among threads. dense, out: float32 (n, dim)."""
     for row in numba.prange(len(indptr) - 1):

@@ -16,9 +16,10 @@ from .timing import PeakMemory
 def topk_extra_bytes(n_users: int, n_items: int, dim: int, k: int, n_threads: int, **options: object) -> int:
     """Resident bytes that one `native.topk` adds at its peak, its result included."""
     job = {"n_users": n_users, "n_items": n_items, "dim": dim, "k": k, "n_threads": n_threads, "options": options}
-    run = subprocess.run(
-        [sys.executable, "-m", "reclm_lite.bench.memory", json.dumps(job)], capture_output=True, text=True, check=True
-    )
+    # -P: the installed package, also where the working directory is the repository, whose folder lacks the kernels.
+    run = subprocess.run([sys.executable, "-P", "-m", "reclm_lite.bench.memory", json.dumps(job)], capture_output=True, text=True)
+    if run.returncode:
+        raise native.KernelError(f"memory of topk: the process that measures it failed ({run.returncode}): {run.stderr.strip()[-500:]}")
     return int(run.stdout)
 
 
