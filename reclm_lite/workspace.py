@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import struct
 import tomllib
@@ -103,6 +104,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write a safetensors file. Raises OSError where the system refuses, such as on a full disk."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(dict(arrays), path, metadata=metadata)
+    except SafetensorError as error:  # which tells the system's error in words alone
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 class Workspace:
@@ -257,8 +272,6 @@ class Workspace:
         inputs: name -> fingerprint of each artefact this one was made from.
         params: JSON-able settings that made it.
         """
-        from safetensors.numpy import save_file
-
         arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
         params = json.loads(json.dumps(params, default=str))
         fingerprint = fingerprint_arrays(arrays, {"params": params, "inputs": dict(inputs)})
@@ -272,7 +285,7 @@ class Workspace:
         target = self.path(name)
         target.parent.mkdir(exist_ok=True)
         with atomic_path(target) as temporary:
-            save_file(arrays, temporary, metadata={"reclm": json.dumps(provenance)})
+            write_arrays(temporary, arrays, {"reclm": json.dumps(provenance)})
         return fingerprint
 
     def load(self, name: str, *, made_by: str) -> Artefact:

@@ -6,6 +6,7 @@ from test_cf_fit import N_ITEMS, N_USERS, add_vectors, ws  # noqa: F401
 
 from reclm_lite.cf import training
 from reclm_lite.cf.fit import fit
+from reclm_lite.errors import WorkspaceError
 
 
 class Interrupted(Exception):
@@ -101,3 +102,27 @@ def test_a_checkpoint_is_no_model(full):
 
     interrupted_at(full, 2)
     assert fitted_models(full) == []
+
+
+def test_a_full_disk_is_told_and_the_fit_goes_on_when_there_is_room(full, monkeypatch):
+    import safetensors.numpy
+    from safetensors import SafetensorError
+
+    whole = fit(full, "lightgcn", **ARGUMENTS)
+    write, written = safetensors.numpy.save_file, []
+
+    def save_file(arrays, path, metadata=None):
+        written.append(path)
+        if len(written) > 2:
+            path.write_bytes(b"half of it")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        write(arrays, path, metadata=metadata)
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", save_file)
+    with pytest.raises(WorkspaceError, match="no space left on the disk while writing .*select.*free some space"):
+        fit(full, "lightgcn", **ARGUMENTS)
+    assert sorted(path.name for path in folder(full).iterdir()) == ["identity.json", "select.safetensors"]
+    monkeypatch.undo()
+    told = []
+    again = fit(full, "lightgcn", notice=told.append, **ARGUMENTS)
+    assert "Going on with the interrupted fit" in told[0] and again.fingerprint == whole.fingerprint

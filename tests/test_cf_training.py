@@ -252,7 +252,7 @@ def test_a_kill_costs_no_bit(tmp_path, caplog):
     child.kill()
     child.wait()
     child.stdout.close()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="reclm_lite"):
         resumed = train(Factors(graph.shape), graph, LONG, checkpoint=path)
     assert "going on after epoch" in caplog.text
     assert same(resumed, train(Factors(graph.shape), graph, LONG))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ..workspace import atomic_path, fingerprint_arrays
+from ..workspace import atomic_path, fingerprint_arrays, write_arrays
 from .layers import Params
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,6 @@ def fingerprint(name: str, phase: str, config: Any, interactions: sp.csr_matrix,
 
 def write(path: Path, made_of: str, state: State) -> None:
     """Replace the file. Raises WorkspaceError where the disk is full; what was there then stays."""
-    from safetensors.numpy import save_file
-
     groups = {"param": state.params, "first": state.first, "second": state.second, "best": state.best or {}}
     arrays = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
     about = {
@@ -66,7 +64,7 @@ def write(path: Path, made_of: str, state: State) -> None:
     }  # fmt: skip
     content = fingerprint_arrays(arrays, about)
     with atomic_path(path) as temporary:
-        save_file(arrays, temporary, metadata={"about": json.dumps(about), "content": content})
+        write_arrays(temporary, arrays, {"about": json.dumps(about), "content": content})
 
 
 def read(path: Path, made_of: str) -> State | None:

@@ -2,7 +2,7 @@
 
     models/.<model>[+profiles].checkpoint/   identity.json, and a file for each phase that has begun (training.py writes them)
 
-The folder goes when the fit has been stored, or has failed. A fit of other settings or other inputs does not go on from it.
+The folder goes when the fit has been stored, or has failed for a reason that lies in it (a full disk is none). A fit of other settings or other inputs does not go on from it.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import ReclmError
+from ..errors import ReclmError, WorkspaceError
 from ..workspace import Workspace, atomic_path
 from .interface import artefact_name
 
@@ -45,6 +45,8 @@ def checkpoint_folder(
             temporary.write_text(json.dumps(identity), encoding="utf-8")
     try:
         yield folder
+    except WorkspaceError:  # a full disk, say: when that is mended, the fit can go on
+        raise
     except ReclmError:  # it failed, and would fail again: that is no interruption
         shutil.rmtree(folder)
         raise
