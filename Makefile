@@ -30,7 +30,8 @@ sanitize: $(VENV)/dev.stamp
 	cmake --build build-sanitize
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc RECLM_KERNELS=$(abspath $(SANITIZED)) \
-	  $(VENV)/bin/pytest tests/test_kernels_isa.py tests/test_kernels_spmm.py tests/test_kernels_topk*.py $(PYTEST_ARGS)
+	  $(VENV)/bin/pytest tests/test_kernels_isa.py tests/test_kernels_bad_input.py tests/test_kernels_spmm.py \
+	    tests/test_kernels_topk*.py $(PYTEST_ARGS)
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -162,7 +162,7 @@ def _process_of_threads() -> int:
 
 @functools.cache
 def _tell_of_fork(process: int) -> None:
-    log.warning("process %d was forked after kernels had used threads: kernels use one thread here; start it by spawn for more", process)
+    log.warning("process %d was forked after kernels had used threads: kernels use one thread here; spawn it for more", process)
 
 
 def checked(name: str, array: np.ndarray, dtype: type, ndim: int) -> np.ndarray:
@@ -214,9 +214,8 @@ class CSR:
     shape: tuple[int, int]
 
     def __post_init__(self) -> None:
-        wanted = (
-            ("indptr", np.int64, self.shape[0] + 1), ("indices", np.int32, len(self.indices)), ("data", np.float32, len(self.indices)),
-        )  # fmt: skip
+        nnz = len(self.indices)
+        wanted = ("indptr", np.int64, self.shape[0] + 1), ("indices", np.int32, nnz), ("data", np.float32, nnz)
         for name, dtype, length in wanted:
             array = getattr(self, name)
             if array.dtype != dtype or array.shape != (length,) or not (array.flags.c_contiguous and array.flags.aligned):

@@ -93,8 +93,10 @@ def _check_batch(users, positives, negatives, user_vectors, item_vectors, item_b
 def _check_targets(pairs: tuple) -> None:
     """Gradients that are added to: float32 of the shapes of what they belong to."""
     for target, of in pairs:
-        if not isinstance(target, np.ndarray) or target.dtype != np.float32 or target.shape != of.shape or not target.flags.writeable:
-            found = f"{target.dtype} {target.shape}" if isinstance(target, np.ndarray) else type(target).__name__
+        if not isinstance(target, np.ndarray):
+            raise InputError(f"gradients: expected a writable float32 {of.shape}, found {type(target).__name__}")
+        if target.dtype != np.float32 or target.shape != of.shape or not target.flags.writeable:
+            found = f"{target.dtype} {target.shape}{'' if target.flags.writeable else ', read-only'}"
             raise InputError(f"gradients: expected a writable float32 {of.shape}, found {found}")
 
 

@@ -1,6 +1,7 @@
 """Row-wise passes over dense arrays, each once through memory where NumPy would take several. numba; import lazily.
 
-Every row is on its own, so the bits are the same at any number of threads. Arrays are float32, C-contiguous, and trusted but for their shapes.
+Every row is on its own, so the bits are the same at any number of threads. Arrays are float32 and C-contiguous;
+only their shapes are checked.
 """
 
 import numba

@@ -15,6 +15,7 @@ from reclm_lite.bench.graphs import NEWS, Shape, hold_out, normalised_adjacency,
 from reclm_lite.bench.results import Group, Target, lines_of
 from reclm_lite.bench.timing import Timing, take_turns
 from reclm_lite.cli import main
+from reclm_lite.kernels import native
 from reclm_lite.errors import InputError
 
 
@@ -111,6 +112,26 @@ for n_bytes in (40 << 20, 1):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seen, nothing = map(int, run.stdout.split())
     assert 36 << 20 < seen < 60 << 20 and nothing < 10 << 20
+
+
+def test_memory_of_topk_is_measured_in_the_repository_too(monkeypatch):
+    """A child's working directory must not stand for the installed package."""
+    from reclm_lite.bench.memory import topk_extra_bytes
+
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert topk_extra_bytes(64, 5000, 16, 5, 1) > 0
+    with pytest.raises(native.KernelError, match="memory of topk: the process that measures it failed.*precision: expected one of"):
+        topk_extra_bytes(1, 1, 1, 1, 1, precision="int4")
+
+
+def test_near_ties_are_right_in_either_order_and_other_ids_are_not():
+    from reclm_lite.bench.topk import as_good_as
+
+    users, items = np.array([[1.0, 1.0]], np.float32), np.array([[1, 1], [1, 1 + 1e-7], [1, 1.01], [0, 0]], np.float32)
+    exact = np.array([[2, 1, 0]])
+    assert as_good_as(np.array([[2, 0, 1]]), exact, users, items).all()
+    assert as_good_as(np.array([[1, 2, 3]]), exact, users, items).tolist() == [[False, False, False]]
 
 
 def test_a_target_says_met_missed_or_not_measured():

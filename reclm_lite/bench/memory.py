@@ -19,7 +19,8 @@ def topk_extra_bytes(n_users: int, n_items: int, dim: int, k: int, n_threads: in
     # -P: the installed package, also where the working directory is the repository, whose folder lacks the kernels.
     run = subprocess.run([sys.executable, "-P", "-m", "reclm_lite.bench.memory", json.dumps(job)], capture_output=True, text=True)
     if run.returncode:
-        raise native.KernelError(f"memory of topk: the process that measures it failed ({run.returncode}): {run.stderr.strip()[-500:]}")
+        why = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        raise native.KernelError(f"memory of topk: the process that measures it failed ({run.returncode}): {why}")
     return int(run.stdout)
 
 

@@ -157,7 +157,8 @@ def as_good_as(ids: np.ndarray, exact: np.ndarray, users: np.ndarray, items: np.
     """
     left, right = users.astype(np.float64), items.astype(np.float64)
     score, best = (np.einsum("ud,ukd->uk", left, right[places]) for places in (ids, exact))
-    norms = np.linalg.norm(left, axis=1, keepdims=True) * np.maximum(*(np.linalg.norm(right[places], axis=2) for places in (ids, exact)))
+    of_items = np.linalg.norm(right, axis=1)
+    norms = np.linalg.norm(left, axis=1, keepdims=True) * np.maximum(of_items[ids], of_items[exact])
     return (ids == exact) | (np.abs(score - best) <= (users.shape[1] + 2) * 2.0**-23 * norms)
 
 

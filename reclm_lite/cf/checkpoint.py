@@ -97,8 +97,3 @@ def read(path: Path, made_of: str) -> State | None:
         groups["param"], groups["first"], groups["second"], about["n_steps"], about["history"],
         groups["best"] or None, about["best_epoch"], about["is_done"],
     )  # fmt: skip
-
-
-def remove(path: Path) -> None:
-    """Delete a checkpoint whose result is safe; none is as good."""
-    path.unlink(missing_ok=True)

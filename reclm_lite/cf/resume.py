@@ -2,7 +2,8 @@
 
     models/.<model>[+profiles].checkpoint/   identity.json, and a file for each phase that has begun (training.py writes them)
 
-The folder goes when the fit has been stored, or has failed for a reason that lies in it (a full disk is none). A fit of other settings or other inputs does not go on from it.
+The folder goes when the fit has been stored, or has failed for a reason that lies in it (a full disk is none). A fit of other
+settings or other inputs does not go on from it.
 """
 
 import contextlib

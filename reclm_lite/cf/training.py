@@ -158,7 +158,7 @@ def train(
     progress: called after each epoch; on going on from a checkpoint, first with the epochs that it holds.
     checkpoint: a file that is written every few seconds and at the end, and gone on from where it stands: the result has
     the bits of an uninterrupted run. One of other settings, data or first parameters, or a damaged one, is left unread, a
-    warning says why, and it is overwritten. The file stays: `checkpoint.remove` it when the result is safe.
+    warning says why, and it is overwritten. The file stays: delete it when the result is safe.
     """
     if interactions.nnz == 0:
         raise ModelError("expected training interactions, found none: import data with interactions and split it again")
