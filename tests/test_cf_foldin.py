@@ -243,8 +243,9 @@ def test_repeated_and_weighted_entries_count_once():
 
 
 def test_a_model_stored_without_a_fold_state_says_so():
-    with pytest.raises(ModelError, match="fit it again"):
-        fold_in(dataclasses.replace(fitted("biasmf"), fold=None), SPLIT.known()[:1])
+    for profiles, command in (("none", r"`reclm fit biasmf`"), ("users", r"`reclm fit biasmf --profiles users`")):
+        with pytest.raises(ModelError, match=f"fit it again with {command}"):
+            fold_in(dataclasses.replace(fitted("biasmf"), fold=None, profiles=profiles), SPLIT.known()[:1])
 
 
 @pytest.mark.parametrize(

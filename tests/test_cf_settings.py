@@ -226,6 +226,26 @@ def test_the_address_space_limit_counts():
     assert int(out[1]) <= min(50_000_000, int(out[0]))
 
 
+@pytest.mark.parametrize(
+    ("line", "folder", "names"),
+    [
+        ("0::/user.slice/fit.scope", "user.slice/fit.scope", ("memory.max", "memory.current", "inactive_file")),
+        ("0::/user.slice/fit.scope/deeper", "user.slice", ("memory.max", "memory.current", "inactive_file")),
+        ("0::/", "", ("memory.max", "memory.current", "inactive_file")),
+        ("4:cpu,memory:/docker/x", "memory/docker/x", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+        # Inside a container its own group is the root, whatever its name outside.
+        ("4:memory:/docker/x", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    ],
+)
+def test_the_limit_of_the_control_group_counts_wherever_it_stands(tmp_path, line, folder, names):
+    root = tmp_path / "cgroup"
+    (root / folder).mkdir(parents=True)
+    for name, text in ((names[0], "1000"), (names[1], "700"), ("memory.stat", f"anon 500\n{names[2]} 150\n")):
+        (root / folder / name).write_text(text)
+    (tmp_path / "own").write_text(f"9:pids:/\n{line}\n")
+    assert memory._cgroup(root, tmp_path / "own") == [450]
+
+
 def test_ease_over_too_many_items_is_refused_before_it_starts():
     """A million items would be a matrix of 4 TB."""
     module = module_of("ease")

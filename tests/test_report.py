@@ -179,6 +179,15 @@ def test_page_states_the_evaluation_and_the_data(ws):
     assert len(facts.people) == 3 and all(len(person.recommendation.items) == 10 for person in facts.people)
 
 
+def test_a_damaged_model_is_left_out_with_the_command_that_makes_it(ws, caplog):
+    ws.path("models/gfcf").write_bytes(b"no model")
+    text = "".join(parse(write_report(ws).read_text(encoding="utf-8")).text)
+    _, _, left_out = text.partition("Left out of the comparison:")
+    assert left_out.startswith("gfcf: damaged") and "stale" not in left_out[:40]
+    assert f"models/gfcf is left out of the report: {ws.path('models/gfcf')}" in caplog.text
+    assert f"make it again with `reclm fit gfcf -w {ws.argument}`" in caplog.text
+
+
 def test_headline_names_the_best_and_says_where_intervals_overlap(ws):
     facts = gather(ws, evaluation=EVALUATION)
     text = re.sub(r"<[^>]+>", "", headline(facts)).replace("\u00a0", " ")

@@ -54,6 +54,7 @@ def fit_closed(
         metrics = {"recall@20": recall, "ndcg@20": ndcg}
         notes(None, None, f"valid R@20 {recall:.4f} N@20 {ndcg:.4f}")
     if fitted is None or (refit and split.valid.nnz):
+        fitted = None  # its memory is wanted: a scorer may be n_items x n_items
         fitted = module.fit(split.known() if refit else split.train, settings, seed=seed, n_threads=n_threads, progress=notes)
     params = {**dataclasses.asdict(settings), "seed": seed, "refit": refit}
     return dataclasses.replace(fitted, params={**fitted.params, **params}, metrics=metrics)

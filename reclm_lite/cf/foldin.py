@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from ..errors import InputError, ModelError
 from ..kernels import native
 from .foldstate import MLP, FoldState
-from .interface import FittedModel
+from .interface import FittedModel, artefact_name
 from .layers import normalize
 from .vectors import Vectors
 
@@ -54,7 +54,11 @@ def fold_in(
             fitted, user_vectors=np.zeros((n, 0), np.float32), user_ready=ready, histories=kept, train_user_vectors=None
         )
     if fitted.fold is None:
-        raise ModelError(f"{fitted.name} was stored without what placing new users takes: fit it again with this version")
+        option = "" if fitted.profiles == "none" else f" --profiles {fitted.profiles}"
+        raise ModelError(
+            f"{artefact_name(fitted.name, fitted.profiles)} was stored by a version that kept nothing to place new users with: fit it "
+            f"again with `reclm fit {fitted.name}{option}`"
+        )
     profiles = _checked_profiles(fitted, profiles, n)
     rows = fold_rows(fitted.vectors, fitted.fold, histories, profiles, n_threads=n_threads)
     if profiles is not None:

@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..kernels import native
 
 # A filter over no more items than this is written out: 64 MB.
-_WRITTEN_OUT_ITEMS = 4096
+WRITTEN_OUT_ITEMS = 4096
 
 
 class Scorer(Protocol):
@@ -117,7 +117,7 @@ class FilterScorer:
     @cached_property
     def _written_out(self) -> np.ndarray | None:
         """W float32 (n_items, n_items) where the catalogue is small, which is many times faster; else None."""
-        if self.n_items > _WRITTEN_OUT_ITEMS:
+        if self.n_items > WRITTEN_OUT_ITEMS:
             return None
         weights = (self.graph.T.tocsr() @ self.graph).toarray()
         if self.alpha:

@@ -128,21 +128,33 @@ def _meminfo() -> int | None:
     return None
 
 
-def _cgroup() -> list[int]:
-    """Limit less use of the control group, of version 2 or 1; its page cache can be taken back, so it does not count as use."""
+def _cgroup(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Limit less use of the process's control group and of those above it, of version 2 or 1; page cache that can be taken
+    back does not count as use. In a container its own group stands at the root.
+    """
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    # hierarchy:controllers:path, with no controllers in version 2
+    paths = {controllers: path.strip("/") for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2)}
+    of_version_1 = next((path for controllers, path in paths.items() if "memory" in controllers.split(",")), "")
     found = []
-    for limit, used, stat, cache in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    for top, path, limit, used, cache in (
+        (root, paths.get("", ""), "memory.max", "memory.current", "inactive_file"),
+        (root / "memory", of_version_1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        root = Path("/sys/fs/cgroup")
-        try:
-            most, now = (root / limit).read_text().strip(), (root / used).read_text().strip()
-            counts = dict(line.split() for line in (root / stat).read_text().splitlines())
-        except (OSError, ValueError):
-            continue
-        if most != "max":
-            found.append(int(most) - int(now) + int(counts.get(cache, 0)))
+        group = top / path
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(top):
+                break
+            try:
+                most, now = (folder / limit).read_text().strip(), (folder / used).read_text().strip()
+                counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):
+                continue
+            if most != "max":
+                found.append(int(most) - int(now) + int(counts.get(cache, 0)))
     return found
 
 

@@ -180,7 +180,7 @@ def _artefacts(ws: Workspace) -> list[ArtefactLine]:
         for path in sorted((ws.root / folder).glob("*.safetensors")):
             name = f"{folder}/{path.name.removesuffix('.safetensors')}"
             try:
-                provenance = ws.provenance(name, made_by="the command that makes it")
+                provenance = ws.provenance(name, made_by=ws.command_for(name))
                 stale = ws.stale_inputs(name)
             except ReclmError as error:
                 log.warning("%s is left out of the report: %s", name, error)

@@ -151,7 +151,7 @@ def _models(facts: Facts) -> str:
     stale = "".join(
         f"<li>{escape(str(entry['model']))}: {escape(str(entry['reason']))}</li>" for entry in facts.evaluation.get("stale") or []
     )
-    left_out = f'<p class="note">Left out as stale:</p><ul class="note">{stale}</ul>' if stale else ""
+    left_out = f'<p class="note">Left out of the comparison:</p><ul class="note">{stale}</ul>' if stale else ""
     return (
         "<p>Each model ranks the candidates for every user with held-out interactions; what the user took before is left out. "
         f"Epochs and settings were selected on validation data only.{whiskers}</p>{key}"

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from ...kernels import native
 from ..closed import check_interactions, walk
-from ..history import FilterScorer
+from ..history import WRITTEN_OUT_ITEMS, FilterScorer
 from ..interface import FittedModel
 from ..settings import Checked, setting
 
@@ -24,6 +24,7 @@ ALPHA_VALUES = (0.0, 0.1, 0.3, 1.0, 3.0)
 ALPHA_WITHOUT_VALIDATION = 0.3
 _OVERSAMPLE = 32
 _ROUNDS, _DEGREE = 4, 6
+_BLAS_BYTES = 18_000_000
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,16 @@ def fit(
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
-    """Peak bytes of `fit`: five blocks of vectors over items, two over users, the graph both ways."""
-    width = min(settings.rank + _OVERSAMPLE, n_users, n_items)
-    return 4 * width * (5 * n_items + 2 * n_users) + 40 * nnz
+    """Peak bytes of fitting and judging: blocks of vectors over items and users in the iteration, or the scorer with the one of
+    the choice before; the graph both ways, twice; BLAS's own buffers.
+    """
+    rank = min(settings.rank, n_users, n_items)
+    width = min(rank + _OVERSAMPLE, n_users, n_items)
+    iteration = 4 * width * (7 * n_items + 2 * n_users)
+    scorer = 4 * rank * 6 * n_items + 4 * 64 * (3 * n_items + 2 * n_users)
+    if n_items <= WRITTEN_OUT_ITEMS:
+        scorer += 16 * n_items**2
+    return max(iteration, scorer) + 60 * nnz + _BLAS_BYTES
 
 
 def normalised(interactions: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray]:
