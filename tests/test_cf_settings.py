@@ -112,7 +112,7 @@ def test_bad_assignments_say_what_is_expected(model, assignment, message):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_listing_reads_back_as_it_was(model):
-    for preset in PRESETS:
+    for preset in PRESETS if model in TRAINED else ("default",):
         settings = settings_of(model, preset)
         rows = listing(settings)
         assert all(meaning for _, _, meaning in rows)
@@ -299,6 +299,11 @@ def test_estimates_are_near_the_measured_peak(model):
 
 
 # -- the command ------------------------------------------------------------------
+
+
+def test_a_model_without_training_has_no_other_preset(tmp_path):
+    out = CliRunner().invoke(command, ["ease", "-w", str(tmp_path), "--preset", "paper", "--show-settings"])
+    assert out.exit_code and "ease has one set of settings" in str(out.exception or out.output)
 
 
 def test_show_settings_prints_what_would_be_used(tmp_path):

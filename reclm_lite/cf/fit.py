@@ -84,8 +84,10 @@ def fit(
 
 
 def settings_of(model: str, preset: str = "default") -> Checked:
-    """The settings that a fit begins with. A model without training has one set, whatever the preset."""
+    """The settings that a fit begins with. Raises InputError for another preset of a model without training, which has one."""
     module = module_of(model)
+    if model not in TRAINED and preset != "default":
+        raise InputError(f"{model} has one set of settings and no preset {preset!r}: leave out --preset")
     return module.PRESETS[preset] if model in TRAINED else module.Settings()
 
 

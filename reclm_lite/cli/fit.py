@@ -14,7 +14,7 @@ from ._options import common, progress_bar, say, threads_option, workspace_optio
 @workspace_option
 @click.option("--profiles", type=click.Choice(["none", "users", "items", "both"]), default="none", show_default=True)
 @click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True,
-              help="`paper`: the published architecture and settings, exactly.")  # fmt: skip
+              help="`paper`: the published architecture and settings; how many epochs, validation says.")  # fmt: skip
 @click.option("--dim", type=click.IntRange(min=1), help="Width of the vectors [default: the preset's].")
 @click.option("--loss", type=click.Choice(["bpr", "ssm"]), help="Pairs, or sampled softmax [default: the preset's].")
 @click.option("--epochs", type=click.IntRange(min=1), help="At most this many epochs [default: the preset's].")
