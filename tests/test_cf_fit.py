@@ -386,3 +386,8 @@ def test_split_is_loaded_fresh_only(ws):
         load_split(ws)
 
 
+def test_text_vectors_too_large_for_the_regression_are_refused():
+    from reclm_lite.cf.fusion import text_regression
+
+    with pytest.raises(ModelError, match=r"found values up to 1e\+18.*reclm embed items"):
+        text_regression(np.full((40, 8), 1e18, np.float32), np.ones(40, np.float32), np.ones(40, bool))

@@ -15,6 +15,7 @@ Without text vectors both give items plain ID vectors. Zero rows of profiles mea
 import numpy as np
 import scipy.sparse as sp
 
+from ..errors import ModelError
 from . import layers
 from .inputs import Inputs
 from .layers import Params, TextMLP
@@ -234,7 +235,10 @@ def _table_grad(rows: Rows, values: np.ndarray) -> "np.ndarray | RowGrad":
 
 
 def text_regression(text: np.ndarray, target: np.ndarray, known: np.ndarray, ridge: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
-    """Weights float32 (n_in, 1) and their predictions float32 (n_items,): ridge regression over the `known` items."""
+    """Weights float32 (n_in, 1) and their predictions float32 (n_items,): ridge regression over the `known` items.
+
+    Raises ModelError where the text vectors are too large for it.
+    """
     normal = ridge * np.eye(text.shape[1])
     moment = np.zeros(text.shape[1])
     rows = np.flatnonzero(known)
@@ -243,5 +247,11 @@ def text_regression(text: np.ndarray, target: np.ndarray, known: np.ndarray, rid
         x = text[part].astype(np.float64)
         normal += x.T @ x
         moment += x.T @ target[part].astype(np.float64)
-    weights = np.linalg.solve(normal, moment).astype(np.float32)
+    try:
+        weights = np.linalg.solve(normal, moment).astype(np.float32)
+    except np.linalg.LinAlgError as error:
+        raise ModelError(
+            f"expected text vectors of ordinary size, found values up to {np.abs(text).max():g}, over which no regression can be "
+            "solved: make them again with `reclm embed items`"
+        ) from error
     return weights[:, None], text @ weights
