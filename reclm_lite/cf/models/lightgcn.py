@@ -15,7 +15,7 @@ from ..inputs import Inputs
 from ..layers import Params
 from ..memory import Shape, trained_bytes
 from ..objectives import ranking_loss
-from ..settings import GraphSettings
+from ..settings import GRAPH_DEFAULT, GraphSettings
 from ..training import Batch, Grads
 from ..vectors import Vectors
 
@@ -27,14 +27,7 @@ class Settings(GraphSettings):
     """No settings of its own."""
 
 
-PRESETS = {
-    "paper": Settings(),
-    "default": Settings(
-        encoder="residual", dim=64, loss="ssm", n_negatives=32, rate=1e-2, epochs=30, patience=5, steps_per_epoch=20,
-        min_id_interactions=5, text_hidden=64,
-        n_layers=3, layers="mean", self_loops=False, items_propagated=True, drops_targets=True,
-    ),
-}  # fmt: skip
+PRESETS = {"paper": Settings(), "default": Settings(**GRAPH_DEFAULT)}
 
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "LightGCN":

@@ -14,7 +14,7 @@ from ..fusion import make_encoder
 from ..graph import Graph
 from ..inputs import Inputs
 from ..memory import Shape, trained_bytes
-from ..settings import ContrastSettings, setting
+from ..settings import CONTRAST_DEFAULT, ContrastSettings, setting
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,7 @@ class Settings(ContrastSettings):
     keep: float = setting(0.5, "share of the graph's entries that a view keeps", above=0, at_most=1)
 
 
-PRESETS = {
-    "paper": Settings(l2=1e-5),
-    "default": Settings(
-        encoder="residual", dim=64, loss="ssm", n_negatives=32, rate=1e-2, epochs=30, patience=5, steps_per_epoch=20,
-        min_id_interactions=5, text_hidden=64,
-        n_layers=3, layers="mean", self_loops=False, items_propagated=True, drops_targets=True,
-        contrast_with="batch", contrast_weight=0.05, temperature=0.2, keep=0.8,
-    ),
-}  # fmt: skip
+PRESETS = {"paper": Settings(l2=1e-5), "default": Settings(**CONTRAST_DEFAULT, keep=0.8)}
 
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "SGL":

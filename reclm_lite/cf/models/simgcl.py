@@ -17,7 +17,7 @@ from ..fusion import make_encoder
 from ..graph import Graph
 from ..inputs import Inputs
 from ..memory import Shape, trained_bytes
-from ..settings import ContrastSettings, setting
+from ..settings import CONTRAST_DEFAULT, ContrastSettings, setting
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,7 @@ class Settings(ContrastSettings):
     eps: float = setting(0.9, "length of the noise in every layer of a view", at_least=0)
 
 
-PRESETS = {
-    "paper": Settings(l2=1e-5),
-    "default": Settings(
-        encoder="residual", dim=64, loss="ssm", n_negatives=32, rate=1e-2, epochs=30, patience=5, steps_per_epoch=20,
-        min_id_interactions=5, text_hidden=64,
-        n_layers=3, layers="mean", self_loops=False, items_propagated=True, drops_targets=True,
-        contrast_with="batch", contrast_weight=0.05, temperature=0.2, eps=0.1,
-    ),
-}  # fmt: skip
+PRESETS = {"paper": Settings(l2=1e-5), "default": Settings(**CONTRAST_DEFAULT, eps=0.1)}
 
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "SimGCL":
