@@ -10,7 +10,7 @@ from ._options import common, progress_bar, say, threads_option, workspace_optio
 
 
 @click.command("fit")
-@click.argument("model", type=click.Choice(MODELS))
+@click.argument("model", type=click.Choice(MODELS), metavar="MODEL")
 @workspace_option
 @click.option("--profiles", type=click.Choice(["none", "users", "items", "both"]), default="none", show_default=True)
 @click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True,
@@ -31,6 +31,12 @@ def command(
     """Fit a recommender: settings are selected on validation, then the model is fitted on training and validation.
 
     An interrupted fit goes on when the same command is run again.
+
+    \b
+    MODEL is one of
+      biasmf, ncf, lightgcn, sgl, simgcl     trained, with texts and profiles
+      ease, itemknn, gfcf                    no training
+      popularity, random                     yardsticks
 
     \b
     Example:
