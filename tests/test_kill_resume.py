@@ -21,11 +21,13 @@ from reclm_lite.workspace import Workspace
 N_USERS = 50
 MAX_NEW_TOKENS = 16  # fewer than the product's, for the test's speed
 CHILD = """
-import sys
+import signal, sys
 from pathlib import Path
 from reclm_lite.workspace import Workspace
 from reclm_lite.profiles import generate
 generate.MAX_NEW_TOKENS = int(sys.argv[3])
+# A suite that a shell runs in the background inherits an ignored Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from reclm_lite.profiles.generate import run_profiles
 with Workspace.open(Path(sys.argv[1])) as ws:
     print("ready", flush=True)
