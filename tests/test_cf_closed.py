@@ -10,11 +10,11 @@ import weakref
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from small_splits import split_of
 
 from reclm_lite.cf import interface
 from reclm_lite.cf.closed import fit_closed, walk
 from reclm_lite.cf.models import CLOSED, ease, gfcf, itemknn, popularity, random
-from reclm_lite.data.dataset import Split
 from reclm_lite.errors import InputError, ModelError
 from reclm_lite.workspace import Workspace
 
@@ -239,18 +239,6 @@ class TestGFCF(RanksFromHistory):
         known = csr([[0, 1], [0, 1], [2, 3], [2, 3], [4, 5], [4, 5]], n_items=6)
         fitted = gfcf.fit(known, gfcf.Settings(alpha=0.3, rank=256))
         assert fitted.scorer.factors.shape == (6, 3) and fitted.params["rank"] == 3
-
-
-def split_of(known: sp.csr_matrix, seed: int = 0) -> Split:
-    """A tenth of the interactions for validation, a tenth for test."""
-    coo, part = known.tocoo(), np.random.default_rng(seed).random(known.nnz)
-
-    def of(mask):
-        ones = np.ones(int(mask.sum()), np.float32)
-        return sp.csr_matrix((ones, (coo.row[mask], coo.col[mask])), shape=known.shape)
-
-    candidates = np.arange(known.shape[1], dtype=np.int32)
-    return Split(of(part > 0.2), of(part < 0.1), of((part >= 0.1) & (part <= 0.2)), of(part < 0), candidates, candidates[:0])
 
 
 @pytest.mark.parametrize("model", CLOSED)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from small_splits import split_of
 
 from reclm_lite.cf import foldin, interface
 from reclm_lite.cf.closed import fit_closed
@@ -27,18 +28,7 @@ def grouped(seed: int = 0) -> sp.csr_matrix:
     return sp.csr_matrix((rng.random(same.shape) < np.where(same, 0.6, 0.06)).astype(np.float32))
 
 
-def split_of(known: sp.csr_matrix, seed: int = 0) -> Split:
-    coo, part = known.tocoo(), np.random.default_rng(seed).random(known.nnz)
-
-    def of(mask):
-        ones = np.ones(int(mask.sum()), np.float32)
-        return sp.csr_matrix((ones, (coo.row[mask], coo.col[mask])), shape=known.shape)
-
-    candidates = np.arange(known.shape[1], dtype=np.int32)
-    return Split(of(part > 0.3), of(part < 0.1), of((part >= 0.1) & (part <= 0.3)), of(part < 0), candidates, candidates[:0])
-
-
-SPLIT = split_of(grouped())
+SPLIT = split_of(grouped(), first_train=0.3)
 TASTE = np.eye(N_PROFILE, dtype=np.float32)[np.arange(N_USERS) % N_GROUPS]
 
 
@@ -100,8 +90,8 @@ def test_a_graph_places_users_without_an_id_vector_where_the_fit_did(model):
     short = sp.csr_matrix(
         (np.ones(sum(map(len, rows)), np.float32), np.concatenate(rows), np.cumsum([0, *map(len, rows)])), shape=known.shape
     )
-    base = fitted_on(split_of(short), model, epochs=2)
-    history = split_of(short).known()
+    base = fitted_on(split_of(short, first_train=0.3), model, epochs=2)
+    history = split_of(short, first_train=0.3).known()
     few = np.flatnonzero((np.diff(history.indptr) > 0) & (np.diff(history.indptr) < base.fold.min_id_interactions))
     assert len(few) > 20
     np.testing.assert_allclose(fold_in(base, history[few]).user_vectors, base.user_vectors[few], atol=1e-5)

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 from reclm_lite.cf import interface
 from reclm_lite.cf.interface import FittedModel, hash_scores
 from reclm_lite.cf.models import popularity, random
-from reclm_lite.cf.ranking import keep_columns, rank_rows, take_rows
+from reclm_lite.cf.ranking import rank_rows, renumber_columns, take_rows
 from reclm_lite.errors import InputError, WorkspaceError
 from reclm_lite.workspace import Workspace
 
@@ -109,7 +109,7 @@ def test_hashed_scores_depend_on_seed_user_and_item_alone():
 def test_rows_and_columns_taken_are_scipys():
     rows, columns = np.array([5, 5, 0, 22]), np.arange(1, N_ITEMS, 4)
     assert (take_rows(SEEN, rows) != SEEN[rows]).nnz == 0
-    assert (keep_columns(SEEN, columns) != SEEN[:, columns]).nnz == 0
+    assert (renumber_columns(SEEN, columns) != SEEN[:, columns]).nnz == 0
     assert take_rows(SEEN, rows[:0]).shape == (0, N_ITEMS)
 
 

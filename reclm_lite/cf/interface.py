@@ -18,7 +18,7 @@ from ..workspace import Workspace
 from . import history
 from .foldstate import FoldState
 from .models import MODELS as MODELS
-from .ranking import keep_columns, rank_rows, take_rows
+from .ranking import rank_rows, renumber_columns, take_rows
 from .vectors import Vectors
 
 PROFILE_CHOICES = ("none", "users", "items", "both")
@@ -189,7 +189,7 @@ def _hash_topk(
     """Scores candidates alone, which are few in the `unseen` setting."""
     candidates = np.arange(fitted.n_items, dtype=np.int32) if candidates is None else candidates
     if rows is not None:
-        rows = keep_columns(rows, candidates)
+        rows = renumber_columns(rows, candidates)
     ids, best = rank_rows(
         lambda start, stop: hash_scores(fitted.hash_seed, users[start:stop], candidates), len(users), len(candidates), k,
         seen=rows, block=16, n_threads=n_threads,

@@ -54,7 +54,7 @@ def seen_rows(seen: sp.csr_matrix, start: int, stop: int) -> native.CSR:
     )
 
 
-def keep_columns(matrix: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
+def renumber_columns(matrix: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
     """CSR (n_rows, len(columns)): the matrix on `columns` (ascending) alone, numbered by their places."""
     place = np.full(matrix.shape[1], -1, np.int32)
     place[columns] = np.arange(len(columns), dtype=np.int32)
