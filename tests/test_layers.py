@@ -45,7 +45,7 @@ ALLOWED = {
 CF_IS_PUBLIC_AS = {"interface", "neighbors"}
 HEAVY = ("torch", "transformers", "numba", "llama_cpp", "scipy", "duckdb")
 # Comparing a converted model with the original takes the original's software, and timing a peer takes the peer.
-MAY_IMPORT_TORCH = ("convert/parity.py", "bench/")
+MAY_IMPORT_TORCH = ("convert/parity/", "bench/")
 ONLY_FOR_TUNING = ("torch", "transformers", "peft")
 
 

@@ -12,35 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from reclm_lite.convert.parity.strings import PROBE_TEXTS as PROBE_TEXTS
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model, load_model
-
-# Texts that tell pre-tokenizers, normalizers and special-token handling apart.
-PROBE_TEXTS = (
-    "Hello world",
-    " leading and trailing ",
-    "double  spaces,   triple    quadruple",
-    "tabs\tand\nnewlines\n\n\nand\r\nreturns",
-    "I've we'll you're he'd it's I'M YOU'RE",
-    "numbers 1 22 333 4444 55555 3.14159 1,000,000 0x1F",
-    "punctuation!!! ... ---- ?!?! (brackets) [square] {curly} <angle> \"quotes\" 'single'",
-    "mixed-CASE CamelCase snake_case kebab-case http://example.com/a?b=c&d=e#f me@example.com",
-    "accents: é è ê ë ñ ü ç ø å Æ Œ ß, combining: e\u0301 n\u0303",
-    "Привет мир, καλημέρα κόσμε, שלום עולם, مرحبا بالعالم",
-    "中文分词 日本語のテキスト ไทย",
-    "한국어 텍스트 हिन्दी பகுதி বাংলা",
-    "emoji 🚀 👩‍👩‍👧‍👦 🏳️‍🌈 😶‍🌫️ ✅ flags 🇫🇷🇯🇵",
-    "symbols € £ ¥ © ® ™ ° ± × ÷ ≤ ≥ ≠ ∞ √ ∑ ∂ → ⇒ ½ ² ³",
-    "zero\u200bwidth non\u00a0breaking thin\u2009space ideographic\u3000space",
-    "User identity: film lover, parent; User interests: jazz, hiking, Thai food",
-    "a" * 60 + " " + "ab" * 40,
-    "don''t ```code``` ''''''```````\"\"\"\"......!!!!!!??????",
-    "x",
-    " ",
-    "\n",
-    "",
-)
-
 
 def differs_by_design(text: str, lowercase_wordpiece: bool) -> bool:
     """Whether llama.cpp is known to tokenize `text` otherwise, with no GGUF setting that could change it.
