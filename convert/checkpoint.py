@@ -1,36 +1,69 @@
 """Reads a Hugging Face checkpoint directory tensor by tensor, without torch.
 
-`config.json` plus safetensors files, sharded or not. Tensors are memory-mapped, so a checkpoint larger than
-memory converts. Pickled weights (`pytorch_model.bin`) are refused: opening them runs code.
+`config.json` plus safetensors files, sharded or not. Tensors are read by blocks of rows, so a checkpoint larger than
+memory converts. Pickled weights (`pytorch_model.bin`) are refused: opening them runs code. So are quantized
+checkpoints: their values have been rounded once already.
 
-Format followed: safetensors 1.0 (8-byte little-endian header length, JSON header, raw little-endian data).
+`Source` is what the rest of the conversion reads: a checkpoint, or a checkpoint with an adapter merged in (merge.py).
 """
 
 import json
-import math
-import struct
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from reclm_lite.errors import ModelError
+from reclm_lite.convert.stored import BLOCK_BYTES, StoredTensor, parse_unique_json, read_blocks, read_header, read_tensor
+from reclm_lite.errors import ModelError, shell_word
 
-# safetensors dtype -> (numpy dtype of the bytes on disk, bytes per item). bfloat16 is widened on reading.
-_DTYPES = {"F32": ("<f4", 4), "F16": ("<f2", 2), "BF16": ("<u2", 2), "F64": ("<f8", 8)}
-_MAX_HEADER_BYTES = 100 << 20
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_FOREIGN = ("adapter_model.safetensors", "consolidated")  # an adapter; the same weights under Mistral's own names
+_QUANTIZED_DTYPES = ("I8", "U8", "F8_", "F4", "F6_")
+_BESIDE_WEIGHTS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "modules.json",
+    "1_Pooling/config.json",
+)
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies: file, dtype as safetensors names it, shape (row-major), byte range in the file."""
+class Source(Protocol):
+    """A model to convert: its configuration, the names and shapes of its tensors, and their values by blocks."""
 
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start_byte: int
-    end_byte: int
+    directory: Path  # the base checkpoint
+    tokenizer_directory: Path
+    config: dict[str, Any]
+    tensors: Mapping[str, StoredTensor]  # of the model as it is converted; shapes are row-major
+    merged: bool  # an adapter is merged in
+
+    @property
+    def dtype(self) -> str:
+        """The commonest dtype among matrices, as safetensors names it."""
+
+    def blocks(self, name: str, max_bytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:
+        """A tensor by blocks of whole rows, float16 or float32, of at most about `max_bytes` each."""
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A whole tensor, float16 or float32."""
+
+    def files(self) -> list[Path]:
+        """Every file that the result depends on."""
+
+    def origin(self, name: str) -> str:
+        """Where a tensor's values come from, in words, for messages about them."""
 
 
 def read_json(path: Path) -> Any:
@@ -39,103 +72,153 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"expected {path.name} in the checkpoint {path.parent}, found none; copy it there")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"expected JSON in {path}, found: {error}; copy the checkpoint again") from error
+    except OSError as error:
+        raise ModelError(f"expected to read {path}, found: {error.strerror}; check the file and its rights") from error
 
 
-def _read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors that one safetensors file says it holds, checked to lie inside it."""
+def files_beside(directory: Path) -> list[Path]:
+    """The tokenizer's and the model's side files that a checkpoint or adapter directory holds."""
+    return [directory / name for name in _BESIDE_WEIGHTS if (directory / name).is_file()]
 
-    def broken(expected: str, found: str) -> ModelError:
-        return ModelError(
-            f"{path} is not a whole safetensors file: expected {expected}, found {found}; copy it again"
-        )
 
-    size_bytes = path.stat().st_size
-    with path.open("rb") as stream:
-        prefix = stream.read(8)
-        if len(prefix) < 8:
-            raise broken("an 8-byte header length", f"{size_bytes} bytes in all")
-        n_header = struct.unpack("<Q", prefix)[0]
-        if n_header > min(_MAX_HEADER_BYTES, size_bytes - 8):
-            raise broken(f"a header of {n_header} bytes", f"{size_bytes} bytes in all")
-        try:
-            header = json.loads(stream.read(n_header))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise broken("a JSON header", str(error)) from error
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        dtype, shape = entry["dtype"], tuple(entry["shape"])
-        start, end = (8 + n_header + offset for offset in entry["data_offsets"])
-        if end > size_bytes:
-            raise broken(f"tensor {name!r} to end at byte {end}", f"{size_bytes} bytes in all")
-        if dtype in _DTYPES and end - start != math.prod(shape) * _DTYPES[dtype][1]:
-            raise broken(f"{math.prod(shape)} items of {dtype} for {name!r}", f"{end - start} bytes")
-        tensors[name] = StoredTensor(path, dtype, shape, start, end)
-    return tensors
+def commonest_dtype(tensors: Mapping[str, StoredTensor]) -> str:
+    """The commonest dtype among matrices, as safetensors names it; F32 if there are none."""
+    matrices = [tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1]
+    return max(sorted(set(matrices)), key=matrices.count) if matrices else "F32"
 
 
 class Checkpoint:
-    """A checkpoint directory: `config`, the names and shapes of its tensors, and their values on demand."""
+    """A checkpoint directory, a `Source` without an adapter. Raises ModelError for one that cannot be used."""
+
+    merged = False
 
     def __init__(self, directory: Path):
         self.directory = Path(directory)
         if not self.directory.is_dir():
             raise ModelError(f"expected a checkpoint directory at {self.directory}, found none; check the path")
+        if not (self.directory / "config.json").is_file() and (self.directory / "adapter_config.json").is_file():
+            raise ModelError(
+                f"expected a checkpoint with config.json in {self.directory}, found an adapter; give its base model's "
+                f"directory as the base and this one as the adapter: --base DIR --adapter {shell_word(self.directory)}"
+            )
+        self.tokenizer_directory = self.directory
         self.config: dict[str, Any] = read_json(self.directory / "config.json")
+        if not isinstance(self.config, dict):
+            raise ModelError(
+                f"expected a JSON object in {self.directory / 'config.json'}, found {type(self.config).__name__}"
+            )
+        self.weight_files: list[Path] = []
         self.tensors = self._find_tensors()
+        self._refuse_quantized()
+
+    def _refuse_quantized(self) -> None:
+        settings = self.config.get("quantization_config")
+        method = settings.get("quant_method", "unnamed") if isinstance(settings, dict) else settings
+        found = f"quantization_config ({method}) in config.json" if settings else None
+        for name, tensor in self.tensors.items():
+            if found is None and tensor.dtype.startswith(_QUANTIZED_DTYPES):
+                found = f"tensor {name!r} as {tensor.dtype}"
+        if found:
+            raise ModelError(
+                f"expected unquantized weights in {self.directory}, found {found}; nothing is dequantized, as that "
+                "would round twice: convert the checkpoint as it was before quantization"
+            )
+
+    def _shards(self) -> tuple[list[Path], set[str] | None]:
+        """The weight files, and the names of tensors that the index lists (None without an index)."""
+        index_path, single = self.directory / INDEX, self.directory / WEIGHTS
+        if not index_path.is_file():
+            if single.is_file():
+                return [single], None
+            found = sorted(self.directory.glob("*.safetensors"))
+            return [file for file in found if not file.name.startswith(_FOREIGN)], None
+        try:
+            index = parse_unique_json(index_path.read_bytes())
+        except ValueError as error:
+            raise ModelError(f"expected JSON in {index_path}, found: {error}; copy it again") from error
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ModelError(f"expected a weight_map of tensors to files in {index_path}, found none; copy it again")
+        for name, file in weight_map.items():
+            if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+                raise ModelError(
+                    f"expected {index_path} to name a *.safetensors file beside it for tensor {name!r}, "
+                    f"found {str(file)[:80]!r}; only files of the checkpoint's own directory are read"
+                )
+        files = [self.directory / name for name in sorted(set(weight_map.values()))]
+        if single.is_file() and single not in files:
+            raise ModelError(
+                f"expected {WEIGHTS} or {INDEX} in {self.directory}, found both; "
+                "remove the one that does not belong to this checkpoint"
+            )
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise ModelError(f"expected the shards {missing} beside {index_path}, found none; copy them there")
+        return files, set(weight_map)
 
     def _find_tensors(self) -> dict[str, StoredTensor]:
-        index_path = self.directory / "model.safetensors.index.json"
-        weight_map: dict[str, str] | None = None
-        if index_path.is_file():
-            weight_map = read_json(index_path)["weight_map"]
-            files = [self.directory / name for name in sorted(set(weight_map.values()))]
-            missing = [file.name for file in files if not file.is_file()]
-            if missing:
-                raise ModelError(f"expected the shards {missing} beside {index_path}, found none; copy them there")
-        else:
-            files = sorted(self.directory.glob("*.safetensors"))
+        files, listed = self._shards()
         if not files:
-            pickled = sorted(file.name for file in self.directory.glob("*.bin"))
-            found = f"pickled weights {pickled}, which can run code when opened" if pickled else "no weights"
-            raise ModelError(
-                f"expected *.safetensors in {self.directory}, found {found}; "
-                "save the model with save_pretrained(..., safe_serialization=True)"
-            )
+            raise self._without_weights()
         tensors: dict[str, StoredTensor] = {}
         for file in files:
-            for name, tensor in _read_header(file).items():
+            for name, tensor in read_header(file).items():
                 if name in tensors:
                     raise ModelError(
                         f"expected tensor {name!r} once, found it in {tensors[name].file.name} and {file.name}; "
                         "remove the weights that do not belong to this checkpoint"
                     )
                 tensors[name] = tensor
-        if weight_map is not None and set(weight_map) != set(tensors):
-            odd = sorted(set(weight_map) ^ set(tensors))[:5]
-            raise ModelError(f"expected the shards to hold what {index_path} lists, found differences: {odd}")
+        if listed is not None and listed != set(tensors):
+            odd = sorted(listed ^ set(tensors))[:5]
+            raise ModelError(
+                f"expected the shards to hold what {self.directory / INDEX} lists, found differences: {odd}; "
+                "copy the shards and the index from the same checkpoint"
+            )
+        self.weight_files = files
         return tensors
+
+    def _without_weights(self) -> ModelError:
+        pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in self.directory.glob(pattern))
+        if not pickled:
+            return ModelError(f"expected *.safetensors in {self.directory}, found no weights; copy the checkpoint again")
+        named = self.config.get("architectures")
+        known = isinstance(named, list) and named and isinstance(named[0], str) and named[0].isidentifier()
+        here = repr(str(self.directory))
+        script = (
+            f"from transformers import {named[0] if known else 'AutoModel'} as Model; "
+            f"Model.from_pretrained({here}, dtype='auto', weights_only=True).save_pretrained({here})"
+        )
+        return ModelError(
+            f"expected *.safetensors in {self.directory}, found pickled weights {pickled}, which can run code when "
+            "opened; write safetensors beside them, where transformers and torch are installed: "
+            f"python -c {shlex.quote(script)}"
+        )
 
     @property
     def dtype(self) -> str:
         """The commonest dtype among matrices, as safetensors names it."""
-        matrices = [tensor.dtype for tensor in self.tensors.values() if len(tensor.shape) > 1]
-        return max(sorted(set(matrices)), key=matrices.count) if matrices else "F32"
+        return commonest_dtype(self.tensors)
+
+    def files(self) -> list[Path]:
+        """config.json, the weights and their index, and what lies beside them for the tokenizer."""
+        index = [self.directory / INDEX] if (self.directory / INDEX).is_file() else []
+        return [self.directory / "config.json", *index, *self.weight_files, *files_beside(self.directory)]
+
+    def origin(self, name: str) -> str:
+        """Where a tensor's values come from, in words, for messages about them."""
+        return f"tensor {name!r} of {self.tensors[name].file}"
+
+    def blocks(self, name: str, max_bytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:
+        """A tensor by blocks of whole rows: float16 if stored so, else float32 (bfloat16 widens exactly).
+
+        Blocks have shape (n_rows, *shape[1:]) and are of at most `max_bytes` unless one row is larger. Raises
+        ModelError for a dtype that cannot be read, a tensor without values, and a file that ends too early.
+        """
+        return read_blocks(name, self.tensors[name], max_bytes)
 
     def tensor(self, name: str) -> np.ndarray:
-        """A tensor's values, row-major: float16 if stored so, else float32 (bfloat16 widens exactly)."""
-        stored = self.tensors[name]
-        if stored.dtype not in _DTYPES:
-            raise ModelError(
-                f"expected tensor {name!r} as one of {sorted(_DTYPES)}, found {stored.dtype}; "
-                "convert the checkpoint as it was before quantization"
-            )
-        on_disk, _ = _DTYPES[stored.dtype]
-        if not math.prod(stored.shape):
-            raise ModelError(f"expected values in tensor {name!r}, found shape {stored.shape}")
-        raw = np.memmap(stored.file, dtype=on_disk, mode="r", offset=stored.start_byte, shape=stored.shape)
-        if stored.dtype == "BF16":
-            return (raw.astype(np.uint32) << 16).view(np.float32)
-        return raw if stored.dtype == "F16" else raw.astype(np.float32, copy=False)
+        """A whole tensor, row-major: float16 if stored so, else float32 (bfloat16 widens exactly)."""
+        return read_tensor(name, self.tensors[name])
