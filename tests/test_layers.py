@@ -17,7 +17,7 @@ import pytest
 import reclm_lite
 
 PACKAGE = Path(reclm_lite.__file__).parent
-BASE = {"assets", "errors", "types", "workspace", "provenance", "runtime", "__init__"}
+BASE = {"assets", "errors", "types", "workspace", "provenance", "gguf_file", "runtime", "__init__"}
 
 # part -> parts it may import, besides itself.
 ALLOWED = {
@@ -25,7 +25,8 @@ ALLOWED = {
     "types": set(),
     "assets": {"errors"},
     "provenance": {"errors"},
-    "runtime": {"errors"},
+    "gguf_file": {"errors"},
+    "runtime": {"errors", "gguf_file"},
     "workspace": {"errors", "types", "provenance", "__init__"},
     "kernels": {"errors"},
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.

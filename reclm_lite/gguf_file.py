@@ -1,0 +1,211 @@
+"""Proves that a GGUF file is whole before llama.cpp, which trusts its input, sees it.
+
+A truncated or corrupt file can abort the whole process that loads it. Here the header, the metadata and the table
+of tensors are walked with every length checked against the file's end; the contents of the tensors are not judged.
+
+Format followed: GGUF versions 2 and 3, little endian (ggml/docs/gguf.md).
+"""
+
+import mmap
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reclm_lite.errors import ModelError
+
+_GGUF_MAGIC = b"GGUF"
+_GGUF_VERSIONS = (2, 3)
+_STRING, _ARRAY = 8, 9
+# GGUF value type -> struct format of one value.
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_MAX_DIMS = 4
+_MAX_ENTRIES = 1 << 20  # more keys or tensors than this is corruption, not a model
+_MAX_ARRAY_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a GGUF file. `shape` is in GGUF order: fastest-varying dimension first."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_name: str
+    offset_bytes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class GgufSummary:
+    """What a whole GGUF file says of itself; arrays of metadata are given by their length only."""
+
+    path: Path
+    version: int
+    size_bytes: int
+    architecture: str
+    metadata: dict[str, Any] = field(repr=False)
+    array_lengths: dict[str, int] = field(repr=False)
+    tensors: tuple[TensorInfo, ...] = field(repr=False)
+
+
+class _Cursor:
+    """Reads GGUF primitives from a buffer; running past the end is a truncated file, never an IndexError."""
+
+    def __init__(self, path: Path, buffer: mmap.mmap):
+        self.path, self.buffer, self.at, self.size_bytes = path, buffer, 0, len(buffer)
+
+    def fail(self, expected: str, found: str) -> ModelError:
+        return ModelError(
+            f"{self.path} is not a whole GGUF file: expected {expected}, found {found}; "
+            "copy or convert the model again"
+        )
+
+    def take(self, n_bytes: int, what: str) -> bytes:
+        if n_bytes > self.size_bytes - self.at:
+            raise self.fail(
+                f"{n_bytes} bytes of {what} at byte {self.at}", f"the end of the file at byte {self.size_bytes}"
+            )
+        piece = self.buffer[self.at : self.at + n_bytes]
+        self.at += n_bytes
+        return piece
+
+    def scalar(self, fmt: str, what: str) -> Any:
+        return struct.unpack(fmt, self.take(struct.calcsize(fmt), what))[0]
+
+    def string(self, what: str) -> str:
+        raw = self.take(self.scalar("<Q", f"the length of {what}"), what)
+        return raw.decode("utf-8", errors="replace")
+
+    def skip_strings(self, n_strings: int, what: str) -> None:
+        """Walks over `n_strings` strings; the loop that a vocabulary of 100,000 tokens makes hot."""
+        at, buffer, end = self.at, self.buffer, self.size_bytes
+        unpack = struct.Struct("<Q").unpack_from
+        for _ in range(n_strings):
+            if at + 8 > end:
+                raise self.fail(f"a string of {what} at byte {at}", f"the end of the file at byte {end}")
+            at += 8 + unpack(buffer, at)[0]
+        if at > end:
+            raise self.fail(f"the strings of {what}", f"the end of the file at byte {end}")
+        self.at = at
+
+    def value(self, value_type: int, what: str, depth: int = 0) -> tuple[Any, int | None]:
+        """One metadata value: (value, None), or (None, its length) for an array."""
+        if value_type == _STRING:
+            return self.string(what), None
+        if value_type in _SCALARS:
+            return self.scalar(_SCALARS[value_type], what), None
+        if value_type != _ARRAY or depth >= _MAX_ARRAY_DEPTH:
+            raise self.fail(f"a known value type for {what}", f"type {value_type}")
+        item_type = self.scalar("<I", f"the item type of {what}")
+        n_items = self.scalar("<Q", f"the length of {what}")
+        if item_type in _SCALARS:
+            size = struct.calcsize(_SCALARS[item_type])
+            if n_items * size > self.size_bytes - self.at:
+                raise self.fail(f"{n_items} items of {what}", f"the end of the file at byte {self.size_bytes}")
+            self.at += n_items * size
+        elif item_type == _STRING:
+            self.skip_strings(n_items, what)
+        else:
+            for _ in range(n_items):
+                self.value(item_type, what, depth + 1)
+        return None, n_items
+
+
+def _read_tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], Any, int, int]:
+    """(name, shape, GGML type, offset within the data section, size in bytes) of the next tensor."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    name = cursor.string("a tensor's name")
+    n_dims = cursor.scalar("<I", f"the number of dimensions of {name}")
+    if not 0 <= n_dims <= _MAX_DIMS:
+        raise cursor.fail(f"at most {_MAX_DIMS} dimensions for tensor {name!r}", str(n_dims))
+    shape = tuple(cursor.scalar("<Q", f"the shape of {name}") for _ in range(n_dims))
+    type_id = cursor.scalar("<I", f"the type of {name}")
+    offset_bytes = cursor.scalar("<Q", f"the offset of {name}")
+    try:
+        ggml_type = GGMLQuantizationType(type_id)
+    except ValueError as error:
+        raise cursor.fail(f"a known type for tensor {name!r}", f"type {type_id}") from error
+    block, block_bytes = GGML_QUANT_SIZES[ggml_type]
+    n_items = 1
+    for n in shape:
+        n_items *= n
+    if shape and shape[0] % block:
+        raise cursor.fail(f"rows of a multiple of {block} for tensor {name!r} ({ggml_type.name})", str(shape[0]))
+    return name, shape, ggml_type, offset_bytes, n_items // block * block_bytes
+
+
+def check_gguf(path: Path, *, is_model: bool = True) -> GgufSummary:
+    """Proves that a GGUF file is whole: header, metadata and tensor table readable, all tensor data present.
+
+    is_model: it must name an architecture; without one, as in an importance matrix, `architecture` is empty.
+    Raises ModelError saying what was expected and what was found. The contents of the tensors are not judged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder; name the file in it" if path.is_dir() else "no such file; check the path"
+        raise ModelError(f"expected a GGUF {'model' if is_model else 'file'} at {path}, found {found}")
+    size_bytes = path.stat().st_size
+    if size_bytes < 24:
+        raise ModelError(
+            f"{path} is not a whole GGUF file: expected a header of 24 bytes, found {size_bytes} bytes; "
+            "copy or convert the model again"
+        )
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+        return _parse_gguf(_Cursor(path, buffer), is_model)
+
+
+def _parse_gguf(cursor: _Cursor, is_model: bool) -> GgufSummary:
+    magic = cursor.take(4, "the magic")
+    if magic != _GGUF_MAGIC:
+        raise ModelError(
+            f"{cursor.path} is not a GGUF file: expected it to start with {_GGUF_MAGIC!r}, found {magic!r}; "
+            "convert the checkpoint to GGUF first"
+        )
+    version = cursor.scalar("<I", "the version")
+    if version not in _GGUF_VERSIONS:
+        raise cursor.fail(f"GGUF version {' or '.join(map(str, _GGUF_VERSIONS))}, little endian", f"{version}")
+    n_tensors = cursor.scalar("<Q", "the number of tensors")
+    n_keys = cursor.scalar("<Q", "the number of metadata keys")
+    if n_tensors > _MAX_ENTRIES or n_keys > _MAX_ENTRIES:
+        raise cursor.fail(f"at most {_MAX_ENTRIES} tensors and keys", f"{n_tensors} and {n_keys}")
+
+    metadata: dict[str, Any] = {}
+    array_lengths: dict[str, int] = {}
+    for _ in range(n_keys):
+        key = cursor.string("a metadata key")
+        value, length = cursor.value(cursor.scalar("<I", f"the type of {key}"), key)
+        if key in metadata or key in array_lengths:
+            raise cursor.fail("each metadata key once", f"{key!r} twice")
+        if length is None:
+            metadata[key] = value
+        else:
+            array_lengths[key] = length
+    infos = [_read_tensor_info(cursor) for _ in range(n_tensors)]
+
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        raise cursor.fail("general.alignment to be a power of two", repr(alignment))
+    data_start = -(-cursor.at // alignment) * alignment
+    tensors = []
+    for name, shape, ggml_type, offset_bytes, n_bytes in infos:
+        if offset_bytes % alignment:
+            raise cursor.fail(f"tensor {name!r} aligned to {alignment} bytes", f"offset {offset_bytes}")
+        end = data_start + offset_bytes + n_bytes
+        if end > cursor.size_bytes:
+            raise cursor.fail(f"tensor {name!r} to end at byte {end}", f"a file of {cursor.size_bytes} bytes")
+        tensors.append(TensorInfo(name, shape, ggml_type.name, data_start + offset_bytes, n_bytes))
+    if len({tensor.name for tensor in tensors}) != len(tensors):
+        raise cursor.fail("each tensor's name once", "a name twice")
+    architecture = metadata.get("general.architecture", None if is_model else "")
+    if not isinstance(architecture, str):
+        raise cursor.fail("general.architecture to name the architecture", repr(architecture))
+    return GgufSummary(
+        path=cursor.path,
+        version=version,
+        size_bytes=cursor.size_bytes,
+        architecture=architecture,
+        metadata=metadata,
+        array_lengths=array_lengths,
+        tensors=tuple(tensors),
+    )
