@@ -1,177 +1,70 @@
-"""Checkpoint directory -> GGUF file, written whole or not at all and read again afterwards.
+"""The export as one command: checkpoint (and adapter) -> unquantized GGUF -> importance matrix -> each type -> proof.
 
-    export_checkpoint(Path("checkpoint"), Path("model-q8_0.gguf"), "q8_0")
+    manifest = export(Path("checkpoint"), Path("out"), ["q8_0", "q4_k_m"], adapter=Path("adapter"), calibration=texts)
 
-Every tensor of the checkpoint is either converted or known to be left out; a leftover or a missing one is
-refused. One tensor is in memory at a time. The file is then read again: each tensor's bytes are compared by
-checksum with what was written, and token ids with the checkpoint's tokenizer where `tokenizers` is installed.
+Everything is made in a folder of its own inside the target and renamed into place once it has been judged, so a
+kill at any moment leaves no file under a final name that was not proved. The manifest is written after each file;
+a later run with the same inputs and settings keeps what is there. Nothing here loads torch: the parity gate does,
+where it is installed.
 """
 
+import contextlib
+import fcntl
 import logging
 import os
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from reclm_lite.convert.checkpoint import Checkpoint
-from reclm_lite.convert.families import Family, Rename, family_of
+from reclm_lite.convert.families import family_of
+from reclm_lite.convert.manifest import FORMAT, changed_inputs, describe_inputs, digest, load_manifest, save_manifest, tools
+from reclm_lite.convert.merge import open_source
 from reclm_lite.convert.parity import token_id_mismatches
 from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES, parse_ftype, quantize_gguf, whole_or_nothing
-from reclm_lite.convert.vocab import read_vocabulary, write_vocabulary
+from reclm_lite.convert.write import PlannedTensor, TooLargeForType, plan_tensors, write_gguf
 from reclm_lite.errors import ModelError
-from reclm_lite.runtime import check_gguf
+from reclm_lite.runtime import check_gguf, file_sha256
+
+if TYPE_CHECKING:
+    from reclm_lite.convert.merge import Source
 
 logger = logging.getLogger(__name__)
 
-_F16_MAX = 65504.0
-# What a quantized file is made from: nothing is lost before llama.cpp rounds.
+PARITY_MODES = ("auto", "transformers", "gguf", "off")
+IMATRIX_FILE = "imatrix.gguf"
+N_GATE_PROMPTS = 64
+_WORK = ".export"  # the folder inside the target where files are made
+_NO_IMATRIX = (*UNQUANTIZED_FTYPES, "q8_0")  # types that an importance matrix does not change
 _INTERMEDIATE = {"F16": "f16", "BF16": "bf16"}
+
+# progress(what is being done, how much of it is done, how much there is)
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class _Planned:
-    """One tensor to write: its GGUF name, row-major shape, type (F32, F16, BF16), and where its values come from."""
+class Settings:
+    """What an export was asked for, checked. prompts: for the gate; calibration: for the importance matrix."""
 
-    target: str
-    shape: tuple[int, ...]
-    type_name: str
-    values: Callable[[], np.ndarray]
+    ftypes: tuple[str, ...]
+    name: str
+    imatrix: str | Path | None
+    calibration: tuple[str, ...]
+    prompts: tuple[str, ...]
+    prompts_held_out: bool
+    parity: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    n_threads: int | None = None
 
+    def file(self, ftype: str, *, failed: bool = False) -> str:
+        return f"{self.name}-{ftype}{'.failed-parity' if failed else ''}.gguf"
 
-def _match_tensors(checkpoint: Checkpoint, family: Family) -> list[tuple[Rename, str]]:
-    """Pairs each rename with the checkpoint's name for it; refuses leftovers, duplicates, gaps and odd shapes."""
-    stored: dict[str, str] = {}
-    for name in checkpoint.tensors:
-        canonical = family.canonical_name(name)
-        if canonical is None:
-            continue
-        if canonical in stored:
-            raise ModelError(f"expected one tensor for {canonical!r}, found {stored[canonical]!r} and {name!r}")
-        stored[canonical] = name
-    rules = family.renames(checkpoint.config, set(stored))
-    missing = [rule.source for rule in rules if rule.source not in stored]
-    leftover = sorted(set(stored) - {rule.source for rule in rules})
-    if missing or leftover:
-        raise ModelError(
-            f"expected the tensors of {checkpoint.config.get('architectures')} in {checkpoint.directory}, found "
-            f"{len(missing)} missing ({', '.join(missing[:3]) or 'none'}) and {len(leftover)} left over "
-            f"({', '.join(leftover[:3]) or 'none'}); check config.json, and merge adapters first"
-        )
-    for rule in rules:
-        shape = checkpoint.tensors[stored[rule.source]].shape
-        if shape != rule.shape:
-            raise ModelError(f"expected {rule.source!r} of shape {rule.shape} (config.json), found {shape}")
-    return [(rule, stored[rule.source]) for rule in rules]
-
-
-def _plan(checkpoint: Checkpoint, family: Family, ftype: str) -> Iterator[_Planned]:
-    for target, array in family.extra_tensors(checkpoint.config).items():
-        yield _Planned(target, array.shape, "F32", lambda array=array: array)
-    for rule, name in _match_tensors(checkpoint, family):
-
-        def values(rule: Rename = rule, name: str = name) -> np.ndarray:
-            array = checkpoint.tensor(name)
-            return rule.transform(array) if rule.transform else array
-
-        narrow = len(rule.shape) > 1 and not rule.keep_f32
-        yield _Planned(rule.target, rule.shape, ftype.upper() if narrow else "F32", values)
-
-
-def _encode(tensor: _Planned) -> np.ndarray:
-    """A tensor's bytes as they go into the file; refuses values that the type cannot hold."""
-    array = tensor.values()
-    if not np.isfinite(array).all():
-        raise ModelError(f"expected finite weights, found NaN or infinity in {tensor.target!r}; train or copy again")
-    if tensor.type_name == "F32":
-        return np.ascontiguousarray(array, dtype=np.float32)
-    if tensor.type_name == "F16":
-        largest = float(np.abs(array).max())
-        if largest > _F16_MAX:
-            raise ModelError(
-                f"expected weights within float16's {_F16_MAX:g}, found {largest:g} in {tensor.target!r}; "
-                "export as bf16 or f32"
-            )
-        return np.ascontiguousarray(array, dtype=np.float16)
-    from gguf import GGMLQuantizationType
-    from gguf.quants import quantize
-
-    return quantize(np.ascontiguousarray(array, dtype=np.float32), GGMLQuantizationType.BF16)
-
-
-def _add_metadata(writer: Any, metadata: Mapping[str, Any], prefix: str = "") -> None:
-    """Adds values under `prefix`: bool, int (uint32), float (float32) or str, by their Python type."""
-    for key, value in metadata.items():
-        if isinstance(value, bool):
-            writer.add_bool(prefix + key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(prefix + key, value)
-        elif isinstance(value, float):
-            writer.add_float32(prefix + key, value)
-        else:
-            writer.add_string(prefix + key, value)
-
-
-def _write(checkpoint: Checkpoint, family: Family, path: Path, ftype: str, metadata: Mapping[str, Any]) -> dict[str, int]:
-    """Writes an unquantized GGUF file; returns {tensor name: CRC-32 of its bytes}."""
-    import gguf
-
-    plan = list(_plan(checkpoint, family, ftype))
-    vocabulary = read_vocabulary(checkpoint.directory, family.VOCAB, checkpoint.config)
-    writer = gguf.GGUFWriter(path=path, arch=family.GGUF_ARCH)
-    try:
-        writer.add_type("model")
-        hyperparameters = family.hyperparameters(checkpoint.config, checkpoint.directory)
-        _add_metadata(writer, hyperparameters, prefix=f"{family.GGUF_ARCH}.")
-        _add_metadata(writer, metadata)
-        writer.add_file_type(UNQUANTIZED_FTYPES[ftype])
-        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        write_vocabulary(writer, vocabulary, checkpoint.directory)
-        for tensor in plan:
-            kind = gguf.GGMLQuantizationType[tensor.type_name]
-            shape, n_bytes = tensor.shape, int(np.prod(tensor.shape)) * (4 if tensor.type_name == "F32" else 2)
-            dtype = np.dtype(np.float32 if tensor.type_name == "F32" else np.float16)
-            writer.add_tensor_info(tensor.target, shape, dtype, n_bytes, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        checksums = {}
-        for tensor in plan:
-            data = _encode(tensor)
-            checksums[tensor.target] = zlib.crc32(data.view(np.uint8).reshape(-1))
-            writer.write_tensor_data(data)
-    finally:
-        writer.close()
-    return checksums
-
-
-def _read_again(path: Path, checksums: dict[str, int]) -> None:
-    summary = check_gguf(path)
-    found = {}
-    with path.open("rb") as stream:
-        for tensor in summary.tensors:
-            stream.seek(tensor.offset_bytes)
-            found[tensor.name] = zlib.crc32(stream.read(tensor.size_bytes))
-    if found != checksums:
-        odd = sorted(name for name in found.keys() | checksums.keys() if found.get(name) != checksums.get(name))
-        raise ModelError(f"expected {path} to hold what was written, found other bytes in {odd[:3]}; check the disk")
-
-
-def _prove_token_ids(path: Path, checkpoint: Checkpoint) -> bool:
-    mismatches = token_id_mismatches(path, checkpoint.directory)
-    if mismatches is None:
-        logger.warning("token ids of %s are not proved: the package `tokenizers` is not installed", path.name)
-        return False
-    if mismatches:
-        first = mismatches[0]
-        raise ModelError(
-            f"expected the token ids of {checkpoint.directory / 'tokenizer.json'}, found others for "
-            f"{len(mismatches)} texts: {first['text']!r} gave {first['found'][:12]}, not {first['expected'][:12]}"
-        )
-    return True
+    def wants_imatrix(self, ftype: str) -> bool:
+        return self.imatrix is not None and ftype not in _NO_IMATRIX
 
 
 def export_checkpoint(
@@ -179,39 +72,72 @@ def export_checkpoint(
     out: Path,
     ftype: str = "f16",
     *,
+    adapter: Path | None = None,
     metadata: Mapping[str, Any] | None = None,
     name: str | None = None,
     n_threads: int | None = None,
 ) -> dict[str, Any]:
-    """Converts a Hugging Face checkpoint directory to a GGUF file of type `ftype` (see quantize.FTYPES).
+    """One GGUF file of type `ftype`, without importance matrix, gate or manifest: for recipes that judge it themselves.
 
-    `metadata` adds keys such as `general.license`; `name` is the model's name (default: the directory's).
-    Returns {"out", "architecture", "ftype", "size_bytes", "n_tensors", "token_ids_proved", "fallback_tensors"}.
+    Token ids are proved on the probe texts where the package `tokenizers` is installed. Returns {"out",
+    "architecture", "ftype", "size_bytes", "n_tensors", "token_ids_proved", "fallback_tensors": {name: type}}.
     """
     ftype, out = parse_ftype(ftype), Path(out)
-    source = Checkpoint(checkpoint)
-    family = family_of(source.config)
-    entries = {"general.name": name or source.directory.resolve().name, **(metadata or {})}
-    written_ftype = ftype if ftype in UNQUANTIZED_FTYPES else _INTERMEDIATE.get(source.dtype, "f32")
-    fallback: list[str] = []
+    source = open_source(checkpoint, adapter)
+    fallback: dict[str, str] = {}
     with whole_or_nothing(out) as partial:
-        unquantized = partial if written_ftype == ftype else partial.with_name(f".{out.name}.{os.getpid()}.unquantized")
-        try:
-            checksums = _write(source, family, unquantized, written_ftype, entries)
-            _read_again(unquantized, checksums)
-            token_ids_proved = _prove_token_ids(unquantized, source)
-            if unquantized != partial:
-                fallback = quantize_gguf(unquantized, partial, ftype, n_threads=n_threads)["fallback_tensors"]
-        finally:
-            if unquantized != partial:
-                unquantized.unlink(missing_ok=True)
-        summary = check_gguf(partial)
+        if ftype in UNQUANTIZED_FTYPES:
+            written = write_gguf(source, partial, ftype, name=name, metadata=metadata)
+        else:
+            scratch = partial.with_suffix(".unquantized")
+            try:
+                written = _write_unquantized(source, scratch, name=name, metadata=metadata)
+                fallback = quantize_gguf(scratch, partial, ftype, n_threads=n_threads)["fallback_tensors"]
+            finally:
+                scratch.unlink(missing_ok=True)
+        token_ids_proved = _prove_token_ids(partial, source)
     return {
         "out": str(out),
-        "architecture": summary.architecture,
+        "architecture": written["architecture"],
         "ftype": ftype,
-        "size_bytes": summary.size_bytes,
-        "n_tensors": len(summary.tensors),
+        "size_bytes": out.stat().st_size,
+        "n_tensors": written["n_tensors"],
         "token_ids_proved": token_ids_proved,
         "fallback_tensors": fallback,
     }
+
+
+def _prove_token_ids(path: Path, source: "Source") -> bool:
+    mismatches = token_id_mismatches(path, source.tokenizer_directory)
+    if mismatches is None:
+        logger.warning("token ids of %s are not proved: the package `tokenizers` is not installed", path.name)
+        return False
+    if mismatches:
+        first = mismatches[0]
+        raise ModelError(
+            f"expected the token ids of the tokenizer in {source.tokenizer_directory}, found others for "
+            f"{len(mismatches)} texts: {first['text']!r} gave {first['found'][:12]}, not {first['expected'][:12]}"
+        )
+    return True
+
+
+def _write_unquantized(source: "Source", path: Path, **options: Any) -> dict[str, Any]:
+    """What quantized files are made from: as narrow as it can be with nothing lost before llama.cpp rounds.
+
+    A merged model is float32; it is kept in float16, the precision it will run in at best, where its weights fit.
+    """
+    ftype = intermediate_ftype(source)
+    try:
+        return write_gguf(source, path, ftype, **options)
+    except TooLargeForType as error:
+        if not source.merged:
+            raise
+        logger.warning("%s: the merged weights are kept in float32 before quantization", error)
+        return write_gguf(source, path, "f32", **options)
+
+
+def intermediate_ftype(source: "Source") -> str:
+    """f16 for F16, bf16 for BF16 (f16 once an adapter is merged in), f32 for F32."""
+    if source.merged and source.dtype == "BF16":
+        return "f16"
+    return _INTERMEDIATE.get(source.dtype, "f32")
