@@ -4,8 +4,6 @@ Token ids need the `tokenizers` package, logits need torch and transformers: all
 """
 
 import ctypes
-import importlib.util
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,53 +11,10 @@ from typing import Any
 import numpy as np
 
 from reclm_lite.convert.parity.strings import PROBE_TEXTS as PROBE_TEXTS
+from reclm_lite.convert.parity.tokens import differs_by_design as differs_by_design
+from reclm_lite.convert.parity.tokens import token_id_mismatches as token_id_mismatches
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model, load_model
-
-def differs_by_design(text: str, lowercase_wordpiece: bool) -> bool:
-    """Whether llama.cpp is known to tokenize `text` otherwise, with no GGUF setting that could change it.
-
-    When a WordPiece vocabulary strips accents, transformers removes non-spacing marks (Mn) only; llama.cpp also
-    removes spacing marks (Mc: vowel signs of Indic scripts) and the vowels of decomposed Hangul. U+0085 is dropped
-    by transformers and white space to llama.cpp. A run of over 100 characters is [UNK] in transformers only.
-    """
-    if not lowercase_wordpiece:
-        return False
-    decomposed = unicodedata.normalize("NFD", text)
-    marks = any(unicodedata.category(c) == "Mc" or "\u1160" <= c <= "\u11ff" for c in decomposed)
-    return marks or "\x85" in text or any(len(word) > 100 for word in text.split())
-
-
-def token_id_mismatches(
-    gguf: Path | Model, checkpoint: Path, texts: Sequence[str] = PROBE_TEXTS
-) -> list[dict[str, Any]] | None:
-    """Texts whose token ids differ between a GGUF file and `tokenizer.json`: [{"text", "expected", "found"}].
-
-    Special tokens are added as each side adds them. Texts that `differs_by_design` are passed over.
-    None where the package `tokenizers` is not installed.
-    """
-    if importlib.util.find_spec("tokenizers") is None:
-        return None
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(Path(checkpoint) / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    model = gguf if isinstance(gguf, Model) else load_model(gguf, vocab_only=True)
-    try:
-        wordpiece = bool(model.gguf.metadata.get("tokenizer.ggml.normalizer.lowercase"))
-        odd = []
-        for text in texts:
-            if differs_by_design(text, wordpiece):
-                continue
-            expected = tokenizer.encode(text).ids
-            found = model.tokenize(text, add_special=True, parse_special=True)
-            if expected != found:
-                odd.append({"text": text, "expected": expected, "found": found})
-        return odd
-    finally:
-        if model is not gguf:
-            model.close()
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -156,7 +156,7 @@ EMOJI = (
 
 # Single characters that some layer treats as space, control, nothing at all, or an error.
 ODD_CHARACTERS = (
-    *(chr(c) for c in (*range(0x00, 0x20), 0x7F, *range(0x80, 0xA1), 0xAD)),
+    *(chr(c) for c in (*range(0x20), 0x7F, *range(0x80, 0xA1), 0xAD)),
     "\u034f", "\u061c", "\u0600", "\u06dd", "\u070f", "\u115f", "\u1160", "\u1680", "\u17b4", "\u180e", "\u200b", "\u200c",
     "\u200d", "\u200e", "\u200f", "\u2002", "\u2003", "\u2007", "\u2009", "\u200a", "\u2010", "\u2011", "\u2013", "\u2014",
     "\u2018", "\u2019", "\u201c", "\u201d", "\u2026", "\u2028", "\u2029", "\u202a", "\u202e", "\u202f", "\u205f", "\u2060",
