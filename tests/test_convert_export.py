@@ -75,7 +75,7 @@ def test_bert_token_ids_are_identical_on_adversarial_strings(bert: Path, tmp_pat
 
 
 def test_a_wrong_pre_tokenizer_is_noticed(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reclm_lite.convert.vocab.bpe_pre_tokenizer", lambda tokenizer, path: "qwen2")
+    monkeypatch.setattr("reclm_lite.convert.vocab.bpe.pre_tokenizer_name", lambda tokenizer, path: "qwen2")
     with pytest.raises(ModelError, match="expected the token ids of"):
         export_checkpoint(llama, tmp_path / "model.gguf", "f16")
     assert list(tmp_path.iterdir()) == []
