@@ -311,4 +311,7 @@ def quantize_file(
     with long_call():
         status = lib.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(params))
     if status != 0:
-        raise ModelError(f"llama.cpp could not convert {source} to type {ftype}: {last_errors() or f'status {status}'}")
+        raise ModelError(
+            f"llama.cpp could not convert {source} to type {ftype}: {last_errors() or f'status {status}'}; "
+            f"if it could not write, make room at {out.parent}"
+        )

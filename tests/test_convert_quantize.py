@@ -28,7 +28,7 @@ def test_quantized_file_has_every_tensor_and_loads(f16: Path, tmp_path: Path, ft
     summary = check_gguf(tmp_path / "q.gguf")
     assert [t.name for t in summary.tensors].sort() == [t.name for t in check_gguf(f16).tensors].sort()
     assert report["size_bytes"] == summary.size_bytes < f16.stat().st_size
-    assert report["fallback_tensors"] == []
+    assert report["fallback_tensors"] == {}
     with load_model(tmp_path / "q.gguf") as model:
         assert model.n_embd == 256
 
