@@ -7,7 +7,6 @@ beside it with the SHA-256 given there; a later run with the same inputs and set
 import hashlib
 import importlib.metadata
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,27 +16,34 @@ from reclm_lite import __version__
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import file_sha256
 
-logger = logging.getLogger(__name__)
-
 FORMAT = 1
 NAME = "manifest.json"
+_REQUIRED = {"identity", "inputs", "imatrix", "files"}
+_REQUIRED_OF_FILE = {"file", "ftype", "size_bytes", "sha256", "passed", "made_from"}
 _TOOLS = ("llama-cpp-python", "gguf", "numpy", "tokenizers", "sentencepiece", "torch", "transformers", "peft")
 
 
 def load_manifest(directory: Path) -> dict[str, Any] | None:
-    """The manifest of an earlier export into `directory`; None where there is none, or none of this format."""
+    """The manifest of an earlier export into `directory`, None where there is none; ModelError for any other file."""
     path = Path(directory) / NAME
-    if not path.is_file():
+    if not path.exists():
         return None
+
+    def foreign(found: str) -> ModelError:
+        return ModelError(
+            f"expected {path} to be an export's manifest of format {FORMAT}, found {found}; move it away, or choose another folder"
+        )
+
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        logger.warning("%s cannot be read (%s): everything is made anew", path, error)
-        return None
+        raise foreign(f"no JSON ({error})") from error
+    except OSError as error:
+        raise foreign(str(error.strerror)) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ModelError(
-            f"expected {path} to be a manifest of format {FORMAT}, found another file of that name; choose an empty folder"
-        )
+        raise foreign(f"format {manifest.get('format')!r}" if isinstance(manifest, dict) else "another document")
+    if not _REQUIRED <= manifest.keys() or not all(_REQUIRED_OF_FILE <= entry.keys() for entry in manifest["files"]):
+        raise foreign("one with fields missing")
     return manifest
 
 

@@ -56,8 +56,16 @@ class PlannedTensor:
     blocks: Callable[[], Iterator[np.ndarray]]
 
     @property
+    def n_values(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes_per_value(self) -> int:
+        return _LAYOUT[self.type_name][0]
+
+    @property
     def size_bytes(self) -> int:
-        return math.prod(self.shape) * _LAYOUT[self.type_name][0]
+        return self.n_values * self.bytes_per_value
 
 
 def _match_tensors(source: "Source", family: Family) -> list[tuple[Rename, str]]:
@@ -248,5 +256,5 @@ def write_gguf(
         "ftype": ftype,
         "size_bytes": size_bytes,
         "n_tensors": len(plan),
-        "n_params": sum(math.prod(tensor.shape) for tensor in plan),
+        "n_params": sum(tensor.n_values for tensor in plan),
     }

@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": ("evaluate", "Measure Recall and NDCG of the fitted models."),
     "recommend": ("recommend", "Recommend items to a user."),
     "report": ("report", "Write a self-contained report page."),
+    "export": ("export", "Turn a checkpoint into GGUF files that are proven equal."),
     "bench": ("bench", "Measure this machine: kernels and models beside their peers."),
 }
 

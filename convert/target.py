@@ -1,0 +1,95 @@
+"""The folder that an export writes to: one export at a time, a place for what is not proved yet, room on the disk."""
+
+import contextlib
+import fcntl
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES
+from reclm_lite.convert.write import PlannedTensor
+from reclm_lite.errors import ModelError
+
+SCRATCH = ".export"
+_SPARE_BYTES = 16 << 20  # vocabulary, metadata, manifest, what else the disk is used for meanwhile
+_EMBEDDINGS = ("token_embd.weight", "output.weight")  # kept in more bits than the rest by most types
+
+
+@contextlib.contextmanager
+def scratch_folder(out_dir: Path) -> Iterator[Path]:
+    """An empty folder inside `out_dir` for files that are being made; removed at the end, and what a kill left before.
+
+    It is locked: a second export into the same target is refused. Raises ModelError where it cannot be written to.
+    """
+    scratch = Path(out_dir) / SCRATCH
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        lock = open(scratch / "lock", "a+")  # noqa: SIM115 - held until the end of the export
+    except OSError as error:
+        raise ModelError(
+            f"expected a folder that can be written to at {out_dir}, found: {error.strerror}; choose another with -o"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ModelError(
+                f"another export is writing to {out_dir}: wait for it to end, or choose another folder with -o"
+            ) from error
+        _empty(scratch)
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _empty(scratch: Path) -> None:
+    for path in scratch.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
+
+
+def estimated_bytes(plan: Sequence[PlannedTensor], ftype: str) -> int:
+    """About how large a file of type `ftype` gets; exact for unquantized types but for the vocabulary.
+
+    For quantized types an upper guess: llama.cpp mixes types, and takes a wider one where rows do not fit in blocks.
+    """
+    total = 0
+    for tensor in plan:
+        n = math.prod(tensor.shape)
+        if ftype in UNQUANTIZED_FTYPES:
+            total += n * (4 if ftype == "f32" else tensor.bytes_per_value)
+        elif tensor.type_name == "F32":
+            total += 4 * n
+        else:
+            total += math.ceil(n * _bits(ftype, tensor) / 8)
+    return total
+
+
+def _bits(ftype: str, tensor: PlannedTensor) -> float:
+    digit = int(next(c for c in ftype if c.isdigit()))
+    n_columns = tensor.shape[-1]
+    if n_columns % 32:
+        return 16.0
+    bits = digit + (1.5 if n_columns % 256 == 0 or digit == 8 else 2.5)
+    return max(bits, 8.5) if tensor.target in _EMBEDDINGS else bits
+
+
+def require_space(out_dir: Path, needed: Mapping[str, int]) -> None:
+    """Raises ModelError, with each part of `needed` ({what: bytes}) named, where the disk has less than their sum."""
+    total = sum(needed.values()) + _SPARE_BYTES
+    free = shutil.disk_usage(out_dir).free
+    if total > free:
+        parts = ", ".join(f"{what} {_mib(n)}" for what, n in needed.items() if n)
+        raise ModelError(
+            f"expected {_mib(total)} free for {os.path.abspath(out_dir)} ({parts}), found {_mib(free)}; "
+            "make room, ask for fewer types, or choose a folder on another disk with -o"
+        )
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / (1 << 20):,.0f} MiB"

@@ -1,0 +1,90 @@
+"""`reclm export`"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ._options import common, json_option, print_json, progress_bar, say, threads_option
+
+PARITY_MODES = ("auto", "transformers", "gguf", "off")
+
+
+@click.command("export")
+@click.option("--base", required=True, type=click.Path(path_type=Path), help="The checkpoint's folder (config.json, *.safetensors, tokenizer).")
+@click.option("--adapter", type=click.Path(path_type=Path), help="A LoRA adapter's folder, merged into the checkpoint.")
+@click.option("--quant", "quants", default="q8_0", show_default=True, metavar="TYPE,…",
+              help="Types, such as q8_0,q6_k,q5_k_m,q4_k_m,q4_0,q3_k_m,q2_k,iq4_xs,f16.")  # fmt: skip
+@click.option("-o", "--out", "out_dir", required=True, type=click.Path(path_type=Path), help="The folder to write to.")
+@click.option("--imatrix", default="auto", show_default=True, metavar="auto|FILE|none",
+              help="Importance matrix: computed where a type gains by it, read from FILE, or none.")  # fmt: skip
+@click.option("--calibration", type=click.Path(path_type=Path),
+              help="Texts for the importance matrix and the gate: .jsonl with \"text\" or \"prompt\", or text with a blank line "
+              "between prompts [default: a sample of the profile prompts].")  # fmt: skip
+@click.option("--parity", type=click.Choice(PARITY_MODES), default="auto", show_default=True,
+              help="What each file is compared with: transformers where it is installed, the unquantized GGUF, or nothing.")  # fmt: skip
+@click.option("--name", help="The model's name, which begins the files' names [default: the folder's].")
+@click.option("-w", "--workspace", "root", envvar="RECLM_WORKSPACE", type=click.Path(path_type=Path, file_okay=False),
+              help="Take the sample of prompts from this workspace [default: the bundled demo].")  # fmt: skip
+@threads_option
+@json_option
+@common
+def command(
+    base: Path, adapter: Path | None, quants: str, out_dir: Path, imatrix: str, calibration: Path | None, parity: str,
+    name: str | None, root: Path | None, n_threads: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Turn a checkpoint, with or without a LoRA adapter, into GGUF files that are proven equal.
+
+    Each file is compared with the model it came from: token ids, chat template, logits, greedy text. One that fails
+    is kept as NAME-TYPE.failed-parity.gguf, and the command exits with 1. Run again, it makes only what is missing.
+
+    \b
+    Example:
+      reclm export --base checkpoint --adapter adapter --quant q8_0,q4_k_m -o model
+    """
+    from ..convert.export import export
+
+    types = [quant.strip() for quant in quants.split(",") if quant.strip()]
+    texts = _calibration(calibration, root, [base, adapter]) if parity != "off" or imatrix == "auto" else []
+    with progress_bar("export") as update:
+        manifest = export(
+            base, out_dir, types, adapter=adapter, imatrix=_imatrix(imatrix), calibration=texts, parity=parity, name=name,
+            n_threads=n_threads, progress=lambda what, done, total: update(done, total or None, what),
+        )  # fmt: skip
+    if as_json:
+        print_json(manifest)
+    else:
+        _table(manifest)
+    failed = [entry for entry in manifest["files"] if not entry["passed"]]
+    for entry in failed:
+        say(f"{entry['file']} is not equal to the model it came from: {'; '.join(entry['parity']['reasons'])}")
+    if failed:
+        click.get_current_context().exit(1)
+    say(f"Proved and written to {out_dir}" if parity != "off" else f"Written to {out_dir}, and not compared (--parity off)")
+
+
+def _imatrix(value: str) -> str | Path | None:
+    return value if value == "auto" else None if value == "none" else Path(value)
+
+
+def _calibration(path: Path | None, root: Path | None, folders: list[Path | None]) -> list[str]:
+    from ..profiles.calibration import read_texts, sample_prompts
+
+    return read_texts(path) if path else sample_prompts(root, instruct=any(map(_has_chat_template, filter(None, folders))))
+
+
+def _has_chat_template(folder: Path) -> bool:
+    settings = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").is_file() or (settings.is_file() and b'"chat_template"' in settings.read_bytes())
+
+
+def _table(manifest: dict[str, Any]) -> None:
+    click.echo(f"{'file':<44} {'MiB':>9} {'bits/weight':>11} {'mean KL':>9} {'top-1':>7} parity")
+    for entry in manifest["files"]:
+        verdict = entry["parity"] or {}
+        kl, top1 = verdict.get("mean_kl"), verdict.get("top1_agreement")
+        told = "off" if not verdict else "proved" if entry["passed"] else "FAILED"
+        click.echo(
+            f"{entry['file']:<44} {entry['size_bytes'] / (1 << 20):>9,.1f} {entry['bits_per_weight']:>11.2f} "
+            f"{'-' if kl is None else f'{kl:.5f}':>9} {'-' if top1 is None else f'{top1:.1%}':>7} {told}"
+        )
