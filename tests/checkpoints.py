@@ -27,13 +27,25 @@ ADVERSARIAL_TEXTS = [
 ]
 
 
-def train_bpe(directory: Path, n_vocab: int = 400) -> None:
-    """A byte-level BPE of GPT-2's structure, with BOS and EOS, saved as transformers saves it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+# Pre-tokenizers of byte-level BPE by llama.cpp's name; the pattern is Qwen 2's.
+_QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def train_bpe(directory: Path, n_vocab: int = 400, pre: str = "gpt-2") -> None:
+    """A byte-level BPE of GPT-2's or Qwen 2's structure, with BOS and EOS, saved as transformers saves it."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if pre == "qwen2":
+        split = pre_tokenizers.Split(Regex(_QWEN2), behavior="isolated")
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=n_vocab,
@@ -42,12 +54,20 @@ def train_bpe(directory: Path, n_vocab: int = 400) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|begin|> $A", pair="<|begin|> $A <|begin|> $B", special_tokens=[("<|begin|>", 0)]
-    )
+    bos = {"bos_token": "<|begin|>"}
+    if pre == "qwen2":  # which begins no text
+        bos = {}
+    else:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", pair="<|begin|> $A <|begin|> $B", special_tokens=[("<|begin|>", 0)]
+        )
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|pad|>"
+        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>", **bos
     ).save_pretrained(directory)
+
+
+def train_qwen2(directory: Path) -> None:
+    train_bpe(directory, pre="qwen2")
 
 
 def train_wordpiece(directory: Path, n_vocab: int = 300) -> None:
@@ -77,32 +97,73 @@ def train_wordpiece(directory: Path, n_vocab: int = 300) -> None:
     ).save_pretrained(directory)
 
 
-def save_llama(directory: Path, *, tied: bool = True, n_kv_heads: int = 2, **overrides: object) -> Path:
-    """A random two-layer Llama, 64 wide, four heads; weights as large as trained ones, so that errors show."""
+# Two layers of 64, four heads, weights as large as trained ones, so that errors show.
+_TINY = {
+    "vocab_size": 400,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+    "initializer_range": 0.2,
+}
+# What makes a family's tiny model one of its kind: windows much shorter than the texts, layers in every role.
+_TINY_OF = {
+    "Llama": {},
+    "Mistral": {"sliding_window": None},
+    "Qwen2": {"bos_token_id": None},
+    "Qwen3": {"bos_token_id": None, "head_dim": 32},
+    "Gemma2": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "num_hidden_layers": 3},
+    "Gemma3Text": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "num_hidden_layers": 7},
+}
+
+
+def save_decoder(
+    directory: Path, family: str, *, train=train_bpe, dtype: str = "float32", change=None, **overrides: object
+) -> Path:
+    """A random tiny decoder of `family`, a key of `_TINY_OF`, with the tokenizer that `train` puts beside it.
+
+    Norms and biases are random too: ones and zeros would hide a swapped or a forgotten one. `change` is called with
+    the model before it is saved as `dtype`.
+    """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
     torch.manual_seed(7)
-    train_bpe(directory)
-    settings = {
-        "vocab_size": 400,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": n_kv_heads,
-        "max_position_embeddings": 256,
-        "tie_word_embeddings": tied,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "pad_token_id": 2,
-        "initializer_range": 0.2,
-    } | overrides
-    model = LlamaForCausalLM(LlamaConfig(**settings))
+    train(directory)
+    config = getattr(transformers, f"{family}Config")(**_TINY | _TINY_OF[family] | overrides)
+    model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")(config)
     for name, parameter in model.named_parameters():
-        if "norm" in name:  # ones would hide a swapped norm
+        if "norm" in name or name.endswith(".bias"):
             parameter.data += 0.3 * torch.randn_like(parameter)
-    model.save_pretrained(directory)
+    if change is not None:
+        change(model)
+    model.to(getattr(torch, dtype)).save_pretrained(directory)
+    return directory
+
+
+def save_llama(directory: Path, *, tied: bool = True, n_kv_heads: int = 2, **overrides: object) -> Path:
+    """A random two-layer Llama, 64 wide, four heads."""
+    return save_decoder(directory, "Llama", tie_word_embeddings=tied, num_key_value_heads=n_kv_heads, **overrides)
+
+
+def shard(directory: Path, n_shards: int = 2) -> Path:
+    """Spreads a checkpoint's tensors over `n_shards` files with an index, as save_pretrained does for large models."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    weight_map = {}
+    for i in range(n_shards):
+        part = sorted(tensors)[i::n_shards]
+        file = f"model-{i + 1:05}-of-{n_shards:05}.safetensors"
+        save_file({name: tensors[name] for name in part}, directory / file)
+        weight_map |= dict.fromkeys(part, file)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return directory
 
 

@@ -17,7 +17,7 @@ from reclm_lite.errors import ModelError
 ARCHITECTURES = ("BertModel", "BertForMaskedLM")
 MODEL_TYPE = "bert"
 GGUF_ARCH = "bert"
-VOCAB = "wordpiece"
+VOCAB = ("wordpiece",)
 
 _POOLING_IDS = {"mean": 1, "cls": 2, "lasttoken": 3}  # enum llama_pooling_type
 _POOLING_MODES = {

@@ -1,0 +1,61 @@
+"""Gemma 2 (Gemma2ForCausalLM): every second layer with a sliding window, scores and logits softly capped.
+
+Output and input embeddings are one matrix in llama.cpp: a checkpoint whose embeddings are not tied is refused, a
+stored copy of them is left out.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from reclm_lite.convert.families import Rename, _decoder, _gemma, require
+from reclm_lite.convert.families._rope import rope_metadata, rope_of
+from reclm_lite.convert.families.qwen2 import extra_tensors
+from reclm_lite.errors import ModelError
+
+__all__ = ["canonical_name", "extra_tensors", "hyperparameters", "renames"]
+
+ARCHITECTURES = ("Gemma2ForCausalLM",)
+MODEL_TYPE = "gemma2"
+GGUF_ARCH = "gemma2"
+VOCAB = ("sentencepiece",)
+
+_LARGEST, _PATTERN = 46, 2  # layers of the 27B model; each second layer has no window
+_THETA = 10000.0  # llama.cpp's default too
+_CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}  # where config.json does not say
+
+
+def canonical_name(name: str) -> str | None:
+    return None if name == "lm_head.weight" else _decoder.canonical_name(name)
+
+
+def _cap(config: dict[str, Any], key: str) -> float:
+    cap = config.get(key, _CAPS[key])
+    if not cap or cap < 0:
+        raise ModelError(
+            f"expected {key} above 0 in config.json, found {cap!r}; llama.cpp always caps in Gemma 2, so this "
+            "checkpoint cannot be converted"
+        )
+    return float(cap)
+
+
+def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
+    del directory
+    sizes = _gemma.sizes_of(config)
+    _gemma.check(config, sizes, _LARGEST)
+    require(config, "tie_word_embeddings", (True,), default=True)
+    rope = rope_metadata(rope_of(config, ("default",)))
+    # Without any window llama.cpp would still assume its own turn.
+    windows = _gemma.window_metadata(config, sizes, _PATTERN)
+    if not windows:
+        raise ModelError("expected layer_types with a sliding_attention in config.json, found none; cannot be converted")
+    return {
+        **_decoder.metadata(config, sizes),
+        **_decoder.head_sizes(sizes),
+        **windows,
+        **{key: _cap(config, key) for key in _CAPS},
+        **(rope if rope["rope.freq_base"] != _THETA else {}),
+    }
+
+
+def renames(config: dict[str, Any], names: set[str]) -> list[Rename]:
+    return _gemma.renames(config, names, head_norms=False)
