@@ -15,7 +15,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reclm_lite.convert.stored import BLOCK_BYTES, StoredTensor, parse_unique_json, read_blocks, read_header, read_tensor
+from reclm_lite.convert.stored import (
+    BLOCK_BYTES,
+    StoredTensor,
+    parse_unique_json,
+    read_blocks,
+    read_header,
+    read_tensor,
+)
 from reclm_lite.errors import ModelError, shell_word
 
 WEIGHTS = "model.safetensors"
@@ -183,7 +190,7 @@ class Checkpoint:
     def _without_weights(self) -> ModelError:
         pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in self.directory.glob(pattern))
         if not pickled:
-            return ModelError(f"expected *.safetensors in {self.directory}, found no weights; copy the checkpoint again")
+            return ModelError(f"expected *.safetensors in {self.directory}, found no weights; copy them there")
         named = self.config.get("architectures")
         known = isinstance(named, list) and named and isinstance(named[0], str) and named[0].isidentifier()
         here = repr(str(self.directory))
