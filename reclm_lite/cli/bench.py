@@ -84,6 +84,32 @@ def fit(
     _tell(bench.run(settings, _progress), as_json)
 
 
+@command.command("export")
+@click.option("--llama-cpp-src", "llama_cpp", envvar="LLAMA_CPP_SRC", type=click.Path(path_type=Path, file_okay=False),
+              help="llama.cpp's source tree, for its converter (or set LLAMA_CPP_SRC).")  # fmt: skip
+@click.option("--repeats", type=click.IntRange(min=1), help="Runs of each contender [default: 3].")
+@click.option("--seed", type=int, default=0, show_default=True)
+@threads_option
+@quick_option
+@json_option
+@common
+def export(llama_cpp: Path | None, repeats: int | None, seed: int, n_threads: int | None, quick: bool, as_json: bool) -> None:
+    """Time and memory of merging an adapter and writing GGUF, beside peft and llama.cpp's own converter.
+
+    The model is random, of 1.1 billion float16 weights; about 9 GB are needed in the folder for temporary files (TMPDIR).
+
+    \b
+    Example:
+      reclm bench export --llama-cpp-src llama.cpp --threads 2
+    """
+    from ..bench import export as bench
+    from ..kernels import native
+
+    shape, default = (bench.QUICK, 1) if quick else (bench.Shape(), 3)
+    settings = bench.Settings(n_threads or native.default_threads(), repeats or default, shape, llama_cpp, seed)
+    _tell(bench.run(settings, _progress), as_json)
+
+
 def _progress(what: str) -> None:
     say(f"measuring: {what}")
 
