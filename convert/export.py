@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm_lite.convert.families import family_of
+from reclm_lite.convert.files import whole_or_nothing
+from reclm_lite.convert.imatrix import collect_imatrix, read_imatrix
 from reclm_lite.convert.manifest import FORMAT, changed_inputs, describe_inputs, digest, load_manifest, save_manifest, tools
 from reclm_lite.convert.merge import open_source
 from reclm_lite.convert.parity import token_id_mismatches
-from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES, parse_ftype, quantize_gguf, whole_or_nothing
+from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES, parse_ftype, quantize_gguf
 from reclm_lite.convert.request import Request, check_request
 from reclm_lite.convert.target import estimated_bytes, require_space, scratch_folder
 from reclm_lite.convert.write import PlannedTensor, TooLargeForType, plan_tensors, write_gguf
@@ -203,8 +205,6 @@ class _Export:
         return path, _write_unquantized(self.source, path, progress=self._progress("writing tensors"), **self._names)["ftype"]
 
     def _imatrix(self, unquantized: Path, todo: Sequence[str]) -> Any:
-        from reclm_lite.convert.imatrix import collect_imatrix, read_imatrix
-
         request = self.request
         if not any(map(request.uses_imatrix, todo)):
             return None
@@ -255,8 +255,8 @@ class _Export:
             else:
                 self.progress(f"{ftype}: quantizing", 0, 0)
                 used = imatrix if request.uses_imatrix(ftype) else None
-                weighted = {} if used is None else {"imatrix": used}
-                fallback = quantize_gguf(unquantized, path, ftype, n_threads=request.n_threads, **weighted)["fallback_tensors"]
+                report = quantize_gguf(unquantized, path, ftype, imatrix=used, n_threads=request.n_threads)
+                fallback = report["fallback_tensors"]
         made_seconds, started = time.monotonic() - started, time.monotonic()
         passed, verdict = True, None
         if gate is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES, parse_ftype
+from reclm_lite.convert.quantize import NEEDS_IMATRIX, UNQUANTIZED_FTYPES, parse_ftype
 from reclm_lite.errors import ModelError
 
 PARITY_MODES = ("auto", "transformers", "gguf", "off")
@@ -68,6 +68,9 @@ def check_request(
         base, adapter, out_dir, ftypes, _file_stem(name or (adapter or base).resolve().name), imatrix, calibration, prompts,
         held_out, parity, dict(metadata or {}), n_threads,
     )  # fmt: skip
+    needing = [ftype for ftype in ftypes if ftype in NEEDS_IMATRIX]
+    if imatrix is None and needing:
+        raise ModelError(f"expected an importance matrix for {', '.join(needing)}, found none asked for; use auto or a file")
     if imatrix == "auto" and not calibration and any(map(request.uses_imatrix, ftypes)):
         raise ModelError("expected calibration texts for the importance matrix, found none; give some, or no importance matrix")
     if parity != "off" and not prompts:

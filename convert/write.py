@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from reclm_lite.convert.families import Family, Rename, family_of
-from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES, whole_or_nothing
+from reclm_lite.convert.files import whole_or_nothing
+from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES
 from reclm_lite.convert.vocab import read_vocabulary, write_vocabulary
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import check_gguf
 
 if TYPE_CHECKING:
-    from reclm_lite.convert.merge import Source
+    from reclm_lite.convert.checkpoint import Source
 
 _ALIGNMENT = 32  # of a tensor's data; the format's default
 _BLOCK_BYTES = 8 << 20  # of a tensor in memory at once, as the source gives it
