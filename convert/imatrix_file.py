@@ -211,12 +211,13 @@ def weights_of(summary: GgufSummary) -> dict[str, tuple[int, ...]]:
 def check_fits(imatrix: Imatrix, summary: GgufSummary) -> list[str]:
     """Refuses a matrix of another model, naming the tensor; returns the model's weights that it has no entry for."""
     columns = {tensor.name: tensor.shape[0] for tensor in summary.tensors if len(tensor.shape) > 1}
+    unknown = sorted(imatrix.entries.keys() - columns.keys())
+    if unknown:
+        raise ModelError(
+            f"expected an importance matrix of {summary.path}, found one of another model ({imatrix.name}): "
+            f"it has {unknown[0]!r}, the model does not; collect it from this model"
+        )
     for name, entry in sorted(imatrix.entries.items()):
-        if name not in columns:
-            raise ModelError(
-                f"expected an importance matrix of {summary.path}, found one of another model ({imatrix.name}): "
-                f"it has {name!r}, the model does not; collect it from this model"
-            )
         if entry.sums.shape != (1, columns[name]):
             raise ModelError(
                 f"expected an importance matrix of {summary.path}, with {columns[name]} columns for {name!r}, found "
