@@ -45,16 +45,16 @@ class TooLargeForType(ModelError):
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """One tensor to write: names in the checkpoint and in the file, row-major shape, type (F32, F16, BF16), values.
+    """One tensor to write: its name in the file, row-major shape, type (F32, F16, BF16), and its values.
 
-    blocks: gives the values as consecutive blocks of rows, float16 or float32.
+    blocks: gives the values as consecutive blocks of rows, float16 or float32. origin: where they come from, in words.
     """
 
-    source: str
     target: str
     shape: tuple[int, ...]
     type_name: str
     blocks: Callable[[], Iterator[np.ndarray]]
+    origin: Callable[[], str]
 
     @property
     def n_values(self) -> int:
@@ -98,7 +98,7 @@ def _match_tensors(source: "Source", family: Family) -> list[tuple[Rename, str]]
 def plan_tensors(source: "Source", family: Family, ftype: str) -> list[PlannedTensor]:
     """Every tensor of the file, in its order; ModelError where the checkpoint is not what its config.json says."""
     plan = [
-        PlannedTensor(target, target, array.shape, "F32", lambda array=array: iter([array]))
+        PlannedTensor(target, array.shape, "F32", lambda array=array: iter([array]), lambda target=target: repr(target))
         for target, array in family.extra_tensors(source.config).items()
     ]
     for rule, name in _match_tensors(source, family):
@@ -107,7 +107,8 @@ def plan_tensors(source: "Source", family: Family, ftype: str) -> list[PlannedTe
             return iter([rule.transform(source.tensor(name))]) if rule.transform else source.blocks(name, _BLOCK_BYTES)
 
         narrow = len(rule.shape) > 1 and not rule.keep_f32
-        plan.append(PlannedTensor(name, rule.target, rule.shape, ftype.upper() if narrow else "F32", blocks))
+        type_name = ftype.upper() if narrow else "F32"
+        plan.append(PlannedTensor(rule.target, rule.shape, type_name, blocks, lambda name=name: source.origin(name)))
     return plan
 
 
@@ -130,15 +131,11 @@ def _encode(block: np.ndarray, tensor: PlannedTensor) -> np.ndarray:
 def _refuse(block: np.ndarray, tensor: PlannedTensor) -> None:
     finite = np.isfinite(block)
     if not finite.all():
-        n = int(finite.size - finite.sum())
-        raise ModelError(
-            f"expected finite weights, found NaN or infinity in {tensor.source!r} ({n} in one block of "
-            f"{finite.size}); train or copy the checkpoint again"
-        )
+        raise ModelError(f"expected finite weights, found NaN or infinity in {tensor.origin()}; train or copy it again")
     largest, limit = float(np.abs(block).max()), _F16_MAX if tensor.type_name == "F16" else _F32_MAX
     name = "float16" if tensor.type_name == "F16" else "bfloat16"
     raise TooLargeForType(
-        f"expected weights within {name}'s {limit:g}, found {largest:g} in {tensor.source!r}; "
+        f"expected weights within {name}'s {limit:g}, found {largest:g} in {tensor.origin()}; "
         f"export as {'bf16 or f32' if tensor.type_name == 'F16' else 'f32'}"
     )
 
@@ -200,7 +197,7 @@ def _write_tensors(path: Path, plan: list[PlannedTensor], progress: Progress | N
                 if progress:
                     progress(done + n_bytes, total)
             if n_bytes != tensor.size_bytes:
-                raise ModelError(f"expected {tensor.size_bytes} bytes of {tensor.source!r}, found {n_bytes}; copy it again")
+                raise ModelError(f"expected {tensor.size_bytes} bytes of {tensor.origin()}, found {n_bytes}; copy it again")
             pad(stream)
             done += n_bytes
             checksums[tensor.target] = checksum
