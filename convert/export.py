@@ -171,9 +171,8 @@ class _Export:
     def _file_key(self, ftype: str) -> str:
         """What a file of type `ftype` depends on, its verdict included."""
         request = self.request
-        return digest(
-            self.identity, ftype, self.imatrix_key if request.uses_imatrix(ftype) else None, request.parity, request.prompts
-        )
+        imatrix = self.imatrix_key if request.uses_imatrix(ftype) else None
+        return digest(self.identity, ftype, imatrix, request.parity, request.prompts if request.parity != "off" else None)
 
     def _is_there(self, entry: Mapping[str, Any]) -> bool:
         path = self.out_dir / entry["file"]

@@ -78,6 +78,11 @@ def check_request(
     return request
 
 
+def needs_texts(quants: Sequence[str], imatrix: str | Path | None, parity: str) -> bool:
+    """Whether an export has use for calibration texts."""
+    return parity != "off" or (imatrix == "auto" and any(parse_ftype(quant) not in _NOT_IMPROVED for quant in quants))
+
+
 def _check_folders(base: Path, adapter: Path | None, out_dir: Path) -> None:
     if not base.is_dir():
         found = "a file" if base.exists() else "nothing"

@@ -43,12 +43,14 @@ def command(
       reclm export --base checkpoint --adapter adapter --quant q8_0,q4_k_m -o model
     """
     from ..convert.export import export
+    from ..convert.request import needs_texts
 
     types = [quant.strip() for quant in quants.split(",") if quant.strip()]
-    texts = _calibration(calibration, root, [base, adapter]) if parity != "off" or imatrix == "auto" else []
+    matrix = imatrix if imatrix == "auto" else None if imatrix == "none" else Path(imatrix)
+    texts = _texts(calibration, root, [base, adapter]) if needs_texts(types, matrix, parity) else []
     with progress_bar("export") as update:
         manifest = export(
-            base, out_dir, types, adapter=adapter, imatrix=_imatrix(imatrix), calibration=texts, parity=parity, name=name,
+            base, out_dir, types, adapter=adapter, imatrix=matrix, calibration=texts, parity=parity, name=name,
             n_threads=n_threads, progress=lambda what, done, total: update(done, total or None, what),
         )  # fmt: skip
     if as_json:
@@ -63,11 +65,7 @@ def command(
     say(f"Proved and written to {out_dir}" if parity != "off" else f"Written to {out_dir}, and not compared (--parity off)")
 
 
-def _imatrix(value: str) -> str | Path | None:
-    return value if value == "auto" else None if value == "none" else Path(value)
-
-
-def _calibration(path: Path | None, root: Path | None, folders: list[Path | None]) -> list[str]:
+def _texts(path: Path | None, root: Path | None, folders: list[Path | None]) -> list[str]:
     from ..profiles.calibration import read_texts, sample_prompts
 
     return read_texts(path) if path else sample_prompts(root, instruct=any(map(_has_chat_template, filter(None, folders))))
