@@ -36,38 +36,59 @@ _QWEN2 = (
 
 def train_bpe(directory: Path, n_vocab: int = 400, pre: str = "gpt-2") -> None:
     """A byte-level BPE of GPT-2's or Qwen 2's structure, with BOS and EOS, saved as transformers saves it."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
+    special = ["<|begin|>", "<|end|>", "<|pad|>"]
     if pre == "qwen2":
+        special = ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]  # transformers adds the first if it is not there
         split = pre_tokenizers.Split(Regex(_QWEN2), behavior="isolated")
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+        tokenizer.normalizer = normalizers.NFC()
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=n_vocab,
-        special_tokens=["<|begin|>", "<|end|>", "<|pad|>"],
+        special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    bos = {"bos_token": "<|begin|>"}
-    if pre == "qwen2":  # which begins no text
-        bos = {}
-    else:
+    named = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    if pre != "qwen2":  # which begins no text
+        named = {"bos_token": "<|begin|>", "eos_token": "<|end|>", "pad_token": "<|pad|>"}
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<|begin|> $A", pair="<|begin|> $A <|begin|> $B", special_tokens=[("<|begin|>", 0)]
         )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>", **bos
-    ).save_pretrained(directory)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(directory)
 
 
 def train_qwen2(directory: Path) -> None:
     train_bpe(directory, pre="qwen2")
+
+
+def _train_sentencepiece(directory: Path, structure: str) -> None:
+    """tokenizer.model beside tokenizer.json; added tokens are listed as transformers 4 did, which the oracle reads."""
+    import tokenizers_made
+
+    tokenizers_made.save_sentencepiece(directory, getattr(tokenizers_made, structure))
+    added = json.loads((directory / "tokenizer.json").read_text())["added_tokens"]
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
+    settings["added_tokens_decoder"] = {str(token.pop("id")): token for token in added}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def train_llama2(directory: Path) -> None:
+    """SentencePiece as in Llama 2 and Mistral 0.1: a space before every text."""
+    _train_sentencepiece(directory, "LEGACY")
+
+
+def train_gemma(directory: Path) -> None:
+    """SentencePiece as in Gemma: no space before a text."""
+    _train_sentencepiece(directory, "GEMMA")
 
 
 def train_wordpiece(directory: Path, n_vocab: int = 300) -> None:
@@ -99,7 +120,6 @@ def train_wordpiece(directory: Path, n_vocab: int = 300) -> None:
 
 # Two layers of 64, four heads, weights as large as trained ones, so that errors show.
 _TINY = {
-    "vocab_size": 400,
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
@@ -115,8 +135,8 @@ _TINY = {
 _TINY_OF = {
     "Llama": {},
     "Mistral": {"sliding_window": None},
-    "Qwen2": {"bos_token_id": None},
-    "Qwen3": {"bos_token_id": None, "head_dim": 32},
+    "Qwen2": {"bos_token_id": None, "pad_token_id": 0},
+    "Qwen3": {"bos_token_id": None, "pad_token_id": 0, "head_dim": 32},
     "Gemma2": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "num_hidden_layers": 3},
     "Gemma3Text": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "num_hidden_layers": 7},
 }
@@ -135,7 +155,11 @@ def save_decoder(
 
     torch.manual_seed(7)
     train(directory)
-    config = getattr(transformers, f"{family}Config")(**_TINY | _TINY_OF[family] | overrides)
+    made = {"vocab_size": 400}
+    if (directory / "tokenizer.model").is_file():
+        n_vocab = json.loads((directory / "config.json").read_text())["vocab_size"]
+        made = {"vocab_size": n_vocab, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = getattr(transformers, f"{family}Config")(**_TINY | _TINY_OF[family] | made | overrides)
     model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")(config)
     for name, parameter in model.named_parameters():
         if "norm" in name or name.endswith(".bias"):
@@ -153,7 +177,7 @@ def save_llama(directory: Path, *, tied: bool = True, n_kv_heads: int = 2, **ove
 
 def shard(directory: Path, n_shards: int = 2) -> Path:
     """Spreads a checkpoint's tensors over `n_shards` files with an index, as save_pretrained does for large models."""
-    from safetensors.numpy import load_file, save_file
+    from safetensors.torch import load_file, save_file
 
     tensors = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()

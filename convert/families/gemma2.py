@@ -42,7 +42,6 @@ def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
     del directory
     sizes = _gemma.sizes_of(config)
     _gemma.check(config, sizes, _LARGEST)
-    require(config, "tie_word_embeddings", (True,), default=True)
     rope = rope_metadata(rope_of(config, ("default",)))
     # Without any window llama.cpp would still assume its own turn.
     windows = _gemma.window_metadata(config, sizes, _PATTERN)
@@ -58,4 +57,5 @@ def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
 
 
 def renames(config: dict[str, Any], names: set[str]) -> list[Rename]:
+    require(config, "tie_word_embeddings", (True,), default=True)
     return _gemma.renames(config, names, head_norms=False)
