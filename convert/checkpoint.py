@@ -143,7 +143,7 @@ class Checkpoint:
             return [file for file in found if not file.name.startswith(_FOREIGN)], None
         try:
             index = parse_unique_json(index_path.read_bytes())
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise ModelError(f"expected JSON in {index_path}, found: {error}; copy it again") from error
         weight_map = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(weight_map, dict) or not weight_map:

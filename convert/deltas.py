@@ -60,10 +60,14 @@ class Recipe:
 
     def parts(self) -> list[Part]:
         """Every tensor that takes part, the base's first."""
-        found = [self.weight]
+        found: list[Part | None] = [self.weight]
         if self.factors:
-            found += [self.factors.a, self.factors.b, *([self.factors.magnitude] if self.factors.magnitude else [])]
-        return found + [part for _, part in [self.rows or (), (None, self.added[0]) if self.added else ()] if part]
+            found += [self.factors.a, self.factors.b, self.factors.magnitude]
+        if self.added:
+            found.append(self.added[0])
+        if self.rows:
+            found.append(self.rows[1])
+        return [part for part in found if part is not None]
 
     def blocks(self, max_bytes: int) -> Iterator[np.ndarray]:
         """The merged tensor by blocks of rows: float32, or as `read_blocks` yields it where nothing changes.
@@ -133,8 +137,8 @@ class Recipe:
                 left, right = left.astype(np.float32, copy=False), a
             else:
                 left, right = np.ascontiguousarray(a[:, first : first + count].T), whole_b.T
-            # Threads of BLAS wait for each other at every small product.
-            with _threadpools().limit(limits=1, user_api="blas"):
+            # Threads of BLAS wait for each other at every small product. What overflows is found by who reads it.
+            with _threadpools().limit(limits=1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
                 for row in range(0, count, step):
                     rows = slice(row, min(row + step, count))
                     chunk, widened = total[rows], scratch[: min(step, count - row)]

@@ -76,9 +76,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """
 
     def broken(expected: str, found: str) -> ModelError:
-        return ModelError(
-            f"{path} is not a whole safetensors file: expected {expected}, found {found}; copy it again"
-        )
+        return ModelError(f"{path} is not a whole safetensors file: expected {expected}, found {found}; copy it again")
 
     try:
         size_bytes = path.stat().st_size
