@@ -21,7 +21,7 @@ import numpy as np
 from reclm_lite.convert.ggml_tensor import F32, Ggml, load_ggml
 from reclm_lite.convert.imatrix_file import Imatrix, Importance, check_fits, read_imatrix, weights_of, write_imatrix
 from reclm_lite.errors import ModelError
-from reclm_lite.runtime import Context, Model, last_errors, load_model
+from reclm_lite.runtime import Context, Model, last_errors, load_model, long_call
 
 __all__ = ["Imatrix", "Importance", "check_fits", "collect_imatrix", "read_imatrix", "weights_of", "write_imatrix"]
 
@@ -59,9 +59,10 @@ class _Collector:
         self.sums: dict[str, np.ndarray] = {}
         self.counts: dict[str, int] = {}
         self.failure: BaseException | None = None
+        self.signals: list[int] = []  # those that came during the call, see runtime.long_call
 
     def __call__(self, address: int, ask: bool) -> bool:
-        if self.failure is None:
+        if self.failure is None and not self.signals:
             try:
                 return self._observe(address, ask)
             except BaseException as error:  # raised again by whoever called llama.cpp
@@ -112,8 +113,9 @@ def cut_texts(model: Model, texts: Sequence[str], n_ctx: int) -> list[list[int]]
 class _Runner:
     """Runs sequences of tokens through a model, each on its own, in batches that bound the memory."""
 
-    def __init__(self, context: Context, n_batch: int):
+    def __init__(self, context: Context, collector: _Collector, n_batch: int):
         self.context, self.lib, self.n_batch = context, context.lib, n_batch
+        self.collector = collector
         self.memory = self.lib.llama_get_memory(context.handle)  # none in an encoder, which sees a text at once
         self.batch = self.lib.llama_batch_init(n_batch, 0, 1)
 
@@ -129,7 +131,10 @@ class _Runner:
                 batch.token[i], batch.pos[i] = token, start + i
                 batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
             call = self.lib.llama_decode if self.memory else self.lib.llama_encode
-            status = call(self.context.handle, batch)
+            with long_call() as self.collector.signals:
+                status = call(self.context.handle, batch)
+            if self.collector.failure is not None:
+                raise self.collector.failure
             if status != 0:
                 raise ModelError(f"llama.cpp could not run {len(piece)} tokens: {last_errors() or f'status {status}'}")
 
@@ -156,12 +161,10 @@ def collect(
     on_cpu = {"op_offload": False, "offload_kqv": False}
     output = {} if causal else {"embeddings": True, "pooling_type": 0}  # every token's vector, not the text's
     with model.context(n_threads=n_threads, cb_eval=collector, **sizes, **on_cpu, **output) as context:
-        runner = _Runner(context, n_batch)
+        runner = _Runner(context, collector, n_batch)
         try:
             for done, tokens in enumerate(sequences, start=1):
                 runner.run(tokens)
-                if collector.failure is not None:
-                    raise collector.failure
                 if progress is not None:
                     progress(done, len(sequences))
         finally:

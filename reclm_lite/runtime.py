@@ -11,6 +11,8 @@ import ctypes
 import functools
 import hashlib
 import os
+import signal
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +30,6 @@ __all__ = ["GgufSummary", "TensorInfo", "check_gguf"]  # part of this module's i
 _ERROR_LEVEL = 4  # enum ggml_log_level
 _error_lines: collections.deque[str] = collections.deque(maxlen=6)
 _keep_alive: list[Any] = []  # the log callback: C holds a pointer to it until the process ends
-_interrupted: list[KeyboardInterrupt] = []  # raised within the log callback, where it would be lost
 
 _KV_INT, _KV_STR, _KV_STR_BYTES = 0, 3, 127  # enum llama_model_kv_override_type; room for a string without its NUL
 
@@ -70,11 +71,8 @@ def llama_lib() -> ModuleType:
 
     def keep_errors(level: int, text: bytes, user_data: int) -> None:
         del user_data
-        try:
-            if level == _ERROR_LEVEL:
-                _error_lines.append(text.decode("utf-8", errors="replace").strip())
-        except KeyboardInterrupt as error:  # ctypes would print and forget it
-            _interrupted.append(error)
+        if level == _ERROR_LEVEL:
+            _error_lines.append(text.decode("utf-8", errors="replace").strip())
 
     callback = lib.llama_log_callback(keep_errors)
     _keep_alive.append(callback)
@@ -94,12 +92,28 @@ def clear_errors() -> None:
 
 
 @contextmanager
-def long_call() -> Iterator[None]:
-    """Around a call of llama.cpp that logs: forgets earlier errors, and raises a Ctrl-C that came meanwhile."""
+def long_call() -> Iterator[list[int]]:
+    """Around a call of llama.cpp: forgets earlier errors, and holds back signals until the call is over.
+
+    Python handles a signal wherever its code runs next. Within a call that is a callback, from which no exception
+    gets out: a Ctrl-C would be printed and forgotten. Yields the list of the signals held back so far.
+    """
     clear_errors()
-    yield
-    if _interrupted:
-        raise _interrupted.pop()
+    held_back: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere no signal is handled
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handlers[number] = handler
+                signal.signal(number, lambda number, frame: held_back.append(number))
+    try:
+        yield held_back
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if held_back:
+        handlers[held_back[0]](held_back[0], None)
 
 
 class Model:
@@ -120,7 +134,7 @@ class Model:
         try:
             with long_call():
                 self._handle = lib.llama_model_load_from_file(os.fsencode(self.path), params)
-        except KeyboardInterrupt:
+        except BaseException:  # a signal's handler may raise anything
             self.close()
             raise
         if not self._handle:
@@ -231,7 +245,7 @@ class Context:
         try:
             with long_call():
                 self._handle = self.lib.llama_init_from_model(model.handle, c_params)
-        except KeyboardInterrupt:
+        except BaseException:  # a signal's handler may raise anything
             self.close()
             raise
         if not self._handle:

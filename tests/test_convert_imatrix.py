@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import struct
 import subprocess
 from functools import partial
@@ -169,7 +170,7 @@ def test_a_large_vocabulary_makes_smaller_batches_and_the_same_sums(
     sizes = []
     monkeypatch.setattr(imatrix, "_LOGITS_BYTES", 1)
     start = imatrix._Runner.__init__
-    monkeypatch.setattr(imatrix._Runner, "__init__", lambda self, c, n: (sizes.append(n), start(self, c, n))[1])
+    monkeypatch.setattr(imatrix._Runner, "__init__", lambda self, *args: (sizes.append(args[-1]), start(self, *args))[1])
     collect_imatrix(models.llama_gguf, TEXTS, tmp_path / "i.gguf", n_ctx=64, n_threads=1)
     assert sizes == [32]
     expected = read_imatrix(collected).entries
@@ -194,6 +195,28 @@ def test_what_goes_wrong_within_llama_cpp_is_raised_and_leaves_no_file(
     with pytest.raises(error if isinstance(error, type) else ModelError):
         collect_imatrix(models.llama_gguf, TEXTS, tmp_path / "i.gguf", n_ctx=64, n_threads=1)
     assert len(calls) == 5 and list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_the_computation_at_once_and_leaves_no_file(
+    models: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    observe = imatrix._Collector._observe
+
+    def count(self, address: int, ask: bool) -> bool:
+        calls.append(ask)
+        if len(calls) == 50:
+            os.kill(os.getpid(), signal.SIGINT)  # handled in Python at once, within llama.cpp's call
+        return observe(self, address, ask)
+
+    monkeypatch.setattr(imatrix._Collector, "_observe", count)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            collect_imatrix(models.llama_gguf, TEXTS, tmp_path / "i.gguf", n_ctx=64, n_threads=1)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert len(calls) == 50 and list(tmp_path.iterdir()) == []
 
 
 def test_texts_and_models_of_no_use_are_refused(models: SimpleNamespace, tmp_path: Path) -> None:
