@@ -6,6 +6,7 @@ SentencePiece model and no transformers), nothing is proved, and `reference_toke
 """
 
 import importlib.util
+import json
 import logging
 import unicodedata
 import warnings
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reclm_lite.convert.parity.strings import PROBE_TEXTS
+from reclm_lite.convert.vocab.differences import Differences
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model, load_model
 
@@ -27,11 +29,13 @@ _MODES = {"with BOS and EOS": (True, True), "without": (False, True), "special t
 
 @dataclass(frozen=True)
 class ReferenceTokenizer:
-    """The checkpoint's tokenizer. `name` says which software reads it; `transformers` is set where it is AutoTokenizer."""
+    """The tokenizer of the checkpoint in `directory`. `name` says which software reads it; `transformers` is set
+    where that is AutoTokenizer."""
 
     name: str
     backend: Any
     transformers: bool
+    directory: Path
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
         """Token ids of `text`; the arguments are those of `Model.tokenize`."""
@@ -40,6 +44,11 @@ class ReferenceTokenizer:
             return list(self.backend(text, **options)["input_ids"])
         self.backend.encode_special_tokens = not parse_special
         return list(self.backend.encode(text, add_special_tokens=add_special).ids)
+
+    def description(self) -> dict[str, Any] | None:
+        """The steps of the tokenizer as tokenizer.json writes them; None of one without, as mistral-common's."""
+        fast = getattr(self.backend, "backend_tokenizer", None) if self.transformers else self.backend
+        return None if fast is None else json.loads(fast.to_str())
 
 
 @contextmanager
@@ -82,7 +91,7 @@ def reference_tokenizer(directory: Path) -> ReferenceTokenizer | None:
                     "copy the tokenizer's files there again"
                 ) from error
         else:
-            return ReferenceTokenizer(f"transformers {transformers.__version__}", backend, True)
+            return ReferenceTokenizer(f"transformers {transformers.__version__}", backend, True, directory)
     if not has("tokenizers") or not (directory / "tokenizer.json").is_file():
         return None
     import tokenizers
@@ -90,7 +99,7 @@ def reference_tokenizer(directory: Path) -> ReferenceTokenizer | None:
     plain = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
     plain.no_padding()
     plain.no_truncation()
-    return ReferenceTokenizer(f"tokenizers {tokenizers.__version__}", plain, False)
+    return ReferenceTokenizer(f"tokenizers {tokenizers.__version__}", plain, False, directory)
 
 
 def differs_by_design(text: str, metadata: Mapping[str, Any]) -> str | None:
@@ -142,21 +151,28 @@ class TokenReport:
 def compare_token_ids(model: Model, reference: ReferenceTokenizer, texts: Sequence[str]) -> TokenReport:
     """Token ids of each text, in the three ways that text is tokenized (`_MODES`)."""
     report = TokenReport(reference.name)
-    metadata = model.gguf.metadata
+    metadata, description = model.gguf.metadata, reference.description()
+    differences = Differences(reference.directory, description, metadata) if description is not None else None
     with quiet("transformers"):
         for text in texts:
-            reason = differs_by_design(text, metadata)
-            if reason is not None:
-                report.by_design[reason] = report.by_design.get(reason, 0) + 1
-                continue
-            report.n_texts += 1
+            reasons, compared = set(), False
             for mode, (add_special, parse_special) in _MODES.items():
+                reason = differs_by_design(text, metadata)
+                if reason is None and differences is not None:
+                    reason = differences.reason(text, parse_special=parse_special)
+                if reason is not None:
+                    reasons.add(reason)
+                    continue
+                compared = True
                 expected = reference.encode(text, add_special=add_special, parse_special=parse_special)
                 found = model.tokenize(text, add_special=add_special, parse_special=parse_special)
                 if expected != found:
                     report.n_mismatches += 1
                     report.mismatches.append({"text": text, "mode": mode, "expected": expected, "found": found})
                     break
+            report.n_texts += compared
+            for reason in reasons:
+                report.by_design[reason] = report.by_design.get(reason, 0) + 1
     return report
 
 

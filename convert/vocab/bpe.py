@@ -27,13 +27,22 @@ QWEN35 = (
     + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3 = _CASE + "|" + _WORD + r"|\p{N}{1,3}" + _REST
-TEKKEN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}" + _SLASH
-)
-GPT4O = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CASE}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CASE}?"
-    r"|\p{N}{1,3}" + _SLASH
-)
+
+
+def _by_case(upper: str, lower: str, ending: str, digits: str) -> str:
+    """A pattern that splits words where a lower-case letter meets an upper-case one, as tekken and GPT-4o do."""
+    start = r"[^\r\n\p{L}\p{N}]?"
+    return f"{start}{upper}*{lower}+{ending}|{start}{upper}+{lower}*{ending}|{digits}{_SLASH}"
+
+
+TEKKEN = _by_case(_UPPER, _LOWER, "", r"\p{N}")
+GPT4O = _by_case(_UPPER, _LOWER, _CASE + "?", r"\p{N}{1,3}")
+# llama.cpp has these two only roughly: marks are no part of a word, and only a-z and A-Z have case.
+_ANY_UPPER, _ANY_LOWER = r"[\p{L}&&[^a-z]]", r"[\p{L}&&[^A-Z]]"
+APPROXIMATED = {
+    "tekken": (TEKKEN, _by_case(_ANY_UPPER, _ANY_LOWER, "", r"\p{N}")),
+    "gpt-4o": (GPT4O, _by_case(_ANY_UPPER, _ANY_LOWER, _CASE + "?", r"\p{N}{1,3}")),
+}
 _DEEPSEEK3 = (
     r"\p{N}{1,3}",
     "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
@@ -57,8 +66,9 @@ PRE_TOKENIZERS: dict[tuple[str, ...], dict[bool, str]] = {
     _DEEPSEEK_CODER: {False: "deepseek-coder"},
 }
 
-# Patterns that match every character, so that keeping only the matches loses nothing.
 _STEPS = "a pre_tokenizer of Split and Digits that ends in ByteLevel without prefix space"
+_NEVER_IN_TEXT = frozenset([0xC0, 0xC1, *range(0xF5, 0x100)])  # bytes that no UTF-8 text has
+# Patterns that match every character, so that keeping only the matches loses nothing.
 _COVERING = {GPT2, QWEN2, QWEN35, LLAMA3, TEKKEN, GPT4O}
 
 
@@ -154,10 +164,11 @@ def pre_tokenizer_name(tokenizer: dict[str, Any], path: Path) -> str:
     return names[not whole_words]
 
 
-def _byte_characters() -> set[str]:
-    """The 256 characters that stand for bytes: printable ones for themselves, the others from U+0100 on."""
+def byte_characters() -> list[str]:
+    """The character that stands for each byte: printable ones for themselves, the others from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    return {chr(c) for c in printable} | {chr(0x100 + i) for i in range(256 - len(printable))}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def read(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
@@ -171,8 +182,9 @@ def read(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> 
         if step.get("type") != "NFC":
             raise refuse(path, "no normalizer but NFC", step)
     name = pre_tokenizer_name(tokenizer, path)
-    if absent := _byte_characters() - model["vocab"].keys():
-        raise refuse(path, "tokens for all 256 bytes", f"{len(absent)} missing, such as {min(absent)!r}")
+    absent = [byte for byte, char in enumerate(byte_characters()) if char not in model["vocab"]]
+    if any(0x20 <= byte < 0x7F for byte in absent) or (model.get("unk_token") and not _NEVER_IN_TEXT.issuperset(absent)):
+        raise refuse(path, "tokens for all bytes that occur in text", f"{len(absent)} missing: {absent[:5]}")
     tokens, types, id_of = token_table(directory, tokenizer, config)
     merges = []
     for left, right in merge_pairs(path, model):

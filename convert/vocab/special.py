@@ -19,12 +19,22 @@ from reclm_lite.errors import ModelError
 
 # Where llama.cpp adds BOS unless told otherwise: (tokenizer.ggml.model, tokenizer.ggml.pre).
 _BOS_BY_DEFAULT = {("llama", "default"), ("bert", "default"), ("gpt2", "llama-bpe"), ("gpt2", "tekken")}
-# What llama.cpp takes for an end of generation by its text, whatever the file says.
-_KNOWN_ENDS = frozenset(
+# What llama.cpp takes for an end of generation by its text, whatever the file says,
+KNOWN_ENDS = frozenset(
     "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|> "
     "<EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> "
     "<\uff5cend\u2581of\u2581sentence\uff5c> [e~[".split()
 )
+# and for a mark of what is filled in.
+KNOWN_MARKS = frozenset(
+    "<PRE> <SUF> <MID> <PAD> [PAD] <REPO> <reponame> <|repo_name|> <|file_sep|> <|prefix|> <|suffix|> <|middle|> "
+    "<|code_prefix|> <|code_suffix|> <|code_middle|> \u2581<PRE> \u2581<SUF> \u2581<MID> "
+    "<\uff5cfim\u2581begin\uff5c> <\uff5cfim\u2581hole\uff5c> <\uff5cfim\u2581end\uff5c>".split()
+) | {
+    f"{head}{part}{tail}"
+    for part in ("prefix", "suffix", "middle", "pad", "repo")
+    for head, tail in (("<|fim_", "|>"), ("<fim-", ">"), ("<fim_", ">"))
+}
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,7 @@ def _further_ends(directory: Path, config: dict[str, Any], tokens: list[str], id
             raise ModelError(f"expected every eos_token_id in 0 to {len(tokens) - 1}, found {end}; correct it in {directory}")
         if "eos" not in ids:
             ids["eos"] = end
-        if end in (ids["eos"], ids.get("eot"), ids.get("eom")) or tokens[end] in _KNOWN_ENDS:
+        if end in (ids["eos"], ids.get("eot"), ids.get("eom")) or tokens[end] in KNOWN_ENDS:
             continue
         place = next((kind for kind in ("eot", "eom") if kind not in ids), None)
         if place is None:

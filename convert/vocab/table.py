@@ -20,7 +20,7 @@ def refuse(path: Path, expected: str, found: Any) -> ModelError:
     return ModelError(f"expected {expected} in {path}, found {found!r}; this tokenizer cannot be converted")
 
 
-def _looks_special(token: str) -> bool:
+def looks_special(token: str) -> bool:
     """Some checkpoints mark control tokens as ordinary added ones; llama.cpp's own converter has this list."""
     if token in ("<pad>", "<mask>", "<2mass>", "[@BOS@]"):
         return True
@@ -68,7 +68,7 @@ def added_tokens(directory: Path, tokenizer: dict[str, Any]) -> dict[int, AddedT
         known = found.get(token_id)
         if known is not None and known.text != text:
             raise refuse(directory / source, f"token {token_id} to be {known.text!r} as in tokenizer.json", text)
-        special = special or text in named or _looks_special(text) or (known is not None and known.special)
+        special = special or text in named or looks_special(text) or (known is not None and known.special)
         found[token_id] = AddedToken(text, special, stated)
 
     for token in tokenizer.get("added_tokens") or []:
@@ -88,6 +88,8 @@ def check_table(path: Path, tokens: list[str]) -> None:
         other = first.setdefault(token, token_id)
         if other != token_id:
             raise refuse(path, "every token once as llama.cpp writes it", f"{token!r} as {other} and {token_id}")
+        if "\0" in token:
+            raise refuse(path, "tokens without NUL, where llama.cpp would end them", f"{token!r} as {token_id}")
     try:
         "".join(tokens).encode()
     except UnicodeEncodeError as error:
