@@ -6,6 +6,7 @@ of tensors are walked with every length checked against the file's end; the cont
 Format followed: GGUF versions 2 and 3, little endian (ggml/docs/gguf.md).
 """
 
+import hashlib
 import mmap
 import struct
 from dataclasses import dataclass, field
@@ -209,3 +210,20 @@ def _parse_gguf(cursor: _Cursor, is_model: bool) -> GgufSummary:
         array_lengths=array_lengths,
         tensors=tuple(tensors),
     )
+
+
+def metadata_digests(path: Path) -> dict[str, str]:
+    """SHA-256 (hex) of every metadata value as it lies in the file, arrays included, by key.
+
+    Two files agree on a key when its digests do. Raises ModelError as `check_gguf` does.
+    """
+    check_gguf(path, is_model=False)
+    found = {}
+    with Path(path).open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+        cursor = _Cursor(Path(path), buffer)
+        cursor.take(16, "the header")
+        for _ in range(cursor.scalar("<Q", "the number of metadata keys")):
+            key, start = cursor.string("a metadata key"), cursor.at
+            cursor.value(cursor.scalar("<I", f"the type of {key}"), key)
+            found[key] = hashlib.sha256(buffer[start : cursor.at]).hexdigest()
+    return found

@@ -30,7 +30,7 @@ ALLOWED = {
     "workspace": {"errors", "types", "provenance", "__init__"},
     "kernels": {"errors"},
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.
-    "convert": {"errors", "runtime", "__init__"},
+    "convert": {"errors", "gguf_file", "runtime", "__init__"},
     "data": {"errors", "types", "workspace", "__init__"},
     "text": {"assets", "errors", "types", "workspace", "provenance", "runtime", "data"},
     "cf": {"errors", "types", "workspace", "provenance", "kernels", "data"},

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from reclm_lite.convert.parity.encoders import cosines
+from reclm_lite.convert.parity.gate import Gate, Verdict
 from reclm_lite.convert.parity.logits import gguf_logits, greedy_text
 from reclm_lite.convert.parity.strings import PROBE_TEXTS
 from reclm_lite.convert.parity.tokens import differs_by_design, token_id_mismatches
-from reclm_lite.errors import ModelError
 from reclm_lite.runtime import load_model
 
 __all__ = [
     "PROBE_TEXTS",
+    "Gate",
+    "Verdict",
     "cosines",
     "differs_by_design",
     "gguf_logits",
@@ -25,15 +28,6 @@ __all__ = [
     "logit_parity",
     "token_id_mismatches",
 ]
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Row-wise cosine of two float arrays (n, dim); float64 (n,)."""
-    if a.shape != b.shape:
-        raise ModelError(f"expected two arrays of one shape, found {a.shape} and {b.shape}")
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.einsum("ij,ij->i", a, b) / np.where(norms > 0, norms, 1.0)
 
 
 def logit_parity(gguf: Path, checkpoint: Path, texts: Sequence[str], *, n_threads: int | None = None) -> dict[str, Any]:
