@@ -131,13 +131,13 @@ class Adapter:
     def _refuse_what_cannot_be_merged(self) -> None:
         config = self.config
         if config.get("peft_type") != "LORA":
-            raise self.error("peft_type LORA", str(config.get("peft_type")), "other kinds of adapters are not merged")
+            raise self.error("peft_type LORA", repr(config.get("peft_type")), "other kinds of adapters are not merged")
         for key, value in sorted(config.items()):
             if key in _REFUSED and value:
-                raise self.error(f"no {key}", str(value)[:80], _REFUSED[key])
+                raise self.error(f"no {key}", repr(value)[:80], _REFUSED[key])
             if key not in _HARMLESS and key not in _REFUSED and value:
                 raise self.error(
-                    "settings that are known here", f"{key}={str(value)[:80]}", "it may change what the adapter does"
+                    "settings that are known here", f"{key}={repr(value)[:80]}", "it may change what the adapter does"
                 )
         initial = config.get("init_lora_weights", True)
         if isinstance(initial, str) and initial.lower().startswith(_CHANGES_BASE):
@@ -149,13 +149,13 @@ class Adapter:
         for key in ("rank_pattern", "alpha_pattern"):
             pattern = config.get(key) or {}
             if not isinstance(pattern, dict) or not all(_is_positive(value) for value in pattern.values()):
-                raise self.error(f"a {key} from modules to numbers above 0", str(pattern)[:80], "save it again")
+                raise self.error(f"a {key} from modules to numbers above 0", repr(pattern)[:80], "save it again")
         for key in ("r", "lora_alpha"):
             if not _is_positive(config.get(key, 8)):
-                raise self.error(f"a number above 0 as {key}", str(config[key])[:80], "save it again")
+                raise self.error(f"a number above 0 as {key}", repr(config[key])[:80], "save it again")
         saved = config.get("modules_to_save") or []
         if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
-            raise self.error("a list of names as modules_to_save", str(saved)[:80], "save it again")
+            raise self.error("a list of names as modules_to_save", repr(saved)[:80], "save it again")
 
     def _find_weights(self) -> Path:
         path = self.directory / WEIGHTS
@@ -274,7 +274,7 @@ class Adapter:
         ):
             raise self.error(
                 f"trainable_token_indices of module {module!r}, each once and below {n_rows}",
-                str(setting)[:80],
+                repr(setting)[:80],
                 f"copy {shell_word(self.directory / CONFIG)} from where the adapter was saved",
             )
         return np.array(setting, np.int64)

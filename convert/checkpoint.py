@@ -43,6 +43,7 @@ _BESIDE_WEIGHTS = (
     "chat_template.json",
     "generation_config.json",
     "modules.json",
+    "sentence_bert_config.json",
     "1_Pooling/config.json",
 )
 
@@ -87,7 +88,8 @@ def read_json(path: Path) -> Any:
 
 def files_beside(directory: Path) -> list[Path]:
     """The tokenizer's and the model's side files that a checkpoint or adapter directory holds."""
-    return [directory / name for name in _BESIDE_WEIGHTS if (directory / name).is_file()]
+    templates = sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    return [directory / name for name in _BESIDE_WEIGHTS if (directory / name).is_file()] + templates
 
 
 def commonest_dtype(tensors: Mapping[str, StoredTensor]) -> str:

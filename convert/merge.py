@@ -35,9 +35,14 @@ def open_source(base: Path, adapter: Path | None = None) -> Source:
 
 
 class MergedCheckpoint:
-    """A checkpoint with an adapter merged in, a `Source`. What is changed is float32, all else as stored."""
+    """A checkpoint with an adapter merged in, a `Source`. What is changed is float32, all else as stored.
+
+    peft_adds_twice: one LoRA changes both of two tied embeddings. peft's `merge_and_unload` adds it twice to the matrix
+    that they share, so its result is no reference here.
+    """
 
     merged = True
+    peft_adds_twice = False
 
     def __init__(self, base: Checkpoint, adapter: Adapter):
         self.base, self.adapter = base, adapter
@@ -75,7 +80,7 @@ class MergedCheckpoint:
 
         A BERT that was trained as `BertForMaskedLM` has its modules under `bert.`, one stored by `BertModel` has not.
         """
-        names = [module for module in self.adapter.modules]
+        names = list(self.adapter.modules)
         known = {name.rpartition(".")[0] for name in self._recipes}
         if all(name in known for name in names):
             return lambda name: name
@@ -185,6 +190,7 @@ class MergedCheckpoint:
             )
         # Trained tokens of the embedding are tied to the head by peft, unless the head has some of its own.
         if embedding.rows and not head.rows or _equal(embedding, head):
+            self.peft_adds_twice = embedding.factors is not None
             if _HEAD in self.base.tensors:
                 self._recipes[_HEAD] = embedding
             else:
@@ -255,8 +261,16 @@ def _same_values(a: Part, b: Part, *, transposed: bool = False) -> bool:
 
 
 def _equal(embedding: Recipe, head: Recipe) -> bool:
-    """Whether an embedding and a head come out equal: neither is changed, or both by the same factors, transposed."""
-    if embedding.rows or head.rows or not _same_values(embedding.weight, head.weight):
+    """Whether an embedding and a head come out equal: unchanged, or changed by the same rows or the same factors.
+
+    The factors of one are those of the other, transposed.
+    """
+    if not _same_values(embedding.weight, head.weight):
+        return False
+    if embedding.rows and head.rows:
+        same = np.array_equal(embedding.rows[0], head.rows[0])
+        return same and _same_values(embedding.rows[1], head.rows[1])
+    if embedding.rows or head.rows:
         return False
     mine, other = embedding.factors, head.factors
     if mine is None or other is None:

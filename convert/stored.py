@@ -104,12 +104,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     tensors = {}
     for name, entry in header.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
-            raise broken(f"dtype, shape and data_offsets for tensor {name!r}", str(entry)[:80])
+            raise broken(f"dtype, shape and data_offsets for tensor {name!r}", repr(entry)[:80])
         shape, offsets = _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
         if shape is None:
-            raise broken(f"a shape of whole numbers for tensor {name!r}", str(entry.get("shape"))[:80])
+            raise broken(f"a shape of whole numbers for tensor {name!r}", repr(entry.get("shape"))[:80])
         if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
-            raise broken(f"two rising data_offsets for tensor {name!r}", str(entry.get("data_offsets"))[:80])
+            raise broken(f"two rising data_offsets for tensor {name!r}", repr(entry.get("data_offsets"))[:80])
         dtype, start, end = entry["dtype"], data_start + offsets[0], data_start + offsets[1]
         if end > size_bytes:
             raise broken(f"tensor {name!r} to end at byte {end}", f"{size_bytes} bytes in all")

@@ -191,7 +191,7 @@ BAD: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
         r"of shape \(3, 3\)",
     ),
     "no tensors": ({}, {}, "expected tensors"),
-    "another kind of adapter": (LORA, {"peft_type": "LOHA"}, "peft_type LORA .*found LOHA"),
+    "another kind of adapter": (LORA, {"peft_type": "LOHA"}, "peft_type LORA .*found 'LOHA'"),
     "activated LoRA": (LORA, {"alora_invocation_tokens": [1, 2]}, "no alora_invocation_tokens"),
     "stacked layers": (LORA, {"layer_replication": [[0, 1]]}, "no layer_replication"),
     "transposed matrices": (LORA, {"fan_in_fan_out": True}, "no fan_in_fan_out"),

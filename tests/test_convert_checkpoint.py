@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from adapters import write_checkpoint
 from checkpoints import save_bert
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reclm_lite.convert.checkpoint import Checkpoint
@@ -213,6 +213,7 @@ def test_a_header_that_cannot_be_true_is_refused(tmp_path: Path, case: str) -> N
     assert str(path) in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80), st.integers(0, 200))
 def test_any_bytes_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, text: bytes, n_data_bytes: int
@@ -235,6 +236,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "__metadata__"]), json_values | st.just(ENTRY)))
 def test_any_json_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, header: dict[str, Any]) -> None:
     path = write_header(tmp_path_factory.mktemp("any") / "model.safetensors", header)

@@ -164,6 +164,7 @@ def test_tied_embeddings_come_out_as_they_were_trained(tied: Path, tmp_path: Pat
     source = open_source(tied, adapter)
     assert source.config["tie_word_embeddings"] is stays_tied
     assert ("lm_head.weight" in source.tensors) is not stays_tied
+    assert source.peft_adds_twice is (variant == "one LoRA for both")
     assert_merged_is_the_trained_model(tied, adapter)
 
 
@@ -172,6 +173,7 @@ def test_tied_embeddings_grow_together(tied: Path, tmp_path: Path, variant: str)
     adapter = save_adapter(tied, tmp_path / "adapter", n_vocab=404, **RESIZED[variant])
     source = open_source(tied, adapter)
     assert source.config["vocab_size"] == 404 == source.tensors["model.embed_tokens.weight"].shape[0]
+    assert source.config["tie_word_embeddings"] is (variant in ("no embedding trained", "new tokens trained"))
     assert_merged_is_the_trained_model(tied, adapter, 404)
 
 
