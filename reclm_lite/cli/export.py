@@ -79,9 +79,9 @@ def _has_chat_template(folder: Path) -> bool:
 def _table(manifest: dict[str, Any]) -> None:
     click.echo(f"{'file':<44} {'MiB':>9} {'bits/weight':>11} {'mean KL':>9} {'top-1':>7} parity")
     for entry in manifest["files"]:
-        verdict = entry["parity"] or {}
-        kl, top1 = verdict.get("mean_kl"), verdict.get("top1_agreement")
-        told = "off" if not verdict else "proved" if entry["passed"] else "FAILED"
+        logits = (entry["parity"] or {}).get("logits", {})
+        kl, top1 = logits.get("mean_kl"), logits.get("top1_agreement")
+        told = "off" if entry["parity"] is None else "proved" if entry["passed"] else "FAILED"
         click.echo(
             f"{entry['file']:<44} {entry['size_bytes'] / (1 << 20):>9,.1f} {entry['bits_per_weight']:>11.2f} "
             f"{'-' if kl is None else f'{kl:.5f}':>9} {'-' if top1 is None else f'{top1:.1%}':>7} {told}"
