@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reclm_lite.convert.merge import open_source
+from reclm_lite.convert.parity.reference import TransformersReference
 
 pytest.importorskip("peft")
 
@@ -244,3 +245,16 @@ def test_rounding_is_all_that_parts_a_merge_from_its_formula(
 
 def _turned(product: np.ndarray, of_embedding: bool) -> np.ndarray:
     return product.T if of_embedding else product
+
+
+@pytest.mark.parametrize("variant", ["LoRA of the embedding", "one LoRA for both", "tokens of each", "head saved"])
+def test_what_an_export_is_held_against_is_the_trained_model(tied: Path, tmp_path: Path, variant: str) -> None:
+    import torch
+
+    adapter = save_adapter(tied, tmp_path / "adapter", **TIED[variant][1])
+    tokens = list(range(0, 400, 9))
+    with torch.no_grad():
+        want = attach(tied, adapter)(torch.tensor([tokens])).logits[0].numpy()
+    with TransformersReference(open_source(tied, adapter), adapter, encoder=False, n_threads=1) as reference:
+        ((_, got),) = reference.sequence_logits([tokens], [np.arange(len(tokens))])
+    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()

@@ -69,8 +69,9 @@ class TransformersReference:
             raise ModelError(f"transformers could not load {source.directory}: {error}") from error
 
     def _load(self, make: Any, source: Any, adapter: Path | None) -> Any:
-        if adapter is not None and not has("peft"):
-            self.name += "; adapter merged by this package (peft is not installed)"
+        if adapter is not None and (not has("peft") or getattr(source, "peft_adds_twice", False)):
+            why = "peft adds a tied LoRA twice" if has("peft") else "peft is not installed"
+            self.name += f"; adapter merged by this package ({why})"
             return self._from_source(make, source)
         options = {"dtype": self._torch.float32, "attn_implementation": "eager", "local_files_only": True}
         model, loading = make.from_pretrained(source.directory, output_loading_info=True, **options)
@@ -83,6 +84,11 @@ class TransformersReference:
             n_vocab = source.config.get("vocab_size")
             if n_vocab and n_vocab != model.get_input_embeddings().weight.shape[0]:
                 model.resize_token_embeddings(n_vocab, mean_resizing=False)
+            if model.config.tie_word_embeddings and source.config.get("tie_word_embeddings") is False:
+                # The adapter trained one of the two embeddings; peft would add that to the matrix that they share.
+                head = model.get_output_embeddings()
+                head.weight = self._torch.nn.Parameter(head.weight.detach().clone())
+                model.config.tie_word_embeddings = False
             model = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
             self.name += f"; adapter merged by peft {peft.__version__}"
         return model
@@ -93,6 +99,7 @@ class TransformersReference:
         torch = self._torch
         config = transformers.AutoConfig.from_pretrained(source.directory, local_files_only=True)
         config.vocab_size = source.config.get("vocab_size", config.vocab_size)
+        config.tie_word_embeddings = source.config.get("tie_word_embeddings", config.tie_word_embeddings)
         model = make.from_config(config, dtype=torch.float32, attn_implementation="eager")
         state = model.state_dict()
         pointers = {}
