@@ -66,6 +66,17 @@ def test_quantized_file_has_every_tensor_and_loads(f16: Path, tmp_path: Path, ft
         assert model.n_embd == 256
 
 
+@pytest.mark.parametrize("ftype", ["q4_k_m", "iq4_xs", "q8_0"])
+def test_rows_at_work_at_once_do_not_change_the_file(
+    f16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ftype: str
+) -> None:
+    """Memory is bounded by working on some rows of a tensor at a time: here on one."""
+    quantize_gguf(f16, tmp_path / "many.gguf", ftype, imatrix=collected(f16), n_threads=1)
+    monkeypatch.setattr("reclm_lite.convert.quantize._MAX_BUFFER_BYTES", 1)
+    quantize_gguf(f16, tmp_path / "one.gguf", ftype, imatrix=collected(f16), n_threads=2)
+    assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()
+
+
 # Rows that do not fit
 
 
