@@ -31,6 +31,8 @@ MAX_RELATIVE_ERROR = 1.0
 
 # Relative root-mean-square rounding of weights and activations together, by the type of an unquantized file.
 UNQUANTIZED_NOISE = {"f32": 2e-6, "f16": 3e-4, "bf16": 2.4e-3}
+# llama.cpp looks GELU up in a table of float16, whatever the weights are.
+GELU_NOISE = 3e-4
 # llama.cpp rounds activations to 8 bits by blocks of 32 or 256 wherever weights are quantized.
 ACTIVATION_NOISE = 0.0055
 

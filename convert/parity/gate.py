@@ -12,6 +12,7 @@ reference's most likely one after all before it, then by induction the reference
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from reclm_lite.convert.parity import encoders
 from reclm_lite.convert.parity.bounds import (
     ACTIVATION_NOISE,
+    GELU_NOISE,
     NOISE,
     UNQUANTIZED_NOISE,
     describe,
@@ -219,15 +221,15 @@ class Gate:
 
     def _judge_unquantized(self) -> None:
         """Logits and greedy text of the unquantized file, if the reference is another."""
-        base, kind = self._base, _unquantized_type(self.unquantized)
+        base, noise = self._base, self._noise(_unquantized_type(self.unquantized))
         if self._obstacle is not None:
             base.details["logits"] = {"note": "not proved: this file is the reference itself"}
             return
         with load_model(self.unquantized) as model:
             if self._vectors is not None:
-                self._vectors.judge(model, UNQUANTIZED_NOISE[kind], base.reasons, base.details, n_threads=self._n_threads)
+                self._vectors.judge(model, noise, base.reasons, base.details, n_threads=self._n_threads)
             else:
-                self._judge_logits(model, UNQUANTIZED_NOISE[kind], base, greedy=True)
+                self._judge_logits(model, noise, base, greedy=True)
                 self._judge_decoded(base)
 
     # -- judging -----------------------------------------------------------------------------------------------
@@ -259,13 +261,18 @@ class Gate:
                 self._judge_logits(model, noise, verdict, greedy=ftype in UNQUANTIZED_NOISE)
         return verdict
 
-    def _noise(self, ftype: str, measured: float) -> float:
+    def _noise(self, ftype: str, measured: float = 0.0) -> float:
         """Relative rounding noise of a file: of its weights as measured, of activations, of the unquantized file."""
-        unquantized = UNQUANTIZED_NOISE[_unquantized_type(self.unquantized)]
-        own = UNQUANTIZED_NOISE.get(ftype)
-        if own is not None:
-            return float(np.hypot(own, unquantized))
-        return float(np.sqrt(measured**2 + ACTIVATION_NOISE**2 + unquantized**2))
+        kind = _unquantized_type(self.unquantized)
+        parts = [UNQUANTIZED_NOISE[kind]]
+        if ftype not in UNQUANTIZED_NOISE:
+            parts += [measured, ACTIVATION_NOISE]
+        elif ftype != kind:
+            parts.append(UNQUANTIZED_NOISE[ftype])
+        activation = self.source.config.get("hidden_activation") or self.source.config.get("hidden_act") or ""
+        if "gelu" in str(activation):
+            parts.append(GELU_NOISE)
+        return math.hypot(*parts)
 
     def _judge_logits(self, model: Model, noise: float, verdict: Verdict, *, greedy: bool) -> None:
         assert self._plan is not None

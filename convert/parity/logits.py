@@ -168,10 +168,12 @@ def greedy_text(model: Model, prompt: str, n_tokens: int, *, n_threads: int | No
 
 def embeddings(model: Model, sequences: Sequence[Sequence[int]], *, n_threads: int | None = None) -> np.ndarray:
     """The pooled vectors of an encoder, as its own metadata says to pool: float32 (n_sequences, n_embd)."""
-    room = max(_BATCH_TOKENS, *(len(sequence) for sequence in sequences))
+    n_seqs = min(_MAX_SEQS, len(sequences))
+    # llama.cpp aborts where the tokens of a micro-batch cannot be shared out equally among the sequences.
+    room = -(-max(_BATCH_TOKENS, *(len(sequence) for sequence in sequences)) // n_seqs) * n_seqs
     vectors = np.empty((len(sequences), model.n_embd), np.float32)
     params = {"embeddings": True, "n_ubatch": room, "kv_unified": False}
-    with _Batch(model, room, min(_MAX_SEQS, len(sequences)), n_threads, **params) as batch:
+    with _Batch(model, room, n_seqs, n_threads, **params) as batch:
         for group in groups([len(sequence) for sequence in sequences], batch.room):
             batch.clear()
             batch.forget()
