@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from reclm_lite.convert.files import whole_or_nothing
 from reclm_lite.convert.imatrix import collect_imatrix, read_imatrix
 from reclm_lite.convert.manifest import FORMAT, changed_inputs, describe_inputs, digest, load_manifest, save_manifest, tools
 from reclm_lite.convert.merge import open_source
-from reclm_lite.convert.parity import token_id_mismatches
+from reclm_lite.convert.parity import Gate, token_id_mismatches
 from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES, parse_ftype, quantize_gguf
 from reclm_lite.convert.request import Request, check_request
 from reclm_lite.convert.target import estimated_bytes, require_space, scratch_folder
@@ -85,24 +86,31 @@ class _Export:
     ):
         self.request, self.source, self.plan, self.scratch, self.progress = request, source, plan, scratch, progress
         self.out_dir = request.out_dir
-        self.manifest: dict[str, Any] = {}
+        self.manifest: dict[str, Any] = {"files": []}
+        self.hashes: dict[Path, str] = {}  # of files that were read anyway
 
     def run(self) -> dict[str, Any]:
         started = time.monotonic()
         earlier = load_manifest(self.out_dir)
-        self.progress("reading the inputs", 0, 0)
-        inputs = describe_inputs(self._input_files(), earlier)
-        self._begin(inputs, earlier)
-        todo = [ftype for ftype in self.request.ftypes if not self._made(ftype)]
-        if not todo:
-            if earlier["files"] == self.manifest["files"]:
-                return earlier
-            return self._save()
-        self._require_space(todo)
-        unquantized, ftype = self._unquantized()
+        with ThreadPoolExecutor(1) as thread:
+            # Hashing takes as long as reading: without an earlier export to compare with, it is done beside the writing.
+            hashing = thread.submit(describe_inputs, self._input_files(), earlier)
+            if earlier is None:
+                todo = list(self.request.ftypes)
+            else:
+                self.progress("reading the inputs", 0, 0)
+                self._begin(hashing.result(), earlier)
+                todo = [ftype for ftype in self.request.ftypes if not self._made(ftype)]
+            if not todo:
+                return self._save() if earlier["files"] != self.manifest["files"] else earlier
+            self._require_space(todo)
+            unquantized, ftype = self._unquantized()
+            inputs = hashing.result()
         changed = changed_inputs(inputs)
         if changed:
             raise ModelError(f"expected the inputs to stay as they are during the export, found {changed[0]} changed; run it again")
+        if earlier is None:
+            self._begin(inputs, None)
         imatrix = self._imatrix(unquantized, todo)
         with self._gate(unquantized) as gate:
             # What the others are made from is renamed into place last.
@@ -189,8 +197,6 @@ class _Export:
         if ftype not in todo and not self._made(ftype):
             needed[f"the unquantized {ftype} file, for the time of the export"] = estimated_bytes(self.plan, ftype)
         if request.parity != "off":
-            from reclm_lite.convert.parity import Gate
-
             needed["the parity gate, for the time of the export"] = Gate.scratch_bytes(self.source.config)
         require_space(self.out_dir, needed)
 
@@ -201,7 +207,9 @@ class _Export:
         if made:
             return self.out_dir / made["file"], ftype
         path = self.scratch / "unquantized.gguf"
-        return path, _write_unquantized(self.source, path, progress=self._progress("writing tensors"), **self._names)["ftype"]
+        written = _write_unquantized(self.source, path, progress=self._progress("writing tensors"), **self._names)
+        self.hashes[path] = written["sha256"]
+        return path, written["ftype"]
 
     def _imatrix(self, unquantized: Path, todo: Sequence[str]) -> Any:
         request = self.request
@@ -234,8 +242,6 @@ class _Export:
         request = self.request
         if request.parity == "off":
             return contextlib.nullcontext()
-        from reclm_lite.convert.parity import Gate
-
         scratch = self.scratch / "parity"
         scratch.mkdir()
         return Gate(
@@ -250,7 +256,8 @@ class _Export:
         if ftype != unquantized_ftype:
             path = self.scratch / request.file(ftype)
             if ftype in UNQUANTIZED_FTYPES:
-                write_gguf(self.source, path, ftype, progress=self._progress(f"{ftype}: writing"), **self._names)
+                written = write_gguf(self.source, path, ftype, progress=self._progress(f"{ftype}: writing"), **self._names)
+                self.hashes[path] = written["sha256"]
             else:
                 self.progress(f"{ftype}: quantizing", 0, 0)
                 used = imatrix if request.uses_imatrix(ftype) else None
@@ -269,7 +276,7 @@ class _Export:
             "file": request.file(ftype, failed=not passed),
             "ftype": ftype,
             "size_bytes": path.stat().st_size,
-            "sha256": file_sha256(path),
+            "sha256": self.hashes.get(path) or file_sha256(path),
             "bits_per_weight": round(8 * sum(tensor.size_bytes for tensor in tensors) / self.manifest["n_params"], 4),
             "tensor_types": {name: types.count(name) for name in sorted(set(types))},
             "fallback_tensors": fallback,

@@ -10,12 +10,15 @@ at all, after each tensor's bytes have been read again and compared by checksum 
 Format followed: GGUF 3, little endian (ggml/docs/gguf.md); header and metadata are written by the `gguf` package.
 """
 
+import collections
+import hashlib
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -166,7 +169,7 @@ def _write_header(source: "Source", family: Family, path: Path, ftype: str, plan
         add_metadata(writer, entries)
         writer.add_file_type(UNQUANTIZED_FTYPES[ftype])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        write_vocabulary(writer, vocabulary, source.tokenizer_directory)
+        write_vocabulary(writer, vocabulary)
         for tensor in plan:
             kind = gguf.GGMLQuantizationType[tensor.type_name]
             dtype = np.dtype(np.float32 if tensor.type_name == "F32" else np.float16)
@@ -178,50 +181,97 @@ def _write_header(source: "Source", family: Family, path: Path, ftype: str, plan
         writer.close()
 
 
+class _Appender:
+    """Appends to a file in a thread of its own, so that the next block is computed while one is written.
+
+    One block is being written and one may wait. `checksums`: {tensor name: CRC-32 of its bytes}. Data given to `put` must not change after.
+    """
+
+    def __init__(self, path: Path):
+        self.checksums: dict[str, int] = {}
+        self._stream = path.open("ab")
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: collections.deque[Future[None]] = collections.deque()
+
+    def put(self, name: str, data: memoryview) -> None:
+        self._submit(self._write, name, data)
+
+    def pad(self) -> None:
+        self._submit(self._write_padding)
+
+    def finish(self) -> None:
+        """Returns when everything is written; raises what writing raised."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def _submit(self, function: Callable[..., None], *arguments: Any) -> None:
+        while len(self._waiting) > 1:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(function, *arguments))
+
+    def _write(self, name: str, data: memoryview) -> None:
+        self.checksums[name] = zlib.crc32(data, self.checksums.get(name, 0))
+        self._stream.write(data)
+
+    def _write_padding(self) -> None:
+        self._stream.write(bytes(-self._stream.tell() % _ALIGNMENT))
+
+    def __enter__(self) -> "_Appender":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._stream.close()
+
+
 def _write_tensors(path: Path, plan: list[PlannedTensor], progress: Progress | None) -> dict[str, int]:
     """Appends the tensors to a file that has its header; returns {tensor name: CRC-32 of its bytes}."""
-    checksums, done, total = {}, 0, sum(tensor.size_bytes for tensor in plan)
-
-    def pad(stream: BinaryIO) -> None:
-        stream.write(bytes(-stream.tell() % _ALIGNMENT))
-
-    with path.open("ab") as stream:
-        pad(stream)
+    done, total = 0, sum(tensor.size_bytes for tensor in plan)
+    with _Appender(path) as file:
+        file.pad()
         for tensor in plan:
-            checksum, n_bytes = 0, 0
+            n_bytes = 0
             for block in tensor.blocks():
                 data = memoryview(_encode(block, tensor)).cast("B")
-                checksum = zlib.crc32(data, checksum)
-                stream.write(data)
+                file.put(tensor.target, data)
                 n_bytes += len(data)
                 if progress:
                     progress(done + n_bytes, total)
             if n_bytes != tensor.size_bytes:
                 raise ModelError(f"expected {tensor.size_bytes} bytes of {tensor.origin()}, found {n_bytes}; copy it again")
-            pad(stream)
+            file.pad()
             done += n_bytes
-            checksums[tensor.target] = checksum
-    return checksums
+        file.finish()
+        return file.checksums
 
 
-def _read_again(path: Path, checksums: dict[str, int]) -> int:
-    """Compares each tensor of the file with its checksum, a block at a time; returns the file's size in bytes."""
-    summary = check_gguf(path)
-    found, buffer = {}, bytearray(_BLOCK_BYTES)
-    with path.open("rb", buffering=0) as stream:
-        for tensor in summary.tensors:
-            stream.seek(tensor.offset_bytes)
-            checksum, left = 0, tensor.size_bytes
-            while left:
-                n = stream.readinto(memoryview(buffer)[: min(left, len(buffer))])
-                if not n:
+def _read_again(path: Path, checksums: dict[str, int]) -> str:
+    """Compares each tensor of the file with its checksum, a block at a time; returns the whole file's SHA-256."""
+    summary, whole = check_gguf(path), hashlib.sha256()
+    found: dict[str, int] = {}
+    at = 0
+    with path.open("rb", buffering=0) as stream, ThreadPoolExecutor(1) as hashing:
+        for tensor in sorted(summary.tensors, key=lambda tensor: tensor.offset_bytes):
+            end = tensor.offset_bytes + tensor.size_bytes
+            whole.update(stream.read(tensor.offset_bytes - at))
+            at, found[tensor.name] = tensor.offset_bytes, 0
+            hashed: Future[None] | None = None
+            while at < end:
+                data = stream.read(min(end - at, _BLOCK_BYTES))
+                if not data:
                     break
-                checksum, left = zlib.crc32(memoryview(buffer)[:n], checksum), left - n
-            found[tensor.name] = checksum
+                if hashed:
+                    hashed.result()
+                hashed = hashing.submit(whole.update, data)
+                found[tensor.name] = zlib.crc32(data, found[tensor.name])
+                at += len(data)
+            if hashed:
+                hashed.result()
+        whole.update(stream.read())
     if found != checksums:
         odd = sorted(name for name in found.keys() | checksums.keys() if found.get(name) != checksums.get(name))
         raise ModelError(f"expected {path} to hold what was written, found other bytes in {odd[:3]}; check the disk")
-    return summary.size_bytes
+    return whole.hexdigest()
 
 
 def write_gguf(
@@ -236,7 +286,7 @@ def write_gguf(
     """Writes a checkpoint (an adapter merged in, if `source` has one) as GGUF of type f32, f16 or bf16, whole or not at all.
 
     `name` is the model's (default: the directory's); `metadata` adds keys such as `general.license`.
-    Returns {"out", "architecture", "ftype", "size_bytes", "n_tensors", "n_params"}. Raises ModelError naming the
+    Returns {"out", "architecture", "ftype", "size_bytes", "sha256", "n_tensors", "n_params"}. Raises ModelError naming the
     tensor for NaN, infinity, a shape other than config.json says, a leftover or a missing tensor; TooLargeForType
     for a weight beyond float16 or bfloat16.
     """
@@ -247,12 +297,14 @@ def write_gguf(
     entries = {"general.name": name or source.directory.resolve().name, **(metadata or {})}
     with whole_or_nothing(path) as partial:
         _write_header(source, family, partial, ftype, plan, entries)
-        size_bytes = _read_again(partial, _write_tensors(partial, plan, progress))
+        sha256 = _read_again(partial, _write_tensors(partial, plan, progress))
+        size_bytes = partial.stat().st_size
     return {
         "out": str(path),
         "architecture": family.GGUF_ARCH,
         "ftype": ftype,
         "size_bytes": size_bytes,
+        "sha256": sha256,
         "n_tensors": len(plan),
         "n_params": sum(tensor.n_values for tensor in plan),
     }

@@ -124,7 +124,7 @@ def test_memory_is_that_of_blocks_not_of_matrices(tmp_path: Path, monkeypatch: p
     finally:
         tracemalloc.stop()
     assert (tmp_path / "model.gguf").stat().st_size > 51e6
-    assert peak_bytes < 8 << 20
+    assert peak_bytes < 12 << 20  # being computed, waiting, being written, in float32
 
 
 def test_progress_reaches_its_total_and_the_report_counts(tmp_path: Path) -> None:
