@@ -19,7 +19,7 @@ from reclm_lite.cli import main
 from reclm_lite.convert import export as export_module
 from reclm_lite.convert import target
 from reclm_lite.convert.merge import open_source
-from reclm_lite.runtime import file_sha256
+from reclm_lite.runtime import check_gguf, file_sha256
 
 TINY = Shape(hidden=64, feed_forward=96, n_layers=1, n_heads=4, n_kv_heads=2, n_vocab=300, rank=2)
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -286,3 +286,86 @@ def test_a_kill_leaves_only_what_is_whole_and_the_next_run_goes_on(base: Path, t
     if n_made:
         assert after["base-q8_0.gguf"] == before["base-q8_0.gguf"]
         assert [entry["ftype"] for entry in manifest_of(out)["files"]] == ["q8_0", "q4_0"]
+
+
+# The gate
+
+GATED = ("--imatrix", "none", "--parity", "gguf", "--threads", "1")
+
+
+def spoil(path: Path) -> None:
+    """Zeroes the rows of one matrix: a file that is whole, loads, and says something else."""
+    (tensor,) = [tensor for tensor in check_gguf(path).tensors if tensor.name == "blk.0.ffn_down.weight"]
+    with path.open("rb+") as stream:
+        stream.seek(tensor.offset_bytes)
+        stream.write(bytes(tensor.size_bytes))
+
+
+def test_a_file_that_is_not_equal_is_kept_aside_and_the_others_are_made(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, texts = tmp_path / "out", texts_file(tmp_path / "texts.txt")
+    quantize = export_module.quantize_gguf
+
+    def badly(source, path, ftype, **options):
+        report = quantize(source, path, ftype, **options)
+        if ftype == "q8_0":
+            spoil(path)
+        return report
+
+    monkeypatch.setattr(export_module, "quantize_gguf", badly)
+    command = ("--base", base, "--quant", "q8_0,q5_0", "-o", out, "--calibration", texts, *GATED)
+    stdout, stderr = export(*command, expect=1)
+    assert "FAILED" in stdout and "base-q8_0.failed-parity.gguf is not equal" in stderr
+    assert sorted(listing(out)) == ["base-q5_0.gguf", "base-q8_0.failed-parity.gguf", "manifest.json"]
+    bad, good = manifest_of(out)["files"]
+    assert not bad["passed"] and any("blk.0.ffn_down.weight" in reason for reason in bad["parity"]["reasons"])
+    assert good["passed"] and good["parity"]["reasons"] == [] and good["parity"]["logits"]["mean_kl"] < 1
+    before = listing(out)
+    monkeypatch.undo()
+    export(*command)
+    assert sorted(listing(out)) == ["base-q5_0.gguf", "base-q8_0.gguf", "manifest.json"]
+    assert listing(out)["base-q5_0.gguf"] == before["base-q5_0.gguf"]
+    assert all(entry["passed"] for entry in manifest_of(out)["files"])
+
+
+def test_a_spoilt_successor_leaves_the_proved_file_of_an_earlier_export(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, texts = tmp_path / "out", texts_file(tmp_path / "texts.txt")
+    command = ("--base", base, "--quant", "q8_0", "-o", out, "--calibration", texts, *GATED)
+    export(*command)
+    earlier = (out / "base-q8_0.gguf").read_bytes()
+    edit(base, lambda tensors: tensors[UP].__setitem__((0, 0), 1.0))
+    quantize = export_module.quantize_gguf
+    monkeypatch.setattr(export_module, "quantize_gguf", lambda source, path, *a, **o: (quantize(source, path, *a, **o), spoil(path))[0])
+    _, stderr = export(*command, expect=1)
+    assert (out / "base-q8_0.gguf").read_bytes() == earlier
+    assert [entry["file"] for entry in manifest_of(out)["files"]] == ["base-q8_0.failed-parity.gguf"]
+
+
+def test_an_export_needs_neither_torch_nor_transformers(base: Path, adapter: Path, tmp_path: Path) -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'peft')))\nfrom reclm_lite.cli import main; main()"
+    texts = texts_file(tmp_path / "texts.txt")
+    run = subprocess.run(
+        [sys.executable, "-c", blocked, "export", "--base", base, "--adapter", adapter, "--quant", "q8_0,q4_0", "-o", tmp_path / "out",
+         "--calibration", texts, "--threads", "1"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    manifest = manifest_of(tmp_path / "out")
+    assert [entry["imatrix"] for entry in manifest["files"]] == [False, True] and all(entry["passed"] for entry in manifest["files"])
+    assert "unquantized GGUF" in manifest["reference"]
+
+
+def test_an_adapter_is_proved_against_peft_in_transformers(base: Path, adapter: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    pytest.importorskip("transformers")
+    texts = texts_file(tmp_path / "texts.txt")
+    export("--base", base, "--adapter", adapter, "--quant", "f16", "-o", tmp_path / "out", "--calibration", texts,
+           "--parity", "transformers", "--threads", "1")  # fmt: skip
+    manifest = manifest_of(tmp_path / "out")
+    (entry,) = manifest["files"]
+    assert "transformers" in manifest["reference"] and entry["parity"]["token_ids"]["n_mismatches"] == 0
+    assert entry["parity"]["token_ids"]["n_texts"] >= 1000 and entry["parity"]["greedy"]["n_prompts"] >= 64
+    assert entry["parity"]["greedy"]["n_different"] == 0
