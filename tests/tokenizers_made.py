@@ -115,7 +115,7 @@ def sentencepiece_file(pieces: list[tuple[str, float, int]], **settings: Any) ->
         _message(1, _message(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + bytes([kind]))
         for text, score, kind in pieces
     )
-    trainer = b"\x18" + bytes([settings["model_type"]])
+    trainer = b"\x18" + bytes([settings["model_type"]]) + b"\x98\x02\x01"  # and byte_fallback
     if any(kind == 6 for _, _, kind in pieces):
         trainer += b"\x98\x02\x01"  # byte_fallback, without which the sentencepiece package refuses byte pieces
     normalizer = _message(1, settings["name"]) + (_message(2, settings["charsmap"]) if settings["charsmap"] else b"")
@@ -123,7 +123,9 @@ def sentencepiece_file(pieces: list[tuple[str, float, int]], **settings: Any) ->
     return body + _message(2, trainer) + _message(3, normalizer)
 
 
-def pieces_of_sentencepiece(n_merged: int = 1200, further: tuple[tuple[str, int], ...] = ()) -> list[tuple[str, float, int]]:
+def pieces_of_sentencepiece(
+    n_merged: int = 1200, further: tuple[tuple[str, int], ...] = ()
+) -> list[tuple[str, float, int]]:
     """Pieces as SentencePiece trains them for a BPE with byte fallback: unknown, control, bytes, merged, characters.
 
     `further` are pieces (text, type) put after </s>.
@@ -250,7 +252,9 @@ def save_wordpiece(directory: Path, *, lowercase: bool = True, n_vocab: int = 90
     return save(directory, json.loads(tokenizer.to_str()), {"tokenizer_class": "PreTrainedTokenizerFast"} | settings)
 
 
-def vocabulary_gguf(directory: Path, path: Path, kinds: tuple[str, ...] = ("bpe", "sentencepiece", "wordpiece")) -> Vocabulary:
+def vocabulary_gguf(
+    directory: Path, path: Path, kinds: tuple[str, ...] = ("bpe", "sentencepiece", "wordpiece")
+) -> Vocabulary:
     """Writes a GGUF with the vocabulary of `directory` alone, for `load_model(path, vocab_only=True)`."""
     from gguf import GGUFWriter
 

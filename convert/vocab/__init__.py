@@ -48,7 +48,7 @@ class Vocabulary:
 
 
 def vocabulary_kind(directory: Path, tokenizer: dict[str, Any]) -> str:
-    """"bpe", "sentencepiece" or "wordpiece", told by tokenizer.json (`tokenizer`, {} without one) and its neighbours.
+    """ "bpe", "sentencepiece" or "wordpiece", told by tokenizer.json (`tokenizer`, {} without one) and its neighbours.
 
     Raises ModelError for a directory without a tokenizer or with one of another kind.
     """
@@ -102,7 +102,7 @@ def read_vocabulary(directory: Path, kinds: str | tuple[str, ...], config: dict[
     return Vocabulary(special=special, **fields)
 
 
-def write_vocabulary(writer: Any, vocabulary: Vocabulary, directory: Path | None = None) -> None:
+def write_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     """Adds the vocabulary, its special tokens and chat templates to a gguf.GGUFWriter."""
     if vocabulary.n_token_types is not None:
         writer.add_token_type_count(vocabulary.n_token_types)

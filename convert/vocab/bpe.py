@@ -22,10 +22,7 @@ _SLASH = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 QWEN2 = _CASE + "|" + _WORD + r"|\p{N}" + _REST
-QWEN35 = (
-    _CASE
-    + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN35 = _CASE + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = _CASE + "|" + _WORD + r"|\p{N}{1,3}" + _REST
 
 
@@ -160,7 +157,9 @@ def pre_tokenizer_name(tokenizer: dict[str, Any], path: Path) -> str:
     added = {token["content"] for token in tokenizer.get("added_tokens") or []}
     odd = _first_unreached(model["vocab"], added, merge_pairs(path, model))
     if odd is not None:
-        raise refuse(path, f"ignore_merges {not whole_words} beside this pre_tokenizer, or tokens that merges give", odd)
+        raise refuse(
+            path, f"ignore_merges {not whole_words} beside this pre_tokenizer, or tokens that merges give", odd
+        )
     return names[not whole_words]
 
 
@@ -183,7 +182,9 @@ def read(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> 
             raise refuse(path, "no normalizer but NFC", step)
     name = pre_tokenizer_name(tokenizer, path)
     absent = [byte for byte, char in enumerate(byte_characters()) if char not in model["vocab"]]
-    if any(0x20 <= byte < 0x7F for byte in absent) or (model.get("unk_token") and not _NEVER_IN_TEXT.issuperset(absent)):
+    if any(0x20 <= byte < 0x7F for byte in absent) or (
+        model.get("unk_token") and not _NEVER_IN_TEXT.issuperset(absent)
+    ):
         raise refuse(path, "tokens for all bytes that occur in text", f"{len(absent)} missing: {absent[:5]}")
     tokens, types, id_of = token_table(directory, tokenizer, config)
     merges = []

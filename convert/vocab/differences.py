@@ -14,6 +14,7 @@ Every reason is a property of the text and of the tokenizer's own description, s
                   llama.cpp does as SentencePiece itself
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -71,6 +72,9 @@ class Differences:
         steps = flatten(tokenizer.get("pre_tokenizer"), "pretokenizers")
         self._nfc = any(step.get("type") == "NFC" for step in normalizers)
         self._splits = _splitters(str(metadata.get("tokenizer.ggml.pre")))
+        self._split_differs = functools.lru_cache(maxsize=1)(
+            self._compare_splits
+        )  # one text is asked for several times
         self._scheme = None
         if steps and steps[0].get("type") == "Metaspace":
             legacy = "always" if steps[0].get("add_prefix_space", True) else "never"
@@ -151,6 +155,6 @@ class Differences:
                 return True
         return False
 
-    def _split_differs(self, text: str) -> bool:
+    def _compare_splits(self, text: str) -> bool:
         own, llama_cpp = self._splits
         return own.pre_tokenize_str(text) != llama_cpp.pre_tokenize_str(text)

@@ -1,8 +1,8 @@
 """Special tokens, what is added around a text, and chat templates.
 
-Which token is BOS comes from tokenizer_config.json, else from config.json. Whether it is added to a text: as in
-transformers 5, `add_bos_token` and `add_eos_token` of tokenizer_config.json rule where one of them is written
-(the other then counts as false), else the post_processor of tokenizer.json.
+Which token is BOS comes from tokenizer_config.json, else from config.json. Whether it is added to a text: the
+post_processor of tokenizer.json says so, as in transformers 5, which passes over `add_bos_token` and
+`add_eos_token` of tokenizer_config.json there; they rule only beside a lone tokenizer.model.
 
 llama.cpp adds at most one token before a text (BOS) and one after it (EOS); other templates are refused. It has
 defaults for what a file does not say, such as token 11 for the EOS of a byte-level BPE; so an EOS is demanded.
@@ -141,7 +141,9 @@ def _further_ends(directory: Path, config: dict[str, Any], tokens: list[str], id
         ends += value if isinstance(value, list) else [value] if isinstance(value, int) else []
     for end in dict.fromkeys(ends):
         if not 0 <= end < len(tokens):
-            raise ModelError(f"expected every eos_token_id in 0 to {len(tokens) - 1}, found {end}; correct it in {directory}")
+            raise ModelError(
+                f"expected every eos_token_id in 0 to {len(tokens) - 1}, found {end}; correct it in {directory}"
+            )
         if "eos" not in ids:
             ids["eos"] = end
         if end in (ids["eos"], ids.get("eot"), ids.get("eom")) or tokens[end] in KNOWN_ENDS:
@@ -149,8 +151,8 @@ def _further_ends(directory: Path, config: dict[str, Any], tokens: list[str], id
         place = next((kind for kind in ("eot", "eom") if kind not in ids), None)
         if place is None:
             raise ModelError(
-                f"expected at most two ends of generation beyond EOS that llama.cpp does not know by name, found {tokens[end]!r} "
-                f"besides; remove it from eos_token_id in {directory / 'generation_config.json'}"
+                "expected at most two ends of generation beyond EOS that llama.cpp does not know by name, "
+                f"found {tokens[end]!r} besides; remove it from eos_token_id in {directory / 'generation_config.json'}"
             )
         ids[place] = end
 
@@ -203,16 +205,16 @@ def read_special(
     cls = ids.pop("cls", None)
     texts = {content(settings.get(f"{kind}_token")) for kind in ("sep", "eos")}
     around = _around(path, tokenizer.get("post_processor"), {text for text in texts if text})
-    explicit = {kind: settings[f"add_{kind}_token"] for kind in ("bos", "eos") if f"add_{kind}_token" in settings}
-    if explicit and model != "bert":
-        around.first = ids.get("bos") if explicit.get("bos") else None
-        around.last = ids.get("eos") if explicit.get("eos") else None
-    elif not tokenizer:
-        raise refuse(
-            directory / "tokenizer_config.json",
-            "add_bos_token and add_eos_token as true or false beside a lone tokenizer.model",
-            "neither",
-        )
+    stated = {kind: settings[f"add_{kind}_token"] for kind in ("bos", "eos") if f"add_{kind}_token" in settings}
+    if not tokenizer:
+        if not stated:
+            raise refuse(
+                directory / "tokenizer_config.json",
+                "add_bos_token and add_eos_token as true or false beside a lone tokenizer.model",
+                "neither",
+            )
+        around.first = ids.get("bos") if stated.get("bos") else None
+        around.last = ids.get("eos") if stated.get("eos") else None
     if around.last is not None and around.last != ids.get("eos"):  # llama.cpp adds EOS, so that it must be
         if "eos" in ids:
             ids["eot"] = ids["eos"]
@@ -225,11 +227,15 @@ def read_special(
     if around.first is not None and around.first not in (ids["bos"], cls):
         raise refuse(path, f"the post_processor to begin with BOS, {tokens[ids['bos']]!r}", tokens[around.first])
     if model == "bert" and (around.first, around.last) != (ids.get("bos"), ids["eos"]):
-        raise refuse(path, "a post_processor that puts [CLS] before and [SEP] after a text", tokenizer.get("post_processor"))
+        raise refuse(
+            path, "a post_processor that puts [CLS] before and [SEP] after a text", tokenizer.get("post_processor")
+        )
 
     add = {"bos": around.first is not None, "eos": around.last is not None}
     defaults = {"bos": (model, pre) in _BOS_BY_DEFAULT, "eos": False}
-    add = {kind: flag for kind, flag in add.items() if kind in around.stated or kind in explicit or flag != defaults[kind]}
+    add = {
+        kind: flag for kind, flag in add.items() if kind in around.stated or kind in stated or flag != defaults[kind]
+    }
     if around.separator is not None:
         add["sep"] = around.separator
     return Special(ids, add, read_chat_template(directory, settings))

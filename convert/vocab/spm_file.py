@@ -22,7 +22,7 @@ MODEL_TYPES = {1: "Unigram", 2: "BPE", 3: "Word", 4: "Char"}
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """Pieces as (text, score, type) by id, and the settings; ids of special tokens that there are none of are absent."""
+    """Pieces as (text, score, type) by id, and the settings; `special_ids` by kind, without those set to none."""
 
     pieces: list[tuple[str, float, int]]
     model_type: str

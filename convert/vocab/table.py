@@ -71,8 +71,16 @@ def added_tokens(directory: Path, tokenizer: dict[str, Any]) -> dict[int, AddedT
         special = special or text in named or looks_special(text) or (known is not None and known.special)
         found[token_id] = AddedToken(text, special, stated)
 
+    # The package tokenizers does not go by the ids of added tokens: what the model lacks comes after all others.
+    vocab = (tokenizer.get("model") or {}).get("vocab") or {}
+    following = len(vocab)
     for token in tokenizer.get("added_tokens") or []:
-        add(token["id"], token["content"], token["special"], False, "tokenizer.json")
+        token_id = vocab.get(token["content"], following)
+        if token_id != token["id"]:
+            found_id = f"{token['content']!r} as {token['id']}, which tokenizers reads as {token_id}"
+            raise refuse(directory / "tokenizer.json", "added tokens to follow the others without a gap", found_id)
+        following += token_id == following
+        add(token_id, token["content"], token["special"], False, "tokenizer.json")
     if not tokenizer:  # with a tokenizer.json, transformers does not read it
         for text, token_id in optional_json(directory / "added_tokens.json").items():
             add(token_id, text, False, False, "added_tokens.json")
