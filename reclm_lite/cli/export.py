@@ -77,12 +77,18 @@ def _has_chat_template(folder: Path) -> bool:
 
 
 def _table(manifest: dict[str, Any]) -> None:
-    click.echo(f"{'file':<44} {'MiB':>9} {'bits/weight':>11} {'mean KL':>9} {'top-1':>7} parity")
-    for entry in manifest["files"]:
-        logits = (entry["parity"] or {}).get("logits", {})
-        kl, top1 = logits.get("mean_kl"), logits.get("top1_agreement")
+    """Language models have a divergence and an agreement of the best token, encoders a cosine of their vectors."""
+    files = manifest["files"]
+    encoder = any("vectors" in (entry["parity"] or {}) for entry in files)
+    part, columns = ("vectors", ("mean_cosine", "min_cosine")) if encoder else ("logits", ("mean_kl", "top1_agreement"))
+    titles = ("mean cosine", "least") if encoder else ("mean KL", "top-1")
+    width = max((len(entry["file"]) for entry in files), default=0)
+    click.echo(f"{'file':<{width}} {'MiB':>9} {'bits/weight':>12} {titles[0]:>12} {titles[1]:>8}  parity")
+    for entry in files:
+        measured = (entry["parity"] or {}).get(part, {})
+        first, second = (measured.get(column) for column in columns)
         told = "off" if entry["parity"] is None else "proved" if entry["passed"] else "FAILED"
         click.echo(
-            f"{entry['file']:<44} {entry['size_bytes'] / (1 << 20):>9,.1f} {entry['bits_per_weight']:>11.2f} "
-            f"{'-' if kl is None else f'{kl:.5f}':>9} {'-' if top1 is None else f'{top1:.1%}':>7} {told}"
+            f"{entry['file']:<{width}} {entry['size_bytes'] / (1 << 20):>9,.1f} {entry['bits_per_weight']:>12.2f} "
+            f"{'-' if first is None else f'{first:.5f}':>12} {'-' if second is None else f'{second:.4f}':>8}  {told}"
         )
