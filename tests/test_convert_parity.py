@@ -55,6 +55,12 @@ def f16(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def few_strings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests about something else than token ids."""
+    monkeypatch.setattr("reclm_lite.convert.parity.gate.texts", lambda: strings.PROBE_TEXTS)
+
+
 def _judge(checkpoint: Path, unquantized: Path, scratch: Path, *others: tuple[Path, str], **options: object) -> list[Verdict]:
     with Gate(open_source(checkpoint), unquantized, scratch=scratch, n_threads=1, **options) as gate:
         return [gate.judge(unquantized, "f16"), *(gate.judge(path, ftype) for path, ftype in others)]
@@ -125,6 +131,7 @@ def test_an_honest_export_passes_with_transformers_as_reference(llama: Path, f16
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.usefixtures("few_strings")
 def test_flat_logits_of_an_untrained_model_are_not_refused(tmp_path: Path):
     checkpoint = save_llama(tmp_path / "flat", hidden_size=256, intermediate_size=256, initializer_range=0.02)
     export_checkpoint(checkpoint, tmp_path / "f16.gguf", "f16")
@@ -192,6 +199,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.usefixtures("few_strings")
 def test_each_damage_fails_the_f16_gate(damage: str, llama: Path, f16: Path, tmp_path: Path):
     bad = _edited(f16, tmp_path / "bad.gguf", DAMAGE[damage])
     verdict = _judge(llama, bad, tmp_path / "scratch")[0]
@@ -199,6 +207,7 @@ def test_each_damage_fails_the_f16_gate(damage: str, llama: Path, f16: Path, tmp
     assert all("expected" in reason and "found" in reason for reason in verdict.reasons[:1])
 
 
+@pytest.mark.usefixtures("few_strings")
 def test_a_quantized_file_of_a_damaged_one_fails_too(llama: Path, f16: Path, tmp_path: Path):
     bad = _edited(f16, tmp_path / "bad.gguf", DAMAGE["gate and up swapped"])
     quantize_gguf(bad, tmp_path / "q8_0.gguf", "q8_0", n_threads=1)
@@ -208,6 +217,7 @@ def test_a_quantized_file_of_a_damaged_one_fails_too(llama: Path, f16: Path, tmp
 
 @pytest.mark.parametrize("reference", ["transformers", "gguf"])
 @pytest.mark.parametrize("ftype", ["q8_0", "q2_k"])
+@pytest.mark.usefixtures("few_strings")
 def test_a_quantized_file_of_other_tensors_fails_its_type(ftype: str, reference: str, tmp_path: Path):
     checkpoint = save_llama(tmp_path / "llama", hidden_size=256, intermediate_size=256, initializer_range=0.05)
     good, bad, out = tmp_path / "f16.gguf", tmp_path / "bad.gguf", tmp_path / "out.gguf"
@@ -225,6 +235,7 @@ def test_a_wrong_bos_flag_fails_by_its_token_ids(llama: Path, f16: Path, tmp_pat
 
 
 @pytest.mark.parametrize(("old", "new"), [(b"<|end|>", b"<|END|>"), (b"{{ bos_token }}", b"{{ eos_token }}"), (b"'owner'", b"'nobod'")])
+@pytest.mark.usefixtures("few_strings")
 def test_another_chat_template_fails(old: bytes, new: bytes, llama: Path, f16: Path, tmp_path: Path):
     raw = f16.read_bytes()
     at = raw.index(b"tokenizer.chat_template")
@@ -235,6 +246,7 @@ def test_another_chat_template_fails(old: bytes, new: bytes, llama: Path, f16: P
 
 
 @pytest.mark.parametrize("use_rslora", [False, True])
+@pytest.mark.usefixtures("few_strings")
 def test_a_wrong_adapter_scale_fails(use_rslora: bool, tmp_path: Path):
     """alpha / sqrt(r) in place of alpha / r, and the other way round; the reference is peft's own merge."""
     peft = pytest.importorskip("peft")

@@ -67,7 +67,15 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: {"passed", "ftype", "reference", "reasons", and a part for each thing compared}."""
-        return {"passed": self.passed, "ftype": self.ftype, "reference": self.reference, "reasons": self.reasons, **self.details}
+        told = {"passed": self.passed, "ftype": self.ftype, "reference": self.reference, "reasons": self.reasons}
+        return told | _told(self.details)
+
+
+def _told(value: Any) -> Any:
+    """`value` with numbers that JSON lacks (infinity, NaN: what a broken file gives) as words."""
+    if isinstance(value, dict):
+        return {key: _told(each) for key, each in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Gate:
@@ -229,8 +237,8 @@ class Gate:
             if self._vectors is not None:
                 self._vectors.judge(model, noise, base.reasons, base.details, n_threads=self._n_threads)
             else:
-                self._judge_logits(model, noise, base, greedy=True)
-                self._judge_decoded(base)
+                tie = self._judge_logits(model, noise, base, greedy=True)
+                self._judge_decoded(base, tie)
 
     # -- judging -----------------------------------------------------------------------------------------------
 
@@ -274,7 +282,8 @@ class Gate:
             parts.append(GELU_NOISE)
         return math.hypot(*parts)
 
-    def _judge_logits(self, model: Model, noise: float, verdict: Verdict, *, greedy: bool) -> None:
+    def _judge_logits(self, model: Model, noise: float, verdict: Verdict, *, greedy: bool) -> float:
+        """Adds the logits and the greedy texts to a verdict; returns the lead that counts as a near-tie."""
         assert self._plan is not None
         assert self._stored is not None
         found = measure(self._plan, self._stored, self._pieces(model))
@@ -289,7 +298,7 @@ class Gate:
                 f"expected the reference's greedy text for {counts['n_prompts']} prompts, found {counts['n_different']} "
                 f"that differ by more than a near-tie (a lead of {tie:.2g})"
             )
-        self._last = (found, tie)
+        return tie
 
     def _greedy(self, argmax: list[np.ndarray], tie: float) -> dict[str, Any]:
         """Greedy texts by teacher forcing: equal, equal but for near-ties of the reference, and different."""
@@ -306,10 +315,10 @@ class Gate:
             counts["n_equal" if worst == 0 else "n_near_ties" if worst <= tie else "n_different"] += 1
         return {**counts, "near_tie": tie, "decoded_by": "one forward over the unquantized file's greedy text"}
 
-    def _judge_decoded(self, verdict: Verdict) -> None:
+    def _judge_decoded(self, verdict: Verdict, tie: float) -> None:
         """The text that llama.cpp decoded token by token, against the reference's most likely tokens."""
         assert self._plan is not None
-        plan, (_, tie) = self._plan, self._last
+        plan = self._plan
         decoded = [
             np.array([*sequence[1:], -1])[wanted]
             for sequence, wanted in zip(plan.sequences, plan.wanted, strict=True)
