@@ -109,7 +109,12 @@ def embeddings(sizes: Sizes, names: set[str], norm: Transform | None = None) -> 
 
 
 def attention(
-    layer: int, sizes: Sizes, *, biases: tuple[str, ...] = (), q_rows: Transform | None = None, k_rows: Transform | None = None
+    layer: int,
+    sizes: Sizes,
+    *,
+    biases: tuple[str, ...] = (),
+    q_rows: Transform | None = None,
+    k_rows: Transform | None = None,
 ) -> list[Rename]:
     """The four projections of a layer; `biases` names those of q, k, v, o that have one."""
     shapes = {

@@ -73,7 +73,8 @@ def _max_tokens(config: dict[str, Any], directory: Path) -> int:
 
 
 def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
-    require(config, "hidden_act", ("gelu",), default="gelu")
+    # llama.cpp computes the tanh form for all of them; the exact form differs from it by less than 5e-4
+    require(config, "hidden_act", ("gelu", "gelu_new", "gelu_pytorch_tanh"), default="gelu")
     require(config, "position_embedding_type", ("absolute", None), default="absolute")
     require(config, "is_decoder", (False,), default=False)
     return {

@@ -46,7 +46,7 @@ def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
     # Without any window llama.cpp would still assume its own turn.
     windows = _gemma.window_metadata(config, sizes, _PATTERN)
     if not windows:
-        raise ModelError("expected layer_types with a sliding_attention in config.json, found none; cannot be converted")
+        raise ModelError("expected a sliding_attention in layer_types of config.json, found none; cannot be converted")
     return {
         **_decoder.metadata(config, sizes),
         **_decoder.head_sizes(sizes),

@@ -36,7 +36,10 @@ def _ropes(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     full.setdefault("rope_theta", config.get("rope_theta") or _THETA)
     sliding = dict(nested.get("sliding_attention") or {})
     sliding.setdefault("rope_theta", config.get("rope_local_base_freq") or _THETA_WINDOW)
-    return rope_of({"rope_parameters": full}, ("default", "linear")), rope_of({"rope_parameters": sliding}, ("default",))
+    return (
+        rope_of({"rope_parameters": full}, ("default", "linear")),
+        rope_of({"rope_parameters": sliding}, ("default",)),
+    )
 
 
 def _with_layer_types(config: dict[str, Any], sizes: Sizes) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Qwen 2 and 2.5 (Qwen2ForCausalLM): Llama with biases on q, k and v, rows not reordered.
 
-llama.cpp rotates halves here, as transformers does. It has no sliding window for this architecture: where some layers have
-one (use_sliding_window), the context written ends where the window does. RoPE: default, linear, yarn.
+llama.cpp rotates halves here, as transformers does. It has no sliding window for this architecture: where some
+layers have one (use_sliding_window), the context written ends where the window does. RoPE: default, linear, yarn.
 """
 
 from pathlib import Path
