@@ -8,6 +8,7 @@ imported here only, when they are used.
 import gc
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,6 +49,18 @@ def why_not(source: Any) -> str | None:
     return None
 
 
+@contextmanager
+def _without_bars(settings: Any) -> Iterator[None]:
+    """Keeps transformers' own progress bars off stderr within the block; the caller shows one."""
+    shown = settings.is_progress_bar_enabled()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            settings.enable_progress_bar()
+
+
 class TransformersReference:
     """A float32 model in transformers. Free it with `close()`. `name` says what was merged by whom."""
 
@@ -62,7 +75,7 @@ class TransformersReference:
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__}, float32"
         make = transformers.AutoModel if encoder else transformers.AutoModelForCausalLM
         try:
-            with quiet("transformers", "peft"):
+            with quiet("transformers", "peft"), _without_bars(transformers.utils.logging):
                 self._model: Any = self._load(make, source, adapter).eval()
         except _LOADING_ERRORS as error:
             self.close()
