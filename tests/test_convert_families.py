@@ -299,6 +299,8 @@ REFUSED = [
     ("LlamaForCausalLM", {"rope_parameters": {"rope_type": "linear"}}, "factor"),
     ("LlamaForCausalLM", {"rope_parameters": LINEAR | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     ("LlamaForCausalLM", {"hidden_size": None}, "expected hidden_size in config.json, found none"),
+    ("LlamaForCausalLM", {"num_attention_heads": 0}, "num_attention_heads above 0"),
+    ("LlamaForCausalLM", {"num_hidden_layers": "six"}, "num_hidden_layers above 0"),
     ("MistralForCausalLM", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type"),
     ("Qwen2ForCausalLM", {"rope_parameters": LLAMA3}, "rope_type"),
     ("Qwen2ForCausalLM", {"head_dim": 32}, "hidden_size 64"),

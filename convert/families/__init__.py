@@ -127,6 +127,14 @@ def require(config: dict[str, Any], key: str, allowed: tuple[Any, ...], default:
         )
 
 
+def size(config: dict[str, Any], key: str, default: int | None = None) -> int:
+    """A setting that must be a whole number above 0. Raises ModelError for anything else."""
+    value = setting(config, key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ModelError(f"expected {key} above 0 in config.json, found {value!r}; copy config.json again")
+    return value
+
+
 def setting(config: dict[str, Any], key: str, default: Any = None) -> Any:
     """A setting that must be there: config.json's, or the family's default. Raises ModelError if there is neither."""
     value = config.get(key)

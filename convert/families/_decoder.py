@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.convert.families import Rename, setting
+from reclm_lite.convert.families import Rename, setting, size
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +44,15 @@ def sizes_of(
     config: dict[str, Any], *, head_dim: int | None = None, n_kv_heads: int | None = None, tied: bool = False
 ) -> Sizes:
     """Sizes from config.json; the arguments are what the family assumes where it says nothing."""
-    d_model, n_heads = setting(config, "hidden_size"), setting(config, "num_attention_heads")
+    d_model, n_heads = size(config, "hidden_size"), size(config, "num_attention_heads")
     return Sizes(
-        n_vocab=setting(config, "vocab_size"),
+        n_vocab=size(config, "vocab_size"),
         d_model=d_model,
-        d_ff=setting(config, "intermediate_size"),
-        n_layers=setting(config, "num_hidden_layers"),
+        d_ff=size(config, "intermediate_size"),
+        n_layers=size(config, "num_hidden_layers"),
         n_heads=n_heads,
-        n_kv_heads=setting(config, "num_key_value_heads", n_kv_heads or n_heads),
-        head_dim=setting(config, "head_dim", head_dim or d_model // n_heads),
+        n_kv_heads=size(config, "num_key_value_heads", n_kv_heads or n_heads),
+        head_dim=size(config, "head_dim", head_dim or d_model // n_heads),
         tied=setting(config, "tie_word_embeddings", tied),
     )
 
@@ -66,7 +66,7 @@ def metadata(config: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
     """What every decoder's metadata have, but for RoPE."""
     return {
         "block_count": sizes.n_layers,
-        "context_length": setting(config, "max_position_embeddings"),
+        "context_length": size(config, "max_position_embeddings"),
         "embedding_length": sizes.d_model,
         "feed_forward_length": sizes.d_ff,
         "attention.head_count": sizes.n_heads,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reclm_lite.convert.checkpoint import read_json
-from reclm_lite.convert.families import Rename, require
+from reclm_lite.convert.families import Rename, require, setting, size
 from reclm_lite.errors import ModelError
 
 ARCHITECTURES = ("BertModel", "BertForMaskedLM")
@@ -66,7 +66,7 @@ def _pooling(directory: Path) -> str:
 
 def _max_tokens(config: dict[str, Any], directory: Path) -> int:
     """Tokens of a text that are read, [CLS] and [SEP] among them; the rest is cut off."""
-    limits = [config["max_position_embeddings"]]
+    limits = [size(config, "max_position_embeddings")]
     if (directory / "sentence_bert_config.json").is_file():
         limits.append(read_json(directory / "sentence_bert_config.json").get("max_seq_length") or limits[0])
     return min(limits)
@@ -78,12 +78,12 @@ def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
     require(config, "position_embedding_type", ("absolute", None), default="absolute")
     require(config, "is_decoder", (False,), default=False)
     return {
-        "block_count": config["num_hidden_layers"],
-        "context_length": config["max_position_embeddings"],
-        "embedding_length": config["hidden_size"],
-        "feed_forward_length": config["intermediate_size"],
-        "attention.head_count": config["num_attention_heads"],
-        "attention.layer_norm_epsilon": float(config["layer_norm_eps"]),
+        "block_count": size(config, "num_hidden_layers"),
+        "context_length": size(config, "max_position_embeddings"),
+        "embedding_length": size(config, "hidden_size"),
+        "feed_forward_length": size(config, "intermediate_size"),
+        "attention.head_count": size(config, "num_attention_heads"),
+        "attention.layer_norm_epsilon": float(setting(config, "layer_norm_eps", 1e-12)),
         "attention.causal": False,
         "pooling_type": _POOLING_IDS[_pooling(directory)],
         "max_tokens": _max_tokens(config, directory),  # ours; llama.cpp ignores it, the text encoder truncates by it
@@ -92,8 +92,8 @@ def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
 
 def renames(config: dict[str, Any], names: set[str]) -> list[Rename]:
     del names
-    d_model, d_ff, n_vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-    n_positions, n_types = config["max_position_embeddings"], config.get("type_vocab_size", 2)
+    d_model, d_ff, n_vocab = (size(config, key) for key in ("hidden_size", "intermediate_size", "vocab_size"))
+    n_positions, n_types = size(config, "max_position_embeddings"), size(config, "type_vocab_size", 2)
 
     def affine(hf: str, gg: str, *shape: int) -> list[Rename]:
         # weight (d_out, d_in) or (d,), bias (d_out,)
@@ -106,7 +106,7 @@ def renames(config: dict[str, Any], names: set[str]) -> list[Rename]:
         Rename(f"{emb}.token_type_embeddings.weight", "token_types.weight", (n_types, d_model), keep_f32=True),
         *affine(f"{emb}.LayerNorm", "token_embd_norm", d_model),
     ]
-    for i in range(config["num_hidden_layers"]):
+    for i in range(size(config, "num_hidden_layers")):
         hf, gg = f"encoder.layer.{i}", f"blk.{i}"
         rules += affine(f"{hf}.attention.self.query", f"{gg}.attn_q", d_model, d_model)
         rules += affine(f"{hf}.attention.self.key", f"{gg}.attn_k", d_model, d_model)
