@@ -190,7 +190,7 @@ class Checkpoint:
         return tensors
 
     def _without_weights(self) -> ModelError:
-        pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in self.directory.glob(pattern))
+        pickled = sorted(file.name for file in self.directory.glob("pytorch_model*.bin"))
         if not pickled:
             return ModelError(f"expected *.safetensors in {self.directory}, found no weights; copy them there")
         named = self.config.get("architectures")

@@ -331,3 +331,24 @@ def test_settings_that_change_nothing_are_taken(base: Path, tmp_path: Path) -> N
     source = open_source(base, write_adapter(tmp_path / "adapter", LORA, **settings))
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["lora_dropout"] == 0.1
     assert (source.tensor("layer.q.weight") == W + 2 * B @ A).all()
+
+
+def test_trained_tokens_are_put_in_place_whatever_the_blocks(base: Path, tmp_path: Path) -> None:
+    rows = np.array([[5, 5, 5], [7, 7, 7], [9, 9, 9]], np.float32)
+    tensors = {"lm_head.token_adapter.trainable_tokens_delta": rows}
+    source = open_source(base, write_adapter(tmp_path / "adapter", tensors, trainable_token_indices=[4, 0, 5]))
+    want = [[7] * 3, [1] * 3, [1] * 3, [1] * 3, [5] * 3, [9] * 3]
+    for max_bytes in (1, 100, 1 << 20):
+        assert np.concatenate(list(source.blocks("lm_head.weight", max_bytes))).tolist() == want
+
+
+def test_tied_embeddings_saved_with_unequal_values_are_refused(tmp_path: Path) -> None:
+    embedding = np.ones((6, 3), np.float32)
+    base = write_checkpoint(tmp_path / "base", {"model.embed_tokens.weight": embedding}, tie_word_embeddings=True)
+    tensors = {"model.embed_tokens.weight": embedding, "lm_head.weight": 2 * embedding}
+    with pytest.raises(ModelError, match="equal values for the two tied embeddings.*lm_head.weight"):
+        open_source(base, write_adapter(tmp_path / "adapter", tensors))
+    tensors = {"model.embed_tokens.token_adapter.trainable_tokens_delta": W[:1].copy(), "lm_head.lora_A.weight": A}
+    tensors["lm_head.lora_B.weight"] = np.ones((6, 2), np.float32)
+    with pytest.raises(ModelError, match="this combination is not merged"):
+        open_source(base, write_adapter(tmp_path / "both", tensors, trainable_token_indices=[1]))
