@@ -363,7 +363,7 @@ def test_what_differs_by_design_is_told_by_the_text_alone():
 
 
 def test_every_bound_on_rounding_lies_far_below_an_unrelated_tensor():
-    assert all(tensor <= row < 1.0 for tensor, row in ROUNDING.values())
+    assert all(tensor <= row < 1.3 and tensor < 1.0 for tensor, row in ROUNDING.values())
 
 
 def test_sequences_of_a_batch_do_not_see_each_other(f16: Path):
