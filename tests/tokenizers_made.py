@@ -141,7 +141,7 @@ def pieces_of_sentencepiece(
     order = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     merged = [text for text, _ in order if len(text) > 1]
     merged += ["\u2581" * n for n in (2, 3, 4, 8)]  # Llama 2 has runs of spaces
-    merged = list(dict.fromkeys(merged))
+    merged = [text for text in dict.fromkeys(merged) if text not in dict(further)]
     characters = [text for text, _ in order if len(text) == 1]
     pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *((text, 0.0, kind) for text, kind in further)]
     pieces += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]

@@ -8,6 +8,7 @@ Every reason is a property of the text and of the tokenizer's own description, s
                   llama.cpp always puts one (as SentencePiece itself does)
     added tokens  those that swallow the space around them (lstrip, rstrip) or stand alone (single_word), and
                   those that overlap: llama.cpp takes the longest anywhere first, tokenizers the leftmost
+    runs          of spaces that are added tokens (Gemma): llama.cpp looks for them first, as SentencePiece does
     names         llama.cpp takes tokens for special by their text: `</s>` in Qwen's vocabulary is an ordinary one
     bytes         without a token of their own, which both drop, but merge across differently
     scores        transformers makes merges of a lone tokenizer.model by id; where its scores have another order,
@@ -95,7 +96,13 @@ class Differences:
         ]
         # By parse_special: what each side looks for in a text before anything else.
         self._theirs = {True: self._added, False: [token for token in self._added if not token["special"]]}
-        self._ours = {True: _longest_first([*contents, *named]), False: _longest_first(plain)}
+        written = [
+            # tokenizers looks for the U+2581 of such a token in raw text, llama.cpp and SentencePiece for spaces
+            token["content"] if token["special"] else token["content"].replace(PHANTOM_SPACE, " ")
+            for token in self._added
+        ]
+        plain = [text.replace(PHANTOM_SPACE, " ") for text in plain]
+        self._ours = {True: _longest_first([*written, *named]), False: _longest_first(plain)}
         self._patterns = {parse_special: _pattern(tokens) for parse_special, tokens in self._theirs.items()}
 
     def reason(self, text: str, *, parse_special: bool = True) -> str | None:
@@ -112,7 +119,7 @@ class Differences:
             if token["single_word"] and any(c.isalnum() or c == "_" for c in (before, after)):
                 return "an added token that must stand alone, inside a word"
         if self._partition(text, parse_special) != [(start, end) for _, start, end in found]:
-            return "tokens that overlap, or that llama.cpp takes for special ones by their text"
+            return "added tokens that overlap, runs of spaces, or tokens that llama.cpp takes for special ones by their text"
         if self._prefix_differs(text, [(start, end) for _, start, end in found]):
             return "a space that Metaspace does not put before the text, and llama.cpp does"
         if any(piece in text.replace(" ", PHANTOM_SPACE) for piece in self._early):
