@@ -92,20 +92,23 @@ class _Export:
     def run(self) -> dict[str, Any]:
         started = time.monotonic()
         earlier = load_manifest(self.out_dir)
-        with ThreadPoolExecutor(1) as thread:
-            # Hashing takes as long as reading: without an earlier export to compare with, it is done beside the writing.
-            hashing = thread.submit(describe_inputs, self._input_files(), earlier)
-            if earlier is None:
-                todo = list(self.request.ftypes)
-            else:
-                self.progress("reading the inputs", 0, 0)
-                self._begin(hashing.result(), earlier)
-                todo = [ftype for ftype in self.request.ftypes if not self._made(ftype)]
+        todo = list(self.request.ftypes)
+        if earlier is not None:
+            self.progress("reading the inputs", 0, 0)
+            inputs = describe_inputs(self._input_files(), earlier)
+            self._begin(inputs, earlier)
+            todo = [ftype for ftype in todo if not self._made(ftype)]
             if not todo:
                 return self._save() if earlier["files"] != self.manifest["files"] else earlier
-            self._require_space(todo)
+        self._require_space(todo)
+        if earlier is not None:
             unquantized, ftype = self._unquantized()
-            inputs = hashing.result()
+        else:
+            # Hashing takes as long as reading: with nothing to compare with, it is done beside the writing.
+            with ThreadPoolExecutor(1) as thread:
+                hashing = thread.submit(describe_inputs, self._input_files(), None)
+                unquantized, ftype = self._unquantized()
+                inputs = hashing.result()
         changed = changed_inputs(inputs)
         if changed:
             raise ModelError(f"expected the inputs to stay as they are during the export, found {changed[0]} changed; run it again")
