@@ -232,6 +232,7 @@ def configured(architecture: str, **settings: Any) -> dict[str, Any]:
 def metadata(config: dict[str, Any]) -> dict[str, Any]:
     family = family_of(config)
     family.renames(config, set())
+    family.extra_tensors(config)
     return family.hyperparameters(config, DIRECTORY)
 
 
@@ -299,8 +300,8 @@ REFUSED = [
     ("LlamaForCausalLM", {"rope_parameters": {"rope_type": "linear"}}, "factor"),
     ("LlamaForCausalLM", {"rope_parameters": LINEAR | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     ("LlamaForCausalLM", {"hidden_size": None}, "expected hidden_size in config.json, found none"),
-    ("LlamaForCausalLM", {"num_attention_heads": 0}, "num_attention_heads above 0"),
-    ("LlamaForCausalLM", {"num_hidden_layers": "six"}, "num_hidden_layers above 0"),
+    ("LlamaForCausalLM", {"num_attention_heads": 0}, "above 0 as num_attention_heads"),
+    ("LlamaForCausalLM", {"num_hidden_layers": "six"}, "above 0 and up to 512 as num_hidden_layers"),
     ("MistralForCausalLM", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type"),
     ("Qwen2ForCausalLM", {"rope_parameters": LLAMA3}, "rope_type"),
     ("Qwen2ForCausalLM", {"head_dim": 32}, "hidden_size 64"),
@@ -312,7 +313,7 @@ REFUSED = [
     ("Gemma2ForCausalLM", {"query_pre_attn_scalar": 224}, "query_pre_attn_scalar"),
     ("Gemma2ForCausalLM", {"attn_logit_softcapping": None}, "attn_logit_softcapping"),
     ("Gemma2ForCausalLM", {"final_logit_softcapping": None}, "final_logit_softcapping"),
-    ("Gemma2ForCausalLM", UNTIED, "tie_word_embeddings"),
+    ("Gemma2ForCausalLM", UNTIED, "tied embeddings .*peft: ensure_weight_tying=True"),
     ("Gemma2ForCausalLM", {"rope_parameters": LINEAR}, "rope_type"),
     ("Gemma2ForCausalLM", {"sliding_window": None}, "sliding_window"),
     ("Gemma2ForCausalLM", {"layer_types": ["full_attention"] * 6}, "layer_types"),
@@ -323,6 +324,11 @@ REFUSED = [
     ("Gemma3ForCausalLM", {"rope_parameters": LINEAR}, "full_attention and sliding_attention"),
     ("Gemma3ForCausalLM", {"rope_parameters": nested(YARN)}, "rope_type"),
     ("Gemma3ForCausalLM", {"rope_parameters": {"sliding_attention": LINEAR}}, "rope_type"),
+    ("LlamaForCausalLM", {"num_attention_heads": 3}, "multiple of num_key_value_heads and head_dim to be even"),
+    ("LlamaForCausalLM", {"head_dim": 17}, "head_dim to be even"),
+    ("LlamaForCausalLM", {"model_type": "mistral"}, "expected model_type None or 'llama'"),
+    ("LlamaForCausalLM", {"rope_parameters": LLAMA3 | {"low_freq_factor": 4.0}}, "low_freq_factor below high_freq_factor"),
+    ("BertModel", {"num_attention_heads": 5}, "hidden_size to be a multiple of num_attention_heads"),
     ("BertModel", {"hidden_act": "relu"}, "hidden_act"),
     ("BertModel", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ("BertModel", {"is_decoder": True}, "is_decoder"),
@@ -333,6 +339,61 @@ REFUSED = [
 def test_what_llama_cpp_would_compute_otherwise_is_refused(architecture: str, settings: dict, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         metadata(configured(architecture, **settings))
+
+
+ODD = (None, "", "x", "1e-5", [], [1], ["a"], [{}], {}, {"a": 1}, 0, -1, 3, 1.5, -0.5, float("nan"), float("inf"))
+ODD += (10**7, 2**31, 2**33, 10**30, 1e39, True, False, ["sliding_attention"] * 6, {"full_attention": 3})
+ODD += ({"type": "yarn", "factor": "x"}, {"rope_type": "yarn", "factor": 2.0, "mscale": [1], "mscale_all_dim": 1})
+ODD += ({"rope_type": "linear", "factor": 0}, {"rope_type": []}, {"rope_theta": "x"}, {"rope_type": "llama3", "factor": 8})
+KEYS = {*SMALL, *families._NEUTRAL, "architectures", "model_type", "num_key_value_heads", "head_dim", "rope_theta", "rope_scaling"}
+KEYS |= {"rope_parameters", "rms_norm_eps", "layer_norm_eps", "tie_word_embeddings", "attention_bias", "mlp_bias", "hidden_act"}
+KEYS |= {"sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "sliding_window_pattern", "text_config"}
+KEYS |= {"attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "rope_local_base_freq"}
+
+
+@pytest.mark.parametrize("name", sorted(families.families()))
+def test_any_value_in_config_json_is_used_or_refused_in_one_sentence(name: str) -> None:
+    refused = 0
+    for key in sorted(KEYS):
+        for value in ODD:
+            settings = {"use_sliding_window": True} if key in ("max_window_layers", "sliding_window") else {}
+            config = configured(families.families()[name].ARCHITECTURES[0], **settings) | {key: value}
+            try:
+                found = metadata(config)
+            except ModelError as error:
+                refused += 1
+                assert "\n" not in str(error) and len(str(error)) < 700
+            else:
+                for entry, got in found.items():
+                    assert np.float32(0) < np.float32(got) < np.inf if type(got) is float else True, (key, value, entry)
+                    assert 0 <= got < 2**32 if type(got) is int else True, (key, value, entry)
+    assert refused > 300
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("modules.json", "3", "expected a list of modules"),
+        ("modules.json", '[{"path": ""}]', "expected a list of modules with type and path"),
+        ("modules.json", '[{"type": "models.Dense", "path": "2_Dense"}]', "found Dense; cannot be converted"),
+        ("1_Pooling/config.json", "[]", "expected a JSON object"),
+        ("1_Pooling/config.json", '{"pooling_mode_max_tokens": true}', "found .'pooling_mode_max_tokens'"),
+        ("1_Pooling/config.json", '{"pooling_mode": ["mean"]}', "expected one pooling"),
+        ("sentence_bert_config.json", "[]", "expected a JSON object"),
+        ("sentence_bert_config.json", '{"max_seq_length": "128"}', "max_seq_length in .*sentence_bert_config.json"),
+    ],
+)
+def test_files_of_sentence_transformers_are_used_or_refused(
+    tmp_path: Path, file: str, content: str, message: str
+) -> None:
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "modules.json").write_text('[{"type": "models.Pooling", "path": "1_Pooling"}]')
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    config = configured("BertModel")
+    assert family_of(config).hyperparameters(config, tmp_path)["pooling_type"] == 2
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ModelError, match=message):
+        family_of(config).hyperparameters(config, tmp_path)
 
 
 def test_an_unknown_architecture_is_told_which_are_known() -> None:

@@ -44,6 +44,11 @@ _NEUTRAL = {
 }
 
 
+_MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
+_LARGEST_INT = 2**31 - 1
+_SMALLEST_FLOAT, _LARGEST_FLOAT = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+
+
 @dataclass(frozen=True)
 class Rename:
     """One tensor's way from checkpoint to GGUF. `shape` is row-major, as numpy and the checkpoint have it.
@@ -101,15 +106,18 @@ def family_of(config: dict[str, Any]) -> Family:
 
     Raises ModelError, with the families there are, for any other, and for a setting of another architecture.
     """
-    named = config.get("architectures") or []
+    named, kind = config.get("architectures") or [], config.get("model_type")
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ModelError(f"expected a list of names as architectures in config.json, found {shown(named)}; copy it again")
     known = families().values()
     for family in known:
-        if set(named) & set(family.ARCHITECTURES) or (not named and config.get("model_type") == family.MODEL_TYPE):
+        if set(named) & set(family.ARCHITECTURES) or (not named and kind == family.MODEL_TYPE):
+            require(config, "model_type", (None, family.MODEL_TYPE))
             for key, neutral in _NEUTRAL.items():
                 require(config, key, (None, neutral))
             return family
     names = sorted(name for family in known for name in family.ARCHITECTURES)
-    found = f"architectures {named} and model_type {config.get('model_type')!r}"
+    found = f"architectures {named} and model_type {shown(kind)}"
     advice = "no other family can be converted yet"
     if "text_config" in config:
         advice = "a model that also reads images or sound is not converted; save its language model on its own"
@@ -122,17 +130,68 @@ def require(config: dict[str, Any], key: str, allowed: tuple[Any, ...], default:
     if value not in allowed:
         expected = " or ".join(repr(choice) for choice in allowed)
         raise ModelError(
-            f"expected {key} {expected} in config.json, found {value!r}; llama.cpp would compute something else, "
+            f"expected {key} {expected} in config.json, found {shown(value)}; llama.cpp would compute something else, "
             "so this checkpoint cannot be converted"
         )
 
 
-def size(config: dict[str, Any], key: str, default: int | None = None) -> int:
-    """A setting that must be a whole number above 0. Raises ModelError for anything else."""
+def shown(value: Any) -> str:
+    """A value of config.json for a message: on one line and of bounded length."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def size(config: dict[str, Any], key: str, default: int | None = None, *, at_most: int = _LARGEST_INT) -> int:
+    """A setting that must be a whole number from 1 to `at_most`. Raises ModelError for anything else."""
     value = setting(config, key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ModelError(f"expected {key} above 0 in config.json, found {value!r}; copy config.json again")
+    if type(value) is not int or not 1 <= value <= at_most:
+        expected = "a whole number above 0" + (f" and up to {at_most}" if at_most < _LARGEST_INT else "")
+        raise ModelError(f"expected {expected} as {key} in config.json, found {shown(value)}; copy config.json again")
     return value
+
+
+def number(config: dict[str, Any], key: str, default: float | None = None) -> float:
+    """A setting that must be a number above 0 that float32 can hold. Raises ModelError for anything else."""
+    value = setting(config, key, default)
+    if type(value) not in (int, float) or not _SMALLEST_FLOAT <= value <= _LARGEST_FLOAT:
+        raise ModelError(
+            f"expected a number above 0 as {key} in config.json, found {shown(value)}; copy config.json again"
+        )
+    return float(value)
+
+
+def flag(config: dict[str, Any], key: str, default: bool = False) -> bool:
+    """A setting that must be true or false. Raises ModelError for anything else."""
+    value = setting(config, key, default)
+    if not isinstance(value, bool):
+        raise ModelError(f"expected true or false as {key} in config.json, found {shown(value)}; copy config.json again")
+    return value
+
+
+def settings_of(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """A setting that is itself a set of settings; empty if there is none. Raises ModelError for anything else."""
+    value = setting(config, key, {})
+    if not isinstance(value, dict):
+        raise ModelError(f"expected settings by name as {key} in config.json, found {shown(value)}; copy it again")
+    return value
+
+
+def n_layers_of(config: dict[str, Any]) -> int:
+    """Layers of the model, as many as llama.cpp can run."""
+    return size(config, "num_hidden_layers", at_most=_MAX_LAYERS)
+
+
+def sliding_layers(config: dict[str, Any], n_layers: int) -> list[bool] | None:
+    """For each layer, by `layer_types`, whether its attention has a window; None where config.json does not say."""
+    kinds = config.get("layer_types")
+    if kinds is None:
+        return None
+    if not isinstance(kinds, list) or len(kinds) != n_layers:
+        found = len(kinds) if isinstance(kinds, list) else shown(kinds)
+        raise ModelError(f"expected layer_types for {n_layers} layers in config.json, found {found}; copy it again")
+    for kind in kinds:
+        require({"layer_types": kind}, "layer_types", ("sliding_attention", "full_attention"))
+    return [kind == "sliding_attention" for kind in kinds]
 
 
 def setting(config: dict[str, Any], key: str, default: Any = None) -> Any:

@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.convert.families import Rename, setting, size
+from reclm_lite.convert.families import Rename, flag, n_layers_of, number, size
+from reclm_lite.errors import ModelError
 
 logger = logging.getLogger(__name__)
+
+_LARGEST_HEAD = 1 << 16  # far beyond any model; RoPE factors are computed for each item
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
@@ -45,16 +48,22 @@ def sizes_of(
 ) -> Sizes:
     """Sizes from config.json; the arguments are what the family assumes where it says nothing."""
     d_model, n_heads = size(config, "hidden_size"), size(config, "num_attention_heads")
-    return Sizes(
+    sizes = Sizes(
         n_vocab=size(config, "vocab_size"),
         d_model=d_model,
         d_ff=size(config, "intermediate_size"),
-        n_layers=size(config, "num_hidden_layers"),
+        n_layers=n_layers_of(config),
         n_heads=n_heads,
         n_kv_heads=size(config, "num_key_value_heads", n_kv_heads or n_heads),
-        head_dim=size(config, "head_dim", head_dim or d_model // n_heads),
-        tied=setting(config, "tie_word_embeddings", tied),
+        head_dim=size(config, "head_dim", head_dim or d_model // n_heads, at_most=_LARGEST_HEAD),
+        tied=flag(config, "tie_word_embeddings", tied),
     )
+    if n_heads % sizes.n_kv_heads or sizes.head_dim % 2:
+        raise ModelError(
+            "expected num_attention_heads to be a multiple of num_key_value_heads and head_dim to be even in config.json, "
+            f"found {n_heads}, {sizes.n_kv_heads} and {sizes.head_dim}; copy config.json again"
+        )
+    return sizes
 
 
 def canonical_name(name: str) -> str | None:
@@ -71,7 +80,7 @@ def metadata(config: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
         "feed_forward_length": sizes.d_ff,
         "attention.head_count": sizes.n_heads,
         "attention.head_count_kv": sizes.n_kv_heads,
-        "attention.layer_norm_rms_epsilon": float(setting(config, "rms_norm_eps", 1e-6)),
+        "attention.layer_norm_rms_epsilon": number(config, "rms_norm_eps", 1e-6),
     }
 
 

@@ -6,7 +6,7 @@ scores divided by sqrt(head_dim), or by sqrt(hidden_size / heads) in the largest
 
 from typing import Any
 
-from reclm_lite.convert.families import Rename, _decoder, require
+from reclm_lite.convert.families import Rename, _decoder, require, size, sliding_layers
 from reclm_lite.convert.families._decoder import Sizes, plus_one
 from reclm_lite.errors import ModelError
 
@@ -29,18 +29,12 @@ def check(config: dict[str, Any], sizes: Sizes, n_layers_of_largest: int) -> Non
 def window_metadata(config: dict[str, Any], sizes: Sizes, pattern: int) -> dict[str, Any]:
     """Which layers have the window: llama.cpp's own turn (each `pattern`-th layer without), or a list of all."""
     usual = [bool((i + 1) % pattern) for i in range(sizes.n_layers)]
-    slides = usual
-    if config.get("layer_types"):
-        for kind in config["layer_types"]:
-            require({"layer_types": kind}, "layer_types", ("sliding_attention", "full_attention"))
-        slides = [kind == "sliding_attention" for kind in config["layer_types"]]
-    if len(slides) != sizes.n_layers:
-        raise ModelError(f"expected layer_types for {sizes.n_layers} layers in config.json, found {len(slides)}")
+    slides = sliding_layers(config, sizes.n_layers) or usual
     if not any(slides):
         return {}
-    window = config.get("sliding_window", WINDOW)
-    if not window or window < 0:
-        raise ModelError(f"expected a sliding_window of at least 1 token in config.json, found {window!r}")
+    if config.get("sliding_window", WINDOW) is None:
+        raise ModelError("expected the sliding_window of its layers in config.json, found null; copy config.json again")
+    window = size(config, "sliding_window", WINDOW)
     values: dict[str, Any] = {"attention.sliding_window": window}
     if slides != usual:
         values["attention.sliding_window_pattern"] = slides

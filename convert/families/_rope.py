@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.convert.families import require, setting
+from reclm_lite.convert.families import number, require, settings_of, size
 from reclm_lite.errors import ModelError
 
 # Besides rope_type, type and rope_theta: what each type is set by. Other keys are refused, as they would be ignored.
@@ -36,6 +36,7 @@ _KEYS = {
 }
 # llama.cpp has these as constants for the architectures here, whatever the file's metadata say.
 _YARN_CONSTANTS = {"beta_fast": 32, "beta_slow": 1, "extrapolation_factor": 1, "truncate": True}
+_OLD_LENGTH = "original_max_position_embeddings"
 _SHARED_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 
 
@@ -46,7 +47,7 @@ def rope_of(config: dict[str, Any], types: tuple[str, ...], theta: float = 10000
     Returns the settings with rope_type and rope_theta, and original_max_position_embeddings where the type has it.
     """
     # transformers' own precedence, where a file has both
-    rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    rope = dict(settings_of(config, "rope_scaling") or settings_of(config, "rope_parameters"))
     rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
     if rope.get("rope_theta") is None:
         rope["rope_theta"] = config.get("rope_theta") or theta
@@ -67,9 +68,9 @@ def rope_of(config: dict[str, Any], types: tuple[str, ...], theta: float = 10000
             f"expected RoPE of type {rope['rope_type']} to be set by {sorted(known)} in config.json, found {unknown}; "
             "llama.cpp would ignore them, so this checkpoint cannot be converted"
         )
-    if "original_max_position_embeddings" in known:
-        outer = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
-        rope["original_max_position_embeddings"] = outer or setting(config, "max_position_embeddings")
+    if _OLD_LENGTH in known:
+        default = size(rope, _OLD_LENGTH, size(config, "max_position_embeddings"))
+        rope[_OLD_LENGTH] = size(config, _OLD_LENGTH, default)
     return rope
 
 
@@ -79,23 +80,24 @@ def _yarn_magnitude(factor: float, mscale: float = 1.0) -> float:
 
 def rope_metadata(rope: dict[str, Any]) -> dict[str, Any]:
     """llama.cpp's metadata for `rope_of`'s settings; `llama3_factors` gives what type llama3 needs besides."""
-    values: dict[str, Any] = {"rope.freq_base": float(rope["rope_theta"])}
+    values: dict[str, Any] = {"rope.freq_base": number(rope, "rope_theta")}
     if rope["rope_type"] in ("linear", "yarn"):
         values["rope.scaling.type"] = rope["rope_type"]
-        values["rope.scaling.factor"] = float(setting(rope, "factor"))
+        values["rope.scaling.factor"] = number(rope, "factor")
     if rope["rope_type"] == "yarn":
-        values["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
+        values["rope.scaling.original_context_length"] = rope[_OLD_LENGTH]
         for key, constant in _YARN_CONSTANTS.items():
             require(rope, key, (None, constant))
         for key in ("beta_fast", "beta_slow"):
             if rope.get(key) is not None:
                 values[f"rope.scaling.yarn_{key}"] = float(rope[key])
-        factor, scale, scale_all = float(rope["factor"]), rope.get("mscale"), rope.get("mscale_all_dim")
-        magnitude = rope.get("attention_factor")
-        if magnitude is None:
-            magnitude = _yarn_magnitude(factor)
-            if scale and scale_all:
-                magnitude = _yarn_magnitude(factor, scale) / _yarn_magnitude(factor, scale_all)
+        factor = values["rope.scaling.factor"]
+        magnitude = _yarn_magnitude(factor)
+        if rope.get("attention_factor") is not None:
+            magnitude = number(rope, "attention_factor")
+        elif rope.get("mscale") and rope.get("mscale_all_dim"):
+            scale, scale_all = number(rope, "mscale"), number(rope, "mscale_all_dim")
+            magnitude = _yarn_magnitude(factor, scale) / _yarn_magnitude(factor, scale_all)
         if not math.isclose(magnitude, _yarn_magnitude(factor), rel_tol=1e-9):
             # llama.cpp multiplies this with the paper's own magnitude
             values["rope.scaling.attn_factor"] = float(magnitude / _yarn_magnitude(factor))
@@ -106,8 +108,12 @@ def llama3_factors(rope: dict[str, Any], head_dim: int) -> dict[str, np.ndarray]
     """For rope_type llama3: `rope_freqs.weight`, float32 (head_dim / 2,), by which each frequency is divided."""
     if rope["rope_type"] != "llama3":
         return {}
-    factor, low, high = (setting(rope, key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
-    n_ctx_old = rope["original_max_position_embeddings"]
+    factor, low, high = (number(rope, key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    if low >= high:
+        raise ModelError(
+            f"expected low_freq_factor below high_freq_factor in config.json, found {low} and {high}; copy it again"
+        )
+    n_ctx_old = rope[_OLD_LENGTH]
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = np.float32(1.0) / np.float32(rope["rope_theta"]) ** exponents
     factors = []

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reclm_lite.convert.checkpoint import read_json
-from reclm_lite.convert.families import Rename, require, setting, size
+from reclm_lite.convert.families import Rename, n_layers_of, number, require, shown, size
 from reclm_lite.errors import ModelError
 
 ARCHITECTURES = ("BertModel", "BertForMaskedLM")
@@ -40,25 +40,32 @@ def canonical_name(name: str) -> str | None:
     return name
 
 
+def _read_settings(path: Path) -> dict[str, Any]:
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise ModelError(f"expected a JSON object in {path}, found {shown(settings)}; copy it again")
+    return settings
+
+
 def _pooling(directory: Path) -> str:
     """The pooling that sentence-transformers' `modules.json` asks for: mean, cls or lasttoken."""
-    pooling = "mean"
-    if not (directory / "modules.json").is_file():
+    pooling, path = "mean", directory / "modules.json"
+    if not path.is_file():
         return pooling
-    for module in read_json(directory / "modules.json"):
+    modules = read_json(path)
+    for module in modules if isinstance(modules, list) else [modules]:
+        if not isinstance(module, dict) or any(not isinstance(module.get(key), str) for key in ("type", "path")):
+            raise ModelError(f"expected a list of modules with type and path in {path}, found {shown(module)}; copy it again")
         kind = module["type"].rsplit(".", 1)[-1]
         if kind not in ("Transformer", "Pooling", "Normalize"):
-            raise ModelError(
-                f"expected Transformer, Pooling and Normalize in {directory / 'modules.json'}, found {kind}; "
-                "cannot be converted"
-            )
+            raise ModelError(f"expected Transformer, Pooling and Normalize in {path}, found {kind}; cannot be converted")
         if kind == "Pooling":
-            settings = read_json(directory / module["path"] / "config.json")
+            settings = _read_settings(directory / module["path"] / "config.json")
             on = [mode for mode, chosen in settings.items() if mode.startswith("pooling_mode_") and chosen]
             modes = [_POOLING_MODES.get(mode, mode) for mode in on] or [settings.get("pooling_mode")]
-            if len(modes) != 1 or modes[0] not in _POOLING_IDS:
+            if len(modes) != 1 or modes[0] not in list(_POOLING_IDS):
                 raise ModelError(
-                    f"expected one pooling among {sorted(_POOLING_IDS)}, found {modes}; cannot be converted"
+                    f"expected one pooling among {sorted(_POOLING_IDS)}, found {shown(modes)}; cannot be converted"
                 )
             pooling = modes[0]
     return pooling
@@ -66,10 +73,13 @@ def _pooling(directory: Path) -> str:
 
 def _max_tokens(config: dict[str, Any], directory: Path) -> int:
     """Tokens of a text that are read, [CLS] and [SEP] among them; the rest is cut off."""
-    limits = [size(config, "max_position_embeddings")]
-    if (directory / "sentence_bert_config.json").is_file():
-        limits.append(read_json(directory / "sentence_bert_config.json").get("max_seq_length") or limits[0])
-    return min(limits)
+    n_positions, path = size(config, "max_position_embeddings"), directory / "sentence_bert_config.json"
+    n_tokens = _read_settings(path).get("max_seq_length") if path.is_file() else None
+    if n_tokens is None:
+        return n_positions
+    if type(n_tokens) is not int or n_tokens < 1:
+        raise ModelError(f"expected a whole number above 0 as max_seq_length in {path}, found {shown(n_tokens)}; copy it again")
+    return min(n_positions, n_tokens)
 
 
 def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -77,13 +87,19 @@ def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
     require(config, "hidden_act", ("gelu", "gelu_new", "gelu_pytorch_tanh"), default="gelu")
     require(config, "position_embedding_type", ("absolute", None), default="absolute")
     require(config, "is_decoder", (False,), default=False)
+    d_model, n_heads = size(config, "hidden_size"), size(config, "num_attention_heads")
+    if d_model % n_heads:
+        raise ModelError(
+            "expected hidden_size to be a multiple of num_attention_heads in config.json, found "
+            f"{d_model} and {n_heads}; copy config.json again"
+        )
     return {
-        "block_count": size(config, "num_hidden_layers"),
+        "block_count": n_layers_of(config),
         "context_length": size(config, "max_position_embeddings"),
-        "embedding_length": size(config, "hidden_size"),
+        "embedding_length": d_model,
         "feed_forward_length": size(config, "intermediate_size"),
-        "attention.head_count": size(config, "num_attention_heads"),
-        "attention.layer_norm_epsilon": float(setting(config, "layer_norm_eps", 1e-12)),
+        "attention.head_count": n_heads,
+        "attention.layer_norm_epsilon": number(config, "layer_norm_eps", 1e-12),
         "attention.causal": False,
         "pooling_type": _POOLING_IDS[_pooling(directory)],
         "max_tokens": _max_tokens(config, directory),  # ours; llama.cpp ignores it, the text encoder truncates by it
@@ -106,7 +122,7 @@ def renames(config: dict[str, Any], names: set[str]) -> list[Rename]:
         Rename(f"{emb}.token_type_embeddings.weight", "token_types.weight", (n_types, d_model), keep_f32=True),
         *affine(f"{emb}.LayerNorm", "token_embd_norm", d_model),
     ]
-    for i in range(size(config, "num_hidden_layers")):
+    for i in range(n_layers_of(config)):
         hf, gg = f"encoder.layer.{i}", f"blk.{i}"
         rules += affine(f"{hf}.attention.self.query", f"{gg}.attn_q", d_model, d_model)
         rules += affine(f"{hf}.attention.self.key", f"{gg}.attn_k", d_model, d_model)

@@ -7,7 +7,7 @@ stored copy of them is left out.
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.families import Rename, _decoder, _gemma, require
+from reclm_lite.convert.families import Rename, _decoder, _gemma, flag, number
 from reclm_lite.convert.families._rope import rope_metadata, rope_of
 from reclm_lite.convert.families.qwen2 import extra_tensors
 from reclm_lite.errors import ModelError
@@ -29,13 +29,12 @@ def canonical_name(name: str) -> str | None:
 
 
 def _cap(config: dict[str, Any], key: str) -> float:
-    cap = config.get(key, _CAPS[key])
-    if not cap or cap < 0:
+    if config.get(key, _CAPS[key]) is None:
         raise ModelError(
-            f"expected {key} above 0 in config.json, found {cap!r}; llama.cpp always caps in Gemma 2, so this "
+            f"expected {key} above 0 in config.json, found none; llama.cpp always caps in Gemma 2, so this "
             "checkpoint cannot be converted"
         )
-    return float(cap)
+    return number(config, key, _CAPS[key])
 
 
 def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -57,5 +56,10 @@ def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
 
 
 def renames(config: dict[str, Any], names: set[str]) -> list[Rename]:
-    require(config, "tie_word_embeddings", (True,), default=True)
+    if not flag(config, "tie_word_embeddings", True):
+        raise ModelError(
+            "expected tied embeddings (tie_word_embeddings true in config.json, and no adapter that changes one of the two "
+            "only), found an output layer of its own; llama.cpp has none in Gemma 2: train the adapter without embed_tokens "
+            "and lm_head, or both as one (peft: ensure_weight_tying=True)"
+        )
     return _gemma.renames(config, names, head_norms=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.convert.families import Rename, _decoder, require
+from reclm_lite.convert.families import Rename, _decoder, flag, require
 from reclm_lite.convert.families._decoder import canonical_name
 from reclm_lite.convert.families._rope import llama3_factors, rope_metadata, rope_of
 
@@ -39,14 +39,14 @@ def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
 def renames(config: dict[str, Any], names: set[str]) -> list[Rename]:
     sizes = _decoder.sizes_of(config)
     q_rows, k_rows = _decoder.pairs_from_halves(sizes.n_heads), _decoder.pairs_from_halves(sizes.n_kv_heads)
-    biases = ("q", "k", "v", "o") if config.get("attention_bias") else ()
+    biases = ("q", "k", "v", "o") if flag(config, "attention_bias") else ()
     rules = _decoder.embeddings(sizes, names)
     for i in range(sizes.n_layers):
         rules += _decoder.norms(
             i, {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}, sizes.d_model
         )
         rules += _decoder.attention(i, sizes, biases=biases, q_rows=q_rows, k_rows=k_rows)
-        rules += _decoder.feed_forward(i, sizes, biases=bool(config.get("mlp_bias")))
+        rules += _decoder.feed_forward(i, sizes, biases=flag(config, "mlp_bias"))
     return rules
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.convert.families import Rename, _decoder, llama
+from reclm_lite.convert.families import Rename, _decoder, llama, size
 from reclm_lite.convert.families._decoder import canonical_name
 
 __all__ = ["canonical_name", "extra_tensors", "hyperparameters", "renames"]
@@ -29,8 +29,9 @@ def _as_llama(config: dict[str, Any]) -> dict[str, Any]:
 
 def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
     values = llama.hyperparameters(_as_llama(config), directory)
-    n_ctx = _decoder.within_window(values["context_length"], config.get("sliding_window", _WINDOW))
-    return values | {"context_length": n_ctx}
+    has_window = config.get("sliding_window", _WINDOW) is not None
+    window = size(config, "sliding_window", _WINDOW) if has_window else None
+    return values | {"context_length": _decoder.within_window(values["context_length"], window)}
 
 
 def renames(config: dict[str, Any], names: set[str]) -> list[Rename]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.convert.families import Rename, _decoder, require
+from reclm_lite.convert.families import Rename, _decoder, flag, n_layers_of, require, shown, size, sliding_layers
 from reclm_lite.convert.families._decoder import Sizes, canonical_name
 from reclm_lite.convert.families._rope import rope_metadata, rope_of
 from reclm_lite.errors import ModelError
@@ -27,13 +27,18 @@ _MAX_WINDOW_LAYERS, _WINDOW = 28, 4096  # where config.json does not say
 
 def sliding_window(config: dict[str, Any]) -> int | None:
     """Tokens that the layers with a window see; None if no layer has one."""
-    if not config.get("use_sliding_window"):
+    if not flag(config, "use_sliding_window"):
         return None
-    kinds = config.get("layer_types")
-    if kinds is None:
-        full = config.get("max_window_layers", _MAX_WINDOW_LAYERS)
-        kinds = ["full_attention" if i < full else "sliding_attention" for i in range(config["num_hidden_layers"])]
-    return config.get("sliding_window", _WINDOW) if set(kinds) != {"full_attention"} else None
+    n_layers = n_layers_of(config)
+    slides = sliding_layers(config, n_layers)
+    if slides is None:
+        n_full = config.get("max_window_layers", _MAX_WINDOW_LAYERS)
+        if type(n_full) is not int:
+            raise ModelError(f"expected a whole number as max_window_layers in config.json, found {shown(n_full)}; copy it again")
+        slides = [i >= n_full for i in range(n_layers)]
+    if not any(slides) or config.get("sliding_window", _WINDOW) is None:
+        return None
+    return size(config, "sliding_window", _WINDOW)
 
 
 def _sizes(config: dict[str, Any]) -> Sizes:
