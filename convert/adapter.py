@@ -147,7 +147,7 @@ class Adapter:
                 "save it from peft with path_initial_model_for_weight_conversion=..., as an ordinary LoRA",
             )
         for key in ("rank_pattern", "alpha_pattern"):
-            pattern = config.get(key) or {}
+            pattern = {} if config.get(key) is None else config[key]
             if not isinstance(pattern, dict) or not all(_is_positive(value) for value in pattern.values()):
                 raise self.error(f"a {key} from modules to numbers above 0", repr(pattern)[:80], "save it again")
         for key in ("r", "lora_alpha"):

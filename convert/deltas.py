@@ -23,7 +23,7 @@ from reclm_lite.convert.adapter import Part, finite
 from reclm_lite.convert.stored import half_to_single, read_blocks, read_rows, row_ranges
 from reclm_lite.errors import ModelError
 
-# A block of W is held as it is stored and beside the float32 sum, its product and a temporary of the norm.
+# A block of W is held as it is stored and beside the float32 sum; two more are left for what reads and encodes it.
 _BLOCKS_HELD = 4
 _CHUNK_ITEMS = 1 << 17  # so that a product, once made, is still in the cache when it is scaled and added
 
@@ -100,7 +100,7 @@ class Recipe:
         if factors.of_embedding:
             squares = np.zeros(len(magnitude), np.float64)
             for block in self._sums(factors, a, max_bytes):
-                squares += np.sum(np.square(block), axis=0, dtype=np.float64)
+                squares += np.einsum("ij,ij->j", block, block, dtype=np.float64)
             ratio = self._ratio(magnitude, squares)
             for block in self._sums(factors, a, max_bytes):
                 block *= ratio
@@ -108,7 +108,7 @@ class Recipe:
             return
         first = 0
         for block in self._sums(factors, a, max_bytes):
-            squares = np.sum(np.square(block), axis=1, dtype=np.float64)
+            squares = np.einsum("ij,ij->i", block, block, dtype=np.float64)
             block *= self._ratio(magnitude[first : first + len(block)], squares)[:, None]
             first += len(block)
             yield block

@@ -170,6 +170,9 @@ class MergedCheckpoint:
             self._recipes[weight] = replace(self._recipes[weight], factors=factors)
         if "lora_bias" in parts:
             part = parts["lora_bias"]
+            if bias not in self._recipes:
+                found = f"{part.name!r} for a module without one in the base"
+                raise self.adapter.error(f"a bias {bias!r}", found, "it cannot be merged: train with lora_bias=False")
             self._check_shape(bias, part, self._found(bias, part).shape)
             self._recipes[bias] = replace(self._recipes[bias], added=(part, self.adapter.scale(module.name)))
         if "tokens" in parts:

@@ -162,7 +162,7 @@ BAD: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
         {"lm_head.lora_A.weight": A, "lm_head.lora_B.weight": np.ones((6, 2), np.float32)}
         | {"lm_head.lora_B.bias": np.ones(6, np.float32)},
         {"lora_bias": True},
-        r"the base has no 'lm_head\.bias'",
+        r"expected a bias 'lm_head\.bias' .*train with lora_bias=False",
     ),
     "a bias where the base has none": (LORA | {"lm_head.bias": W[0].copy()}, {}, r"no 'lm_head\.bias'"),
     "two weights for one module": (
@@ -202,6 +202,7 @@ BAD: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
     "a rank of zero": (LORA, {"r": 0}, "a number above 0 as r"),
     "a rank in words": (LORA, {"r": "two"}, "a number above 0 as r"),
     "an odd rank_pattern": (LORA, {"rank_pattern": {"q": "x"}}, "rank_pattern"),
+    "a rank_pattern that is a list": (LORA, {"rank_pattern": []}, "rank_pattern"),
     "a broken pattern": (LORA, {"alpha_pattern": {"(q": 3}}, r"regular expressions in alpha_pattern.*'\(q'"),
     "an odd modules_to_save": (LORA, {"modules_to_save": "norm"}, "modules_to_save"),
     "integers": (
@@ -258,6 +259,17 @@ def test_dora_over_a_row_of_zeros_is_refused(tmp_path: Path) -> None:
     }
     with pytest.raises(ModelError, match="rows that are not all zero in tensor 'layer.q.weight'"):
         open_source(base, write_adapter(tmp_path / "adapter", tensors, use_dora=True)).tensor("layer.q.weight")
+
+
+@pytest.mark.parametrize("of_embedding", [False, True])
+def test_dora_divides_by_norms_whose_squares_exceed_float32(tmp_path: Path, of_embedding: bool) -> None:
+    w = W + np.float32(1e25)
+    base = write_checkpoint(tmp_path / "base", {"q.weight": w.T.copy() if of_embedding else w})
+    kind = "lora_embedding_{}" if of_embedding else "lora_{}.weight"
+    factors = {f"q.{kind.format('A')}": A, f"q.{kind.format('B')}": B}
+    factors["q.lora_magnitude_vector"] = np.ones(4, np.float32)
+    found = open_source(base, write_adapter(tmp_path / "adapter", factors, use_dora=True)).tensor("q.weight")
+    np.testing.assert_allclose(found.T if of_embedding else found, np.full((4, 3), 3**-0.5), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
