@@ -79,6 +79,7 @@ class Case(NamedTuple):
     pre: str | None = "gpt-2"
     dtype: str = "float32"
     shards: int = 1
+    published: Mapping[str, Any] | None = None  # config.json as a published model has it, for what transformers 5 writes
     differing: frozenset[str] = frozenset()
 
 
@@ -138,6 +139,45 @@ CASES = {
     ),
     "bert": Case("bert", ftypes=("f32", "f16"), pre="default", differing=frozenset({"bert.max_tokens"})),
 }
+# config.json as published models have it, in the layout of transformers 4: flat RoPE settings, null for what is not
+# there, keys that say nothing of the weights. Sizes are those of the checkpoint.
+_LLAMA_31 = {
+    "attention_dropout": 0.0,
+    "eos_token_id": 1,
+    "max_position_embeddings": 131072,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {k: v for k, v in LLAMA3.items() if k != "rope_theta"} | {"original_max_position_embeddings": 8192},
+    "rope_theta": 500000.0,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.42.3",
+    "use_cache": True,
+}
+_QWEN_25 = {
+    "max_position_embeddings": 32768,
+    "max_window_layers": 1,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "transformers_version": "4.40.1",
+    "use_mrope": False,
+    "use_sliding_window": False,
+}
+_GEMMA_3 = {
+    "cache_implementation": "hybrid",
+    "final_logit_softcapping": None,
+    "max_position_embeddings": 32768,
+    "rope_local_base_freq": 10000,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "transformers_version": "4.50.0.dev0",
+}
+CASES |= {
+    "llama 3.1 as published": Case("Llama", GQA, published=_LLAMA_31),
+    "qwen2.5 as published": qwen("Qwen2", published=_QWEN_25),
+    "gemma3 as published": sentencepiece("Gemma3Text", published=_GEMMA_3),
+}
 JOBS = [(name, ftype) for name, case in CASES.items() for ftype in case.ftypes]
 
 
@@ -145,6 +185,11 @@ def _save(case: Case, directory: Path) -> Path:
     if case.family == "bert":
         return save_bert(directory)
     save_decoder(directory, case.family, train=case.train, dtype=case.dtype, **case.settings)
+    if case.published is not None:
+        path = directory / "config.json"
+        newer = ("rope_parameters", "layer_types", "_sliding_window_pattern", "dtype")
+        config = {key: value for key, value in json.loads(path.read_text()).items() if key not in newer}
+        path.write_text(json.dumps(config | dict(case.published)))
     return shard(directory, case.shards) if case.shards > 1 else directory
 
 
@@ -225,22 +270,32 @@ def test_file_is_that_of_llama_cpps_converter(folder: Path, tmp_path: Path, name
     assert CASES[name].differing <= (OURS_ONLY | THEIRS_ONLY | OTHER_VALUE).keys()
 
 
+@pytest.fixture(scope="module")
+def merged(folder: Path, llama_cpp_source: Path) -> Path:
+    """A folder with each adapter of MERGED and the oracle's file of peft's merge, as `<name>-f32.gguf`."""
+    pytest.importorskip("peft")
+    from adapters import attach, quiet, save_adapter
+
+    out, jobs = folder / "merged", []
+    for name, (base, settings) in MERGED.items():
+        adapter = save_adapter(folder / base, out / name, **settings)
+        whole = Path(shutil.copytree(folder / base, out / f"{name}, whole"))
+        (whole / "model.safetensors").unlink()
+        with quiet():
+            attach(folder / base, adapter).merge_and_unload().save_pretrained(whole)
+        jobs.append((str(whole), str(_file(out, name, "f32")), "f32", CASES[base].pre))
+    _run_oracle(llama_cpp_source, jobs)
+    return out
+
+
 @pytest.mark.parametrize("name", MERGED)
 def test_a_merged_adapter_is_the_oracles_file_of_pefts_merge(
-    folder: Path, llama_cpp_source: Path, tmp_path: Path, name: str
+    folder: Path, merged: Path, tmp_path: Path, name: str
 ) -> None:
-    pytest.importorskip("peft")
-    from adapters import attach, save_adapter
+    base, _ = MERGED[name]
+    write_gguf(open_source(folder / base, merged / name), tmp_path / "ours.gguf", "f32")
 
-    base, settings = MERGED[name]
-    adapter = save_adapter(folder / base, tmp_path / "adapter", **settings)
-    merged = Path(shutil.copytree(folder / base, tmp_path / "merged"))
-    (merged / "model.safetensors").unlink()
-    attach(folder / base, adapter).merge_and_unload().save_pretrained(merged)
-    _run_oracle(llama_cpp_source, [(str(merged), str(tmp_path / "theirs.gguf"), "f32", CASES[base].pre)])
-    write_gguf(open_source(folder / base, adapter), tmp_path / "ours.gguf", "f32")
-
-    ours, theirs = _contents(tmp_path / "ours.gguf")[0], _contents(tmp_path / "theirs.gguf")[0]
+    ours, theirs = _contents(tmp_path / "ours.gguf")[0], _contents(_file(merged, name, "f32"))[0]
     unmerged = _contents(_file(folder, base, "f32"))[0]
     assert ours.keys() == theirs.keys()
     changed = {tensor for tensor in ours if not np.array_equal(theirs[tensor][1], unmerged[tensor][1])}
