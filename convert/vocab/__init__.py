@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.checkpoint import read_json
 from reclm_lite.convert.vocab import bpe, sentencepiece, wordpiece
 from reclm_lite.convert.vocab.special import Special, read_special
-from reclm_lite.convert.vocab.table import check_table, refuse
+from reclm_lite.convert.vocab.table import check_ids, check_table, optional_json, refuse
 from reclm_lite.errors import ModelError
 
 _READERS: dict[str, Callable[[Path, dict[str, Any], dict[str, Any]], dict[str, Any]]] = {
@@ -62,7 +61,8 @@ def vocabulary_kind(directory: Path, tokenizer: dict[str, Any]) -> str:
             f"{', '.join(found) or 'no tokenizer'}; copy it there, or write it with "
             "transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
         )
-    model = tokenizer.get("model") or {}
+    model = tokenizer.get("model")
+    model = model if isinstance(model, dict) else {}
     if not isinstance(model.get("vocab"), dict) or model.get("type") not in ("BPE", "WordPiece"):
         raise refuse(directory / "tokenizer.json", "a model of type BPE or WordPiece", model.get("type"))
     if model["type"] == "WordPiece":
@@ -78,11 +78,13 @@ def read_vocabulary(directory: Path, kinds: str | tuple[str, ...], config: dict[
     """
     directory = Path(directory)
     path = directory / "tokenizer.json"
-    tokenizer: dict[str, Any] = read_json(path) if path.is_file() else {}
+    tokenizer = optional_json(path)
     kind = vocabulary_kind(directory, tokenizer)
     kinds = (kinds,) if isinstance(kinds, str) else kinds
     if kind not in kinds:
         raise refuse(directory, f"a tokenizer of kind {' or '.join(kinds)}, as this model family has", kind)
+    if tokenizer:
+        check_ids(path, tokenizer["model"]["vocab"])
     try:
         fields = _READERS[kind](directory, tokenizer, config)
         id_of, known_ids = fields.pop("id_of"), fields.pop("known_ids", {})

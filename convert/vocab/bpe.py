@@ -187,12 +187,14 @@ def read(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> 
     ):
         raise refuse(path, "tokens for all bytes that occur in text", f"{len(absent)} missing: {absent[:5]}")
     tokens, types, id_of = token_table(directory, tokenizer, config)
-    merges = []
+    merges: list[str] = []
     for left, right in merge_pairs(path, model):
         if not {left, right, left + right} <= model["vocab"].keys():
             raise refuse(path, "merges of tokens into a token", [left, right])
         if " " not in left and " " not in right:  # no byte is written as a space: such a merge never happens
             merges.append(f"{left} {right}")
+    if not merges:
+        raise refuse(path, "merges, without which llama.cpp takes no byte-level BPE", "none")
     return {
         "model": "gpt2",
         "pre": name,

@@ -28,8 +28,9 @@ from reclm_lite.convert.vocab.table import (
     PHANTOM_SPACE,
     AddedToken,
     added_tokens,
-    optional_json,
     refuse,
+    runs_tokenizer_json,
+    tokenizer_settings,
     vocabulary_size,
 )
 
@@ -148,8 +149,8 @@ def read(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> 
     else:
         _check_settings(spm_path, spm)
         prefix, pieces = spm.add_dummy_prefix, dict(enumerate(spm.pieces))
-    settings = optional_json(directory / "tokenizer_config.json")
-    if isinstance(settings.get("add_prefix_space"), bool):
+    settings = tokenizer_settings(directory)
+    if isinstance(settings.get("add_prefix_space"), bool) and not (tokenizer and runs_tokenizer_json(settings)):
         prefix = settings["add_prefix_space"]
 
     path = json_path if tokenizer else spm_path

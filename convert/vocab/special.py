@@ -13,8 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.checkpoint import read_json
-from reclm_lite.convert.vocab.table import NAMED, content, optional_json, refuse
+from reclm_lite.convert.vocab.table import (
+    NAMED,
+    content,
+    optional_json,
+    refuse,
+    tokenizer_settings,
+)
 from reclm_lite.errors import ModelError
 
 # Where llama.cpp adds BOS unless told otherwise: (tokenizer.ggml.model, tokenizer.ggml.pre).
@@ -74,7 +79,7 @@ def _separates(template: list[dict[str, Any]], n_before: int, n_after: int, ends
     return (names[0] in ends and not n_after) or (len(names) == 2 and names[1] in ends)
 
 
-def _around(path: Path, processor: dict[str, Any] | None, ends: set[str]) -> _Around:
+def _around(path: Path, processor: dict[str, Any] | None, ends: set[str], n_vocab: int) -> _Around:
     around = _Around()
     if not processor:
         return around
@@ -92,13 +97,16 @@ def _around(path: Path, processor: dict[str, Any] | None, ends: set[str]) -> _Ar
             for side, names in (("first", before), ("last", after)):
                 for name in names:
                     ids = part["special_tokens"][name]["ids"]
-                    if len(ids) != 1:
+                    if len(ids) != 1 or type(ids[0]) is not int:
                         raise refuse(path, f"one id for {name!r} in the post_processor", ids)
                     setattr(around, side, ids[0])
                     around.stated["bos" if side == "first" else "eos"] = True
             around.separator = _separates(part.get("pair") or [], len(before), len(after), ends)
         else:
             raise refuse(path, "a post_processor of TemplateProcessing, BertProcessing or ByteLevel", kind)
+    for token_id in (around.first, around.last):
+        if token_id is not None and (type(token_id) is not int or not 0 <= token_id < n_vocab):
+            raise refuse(path, f"ids of 0 to {n_vocab - 1} in the post_processor", token_id)
     return around
 
 
@@ -161,20 +169,38 @@ def read_chat_template(directory: Path, settings: dict[str, Any]) -> str | list[
     """The chat template, or a list of named ones. As in transformers, chat_template.jinja rules over
     tokenizer_config.json; chat_template.json is for checkpoints that have neither.
     """
+    template = _stored_template(directory, settings)
+    entries = [{"name": "default", "template": template}] if isinstance(template, str) else template
+    for entry in entries or []:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("name", "template")):
+            raise refuse(directory, "chat_template as text or a list of named texts", entry)
+        if "\0" in entry["template"] or not _is_unicode(entry["name"] + entry["template"]):
+            raise refuse(directory, f"a chat template {entry['name']!r} of whole Unicode characters", "others, or NUL")
+    return template
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _stored_template(directory: Path, settings: dict[str, Any]) -> Any:
     file = directory / "chat_template.jinja"
     named = sorted((directory / "additional_chat_templates").glob("*.jinja"))
     template = settings.get("chat_template")
     if file.is_file() or named:
         files = {"default": file} if file.is_file() else {}
         files |= {path.stem: path for path in named}
-        texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+        try:
+            texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+        except UnicodeDecodeError as error:
+            raise refuse(directory, "chat templates in UTF-8", str(error)) from error
         if set(texts) == {"default"}:
             return texts["default"]
         return [{"name": name, "template": text} for name, text in texts.items()]
     if template is None and (directory / "chat_template.json").is_file():
-        template = read_json(directory / "chat_template.json").get("chat_template")
+        template = optional_json(directory / "chat_template.json").get("chat_template")
     if isinstance(template, dict):
-        template = [{"name": name, "template": text} for name, text in template.items()]
+        return [{"name": name, "template": text} for name, text in template.items()]
     if template is not None and not isinstance(template, str | list):
         raise refuse(directory, "chat_template as text or a list of named texts", type(template).__name__)
     return template
@@ -197,14 +223,14 @@ def read_special(
     `known_ids` are those that tokenizer.model names.
     """
     path = directory / "tokenizer.json"
-    settings = optional_json(directory / "tokenizer_config.json")
+    settings = tokenizer_settings(directory)
     ids = _ids(directory, settings, config, id_of, known_ids, len(tokens))
     ids.setdefault("bos", ids.get("cls", -1))
     ids.setdefault("eos", ids.get("sep", -1))
     ids = {kind: token_id for kind, token_id in ids.items() if token_id >= 0}
     cls = ids.pop("cls", None)
     texts = {content(settings.get(f"{kind}_token")) for kind in ("sep", "eos")}
-    around = _around(path, tokenizer.get("post_processor"), {text for text in texts if text})
+    around = _around(path, tokenizer.get("post_processor"), {text for text in texts if text}, len(tokens))
     stated = {kind: settings[f"add_{kind}_token"] for kind in ("bos", "eos") if f"add_{kind}_token" in settings}
     if not tokenizer:
         if not stated:
@@ -226,7 +252,9 @@ def read_special(
         ids["bos"] = around.first
     if around.first is not None and around.first not in (ids["bos"], cls):
         raise refuse(path, f"the post_processor to begin with BOS, {tokens[ids['bos']]!r}", tokens[around.first])
-    if model == "bert" and (around.first, around.last) != (ids.get("bos"), ids["eos"]):
+    if model == "bert" and around.last is not None:
+        ids.setdefault("sep", around.last)  # which is what llama.cpp puts after a text
+    if model == "bert" and (around.first, around.last, around.last) != (ids.get("bos"), ids["eos"], ids.get("sep")):
         raise refuse(
             path, "a post_processor that puts [CLS] before and [SEP] after a text", tokenizer.get("post_processor")
         )

@@ -5,6 +5,7 @@ the pieces and the settings that decide how text is split. Left out: everything 
 among it.
 """
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,7 +87,10 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             if field == _PIECES:
                 piece = dict(_fields(value))
                 score = struct.unpack("<f", piece[_SCORE])[0] if _SCORE in piece else 0.0
-                pieces.append((bytes(piece[_TEXT]).decode(), score, piece.get(_TYPE, NORMAL)))
+                text, kind = bytes(piece[_TEXT]).decode(), piece.get(_TYPE, NORMAL)
+                if not math.isfinite(score) or kind not in range(NORMAL, BYTE + 1):
+                    raise ValueError(f"piece {text!r} of score {score} and type {kind}")
+                pieces.append((text, score, kind))
             elif field == _TRAINER:
                 trainer = dict(_fields(value))
             elif field == _NORMALIZER:

@@ -4,6 +4,7 @@ Ids that no token has become [PAD<id>], as in llama.cpp's own converter. llama.c
 tokens of one text, so that is refused here.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from reclm_lite.errors import ModelError
 
 PHANTOM_SPACE = "\u2581"  # SentencePiece writes a space so; llama.cpp marks a WordPiece word's first piece with it
 NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_EXTRA = ("extra_special_tokens", "additional_special_tokens")
+_MAX_VOCAB = 1 << 22  # tokens; the largest vocabularies have 2^18
+# Classes of transformers that run tokenizer.json as it stands; others, such as LlamaTokenizer, build their own steps.
+_AS_IT_STANDS = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 def refuse(path: Path, expected: str, found: Any) -> ModelError:
@@ -43,6 +48,34 @@ def optional_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def tokenizer_settings(directory: Path) -> dict[str, Any]:
+    """tokenizer_config.json, with what older checkpoints keep in special_tokens_map.json instead.
+
+    As in transformers: the latter is read where the former has no `added_tokens_decoder`, and rules then.
+    """
+    settings = optional_json(directory / "tokenizer_config.json")
+    if "added_tokens_decoder" not in settings:
+        settings |= optional_json(directory / "special_tokens_map.json")
+    return settings
+
+
+def runs_tokenizer_json(settings: dict[str, Any]) -> bool:
+    """Whether transformers takes the steps of tokenizer.json as they stand, whatever `settings` say."""
+    return settings.get("tokenizer_class") in _AS_IT_STANDS
+
+
+def _extra_tokens(path: Path, settings: dict[str, Any]) -> list[str]:
+    """The special tokens without a role that tokenizer_config.json lists, or names one by one."""
+    found = []
+    for key in _EXTRA:
+        listed = settings.get(key) or []
+        entries = list(listed.values()) if isinstance(listed, dict) else listed
+        if not isinstance(entries, list) or None in (texts := [content(entry) for entry in entries]):
+            raise refuse(path, f"{key} as a list of tokens", listed)
+        found += texts
+    return found
+
+
 @dataclass(frozen=True)
 class AddedToken:
     """A token matched in the text before anything else. `stated` says that tokenizer_config.json lists it."""
@@ -57,14 +90,14 @@ def added_tokens(directory: Path, tokenizer: dict[str, Any]) -> dict[int, AddedT
 
     Special are those marked so, those that tokenizer_config.json names (bos_token, ...) and those that look it.
     """
-    settings = optional_json(directory / "tokenizer_config.json")
-    named = {content(settings.get(f"{kind}_token")) for kind in NAMED}
-    for key in ("extra_special_tokens", "additional_special_tokens"):
-        listed = settings.get(key) or []
-        named.update(content(entry) for entry in (listed.values() if isinstance(listed, dict) else listed))
+    settings = tokenizer_settings(directory)
+    extra = _extra_tokens(directory / "tokenizer_config.json", settings)
+    named = {content(settings.get(f"{kind}_token")) for kind in NAMED} | set(extra)
     found: dict[int, AddedToken] = {}
 
-    def add(token_id: int, text: str, special: bool, stated: bool, source: str) -> None:
+    def add(token_id: Any, text: Any, special: Any, stated: bool, source: str) -> None:
+        if type(token_id) is not int or token_id < 0 or not isinstance(text, str) or not isinstance(special, bool):
+            raise refuse(directory / source, "added tokens of an id, a text and true or false", [token_id, text, special])
         known = found.get(token_id)
         if known is not None and known.text != text:
             raise refuse(directory / source, f"token {token_id} to be {known.text!r} as in tokenizer.json", text)
@@ -84,9 +117,22 @@ def added_tokens(directory: Path, tokenizer: dict[str, Any]) -> dict[int, AddedT
     if not tokenizer:  # with a tokenizer.json, transformers does not read it
         for text, token_id in optional_json(directory / "added_tokens.json").items():
             add(token_id, text, False, False, "added_tokens.json")
-    for token_id, token in (settings.get("added_tokens_decoder") or {}).items():
-        add(int(token_id), token["content"], bool(token.get("special")), True, "tokenizer_config.json")
+    for key, token in (settings.get("added_tokens_decoder") or {}).items():
+        token_id = int(key) if re.fullmatch("[0-9]+", key) else key
+        add(token_id, token["content"], token.get("special", False), True, "tokenizer_config.json")
+    known = {token.text for token in found.values()} | set(vocab)
+    if tokenizer and (unknown := [text for text in extra if text not in known]):
+        raise refuse(directory / "tokenizer_config.json", "extra special tokens to be in tokenizer.json", unknown[0])
     return found
+
+
+def check_ids(path: Path, vocab: dict[str, Any]) -> None:
+    """Refuses a vocabulary of tokenizer.json whose ids are no numbers from 0, or given twice."""
+    for text, token_id in vocab.items():
+        if type(token_id) is not int or token_id < 0:
+            raise refuse(path, f"a number from 0 as the id of {text!r}", token_id)
+    if len(set(vocab.values())) != len(vocab):
+        raise refuse(path, "every id once", f"{len(vocab)} tokens with {len(set(vocab.values()))} ids")
 
 
 def check_table(path: Path, tokens: list[str]) -> None:
@@ -107,8 +153,10 @@ def check_table(path: Path, tokens: list[str]) -> None:
 def vocabulary_size(path: Path, config: dict[str, Any], largest_id: int) -> int:
     """Rows of the embedding; a larger vocabulary is refused, a smaller one is filled up."""
     n_vocab = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
-    if not isinstance(n_vocab, int) or n_vocab < 1:
-        raise ModelError(f"expected a positive vocab_size in config.json, found {n_vocab!r}; copy the checkpoint again")
+    if type(n_vocab) is not int or not 0 < n_vocab <= _MAX_VOCAB:
+        raise ModelError(
+            f"expected a vocab_size of 1 to {_MAX_VOCAB} in config.json, found {n_vocab!r}; copy the checkpoint again"
+        )
     if largest_id >= n_vocab:
         raise ModelError(
             f"expected token ids below vocab_size {n_vocab} in {path}, found {largest_id}: the vocabulary is larger "

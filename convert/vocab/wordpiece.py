@@ -6,7 +6,21 @@ Followed: BERT's normalizer and pre-tokenizer as llama.cpp has them built in. Le
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.vocab.table import PHANTOM_SPACE, refuse, token_table
+from reclm_lite.convert.vocab.table import (
+    PHANTOM_SPACE,
+    refuse,
+    runs_tokenizer_json,
+    token_table,
+    tokenizer_settings,
+)
+
+# What transformers' BertTokenizer takes from tokenizer_config.json, and its name in tokenizer.json.
+_SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+_BY_DEFAULT = {"pad": "[PAD]", "mask": "[MASK]"}  # as BertTokenizer names them where no file does
 
 
 def read(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
@@ -23,7 +37,15 @@ def read(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> 
         raise refuse(path, "a BertNormalizer with clean_text and handle_chinese_chars", normalizer)
     if (tokenizer.get("pre_tokenizer") or {}).get("type") != "BertPreTokenizer":
         raise refuse(path, "a BertPreTokenizer", tokenizer.get("pre_tokenizer"))
+    settings = tokenizer_settings(directory)
+    for key, step in _SETTINGS.items():
+        stated = settings.get(key)
+        if stated not in (None, normalizer.get(step)) and not runs_tokenizer_json(settings):
+            expected = f"{key} of tokenizer_config.json to be {normalizer.get(step)!r}, as {step} of tokenizer.json"
+            raise refuse(directory, expected, stated)
     tokens, types, id_of = token_table(directory, tokenizer, config)
+    named = _BY_DEFAULT | {"unk": model.get("unk_token")}
+    known_ids = {kind: id_of[text] for kind, text in named.items() if text in id_of}
     for i, (token, kind) in enumerate(zip(tokens, types, strict=True)):
         if kind != TokenType.CONTROL:
             tokens[i] = token[2:] if token.startswith("##") else PHANTOM_SPACE + token
@@ -36,6 +58,7 @@ def read(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> 
         "tokens": tokens,
         "token_types": types,
         "id_of": id_of,
+        "known_ids": known_ids,
         "flags": flags,
         "n_token_types": config.get("type_vocab_size", 1),
     }
