@@ -21,6 +21,8 @@ from reclm_lite.convert.vocab.differences import Differences
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model, load_model
 
+logger = logging.getLogger(__name__)
+
 _MAX_WORDPIECE = 100  # characters of a word; beyond, transformers' WordPiece gives [UNK]
 _N_SHOWN = 5
 # (add_special, parse_special) of each comparison, and its name: a whole prompt, a template's text, a user's text.
@@ -68,8 +70,11 @@ def quiet(*names: str) -> Iterator[None]:
 
 
 def has(package: str) -> bool:
-    """Whether a package can be imported; it is not imported."""
-    return importlib.util.find_spec(package) is not None
+    """Whether a package can be imported; it is not imported (its parent is, for a dotted name)."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the parent
+        return False
 
 
 def reference_tokenizer(directory: Path) -> ReferenceTokenizer | None:
@@ -85,6 +90,10 @@ def reference_tokenizer(directory: Path) -> ReferenceTokenizer | None:
             with quiet("transformers"):
                 backend = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
         except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
+            lacking = [name for name in ("sentencepiece", "google.protobuf") if not has(name)]
+            if not (directory / "tokenizer.json").is_file() and lacking:
+                logger.warning("transformers cannot read a lone tokenizer.model: pip install sentencepiece protobuf")
+                return None
             if not (directory / "tokenizer.json").is_file():
                 raise ModelError(
                     f"expected a tokenizer that transformers can read in {directory}, found: {error}; "
