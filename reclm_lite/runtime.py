@@ -112,8 +112,8 @@ def long_call() -> Iterator[list[int]]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if held_back:
-        handlers[held_back[0]](held_back[0], None)
+        if held_back:  # even after an exception, lest a Ctrl-C is forgotten
+            handlers[held_back[0]](held_back[0], None)
 
 
 class Model:

@@ -10,8 +10,13 @@ import pytest
 import tokenizers_made as made
 
 from reclm_lite.convert.parity.strings import texts
-from reclm_lite.convert.parity.tokens import TokenReport, compare_token_ids, reference_tokenizer
+from reclm_lite.convert.parity.tokens import (
+    TokenReport,
+    compare_token_ids,
+    reference_tokenizer,
+)
 from reclm_lite.convert.vocab import Vocabulary, bpe, read_vocabulary
+from reclm_lite.convert.vocab.differences import Differences
 from reclm_lite.convert.vocab.spm_file import read_sentencepiece
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import load_model
@@ -141,6 +146,14 @@ def test_nfc_is_the_only_difference_of_a_tokenizer_with_nfc(trained: dict[str, P
     report = ids_report(trained["bpe"])
     assert report.mismatches == []
     assert set(report.by_design) == {"text not in NFC: llama.cpp does not normalize"}
+
+
+def test_a_wrong_name_of_the_pre_tokenizer_excuses_no_text(trained: dict[str, Path]) -> None:
+    tokenizer = json.loads((trained["bpe"] / "tokenizer.json").read_text())
+    wrong = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "tekken"}
+    assert Differences(trained["bpe"], tokenizer, wrong).reason("écoleÉcole") is None
+    tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = bpe.TEKKEN
+    assert "case or marks" in Differences(trained["bpe"], tokenizer, wrong).reason("écoleÉcole")
 
 
 def test_merges_as_strings_and_as_pairs_are_the_same(trained: dict[str, Path], copied) -> None:

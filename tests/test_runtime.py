@@ -1,6 +1,7 @@
 """A GGUF file is proved whole before llama.cpp sees it; what llama.cpp allocates has one owner."""
 
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -134,6 +135,24 @@ def test_closed_model_and_context_refuse_and_close_twice() -> None:
 def test_unknown_context_parameter_is_an_error() -> None:
     with runtime.load_model(encoder_path()) as model, pytest.raises(TypeError, match="n_contexts"):
         model.context(n_contexts=3)
+
+
+def test_a_signal_held_back_is_never_forgotten() -> None:
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), runtime.long_call() as held_back:
+            signal.raise_signal(signal.SIGINT)
+            assert held_back == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt), runtime.long_call():
+            signal.raise_signal(signal.SIGINT)
+            raise ModelError("what failed besides")
+        with pytest.raises(KeyboardInterrupt), runtime.long_call() as outer:
+            with runtime.long_call():
+                signal.raise_signal(signal.SIGINT)
+            assert outer == [signal.SIGINT]  # the outer call is not over
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def test_llama_cpp_writes_nothing_to_the_terminal() -> None:

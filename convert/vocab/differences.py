@@ -22,19 +22,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.vocab.bpe import APPROXIMATED, byte_characters, flatten
+from reclm_lite.convert.vocab.bpe import (
+    APPROXIMATED,
+    byte_characters,
+    flatten,
+    split_patterns,
+)
 from reclm_lite.convert.vocab.special import KNOWN_ENDS, KNOWN_MARKS
 from reclm_lite.convert.vocab.spm_file import read_sentencepiece
 from reclm_lite.convert.vocab.table import PHANTOM_SPACE, looks_special
 
 
-def _splitters(pre: str) -> tuple[Any, Any] | None:
-    """The pre-tokenizer as it is and as llama.cpp has it, where the two differ."""
+def _splitters(pre: str, path: Path, steps: list[dict[str, Any]]) -> tuple[Any, Any] | None:
+    """The pre-tokenizer as it is and as llama.cpp has it, where the two differ.
+
+    None where the file names another pre-tokenizer than the steps are: that is no known difference, but a wrong file.
+    """
     if pre not in APPROXIMATED:
+        return None
+    own, llama_cpp = APPROXIMATED[pre]
+    if split_patterns(path, steps) != (own,):
         return None
     from tokenizers import Regex, pre_tokenizers
 
-    own, llama_cpp = APPROXIMATED[pre]
     return pre_tokenizers.Split(Regex(own), "isolated"), pre_tokenizers.Split(Regex(llama_cpp), "isolated")
 
 
@@ -72,7 +82,7 @@ class Differences:
         normalizers = flatten(tokenizer.get("normalizer"), "normalizers")
         steps = flatten(tokenizer.get("pre_tokenizer"), "pretokenizers")
         self._nfc = any(step.get("type") == "NFC" for step in normalizers)
-        self._splits = _splitters(str(metadata.get("tokenizer.ggml.pre")))
+        self._splits = _splitters(str(metadata.get("tokenizer.ggml.pre")), Path(directory), steps)
         self._split_differs = functools.lru_cache(maxsize=1)(
             self._compare_splits
         )  # one text is asked for several times
