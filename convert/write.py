@@ -27,7 +27,7 @@ from reclm_lite.convert.files import whole_or_nothing
 from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES
 from reclm_lite.convert.vocab import read_vocabulary, write_vocabulary
 from reclm_lite.errors import ModelError
-from reclm_lite.runtime import check_gguf
+from reclm_lite.runtime import check_gguf, single_to_half
 
 if TYPE_CHECKING:
     from reclm_lite.convert.checkpoint import Source
@@ -123,6 +123,8 @@ def _encode(block: np.ndarray, tensor: PlannedTensor) -> np.ndarray:
             bits = np.ascontiguousarray(block, dtype=np.float32).view(np.uint32)
             # To nearest, ties to even: half of the last kept bit, less one where that bit is 0.
             encoded = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
+        elif tensor.type_name == "F16" and block.dtype == np.float32:
+            encoded = single_to_half(block).view(integers)
         else:
             dtype = np.float32 if tensor.type_name == "F32" else np.float16
             encoded = np.ascontiguousarray(block, dtype=dtype).view(integers)

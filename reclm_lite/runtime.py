@@ -81,6 +81,30 @@ def llama_lib() -> ModuleType:
     return lib
 
 
+@functools.cache
+def _row_to_half() -> Any:
+    """ggml's conversion of a row to float16 by the processor's own instruction; None in a library without it."""
+    convert = getattr(llama_lib()._lib, "ggml_cpu_fp32_to_fp16", None)
+    if convert is not None:
+        convert.argtypes, convert.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None
+    return convert
+
+
+def single_to_half(values: np.ndarray) -> np.ndarray:
+    """float32 -> float16 of the same shape, to nearest, ties to even, too large to infinity.
+
+    The bits are those of numpy's cast, which is several times slower, but for those within a NaN.
+    """
+    convert = _row_to_half()
+    if convert is None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.ascontiguousarray(values, dtype=np.float16)
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    halves = np.empty(values.shape, np.float16)
+    convert(values.ctypes.data, halves.ctypes.data, values.size)
+    return halves
+
+
 def last_errors() -> str:
     """The last error lines of llama.cpp's log, joined by `; ` (empty if there were none)."""
     return "; ".join(line for line in _error_lines if line)

@@ -9,6 +9,7 @@ import pytest
 from checkpoints import ADVERSARIAL_TEXTS, CORPUS, save_bert, save_llama
 from safetensors.numpy import load_file, save_file
 
+import reclm_lite
 from reclm_lite.convert import parity
 from reclm_lite.convert.export import export_checkpoint
 from reclm_lite.errors import ModelError
@@ -16,6 +17,8 @@ from reclm_lite.runtime import check_gguf, load_model
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
+ASSETS = Path(reclm_lite.__file__).parent / "assets"
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +195,14 @@ def test_greedy_text_stops_at_the_end_of_the_context(llama: Path, tmp_path: Path
         first = parity.greedy_text(model, "User identity:", 12, n_threads=1)
         assert first == parity.greedy_text(model, "User identity:", 12, n_threads=1)
         parity.greedy_text(model, "a " * 60, 10_000, n_threads=1)
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_metadata_keys_keep_the_order_of_the_bundled_models(family: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """So that the recipes give the bundled files byte for byte."""
+    from gguf import GGUFReader
+
+    asset = {"llama": "reclm-profile-q8_0.gguf", "bert": "all-MiniLM-L6-v2-q8_0.gguf"}[family]
+    export_checkpoint(request.getfixturevalue(family), tmp_path / "model.gguf", "q8_0", metadata={"general.license": "x"})
+    bundled, made = (list(GGUFReader(path).fields) for path in (ASSETS / asset, tmp_path / "model.gguf"))
+    assert len(made) > 20 and [key for key in made if key in bundled] == [key for key in bundled if key in made]

@@ -9,6 +9,7 @@ import pytest
 from gguf import GGUFReader
 from safetensors.numpy import load_file, save_file
 
+from reclm_lite import runtime
 from reclm_lite.bench.export_model import Shape, write_adapter, write_checkpoint
 from reclm_lite.convert import write
 from reclm_lite.convert.export import export_checkpoint
@@ -83,6 +84,24 @@ def test_a_weight_beyond_the_type_is_refused_by_name(tmp_path: Path, ftype: str,
         write_gguf(open_source(base), tmp_path / "model.gguf", ftype)
     write_gguf(open_source(base), tmp_path / "model.gguf", "f32")
     assert values(tmp_path / "model.gguf")["blk.1.ffn_up.weight"][0, 0] == np.float32(value)
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_float16_has_the_bits_of_numpys_cast(library: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ties, subnormal numbers and overflow included, with ggml's conversion and without."""
+    assert runtime._row_to_half() is not None  # in the libraries of today
+    if not library:
+        monkeypatch.setattr(runtime, "_row_to_half", lambda: None)
+    fractions = np.array([0, 1, 0xFFF, 0x1000, 0x1001, 0x1FFF, 0x2FFF, 0x3000, 0x3001, 0x7FFFFF], np.uint32)
+    bits = (np.arange(512, dtype=np.uint32)[:, None] << 23) | np.concatenate([fractions, np.arange(0, 1 << 23, 9973, dtype=np.uint32)])
+    values = bits.view(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = values.astype(np.float16)
+    found = runtime.single_to_half(values)
+    assert found.shape == values.shape and (np.isnan(found) == np.isnan(expected)).all()
+    there = ~np.isnan(expected)
+    np.testing.assert_array_equal(found.view(np.uint16)[there], expected.view(np.uint16)[there])
+    np.testing.assert_array_equal(runtime.single_to_half(values[::3, ::2]), found[::3, ::2])
 
 
 def test_the_largest_float16_is_written(tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
     return {
         "vocab_size": sizes.n_vocab,
         **_decoder.metadata(config, sizes),
-        **_decoder.head_sizes(sizes),
-        "rope.dimension_count": sizes.head_dim,
         **rope_metadata(rope_of(config, _ROPE_TYPES)),
+        "rope.dimension_count": sizes.head_dim,
+        **_decoder.head_sizes(sizes),
     }
 
 

@@ -26,6 +26,8 @@ _READERS: dict[str, Callable[[Path, dict[str, Any], dict[str, Any]], dict[str, A
     "wordpiece": wordpiece.read,
 }
 
+_SPECIAL_ORDER = ("bos", "eos", "eot", "eom", "unk", "sep", "pad", "mask")
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -118,7 +120,8 @@ def write_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
         writer.add_token_merges(vocabulary.merges)
     for key, flag in vocabulary.flags.items():
         writer.add_bool(key, flag)
-    for kind, token_id in vocabulary.special.ids.items():
+    # In one order whatever was found first.
+    for kind, token_id in sorted(vocabulary.special.ids.items(), key=lambda item: _SPECIAL_ORDER.index(item[0])):
         getattr(writer, f"add_{kind}_token_id")(token_id)
     for kind, flag in vocabulary.special.add.items():
         getattr(writer, f"add_add_{kind}_token")(flag)
