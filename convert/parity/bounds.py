@@ -42,7 +42,7 @@ ACTIVATION_NOISE = 0.0055
 ROUNDING = {
     "F32": (1e-6, 1e-6),
     "F16": (5e-4, 1e-3),
-    "BF16": (4e-3, 4e-3),
+    "BF16": (2.4e-3, 4e-3),  # cutting bits off instead gives 3.1e-3
     "Q8_0": (0.02, 0.03),
     "Q6_K": (0.055, 0.085),
     "Q5_K": (0.10, 0.14),
@@ -119,13 +119,18 @@ def _least_agreement(stored: Stored, error: float) -> float:
     return max(0.0, least)
 
 
-def near_tie(found: Divergence, bounds: Bounds) -> float:
-    """The lead (in logits) below which rounding may turn two tokens round: six standard deviations of such a lead.
+def near_ties(found: Divergence, bounds: Bounds) -> list[np.ndarray]:
+    """The lead (in logits) below which rounding may turn two tokens round in each wanted position.
 
-    Four would be met by chance among the 1,500 positions of greedy text and their few best tokens. The error is the file's
-    own as measured, or its bound where that is smaller.
+    Six standard deviations of such a lead: four would be met by chance among the 1,500 positions of greedy text and
+    their few best tokens. The error is that of the position itself, as errors differ by an order of magnitude between
+    positions, up to what the bound on the smallest cosine allows; the file's own mean where none was measured.
     """
-    return 6 * math.sqrt(2) * found.spread * min(found.relative_error, bounds.relative_error)
+    mean = found.spread * min(found.relative_error, bounds.relative_error)
+    most = TAIL * bounds.relative_error * found.spread
+    return [
+        6 * math.sqrt(2) * np.where(np.isnan(own), mean, np.clip(own, min(mean, most), most)) for own in found.errors
+    ]
 
 
 def describe(sensitivity: float | None) -> dict[str, Any]:

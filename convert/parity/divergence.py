@@ -70,7 +70,8 @@ class Divergence:
     """What `measure` found over all positions; `spread` is the reference's standard deviation of logits, their scale.
 
     relative_error: root mean square of the logit error over that of the reference, both after taking away each
-    position's mean, which softmax does not see. Cosines are of the same. argmax[i]: the file's own most likely tokens.
+    position's mean, which softmax does not see. Cosines are of the same. argmax[i]: the file's own most likely tokens;
+    errors[i]: root mean square of the logit error in each wanted position, NaN where the reference's are not stored.
     """
 
     n_positions: int
@@ -86,6 +87,7 @@ class Divergence:
     top1_agreement: float
     spread: float
     argmax: list[np.ndarray]
+    errors: list[np.ndarray]
 
     def as_dict(self) -> dict[str, Any]:
         names = (
@@ -101,6 +103,7 @@ def measure(plan: Plan, stored: Stored, pieces: Iterable[tuple[int, np.ndarray]]
     per_position: dict[str, list[np.ndarray]] = {name: [] for name in ("cosine", "kl", "error", "power", "largest")}
     clusters: list[tuple[float, int]] = []
     argmax: list[np.ndarray] = [np.empty(0, np.int64)] * len(plan.sequences)
+    errors = [np.full(len(positions), np.nan) for positions in plan.wanted]
     n_wanted = n_agree = 0
     for i, rows in pieces:
         argmax[i] = rows.argmax(axis=1)
@@ -115,6 +118,7 @@ def measure(plan: Plan, stored: Stored, pieces: Iterable[tuple[int, np.ndarray]]
             for name, values in _compare(found, expected).items():
                 per_position[name].append(values)
             kls.append(per_position["kl"][-1])
+            errors[i][part] = np.sqrt(per_position["error"][-1])
         if kls:
             kl = np.concatenate(kls)
             clusters += [(float(kl[j : j + _CLUSTER].sum()), len(kl[j : j + _CLUSTER])) for j in range(0, len(kl), _CLUSTER)]
@@ -137,6 +141,7 @@ def measure(plan: Plan, stored: Stored, pieces: Iterable[tuple[int, np.ndarray]]
         top1_agreement=n_agree / n_wanted,
         spread=math.sqrt(power),
         argmax=argmax,
+        errors=errors,
     )
 
 

@@ -1,6 +1,8 @@
 """Encoders (BERT): their pooled vectors are compared, by cosine, in place of logits and greedy text."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from reclm_lite.convert.parity.strings import CODE, PROFILES, SENTENCES
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model
 
-_POOLING = {1: "mean", 2: "cls"}  # enum llama_pooling_type
+_POOLING = {1: "mean", 2: "cls", 3: "lasttoken"}  # enum llama_pooling_type
 _N_TEXTS = 128
 _MAX_TOKENS = 256
 # A text's own error lies within this factor of the mean one; measured below 4.
@@ -88,11 +90,25 @@ def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found.astype(np.float64) - expected) / np.linalg.norm(expected.astype(np.float64)))
 
 
-def plan(model: Model, prompts: Sequence[str]) -> Vectors:
-    """Token ids of up to 128 texts: the caller's prompts, spread evenly, and sentences of this package."""
-    pooling = _POOLING.get(int(model.gguf.metadata[f"{model.gguf.architecture}.pooling_type"]))
-    if pooling is None:
-        raise ModelError(f"expected mean or CLS pooling in {model.path}, found another")
+def checkpoint_pooling(directory: Path) -> str:
+    """How a checkpoint's vectors are pooled: "mean", "cls" or "lasttoken", from what sentence-transformers puts beside it."""
+    for settings in sorted(Path(directory).glob("*Pooling*/config.json")):
+        asked = json.loads(settings.read_text(encoding="utf-8"))
+        names = [key for key, on in asked.items() if key.startswith("pooling_mode_") and on is True]
+        mode = names[0].removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") if names else None
+        return {"last": "lasttoken"}.get(mode, mode) if mode else str(asked.get("pooling_mode", "mean"))
+    return "mean"
+
+
+def plan(model: Model, prompts: Sequence[str], directory: Path) -> Vectors:
+    """Token ids of up to 128 texts: the caller's prompts, spread evenly, and sentences of this package.
+
+    directory: the checkpoint's, which says how the vectors are pooled. Raises ModelError where the file pools otherwise.
+    """
+    pooling = checkpoint_pooling(directory)
+    found = int(model.gguf.metadata[f"{model.gguf.architecture}.pooling_type"])
+    if _POOLING.get(found) != pooling:
+        raise ModelError(f"expected {pooling} pooling in {model.path} as in {directory}, found {_POOLING.get(found, found)}")
     texts = dict.fromkeys([*prompts[:: max(1, len(prompts) // _N_TEXTS)], *SENTENCES, *PROFILES, *CODE])
     sequences = []
     for text in list(texts)[:_N_TEXTS]:

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from reclm_lite.convert.families import family_of
 from reclm_lite.convert.parity import encoders
 from reclm_lite.convert.parity.bounds import (
     ACTIVATION_NOISE,
@@ -28,19 +29,21 @@ from reclm_lite.convert.parity.bounds import (
     UNQUANTIZED_NOISE,
     describe,
     logit_bounds,
-    near_tie,
+    near_ties,
 )
 from reclm_lite.convert.parity.divergence import Stored, measure, store
+from reclm_lite.convert.parity.hyperparameters import compare_hyperparameters
 from reclm_lite.convert.parity.logits import sequence_logits
 from reclm_lite.convert.parity.plan import Plan, make_plan, stored_positions
 from reclm_lite.convert.parity.reference import TransformersReference, why_not
 from reclm_lite.convert.parity.strings import texts
 from reclm_lite.convert.parity.templates import compare_templates
 from reclm_lite.convert.parity.tokens import compare_token_ids, reference_tokenizer
+from reclm_lite.convert.parity.vocabulary import compare_vocabulary, words
 from reclm_lite.convert.parity.weights import (
-    compare_embedding,
     compare_metadata,
     compare_weights,
+    compare_with_model,
 )
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model, check_gguf, load_model, pick_threads
@@ -148,7 +151,7 @@ class Gate:
             self._judge_text(model)
             encoder = encoders.is_encoder(model)
             if encoder:
-                self._vectors = encoders.plan(model, self._prompts)
+                self._vectors = encoders.plan(model, self._prompts, self.source.directory)
             else:
                 n_parameters = sum(int(np.prod(tensor.shape)) for tensor in model.gguf.tensors)
                 self._plan = make_plan(model, self._prompts, n_parameters, n_threads=self._n_threads)
@@ -166,6 +169,7 @@ class Gate:
         if self._obstacle is not None:
             logger.warning("logits are compared with the unquantized GGUF file, not with transformers: %s", self._obstacle)
             self.reference += f" (transformers: {self._obstacle})"
+            self._judge_model(self.source.config, {name: name for name in self.source.tensors}, self.source.blocks)
             self._read_gguf()
         self._judge_unquantized()
 
@@ -178,8 +182,10 @@ class Gate:
             base.details["token_ids"] = {"reference": None, "note": "not proved: no installed package reads this tokenizer"}
             logger.warning("token ids are not proved: install transformers, or tokenizers for a tokenizer.json")
         else:
-            report = compare_token_ids(model, tokenizer, texts())
-            base.details["token_ids"] = report.as_dict()
+            report = compare_token_ids(model, tokenizer, list(dict.fromkeys([*texts(), *words(model)])))
+            problems = compare_vocabulary(model, tokenizer, self.source.config)
+            base.details["token_ids"] = report.as_dict() | {"vocabulary": {"n_tokens": model.n_vocab, "problems": problems}}
+            base.reasons += problems
             if not report.identical:
                 odd = report.mismatches[0]
                 base.reasons.append(
@@ -190,16 +196,31 @@ class Gate:
         base.details["chat_template"] = template.as_dict()
         base.reasons += template.problems[:3]
 
+    def _judge_model(self, config: dict[str, Any], tensors: dict[str, Any], blocks: Callable[[Any], Any]) -> None:
+        """Hyperparameters and every tensor of the unquantized file against the merged model's, into the base verdict.
+
+        blocks(tensor): the rows of one of `tensors`, which go by their checkpoint names.
+        """
+        found, family = check_gguf(self.unquantized), family_of(self.source.config)
+        known = {family.canonical_name(name): tensor for name, tensor in tensors.items()}
+        stored = {str(family.canonical_name(name)) for name in self.source.tensors}
+        renames = family.renames(self.source.config, stored)
+        reasons = compare_hyperparameters(found.metadata, found.architecture, config)
+        problems = compare_with_model(found, renames, lambda name: blocks(known[name]))
+        named = {rename.target for rename in renames} | set(family.extra_tensors(self.source.config))
+        if others := sorted({tensor.name for tensor in found.tensors} - named):
+            problems.append(f"expected no tensors beyond the merged model's, found {', '.join(others[:3])}")
+        self._base.details["hyperparameters"] = {"problems": reasons}
+        self._base.details["tensors"] = {"n_compared": len(renames), "n_different": len(problems), "problems": problems[:5]}
+        self._base.reasons += [*reasons[:3], *problems[:3]]
+
     def _read_transformers(self, reference: TransformersReference) -> None:
         self.reference = reference.name
-        base = self._base
+        self._judge_model(reference.config, reference.tensors(), lambda tensor: [tensor.float().numpy()])
         if self._vectors is not None:
             self._vectors.read(reference)
             return
         assert self._plan is not None
-        problems = compare_embedding(check_gguf(self.unquantized), reference.embedding_matrices())
-        base.details["embedding_rows"] = {"problems": problems}
-        base.reasons += problems
         pieces = self._counted(reference.sequence_logits(self._plan.sequences, self._plan.wanted))
         self._stored = store(self._plan, pieces, self._logits_file, self._n_vocab)
         reference.perturb(NOISE)
@@ -237,8 +258,8 @@ class Gate:
             if self._vectors is not None:
                 self._vectors.judge(model, noise, base.reasons, base.details, n_threads=self._n_threads)
             else:
-                tie = self._judge_logits(model, noise, base, greedy=True)
-                self._judge_decoded(base, tie)
+                ties = self._judge_logits(model, noise, base, greedy=True)
+                self._judge_decoded(base, ties)
 
     # -- judging -----------------------------------------------------------------------------------------------
 
@@ -282,40 +303,44 @@ class Gate:
             parts.append(GELU_NOISE)
         return math.hypot(*parts)
 
-    def _judge_logits(self, model: Model, noise: float, verdict: Verdict, *, greedy: bool) -> float:
-        """Adds the logits and the greedy texts to a verdict; returns the lead that counts as a near-tie."""
+    def _judge_logits(self, model: Model, noise: float, verdict: Verdict, *, greedy: bool) -> list[np.ndarray]:
+        """Adds the logits and the greedy texts to a verdict; returns the leads that count as near-ties."""
         assert self._plan is not None
         assert self._stored is not None
         found = measure(self._plan, self._stored, self._pieces(model))
         bounds = logit_bounds(noise, self._sensitivity, self._stored, found)
         verdict.details["logits"] = {**found.as_dict(), "noise": noise, "bounds": bounds.as_dict()}
         verdict.reasons += bounds.broken(found)
-        tie = near_tie(found, bounds)
-        counts = self._greedy(found.argmax, tie)
+        ties = near_ties(found, bounds)
+        counts = self._greedy(found.argmax, ties)
         verdict.details["greedy"] = counts
         if greedy and counts["n_different"]:
             verdict.reasons.append(
                 f"expected the reference's greedy text for {counts['n_prompts']} prompts, found {counts['n_different']} "
-                f"that differ by more than a near-tie (a lead of {tie:.2g})"
+                f"that differ by more than a near-tie ({counts['worst']})"
             )
-        return tie
+        return ties
 
-    def _greedy(self, argmax: list[np.ndarray], tie: float) -> dict[str, Any]:
+    def _greedy(self, argmax: list[np.ndarray], ties: list[np.ndarray]) -> dict[str, Any]:
         """Greedy texts by teacher forcing: equal, equal but for near-ties of the reference, and different."""
         plan, stored = self._plan, self._stored
         assert plan is not None
         assert stored is not None
         counts = {"n_prompts": plan.n_greedy, "n_equal": 0, "n_near_ties": 0, "n_different": 0}
+        worst, worst_lead, worst_tie = 0.0, 0.0, 0.0
         for i in range(plan.n_greedy):
-            leads = [
-                _lead(stored, i, row, int(argmax[i][row]))
-                for row in np.flatnonzero(plan.wanted[i] >= plan.n_prompt[i] - 1)
-            ]
-            worst = max(leads, default=0.0)
-            counts["n_equal" if worst == 0 else "n_near_ties" if worst <= tie else "n_different"] += 1
-        return {**counts, "near_tie": tie, "decoded_by": "one forward over the unquantized file's greedy text"}
+            excess = 0.0  # of the text's worst position: lead over near-tie
+            for row in np.flatnonzero(plan.wanted[i] >= plan.n_prompt[i] - 1):
+                lead, tie = _lead(stored, i, row, int(argmax[i][row])), float(ties[i][row])
+                ratio = 0.0 if lead == 0 else lead / tie if tie > 0 else math.inf
+                excess = max(excess, ratio)
+                if ratio > worst:
+                    worst, worst_lead, worst_tie = ratio, lead, tie
+            counts["n_equal" if excess == 0 else "n_near_ties" if excess <= 1 else "n_different"] += 1
+        told = f"a lead of {worst_lead:.2g}, a near-tie being {worst_tie:.2g}" if worst else None
+        return {**counts, "worst": told, "decoded_by": "one forward over the unquantized file's greedy text"}
 
-    def _judge_decoded(self, verdict: Verdict, tie: float) -> None:
+    def _judge_decoded(self, verdict: Verdict, ties: list[np.ndarray]) -> None:
         """The text that llama.cpp decoded token by token, against the reference's most likely tokens."""
         assert self._plan is not None
         plan = self._plan
@@ -323,13 +348,13 @@ class Gate:
             np.array([*sequence[1:], -1])[wanted]
             for sequence, wanted in zip(plan.sequences, plan.wanted, strict=True)
         ]
-        counts = self._greedy(decoded, tie)
+        counts = self._greedy(decoded, ties)
         counts["decoded_by"] = "llama.cpp, token by token"
         verdict.details["greedy"] = counts
         if counts["n_different"]:
             verdict.reasons.append(
                 f"expected the reference's greedy text for {counts['n_prompts']} prompts, decoded {counts['n_different']} "
-                f"that differ by more than a near-tie (a lead of {tie:.2g})"
+                f"that differ by more than a near-tie ({counts['worst']})"
             )
 
 

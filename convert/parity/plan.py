@@ -18,9 +18,9 @@ from reclm_lite.runtime import Model
 N_PROMPTS = 64
 STORED_BYTES = 512 << 20  # of reference logits on disk, at most
 MAX_STORED = 2048  # positions, at most
-_WORK = 6e12  # multiply-adds times two, for the reference to do
+_WORK = 4.4e12  # multiply-adds times two, for the reference to do
 _LARGE = 200_000_000  # parameters
-_MIN_PROMPT_TOKENS, _MAX_PROMPT_TOKENS = 16, 256
+_MIN_PROMPT_TOKENS, _MAX_PROMPT_TOKENS = 12, 256
 _PROMPT_POSITIONS = 8  # of every prompt, compared beside those of the greedy text
 
 
@@ -55,8 +55,8 @@ def make_plan(model: Model, prompts: Sequence[str], n_parameters: int, *, n_thre
     prompts: the caller's; sentences of this package fill up to N_PROMPTS where they do not give as many different ones.
     """
     n_context = model.n_ctx_train
-    n_new = min(16 if n_parameters > _LARGE else 24, max(1, n_context // 2))
-    n_long = min(512 if n_parameters > _LARGE else 1024, n_context)
+    n_new = min(12 if n_parameters > _LARGE else 24, max(1, n_context // 2))
+    n_long = min(384 if n_parameters > _LARGE else 1024, n_context)
     room = (_WORK / (2 * n_parameters) - n_long) / N_PROMPTS - n_new
     n_prompt = int(min(max(room, _MIN_PROMPT_TOKENS), _MAX_PROMPT_TOKENS, n_context - n_new))
     if n_prompt < 1:
@@ -73,14 +73,17 @@ def make_plan(model: Model, prompts: Sequence[str], n_parameters: int, *, n_thre
     sequences.append(passage)
     n_left = max(stored_positions(model.n_vocab) // 2, 1)
     wanted.append(np.unique(np.linspace(0, len(passage) - 1, min(len(passage), n_left), dtype=np.int64)))
-    return Plan(sequences, wanted, _stored(wanted, stored_positions(model.n_vocab)), [*map(len, starts), 0], len(starts))
+    return Plan(sequences, wanted, _stored(wanted, [*map(len, starts), len(passage) + 1], stored_positions(model.n_vocab)), [*map(len, starts), 0], len(starts))
 
 
-def _stored(wanted: list[np.ndarray], limit: int) -> list[np.ndarray]:
-    """Masks over the wanted positions, evenly thinned to at most `limit` in all."""
-    total = sum(len(positions) for positions in wanted)
-    keep = np.zeros(total, bool)
-    keep[np.linspace(0, total - 1, min(total, limit), dtype=np.int64)] = True
+def _stored(wanted: list[np.ndarray], n_prompt: list[int], limit: int) -> list[np.ndarray]:
+    """Masks over the wanted positions, at most `limit` in all: those of greedy text first, the others evenly thinned."""
+    greedy = np.concatenate([positions >= n - 1 for positions, n in zip(wanted, n_prompt, strict=True)])
+    keep = np.zeros(len(greedy), bool)
+    for part in (np.flatnonzero(greedy), np.flatnonzero(~greedy)):
+        room = min(len(part), limit - int(keep.sum()))
+        if room > 0:
+            keep[part[np.linspace(0, len(part) - 1, room, dtype=np.int64)]] = True
     return np.split(keep, np.cumsum([len(positions) for positions in wanted])[:-1])
 
 

@@ -140,22 +140,24 @@ class TransformersReference:
                 made = self._model(input_ids=torch.tensor([list(sequence)]), use_cache=False, logits_to_keep=positions)
             yield i, made.logits[0].float().numpy()
 
-    def embedding_matrices(self) -> dict[str, np.ndarray]:
-        """The rows of input and output embedding by GGUF name: float32 (n_vocab, n_embd) each."""
-        found = {"token_embd.weight": self._model.get_input_embeddings().weight.detach().numpy()}
-        output = self._model.get_output_embeddings()
-        if output is not None:
-            found["output.weight"] = output.weight.detach().numpy()
-        return found
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's configuration as transformers read it, defaults included."""
+        return self._model.config.to_dict()
+
+    def tensors(self) -> dict[str, Any]:
+        """The model's parameters and buffers by name, as torch tensors that share its memory; a tied one by both names."""
+        return self._model.state_dict()
 
     def vectors(self, sequences: Sequence[Sequence[int]], pooling: str) -> np.ndarray:
-        """Pooled vectors of an encoder: float32 (n_sequences, n_embd). pooling: "mean" or "cls"; not normalized."""
+        """Pooled vectors of an encoder: float32 (n_sequences, n_embd). pooling: "mean", "cls" or "lasttoken"; not normalized."""
         torch = self._torch
         vectors = []
         with torch.inference_mode():
             for sequence in sequences:  # one at a time: nothing to mask, nothing that a mask could hide
                 hidden = self._model(input_ids=torch.tensor([list(sequence)])).last_hidden_state[0]
-                vectors.append((hidden[0] if pooling == "cls" else hidden.mean(dim=0)).numpy())
+                at = {"cls": 0, "lasttoken": -1}.get(pooling)
+                vectors.append((hidden.mean(dim=0) if at is None else hidden[at]).numpy())
         return np.stack(vectors)
 
     def perturb(self, relative_error: float) -> None:

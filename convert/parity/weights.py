@@ -6,13 +6,14 @@ more weights than `_MAX_WEIGHTS` is sampled evenly by rows, and the report says 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reclm_lite.convert.families import Rename
 from reclm_lite.convert.parity.bounds import ROUNDING
 from reclm_lite.gguf_file import GgufSummary, TensorInfo, metadata_digests
 
@@ -22,6 +23,7 @@ _N_SHOWN = 5
 _UNKNOWN_ROUNDING = 0.98
 _FAINT = 0.05  # of a tensor's root mean square
 _GRAIN = 1e-5
+_OTHER_ORDER = 1e-5  # float32 sums of another order, as two programs merge an adapter
 # Metadata that quantization itself writes.
 _OF_THE_TYPE = ("general.file_type", "general.quantization_version", "quantize.imatrix.")
 
@@ -46,8 +48,8 @@ class WeightReport:
         }
 
 
-def row_blocks(path: Path, tensor: TensorInfo, every: int = 1) -> Iterator[np.ndarray]:
-    """Every n-th row of a tensor, dequantized: float32 (n_rows, tensor.shape[0]), by blocks of some 4 MB."""
+def read_rows(path: Path, tensor: TensorInfo, chosen: slice) -> np.ndarray:
+    """Rows of a tensor, dequantized: float32 (n_rows, tensor.shape[0])."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
@@ -55,15 +57,19 @@ def row_blocks(path: Path, tensor: TensorInfo, every: int = 1) -> Iterator[np.nd
     row_bytes = tensor.size_bytes // max(n_rows, 1)
     kind = GGMLQuantizationType[tensor.type_name]
     data = np.memmap(path, np.uint8, "r", offset=tensor.offset_bytes, shape=(n_rows, row_bytes))
+    rows = np.array(data[chosen])
+    if kind == GGMLQuantizationType.F32:
+        return rows.view(np.float32)
+    if kind == GGMLQuantizationType.F16:
+        return rows.view(np.float16).astype(np.float32)
+    return dequantize(rows, kind).reshape(len(rows), tensor.shape[0])
+
+
+def row_blocks(path: Path, tensor: TensorInfo, every: int = 1) -> Iterator[np.ndarray]:
+    """Every n-th row of a tensor, dequantized: float32 (n_rows, tensor.shape[0]), by blocks of some 4 MB."""
     step = max(1, _BLOCK_WEIGHTS // max(tensor.shape[0], 1))
-    for start in range(0, n_rows, step * every):
-        rows = np.array(data[start : start + step * every : every])
-        if kind == GGMLQuantizationType.F32:
-            yield rows.view(np.float32)
-        elif kind == GGMLQuantizationType.F16:
-            yield rows.view(np.float16).astype(np.float32)
-        else:
-            yield dequantize(rows, kind).reshape(len(rows), tensor.shape[0])
+    for start in range(0, math.prod(tensor.shape[1:]), step * every):
+        yield read_rows(path, tensor, slice(start, start + step * every, every))
 
 
 def rounding_errors(
@@ -137,28 +143,43 @@ def compare_metadata(source: Path, found: Path) -> list[str]:
     return [f"expected the metadata of the unquantized file, found another {', '.join(odd[:5])}"] if odd else []
 
 
-def compare_embedding(found: GgufSummary, expected: dict[str, np.ndarray]) -> list[str]:
-    """Sentences about embedding rows that are not the reference's up to rounding: rows that no prompt may touch.
+def compare_with_model(
+    found: GgufSummary, renames: Sequence[Rename], blocks: Callable[[str], Iterable[np.ndarray]]
+) -> list[str]:
+    """Sentences about tensors of an unquantized file that are not the merged model's, row by row, up to rounding.
 
-    expected: float32 (n_vocab, n_embd) for "token_embd.weight" and "output.weight"; a file without the latter is tied.
+    blocks(name): the model's tensor by its checkpoint name, float, in blocks of rows; a KeyError where it has none.
+    Logits do not show a module of small effect that was not merged, or a row that no prompt touches.
     """
     tensors, problems = {tensor.name: tensor for tensor in found.tensors}, []
-    for name, matrix in expected.items():
-        tensor = tensors.get(name) or tensors.get("token_embd.weight")
-        if tensor is None or tensor.shape != matrix.shape[::-1]:
+    for rename in renames:
+        tensor = tensors.get(rename.target)
+        if tensor is None or tensor.shape != rename.shape[::-1]:
             shape = tensor.shape[::-1] if tensor else None
-            problems.append(f"expected {name} of shape {matrix.shape} as in the reference, found {shape}")
+            problems.append(f"expected {rename.target} of shape {rename.shape}, found {shape}")
             continue
-        at = 0
-        bound = ROUNDING[tensor.type_name][1] if tensor.type_name in ROUNDING else _UNKNOWN_ROUNDING
-        powers, errors = [], []
-        for rows in row_blocks(found.path, tensor):
-            part = matrix[at : at + len(rows)]
-            powers.append(np.square(part, dtype=np.float64).sum(axis=1))
-            errors.append(np.square(rows - part, dtype=np.float64).sum(axis=1))
-            at += len(rows)
-        _, worst = _relative(tensor, np.concatenate(powers), np.concatenate(errors))
-        if not worst <= bound:
-            row = int((np.concatenate(errors) / np.maximum(np.concatenate(powers), 1e-12)).argmax())
-            problems.append(f"expected {name} within {bound:g} of the reference in every row, found {worst:.3g} (row {row})")
+        try:
+            made: Iterable[np.ndarray] = blocks(rename.source)
+            if rename.transform:
+                made = [rename.transform(np.concatenate(list(made)))]
+        except KeyError:
+            problems.append(f"expected {rename.source} in the reference, found none; it cannot be compared")
+            continue
+        powers, errors, at = [], [], 0
+        for block in made:
+            # A vector is one row.
+            expected = np.atleast_2d(np.asarray(block, np.float32)) if len(rename.shape) > 1 else np.asarray(block, np.float32)[None]
+            at, rows = at + len(expected), slice(at, at + len(expected))
+            error = read_rows(found.path, tensor, rows) - expected
+            powers.append(np.square(expected, dtype=np.float64).sum(axis=1))
+            errors.append(np.square(error, dtype=np.float64).sum(axis=1))
+        power, error = np.concatenate(powers), np.concatenate(errors)
+        worst_tensor, worst_row = _relative(tensor, power, error)
+        bound_tensor, bound_row = (max(bound, _OTHER_ORDER) for bound in ROUNDING[tensor.type_name])
+        if not (worst_tensor <= bound_tensor and worst_row <= bound_row):
+            row = int((error / np.maximum(power, 1e-12)).argmax())
+            problems.append(
+                f"expected {rename.target} within {bound_tensor:g} of {rename.source} of the merged model and {bound_row:g} in "
+                f"every row, found {worst_tensor:.3g} and {worst_row:.3g} (row {row})"
+            )
     return problems
