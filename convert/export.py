@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 from reclm_lite.convert.families import family_of
 from reclm_lite.convert.files import whole_or_nothing
 from reclm_lite.convert.imatrix import collect_imatrix, read_imatrix
-from reclm_lite.convert.manifest import FORMAT, changed_inputs, describe_inputs, digest, load_manifest, save_manifest, tools
+from reclm_lite.convert.manifest import FORMAT, Input, describe_inputs, digest, list_inputs, load_manifest, save_manifest, tools
 from reclm_lite.convert.merge import open_source
 from reclm_lite.convert.parity import Gate, token_id_mismatches
 from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES, parse_ftype, quantize_gguf
-from reclm_lite.convert.request import Request, check_request
+from reclm_lite.convert.request import Request, check_request, folder_name
 from reclm_lite.convert.target import estimated_bytes, require_space, scratch_folder
 from reclm_lite.convert.write import PlannedTensor, TooLargeForType, plan_tensors, write_gguf
 from reclm_lite.errors import ModelError
@@ -88,28 +88,29 @@ class _Export:
         self.out_dir = request.out_dir
         self.manifest: dict[str, Any] = {"files": []}
         self.hashes: dict[Path, str] = {}  # of files that were read anyway
+        self.matrix = read_imatrix(request.imatrix) if isinstance(request.imatrix, Path) else None
 
     def run(self) -> dict[str, Any]:
         started = time.monotonic()
-        earlier = load_manifest(self.out_dir)
+        earlier, files = load_manifest(self.out_dir), self._input_files()
         todo = list(self.request.ftypes)
         if earlier is not None:
             self.progress("reading the inputs", 0, 0)
-            inputs = describe_inputs(self._input_files(), earlier)
+            inputs = describe_inputs(files)
             self._begin(inputs, earlier)
             todo = [ftype for ftype in todo if not self._made(ftype)]
             if not todo:
                 return self._save() if earlier["files"] != self.manifest["files"] else earlier
-        self._require_space(todo)
+        self._require_space(todo, intermediate_ftype(self.source))
         if earlier is not None:
-            unquantized, ftype = self._unquantized()
+            unquantized, ftype = self._unquantized(todo)
         else:
             # Hashing takes as long as reading: with nothing to compare with, it is done beside the writing.
             with ThreadPoolExecutor(1) as thread:
-                hashing = thread.submit(describe_inputs, self._input_files(), None)
-                unquantized, ftype = self._unquantized()
+                hashing = thread.submit(describe_inputs, files)
+                unquantized, ftype = self._unquantized(todo)
                 inputs = hashing.result()
-        changed = changed_inputs(inputs)
+        changed = [each.path for each in files if each.changed()]
         if changed:
             raise ModelError(f"expected the inputs to stay as they are during the export, found {changed[0]} changed; run it again")
         if earlier is None:
@@ -128,19 +129,21 @@ class _Export:
 
     # -- what there is -----------------------------------------------------------------------------------------
 
-    def _input_files(self) -> dict[str, list[Path]]:
-        files: dict[str, list[Path]] = {"base": [], "adapter": [], "imatrix": []}
-        adapter = self.request.adapter and self.request.adapter.resolve()
+    def _input_files(self) -> list[Input]:
+        request = self.request
+        folders = {"base": request.base} | ({"adapter": request.adapter} if request.adapter else {})
+        files: dict[str, list[Path]] = {role: [] for role in folders}
         for path in self.source.files():
-            files["adapter" if adapter and Path(path).resolve().is_relative_to(adapter) else "base"].append(path)
-        if isinstance(self.request.imatrix, Path):
-            files["imatrix"].append(self.request.imatrix)
-        return files
+            inside = [role for role, folder in folders.items() if path.is_relative_to(folder)]
+            files[max(inside, key=lambda role: len(folders[role].parts))].append(path)
+        if isinstance(request.imatrix, Path):
+            files["imatrix"], folders["imatrix"] = [request.imatrix], request.imatrix.parent
+        return list_inputs(files, folders)
 
     def _begin(self, inputs: list[dict[str, Any]], earlier: dict[str, Any] | None) -> None:
         """A manifest for this run, with those files of an earlier one that are what they would be made as again."""
         request, versions = self.request, tools()
-        model = sorted((entry["role"], Path(entry["file"]).name, entry["sha256"]) for entry in inputs if entry["role"] != "imatrix")
+        model = sorted((entry["role"], entry["file"], entry["sha256"]) for entry in inputs if entry["role"] != "imatrix")
         self.identity = digest(model, request.name, request.metadata, versions["reclm-lite"], versions["llama-cpp-python"])
         given = [entry["sha256"] for entry in inputs if entry["role"] == "imatrix"]
         self.imatrix_key = digest(given) if given else digest(self.identity, request.imatrix, request.calibration)
@@ -149,11 +152,11 @@ class _Export:
             "name": request.name,
             "architecture": family_of(self.source.config).GGUF_ARCH,
             "n_params": sum(tensor.n_values for tensor in self.plan),
-            "base": str(request.base.resolve()),
-            "adapter": str(request.adapter.resolve()) if request.adapter else None,
+            "base": folder_name(request.base),
+            "adapter": folder_name(request.adapter) if request.adapter else None,
             "made_with": versions,
             "settings": {
-                "imatrix": request.imatrix if request.imatrix is None else str(request.imatrix),
+                "imatrix": request.imatrix.name if isinstance(request.imatrix, Path) else request.imatrix,
                 "parity": request.parity,
                 "n_calibration_texts": len(request.calibration),
                 "calibration_sha256": digest(request.calibration),
@@ -194,8 +197,9 @@ class _Export:
 
     # -- steps -------------------------------------------------------------------------------------------------
 
-    def _require_space(self, todo: Sequence[str]) -> None:
-        request, ftype = self.request, intermediate_ftype(self.source)
+    def _require_space(self, todo: Sequence[str], ftype: str) -> None:
+        """Refuses a disk too small for `todo`, made from a file of type `ftype`."""
+        request = self.request
         needed = {request.file(each): estimated_bytes(self.plan, each) for each in todo}
         if ftype not in todo and not self._made(ftype):
             needed[f"the unquantized {ftype} file, for the time of the export"] = estimated_bytes(self.plan, ftype)
@@ -203,14 +207,16 @@ class _Export:
             needed["the parity gate, for the time of the export"] = Gate.scratch_bytes(self.source.config)
         require_space(self.out_dir, needed)
 
-    def _unquantized(self) -> tuple[Path, str]:
+    def _unquantized(self, todo: Sequence[str]) -> tuple[Path, str]:
         """The file that the others are quantized from, and its type: there already, or made in the scratch folder."""
         ftype = intermediate_ftype(self.source)
         made = self._made(ftype)
         if made:
             return self.out_dir / made["file"], ftype
         path = self.scratch / "unquantized.gguf"
-        written = _write_unquantized(self.source, path, progress=self._progress("writing tensors"), **self._names)
+        written = _write_unquantized(
+            self.source, path, lambda: self._require_space(todo, "f32"), progress=self._progress("writing tensors"), **self._names
+        )
         self.hashes[path] = written["sha256"]
         return path, written["ftype"]
 
@@ -219,8 +225,8 @@ class _Export:
         if not any(map(request.uses_imatrix, todo)):
             return None
         if isinstance(request.imatrix, Path):
-            self.manifest["imatrix"] = {"file": str(request.imatrix.resolve()), "computed": False, "made_from": self.imatrix_key}
-            return read_imatrix(request.imatrix)
+            self.manifest["imatrix"] = {"file": request.imatrix.name, "computed": False, "made_from": self.imatrix_key}
+            return self.matrix
         path = self.out_dir / IMATRIX_FILE
         if self.manifest["imatrix"] is None:
             started = time.monotonic()
@@ -380,7 +386,9 @@ def _prove_token_ids(path: Path, source: "Source") -> bool:
     return True
 
 
-def _write_unquantized(source: "Source", path: Path, **options: Any) -> dict[str, Any]:
+def _write_unquantized(
+    source: "Source", path: Path, before_f32: Callable[[], object] = lambda: None, **options: Any
+) -> dict[str, Any]:
     """What quantized files are made from: as narrow as it can be with nothing lost before llama.cpp rounds.
 
     A merged model is float32; it is kept in float16, the precision it will run in at best, where its weights fit.
@@ -392,6 +400,7 @@ def _write_unquantized(source: "Source", path: Path, **options: Any) -> dict[str
         if not source.merged:
             raise
         logger.warning("%s: the merged weights are kept in float32 before quantization", error)
+        before_f32()
         return write_gguf(source, path, "f32", **options)
 
 

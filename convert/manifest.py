@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from reclm_lite.runtime import file_sha256
 
 FORMAT = 1
 NAME = "manifest.json"
-_REQUIRED = {"identity", "inputs", "imatrix", "files"}
-_REQUIRED_OF_FILE = {"file", "ftype", "size_bytes", "sha256", "passed", "made_from"}
+# What a later run reads of it.
+_FIELDS = {"identity": str, "imatrix": dict | None, "files": list}
+_FIELDS_OF_FILE = {"file": str, "ftype": str, "size_bytes": int, "sha256": str, "passed": bool, "made_from": str}
+_FIELDS_OF_IMATRIX = {"file": str, "computed": bool, "made_from": str}
+_FIELDS_OF_COMPUTED = _FIELDS_OF_IMATRIX | {"size_bytes": int, "sha256": str}
 _TOOLS = ("llama-cpp-python", "gguf", "numpy", "tokenizers", "sentencepiece", "torch", "transformers", "peft")
 
 
@@ -36,15 +40,25 @@ def load_manifest(directory: Path) -> dict[str, Any] | None:
 
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise foreign(f"no JSON ({error})") from error
     except OSError as error:
         raise foreign(str(error.strerror)) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise foreign(f"format {manifest.get('format')!r}" if isinstance(manifest, dict) else "another document")
-    if not _REQUIRED <= manifest.keys() or not all(_REQUIRED_OF_FILE <= entry.keys() for entry in manifest["files"]):
-        raise foreign("one with fields missing")
+    matrix = manifest.get("imatrix")
+    whole = (
+        _has(manifest, _FIELDS)
+        and all(isinstance(entry, dict) and _has(entry, _FIELDS_OF_FILE) for entry in manifest["files"])
+        and (matrix is None or _has(matrix, _FIELDS_OF_COMPUTED if matrix.get("computed") else _FIELDS_OF_IMATRIX))
+    )
+    if not whole:
+        raise foreign("one with fields missing or of another kind")
     return manifest
+
+
+def _has(document: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+    return all(name in document and isinstance(document[name], kind) for name, kind in fields.items())
 
 
 def save_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
@@ -63,36 +77,44 @@ def save_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def describe_inputs(files: Mapping[str, Sequence[Path]], earlier: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """[{"role", "file", "size_bytes", "mtime_ns", "sha256"}] of the files by role (base, adapter, imatrix).
+@dataclass(frozen=True)
+class Input:
+    """A file that an export reads: its role (base, adapter, imatrix), where it lies, and its name in the manifest.
 
-    A file of the same path, size and modification time as in the `earlier` manifest keeps the hash it had there.
+    `stat`: size and times as they were when this was made.
     """
-    known = {
-        (entry["role"], entry["file"], entry["size_bytes"], entry["mtime_ns"]): entry["sha256"]
-        for entry in (earlier or {}).get("inputs", ())
-    }
-    described = []
-    for role, paths in files.items():
-        for path in paths:
-            path = Path(path).resolve()
-            stat = path.stat()
-            key = (role, str(path), stat.st_size, stat.st_mtime_ns)
-            described.append(
-                dict(zip(("role", "file", "size_bytes", "mtime_ns"), key, strict=True), sha256=known.get(key) or file_sha256(path))
-            )
-    return described
+
+    role: str
+    path: Path
+    name: str
+    stat: tuple[int, ...]
+
+    def changed(self) -> bool:
+        return _stat(self.path) != self.stat
 
 
-def changed_inputs(inputs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Input files that are no longer what `describe_inputs` saw, by size and modification time."""
-    odd = []
-    for entry in inputs:
-        path = Path(entry["file"])
-        stat = path.stat() if path.is_file() else None
-        if stat is None or (stat.st_size, stat.st_mtime_ns) != (entry["size_bytes"], entry["mtime_ns"]):
-            odd.append(entry["file"])
-    return odd
+def list_inputs(files: Mapping[str, Sequence[Path]], folders: Mapping[str, Path]) -> list[Input]:
+    """The files by role, named relative to their role's folder: a manifest goes with the model, paths stay at home."""
+    return [
+        Input(role, path, path.relative_to(folders[role]).as_posix(), _stat(path))
+        for role, paths in files.items()
+        for path in map(Path, paths)
+    ]
+
+
+def describe_inputs(inputs: Sequence[Input]) -> list[dict[str, Any]]:
+    """[{"role", "file", "size_bytes", "sha256"}] of the files, each read whole."""
+    return [
+        {"role": each.role, "file": each.name, "size_bytes": each.path.stat().st_size, "sha256": file_sha256(each.path)}
+        for each in inputs
+    ]
+
+
+def _stat(path: Path) -> tuple[int, ...]:
+    if not path.is_file():
+        return ()
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def digest(*parts: Any) -> str:

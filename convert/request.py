@@ -65,7 +65,7 @@ def check_request(
         raise ModelError(f"expected an importance matrix at {imatrix}, found no file; check the path, or use auto")
     calibration, prompts, held_out = _hold_out(calibration)
     request = Request(
-        base, adapter, out_dir, ftypes, _file_stem(name or (adapter or base).resolve().name), imatrix, calibration, prompts,
+        base, adapter, out_dir, ftypes, _file_stem(name or folder_name(adapter or base)), imatrix, calibration, prompts,
         held_out, parity, dict(metadata or {}), n_threads,
     )  # fmt: skip
     needing = [ftype for ftype in ftypes if ftype in NEEDS_IMATRIX]
@@ -106,6 +106,15 @@ def _check_folders(base: Path, adapter: Path | None, out_dir: Path) -> None:
     for folder in filter(None, (base, adapter)):
         if out_dir.resolve() == folder.resolve():
             raise ModelError(f"expected a target other than what is exported, found {out_dir} for both; choose another folder")
+
+
+def folder_name(folder: Path) -> str:
+    """The name of a checkpoint's or an adapter's folder; of a snapshot in the Hugging Face cache, the repository's."""
+    folder = folder.resolve()
+    cached = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.rpartition("--")[2]
+    return folder.name
 
 
 def _file_stem(name: str) -> str:

@@ -46,15 +46,15 @@ def pick_threads(n_threads: int | None = None) -> int:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as hex; remembered in memory as long as its size and mtime stay the same."""
+    """SHA-256 of a file as hex; remembered in memory as long as its size and times stay the same."""
     path = Path(path).resolve()
     stat = path.stat()
-    return _sha256_of(path, stat.st_size, stat.st_mtime_ns)
+    return _sha256_of(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=64)
-def _sha256_of(path: Path, size_bytes: int, mtime_ns: int) -> str:
-    del size_bytes, mtime_ns  # part of the cache key only
+def _sha256_of(path: Path, size_bytes: int, mtime_ns: int, ctime_ns: int) -> str:
+    del size_bytes, mtime_ns, ctime_ns  # part of the cache key only
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

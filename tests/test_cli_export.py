@@ -77,9 +77,11 @@ def test_checkpoint_and_adapter_become_files_with_a_true_manifest(base: Path, ad
     for entry in manifest["files"]:
         path = out / entry["file"]
         assert (file_sha256(path), path.stat().st_size) == (entry["sha256"], entry["size_bytes"])
-    seen = {(entry["role"], Path(entry["file"]).name) for entry in manifest["inputs"]}
+    seen = {(entry["role"], entry["file"]) for entry in manifest["inputs"]}
     assert {("base", "model.safetensors"), ("base", "tokenizer.json"), ("adapter", "adapter_model.safetensors")} <= seen
-    assert all(file_sha256(Path(entry["file"])) == entry["sha256"] for entry in manifest["inputs"])
+    folders = {"base": base, "adapter": adapter}
+    assert all(file_sha256(folders[entry["role"]] / entry["file"]) == entry["sha256"] for entry in manifest["inputs"])
+    assert str(tmp_path) not in (out / "manifest.json").read_text()  # it is published with the model
     assert 8.4 < manifest["files"][1]["bits_per_weight"] < 9 and manifest["n_params"] == TINY.n_params
     written = {tensor.name: tensor.data for tensor in GGUFReader(out / "mine-f16.gguf").tensors}
     merged = open_source(base, adapter).tensor(UP)
@@ -135,6 +137,36 @@ def test_a_copied_input_with_the_same_bytes_is_the_same_input(base: Path, tmp_pa
     assert listing(tmp_path / "out") == before
 
 
+def test_an_input_with_another_byte_is_another_input_whatever_its_times_say(base: Path, tmp_path: Path) -> None:
+    export("--base", base, "-o", tmp_path / "out", *PLAIN)
+    before, weights = (tmp_path / "out" / "base-q8_0.gguf").read_bytes(), base / "model.safetensors"
+    stat, content = weights.stat(), bytearray(weights.read_bytes())
+    content[-200] ^= 0x10
+    weights.write_bytes(content)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    export("--base", base, "-o", tmp_path / "out", *PLAIN)
+    assert (tmp_path / "out" / "base-q8_0.gguf").read_bytes() != before
+
+
+def test_a_snapshot_of_the_hub_cache_is_named_after_its_repository(base: Path, tmp_path: Path) -> None:
+    """Its files are links to blobs that are named by their hash, its folder by a commit."""
+    repository = tmp_path / "models--some-org--tiny-llama"
+    snapshot = repository / "snapshots" / "0a1b2c"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for i, path in enumerate(sorted(base.iterdir())):
+        shutil.copy(path, repository / "blobs" / f"{i:040}")
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", f"{i:040}"))
+    export("--base", snapshot, "-o", tmp_path / "out", *PLAIN)
+    manifest = manifest_of(tmp_path / "out")
+    assert (manifest["base"], manifest["files"][0]["file"]) == ("tiny-llama", "tiny-llama-q8_0.gguf")
+    assert "model.safetensors" in {entry["file"] for entry in manifest["inputs"]}
+    # The same bytes in a plain folder are the same inputs.
+    before = listing(tmp_path / "out")
+    export("--base", base, "-o", tmp_path / "out", "--name", "tiny-llama", *PLAIN)
+    assert listing(tmp_path / "out") == before
+
+
 def test_a_damaged_output_is_made_again(base: Path, tmp_path: Path) -> None:
     export("--base", base, "-o", tmp_path / "out", *PLAIN)
     path = tmp_path / "out" / "base-q8_0.gguf"
@@ -167,12 +199,41 @@ def test_an_importance_matrix_is_computed_for_the_types_that_gain_by_it(base: Pa
     assert changed == {"imatrix.gguf", "base-q4_0.gguf", "manifest.json"}
 
 
+def test_a_matrix_of_another_format_is_refused_before_any_work(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "write_gguf", None)
+    texts = texts_file(tmp_path / "texts.txt")
+    message = refusal("--base", base, "--quant", "q4_0", "-o", tmp_path / "out", "--imatrix", texts, *OFF)
+    assert f"expected an importance matrix at {texts}" in message
+
+
 def test_a_full_disk_is_told_before_anything_is_written(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=3 << 20)
     monkeypatch.setattr(target.shutil, "disk_usage", lambda path: usage)
     message = refusal("--base", base, "--quant", "q8_0,q4_0", "-o", tmp_path / "out", *PLAIN)
     assert "found 3 MiB" in message and "base-q8_0.gguf" in message and "the unquantized f16 file" in message
     assert listing(tmp_path / "out") == {}
+
+
+def test_the_disk_is_looked_at_again_where_merged_weights_need_float32(
+    base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file as load_torch
+    from safetensors.torch import save_file as save_torch
+
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_torch(base / "model.safetensors").items()}
+    tensors[UP][0, 0] = 1e5  # beyond float16
+    save_torch(tensors, base / "model.safetensors")
+    monkeypatch.setattr(target, "_SPARE_BYTES", 0)
+    arguments = ("--base", base, "--adapter", adapter, "-o", tmp_path / "out", *PLAIN)
+    full = shutil.disk_usage(tmp_path)
+    n_weights = sum(tensor.numel() for tensor in tensors.values())
+    # Room for the float16 file beside the one asked for, not for the float32 one.
+    monkeypatch.setattr(target.shutil, "disk_usage", lambda path: full._replace(free=int(3.5 * n_weights)))
+    assert "the unquantized f32 file" in refusal(*arguments)
+    assert listing(tmp_path / "out") == {}
+    monkeypatch.setattr(target.shutil, "disk_usage", lambda path: full)
+    export(*arguments)
 
 
 def test_a_disk_that_fills_up_meanwhile_leaves_what_was_there(base: Path, tmp_path: Path) -> None:
@@ -232,7 +293,13 @@ def test_pickled_weights_and_bad_values_are_refused(base: Path, tmp_path: Path) 
 def test_a_foreign_manifest_is_left_alone(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    for content in ('{"name": "an extension"}', "[]", "no json", '{"format": 1}', '{"format": 99, "files": []}'):
+    damaged = [
+        {"files": 7}, {"files": [{}]}, {"files": [7]}, {"imatrix": 5}, {"imatrix": {"computed": True}}, {"identity": None},
+        {"imatrix": {"file": "imatrix.gguf", "computed": True, "made_from": "x"}},
+    ]  # fmt: skip
+    own = {"format": 1, "identity": "x", "imatrix": None, "files": []}
+    foreign = ['{"name": "an extension"}', "[]", "no json", '{"format": 1}', '{"format": 99, "files": []}', "[" * 100_000]
+    for content in foreign + [json.dumps(own | each) for each in damaged]:
         (out / "manifest.json").write_text(content)
         assert "choose another folder" in refusal("--base", base, "-o", out, *PLAIN)
         assert (out / "manifest.json").read_text() == content and list(listing(out)) == ["manifest.json"]
@@ -327,6 +394,14 @@ def test_a_file_that_is_not_equal_is_kept_aside_and_the_others_are_made(
     assert sorted(listing(out)) == ["base-q5_0.gguf", "base-q8_0.gguf", "manifest.json"]
     assert listing(out)["base-q5_0.gguf"] == before["base-q5_0.gguf"]
     assert all(entry["passed"] for entry in manifest_of(out)["files"])
+
+
+def test_a_file_that_was_not_compared_is_proved_when_asked_for(base: Path, tmp_path: Path) -> None:
+    out, texts = tmp_path / "out", texts_file(tmp_path / "texts.txt")
+    export("--base", base, "-o", out, *PLAIN)
+    assert manifest_of(out)["files"][0]["parity"] is None
+    export("--base", base, "-o", out, "--calibration", texts, *GATED)
+    assert manifest_of(out)["files"][0]["parity"]["passed"] is True
 
 
 def test_a_spoilt_successor_leaves_the_proved_file_of_an_earlier_export(
