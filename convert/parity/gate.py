@@ -25,6 +25,7 @@ from reclm_lite.convert.parity import encoders
 from reclm_lite.convert.parity.bounds import (
     ACTIVATION_NOISE,
     GELU_NOISE,
+    MAX_RELATIVE_ERROR,
     NOISE,
     UNQUANTIZED_NOISE,
     describe,
@@ -310,7 +311,13 @@ class Gate:
         found = measure(self._plan, self._stored, self._pieces(model))
         bounds = logit_bounds(noise, self._sensitivity, self._stored, found)
         verdict.details["logits"] = {**found.as_dict(), "noise": noise, "bounds": bounds.as_dict()}
-        verdict.reasons += bounds.broken(found)
+        broken = bounds.broken(found)
+        if broken and self._sensitivity is not None and self._sensitivity * noise > MAX_RELATIVE_ERROR / 2:
+            broken.append(
+                f"rounding to {verdict.ftype} destroys this model: noise of {noise:.2g} in its weights is multiplied by "
+                f"{self._sensitivity:.3g} on its way to the logits; take a type of more bits"
+            )
+        verdict.reasons += broken
         ties = near_ties(found, bounds)
         counts = self._greedy(found.argmax, ties)
         verdict.details["greedy"] = counts
