@@ -60,7 +60,7 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
 
 def _measure(folder: Path, settings: Settings, say: Say) -> Group:
     shape = settings.shape
-    group = Group("export", f"an F16 Llama of {shape.n_params / 1e9:.3g} G weights, rank-{shape.rank} LoRA", "weights", shape.n_params)
+    group = Group("export", f"an F16 Llama of {shape.n_params:,} weights, rank-{shape.rank} LoRA", "weights", shape.n_params)
     free = shutil.disk_usage(folder).free
     if free < _BYTES_PER_PARAM * shape.n_params:
         raise InputError(
