@@ -165,14 +165,14 @@ class Adapter:
         if not pickled.is_file():
             raise self.error(WEIGHTS, "none", "copy it there")
         script = (
-            "import torch; from safetensors.torch import save_file; "
-            f"saved = torch.load({str(pickled)!r}, map_location='cpu', weights_only=True); "
+            "from peft import load_peft_weights; from safetensors.torch import save_file; "
+            f"saved = load_peft_weights({str(self.directory)!r}, device='cpu'); "
             f"save_file({{k: v.clone().contiguous() for k, v in saved.items()}}, {str(path)!r})"
         )
         raise self.error(
             WEIGHTS,
             "pickled weights (adapter_model.bin), which can run code when opened",
-            f"write safetensors beside them, where torch is installed: python -c {shlex.quote(script)}",
+            f"write safetensors beside them, where peft is installed: python -c {shlex.quote(script)}",
         )
 
     def _group(self, tensors: dict[str, StoredTensor]) -> dict[str, AdaptedModule]:

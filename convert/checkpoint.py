@@ -86,6 +86,19 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"expected to read {path}, found: {error.strerror}; check the file and its rights") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint; ModelError if it is missing or something else."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ModelError(f"expected a JSON object in {path}, found {type(found).__name__}; copy the file again")
+    return found
+
+
+def optional_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint, {} where there is no such file."""
+    return read_object(path) if path.is_file() else {}
+
+
 def files_beside(directory: Path) -> list[Path]:
     """The tokenizer's and the model's side files that a checkpoint or adapter directory holds."""
     templates = sorted((directory / "additional_chat_templates").glob("*.jinja"))

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from checkpoints import CORPUS, save_bert, save_decoder, save_llama, train_bpe, train_gemma, train_qwen2
+from llama_programs import LLAMA_BIN, needs
 
 from reclm_lite.convert import ggml_tensor, imatrix
 from reclm_lite.convert.export import export_checkpoint
@@ -31,11 +32,7 @@ from reclm_lite.runtime import check_gguf, load_model
 pytest.importorskip("transformers")
 
 TEXTS = [f"{a} {b}" for a in CORPUS[:6] for b in CORPUS[:2]]
-# Where llama.cpp's own programs are: llama-imatrix and llama-quantize of the version that is installed.
-LLAMA_BIN = Path(os.environ.get("LLAMA_CPP_BIN", "/nonexistent"))
-needs_programs = pytest.mark.skipif(
-    not (LLAMA_BIN / "llama-imatrix").is_file(), reason="LLAMA_CPP_BIN names no folder with llama.cpp's programs"
-)
+needs_programs = needs("llama-imatrix")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import CORPUS, save_bert, save_llama
+from llama_programs import LLAMA_BIN, needs
 
 from reclm_lite.convert.export import export_checkpoint
 from reclm_lite.convert.imatrix import Imatrix, collect_imatrix, read_imatrix
@@ -22,11 +23,7 @@ from reclm_lite.runtime import check_gguf, llama_lib, load_model
 
 pytest.importorskip("transformers")
 
-# Where llama.cpp's own programs are: llama-imatrix and llama-quantize of the version that is installed.
-LLAMA_BIN = Path(os.environ.get("LLAMA_CPP_BIN", "/nonexistent"))
-needs_programs = pytest.mark.skipif(
-    not (LLAMA_BIN / "llama-quantize").is_file(), reason="LLAMA_CPP_BIN names no folder with llama.cpp's programs"
-)
+needs_programs = needs("llama-quantize")
 
 
 @pytest.fixture(scope="module")

@@ -157,6 +157,10 @@ def feed_forward(layer: int, sizes: Sizes, *, biases: bool = False) -> list[Rena
     return rules
 
 
+# The two norms of a layer that has them before attention and before the feed-forward net only.
+PRE_NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+
+
 def norms(layer: int, targets: dict[str, str], dim: int, transform: Transform | None = None) -> list[Rename]:
     """Norms of a layer, `{"input_layernorm": "attn_norm"}`, each (dim,)."""
     return [

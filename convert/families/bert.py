@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.convert.checkpoint import read_json
+from reclm_lite.convert.checkpoint import optional_json, read_json, read_object
 from reclm_lite.convert.families import Rename, n_layers_of, number, require, shown, size
 from reclm_lite.errors import ModelError
 
@@ -40,13 +40,6 @@ def canonical_name(name: str) -> str | None:
     return name
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    settings = read_json(path)
-    if not isinstance(settings, dict):
-        raise ModelError(f"expected a JSON object in {path}, found {shown(settings)}; copy it again")
-    return settings
-
-
 def _pooling(directory: Path) -> str:
     """The pooling that sentence-transformers' `modules.json` asks for: mean, cls or lasttoken."""
     pooling, path = "mean", directory / "modules.json"
@@ -60,7 +53,7 @@ def _pooling(directory: Path) -> str:
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ModelError(f"expected Transformer, Pooling and Normalize in {path}, found {kind}; cannot be converted")
         if kind == "Pooling":
-            settings = _read_settings(directory / module["path"] / "config.json")
+            settings = read_object(directory / module["path"] / "config.json")
             on = [mode for mode, chosen in settings.items() if mode.startswith("pooling_mode_") and chosen]
             modes = [_POOLING_MODES.get(mode, mode) for mode in on] or [settings.get("pooling_mode")]
             if len(modes) != 1 or modes[0] not in list(_POOLING_IDS):
@@ -74,7 +67,7 @@ def _pooling(directory: Path) -> str:
 def _max_tokens(config: dict[str, Any], directory: Path) -> int:
     """Tokens of a text that are read, [CLS] and [SEP] among them; the rest is cut off."""
     n_positions, path = size(config, "max_position_embeddings"), directory / "sentence_bert_config.json"
-    n_tokens = _read_settings(path).get("max_seq_length") if path.is_file() else None
+    n_tokens = optional_json(path).get("max_seq_length")
     if n_tokens is None:
         return n_positions
     if type(n_tokens) is not int or n_tokens < 1:

@@ -42,9 +42,7 @@ def renames(config: dict[str, Any], names: set[str]) -> list[Rename]:
     biases = ("q", "k", "v", "o") if flag(config, "attention_bias") else ()
     rules = _decoder.embeddings(sizes, names)
     for i in range(sizes.n_layers):
-        rules += _decoder.norms(
-            i, {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}, sizes.d_model
-        )
+        rules += _decoder.norms(i, _decoder.PRE_NORMS, sizes.d_model)
         rules += _decoder.attention(i, sizes, biases=biases, q_rows=q_rows, k_rows=k_rows)
         rules += _decoder.feed_forward(i, sizes, biases=flag(config, "mlp_bias"))
     return rules

@@ -62,9 +62,7 @@ def renames(config: dict[str, Any], names: set[str]) -> list[Rename]:
     sizes = _sizes(config)
     rules = _decoder.embeddings(sizes, names)
     for i in range(sizes.n_layers):
-        rules += _decoder.norms(
-            i, {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}, sizes.d_model
-        )
+        rules += _decoder.norms(i, _decoder.PRE_NORMS, sizes.d_model)
         rules += _decoder.attention(i, sizes, biases=("q", "k", "v"))
         rules += _decoder.feed_forward(i, sizes)
     return rules

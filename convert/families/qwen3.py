@@ -38,9 +38,7 @@ def renames(config: dict[str, Any], names: set[str]) -> list[Rename]:
     sizes = _sizes(config)
     rules = _decoder.embeddings(sizes, names)
     for i in range(sizes.n_layers):
-        rules += _decoder.norms(
-            i, {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}, sizes.d_model
-        )
+        rules += _decoder.norms(i, _decoder.PRE_NORMS, sizes.d_model)
         rules += _decoder.norms(
             i, {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}, sizes.head_dim
         )

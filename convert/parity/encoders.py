@@ -1,12 +1,12 @@
 """Encoders (BERT): their pooled vectors are compared, by cosine, in place of logits and greedy text."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reclm_lite.convert.checkpoint import optional_json
 from reclm_lite.convert.parity.bounds import (
     MAX_RELATIVE_ERROR,
     NOISE,
@@ -93,7 +93,7 @@ def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 def checkpoint_pooling(directory: Path) -> str:
     """How a checkpoint's vectors are pooled: "mean", "cls" or "lasttoken", from what sentence-transformers puts beside it."""
     for settings in sorted(Path(directory).glob("*Pooling*/config.json")):
-        asked = json.loads(settings.read_text(encoding="utf-8"))
+        asked = optional_json(settings)
         names = [key for key, on in asked.items() if key.startswith("pooling_mode_") and on is True]
         mode = names[0].removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") if names else None
         return {"last": "lasttoken"}.get(mode, mode) if mode else str(asked.get("pooling_mode", "mean"))

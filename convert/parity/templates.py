@@ -6,14 +6,13 @@ tokens that its tokenizer_config.json names. A conversation that one side refuse
 Left out: tools, and templates beside the default one, which GGUF's users do not reach through this package.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reclm_lite.convert.checkpoint import optional_json
 from reclm_lite.convert.parity.tokens import ReferenceTokenizer, quiet
-from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model
 
 _SYSTEM = {"role": "system", "content": "You answer in one short sentence."}
@@ -65,22 +64,11 @@ def checkpoint_template(directory: Path) -> str | None:
     file = Path(directory) / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    template = _tokenizer_config(directory).get("chat_template")
+    template = optional_json(Path(directory) / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")
     return template if isinstance(template, str) else None
-
-
-def _tokenizer_config(directory: Path) -> dict[str, Any]:
-    file = Path(directory) / "tokenizer_config.json"
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"expected JSON in {file}, found: {error}; copy the checkpoint again") from error
-    return config if isinstance(config, dict) else {}
 
 
 def _formatter(template: str, eos: str, bos: str) -> _Render:
@@ -114,7 +102,7 @@ def _reference_formatter(reference: ReferenceTokenizer | None, directory: Path, 
             )
 
         return render
-    config = _tokenizer_config(directory)
+    config = optional_json(Path(directory) / "tokenizer_config.json")
     named = [config.get(key) for key in ("eos_token", "bos_token")]
     return _formatter(template, *(str(t["content"] if isinstance(t, dict) else t or "") for t in named))
 

@@ -4,14 +4,13 @@ Token ids of a few thousand texts touch a small part of a large vocabulary; a wr
 ordinary one, or another end of generation shows only when the model says it.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from reclm_lite.convert.checkpoint import optional_json
 from reclm_lite.convert.parity.tokens import ReferenceTokenizer
 from reclm_lite.convert.vocab.special import KNOWN_ENDS
-from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model
 
 _N_WORDS = 4096
@@ -100,23 +99,13 @@ def _ids_of(kind: str, reference: ReferenceTokenizer, *configs: dict[str, Any]) 
     """Every id that the tokenizer or a configuration gives a kind of special token."""
     found = {getattr(reference.backend, f"{kind}_token_id", None)} if reference.transformers else set()
     if not reference.transformers:
-        name = _json(reference.directory / "tokenizer_config.json").get(f"{kind}_token")
+        name = optional_json(reference.directory / "tokenizer_config.json").get(f"{kind}_token")
         name = name.get("content") if isinstance(name, dict) else name
         found.add(reference.backend.token_to_id(name) if isinstance(name, str) else None)
     for config in configs:
         value = config.get(f"{kind}_token_id")
         found |= set(value) if isinstance(value, list) else {value}
     return {token for token in found if isinstance(token, int) and token >= 0}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"expected JSON in {path}, found: {error}; copy the checkpoint again") from error
-    return value if isinstance(value, dict) else {}
 
 
 def _special_problems(model: Model, reference: ReferenceTokenizer, config: dict[str, Any]) -> list[str]:
@@ -126,7 +115,7 @@ def _special_problems(model: Model, reference: ReferenceTokenizer, config: dict[
         expected = next((ids for kind in kinds if (ids := _ids_of(kind, reference, config))), set())
         if found is not None and expected and found not in expected:
             problems.append(f"expected {key} to be {_one_of(expected)} as in the checkpoint, found {found}")
-    generation = _json(reference.directory / "generation_config.json")
+    generation = optional_json(reference.directory / "generation_config.json")
     ends = _ids_of("eos", reference, config, generation) or _ids_of("sep", reference, config)
     # What the tokenizer puts after a text is EOS to llama.cpp, whatever it is called.
     after = set(reference.encode("", add_special=True)[-1:]) if metadata.get("tokenizer.ggml.add_eos_token") else set()

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reclm_lite.convert.checkpoint import optional_json
 from reclm_lite.convert.vocab import bpe, sentencepiece, wordpiece
 from reclm_lite.convert.vocab.special import Special, read_special
-from reclm_lite.convert.vocab.table import check_ids, check_table, optional_json, refuse
+from reclm_lite.convert.vocab.table import check_ids, check_table, refuse
 from reclm_lite.errors import ModelError
 
 _READERS: dict[str, Callable[[Path, dict[str, Any], dict[str, Any]], dict[str, Any]]] = {

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reclm_lite.convert.checkpoint import optional_json
 from reclm_lite.convert.vocab.table import (
     NAMED,
     content,
-    optional_json,
     refuse,
     tokenizer_settings,
 )

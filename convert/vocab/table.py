@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.checkpoint import read_json
+from reclm_lite.convert.checkpoint import optional_json
 from reclm_lite.errors import ModelError
 
 PHANTOM_SPACE = "\u2581"  # SentencePiece writes a space so; llama.cpp marks a WordPiece word's first piece with it
@@ -38,14 +38,6 @@ def content(entry: Any) -> str | None:
     if isinstance(entry, dict):
         entry = entry.get("content")
     return entry if isinstance(entry, str) else None
-
-
-def optional_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a checkpoint, {} where there is no such file."""
-    found = read_json(path) if path.is_file() else {}
-    if not isinstance(found, dict):
-        raise ModelError(f"expected a JSON object in {path}, found {type(found).__name__}; copy the file again")
-    return found
 
 
 def tokenizer_settings(directory: Path) -> dict[str, Any]:
