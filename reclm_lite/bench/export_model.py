@@ -1,18 +1,20 @@
 """A random Llama checkpoint with a LoRA adapter, written tensor by tensor: what `reclm bench export` exports.
 
 The weights are random, the shapes those of a 1.1-billion-parameter model. Left out: training; the tokenizer knows
-single bytes and three special tokens.
+single bytes and three special tokens, unless another is written in its place.
 """
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-_SPECIAL = ("<|begin|>", "<|end|>", "<|pad|>")
+SPECIAL = ("<|begin|>", "<|end|>", "<|pad|>")
+# Weights(rng, name, shape): a tensor's rows in blocks, float32.
+Weights = Callable[[np.random.Generator, str, tuple[int, ...]], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,15 @@ class Shape:
 QUICK = Shape(hidden=128, feed_forward=256, n_layers=2, n_heads=4, n_kv_heads=2, n_vocab=512, rank=4)
 
 
-def write_checkpoint(directory: Path, shape: Shape, seed: int = 0) -> Path:
-    """The checkpoint, float16, in `directory`; returns it."""
+def write_checkpoint(
+    directory: Path,
+    shape: Shape,
+    seed: int = 0,
+    *,
+    write_tokenizer: Callable[[Path], None] | None = None,
+    weights: Weights | None = None,
+) -> Path:
+    """The checkpoint, float16, in `directory`; returns it. write_tokenizer(directory) writes the tokenizer's files."""
     directory.mkdir(parents=True)
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -84,8 +93,8 @@ def write_checkpoint(directory: Path, shape: Shape, seed: int = 0) -> Path:
         "torch_dtype": "float16",
     }
     _write_json(directory / "config.json", config)
-    _write_tokenizer(directory)
-    _write_safetensors(directory / "model.safetensors", shape.tensors(), "F16", seed)
+    (write_tokenizer or _write_tokenizer)(directory)
+    _write_safetensors(directory / "model.safetensors", shape.tensors(), "F16", seed, weights or _random_rows)
     return directory
 
 
@@ -111,7 +120,7 @@ def write_adapter(directory: Path, shape: Shape, base: Path, seed: int = 1) -> P
             prefix = f"base_model.model.model.layers.{layer}.{name}"
             tensors[f"{prefix}.lora_A.weight"] = (shape.rank, n_columns)
             tensors[f"{prefix}.lora_B.weight"] = (n_rows, shape.rank)
-    _write_safetensors(directory / "adapter_model.safetensors", tensors, "F32", seed)
+    _write_safetensors(directory / "adapter_model.safetensors", tensors, "F32", seed, _random_rows)
     return directory
 
 
@@ -119,7 +128,7 @@ def _write_json(path: Path, document: object) -> None:
     path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
 
 
-def _write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str, seed: int) -> None:
+def _write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str, seed: int, weights: Weights) -> None:
     n_bytes = 2 if dtype == "F16" else 4
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
@@ -130,19 +139,25 @@ def _write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: st
     rng = np.random.default_rng(seed)
     with path.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
-        for shape in shapes.values():
-            for block in _random_rows(rng, shape):
+        for name, shape in shapes.items():
+            for block in weights(rng, name, shape):
                 stream.write(block.astype("<f2" if dtype == "F16" else "<f4").tobytes())
 
 
-def _random_rows(rng: np.random.Generator, shape: tuple[int, ...], at_once: int = 1 << 22) -> Iterator[np.ndarray]:
+def _random_rows(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     """float32 normal with deviation 0.02; around 1 for vectors, which are the scales of norms."""
+    del name
     if len(shape) == 1:
         yield 1 + 0.02 * rng.standard_normal(shape, dtype=np.float32)
         return
+    yield from normal_rows(rng, shape, 0.02)
+
+
+def normal_rows(rng: np.random.Generator, shape: tuple[int, int], deviation: float, at_once: int = 1 << 22) -> Iterator[np.ndarray]:
+    """float32 normal rows in blocks of about `at_once` numbers."""
     n_rows = max(1, at_once // shape[1])
     for first in range(0, shape[0], n_rows):
-        yield 0.02 * rng.standard_normal((min(n_rows, shape[0] - first), shape[1]), dtype=np.float32)
+        yield deviation * rng.standard_normal((min(n_rows, shape[0] - first), shape[1]), dtype=np.float32)
 
 
 def _write_tokenizer(directory: Path) -> None:
@@ -150,10 +165,10 @@ def _write_tokenizer(directory: Path) -> None:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
-    tokens = [*_SPECIAL, *letters, "th"]
+    tokens = [*SPECIAL, *letters, "th"]
     special = [
         {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        for i, token in enumerate(_SPECIAL)
+        for i, token in enumerate(SPECIAL)
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     document = {
@@ -179,6 +194,11 @@ def _write_tokenizer(directory: Path) -> None:
         },
     }
     _write_json(directory / "tokenizer.json", document)
-    begin, end, pad = _SPECIAL
+    write_tokenizer_config(directory)
+
+
+def write_tokenizer_config(directory: Path) -> None:
+    """Which of the special tokens begins, ends and pads a text."""
+    begin, end, pad = SPECIAL
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": begin, "eos_token": end, "pad_token": pad}
     _write_json(directory / "tokenizer_config.json", settings)

@@ -8,6 +8,7 @@ from ._options import common, say, threads_option
 
 PARTS = ("spmm", "topk", "knn", "training")
 MODELS = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "random", "popularity", "ease", "itemknn", "gfcf")
+PROFILE_QUANTS = ("q4_k_m", "q8_0")
 REFERENCE = Path("benchmarks") / "torch_lightgcn.py"
 
 quick_option = click.option("--quick", is_flag=True, help="Small sizes, few repeats: to see that it works. No targets.")
@@ -16,7 +17,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the JS
 
 @click.group("bench")
 def command() -> None:
-    """Measure this machine: the kernels and the models, each beside its peers in the same run.
+    """Measure this machine: kernels, models, export and profiles, each beside its peers in the same run.
 
     A table on stdout, one JSON line last. A missed target does not fail the command; a wrong result does.
     """
@@ -107,6 +108,53 @@ def export(llama_cpp: Path | None, repeats: int | None, seed: int, n_threads: in
 
     shape, default = (bench.QUICK, 1) if quick else (bench.Shape(), 3)
     settings = bench.Settings(n_threads or native.default_threads(), repeats or default, shape, llama_cpp, seed)
+    _tell(bench.run(settings, _progress), as_json)
+
+
+@command.command("profile")
+@click.option("-w", "--workspace", "root", type=click.Path(path_type=Path, file_okay=False),
+              help="Prompts of this workspace's users, and all its users as they are [default: prompts of the bundled demo].")  # fmt: skip
+@click.option("--model", "models", multiple=True, metavar="bundled|135m|1b|FILE.gguf",
+              help="The bundled model, a random one of that size, or a file (may be given again) [default: bundled, 135m, 1b].")  # fmt: skip
+@click.option("--quant", "quants", type=click.Choice(PROFILE_QUANTS), multiple=True,
+              help="Types of the random models (may be given again) [default: both].")  # fmt: skip
+@click.option("--prompts", "n_prompts", type=click.IntRange(min=1), help="Distinct prompts [default: bundled 256, 135m 64, 1b 32].")
+@click.option("--slots", "n_slots", type=click.IntRange(1, 256), help="Sequences in flight [default: chosen from the model].")
+@click.option("--max-new", type=click.IntRange(min=1), help="New tokens at most [default: bundled 96, others 48].")
+@click.option("--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: bundled 3, others 1].")
+@click.option("--encoder-checkpoint", "checkpoint", type=click.Path(path_type=Path, file_okay=False),
+              help="all-MiniLM-L6-v2 as published, for sentence-transformers.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True)
+@threads_option
+@quick_option
+@json_option
+@common
+def profile(
+    root: Path | None, models: tuple[str, ...], quants: tuple[str, ...], n_prompts: int | None, n_slots: int | None,
+    max_new: int | None, repeats: int | None, checkpoint: Path | None, seed: int, n_threads: int | None, quick: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Profiles per second beside a loop of llama-cpp-python's Llama on the same prompts; and their embedding.
+
+    Texts of both are compared, and differences explained. The random model of 1.1 billion weights takes 7 GB in the
+    folder for temporary files (TMPDIR). The peer of the embedding is sentence-transformers, where it is installed.
+
+    \b
+    Example:
+      reclm bench profile --model bundled --threads 2
+      reclm bench profile -w shop --model 1b --quant q4_k_m --encoder-checkpoint all-MiniLM-L6-v2
+    """
+    from ..bench import profile as bench
+    from ..kernels import native
+
+    n_threads = n_threads or native.default_threads()
+    if quick:
+        sizes = {"models": models or (bench.BUNDLED, bench.TINY), "n_prompts": n_prompts or 8, "max_new": max_new or 16,
+                 "repeats": repeats or 1, "n_texts": 32}  # fmt: skip
+    else:
+        sizes = {"models": models or bench.MODELS, "n_prompts": n_prompts, "max_new": max_new, "repeats": repeats}
+    settings = bench.Settings(
+        n_threads, quants=quants or bench.QUANTS, workspace=root, n_slots=n_slots, checkpoint=checkpoint, seed=seed, **sizes
+    )
     _tell(bench.run(settings, _progress), as_json)
 
 
