@@ -17,8 +17,10 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
+import shutil
 import sqlite3
 import struct
 import tomllib
@@ -31,6 +33,7 @@ import numpy as np
 from . import __version__
 from .errors import MissingArtefactError, WorkspaceError, shell_word
 
+log = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
 
 SCHEMA = """
@@ -84,6 +87,8 @@ INSERT INTO uses SELECT prompt_key, side, idx FROM profiles WHERE prompt_key != 
 }
 
 FOLDERS = ("matrices", "vectors", "models", "llm", "reports")
+# The row of `meta` that holds what is left to do of a `reclm forget` (forget.py writes it, with its transaction).
+FORGETTING = "forget"
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,11 @@ def fingerprint_arrays(arrays: Mapping[str, np.ndarray], params: Mapping) -> str
         digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
         digest.update(array.data if array.size else b"")
     return digest.hexdigest()[:32]
+
+
+def artefact_fingerprint(arrays: Mapping[str, np.ndarray], inputs: Mapping[str, str], params: Mapping) -> str:
+    """The fingerprint of an artefact: of its arrays, its settings and its inputs' fingerprints."""
+    return fingerprint_arrays(arrays, {"params": params, "inputs": dict(inputs)})
 
 
 @contextlib.contextmanager
@@ -156,6 +166,16 @@ class Workspace:
         self._lock_handle = None
         self._lock_depth = 0
         self.db = self._connect()
+        plan = self.get_meta(FORGETTING)
+        if plan is not None:  # a kill came between: half of the files may still be the old ones
+            try:
+                with self.writing():
+                    pass
+            except BaseException as error:
+                if not isinstance(error, WorkspaceError) or any(json.loads(plan).values()):
+                    self.close()
+                    raise
+                # Another process works here, and all that is left to do is wiping the database.
 
     @property
     def argument(self) -> str:
@@ -184,7 +204,7 @@ class Workspace:
             db.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
         db.close()
         # workspace.toml is written last: a folder without it is not a workspace.
-        _write_toml(root / "workspace.toml", {"workspace": {"schema_version": SCHEMA_VERSION, "created": now()}})
+        write_toml(root / "workspace.toml", {"workspace": {"schema_version": SCHEMA_VERSION, "created": now()}})
         return cls(root)
 
     @classmethod
@@ -236,7 +256,10 @@ class Workspace:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the workspace's writer lock (re-entrant). Raises WorkspaceError if another process has it."""
+        """Hold the workspace's writer lock (re-entrant). Raises WorkspaceError if another process has it.
+
+        Whoever takes it first finishes a `reclm forget` that was killed.
+        """
         if self._lock_depth == 0:
             handle = open(self.root / ".lock", "a+")
             try:
@@ -254,6 +277,8 @@ class Workspace:
             self._lock_handle = handle
         self._lock_depth += 1
         try:
+            if self._lock_depth == 1:
+                self.finish_forgetting()
             yield
         finally:
             self._lock_depth -= 1
@@ -265,6 +290,47 @@ class Workspace:
             self._lock_handle.close()
             self._lock_handle = None
             self._lock_depth = 0
+
+    def finish_forgetting(self) -> bool:
+        """Do what is left of a `reclm forget` whose transaction is committed; every step may be done twice. Under the writer's lock.
+
+        False where every file is in its place, but workspace.db could not be wiped of deleted rows: the next writer tries again.
+        """
+        text = self.get_meta(FORGETTING)
+        if text is None:
+            return True
+        plan = json.loads(text)
+        for source, target in plan["rename"]:
+            if (self.root / source).exists():
+                os.replace(self.root / source, self.root / target)
+        emptied = [path for name in plan["empty"] if (self.root / name).is_dir() for path in (self.root / name).iterdir()]
+        for path in [*emptied, *(self.root / name for name in plan["delete"])]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        for folder in {self.root, *(self.root / name for name in FOLDERS)}:
+            _sync_folder(folder)
+        with self.db:  # what is made from now on is not for this plan to delete
+            done = json.dumps({"rename": [], "empty": [], "delete": []})
+            self.db.execute("UPDATE meta SET value=? WHERE key=?", (done, FORGETTING))
+        return self._wipe_database()
+
+    def _wipe_database(self) -> bool:
+        """Rewrite workspace.db without free pages and empty its log, then drop the plan; False where another process hinders it."""
+        try:
+            self.db.execute("PRAGMA secure_delete=ON")
+            self.db.execute("VACUUM")
+            if self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                log.warning("%s is being read by another process: what was deleted is wiped from it when that has ended", self.db_path)
+                return False
+            with self.db:
+                self.db.execute("DELETE FROM meta WHERE key=?", (FORGETTING,))
+            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError as error:
+            log.warning("%s could not be wiped of what was deleted (%s): the next command tries again", self.db_path, error)
+            return False
+        return True
 
     # -- configuration ---------------------------------------------------------
 
@@ -282,7 +348,7 @@ class Workspace:
         """Replace one section of workspace.toml, atomically."""
         config = self.config
         config[section] = dict(values)
-        _write_toml(self.toml_path, config)
+        write_toml(self.toml_path, config)
 
     def get_meta(self, key: str) -> str | None:
         row = self.db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
@@ -305,7 +371,7 @@ class Workspace:
         """
         arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
         params = json.loads(json.dumps(params, default=str))
-        fingerprint = fingerprint_arrays(arrays, {"params": params, "inputs": dict(inputs)})
+        fingerprint = artefact_fingerprint(arrays, inputs, params)
         provenance = {
             "fingerprint": fingerprint,
             "inputs": dict(inputs),
@@ -400,7 +466,18 @@ def _upgrade(db: sqlite3.Connection, root: Path, found: int) -> None:
         ) from error
 
 
-def _write_toml(path: Path, config: Mapping) -> None:
+def _sync_folder(folder: Path) -> None:
+    """Make renames and deletions in a folder last through a power failure."""
+    if folder.is_dir():
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_toml(path: Path, config: Mapping) -> None:
+    """Replace a TOML file, atomically."""
     import tomli_w
 
     with atomic_path(path) as temporary:

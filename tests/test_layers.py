@@ -40,6 +40,8 @@ ALLOWED = {
     "serve": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels"},
     "report": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve"},
     "status": BASE | {"data", "cf", "profiles", "evaluate"},
+    "user_rows": set(),
+    "forget": BASE | {"data", "profiles", "user_rows"},
     "bench": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve", "report", "convert"},
 }
 # Of cf, sibling stages may use the interface (and what the interface is made of), not its insides.

@@ -23,6 +23,7 @@ VERBS = {
     "profile": ("profile", "Write, show or edit profiles of users and items."),
     "evaluate": ("evaluate", "Measure Recall and NDCG of the fitted models."),
     "recommend": ("recommend", "Recommend items to a user."),
+    "forget": ("forget", "Remove a person from the workspace."),
     "report": ("report", "Write a self-contained report page."),
     "export": ("export", "Turn a checkpoint into GGUF files that are proven equal."),
     "bench": ("bench", "Measure this machine: kernels and models beside their peers."),

@@ -136,7 +136,8 @@ def save_imported(ws: Workspace, data: Imported) -> None:
         db = ws.db
         try:
             db.execute("BEGIN IMMEDIATE")
-            for table in ("users", "items", "profiles"):
+            # `uses` goes by the old numbers of users: they would name other people now.
+            for table in ("users", "items", "profiles", "uses"):
                 db.execute(f"DELETE FROM {table}")
             db.executemany("INSERT INTO users VALUES (?, ?)", enumerate(data.user_ids))
             db.executemany(

@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ..data.dataset import item_ids, item_texts, load_interactions, user_index
-from ..errors import InputError, MissingArtefactError
+from ..errors import InputError, MissingArtefactError, WorkspaceError
 from ..workspace import Workspace
 from . import sources
 from .reasons import Evidence, Reasoner
@@ -288,6 +288,8 @@ class Recommender:
     # -- lookups ------------------------------------------------------------------------
 
     def _user(self, user_id: str) -> int:
+        if self.ws.get_meta("interactions") != self.interactions.fingerprint:  # another process forgot people, or imported
+            raise WorkspaceError(f"the users of {self.ws.root} changed since it was read: make a new Recommender")
         index = user_index(self.ws, user_id)
         if index is None:
             raise InputError(_unknown_user(self.ws, user_id))

@@ -1,0 +1,80 @@
+"""`reclm forget`"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ._options import common, json_option, print_json, say, workspace_option
+
+if TYPE_CHECKING:
+    from ..forget import ForgetSummary
+
+
+@click.command("forget")
+@click.argument("users", nargs=-1, required=True, metavar="USER…")
+@workspace_option
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--yes", is_flag=True, help="Remove without being asked.")
+@json_option
+@common
+def command(users: tuple[str, ...], root: Path, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Remove people from a workspace, by their ids: interactions, profiles, vectors, models' rows, caches, reports.
+
+    Everything that was up to date stays so: nothing has to be fitted again for the others to be served. What models have
+    learned from everybody still has the people in it; the answer names the commands that fit them again.
+
+    \b
+    Example:
+      reclm forget 42 -w shop --dry-run
+      reclm forget 42 57 -w shop --yes
+    """
+    from ..forget import forget_users
+    from ..workspace import Workspace
+
+    if not yes and not dry_run and not _somebody_can_be_asked():
+        raise click.UsageError("stdin is not a terminal to ask on: give --yes to remove, or --dry-run to see what would go")
+    with Workspace.open(root) as ws:
+        if not yes and not dry_run:
+            _tell(forget_users(ws, users, dry_run=True), to_stderr=True)
+            if not click.confirm("Remove all this? It cannot be undone", err=True):
+                say("Nothing was removed.")
+                raise click.exceptions.Exit(1)
+        summary = forget_users(ws, users, dry_run=dry_run)
+    if as_json:
+        print_json(summary.as_dict())
+        return
+    _tell(summary)
+
+
+def _somebody_can_be_asked() -> bool:
+    return sys.stdin.isatty()
+
+
+def _tell(summary: "ForgetSummary", *, to_stderr: bool = False) -> None:
+    """A ForgetSummary in sentences."""
+    would = "Would remove" if summary.dry_run else "Removed"
+    more = f" and {len(summary.users) - 5:,} more" if len(summary.users) > 5 else ""
+    lines = [
+        f"{would} {', '.join(summary.users[:5])}{more}: {_count(summary.n_interactions, 'interaction')}, "
+        f"{_count(summary.n_profiles, 'profile')}, {_count(summary.n_generations, 'generation')} made for nobody else. "
+        f"Left: {_count(summary.n_users_left, 'user')}."
+    ]
+    if summary.n_unknown_generations:
+        unknown = _count(summary.n_unknown_generations, "older generation")
+        lines.append(f"{would} {unknown} of which nothing tells for whom they were made.")
+    if summary.rewritten:
+        lines.append(f"{'Would write' if summary.dry_run else 'Wrote'} again without them: {', '.join(summary.rewritten)}.")
+    for deleted in summary.deleted:
+        command = f" Make it again: {deleted.command}" if deleted.command else ""
+        lines.append(f"{'Would delete' if summary.dry_run else 'Deleted'} {deleted.path}: {deleted.reason}.{command}")
+    for remains in summary.remains:
+        lines.append(f"Remains: {remains.text}" + " Make it again without them:" * bool(remains.commands))
+        lines += [f"  {command}" for command in remains.commands]
+    for line in lines:
+        click.echo(line, err=to_stderr)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"

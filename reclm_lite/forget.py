@@ -1,0 +1,344 @@
+"""Forgetting people: a workspace without them, in which everything else works on.
+
+Their rows leave the database and every artefact (user_rows.py knows where they stand); users above them move down by one. What
+was up to date stays so: artefacts are written again in the order in which they depend on each other, and the new fingerprint
+takes the place of the old one wherever it is recorded. An artefact of an unknown kind, a damaged one, and one that may number
+other users than the present ones, is deleted, and the command that makes it again is named.
+
+All or nothing, also at a kill: the new files lie under temporary names, then one transaction changes the database and stores
+the plan of renames and deletions, then `Workspace.finish_forgetting` does them; whoever opens the workspace next, or writes in it,
+finishes what is left. At the end the database is written anew, so that no free page holds what was deleted.
+
+Left out: what a fit has learned from people (weights, counts), which only another fit removes, and the file that was imported,
+which lies outside. The summary names both.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import numpy as np
+
+from .data.dataset import load_interactions
+from .errors import InputError, WorkspaceError
+from .profiles.store import find_idx, usable_profiles
+from .profiles.vectors import profiles_digest
+from .user_rows import NAMES_USERS, Remaining, UnknownLayout, has_rows_of_users, remove_users
+from .workspace import FORGETTING, Workspace, artefact_fingerprint, atomic_path, write_arrays, write_toml
+
+INTERACTIONS, NEIGHBORS, SPLIT = "matrices/interactions", "matrices/neighbors", "matrices/split"
+_ARRAY_FOLDERS = ("matrices", "vectors", "models")
+# What an import that was killed leaves behind (data/dataset.py).
+_LEFT_OVER = ("matrices/interactions-next",)
+_OWN_FILES = ("workspace.db", "workspace.db-wal", "workspace.db-shm", "workspace.toml", ".lock")
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """A file that is not written again without the person but deleted. command: what makes it again, or empty."""
+
+    path: str
+    reason: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What still tells of a forgotten person, in a sentence, and the commands that make it anew without them."""
+
+    text: str
+    commands: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ForgetSummary:
+    """What was removed or, with dry_run, would be.
+
+    n_interactions, n_profiles: theirs. n_generations: made for them alone. n_unknown_generations: of which nothing tells for
+    whom they were made. n_neighbor_lists: lists of others that had them in it.
+    """
+
+    users: list[str]
+    dry_run: bool
+    n_users_left: int
+    n_interactions: int = 0
+    n_profiles: int = 0
+    n_generations: int = 0
+    n_unknown_generations: int = 0
+    n_neighbor_lists: int = 0
+    rewritten: list[str] = field(default_factory=list)
+    deleted: list[Deleted] = field(default_factory=list)
+    remains: list[Remains] = field(default_factory=list)
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def forget_user(ws: Workspace, user_id: str, *, dry_run: bool = False) -> ForgetSummary:
+    """`forget_users` for one."""
+    return forget_users(ws, [user_id], dry_run=dry_run)
+
+
+def forget_users(ws: Workspace, user_ids: Iterable[str], *, dry_run: bool = False) -> ForgetSummary:
+    """Remove people from interactions, profiles, vectors, models and everything else that a workspace holds, in one pass.
+
+    dry_run: only say what would be removed. Raises InputError for an id that the workspace does not know and where nobody
+    would be left; then nothing is removed.
+    """
+    ids = list(dict.fromkeys(str(user_id) for user_id in user_ids))
+    if not ids:
+        raise InputError("expected the id of a user, found none: name whom to forget")
+    with ws.writing():
+        return _Forgetting(ws, ids, dry_run).run()
+
+
+class _Forgetting:
+    """One pass, under the writer's lock."""
+
+    def __init__(self, ws: Workspace, ids: list[str], dry_run: bool):
+        gone = sorted({find_idx(ws, "user", user_id) for user_id in ids})
+        (n_users,) = ws.db.execute("SELECT COUNT(*) FROM users").fetchone()
+        if len(gone) == n_users:
+            found = "this is its only user" if n_users == 1 else "these are all its users"
+            raise InputError(
+                f"expected somebody to be left in {ws.root}, found that {found}: delete the folder instead (rm -r {ws.argument})"
+            )
+        self.ws, self.gone = ws, gone
+        self.remaining = Remaining.without(gone, n_users)
+        self.summary = ForgetSummary(ids, dry_run, n_users - len(gone))
+        self.renamed: dict[Path, Path] = {}  # temporary file -> the file it becomes
+        self.renewed: dict[str, str] = {}  # fingerprint -> its successor
+        self.fit_commands: dict[str, str] = {}  # model artefact -> the command that fits it again
+
+    def run(self) -> ForgetSummary:
+        ws, summary = self.ws, self.summary
+        try:
+            self._artefacts()
+            self._manifest()
+            self._other_files()
+            self._count_rows()
+            self._remains()
+            if summary.dry_run:
+                return summary
+            self._change_database()
+        except BaseException:
+            if ws.get_meta(FORGETTING) is None:  # else the plan is committed and needs them
+                for temporary in self.renamed:
+                    temporary.unlink(missing_ok=True)
+            raise
+        if not ws.finish_forgetting():
+            raise WorkspaceError(
+                f"they are gone from every file that is used, but {ws.db_path} could not be wiped of deleted rows: another process "
+                "reads it, or the disk is full; end that, then run any command on the workspace, such as "
+                f"`reclm info -w {ws.argument}`, which wipes it"
+            )
+        return summary
+
+    # -- artefacts -----------------------------------------------------------------
+
+    def _artefacts(self) -> None:
+        """Write every artefact again, inputs before what is made of them."""
+        ws = self.ws
+        try:
+            load_interactions(ws)  # finishes an import that was killed
+        except WorkspaceError:
+            pass  # missing or damaged: dealt with like any other file below
+        found = {}
+        for folder in _ARRAY_FOLDERS:
+            for path in sorted((ws.root / folder).glob("*.safetensors")):
+                name = f"{folder}/{path.stem}"
+                if name in _LEFT_OVER:
+                    self._delete(path, "left over from an import that was interrupted")
+                    continue
+                try:
+                    found[name] = ws.provenance(name, made_by=ws.command_for(name))
+                except WorkspaceError:
+                    self._delete(path, "damaged", ws.command_for(name))
+        current = {name: provenance["fingerprint"] for name, provenance in found.items()}
+        depends = {
+            name: [key for key, value in provenance["inputs"].items() if current.get(key) == value]
+            for name, provenance in found.items()
+        }
+        of_these_users: set[str] = set()
+        for name in TopologicalSorter(depends).static_order():
+            if self._is_of_these_users(name, found, depends[name], of_these_users):
+                of_these_users.add(name)
+            elif has_rows_of_users(name):
+                reason = "made of earlier data, which may have numbered its users in another way"
+                self._delete(ws.path(name), reason, ws.command_for(name))
+                continue
+            try:
+                self._artefact(name, found[name])
+            except (UnknownLayout, WorkspaceError) as error:
+                reason = str(error) if isinstance(error, UnknownLayout) else "damaged"
+                self._delete(ws.path(name), reason, ws.command_for(name))
+
+    def _is_of_these_users(self, name: str, found: dict[str, dict], fresh: list[str], of_these_users: set[str]) -> bool:
+        """Whether an artefact's rows are those of the users in the database: by what it was made of, else by when."""
+        if name == INTERACTIONS:
+            return found[name]["fingerprint"] == self.ws.get_meta("interactions")
+        if of_these_users.intersection(fresh):
+            return True
+        return INTERACTIONS in of_these_users and found[name].get("created", "") >= found[INTERACTIONS]["created"]
+
+    def _artefact(self, name: str, provenance: dict) -> None:
+        ws, params = self.ws, provenance["params"]
+        inputs = {key: self.renewed.get(value, value) for key, value in provenance["inputs"].items()}
+        if not has_rows_of_users(name) and inputs == provenance["inputs"]:
+            return
+        before = ws.load(name, made_by=ws.command_for(name)).arrays
+        arrays, params = remove_users(name, before, params, self.remaining)
+        if name == "vectors/user_profiles":
+            params = self._profile_params(params)
+        if name == INTERACTIONS:
+            self.summary.n_interactions = len(before["users"]) - len(arrays["users"])
+        if name == NEIGHBORS:
+            named = np.isin(before["indices"], self.gone).any(axis=1)
+            self.summary.n_neighbor_lists = int((named & self.remaining.mask).sum())
+        if name.startswith("models/") and not name.startswith("models/random"):
+            self.fit_commands[name] = _fit_command(ws, name, params)
+        arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+        fingerprint = artefact_fingerprint(arrays, inputs, params)
+        self.renewed[provenance["fingerprint"]] = fingerprint
+        self.summary.rewritten.append(name)
+        if not self.summary.dry_run:
+            after = {**provenance, "fingerprint": fingerprint, "inputs": inputs, "params": params}
+            with atomic_path(self._temporary(ws.path(name))) as path:
+                write_arrays(path, arrays, {"reclm": json.dumps(after)})
+
+    def _profile_params(self, params: dict) -> dict:
+        """The digest of the profiles that remain, where the vectors were of the present profiles; else the old one, still stale."""
+        rows = usable_profiles(self.ws, "user")
+        if params.get("profiles_digest") != profiles_digest(rows):
+            return params
+        left = [(int(self.remaining.new_index[idx]), text) for idx, text in rows if self.remaining.mask[idx]]
+        return {**params, "profiles_digest": profiles_digest(left), "n_profiles": len(left)}
+
+    # -- other files ---------------------------------------------------------------
+
+    def _temporary(self, path: Path) -> Path:
+        temporary = path.with_name(f".{path.name}.forget.tmp")
+        self.renamed[temporary] = path
+        return temporary
+
+    def _delete(self, path: Path, reason: str, command: str = "") -> None:
+        self.summary.deleted.append(Deleted(path.relative_to(self.ws.root).as_posix(), reason, command))
+
+    def _manifest(self) -> None:
+        """workspace.toml names users in one place: those that the demo shows."""
+        config = self.ws.config
+        if config.get("data", {}).get("manifest", {}).pop(NAMES_USERS, None) is None:
+            return
+        self.summary.rewritten.append("workspace.toml")
+        if not self.summary.dry_run:
+            write_toml(self._temporary(self.ws.toml_path), config)
+
+    def _other_files(self) -> None:
+        """Reports, checkpoints and temporary files go; what is not of this software is named."""
+        ws, foreign = self.ws, []
+        known = {ws.root / name for name in _OWN_FILES} | set(self.renamed)
+        if any((ws.root / "reports").glob("*")):
+            self._delete(ws.root / "reports", "reports may show anybody", f"reclm report -w {ws.argument}")
+        for path in sorted(ws.root.rglob("*")):
+            relative = path.relative_to(ws.root)
+            if path in known or path.is_dir() and not path.name.endswith(".checkpoint") or relative.parts[0] == "reports":
+                continue
+            if any(part.startswith(".") and part.endswith(".checkpoint") for part in relative.parts):
+                if path.is_dir():
+                    self._delete(path, "an interrupted fit: it begins anew", ws.command_for(f"models/{path.stem[1:]}"))
+            elif path.name.startswith(".") and path.name.endswith(".tmp"):
+                self._delete(path, "left over from a command that was interrupted")
+            elif relative.parent.as_posix() not in _ARRAY_FOLDERS or path.suffix != ".safetensors":
+                foreign.append(relative.as_posix())
+        if foreign:
+            more = f" and {len(foreign) - 5:,} more" if len(foreign) > 5 else ""
+            names = f"{', '.join(foreign[:5])}{more}"
+            self.summary.remains.append(Remains(f"Files in the workspace that it did not write are left as they are: {names}."))
+
+    # -- database --------------------------------------------------------------------
+
+    def _count_rows(self) -> None:
+        def count(rows: str) -> int:
+            return self.ws.db.execute(f"SELECT COUNT(*) FROM {rows}", {"gone": json.dumps(self.gone)}).fetchone()[0]
+
+        self.summary.n_profiles = count(f"profiles WHERE {_OF_GONE}")
+        self.summary.n_unknown_generations = count("generations WHERE prompt_key NOT IN (SELECT prompt_key FROM uses)")
+        self.summary.n_generations = count(
+            f"generations WHERE prompt_key IN (SELECT prompt_key FROM uses WHERE {_OF_GONE}) "
+            f"AND prompt_key NOT IN (SELECT prompt_key FROM uses WHERE NOT ({_OF_GONE}))"
+        )
+
+    def _change_database(self) -> None:
+        """Everything at once, the plan for the files included."""
+        db, gone = self.ws.db, {"gone": json.dumps(self.gone)}
+        plan = {
+            "rename": [[path.relative_to(self.ws.root).as_posix() for path in pair] for pair in self.renamed.items()],
+            "empty": ["reports"],  # by folder: a report's name may be anybody's
+            "delete": [deleted.path for deleted in self.summary.deleted if deleted.path != "reports"],
+        }
+        above = np.flatnonzero(self.remaining.mask)[self.remaining.mask[: self.gone[0]].sum() :]
+        moved = list(zip(self.remaining.new_index[above].tolist(), above.tolist(), strict=True))
+        db.execute("PRAGMA secure_delete=ON")
+        db.execute("PRAGMA synchronous=FULL")  # the renames that follow must not outlive the transaction at a power failure
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("DELETE FROM users WHERE user_idx IN (SELECT value FROM json_each(:gone))", gone)
+            db.execute(f"DELETE FROM profiles WHERE {_OF_GONE}", gone)
+            db.execute(f"DELETE FROM uses WHERE {_OF_GONE}", gone)
+            db.execute("DELETE FROM generations WHERE prompt_key NOT IN (SELECT prompt_key FROM uses)")
+            # Ascending, so that the new place is always free.
+            db.executemany("UPDATE users SET user_idx=? WHERE user_idx=?", moved)
+            db.executemany("UPDATE profiles SET idx=? WHERE side='user' AND idx=?", moved)
+            db.executemany("UPDATE uses SET idx=? WHERE side='user' AND idx=?", moved)
+            renewed = [(new, old) for old, new in self.renewed.items()]
+            db.executemany("UPDATE meta SET value=? WHERE value=?", renewed)
+            db.executemany("UPDATE profiles SET data_key=? WHERE data_key=?", renewed)
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORGETTING, json.dumps(plan)))
+            db.commit()
+        except BaseException:
+            db.rollback()
+            raise
+
+    # -- what remains ------------------------------------------------------------------
+
+    def _remains(self) -> None:
+        ws, summary = self.ws, self.summary
+        w = f"-w {ws.argument}"
+        plain = [command for name, command in self.fit_commands.items() if "+" not in name]
+        with_profiles = [command for name, command in self.fit_commands.items() if "+" in name]
+        sides = [row[0] for row in ws.db.execute("SELECT DISTINCT side FROM profiles ORDER BY side DESC")]
+        again = []
+        if self.fit_commands:
+            summary.remains.append(Remains(
+                f"What models learned from everybody (item vectors, weights, counts of items) still has them in it: "
+                f"{', '.join(name.removeprefix('models/') for name in self.fit_commands)}.", plain if sides else plain + with_profiles,
+            ))  # fmt: skip
+        if summary.n_neighbor_lists:
+            again.append(f"reclm neighbors {w}")
+        again += [f"reclm profile {side}s {w}" for side in sides]
+        again += [f"reclm embed profiles {w}", *with_profiles] if sides else []
+        sentences = []
+        if summary.n_neighbor_lists:
+            sentences.append(f"{summary.n_neighbor_lists:,} others had them among their neighbors, and have a shorter list now.")
+        if sides:
+            sentences.append("Profiles of others may have been written with what they had in the prompt.")
+        if sentences:
+            summary.remains.append(Remains(" ".join(sentences), again))
+        summary.remains.append(Remains(
+            "The files that were imported, reports written elsewhere and copies of the workspace are not touched: "
+            "take the person out of them as well, or the next import brings them back."
+        ))  # fmt: skip
+
+
+_OF_GONE = "side='user' AND idx IN (SELECT value FROM json_each(:gone))"
+
+
+def _fit_command(ws: Workspace, name: str, params: dict) -> str:
+    """The command that fits a model again, with the settings it has."""
+    preset = str(params.get("preset", "default")).rstrip("*")
+    words = [ws.command_for(name)] + [f"--preset {preset}"] * (preset != "default")
+    words += [f"--set {assignment}" for assignment in params.get("overridden", [])]
+    words += [f"--seed {params['seed']}"] * bool(params.get("seed"))
+    return " ".join(words)

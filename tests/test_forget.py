@@ -1,0 +1,617 @@
+"""A forgotten person is in no byte of the workspace, everybody else is as before, and a kill leaves one or the other."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
+from profile_workspace import HashEncoder, make_workspace, text_of
+
+from reclm_lite import forget
+from reclm_lite.cf.fit import fit
+from reclm_lite.cf.interface import artefact_name, fitted_models
+from reclm_lite.cf.models import MODELS, TRAINED
+from reclm_lite.cf.neighbors import neighbors
+from reclm_lite.cli import forget as verb
+from reclm_lite.cli import main
+from reclm_lite.data.dataset import Imported, load_interactions, load_split, save_imported, user_ids
+from reclm_lite.data.split import run_split
+from reclm_lite.errors import InputError, WorkspaceError
+from reclm_lite.evaluate.settings import evaluate_workspace
+from reclm_lite.forget import forget_user, forget_users
+from reclm_lite.profiles.vectors import embed_profiles, profile_vectors_stale
+from reclm_lite.report.page import write_report
+from reclm_lite.serve.recommend import Recommender, recommend
+from reclm_lite.status import workspace_status
+from reclm_lite.text.vectors import embed_items
+from reclm_lite.user_rows import ARTEFACTS
+from reclm_lite.workspace import Workspace
+
+N_USERS, N_ITEMS, PERSON = 16, 24, 5
+ID = "person-zq7-unique"
+IDS = [ID if user == PERSON else f"other-{user:02d}" for user in range(N_USERS)]
+PROFILE = "User identity: zq7identity, watcher, walker; User interests: zq7interest, comets, bread"
+RAW, EARLIER, ORPHAN, SHARED = "zq7 raw answer", "zq7 earlier answer", "zq7 answer for nobody knows whom", "an answer for two"
+
+
+def profile_of(user: int) -> str:
+    return PROFILE if user == PERSON else f"User identity: reader{user}, watcher, walker; User interests: rivers{user}, comets, bread"
+
+
+def fill_profiles(ws: Workspace) -> None:
+    """A profile and a generation for each user, by SQL; the person has an older generation too, and one shared with the next."""
+    with ws.writing(), ws.db:
+        put = "INSERT INTO generations (prompt_key, raw, status, n_prompt_tokens, n_new_tokens, created) VALUES (?, ?, 'ok', 1, 1, '')"
+        used = "INSERT INTO uses VALUES (?, ?, ?)"
+        for user in range(N_USERS):
+            ws.db.execute(put, (f"key{user}", RAW if user == PERSON else f"raw {user}"))
+            ws.db.execute(used, (f"key{user}", "user", user))
+            ws.db.execute(
+                "INSERT INTO profiles (side, idx, status, text, source, prompt_key, created, data_key) "
+                "VALUES ('user', ?, 'ok', ?, 'by hand', ?, '', ?)",
+                (user, profile_of(user), f"key{user}", ws.fingerprint("matrices/interactions")),
+            )
+        for key, raw, users in (("old", EARLIER, [PERSON]), ("nobody", ORPHAN, []), ("two", SHARED, [PERSON, PERSON + 1])):
+            ws.db.execute(put, (key, raw))
+            ws.db.executemany(used, [(key, "user", user) for user in users])
+        ws.db.execute(put, ("item", "of an item"))
+        ws.db.execute(used, ("item", "item", PERSON))  # an item of the same number is not the person
+        ws.db.execute("INSERT OR REPLACE INTO meta VALUES ('profiles_split:user', ?)", (ws.fingerprint("matrices/split"),))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A workspace that has everything: each model, neighbours, profiles, vectors, reports, what interrupted commands leave."""
+    root = tmp_path_factory.mktemp("forget") / "ws"
+    rng = np.random.default_rng(0)
+    pairs = [(user, int(item)) for user in range(N_USERS) for item in rng.choice(N_ITEMS, 8, replace=False)]
+    users, items = (np.array(column, np.int32) for column in zip(*pairs, strict=True))
+    with Workspace.create(root) as ws:
+        manifest = {"format": "demo", "options": {}, "users_to_show": [IDS[0], ID]}
+        ids, texts = [f"i{item}" for item in range(N_ITEMS)], [text_of(item) for item in range(N_ITEMS)]
+        times, ratings = np.arange(len(users), dtype=np.int64), rng.random(len(users)).astype(np.float32)
+        save_imported(ws, Imported("small", IDS, ids, texts, users, items, times, ratings, manifest=manifest))
+        run_split(ws, "ratio", seed=0)
+        embed_items(ws, HashEncoder())
+        for model in MODELS:
+            fit(ws, model, assignments=["epochs=2", "dim=8"] if model in TRAINED else [])
+        neighbors(ws, 4)
+        fill_profiles(ws)
+        embed_profiles(ws, HashEncoder())
+        fit(ws, "lightgcn", profiles="users", assignments=["epochs=2", "dim=8"])
+        fit(ws, "biasmf", profiles="users", preset="paper", assignments=["epochs=2", "dim=8"])
+        write_report(ws)
+        (root / "reports" / f"{ID}.html").write_text(f"<p>{ID}: {PROFILE}")
+        checkpoint = root / "models" / ".ncf.checkpoint"
+        checkpoint.mkdir()
+        (checkpoint / "select.safetensors").write_bytes(ID.encode())
+        (root / "matrices" / ".split.safetensors.99.tmp").write_bytes(ID.encode())
+    return root
+
+
+@pytest.fixture
+def root(built, tmp_path) -> Path:
+    shutil.copytree(built, tmp_path / "ws")
+    return tmp_path / "ws"
+
+
+def arrays_of(ws: Workspace) -> dict[str, dict[str, np.ndarray]]:
+    names = [f"{path.parent.name}/{path.stem}" for path in sorted(ws.root.glob("*/*.safetensors"))]
+    return {name: ws.load(name, made_by="").arrays for name in names}
+
+
+def needles_of(ws: Workspace) -> dict[str, bytes]:
+    """What must be in no file: words, and the bytes of every row of vectors that is the person's alone."""
+    needles = {"id": ID, "profile": "zq7interest", "raw": RAW, "earlier": EARLIER, "orphan": ORPHAN}
+    needles = {name: text.encode() for name, text in needles.items()}
+    for name, arrays in arrays_of(ws).items():
+        for key in ("user_vectors", "train_user_vectors", "vectors"):
+            if name not in ("vectors/items", "vectors/item_profiles") and key in arrays and arrays[key].shape[1]:
+                needles[f"{name} {key}"] = arrays[key][PERSON].tobytes()
+    return needles
+
+
+def found_in(root: Path, needles: dict[str, bytes]) -> dict[str, list[str]]:
+    """needle -> the files (or names of files) that hold it."""
+    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    found = {what: [n for n, content in files.items() if needle in content or needle in n.encode()] for what, needle in needles.items()}
+    return {what: names for what, names in found.items() if names}
+
+
+def freshness(ws: Workspace) -> list[tuple[str, str]]:
+    return [(stage.name, stage.state) for stage in workspace_status(ws).stages]
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    """Every file's content, less the lock and SQLite's own shared memory."""
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name not in (".lock", "workspace.db-shm")}
+
+
+# -- nothing is left of the person ---------------------------------------------------
+
+
+def test_no_byte_of_the_person_is_left_in_any_file(root):
+    with Workspace.open(root) as ws:
+        needles = needles_of(ws)
+        before = found_in(root, needles)
+        assert set(before) == set(needles), "the search must be able to find each of these"
+        assert len([what for what in needles if what.startswith("models/")]) > 8
+        for place in ("workspace.toml", f"reports/{ID}.html", "models/.ncf.checkpoint/select.safetensors", "matrices/.split.safetensors.99.tmp"):
+            assert place in before["id"]
+        assert "matrices/interactions.safetensors" in before["id"]  # the manifest's users to show
+        summary = forget_user(ws, ID)
+        assert found_in(root, needles) == {}
+    assert found_in(root, needles) == {}
+    assert summary.n_interactions == 8 and summary.n_profiles == 1 and summary.n_generations == 2 and summary.n_unknown_generations == 1
+
+
+def test_text_that_was_deleted_before_is_wiped_from_free_pages_too(root):
+    old = "zq7 replaced long ago " * 400
+    with Workspace.open(root) as ws:
+        ws.db.execute("PRAGMA secure_delete=OFF")
+        with ws.db:
+            ws.db.execute("INSERT INTO generations VALUES ('gone', ?, 'ok', '', 1, 1, '', 0, NULL)", (old,))
+        with ws.db:
+            ws.db.execute("DELETE FROM generations WHERE prompt_key='gone'")
+        assert found_in(root, {"old": old[:200].encode()})
+        forget_user(ws, ID)
+        assert not found_in(root, {"old": b"zq7 replaced"})
+        assert (root / "workspace.db-wal").stat().st_size == 0
+
+
+def test_the_plan_that_a_kill_would_leave_does_not_name_the_person(root, monkeypatch):
+    seen = []
+    finish = Workspace.finish_forgetting
+
+    def look(ws):
+        seen.append(ws.get_meta("forget"))
+        return finish(ws)
+
+    monkeypatch.setattr(Workspace, "finish_forgetting", look)
+    with Workspace.open(root) as ws:
+        forget_user(ws, ID)
+        assert ws.get_meta("forget") is None
+    assert "models/lightgcn.safetensors" in seen[-1] and ID not in seen[-1] and "zq7" not in seen[-1]
+
+
+def test_only_generations_for_the_person_alone_or_for_nobody_go(root):
+    with Workspace.open(root) as ws:
+        forget_user(ws, ID)
+        left = {raw for (raw,) in ws.db.execute("SELECT raw FROM generations")}
+        assert left == {f"raw {user}" for user in range(N_USERS) if user != PERSON} | {SHARED, "of an item"}
+        uses = set(ws.db.execute("SELECT prompt_key, side, idx FROM uses"))
+    expected = {(f"key{user}", "user", user - (user > PERSON)) for user in range(N_USERS) if user != PERSON}
+    assert uses == expected | {("two", "user", PERSON), ("item", "item", PERSON)}
+
+
+# -- everybody else is as before ------------------------------------------------------
+
+
+def test_every_other_users_rows_are_as_before_bit_for_bit(root):
+    with Workspace.open(root) as ws:
+        before, split, dense = arrays_of(ws), load_split(ws), load_interactions(ws).matrix().toarray()
+        forget_user(ws, ID)
+        after = arrays_of(ws)
+        assert set(after) == set(before)
+        assert user_ids(ws) == [ident for ident in IDS if ident != ID]
+        for user in range(N_USERS):
+            if user != PERSON:
+                text = ws.db.execute("SELECT text FROM profiles WHERE side='user' AND idx=?", (user - (user > PERSON),)).fetchone()
+                assert text == (profile_of(user),)
+        assert np.array_equal(load_interactions(ws).matrix().toarray(), np.delete(dense, PERSON, 0))
+        for part in ("train", "valid", "test", "unseen"):
+            assert np.array_equal(getattr(load_split(ws), part).toarray(), np.delete(getattr(split, part).toarray(), PERSON, 0))
+        assert load_split(ws).params["n_pairs"]["train"] == load_split(ws).train.nnz < split.train.nnz
+    for name in ("timestamps", "ratings"):
+        gone = before["matrices/interactions"]["users"] == PERSON
+        assert np.array_equal(after["matrices/interactions"][name], before["matrices/interactions"][name][~gone])
+    n_rows = 0
+    for name in after:
+        for key, array in before[name].items():
+            if key in ("user_vectors", "train_user_vectors", "user_ready") or name == "vectors/user_profiles":
+                assert after[name][key].tobytes() == np.delete(array, PERSON, 0).tobytes(), f"{name} {key}"
+                n_rows += 1
+            elif name.startswith("models/") and "indptr" not in key and "indices" not in key and key != "scorer.data" or name == "vectors/items":
+                assert after[name][key].tobytes() == array.tobytes(), f"{name} {key}"
+    assert n_rows > 25
+
+
+def test_histories_and_graphs_of_models_without_training_lose_the_persons_row_alone(root):
+    from reclm_lite.cf.interface import load
+
+    with Workspace.open(root) as ws:
+        models = ("ease", "itemknn", "gfcf")
+        before = {model: load(ws, model) for model in models}
+        forget_user(ws, ID)
+        for model in models:
+            after = load(ws, model)
+            assert np.array_equal(after.histories.toarray(), np.delete(before[model].histories.toarray(), PERSON, 0))
+            assert before[model].histories[PERSON].nnz
+        graph = load(ws, "gfcf").scorer.graph.toarray()
+        assert np.array_equal(graph, np.delete(before["gfcf"].scorer.graph.toarray(), PERSON, 0))
+
+
+def test_neighbor_lists_close_up_where_the_person_stood_and_name_the_same_people(root):
+    with Workspace.open(root) as ws:
+        before = ws.load("matrices/neighbors", made_by="").arrays
+        assert (before["indices"] == PERSON).any()
+        summary = forget_user(ws, ID)
+        after, left = ws.load("matrices/neighbors", made_by="").arrays, user_ids(ws)
+    named = 0
+    for user in range(N_USERS):
+        if user == PERSON:
+            continue
+        old = [(IDS[i], s) for i, s in zip(before["indices"][user], before["similarity"][user], strict=True) if i >= 0 and i != PERSON]
+        row = user - (user > PERSON)
+        n = len(old)
+        assert [(left[i], s) for i, s in zip(after["indices"][row][:n], after["similarity"][row][:n], strict=True)] == old
+        assert (after["indices"][row][n:] == -1).all() and (after["similarity"][row][n:] == 0).all()
+        named += PERSON in before["indices"][user]
+    assert summary.n_neighbor_lists == named > 0
+
+
+def test_a_list_of_the_person_alone_becomes_one_of_nobody(tmp_path):
+    with make_workspace(tmp_path / "ws", {0: [1], 1: [1, 2], 2: [3]}, neighbors=[[1, -1], [0, 2], [1, 0]]) as ws:
+        forget_user(ws, "u1")
+        assert ws.load("matrices/neighbors", made_by="").arrays["indices"].tolist() == [[-1, -1], [0, -1]]
+
+
+def test_what_was_fresh_is_fresh_and_everything_works_at_once(root):
+    with Workspace.open(root) as ws:
+        before = freshness(ws)
+        assert dict(before)["model lightgcn+users"] == "ready" and "stale" not in dict(before).values()
+        lists = {model: recommend(ws, "other-09", model=model).items for model in ("lightgcn", "biasmf+users", "ease")}
+        n_rows = len(evaluate_workspace(ws)["rows"])
+        forget_user(ws, ID)
+        assert freshness(ws) == before
+        assert not profile_vectors_stale(ws, "user")
+        for model, items in lists.items():
+            after = recommend(ws, "other-09", model=model).items
+            assert [(i.item, i.score) for i in after] == [(i.item, i.score) for i in items]
+        evaluation = evaluate_workspace(ws)
+        assert len(evaluation["rows"]) == n_rows and not evaluation["stale"]
+        with pytest.raises(InputError, match="no user"):
+            recommend(ws, ID)
+        keys = {row[0] for row in ws.db.execute("SELECT data_key FROM profiles")}
+        assert keys == {ws.fingerprint("matrices/interactions")}
+        assert embed_profiles(ws, HashEncoder()).n_texts_embedded == 0
+        fit(ws, "biasmf", assignments=["epochs=1", "dim=8"])
+        neighbors(ws, 3)
+
+
+def test_what_was_stale_stays_stale(root):
+    with Workspace.open(root) as ws:
+        with ws.db:
+            ws.db.execute("UPDATE profiles SET text=? WHERE idx=1", (profile_of(99),))
+        fit(ws, "lightgcn", assignments=["epochs=1", "dim=8"])  # neighbors are of the one before
+        before = dict(freshness(ws))
+        assert before["user profile vectors"] == before["neighbors"] == "stale"
+        forget_user(ws, ID)
+        assert dict(freshness(ws)) == before
+        run_split(ws, "ratio", seed=1)
+        before = dict(freshness(ws))
+        assert list(before.values()).count("stale") > 10
+        forget_user(ws, IDS[0])
+        assert dict(freshness(ws)) == before
+        assert len(ws.load("models/ease", made_by="").arrays["user_vectors"]) == N_USERS - 2
+
+
+def test_several_go_in_one_pass_as_if_one_by_one(root, tmp_path):
+    shutil.copytree(root, tmp_path / "one-by-one")
+    people = [IDS[15], ID, IDS[0], IDS[6]]
+    with Workspace.open(root) as ws, Workspace.open(tmp_path / "one-by-one") as other:
+        summary = forget_users(ws, [*people, ID])
+        for person in people:
+            forget_user(other, person)
+        assert summary.users == people and summary.n_users_left == N_USERS - 4
+        for name, arrays in arrays_of(ws).items():
+            for key, array in arrays.items():
+                assert np.array_equal(array, arrays_of(other)[name][key]), f"{name} {key}"
+            assert ws.fingerprint(name) == other.fingerprint(name)
+        for table in ("users", "profiles", "uses", "generations", "meta"):
+            assert set(ws.db.execute(f"SELECT * FROM {table}")) == set(other.db.execute(f"SELECT * FROM {table}")), table
+
+
+def test_forgotten_users_can_come_back_by_an_import_and_old_uses_do_not_name_them(root):
+    with Workspace.open(root) as ws:
+        forget_user(ws, ID)
+        data = Imported("again", IDS, ["i0"], [text_of(0)], np.arange(N_USERS, dtype=np.int32), np.zeros(N_USERS, np.int32))
+        save_imported(ws, data)
+        assert ws.db.execute("SELECT COUNT(*) FROM uses").fetchone() == (0,)
+        forget_user(ws, ID)
+        assert load_interactions(ws).n_users == N_USERS - 1
+
+
+# -- what cannot be written again is deleted -------------------------------------------
+
+
+def test_every_kind_of_artefact_is_known(built):
+    """What this version makes is rewritten, never deleted; and nothing in the table is dead."""
+    with Workspace.open(built) as ws:
+        summary = forget_user(ws, ID, dry_run=True)
+        made = {f"{path.parent.name}/{path.stem}" for path in built.glob("*/*.safetensors")}
+        assert {artefact_name(*pair) for pair in fitted_models(ws)} >= {f"models/{model}" for model in MODELS}
+    assert set(summary.rewritten) == made | {"workspace.toml"}
+    assert {"matrices/interactions", "matrices/split", "matrices/neighbors", "vectors/items", "vectors/user_profiles"} < made
+    assert set(ARTEFACTS) - made == {"models/*", "vectors/item_profiles"}
+
+
+def test_every_table_of_the_database_is_known(built):
+    """A new table or column may name users: teach forget.py about it, then this test."""
+    with Workspace.open(built) as ws:
+        tables = {name for (name,) in ws.db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        columns = {(table, row[1]) for table in tables for row in ws.db.execute(f"PRAGMA table_info({table})")}
+    assert tables == {"meta", "users", "items", "profiles", "generations", "uses", "jobs", "runs"}
+    by_user = {(table, name) for table, name in columns if name in ("idx", "side") or name.startswith("user")}
+    assert by_user == {("users", "user_idx"), ("users", "user_id"), *((t, c) for t in ("profiles", "uses") for c in ("side", "idx"))}
+
+
+def test_an_unknown_artefact_array_or_scorer_and_a_damaged_file_are_deleted_and_their_command_is_named(root):
+    with Workspace.open(root) as ws:
+        ws.save("matrices/novelty", {"by_user": np.zeros((N_USERS, 2), np.float32)}, inputs={}, params={})
+        for name, more, params in (("models/sgl", {"user_mood": np.zeros(N_USERS)}, {}), ("models/ease", {}, {"scorer": "new"})):
+            stored = ws.load(name, made_by="")
+            ws.save(name, stored.arrays | more, inputs=stored.inputs, params=stored.params | params)
+        path = ws.path("models/ncf")
+        path.write_bytes(path.read_bytes()[:-5])
+        summary = forget_user(ws, ID)
+        told = {deleted.path.removesuffix(".safetensors"): deleted for deleted in summary.deleted}
+        assert "does not know this artefact" in told["matrices/novelty"].reason and "user_mood" in told["models/sgl"].reason
+        assert "scorer.weights" in told["models/ease"].reason and told["models/ncf"].reason == "damaged"
+        assert told["models/sgl"].command == f"reclm fit sgl -w {ws.root}"
+        for name in ("matrices/novelty", "models/sgl", "models/ease", "models/ncf"):
+            assert not ws.has(name)
+        assert ws.has("models/simgcl") and ws.stale_inputs("models/simgcl") == []
+
+
+def test_artefacts_of_earlier_data_are_deleted_since_their_rows_may_be_other_peoples(root):
+    with Workspace.open(root) as ws:
+        stored = ws.load("models/itemknn", made_by="")
+        ws.save("models/itemknn", {**stored.arrays, "user_vectors": np.zeros((3, 0), np.float32)}, inputs=stored.inputs, params=stored.params)
+        ws.save("models/ease", ws.load("models/ease", made_by="").arrays, inputs={"matrices/split": "another"}, params={"scorer": "dense"})
+        rewrite_created(ws, "models/ease", "2001-01-01T00:00:00+00:00")
+        summary = forget_user(ws, ID)
+        told = {deleted.path: deleted.reason for deleted in summary.deleted}
+        assert "earlier data" in told["models/ease.safetensors"] and "shape (3, 0)" in told["models/itemknn.safetensors"]
+        assert not ws.has("models/ease") and not ws.has("models/itemknn")
+
+
+def rewrite_created(ws: Workspace, name: str, created: str) -> None:
+    from reclm_lite.workspace import write_arrays
+
+    provenance = ws.provenance(name, made_by="") | {"created": created}
+    write_arrays(ws.path(name), ws.load(name, made_by="").arrays, {"reclm": json.dumps(provenance)})
+
+
+def test_a_workspace_with_damaged_interactions_still_forgets(root):
+    with Workspace.open(root) as ws:
+        ws.path("matrices/interactions").write_bytes(b"torn")
+        summary = forget_user(ws, ID)
+        assert "matrices/interactions.safetensors" in {deleted.path for deleted in summary.deleted}
+        assert user_ids(ws) == [ident for ident in IDS if ident != ID]
+    assert found_in(root, {"id": ID.encode()}) == {}
+
+
+def test_files_of_somebody_elses_are_named_and_left(root):
+    (root / "orders.csv").write_text(ID)
+    with Workspace.open(root) as ws:
+        summary = forget_user(ws, ID)
+    assert (root / "orders.csv").exists() and any("orders.csv" in remains.text for remains in summary.remains)
+
+
+def test_the_summary_names_what_still_knows_the_person_and_the_commands(root):
+    with Workspace.open(root) as ws:
+        remains = forget_user(ws, ID).remains
+    commands = [command for each in remains for command in each.commands]
+    assert f"reclm fit lightgcn -w {root} --set epochs=2 --set dim=8" in commands
+    assert f"reclm fit biasmf -w {root} --profiles users --preset paper --set epochs=2 --set dim=8" in commands
+    assert f"reclm neighbors -w {root}" in commands and f"reclm profile users -w {root}" in commands
+    assert not any("fit random" in command for command in commands)
+    assert any("imported" in each.text for each in remains)
+
+
+# -- kills and other processes -----------------------------------------------------------
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from reclm_lite import forget, workspace
+from reclm_lite.workspace import Workspace
+
+def kill(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def at_call(n, function):
+    calls = []
+    def wrapped(*args, **kwargs):
+        calls.append(1)
+        return kill() if len(calls) == n else function(*args, **kwargs)
+    return wrapped
+
+point, n = sys.argv[3], int(sys.argv[4])
+ws = Workspace.open(Path(sys.argv[1]))
+if point == "writing":
+    forget.write_arrays = at_call(n, forget.write_arrays)
+elif point == "transaction":  # everything is deleted and renumbered, and not committed
+    class Db:
+        def __init__(self, db):
+            self.db = db
+        def __getattr__(self, name):
+            return getattr(self.db, name)
+        def execute(self, sql, *rest):
+            return kill() if "INTO meta" in sql else self.db.execute(sql, *rest)
+    ws.db = Db(ws.db)
+elif point == "renames":
+    finish = Workspace.finish_forgetting
+    def finish_forgetting(self):
+        if self.get_meta("forget"):
+            os.replace = at_call(n, os.replace)
+        return finish(self)
+    Workspace.finish_forgetting = finish_forgetting
+elif point == "deletions":
+    workspace.shutil.rmtree = kill
+elif point == "wiping":
+    Workspace._wipe_database = kill
+forget.forget_user(ws, sys.argv[2])
+print("done")
+"""
+
+
+def kill_at(root: Path, point: str, n: int) -> None:
+    child = subprocess.run([sys.executable, "-c", CHILD, str(root), ID, point, str(n)], capture_output=True, text=True)
+    assert child.returncode == -9 and not child.stdout, child.stderr
+
+
+@pytest.mark.parametrize(("point", "n"), [("writing", 1), ("writing", 5), ("transaction", 1)])
+def test_a_kill_before_the_transaction_leaves_the_workspace_as_it_was(root, point, n):
+    with Workspace.open(root) as ws:
+        needles, state, lists = needles_of(ws), freshness(ws), recommend(ws, ID, model="lightgcn").items
+    kill_at(root, point, n)
+    assert list(root.glob("*/.*.tmp"))
+    with Workspace.open(root) as ws:
+        assert user_ids(ws) == IDS and freshness(ws) == state and recommend(ws, ID, model="lightgcn").items == lists
+        assert (root / "reports" / f"{ID}.html").exists()
+        forget_user(ws, ID)
+        assert freshness(ws) == state
+    assert found_in(root, needles) == {} and not list(root.glob("*/.*.tmp"))
+
+
+@pytest.mark.parametrize(("point", "n"), [("renames", 1), ("renames", 2), ("renames", 9), ("deletions", 1), ("wiping", 1)])
+def test_a_kill_after_it_is_finished_by_whatever_opens_the_workspace_next(root, point, n):
+    with Workspace.open(root) as ws:
+        needles, state, before = needles_of(ws), freshness(ws), arrays_of(ws)
+    kill_at(root, point, n)
+    with Workspace.open(root) as ws:
+        assert found_in(root, needles) == {} and not list(root.glob("*/.*.tmp"))
+        assert ws.get_meta("forget") is None
+        assert freshness(ws) == state and ID not in user_ids(ws)
+        for name, arrays in arrays_of(ws).items():
+            if "user_vectors" in arrays:
+                assert np.array_equal(arrays["user_vectors"], np.delete(before[name]["user_vectors"], PERSON, 0))
+
+
+def test_an_interrupt_just_after_the_transaction_keeps_the_new_files(root, monkeypatch):
+    change = forget._Forgetting._change_database
+
+    def change_and_stop(self):
+        change(self)
+        raise KeyboardInterrupt
+
+    with Workspace.open(root) as ws:
+        needles, state = needles_of(ws), freshness(ws)
+        monkeypatch.setattr(forget._Forgetting, "_change_database", change_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            forget_user(ws, ID)
+        assert set(found_in(root, needles)) >= {"id", "models/lightgcn user_vectors"}
+        with ws.writing():  # whoever writes next finishes it
+            assert freshness(ws) == state and found_in(root, needles) == {}
+
+
+def test_an_unfinished_one_that_another_process_is_at_is_not_read_unless_only_the_wiping_is_left(root):
+    with Workspace.open(root) as ws, ws.writing():
+        for plan, is_read in (({"rename": [["a", "b"]], "empty": [], "delete": []}, False), ({"rename": [], "empty": [], "delete": []}, True)):
+            with ws.db:
+                ws.db.execute("INSERT OR REPLACE INTO meta VALUES ('forget', ?)", (json.dumps(plan),))
+            if is_read:
+                Workspace.open(root).close()
+            else:
+                with pytest.raises(WorkspaceError, match="another reclm process"):
+                    Workspace.open(root)
+
+
+def test_a_failure_before_the_transaction_changes_nothing_and_leaves_no_temporary_file(root, monkeypatch):
+    with Workspace.open(root) as ws:
+        before = files_of(root)
+        monkeypatch.setattr(forget, "load_interactions", lambda ws: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(MemoryError):
+            forget_user(ws, ID)
+        monkeypatch.undo()
+        monkeypatch.setattr(forget._Forgetting, "_change_database", lambda self: (_ for _ in ()).throw(OSError(28, "no space")))
+        with pytest.raises(OSError, match="no space"):
+            forget_user(ws, ID)
+        assert files_of(root) == before
+
+
+def test_a_reader_in_the_middle_of_a_query_delays_the_wiping_which_the_next_opening_does(root):
+    with Workspace.open(root) as ws:
+        needles = needles_of(ws)
+        ws.db.execute("PRAGMA busy_timeout=50")
+        reader = sqlite3.connect(root / "workspace.db")
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT COUNT(*) FROM users").fetchone() == (N_USERS,)
+        with pytest.raises(WorkspaceError, match="could not be wiped"):
+            forget_user(ws, ID)
+        assert freshness(ws)[0] == ("interactions", "ready") and ID not in user_ids(ws)
+        assert found_in(root, {"id": ID.encode()})
+        reader.close()
+        (root / "reports" / "new.html").write_text("made since")
+    with Workspace.open(root):
+        assert found_in(root, needles) == {} and (root / "reports" / "new.html").exists()
+
+
+def test_a_recommender_that_was_open_refuses_instead_of_serving_somebody_elses_list(root):
+    with Workspace.open(root) as ws, Workspace.open(root) as served:
+        recommender = Recommender(served, model="lightgcn")
+        assert recommender.recommend("other-09").items
+        forget_user(ws, ID)
+        with pytest.raises(WorkspaceError, match="new Recommender"):
+            recommender.recommend("other-09")
+        assert Recommender(served, model="lightgcn").recommend("other-09").items
+
+
+# -- the command ---------------------------------------------------------------------------
+
+
+def reclm(*arguments: object, expect: int = 0, answer: str | None = None):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=answer)
+    assert result.exit_code == expect, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+def test_a_dry_run_tells_everything_and_changes_nothing(root):
+    before = files_of(root)
+    told = json.loads(reclm("forget", ID, "-w", root, "--dry-run", "--json").stdout)
+    assert files_of(root) == before
+    done = json.loads(reclm("forget", ID, "-w", root, "--yes", "--json").stdout)
+    assert done.pop("dry_run") is False and told.pop("dry_run") is True
+    assert told == done and done["n_interactions"] == 8 and done["users"] == [ID]
+    assert files_of(root) != before
+
+
+def test_nobody_to_ask_and_no_yes_is_bad_usage(root):
+    before = files_of(root)
+    assert "--yes" in reclm("forget", ID, "-w", root, expect=2).stderr
+    reclm("forget", "-w", root, "--yes", expect=2)
+    assert files_of(root) == before
+
+
+def test_on_a_terminal_it_asks_and_no_means_no(root, monkeypatch):
+    monkeypatch.setattr(verb, "_somebody_can_be_asked", lambda: True)
+    before = files_of(root)
+    result = reclm("forget", ID, "-w", root, expect=1, answer="n\n")
+    assert "Would remove" in result.stderr and "Nothing was removed" in result.stderr and not result.stdout.strip("n\n")
+    assert files_of(root) == before
+    result = reclm("forget", ID, "-w", root, answer="y\n")
+    assert f"Removed {ID}: 8 interactions, 1 profile, 2 generations" in result.stdout
+    assert found_in(root, {"id": ID.encode()}) == {}
+
+
+def test_an_unknown_id_among_others_removes_nobody(root):
+    before = files_of(root)
+    assert "'nobody'" in reclm("forget", ID, "nobody", "-w", root, "--yes", expect=1).stderr
+    assert files_of(root) == before
+
+
+def test_the_last_users_are_not_removed_but_the_folder_is_named(tmp_path):
+    root = tmp_path / "ws"
+    make_workspace(root, {0: [1], 1: [1, 2]}).close()
+    assert f"rm -r {root}" in reclm("forget", "u0", "u1", "-w", root, "--yes", expect=1).stderr
+    reclm("forget", "u0", "-w", root, "--yes")
+    assert "only user" in reclm("forget", "u1", "-w", root, "--yes", expect=1).stderr
