@@ -43,7 +43,7 @@ class Settings:
     """models: names of MODELS, "tiny", or paths of GGUF files. None: the model's own default.
 
     workspace: whose users' prompts; None: those of the bundled demo. checkpoint: all-MiniLM-L6-v2 as published, for the
-    peer of the encoder.
+    peer of the encoder. n_texts: of its texts. targets: whether they are told; sizes that are too small have none.
     """
 
     n_threads: int
@@ -57,6 +57,7 @@ class Settings:
     n_texts: int = 512
     checkpoint: Path | None = None
     seed: int = 0
+    targets: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
     about["versions"] |= {name: machine.version(name) for name in PACKAGES}
     with tempfile.TemporaryDirectory(prefix="reclm-bench-") as folder:
         groups, notes = _Run(settings, Path(folder), say).all()
+    if not settings.targets:
+        for group in groups:
+            group.targets.clear()
     shown = {**asdict(settings), **{name: str(value) if (value := getattr(settings, name)) else None for name in ("workspace", "checkpoint")}}
     lines = [machine.sentence(about), *results.lines_of(groups), *([""] if notes else []), *notes]
     return lines, results.to_json("profile", about, shown, groups, notes=notes)
@@ -138,7 +142,9 @@ class _Run:
     def _prompt_set(self, instruct: bool) -> PromptSet:
         if instruct not in self.prompts:
             self.say(f"prompts of {self.settings.workspace or 'the demo'}")
-            self.prompts[instruct] = prompt_set(self.settings.workspace, instruct=instruct, seed=self.settings.seed)
+            self.prompts[instruct] = prompt_set(
+                self.settings.workspace, 2 * max(map(self._n_wanted, self.settings.models)), instruct=instruct, seed=self.settings.seed
+            )
         return self.prompts[instruct]
 
     def _measure(self, model: _Model) -> tuple[list[Group], list[str]]:
@@ -175,9 +181,12 @@ class _Run:
         _expect(group, model.name, first[ENGINE], equal)
         return [group, *self._users(model, group)], first[HELD]["texts"]
 
+    def _n_wanted(self, name: str) -> int:
+        return self.settings.n_prompts or _PROMPTS.get(name, _PROMPTS["1b"])
+
     def _fitting(self, model: _Model, max_new: int) -> tuple[dict[str, Any], list[str], int]:
         """The vocabulary's facts, the first prompts of the sample that fit the context, and how many before them do not."""
-        wanted = self.settings.n_prompts or _PROMPTS.get(model.name, _PROMPTS["1b"])
+        wanted = self._n_wanted(model.name)
         sample = self._prompt_set(model.instruct).sample[: 2 * wanted]
         vocabulary = run_job("vocabulary", model=model.path, prompts=sample, chat=model.name not in (*MODELS, TINY))
         room = min(vocabulary["n_ctx"] or _MAX_CTX, _MAX_CTX) - max_new
@@ -215,7 +224,7 @@ class _Run:
             "n_near_ties": len(found) - len(unexplained),
             "n_unexplained": len(unexplained),
             "n_distinct_texts": len(set(theirs["texts"])),
-            "noise": probed["noise"],
+            "relative_noise": probed["noise"],
             "differences": found,
         }
 

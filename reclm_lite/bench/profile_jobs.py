@@ -120,11 +120,12 @@ def _differences(model: str, n_threads: int, n_ctx: int, cases: Sequence[dict[st
 def _users(root: str, n_threads: int, n_slots: int | None) -> dict[str, Any]:
     """`reclm profile users` over a workspace that has no profiles."""
     from ..profiles.generate import run_profiles
+    from ..profiles.sources import SourceSettings
     from ..workspace import Workspace
 
     with Workspace.open(Path(root)) as ws:
         started = time.perf_counter()
-        summary = run_profiles(ws, "users", n_threads=n_threads, n_slots=n_slots)
+        summary = run_profiles(ws, "users", source=SourceSettings(n_threads=n_threads, n_slots=n_slots))
         return {"seconds": time.perf_counter() - started, "summary": summary.as_dict()}
 
 

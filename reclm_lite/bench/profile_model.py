@@ -5,9 +5,10 @@ hundredth of their deviation in one step of twenty, which no trained model's do.
 
 - Token vectors have deviation 1, and what the layers add is scaled by 1 / sqrt(2 n_layers), as in GPT-2, so that
   rounding is not amplified from layer to layer. Queries and keys are large enough for attention to pick few positions.
-- Every token has N_SUCCESSORS likely successors: their rows of the output matrix hold its vector, and a random part
-  by which the context chooses among them. So texts differ from prompt to prompt, and the gaps between the two likeliest
-  tokens are those of few candidates.
+- Every token has four likely successors, one likelier than the other: their rows of the output matrix hold its vector,
+  and a random part by which the context chooses among them. So texts differ from prompt to prompt, and the gaps between
+  the two likeliest tokens are those of few candidates. A larger deviation of a random output matrix would not do: the
+  gaps grow with it, and so does the rounding.
 - Tokens other than words of plain ASCII have a zero row: no text ends early, breaks its line or is cut within a character.
 
 The tokenizer is byte-level BPE trained on the catalogue's texts; ids beyond what they give are unused.
@@ -22,8 +23,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ..convert.export import export_checkpoint
+from ..convert.merge import open_source
 from ..convert.quantize import quantize_gguf
+from ..convert.write import write_gguf
 from ..errors import InputError
 from . import machine
 from .export_model import SPECIAL, Shape, normal_rows, write_checkpoint, write_tokenizer_config
@@ -34,9 +36,9 @@ SHAPES = {
     "1b": Shape(),
     "tiny": Shape(hidden=256, feed_forward=512, n_layers=2, n_heads=4, n_kv_heads=2, n_vocab=2048),
 }
-N_SUCCESSORS = 4
-_SUCCESSOR_LOGIT = 12.0  # against deviation 1 of the rest, before what the layers add dilutes it
-_ATTENTION_GAIN, _SHARPNESS = 3.0, 1.5
+# Logits of a token's successors against deviation 1 of the rest, before what the layers add dilutes them.
+_SUCCESSORS = (15.0, 13.0, 11.0, 9.0)
+_ATTENTION_GAIN, _SHARPNESS = 2.0, 1.5
 _BYTES_PER_PARAM = 6  # the checkpoint and its F16 file, then that and the quantized ones
 
 
@@ -57,7 +59,7 @@ def make_models(folder: Path, shape: Shape, quants: Sequence[str], texts: Sequen
     weights = _Weights(shape, _words_of(tokenizer))
     checkpoint = write_checkpoint(folder / "checkpoint", shape, seed, write_tokenizer=write_tokenizer, weights=weights.rows)
     unquantized = folder / "model-f16.gguf"
-    export_checkpoint(checkpoint, unquantized, "f16")
+    write_gguf(open_source(checkpoint), unquantized, "f16")
     shutil.rmtree(checkpoint)
     made = {}
     for quant in quants:
@@ -126,16 +128,19 @@ class _Weights:
 
     def _output_rows(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
         n_vocab, hidden = shape
-        words = self.words
-        # before[i, t]: word i is a likely successor of token t. Each word is that of N_SUCCESSORS words, and of a few other tokens.
-        others = np.setdiff1d(np.arange(n_vocab), words)
-        after = np.concatenate([rng.permutation(words) for _ in range(N_SUCCESSORS)] + [rng.choice(words, N_SUCCESSORS * len(others))])
-        tokens = np.concatenate([np.tile(words, N_SUCCESSORS), np.repeat(others, N_SUCCESSORS)])
-        before = sp.csr_matrix((np.ones(len(after), np.float32), (after, tokens)), shape=(n_vocab, n_vocab))
+        words, others = self.words, np.setdiff1d(np.arange(n_vocab), self.words)
+        # before[i, t]: the part of token t's vector in row i. A word is the successor of four words, and of a few other tokens.
+        tokens, after, parts = [], [], []
+        for logit in _SUCCESSORS:
+            tokens += [words, others]
+            after += [rng.permutation(words), rng.choice(words, len(others))]
+            parts.append(np.full(n_vocab, logit / hidden, np.float32))
+        places = (np.concatenate(after), np.concatenate(tokens))
+        before = sp.csr_matrix((np.concatenate(parts), places), shape=(n_vocab, n_vocab))
         spoken = np.zeros((n_vocab, 1), np.float32)
         spoken[words] = 1
         at = 0
         for block in normal_rows(rng, (n_vocab, hidden), 1 / np.sqrt(hidden)):
             part = slice(at, at + len(block))
-            yield spoken[part] * block + before[part] @ self.vectors * (_SUCCESSOR_LOGIT / hidden)
+            yield spoken[part] * block + before[part] @ self.vectors
             at += len(block)

@@ -14,8 +14,6 @@ from ..profiles.prompts import build_prompts, load_inputs
 from ..types import ItemText
 from ..workspace import Workspace
 
-_N_DEMO_PROMPTS = 512
-
 
 @dataclass(frozen=True)
 class PromptSet:
@@ -27,12 +25,12 @@ class PromptSet:
     n_distinct: int
 
 
-def prompt_set(root: Path | None, *, instruct: bool, seed: int) -> PromptSet:
-    """All distinct prompts of the workspace at `root`, or some of the demo's. Raises InputError where there are none."""
+def prompt_set(root: Path | None, n: int, *, instruct: bool, seed: int) -> PromptSet:
+    """All distinct prompts of the workspace at `root`, or `n` of the demo's. Raises InputError where there are none."""
     if root is None:
         from ..data.demo import generate_demo
 
-        sample = sample_prompts(None, n=_N_DEMO_PROMPTS, instruct=instruct, seed=seed)
+        sample = sample_prompts(None, n=n, instruct=instruct, seed=seed)
         return PromptSet(sample, _texts(generate_demo().item_texts), len(sample), len(sample))
     with Workspace.open(root) as ws:
         inputs = load_inputs(ws)

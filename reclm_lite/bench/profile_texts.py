@@ -1,10 +1,12 @@
 """Where two greedy texts of one prompt part, and how near to a tie the choice was there.
 
-The prompt and what both texts have in common are evaluated alone, the prompt in one batch and then token by token, as
-a one-sequence loop does. Both texts name a token at the place where they part; `gap` is the difference between the
-logits of the two. It is compared with what the shape of a batch changes in these logits: the same tokens are evaluated
-once more beside other sequences (`noise`, the deviation of a difference of two logits).
-A gap of at most NEAR_TIE times that is a near-tie; else the difference is unexplained.
+The prompt and what both texts have in common are evaluated as the loop does it: alone, the prompt at once and then token
+by token, without flash attention. Both texts name a token at the place where they part; `gap` is the difference between
+the logits of the two. It is compared with what the two ways of evaluating change in these logits: the same tokens once
+more as the scheduler does it, beside other sequences and with flash attention (`noise`: the deviation, over the
+vocabulary, of the difference of two logits). A gap of at most NEAR_TIE times that is a near-tie; else the difference is
+unexplained. llama.cpp's sums are the same alone and in company as long as attention is computed in the same way; flash
+attention adds up in float16, and splits one query's cells between threads but not those of many.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,9 @@ from ..runtime import Context, Model, load_model
 
 NEAR_TIE = 6.0
 _N_LIKELY = 64
+_DISABLED = 0  # enum llama_flash_attn_type
+_LOOP_BATCH, _BATCH = 512, 1024  # the defaults of Llama and of the scheduler
+_N_DECODED = 4  # tokens decoded one by one, of the prompts that noise is measured on
 _N_BESIDE = 3  # sequences that share the batch with the one that noise is measured on
 
 
@@ -27,11 +32,10 @@ def measure(path: Path, n_threads: int, n_ctx: int, cases: Sequence[dict[str, st
     the noise relative to the deviation of the logits. A case that could not be followed has the key "why" alone.
     """
     with load_model(path) as model:
-        settings = {"n_batch": n_ctx, "n_ubatch": 512, "n_threads": n_threads}
-        with (
-            model.context(n_ctx=n_ctx, **settings) as alone,
-            model.context(n_ctx=n_ctx * (_N_BESIDE + 1), n_seq_max=_N_BESIDE + 1, kv_unified=False, **settings) as beside,
-        ):
+        n_seqs = _N_BESIDE + 1
+        loop = {"n_ctx": n_ctx, "n_batch": _LOOP_BATCH, "n_ubatch": _LOOP_BATCH, "kv_unified": True, "flash_attn_type": _DISABLED}
+        scheduler = {"n_ctx": n_seqs * n_ctx, "n_seq_max": n_seqs, "n_batch": _BATCH, "n_ubatch": _BATCH, "kv_unified": False}
+        with model.context(n_threads=n_threads, **loop) as alone, model.context(n_threads=n_threads, **scheduler) as beside:
             probe = _Probe(model, alone, beside)
             found = [probe.part(case["prompt"], case["ours"], case["theirs"]) for case in cases]
             return {"cases": found, "noise": [probe.noise_of(prompt) for prompt in noise]}
@@ -73,10 +77,13 @@ class _Probe:
         }
 
     def noise_of(self, prompt: str) -> float:
-        """The noise at the end of a prompt, relative to the deviation of the logits."""
+        """The noise at the end of a prompt, its last tokens decoded one by one, relative to the deviation of the logits."""
         tokens = self.model.tokenize(prompt, add_special=True, parse_special=True)
-        logits = self._decode(tokens)
-        return self._noise(tokens, len(tokens), logits) / float(logits.std())
+        n_prompt = len(tokens) - _N_DECODED
+        logits = self._decode(tokens[:n_prompt])
+        for at in range(n_prompt, len(tokens)):
+            logits = self._decode(tokens[at : at + 1], at)
+        return self._noise(tokens, n_prompt, logits) / float(logits.std())
 
     def _named(self, logits: np.ndarray, written: bytes, text: bytes) -> int | None:
         """The likeliest token with which `text` goes on after `written`; white space around a text does not count."""

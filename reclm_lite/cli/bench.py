@@ -149,7 +149,7 @@ def profile(
     n_threads = n_threads or native.default_threads()
     if quick:
         sizes = {"models": models or (bench.BUNDLED, bench.TINY), "n_prompts": n_prompts or 8, "max_new": max_new or 16,
-                 "repeats": repeats or 1, "n_texts": 32}  # fmt: skip
+                 "repeats": repeats or 1, "n_texts": 32, "targets": False}  # fmt: skip
     else:
         sizes = {"models": models or bench.MODELS, "n_prompts": n_prompts, "max_new": max_new, "repeats": repeats}
     settings = bench.Settings(
