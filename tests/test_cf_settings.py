@@ -243,7 +243,7 @@ def test_the_limit_of_the_control_group_counts_wherever_it_stands(tmp_path, line
     for name, text in ((names[0], "1000"), (names[1], "700"), ("memory.stat", f"anon 500\n{names[2]} 150\n")):
         (root / folder / name).write_text(text)
     (tmp_path / "own").write_text(f"9:pids:/\n{line}\n")
-    assert memory._cgroup(root, tmp_path / "own") == [450]
+    assert machine_memory._cgroup(root, tmp_path / "own") == [450]
 
 
 def test_ease_over_too_many_items_is_refused_before_it_starts():

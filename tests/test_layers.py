@@ -17,7 +17,7 @@ import pytest
 import reclm_lite
 
 PACKAGE = Path(reclm_lite.__file__).parent
-BASE = {"assets", "errors", "types", "workspace", "provenance", "gguf_file", "runtime", "__init__"}
+BASE = {"assets", "errors", "types", "memory", "workspace", "provenance", "gguf_file", "runtime", "__init__"}
 
 # part -> parts it may import, besides itself.
 ALLOWED = {
@@ -25,6 +25,7 @@ ALLOWED = {
     "types": set(),
     "assets": {"errors"},
     "provenance": {"errors"},
+    "memory": {"errors"},
     "gguf_file": {"errors"},
     "runtime": {"errors", "gguf_file"},
     "workspace": {"errors", "types", "provenance", "__init__"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "convert": {"errors", "gguf_file", "runtime", "__init__"},
     "data": {"errors", "types", "workspace", "__init__"},
     "text": {"assets", "errors", "types", "workspace", "provenance", "runtime", "data"},
-    "cf": {"errors", "types", "workspace", "provenance", "kernels", "data"},
+    "cf": {"errors", "types", "memory", "workspace", "provenance", "kernels", "data"},
     "dialogue": {"errors", "types", "text", "data"},
     "profiles": BASE | {"data", "text", "dialogue", "cf", "kernels"},
     "evaluate": BASE | {"data", "text", "dialogue", "cf", "kernels"},

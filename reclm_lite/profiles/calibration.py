@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dialogue.templates import instruct_prompt, user_prompt
 from ..errors import InputError
-from .prompts import N_NEIGHBORS, ProfileInputs, load_inputs
+from .prompts import N_NEIGHBORS, ProfileInputs, load_inputs, user_prompt_of
 
 N_PROMPTS = 192  # a third for the gate, the rest for the importance matrix
 
@@ -25,11 +24,12 @@ def sample_prompts(root: Path | None = None, *, n: int = N_PROMPTS, instruct: bo
     inputs = _demo_inputs() if root is None else _workspace_inputs(root)
     prompts: dict[str, None] = {}
     for user in np.random.default_rng(seed).permutation(inputs.train.shape[0]).tolist():
-        history, others = inputs.show(inputs.items_of(user)), [inputs.show(items) for items in inputs.neighbors_of(user)]
-        if not any(not text.is_empty() for text in history):
+        if not any(not text.is_empty() for text in inputs.show(inputs.items_of(user))):
             continue
-        prompt = instruct_prompt(history, others) if instruct else user_prompt(history, others, stats=inputs.stats)
-        prompts[prompt] = None
+        prompt = user_prompt_of(inputs, user, instruct=instruct)
+        if prompt is None:
+            continue
+        prompts[prompt.text] = None
         if len(prompts) == n:
             break
     if not prompts:

@@ -1,71 +1,98 @@
 """The form of the answer, held while it is written: `User identity: a, b, c; User interests: x, y, z`.
 
 The model chooses; a choice is refused only where no valid profile could begin like that, and then its next choice is
-asked. Where the form leaves one continuation (its fixed words) that is taken. So nearly every answer parses, and an
-answer that would have parsed anyway is left as it is. Left out: what the phrases say.
+asked. Where the form leaves one continuation (its fixed words) the model is not asked at all. So nearly every answer
+parses, and an answer that would have parsed anyway is left as it is. Words that look like ids are no part of a
+profile: they say nothing of a person and may point to one.
+
+A `Place` is where a text stands in the form; `Place.after` takes it on by a few characters. `form` follows many answers
+token by token with it. Left out: what the phrases say.
 """
 
-from ..dialogue.templates import MAX_PHRASE_CHARS
+from dataclasses import dataclass
 
-FORM_VERSION = "1"
+from ..dialogue.templates import MAX_PHRASE_CHARS, looks_like_id
+
+FORM_VERSION = "2"
 HEAD, MIDDLE = "User identity:", " User interests:"
 N_PHRASES = 3
 MAX_WORDS = 6
 
+_FIXED = {0: HEAD, 2: MIDDLE}  # by part; 1 and 3 are the two lists
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a text stands: in which part (0 to 3: HEAD, identities, MIDDLE, interests), after how much of it.
+
+    n_fixed: characters of the fixed words written. phrases: of the present list, those closed by a comma, folded for
+    comparison. phrase: what has been written of the present one.
+    """
+
+    part: int = 0
+    n_fixed: int = 0
+    phrases: tuple[str, ...] = ()
+    phrase: str = ""
+
+    def after(self, text: str) -> "Place | None":
+        """The place after `text`, or None where no valid profile goes on like that."""
+        part, n_fixed, phrases, phrase = self.part, self.n_fixed, self.phrases, self.phrase
+        for c in text:
+            if part in _FIXED:
+                fixed = _FIXED[part]
+                if part == 0 and n_fixed == 0 and c.isspace():
+                    continue  # before the text
+                if fixed[n_fixed] != c:
+                    return None
+                n_fixed += 1
+                if n_fixed == len(fixed):
+                    part, n_fixed, phrases, phrase = part + 1, 0, (), ""
+            elif c == "," or c == ";":
+                key = _closed(phrase, phrases)
+                is_last = len(phrases) == N_PHRASES - 1
+                if key is None or is_last == (c == ",") or (c == ";" and part == 3):
+                    return None
+                if c == ",":
+                    phrases, phrase = (*phrases, key), ""
+                else:
+                    part = 2
+            elif c < " " or "\x7f" <= c <= "\x9f":
+                return None
+            else:
+                phrase += c
+        if part in _FIXED or len(phrase) == 0:
+            return Place(part, n_fixed, phrases, phrase)
+        words = phrase.split()
+        if len(" ".join(words)) > MAX_PHRASE_CHARS or len(words) > MAX_WORDS or any(map(looks_like_id, words)):
+            return None
+        return Place(part, n_fixed, phrases, phrase)
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the text is a whole profile."""
+        return self.part == 3 and len(self.phrases) == N_PHRASES - 1 and _closed(self.phrase, self.phrases) is not None
+
+    @property
+    def forced(self) -> str:
+        """The fixed words that must come next, or nothing where the model has a choice."""
+        return _FIXED[self.part][self.n_fixed :] if self.part in _FIXED else ""
+
+
+START = Place()
+
+
+def _closed(phrase: str, before: tuple[str, ...]) -> str | None:
+    """A phrase folded for comparison, or None where it cannot stand as it is, or stands already."""
+    key = " ".join(phrase.split()).casefold()
+    return key if key not in before and any(c.isalnum() for c in key) else None
+
 
 def may_begin(text: str) -> bool:
     """Whether some valid profile begins with `text`."""
-    text = text.lstrip()
-    if len(text) <= len(HEAD):
-        return HEAD.startswith(text)
-    if not text.startswith(HEAD):
-        return False
-    identities, semicolon, rest = text[len(HEAD) :].partition(";")
-    if not semicolon:
-        return _list_may_begin(identities)
-    if not is_list(identities):
-        return False
-    if len(rest) <= len(MIDDLE):
-        return MIDDLE.startswith(rest)
-    return rest.startswith(MIDDLE) and ";" not in rest and _list_may_begin(rest[len(MIDDLE) :])
+    return START.after(text) is not None
 
 
 def may_end(text: str) -> bool:
     """Whether `text` is a whole profile."""
-    head, semicolon, rest = text.strip().partition(";")
-    return (
-        bool(semicolon)
-        and head.startswith(HEAD)
-        and is_list(head[len(HEAD) :])
-        and rest.startswith(MIDDLE)
-        and is_list(rest[len(MIDDLE) :])
-    )
-
-
-def forced(text: str) -> str:
-    """The fixed words that must come next, or nothing where the model has a choice."""
-    text = text.lstrip()
-    if HEAD.startswith(text):
-        return HEAD[len(text) :]
-    _, semicolon, rest = text.partition(";")
-    return MIDDLE[len(rest) :] if semicolon and MIDDLE.startswith(rest) else ""
-
-
-def is_list(text: str) -> bool:
-    """Whether `text` is three different phrases of the length that a profile allows."""
-    phrases = [" ".join(phrase.split()) for phrase in text.split(",")]
-    return len(phrases) == N_PHRASES and _different(phrases)
-
-
-def _list_may_begin(text: str) -> bool:
-    *whole, last = (" ".join(phrase.split()) for phrase in text.split(","))
-    if any(c < " " or "\x7f" <= c <= "\x9f" for c in text) or len(whole) >= N_PHRASES or not _different(whole) or len(last) > MAX_PHRASE_CHARS:
-        return False
-    return len(last.split()) <= MAX_WORDS
-
-
-def _different(phrases: list[str]) -> bool:
-    keys = {phrase.casefold() for phrase in phrases}
-    return len(keys) == len(phrases) and all(
-        len(phrase) <= MAX_PHRASE_CHARS and any(c.isalnum() for c in phrase) for phrase in phrases
-    )
+    place = START.after(text)
+    return place is not None and place.may_end

@@ -1,144 +1,132 @@
-"""`reclm profile`: profiles for users or items, through llama.cpp or by rule, resumable at any moment.
+"""`reclm profile`: profiles for users or items, from any source, resumable at any moment.
 
-Users with equal surroundings share a prompt and so a generation. Each answer is committed when it is there; a rerun
-looks every prompt up first and generates only what is missing. An answer that does not parse is stored as it is, tried
-once more with a seeded draw, and, if that fails too, leaves the profile `invalid`: nothing else takes its place unless
-`fallback="rules"` was asked for, and then `source` says so.
+A run plans its prompts (`plan`), serves from the store what is there, asks its source (`sources`) for the rest, and
+commits each answer when it comes. An answer that does not parse is stored as it is, tried again with seeded draws, and,
+if all fail, leaves the profile `invalid`: nothing else takes its place unless `fallback="rules"` was asked for, and
+then `source` says so. Left out: how answers are made, what prompts say.
 """
 
 import contextlib
-import hashlib
 import logging
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
-from ..errors import InputError, ModelError, ProfileFormatError, ReclmError, WorkspaceError
+from ..errors import InputError, ReclmError, WorkspaceError
+from ..memory import peak_resident_bytes
 from ..workspace import Workspace
 from . import store
-from .prompts import NEIGHBORS_MISSING, NO_HISTORY, NO_TEXT, ProfileInputs, build_item_prompts, build_user_prompts, load_inputs
-from .scheduler import Engine, Sampling
-from .store import Generation, prompt_key
+from .answers import OK, TOO_LONG, Brake, Generation, Group, Source
+from .pace import Pace, in_words
+from .plan import Plan, history_key, make_plan
+from .prompts import NEIGHBORS, NEIGHBORS_MISSING, TEXT, ProfileInputs, load_inputs
+from .sampling import Sampling
+from .sources import RULES, SourceSettings, open_source
+from .sources.rules import Rules
+from .store import Origin, prompt_key
+from .summary import Summary
 
 log = logging.getLogger(__name__)
 
-MAX_NEW_TOKENS = 96
-MAX_NEW_TOKENS_INSTRUCT = 128
-RETRY = Sampling(temperature=0.7, top_k=40, seed=1)
-RULES = "rules"
-# Architectures of llama.cpp that make vectors and no text.
-ENCODERS = frozenset(
-    ("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert", "t5encoder")
-)
+RETRY_TEMPERATURE = 0.7
+NEAR_TIE = 0.05  # logits; the noise of a batch's shape lies below it, see docs/profiles.md
+REUSE = ("history", "prompt")
 
 
 class Interrupted(ReclmError):
     """The person at the keyboard stopped the work; what was made is kept."""
 
 
-@dataclass
-class Summary:
-    """What a run of `run_profiles` did. Counts of users (or items) but for prompts and generations."""
-
-    side: str
-    source: str = ""
-    n_requested: int = 0
-    n_distinct_prompts: int = 0
-    n_generated: int = 0
-    n_from_cache: int = 0
-    n_ok: int = 0
-    n_invalid: int = 0
-    n_edited: int = 0
-    n_skipped: int = 0
-    skipped: dict[str, int] = field(default_factory=dict)
-    n_retried: int = 0
-    n_fallback: int = 0
-    seconds: float = 0.0
-    prompt_tokens_per_s: float = 0.0
-    new_tokens_per_s: float = 0.0
-    notes: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict:
-        return asdict(self)
-
-    def sentence(self) -> str:
-        """The result in words."""
-        rate = f" ({self.n_generated / self.seconds:.1f} a second)" if self.n_generated and self.seconds > 0 else ""
-        by = self.source.split(",")[0]
-        parts = [
-            f"{self.n_ok + self.n_invalid:,} {self.side} profiled by {by}: {self.n_ok:,} ok, {self.n_invalid:,} invalid; "
-            f"{self.n_distinct_prompts:,} distinct prompts, {self.n_generated:,} generated in {self.seconds:.1f} s{rate}, "
-            f"{self.n_from_cache:,} from earlier runs"
-        ]
-        if self.n_edited:
-            parts.append(f"{self.n_edited:,} edited by hand left alone")
-        parts += [f"{count:,} skipped ({reason})" for reason, count in self.skipped.items()]
-        if self.n_fallback:
-            parts.append(f"{self.n_fallback:,} filled in by rule")
-        return "; ".join([*parts, *self.notes]) + "."
-
-
 @dataclass(frozen=True)
-class _Group:
-    """Users (or items) that share a prompt."""
+class RunSettings:
+    """What a run does, apart from its source.
 
-    prompt: str
-    idxs: tuple[int, ...]
+    limit: at most this many users (or items), those whose surroundings most users share first, then the most active.
+    deadline_seconds: end by then, the most valuable prompts having gone first. sampling: of the first try. n_retries:
+    further tries of an answer that does not parse, drawn with seeds of their own. fallback: "rules" or None. reuse:
+    "history" keeps, after a new import, the profiles of users whose own history did not change; "prompt" keeps a profile
+    only where the whole prompt is the same. fresh: generate anew what is in the store.
+    """
+
+    limit: int | None = None
+    deadline_seconds: float | None = None
+    sampling: Sampling = Sampling(guided=True)
+    n_retries: int = 1
+    fallback: str | None = None
+    reuse: str = "history"
+    fresh: bool = False
+
+    def check(self) -> None:
+        """Raises InputError where a setting is none."""
+        if self.fallback not in (None, RULES):
+            raise InputError(f"expected fallback 'rules' or none, found {self.fallback!r}")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"expected a limit of at least 1, found {self.limit}")
+        if self.reuse not in REUSE:
+            raise InputError(f"expected reuse {' or '.join(map(repr, REUSE))}, found {self.reuse!r}")
+        if self.n_retries < 0:
+            raise InputError(f"expected 0 retries or more, found {self.n_retries}")
+
+    def tries(self) -> list[Sampling]:
+        """The first way to choose tokens, then those of the retries."""
+        drawn = replace(self.sampling, temperature=max(self.sampling.temperature, RETRY_TEMPERATURE))
+        return [self.sampling, *(replace(drawn, seed=self.sampling.seed + n) for n in range(1, self.n_retries + 1))]
+
+
+class Observer:
+    """Hears of a run as it goes; this one does nothing with it."""
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """So many users (or items) have a profile, of so many; `note`: the pace in words."""
+
+    def say(self, sentence: str) -> None:
+        """Something a person should know now."""
+
+    def agree(self, source: Source, plan_groups: Sequence[Group], users: int) -> None:
+        """Called once before a source is asked for anything; raises to call the run off."""
 
 
 def run_profiles(
     ws: Workspace,
     side: str,
     *,
-    model: Path | str | None = None,
-    limit: int | None = None,
+    source: SourceSettings = SourceSettings(),
+    settings: RunSettings = RunSettings(),
     users: Sequence[str] | None = None,
-    n_threads: int | None = None,
-    n_slots: int | None = None,
-    progress: Callable | None = None,
-    retry_invalid: bool = True,
-    fallback: str | None = None,
-    guided: bool = True,
+    observer: Observer | None = None,
 ) -> Summary:
-    """Give users (side "users") or items ("items") profiles; returns what was done.
+    """Give users (side "users") or items ("items") profiles; returns what was done. users: the ids to profile, or all.
 
-    model: a GGUF file, "rules", or None for the bundled model. users: the ids to profile (all where None).
-    limit: at most this many, those whose surroundings most users share first, then the most active.
-    progress: called as `progress(done, total)` in users (or items).
-    guided: hold the answer's form while it is written (see `constrain`); without it the model writes freely.
     Raises MissingArtefactError without a split, ModelError on an unusable model, WorkspaceError where another process
     writes, Interrupted on Ctrl-C; whatever was generated by then is stored.
     """
-    if fallback not in (None, RULES):
-        raise InputError(f"expected fallback 'rules' or none, found {fallback!r}")
-    if limit is not None and limit < 1:
-        raise InputError(f"expected a limit of at least 1, found {limit}")
+    settings.check()
     one = store.one_side(side)
     with ws.writing():
+        began = time.monotonic()
         inputs = load_inputs(ws)
         idxs = None if users is None else sorted({store.find_idx(ws, one, ident) for ident in users})
-        run = _Run(ws, one, inputs, progress or (lambda done, total: None), fallback, guided)
-        with _source(ws, model, n_threads, n_slots, inputs) as source:
-            store.forget_other_splits(ws, one, inputs.split_fingerprint)
-            job = store.start_job(ws, f"profile {one}s", {"source": source.label(run.first), "limit": limit})
+        with open_source(source, inputs) as opened:
+            run = _Run(ws, one, inputs, opened, settings, observer or Observer(), began)
+            store.forget_other_splits(ws, one, inputs.split_fingerprint, inputs.data_key)
+            detail = {"source": opened.label(settings.sampling), "settings": {"source": asdict(source), "run": asdict(settings)}}
+            job = store.start_job(ws, job_kind(one), detail)
             state = "failed"
             try:
-                run.go(source, idxs, limit, retry_invalid)
-                state = "done"
+                run.go(idxs)
+                state = run.summary.ended_by
             except KeyboardInterrupt as stop:
                 state = "interrupted"
                 raise Interrupted(
                     f"profiling was interrupted: {run.summary.n_generated:,} new generations are stored; "
-                    f"run `reclm profile {one}s -w {ws.argument}` again to go on from there"
+                    f"run `reclm profile {one}s -w {ws.argument} --resume` to go on from there"
                 ) from stop
             except sqlite3.OperationalError as error:
                 raise WorkspaceError(
                     f"{ws.db_path} could not be written ({error}): what was stored before is whole; "
-                    f"mend that (is the disk full?) and run `reclm profile {one}s -w {ws.argument}` again"
+                    f"mend that (is the disk full?) and run `reclm profile {one}s -w {ws.argument} --resume`"
                 ) from error
             finally:
                 with contextlib.suppress(sqlite3.OperationalError):  # the same full disk; the next run marks the job
@@ -147,306 +135,231 @@ def run_profiles(
     return run.summary
 
 
-# -- where answers come from -----------------------------------------------------
+def job_kind(side: str) -> str:
+    return f"profile {store.one_side(side)}s"
 
 
-class _Rules:
-    """The rule-based teacher in the place of a model."""
-
-    instruct = False
-
-    def __init__(self, inputs: ProfileInputs):
-        from ..dialogue.templates import TEMPLATE_VERSION
-
-        digest = hashlib.sha256(repr(inputs.texts).encode()).hexdigest()[:12]
-        self.inputs = inputs
-        self._identity = f"rules, template {TEMPLATE_VERSION}, catalogue {digest}"
-
-    @cached_property
-    def teacher(self):
-        from .teachers import RuleTeacher
-
-        return RuleTeacher(self.inputs.stats)
-
-    def identity(self, sampling: Sampling) -> str:
-        del sampling  # a rule has none
-        return self._identity
-
-    label = identity
-
-    def text_for(self, side: str, idx: int) -> str:
-        """The profile of a user or item by rule, or an empty text where the items have no words."""
-        from ..dialogue.templates import format_profile
-
-        inputs = self.inputs
-        try:
-            if side == "user":
-                near = [inputs.show(items) for items in inputs.neighbors_of(idx)]
-                return format_profile(self.teacher.profile(inputs.show(inputs.items_of(idx)), near))
-            return format_profile(self.teacher.item_profile(inputs.texts[idx], inputs.show(inputs.co_items_of(idx))))
-        except InputError:
-            return ""
-
-    def answers(self, side: str, groups: Iterable[_Group], sampling: Sampling) -> Iterator[tuple[_Group, Generation]]:
-        source = self.identity(sampling)
-        for group in groups:
-            text = self.text_for(side, group.idxs[0])
-            yield group, judge(prompt_key(source, group.prompt), text, "stop")
-
-
-class _Llm:
-    """A GGUF model behind the scheduler. The compact prompt, or the instruct prompt in the model's own chat template."""
-
-    def __init__(self, path: Path, is_bundled: bool, n_threads: int | None, n_slots: int | None):
-        from ..dialogue.templates import TEMPLATE_VERSION
-        from ..runtime import load_model
-        from .chat import chat_wrap
-
-        wrap = None
-        with load_model(path, vocab_only=True) as model:
-            architecture = model.gguf.architecture
-            # llama.cpp aborts the process where an encoder is asked for the next token.
-            if model.gguf.metadata.get(f"{architecture}.attention.causal") is False or architecture in ENCODERS:
-                raise ModelError(
-                    f"expected a model that writes text, found {path}, an encoder ({architecture}); "
-                    "name a GGUF file of a causal language model"
-                )
-            if not is_bundled:
-                wrap = chat_wrap(model)
-            sha256 = model.sha256
-        self.instruct = wrap is not None
-        self.max_new_tokens = MAX_NEW_TOKENS_INSTRUCT if wrap else MAX_NEW_TOKENS
-        self._identity = (
-            f"sha256:{sha256}, template {TEMPLATE_VERSION} {wrap.name if wrap else 'compact'}, max {self.max_new_tokens}"
-        )
-        self._name = path.name
-        self._make = lambda: Engine(path, n_threads, n_slots, chat=wrap)
-        self._engine: Engine | None = None
-
-    @property
-    def engine(self) -> Engine:
-        """Opened at the first prompt that needs it: a rerun with nothing to do loads no weights."""
-        if self._engine is None:
-            self._engine = self._make()
-        return self._engine
-
-    def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-
-    def identity(self, sampling: Sampling) -> str:
-        """What decides the answer, and so what generations are addressed by: not the file's name."""
-        return f"{self._identity}, {sampling.identity()}"
-
-    def label(self, sampling: Sampling) -> str:
-        """What people read."""
-        return f"{self._name}, {self.identity(sampling)}"
-
-    def answers(self, side: str, groups: Iterable[_Group], sampling: Sampling) -> Iterator[tuple[_Group, Generation]]:
-        del side
-        source = self.identity(sampling)
-        in_flight: dict[int, _Group] = {}
-
-        def prompts() -> Iterator[str]:
-            for number, group in enumerate(groups):
-                in_flight[number] = group
-                yield group.prompt
-
-        iterator = prompts()
-        first = next(iterator, None)
-        if first is None:
-            return
-
-        def all_prompts() -> Iterator[str]:
-            yield first
-            yield from iterator
-
-        for result in self.engine.generate(all_prompts(), max_new_tokens=self.max_new_tokens, sampling=sampling):
-            group = in_flight.pop(result.index)
-            key = prompt_key(source, group.prompt)
-            yield group, judge(key, result.text, result.finish, result.n_prompt_tokens, result.n_new_tokens, self.engine.n_ctx)
-
-
-@contextlib.contextmanager
-def _source(ws: Workspace, model: Path | str | None, n_threads: int | None, n_slots: int | None, inputs: ProfileInputs):
-    if model is not None and str(model) == RULES:
-        yield _Rules(inputs)
-        return
-    is_bundled = model is None
-    if is_bundled:
-        from ..assets import profile_model_path
-
-        model = profile_model_path()
-    source = _Llm(Path(model), is_bundled, n_threads, n_slots)
-    try:
-        yield source
-    finally:
-        source.close()
-
-
-def judge(key: str, raw: str, finish: str, n_prompt_tokens: int = 0, n_new_tokens: int = 0, n_ctx: int = 0) -> Generation:
-    """A model's answer as a generation with its status and, unless it is ok, the reason."""
-    from ..dialogue.templates import parse_profile
-
-    status, reason = "ok", ""
-    if finish == "too_long":
-        status, reason = "too_long", f"the prompt has {n_prompt_tokens} tokens, too many for a context of {n_ctx}"
-    elif finish == "length":
-        status, reason = "truncated", f"the answer did not end within {n_new_tokens} tokens"
-    else:
-        try:
-            parse_profile(raw)
-        except ProfileFormatError as error:
-            status, reason = "invalid", str(error)
-    return Generation(key, raw, status, reason, n_prompt_tokens, n_new_tokens)
-
-
-# -- one run -----------------------------------------------------------------------
+def settings_of_last(ws: Workspace, side: str) -> tuple[SourceSettings, RunSettings] | None:
+    """What the last run was started with, where it did not come to its end; its deadline is over and left out."""
+    detail = store.unfinished_job(ws, job_kind(side))
+    if detail is None or "settings" not in detail:
+        return None
+    run = detail["settings"]["run"]
+    run["sampling"], run["deadline_seconds"] = Sampling(**run["sampling"]), None
+    return SourceSettings(**detail["settings"]["source"]), RunSettings(**run)
 
 
 class _Run:
     """The state of one call of `run_profiles`."""
 
-    def __init__(self, ws: Workspace, side: str, inputs: ProfileInputs, progress: Callable, fallback: str | None, guided: bool):
-        self.ws, self.side, self.inputs, self.progress, self.fallback = ws, side, inputs, progress, fallback
-        self.summary = Summary(side=f"{side}s")
+    def __init__(
+        self, ws: Workspace, side: str, inputs: ProfileInputs, source: Source, settings: RunSettings, observer: Observer, began: float
+    ):
+        self.ws, self.side, self.inputs, self.source, self.settings, self.observer = ws, side, inputs, source, settings, observer
+        self.summary = Summary(f"{side}s", source.label(settings.sampling))
         if side == "user" and inputs.neighbors is None:
             self.summary.notes.append(NEIGHBORS_MISSING)
-        self.skipped: Counter = Counter()
-        self.first, self.second = Sampling(guided=guided), replace(RETRY, guided=guided)
-        self.total = 0
-        self.done = 0
-        self._n_tokens = [0, 0]  # of prompts, of answers
-        self._retry: list[_Group] = []
-        self._waiting: dict[str, list[_Group]] = {}  # by prompt key: later groups with a prompt in flight
+        self.tries = settings.tries() if source.tries_again else settings.tries()[:1]
+        self.brake = Brake()
+        self.began = began
+        self.deadline = None if settings.deadline_seconds is None else began + settings.deadline_seconds
+        self.total = self.done = 0
+        self._failed: list[Group] = []
+        self._n_tokens_of_users = 0
         self._next_report = 0.0
+        self._forecast_at: float | None = None
+        self._pace = Pace([])
 
     @cached_property
-    def rules(self) -> _Rules:
-        return _Rules(self.inputs)
+    def rules(self) -> Rules:
+        return Rules(self.inputs)
 
-    def go(self, source, idxs: Sequence[int] | None, limit: int | None, retry_invalid: bool) -> None:
-        summary, started = self.summary, time.perf_counter()
-        summary.source = source.label(self.first)
-        retry = retry_invalid and isinstance(source, _Llm)
-        log.info("profiles of %ss by %s", self.side, summary.source)
-        groups = self._groups(source, idxs, limit)
-        for group, generation in source.answers(self.side, self._missing(groups, source, self.first, retry), self.first):
-            self._store(group, generation, source, self.first, retry)
-            self._time(started)
-        if self._retry:
-            tried, self._retry = self._retry, []
-            summary.n_retried = len(tried)
-            for group, generation in source.answers(self.side, self._missing(tried, source, self.second, False), self.second):
-                self._store(group, generation, source, self.second, False)
-                self._time(started)
+    def go(self, idxs: Sequence[int] | None) -> None:
+        log.info("profiles of %ss by %s", self.side, self.summary.source)
+        plan = self._plan(idxs)
+        self.total = plan.n_requested
+        self.observer.progress(0, self.total)
+        pending = plan.groups
+        for number, sampling in enumerate(self.tries):
+            is_last = number + 1 == len(self.tries)
+            self.summary.n_retried += len(pending) if number else 0
+            missing = list(self._missing(pending, sampling, is_last))
+            if missing and not number:
+                self.observer.agree(self.source, missing, self.total)
+            self._generate(missing, sampling, is_last)
+            pending, self._failed = self._failed, []
+            if not pending or self.brake.drain.is_set():
+                break
+        # The deadline came before these could be tried again: they are invalid until the next run tries.
+        for group in pending:
+            self._give(group, store.get_generation(self.ws, self._key(self.tries[0], group)), self.tries[0])
         self.ws.db.commit()
-        summary.skipped, summary.n_skipped = dict(self.skipped), sum(self.skipped.values())
-        self._time(started)
+        self._close(plan)
 
-    def _time(self, started: float) -> None:
-        summary = self.summary
-        summary.seconds = time.perf_counter() - started
-        summary.prompt_tokens_per_s = round(self._n_tokens[0] / max(summary.seconds, 1e-9), 1)
-        summary.new_tokens_per_s = round(self._n_tokens[1] / max(summary.seconds, 1e-9), 1)
+    # -- what is to be done --------------------------------------------------------
 
-    def _groups(self, source, idxs: Sequence[int] | None, limit: int | None) -> Iterator[_Group]:
-        """Groups of equal prompts, the most valuable first, made one by one; `limit` cuts the number of members."""
-        edited = store.edited_idxs(self.ws, self.side)
-        wanted = [idx for idx in (range(self._n()) if idxs is None else idxs)]
-        summary = self.summary
-        summary.n_edited = sum(idx in edited for idx in wanted)
-        alike: dict[object, list[int]] = {}
-        for idx in wanted:
-            if idx in edited:
-                continue
-            key = (self.inputs.items_of(idx), self.inputs.neighbors_of(idx)) if self.side == "user" else idx
-            if key == ((), ()):
-                self.skipped[NO_HISTORY] += 1
-            elif self.side == "item" and self.inputs.texts[idx].is_empty():
-                self.skipped[NO_TEXT] += 1
-            else:
-                alike.setdefault(key, []).append(idx)
-        ordered = sorted(alike.values(), key=lambda members: (-len(members), -self._activity(members[0]), members[0]))
-        left = sum(map(len, ordered)) if limit is None else min(limit, sum(map(len, ordered)))
-        summary.n_requested = self.total = left
-        self.progress(0, self.total)
-        build = build_user_prompts if self.side == "user" else build_item_prompts
-        for members in ordered:
-            if left <= 0:
-                return
-            members = members[:left]
-            made = list(
-                build(self.ws, members[:1], instruct=source.instruct, inputs=self.inputs)
-            )
-            if not made:
-                self.skipped[NO_TEXT] += len(members)
-                continue
-            left -= len(members)
-            yield _Group(made[0][1], tuple(members))
+    def _plan(self, idxs: Sequence[int] | None) -> Plan:
+        n = self.inputs.train.shape[0 if self.side == "user" else 1]
+        wanted = list(range(n) if idxs is None else idxs)
+        protected = store.protected_idxs(self.ws, self.side)
+        kept = self._kept(set(wanted))
+        self.summary.n_edited = sum(idx in protected for idx in wanted)
+        self.summary.n_kept = len(kept)
+        wanted = [idx for idx in wanted if idx not in protected and idx not in kept]
+        planning = Pace([1] * len(wanted))
 
-    def _n(self) -> int:
-        return self.inputs.train.shape[0 if self.side == "user" else 1]
+        def progress(done: int, total: int) -> None:
+            if time.monotonic() >= self._next_report:
+                self._next_report = time.monotonic() + 0.2
+                self.observer.progress(0, total, f"writing prompts: {done:,}")
 
-    def _activity(self, idx: int) -> int:
-        matrix = self.inputs.train if self.side == "user" else self.inputs.train_by_item
-        return int(matrix.indptr[idx + 1] - matrix.indptr[idx])
+        plan = make_plan(
+            self.inputs, self.side, wanted, instruct=self.source.instruct, has_room=self.source.has_room,
+            limit=self.settings.limit, progress=progress,
+        )  # fmt: skip
+        log.info("%d prompts planned in %.1f s", len(plan.groups), time.monotonic() - planning.started)
+        self.summary.n_requested, self.summary.n_distinct_prompts = plan.n_requested, len(plan.groups)
+        self.summary.n_shortened = plan.n_left_out_prompts
+        return plan
 
-    def _missing(self, groups: Iterable[_Group], source, sampling: Sampling, retry: bool) -> Iterator[_Group]:
-        """The groups without a stored generation; the others are served from the store on the way.
+    def _kept(self, wanted: set[int]) -> set[int]:
+        """Those who keep the profile from before the last import; profiles of histories that did change are dropped."""
+        known = {sampling: self.source.identity(sampling) for sampling in self.tries}
+        kept, outdated = set(), []
+        for idx, status, key, made_by in store.profiles_of_other_data(self.ws, self.side, self.inputs.data_key):
+            same = bool(key) and key == history_key(self.inputs, self.side, idx)
+            if same and self.settings.reuse == "history" and status == OK and made_by.endswith(tuple(known.values())):
+                kept.add(idx)
+            elif not same or idx in wanted:
+                outdated.append(idx)
+        store.drop_profiles(self.ws, self.side, outdated)
+        return kept & wanted
 
-        Two groups can still have one prompt (different items with equal texts): the later waits for the earlier.
-        """
-        identity, seen = source.identity(sampling), set()
+    def _key(self, sampling: Sampling, group: Group) -> str:
+        return prompt_key(self.source.identity(sampling), group.prompt)
+
+    def _missing(self, groups: Iterable[Group], sampling: Sampling, is_last: bool) -> Iterator[Group]:
+        """The groups without a stored generation; the others are served from the store on the way."""
         for group in groups:
-            key = prompt_key(identity, group.prompt)
-            is_new = key not in seen
-            seen.add(key)
-            self.summary.n_distinct_prompts += is_new and sampling == self.first
+            key = self._key(sampling, group)
             known = store.get_generation(self.ws, key)
-            if known is not None:
-                self.summary.n_from_cache += is_new
-                self._apply(group, known, source, sampling, retry)
-            elif is_new:
-                self._waiting[key] = []
+            if known is not None and self.settings.fresh and sampling == self.tries[0]:
+                store.drop_generation(self.ws, key)
+                known = None
+            if known is None:
                 yield group
             else:
-                self._waiting[key].append(group)
-
-    def _store(self, group: _Group, generation: Generation, source, sampling: Sampling, retry: bool) -> None:
-        store.put_generation(self.ws, generation)
-        self.summary.n_generated += 1
-        self._n_tokens[0] += generation.n_prompt_tokens
-        self._n_tokens[1] += generation.n_new_tokens
-        for other in [group, *self._waiting.pop(generation.prompt_key)]:
-            self._apply(other, generation, source, sampling, retry)
+                self.summary.n_from_cache += sampling == self.tries[0]
+                self._take(group, known, sampling, is_last)
         self.ws.db.commit()
 
-    def _apply(self, group: _Group, generation: Generation, source, sampling: Sampling, retry: bool) -> None:
-        """Give a group's members what was generated, or put the group by for the second try."""
+    # -- doing it --------------------------------------------------------------------
+
+    def _generate(self, groups: list[Group], sampling: Sampling, is_last: bool) -> None:
+        if not groups:
+            return
+        started = time.monotonic()
+        self._pace = Pace([len(group.idxs) for group in groups], started)
+        if self.deadline is not None and self._forecast_at is None:
+            self._forecast_at = started + min(60.0, 0.1 * (self.deadline - started))
+        n_before = self.summary.n_generated
+        with self.brake.by(self.deadline):
+            try:
+                for group, generation in self.source.answers(self.side, groups, sampling, self.brake):
+                    self._store(group, generation, sampling, is_last)
+            finally:
+                self.summary.seconds_generating += time.monotonic() - started
+        if self.summary.n_generated - n_before < len(groups):
+            self.summary.ended_by = "deadline"
+
+    def _store(self, group: Group, generation: Generation, sampling: Sampling, is_last: bool) -> None:
+        store.put_generation(self.ws, generation)
+        summary = self.summary
+        summary.n_generated += 1
+        summary.n_near_ties += generation.min_gap is not None and generation.min_gap < NEAR_TIE
+        self._n_tokens_of_users += generation.n_prompt_tokens * len(group.idxs)
+        self._pace.note()
+        self._take(group, generation, sampling, is_last)
+        self.ws.db.commit()
+        self._report()
+
+    def _take(self, group: Group, generation: Generation, sampling: Sampling, is_last: bool) -> None:
+        """Give a group's members what was generated, or put the group by for another try."""
+        if generation.status not in (OK, TOO_LONG) and not is_last:
+            self._failed.append(group)
+        else:
+            self._give(group, generation, sampling)
+
+    def _give(self, group: Group, generation: Generation, sampling: Sampling) -> None:
         from ..dialogue.templates import format_profile, parse_profile
 
         summary, n = self.summary, len(group.idxs)
-        by, keep_key, text = source.label(sampling), "", ""
-        if generation.status == "ok":
+        by, keep_key, text = self.source.label(sampling), "", ""
+        if generation.status == OK:
             text = format_profile(parse_profile(generation.raw))
-        elif retry and generation.status != "too_long":
-            self._retry.append(group)
-            return
         else:
             # A profile that an earlier run filled in by rule stays, even where this run does not ask for that.
-            keep_key = prompt_key(f"{self.rules.identity(self.first)}, fallback of {source.identity(self.first)}", group.prompt)
-            if self.fallback and (text := self.rules.text_for(self.side, group.idxs[0])):
-                by = f"{self.rules.identity(self.first)}, in place of an invalid answer of {by}"
-                generation = Generation(keep_key, text, "ok")
+            first = self.tries[0]
+            keep_key = prompt_key(f"{self.rules.identity(first)}, fallback of {self.source.identity(first)}", group.prompt)
+            if self.settings.fallback and (text := self.rules.text_for(self.side, group.idxs[0])):
+                by = f"{self.rules.identity(first)}, in place of an invalid answer of {by}"
+                generation = Generation(keep_key, text, OK)
                 store.put_generation(self.ws, generation)
                 summary.n_fallback += n
-        store.put_profiles(self.ws, self.side, group.idxs, generation, text, by, keep_key=keep_key)
+        origin = Origin(group.basis, lambda idx: history_key(self.inputs, self.side, idx), self.inputs.data_key)
+        store.put_profiles(self.ws, self.side, group.idxs, generation, text, by, keep_key=keep_key, origin=origin)
         if text:
             summary.n_ok += n
         else:
             summary.n_invalid += n
+        summary.n_from_neighbors += n * (group.basis == NEIGHBORS)
+        summary.n_from_text += n * (group.basis == TEXT)
         self.done += n
-        if self.done == self.total or time.perf_counter() >= self._next_report:
-            self._next_report = time.perf_counter() + 0.1
-            self.progress(self.done, self.total)
+
+    # -- telling of it ---------------------------------------------------------------
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if self._forecast_at is not None and now >= self._forecast_at:
+            self._forecast_at = float("inf")
+            self._forecast(now)
+        if now >= self._next_report or self.done == self.total:
+            self._next_report = now + 0.2
+            left = self._pace.seconds_left(now)
+            note = f"{self._pace.per_second(now):,.1f} prompts/s"
+            if left is not None and self.deadline is not None and now + left > self.deadline:
+                note += f", deadline in {in_words(self.deadline - now)}"
+            elif left is not None:
+                note += f", {in_words(left)} left"
+            self.observer.progress(self.done, self.total, note)
+
+    def _forecast(self, now: float) -> None:
+        """How far the run will get, once its pace is known."""
+        left = self.deadline - now
+        n_prompts, n_users = self._pace.reach(left, now)
+        rate = f"{self._pace.per_second(now):,.1f} prompts/s measured"
+        if n_prompts >= self._pace.n_prompts:
+            need = self._pace.seconds_left(now) or 0.0
+            self.observer.say(f"{rate}: all {self._pace.n_prompts:,} prompts will be done in {in_words(need)}, before the deadline.")
+        else:
+            self.observer.say(
+                f"{rate}: {n_prompts:,} of {self._pace.n_prompts:,} prompts will be done when the deadline comes in "
+                f"{in_words(left)}; they serve {n_users:,} {self.side}s, those of the most shared prompts."
+            )
+
+    def _close(self, plan: Plan) -> None:
+        summary, spent = self.summary, self.source.spent
+        summary.skipped, summary.n_skipped = dict(plan.skipped), sum(plan.skipped.values())
+        summary.n_not_reached = self.total - self.done
+        summary.invalid_share = round(summary.n_invalid / max(1, summary.n_ok + summary.n_invalid), 6)
+        summary.seconds = time.monotonic() - self.began
+        seconds = max(summary.seconds_generating, 1e-9)
+        decoded = spent.n_prompt_tokens - spent.n_shared_tokens
+        summary.profiles_per_s = round(summary.n_generated / seconds, 3)
+        summary.prefill_tokens_per_s = round(decoded / seconds, 1)
+        summary.decode_tokens_per_s = round(spent.n_new_tokens / seconds, 1)
+        summary.shared_prompt_share = round(spent.n_shared_tokens / max(1, spent.n_prompt_tokens), 4)
+        summary.saved_prompt_share = round(max(0.0, 1 - decoded / max(1, self._n_tokens_of_users)), 4)
+        summary.announced_bytes, summary.peak_bytes = spent.announced_bytes, peak_resident_bytes()
+        summary.notes += spent.notes
+        self.observer.progress(self.done, self.total)

@@ -4,20 +4,24 @@ Only `split.train` is read. What validation and test hold out never reaches a pr
 through a neighbour. Equal histories and neighbours give equal prompts (the templates are canonical), so that one
 generation serves all users who share them.
 
+Shortening rule: the plain-words prompt shows the newest INSTRUCT_MAX_ITEMS own items; where a prompt has no room in the
+model's context, the oldest own items are left out one by one until it has, then, with one item left, the neighbours. How
+many own items were left out is recorded with the generation. Where the data have no times, a lower index counts as older.
+
 Left out: the wording (`dialogue.templates`) and the profiles themselves.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
 
-from ..data.dataset import item_texts, load_split
-from ..dialogue.templates import instruct_prompt, item_prompt, user_prompt
+from ..data.dataset import item_texts, load_interactions, load_split
+from ..dialogue.templates import INSTRUCT_MAX_ITEMS, instruct_prompt, item_prompt, user_prompt
 from ..errors import InputError
 from ..text.keyphrases import PhraseStats
 from ..types import ItemText
@@ -29,17 +33,37 @@ N_NEIGHBORS = 5
 N_CO_ITEMS = 5
 NO_HISTORY = "no history and no neighbours"
 NO_TEXT = "no text in the items"
+HISTORY, NEIGHBORS, TEXT = "history", "neighbors", "text"  # what a profile was made from, see `Prompt.basis`
 NEIGHBORS_MISSING = "no neighbours were used: run `reclm neighbors` before profiling to have them"
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A prompt; how many own items it had no room for; what it was made from.
+
+    basis: "history" (own items; of an item, also items that its users have), "neighbors" (a user without a history) or
+    "text" (an item that nobody has touched).
+    """
+
+    text: str
+    n_left_out: int
+    basis: str
+
+
+@dataclass(frozen=True)
 class ProfileInputs:
-    """What prompts are made from. `train`: CSR (n_users, n_items); `neighbors`: int32 (n_users, k), -1-padded, or None."""
+    """What prompts are made from.
+
+    train: CSR (n_users, n_items). neighbors: int32 (n_users, k), -1-padded, or None. times: int64 (train.nnz,), seconds
+    since 1970 of the latest interaction behind each entry of `train`, or None. data_key: fingerprint of the interactions.
+    """
 
     train: sp.csr_matrix
     texts: list[ItemText]
     neighbors: np.ndarray | None
     split_fingerprint: str
+    times: np.ndarray | None = None
+    data_key: str = ""
 
     @cached_property
     def stats(self) -> PhraseStats:
@@ -53,6 +77,14 @@ class ProfileInputs:
     def items_of(self, user: int) -> tuple[int, ...]:
         """The user's training items, ascending."""
         return tuple(self.train.indices[self.train.indptr[user] : self.train.indptr[user + 1]].tolist())
+
+    def by_age(self, user: int) -> tuple[int, ...]:
+        """The user's training items, the oldest first; without times the lower index counts as older."""
+        items = self.items_of(user)
+        if self.times is None:
+            return items
+        times = self.times[self.train.indptr[user] : self.train.indptr[user + 1]]
+        return tuple(items[at] for at in np.argsort(times, kind="stable").tolist())
 
     def neighbors_of(self, user: int) -> tuple[tuple[int, ...], ...]:
         """The training items of each neighbour that has any, sorted, so that equal surroundings compare equal."""
@@ -101,66 +133,97 @@ def load_inputs(ws: Workspace) -> ProfileInputs:
         raise InputError(
             f"expected {split.n_items} items as in the split, found {len(texts)}; run `reclm split -w {ws.argument}` again"
         )
-    return ProfileInputs(train, texts, neighbors, split.fingerprint)
+    interactions = load_interactions(ws)
+    return ProfileInputs(train, texts, neighbors, split.fingerprint, _latest(train, interactions), interactions.fingerprint)
 
 
-def build_user_prompts(
-    ws: Workspace,
-    users: Sequence[int] | None = None,
-    *,
-    instruct: bool = False,
-    skipped: Counter | None = None,
-    inputs: ProfileInputs | None = None,
-) -> Iterator[tuple[int, str]]:
-    """Yield (user_idx, prompt) in the order of `users` (all, ascending, where None), from training interactions only.
+def _latest(train: sp.csr_matrix, interactions) -> np.ndarray | None:
+    """int64 (train.nnz,): when each pair was last seen, or None where the data have no times."""
+    if interactions.timestamps is None:
+        return None
+    n_items = train.shape[1]
+    keys = interactions.users.astype(np.int64) * n_items + interactions.items
+    order = np.lexsort((interactions.timestamps, keys))
+    keys, times = keys[order], interactions.timestamps[order]
+    rows = np.repeat(np.arange(train.shape[0], dtype=np.int64), np.diff(train.indptr))
+    found = np.searchsorted(keys, rows * n_items + train.indices, "right") - 1
+    return times[np.maximum(found, 0)] if len(times) else None
 
-    instruct: the plain-words prompt for chat models. skipped: counts, by reason, the users that get no prompt.
+
+def user_prompt_of(inputs: ProfileInputs, user: int, *, instruct: bool, has_room: Callable[[str], bool] = lambda _: True) -> Prompt | None:
+    """A user's prompt, from training interactions only; None where there are no words to show.
+
+    instruct: the plain-words prompt for chat models. has_room: see the module's shortening rule.
     """
-    inputs = inputs or load_inputs(ws)
-    skipped = Counter() if skipped is None else skipped
-    made: dict[tuple, str] = {}
-    for user in range(inputs.train.shape[0]) if users is None else users:
-        items, near = inputs.items_of(user), inputs.neighbors_of(user)
-        if not items and not near:
-            skipped[NO_HISTORY] += 1
-            continue
-        if (items, near) not in made:
-            history, others = inputs.show(items), [inputs.show(other) for other in near]
-            try:
-                prompt = instruct_prompt(history, others) if instruct else user_prompt(history, others, stats=inputs.stats)
-            except InputError:
-                prompt = ""
-            made[items, near] = prompt
-        prompt = made[items, near]
-        if prompt:
-            yield int(user), prompt
-        else:
-            skipped[NO_TEXT] += 1
+    own, near = inputs.by_age(user), [inputs.show(items) for items in inputs.neighbors_of(user)]
+
+    def write(n_own: int, others: list[list[ItemText]]) -> str:
+        history = inputs.show(own[len(own) - n_own :])
+        return instruct_prompt(history, others) if instruct else user_prompt(history, others, stats=inputs.stats)
+
+    most = min(len(own), INSTRUCT_MAX_ITEMS) if instruct else len(own)
+    return _shortened(write, len(own), most, near, has_room, HISTORY if own else NEIGHBORS)
 
 
-def build_item_prompts(
-    ws: Workspace,
-    items: Sequence[int] | None = None,
+def item_prompt_of(inputs: ProfileInputs, item: int, *, instruct: bool, has_room: Callable[[str], bool] = lambda _: True) -> Prompt | None:
+    """An item's prompt: its text, and the items that its training users have too. See `user_prompt_of`."""
+    text = inputs.texts[item]
+    if text.is_empty():
+        return None
+    near = inputs.show(inputs.co_items_of(item))
+
+    def write(n_own: int, others: list[ItemText]) -> str:
+        if instruct:
+            return instruct_prompt([text], [[other] for other in others], subject="item")
+        return item_prompt(text, others, stats=inputs.stats)
+
+    return _shortened(write, 1, 1, near, has_room, HISTORY if near else TEXT)
+
+
+def _shortened(
+    write: Callable[[int, list], str], n_own: int, most: int, near: list, has_room: Callable[[str], bool], basis: str
+) -> Prompt | None:
+    """The longest prompt that has room, by the module's rule; the shortest where none has; None where there is no text."""
+    try:
+        text = write(most, near)
+        if has_room(text):
+            return Prompt(text, n_own - most, basis)
+        for others in (near, []):
+            low, high = 1, most  # `low` items are known to be needed at least, `high` is the most that may fit
+            best = None
+            while low <= high:
+                middle = (low + high) // 2
+                text = write(middle, others)
+                if has_room(text):
+                    best, low = Prompt(text, n_own - middle, basis), middle + 1
+                else:
+                    high = middle - 1
+            if best is not None:
+                return best
+        return Prompt(write(min(1, most), [] if n_own else near[:1]), n_own - min(1, most), basis)
+    except InputError:
+        return None
+
+
+def build_prompts(
+    inputs: ProfileInputs,
+    side: str,
+    idxs: Sequence[int] | None = None,
     *,
     instruct: bool = False,
     skipped: Counter | None = None,
-    inputs: ProfileInputs | None = None,
 ) -> Iterator[tuple[int, str]]:
-    """Yield (item_idx, prompt): the item's text, and the items its training users have too. See `build_user_prompts`."""
-    inputs = inputs or load_inputs(ws)
+    """Yield (index, prompt) of users or items, in the order of `idxs` (all, ascending, where None).
+
+    skipped: counts, by reason, those that get no prompt.
+    """
     skipped = Counter() if skipped is None else skipped
-    for item in range(len(inputs.texts)) if items is None else items:
-        text = inputs.texts[item]
-        if text.is_empty():
+    write = user_prompt_of if side == "user" else item_prompt_of
+    n = inputs.train.shape[0 if side == "user" else 1]
+    for idx in range(n) if idxs is None else idxs:
+        if side == "user" and not inputs.items_of(idx) and not inputs.neighbors_of(idx):
+            skipped[NO_HISTORY] += 1
+        elif (prompt := write(inputs, idx, instruct=instruct)) is None:
             skipped[NO_TEXT] += 1
-            continue
-        co_items = inputs.show(inputs.co_items_of(item))
-        try:
-            if instruct:
-                prompt = instruct_prompt([text], [[other] for other in co_items])
-            else:
-                prompt = item_prompt(text, co_items, stats=inputs.stats)
-        except InputError:
-            skipped[NO_TEXT] += 1
-            continue
-        yield int(item), prompt
+        else:
+            yield int(idx), prompt.text

@@ -23,18 +23,53 @@ import numpy as np
 
 from ..errors import ModelError
 from ..runtime import Model, load_model, pick_threads
+from .answers import Brake
 from .chat import ChatWrap
-from .worker import GREEDY, GenerationResult, Pending, Sampling, Worker
+from .form import TokenTable
+from .sampling import GREEDY, Sampling
+from .worker import GenerationResult, Pending, Worker
 
 __all__ = ["GREEDY", "Engine", "GenerationResult", "Sampling"]
 
-MAX_SLOTS = 32
+MAX_SLOTS = 64
 MAX_WORKERS = 16
 SMALL_MODEL_BYTES = 64 << 20
 DEFAULT_N_CTX = 2048  # tokens a sequence may have, where the model allows more
 DEFAULT_N_BATCH = 1024
 KV_BUDGET_BYTES = 1 << 30
 WINDOW_PER_SLOT = 16  # prompts that are sorted together, per slot
+
+
+class Tokenizer:
+    """Prompts to tokens, as a model gets them: `int32 (n,)`, with the chat template around and BOS once where it is asked for.
+
+    Special tokens that are written in a prompt stay plain text. model: a loaded one, or a file whose vocabulary is loaded
+    alone and freed in `close()`.
+    """
+
+    def __init__(self, model: Model | Path, chat: ChatWrap | None = None):
+        self._own = None if isinstance(model, Model) else load_model(Path(model), vocab_only=True)
+        self.model = model = self._own or model
+        lib = model.lib
+        bos = lib.llama_vocab_bos(model.vocab)
+        self._before = model.tokenize(chat.before, add_special=False, parse_special=True) if chat else []
+        self._after = model.tokenize(chat.after, add_special=False, parse_special=True) if chat else []
+        if lib.llama_vocab_get_add_bos(model.vocab) and bos >= 0 and self._before[:1] != [bos]:
+            self._before = [bos, *self._before]
+
+    @property
+    def n_around(self) -> int:
+        """Tokens before and after a prompt's own; one more, as some vocabularies put a space before a text."""
+        return len(self._before) + len(self._after) + 1
+
+    def __call__(self, prompt: str) -> np.ndarray:
+        own = self.model.tokenize(prompt, add_special=False, parse_special=False)
+        return np.array([*self._before, *own, *self._after], np.int32)
+
+    def close(self) -> None:
+        """Safe to call twice; a model that was given is not closed."""
+        if self._own is not None:
+            self._own.close()
 
 
 class Engine:
@@ -69,10 +104,12 @@ class Engine:
             if n_workers is None:
                 n_workers = min(n_threads, MAX_WORKERS) if model.gguf.size_bytes <= SMALL_MODEL_BYTES else 1
             n_workers = min(n_workers, self.n_slots)
+            table = TokenTable(model)
             for number in range(n_workers):
                 self.workers.append(
                     Worker(
                         model,
+                        table,
                         n_slots=_share(self.n_slots, n_workers, number),
                         n_ctx=self.n_ctx,
                         n_batch=n_batch,
@@ -81,20 +118,10 @@ class Engine:
                         **context_params,
                     )
                 )
-            self._prefix, self._suffix = self._wrap_tokens(chat)
+            self.tokenize = Tokenizer(model, chat)
         except BaseException:
             self.close()
             raise
-
-    def _wrap_tokens(self, chat: ChatWrap | None) -> tuple[list[int], list[int]]:
-        """The tokens before and after each prompt's own; BOS once, where the vocabulary asks for it."""
-        model, lib = self.model, self.model.lib
-        bos = lib.llama_vocab_bos(model.vocab)
-        before = model.tokenize(chat.before, add_special=False, parse_special=True) if chat else []
-        after = model.tokenize(chat.after, add_special=False, parse_special=True) if chat else []
-        if lib.llama_vocab_get_add_bos(model.vocab) and bos >= 0 and before[:1] != [bos]:
-            before = [bos, *before]
-        return before, after
 
     def close(self) -> None:
         """Frees the contexts and the model. Safe to call twice."""
@@ -120,36 +147,54 @@ class Engine:
     def n_steps(self) -> int:
         return sum(worker.n_steps for worker in self.workers)
 
-    def tokenize(self, prompt: str) -> np.ndarray:
-        """int32 (n,): a prompt's tokens as the model gets them. Special tokens written in it stay plain text."""
-        own = self.model.tokenize(prompt, add_special=False, parse_special=False)
-        return np.array([*self._prefix, *own, *self._suffix], np.int32)
+    @property
+    def seconds_running(self) -> float:
+        """Of all workers together, waiting for prompts left out."""
+        return sum(worker.seconds_running for worker in self.workers)
+
+    @property
+    def seconds_in_llama(self) -> float:
+        """Of `seconds_running`, what llama.cpp took."""
+        return sum(worker.llama.seconds for worker in self.workers)
+
+    announced_bytes = 0
 
     def generate(
-        self, prompts: Iterable[str], *, max_new_tokens: int, sampling: Sampling = GREEDY
+        self,
+        prompts: Iterable[str],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        brake: Brake | None = None,
+        window: int | None = None,
     ) -> Iterator[GenerationResult]:
         """Yield one result per prompt as each finishes; `index` counts `prompts`.
 
         A text ends at the model's end token or at its first line break. Results are the same for equal calls; their
-        order is too, with one worker. `prompts` is read in the caller's thread, a window or two ahead.
+        order is too, with one worker. `prompts` is read in the caller's thread, a window or two of `window` prompts
+        ahead (None: WINDOW_PER_SLOT for each slot); the prompts of a window are answered in the order of their tokens.
+        brake: ends the work early; prompts not begun by then get no result.
         """
         if max_new_tokens < 1:
             raise ModelError(f"expected max_new_tokens of at least 1, found {max_new_tokens}")
-        windows = self._windows(prompts, max_new_tokens)
+        windows = self._windows(prompts, max_new_tokens, window or self.n_slots * WINDOW_PER_SLOT)
+        brake = brake or Brake()
         inboxes = [queue.SimpleQueue() for _ in self.workers]
         outbox: queue.SimpleQueue = queue.SimpleQueue()
         n_open = [0] * len(self.workers)  # prompts dealt out to each worker and not answered yet
-        stop = threading.Event()
+        own = Brake()  # of this call alone; the caller's is obeyed through it
+        own.drain, own.stop = brake.drain, _Either(brake.stop)
         pool = ThreadPoolExecutor(len(self.workers), thread_name_prefix="reclm-profiles")
         futures = []
         for number, worker in enumerate(self.workers):
             emit = functools.partial(_put, outbox, number)
-            future = pool.submit(worker.run, inboxes[number], emit, stop, max_new_tokens, sampling)
+            future = pool.submit(worker.run, inboxes[number], emit, own, max_new_tokens, sampling)
             future.add_done_callback(lambda _, emit=emit: emit(None))
             futures.append(future)
         try:
             n_running, exhausted = len(futures), False
             while n_running:
+                exhausted = exhausted or self._told_to_end(brake, inboxes)
                 while not exhausted and any(n < 2 * w.n_slots for n, w in zip(n_open, self.workers)):
                     window = next(windows, None)
                     if window is None:
@@ -169,19 +214,29 @@ class Engine:
                     n_running -= 1
                 else:
                     n_open[number] -= 1
+                    brake.seconds_each += (result.seconds - brake.seconds_each) * (0.1 if brake.seconds_each else 1.0)
                     yield result
         finally:
-            stop.set()
+            own.stop.set()
             for inbox in inboxes:
                 inbox.put(None)
             pool.shutdown(wait=True)
 
+    @staticmethod
+    def _told_to_end(brake: Brake, inboxes: list[queue.SimpleQueue]) -> bool:
+        """Whether the brake is pulled; if so, workers that wait for a prompt are told that none comes."""
+        if not (brake.drain.is_set() or brake.stop.is_set()):
+            return False
+        for inbox in inboxes:
+            inbox.put(None)
+        return True
+
     def _windows(
-        self, prompts: Iterable[str], max_new_tokens: int
+        self, prompts: Iterable[str], max_new_tokens: int, window: int
     ) -> Iterator[tuple[list[GenerationResult], list[list[Pending]]]]:
         """Windows of tokenised prompts: those refused, and a part for each worker, of about equally many tokens."""
         numbered = enumerate(prompts)
-        while chunk := list(islice(numbered, self.n_slots * WINDOW_PER_SLOT)):
+        while chunk := list(islice(numbered, window)):
             refused, fitting = [], []
             for index, prompt in chunk:
                 tokens = self.tokenize(prompt)
@@ -195,6 +250,17 @@ class Engine:
             for number in range(1, len(self.workers)):
                 bounds.append(int(np.searchsorted(costs, costs[-1] * number / len(self.workers))) if len(costs) else 0)
             yield refused, [fitting[a:b] for a, b in zip(bounds, [*bounds[1:], len(fitting)])]
+
+
+class _Either(threading.Event):
+    """Set where it is set itself, or where `other` is."""
+
+    def __init__(self, other: threading.Event):
+        super().__init__()
+        self._other = other
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._other.is_set()
 
 
 def _put(outbox: queue.SimpleQueue, number: int, result: GenerationResult | None) -> None:

@@ -2,25 +2,31 @@
 
 A generation is content-addressed: its key hashes what made it (`source`: model, template, sampling) and the prompt, so
 equal prompts are generated once and a rerun finds what is there. A profile is what a user or an item has now: the text
-of a valid generation (`ok`), an empty text with a reason (`invalid`; the raw text stays in `generations`), or a text
-that a person wrote (`edited`), which nothing but another edit replaces.
+of a valid generation (`ok`), an empty text with a reason (`invalid`; the raw text stays in `generations`), a text that a
+person wrote (`edited`), which nothing but another edit replaces, or one that was made elsewhere (`imported`), which only
+an edit or another import replaces. `uses` remembers for whom each generation was made, so that it can be forgotten.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..errors import InputError, ProfileFormatError
 from ..workspace import Workspace, now
+from .answers import Generation
 
 SIDES = ("user", "item")
-USABLE = ("ok", "edited")
+USABLE = ("ok", "edited", "imported")
+PROTECTED = ("edited", "imported")  # no model writes over these
 
 
 @dataclass(frozen=True)
 class StoredProfile:
-    """The profile of one user or item. `text` is empty where status is 'invalid'; `reason` says why."""
+    """The profile of one user or item. `text` is empty where status is 'invalid'; `reason` says why.
+
+    basis: "history", "neighbors" or "text", what it was made from (empty: not by this software).
+    """
 
     side: str
     idx: int
@@ -30,18 +36,7 @@ class StoredProfile:
     source: str
     prompt_key: str
     created: str
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One answer of a model. status: 'ok', 'invalid' (does not parse), 'truncated' or 'too_long'."""
-
-    prompt_key: str
-    raw: str
-    status: str
-    reason: str = ""
-    n_prompt_tokens: int = 0
-    n_new_tokens: int = 0
+    basis: str = ""
 
 
 def prompt_key(source: str, prompt: str) -> str:
@@ -59,7 +54,7 @@ def one_side(side: str) -> str:
 
 # -- profiles ------------------------------------------------------------------
 
-_PROFILE = "side, idx, status, text, reason, source, prompt_key, created"
+_PROFILE = "side, idx, status, text, reason, source, prompt_key, created, basis"
 
 
 def get_profile(ws: Workspace, side: str, idx: int) -> StoredProfile | None:
@@ -101,8 +96,8 @@ def set_profile(ws: Workspace, side: str, idx: int, text: str) -> StoredProfile:
     profile = StoredProfile(side, int(idx), "edited", text, "", "edited by hand", "", now())
     with ws.writing(), ws.db:
         ws.db.execute(
-            f"INSERT OR REPLACE INTO profiles ({_PROFILE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (side, profile.idx, profile.status, text, "", profile.source, "", profile.created),
+            f"INSERT OR REPLACE INTO profiles ({_PROFILE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (side, profile.idx, profile.status, text, "", profile.source, "", profile.created, ""),
         )
     return profile
 
@@ -112,36 +107,82 @@ def edit_profile(ws: Workspace, side: str, ident: str, text: str) -> StoredProfi
     return set_profile(ws, side, find_idx(ws, side, ident), text)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What profiles are made from. basis: see `StoredProfile`. history_key: of each index, see `plan.history_key`.
+
+    data_key: the fingerprint of the interactions.
+    """
+
+    basis: str = ""
+    history_key: Callable[[int], str] = lambda idx: ""
+    data_key: str = ""
+
+
 def put_profiles(
-    ws: Workspace, side: str, idxs: Iterable[int], generation: Generation, text: str, source: str, *, keep_key: str = ""
+    ws: Workspace,
+    side: str,
+    idxs: Iterable[int],
+    generation: Generation,
+    text: str,
+    source: str,
+    *,
+    keep_key: str = "",
+    origin: Origin = Origin(),
 ) -> None:
     """Give every index the profile that `generation` made, inside the caller's transaction.
 
-    Edited profiles stay, and so do rows that say the same already, and rows made under `keep_key`.
+    Edited and imported profiles stay, and so do rows that say the same already, and rows made under `keep_key`.
     """
-    status = "ok" if text else "invalid"
+    status, made, idxs = "ok" if text else "invalid", now(), [int(idx) for idx in idxs]
+    key = generation.prompt_key
     ws.db.executemany(
-        f"INSERT INTO profiles ({_PROFILE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+        f"INSERT INTO profiles ({_PROFILE}, history_key, data_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (side, idx) DO UPDATE SET status=excluded.status, text=excluded.text, reason=excluded.reason, "
-        "source=excluded.source, prompt_key=excluded.prompt_key, created=excluded.created "
-        "WHERE profiles.status != 'edited' AND profiles.prompt_key != ? AND "
-        "(profiles.prompt_key, profiles.status, profiles.text) IS NOT (excluded.prompt_key, excluded.status, excluded.text)",
+        "source=excluded.source, prompt_key=excluded.prompt_key, created=excluded.created, basis=excluded.basis, "
+        "history_key=excluded.history_key, data_key=excluded.data_key "
+        "WHERE profiles.status NOT IN ('edited', 'imported') AND profiles.prompt_key != ? AND "
+        "(profiles.prompt_key, profiles.status, profiles.text, profiles.history_key, profiles.data_key) IS NOT "
+        "(excluded.prompt_key, excluded.status, excluded.text, excluded.history_key, excluded.data_key)",
         (
-            (side, int(idx), status, text, generation.reason, source, generation.prompt_key, now(), keep_key or "-")
+            (
+                side, idx, status, text, generation.reason, source, key, made, origin.basis,
+                origin.history_key(idx), origin.data_key, keep_key or "-",
+            )
             for idx in idxs
         ),
+    )  # fmt: skip
+    ws.db.executemany("INSERT OR IGNORE INTO uses (prompt_key, side, idx) VALUES (?, ?, ?)", ((key, side, idx) for idx in idxs))
+
+
+def protected_idxs(ws: Workspace, side: str) -> set[int]:
+    """The indices whose profile a person wrote, or that was imported."""
+    rows = ws.db.execute("SELECT idx FROM profiles WHERE side=? AND status IN (?, ?)", (one_side(side), *PROTECTED))
+    return {row[0] for row in rows}
+
+
+def profiles_of_other_data(ws: Workspace, side: str, data_key: str) -> list[tuple[int, str, str, str]]:
+    """(idx, status, history_key, source) of the profiles that were generated before the present interactions came."""
+    rows = ws.db.execute(
+        "SELECT idx, status, history_key, source FROM profiles WHERE side=? AND status NOT IN (?, ?) AND data_key != ? ORDER BY idx",
+        (one_side(side), *PROTECTED, data_key),
     )
+    return rows.fetchall()
 
 
-def edited_idxs(ws: Workspace, side: str) -> set[int]:
-    """The indices whose profile a person wrote."""
-    return {row[0] for row in ws.db.execute("SELECT idx FROM profiles WHERE side=? AND status='edited'", (one_side(side),))}
+def drop_profiles(ws: Workspace, side: str, idxs: Iterable[int]) -> None:
+    """Remove generated profiles; their generations stay."""
+    with ws.db:
+        ws.db.executemany(
+            "DELETE FROM profiles WHERE side=? AND idx=? AND status NOT IN ('edited', 'imported')",
+            ((one_side(side), int(idx)) for idx in idxs),
+        )
 
 
 def usable_profiles(ws: Workspace, side: str) -> list[tuple[int, str]]:
     """(idx, text) of every profile with a text to use, by ascending index."""
     rows = ws.db.execute(
-        "SELECT idx, text FROM profiles WHERE side=? AND status IN (?, ?) ORDER BY idx", (one_side(side), *USABLE)
+        "SELECT idx, text FROM profiles WHERE side=? AND status IN (?, ?, ?) ORDER BY idx", (one_side(side), *USABLE)
     )
     return rows.fetchall()
 
@@ -153,16 +194,19 @@ def profile_counts(ws: Workspace, side: str) -> dict[str, int]:
     )
 
 
-def forget_other_splits(ws: Workspace, side: str, split_fingerprint: str) -> int:
-    """Drop the profiles that were made from another split: they may tell what is held out now. Returns how many.
+def forget_other_splits(ws: Workspace, side: str, split_fingerprint: str, data_key: str = "") -> int:
+    """Drop the profiles that were made from another split of the same interactions: they may tell what is held out now.
 
-    Edited profiles and all generations stay, so that nothing has to be generated twice.
+    Those from before the last import stay for `plan` to judge. Edited and imported profiles and all generations stay, so
+    that nothing has to be generated twice. Returns how many were dropped.
     """
     key = _split_key(side)
     if ws.get_meta(key) == split_fingerprint:
         return 0
     with ws.db:
-        n = ws.db.execute("DELETE FROM profiles WHERE side=? AND status != 'edited'", (side,)).rowcount
+        n = ws.db.execute(
+            "DELETE FROM profiles WHERE side=? AND status NOT IN ('edited', 'imported') AND data_key IN (?, '')", (side, data_key)
+        ).rowcount
         ws.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, split_fingerprint))
     return n
 
@@ -178,16 +222,16 @@ def _split_key(side: str) -> str:
 
 # -- generations ---------------------------------------------------------------
 
-_GENERATION = "prompt_key, raw, status, reason, n_prompt_tokens, n_new_tokens"
+_GENERATION = "prompt_key, raw, status, reason, n_prompt_tokens, n_new_tokens, n_left_out, min_gap"
 
 
 def put_generation(ws: Workspace, generation: Generation) -> None:
     """Store a generation, inside the caller's transaction. One that is there already stays as it is."""
     ws.db.execute(
-        f"INSERT OR IGNORE INTO generations ({_GENERATION}, created) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT OR IGNORE INTO generations ({_GENERATION}, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            generation.prompt_key, generation.raw, generation.status, generation.reason,
-            generation.n_prompt_tokens, generation.n_new_tokens, now(),
+            generation.prompt_key, generation.raw, generation.status, generation.reason, generation.n_prompt_tokens,
+            generation.n_new_tokens, generation.n_left_out, generation.min_gap, now(),
         ),
     )  # fmt: skip
 
@@ -195,6 +239,11 @@ def put_generation(ws: Workspace, generation: Generation) -> None:
 def get_generation(ws: Workspace, key: str) -> Generation | None:
     row = ws.db.execute(f"SELECT {_GENERATION} FROM generations WHERE prompt_key=?", (key,)).fetchone()
     return Generation(*row) if row else None
+
+
+def drop_generation(ws: Workspace, key: str) -> None:
+    """Remove a generation, inside the caller's transaction, so that it is made anew."""
+    ws.db.execute("DELETE FROM generations WHERE prompt_key=?", (key,))
 
 
 # -- jobs ----------------------------------------------------------------------
@@ -211,8 +260,16 @@ def start_job(ws: Workspace, kind: str, detail: dict) -> int:
 
 
 def end_job(ws: Workspace, job_id: int, state: str, detail: dict) -> None:
-    """Record how a job ended: 'done', 'interrupted' or 'failed'."""
+    """Record how a job ended ('done', 'deadline', 'interrupted' or 'failed') beside what it was started with."""
+    (started_with,) = ws.db.execute("SELECT detail FROM jobs WHERE job_id=?", (job_id,)).fetchone()
     with ws.db:
         ws.db.execute(
-            "UPDATE jobs SET state=?, finished=?, detail=? WHERE job_id=?", (state, now(), json.dumps(detail), job_id)
+            "UPDATE jobs SET state=?, finished=?, detail=? WHERE job_id=?",
+            (state, now(), json.dumps({**json.loads(started_with), **detail}), job_id),
         )
+
+
+def unfinished_job(ws: Workspace, kind: str) -> dict | None:
+    """The detail of the last job of a kind, where it did not end as 'done'; else None."""
+    row = ws.db.execute("SELECT state, detail FROM jobs WHERE kind=? ORDER BY job_id DESC LIMIT 1", (kind,)).fetchone()
+    return json.loads(row[1]) if row and row[0] != "done" else None

@@ -9,11 +9,10 @@ bookkeeping lives in arrays over slots, so that a step costs a handful of numpy 
 Used by one thread at a time; `scheduler.Engine` deals out the prompts.
 """
 
-import codecs
 import ctypes
 import hashlib
 import queue
-import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,43 +21,32 @@ import numpy as np
 
 from ..errors import ModelError
 from ..runtime import Model, last_errors
-from . import constrain
+from .answers import Brake
+from .form import END, NEWLINE, SILENT, Form, TokenTable
+from .sampling import Sampling
 
 MIN_COPY_TOKENS = 16  # a copy moves a slot's whole stretch of cells, so a short common prefix is cheaper decoded
-N_GUIDED_CHOICES = 128  # likeliest tokens that are tried before the form gives up on an answer
-_UNKNOWN, _PLAIN, _NEWLINE, _END = 0, 1, 2, 3
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen: the likeliest (temperature 0), or a seeded draw among the `top_k` likeliest.
-
-    guided: choices that no valid profile could contain are passed over, see `constrain`.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 40
-    seed: int = 0
-    guided: bool = False
-
-    def identity(self) -> str:
-        """A text that two settings share only if they choose alike."""
-        how = "greedy" if self.temperature <= 0 else f"t={self.temperature} k={self.top_k} seed={self.seed}"
-        return f"{how}, form {constrain.FORM_VERSION}" if self.guided else how
-
-
-GREEDY = Sampling()
+# Fixed words of the form go in one by one beside at least so many others, in a lump beside fewer: llama.cpp puts
+# sequences of unequal length into batches of their own, each of which reads all weights.
+MIN_ALONGSIDE = 4
 
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What became of one prompt. `finish`: "stop", "length" (cut at max_new_tokens) or "too_long" (not tried)."""
+    """What became of one prompt. `finish`: "stop", "length" (cut at max_new_tokens) or "too_long" (not tried).
+
+    n_shared_tokens: of the prompt, taken from another that began alike. min_gap: the least distance between the two
+    likeliest tokens, in logits (greedy only; None: not measured). seconds: from taking a slot to the answer.
+    """
 
     index: int
     text: str
     n_prompt_tokens: int
     n_new_tokens: int
     finish: str
+    n_shared_tokens: int = 0
+    min_gap: float | None = None
+    seconds: float = 0.0
 
 
 @dataclass
@@ -96,14 +84,68 @@ class _Batch:
         )
 
 
+class _Llama:
+    """The calls of llama.cpp that a worker makes, and the time spent in them."""
+
+    def __init__(self, model: Model, context: Any, n_vocab: int):
+        self._lib, self._model, self._context, self._n_vocab = model.lib, model, context, n_vocab
+        self._memory = model.lib.llama_get_memory(context.handle)
+        self.seconds = 0.0
+        self._logits: dict[tuple[int, int], np.ndarray] = {}  # views of llama.cpp's buffer, by address and rows
+
+    def clear(self) -> None:
+        self._lib.llama_memory_clear(self._memory, False)
+
+    def copy(self, source: int, target: int) -> None:
+        """All cells of one sequence in the place of another's."""
+        started = time.perf_counter()
+        self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self.seconds += time.perf_counter() - started
+
+    def keep(self, slot: int, n_tokens: int) -> bool:
+        """Forget all but the first tokens of a sequence; False where the memory could only forget all of it."""
+        started = time.perf_counter()
+        kept = self._lib.llama_memory_seq_rm(self._memory, slot, n_tokens, -1)
+        if not kept:
+            self._lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        self.seconds += time.perf_counter() - started
+        return bool(kept)
+
+    def decode(self, batch: _Batch, n_logits: int) -> np.ndarray | None:
+        """Decode a batch; returns the logits asked for, float32 (n_logits, n_vocab), valid until the next call."""
+        started = time.perf_counter()
+        code = self._lib.llama_decode(self._context.handle, batch.c)
+        raw = self._lib.llama_get_logits(self._context.handle) if code == 0 and n_logits else None
+        self.seconds += time.perf_counter() - started
+        if code != 0:
+            raise ModelError(
+                f"llama.cpp could not decode a batch of {batch.c.n_tokens} tokens with {self._model.path} (code {code}): "
+                f"{last_errors() or 'it gave no reason'}; try fewer slots"
+            )
+        if not n_logits:
+            return None
+        key = ctypes.addressof(raw.contents), n_logits
+        if key not in self._logits:
+            self._logits[key] = np.ctypeslib.as_array(raw, (n_logits, self._n_vocab))
+        return self._logits[key]
+
+
 class Worker:
     """A context of `n_slots` sequences of `n_ctx` tokens over a model that others may share. Close it."""
 
     def __init__(
-        self, model: Model, *, n_slots: int, n_ctx: int, n_batch: int, n_threads: int, share_prefix: bool, **context_params: Any
+        self,
+        model: Model,
+        table: TokenTable,
+        *,
+        n_slots: int,
+        n_ctx: int,
+        n_batch: int,
+        n_threads: int,
+        share_prefix: bool,
+        **context_params: Any,
     ):
-        lib = model.lib
-        self.model, self.n_slots, self.n_ctx = model, n_slots, n_ctx
+        self.model, self.table, self.n_slots, self.n_ctx = model, table, n_slots, n_ctx
         # llama.cpp rounds a sequence's share up to a multiple of 256; the surplus is not used.
         n_ctx_total = -(-n_ctx // 256) * 256 * n_slots
         self.n_batch = max(min(n_batch, n_ctx_total), n_slots)
@@ -111,12 +153,13 @@ class Worker:
         self.context = model.context(n_threads=n_threads, n_ctx=n_ctx_total, n_seq_max=n_slots, n_batch=self.n_batch, **settings)
         self.n_vocab = model.n_vocab
         self.share_prefix = share_prefix
-        self._memory = lib.llama_get_memory(self.context.handle)
-        self._batch = _Batch(lib, self.n_batch)
-        self._kind = np.zeros(self.n_vocab, np.int8)
+        self.llama = _Llama(model, self.context, self.n_vocab)
+        self._batch = _Batch(model.lib, self.n_batch)
         self.n_reused_tokens = 0
         self.n_decoded_tokens = 0
         self.n_steps = 0
+        self.seconds_running = 0.0
+        self.seconds_waiting = 0.0
 
     def close(self) -> None:
         """Frees the context. Safe to call twice."""
@@ -126,43 +169,56 @@ class Worker:
         self,
         prompts: queue.SimpleQueue[Pending | None],
         emit: Callable[[GenerationResult], None],
-        stop: threading.Event,
+        brake: Brake,
         max_new_tokens: int,
         sampling: Sampling,
     ) -> None:
-        """Answer what comes from `prompts` until None comes, or until `stop` is set; each answer goes to `emit`.
+        """Answer what comes from `prompts` until None comes or the brake is pulled; each answer goes to `emit`.
 
         It waits for the next prompt whenever a slot is free, so that what shares a batch never depends on time.
         """
-        self.model.lib.llama_memory_clear(self._memory, False)
+        started, waited = time.perf_counter(), self.seconds_waiting
+        try:
+            self._run(prompts, emit, brake, max_new_tokens, sampling)
+        finally:
+            self.seconds_running += time.perf_counter() - started - (self.seconds_waiting - waited)
+
+    def _run(self, prompts: queue.SimpleQueue, emit: Callable, brake: Brake, max_new_tokens: int, sampling: Sampling) -> None:
+        self.llama.clear()
         slots = _Slots(self.n_slots, self.n_ctx)
+        form = Form(self.table, self.n_slots) if sampling.guided else None
         head: Pending | None = None
         exhausted = False
-        while not stop.is_set():
+        while not brake.stop.is_set():
             budget = self.n_batch - int(slots.active.sum())
+            exhausted = exhausted or brake.drain.is_set()
             while not exhausted and budget > 0 and not slots.active.all():
                 if head is None:
+                    started = time.perf_counter()
                     head = prompts.get()
+                    self.seconds_waiting += time.perf_counter() - started
                     if head is None:
                         exhausted = True
                         break
                 reused = self._admit(slots, head)
                 if reused is None:
                     break
-                budget -= len(head.tokens) - reused
+                if form is not None:
+                    slots.extend(reused[0], form.begin(reused[0])[:max_new_tokens])
+                budget -= len(head.tokens) - reused[1]
                 head = None
             if not slots.active.any():
                 return
-            for slot in self._step(slots, max_new_tokens, sampling):
+            for slot in self._step(slots, form, max_new_tokens, sampling):
                 emit(self._result(slots, slot))
                 slots.active[slot] = False
 
-    def _admit(self, slots: "_Slots", pending: Pending) -> int | None:
-        """Put a prompt into a free slot; returns how many of its tokens need no decoding.
+    def _admit(self, slots: "_Slots", pending: Pending) -> tuple[int, int] | None:
+        """Put a prompt into a free slot; returns the slot, and how many of the tokens need no decoding.
 
         None: wait a step, because a slot is just now decoding a beginning worth copying.
         """
-        lib, memory, tokens = self.model.lib, self._memory, pending.tokens
+        tokens = pending.tokens
         n = len(tokens)
         target = source = int(np.argmin(slots.active))
         reused = 0
@@ -178,21 +234,22 @@ class Worker:
             if int(common.max()) >= int(ready[source]) + MIN_COPY_TOKENS and slots.active.any():
                 return None
             if ready[source] >= reused + MIN_COPY_TOKENS and source != target:
-                lib.llama_memory_seq_cp(memory, source, target, -1, -1)
+                self.llama.copy(source, target)
                 reused = int(ready[source])
-        if not lib.llama_memory_seq_rm(memory, target, reused, -1):
-            # A memory that cannot forget a tail: forget it all.
-            lib.llama_memory_seq_rm(memory, target, -1, -1)
+        if not self.llama.keep(target, reused):
             reused = 0
         slots.fill(target, pending, reused)
         self.n_reused_tokens += reused
-        return reused
+        return target, reused
 
-    def _step(self, slots: "_Slots", max_new_tokens: int, sampling: Sampling) -> list[int]:
+    def _step(self, slots: "_Slots", form: Form | None, max_new_tokens: int, sampling: Sampling) -> list[int]:
         """Decode one batch; returns the slots that have finished, in ascending order."""
-        lib, batch = self.model.lib, self._batch
+        batch = self._batch
         todo = np.where(slots.active, slots.n_known - slots.n_cached, 0)
-        counts = _fit(todo, self.n_batch)
+        ask = todo
+        if form is not None and int(slots.active.sum()) > MIN_ALONGSIDE:
+            ask = np.where(slots.n_cached >= slots.n_prompt, np.minimum(todo, 1), todo)
+        counts = _fit(ask, self.n_batch)
         total = int(counts.sum())
         # Ascending sequence ids without gaps let llama.cpp put all slots into one micro-batch.
         seq = np.repeat(slots.ids, counts)
@@ -205,41 +262,38 @@ class Worker:
         speaking = np.flatnonzero((counts > 0) & (counts == todo))
         batch.logits[ends[speaking] - 1] = 1
         batch.c.n_tokens = total
-        code = lib.llama_decode(self.context.handle, batch.c)
-        if code != 0:
-            raise ModelError(
-                f"llama.cpp could not decode a batch of {total} tokens with {self.model.path} (code {code}): "
-                f"{last_errors() or 'it gave no reason'}; try fewer slots"
-            )
+        logits = self.llama.decode(batch, len(speaking))
         self.n_decoded_tokens += total
         self.n_steps += 1
         slots.n_cached += counts
-        if not len(speaking):
+        if logits is None:
             return []
-        raw = lib.llama_get_logits(self.context.handle)
-        logits = np.ctypeslib.as_array(raw, (len(speaking), self.n_vocab))
         chosen = self._choose(slots, speaking, logits, sampling)
-        kinds = self._kinds(chosen)
+        forced = form.choose(speaking, logits, chosen) if form is not None else {}
+        kinds = self.table.kinds(chosen)
         slots.append(speaking, chosen)
-        stopped = kinds == _END
-        for at in np.flatnonzero(kinds == _NEWLINE):
+        stopped = kinds == END
+        for at in np.flatnonzero(kinds == NEWLINE):
             # A line break ends the text, unless nothing has been written yet.
             stopped[at] = bool(self._text(slots, int(speaking[at])))
         slots.stopped[speaking] = stopped
+        for slot, tokens in forced.items():
+            slots.extend(slot, tokens[: max_new_tokens - int(slots.n_known[slot] - slots.n_prompt[slot])])
         full = slots.n_known[speaking] - slots.n_prompt[speaking] >= max_new_tokens
         return [int(slot) for slot in speaking[stopped | full]]
 
     def _choose(self, slots: "_Slots", speaking: np.ndarray, logits: np.ndarray, sampling: Sampling) -> np.ndarray:
         """int32 (len(speaking),): the next token of each; logits is float32 (len(speaking), n_vocab)."""
-        if sampling.temperature <= 0:
-            chosen = logits.argmax(axis=1).astype(np.int32)
-        else:
-            chosen = np.array([self._draw(slots, int(s), logits[at], sampling) for at, s in enumerate(speaking)], np.int32)
-        if sampling.guided:
-            kinds = self._kinds(chosen)
-            for at, slot in enumerate(speaking):
-                chosen[at] = self._guided(slots, int(slot), logits[at], int(chosen[at]), int(kinds[at]))
-        return chosen
+        if sampling.temperature > 0:
+            return np.array([self._draw(slots, int(s), logits[at], sampling) for at, s in enumerate(speaking)], np.int32)
+        rows = np.arange(len(speaking))
+        chosen = logits.argmax(axis=1)
+        best = logits[rows, chosen]
+        logits[rows, chosen] = -np.inf
+        gap = best - logits.max(axis=1)
+        logits[rows, chosen] = best
+        slots.min_gap[speaking] = np.minimum(slots.min_gap[speaking], gap)
+        return chosen.astype(np.int32)
 
     def _draw(self, slots: "_Slots", slot: int, logits: np.ndarray, sampling: Sampling) -> int:
         if slots.draws[slot] is None:
@@ -247,65 +301,31 @@ class Worker:
             digest = hashlib.sha256(f"{sampling.seed}|".encode() + prompt).digest()
             slots.draws[slot] = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         k = min(sampling.top_k or self.n_vocab, self.n_vocab)
-        best = np.argsort(-logits, kind="stable")[:k]
+        best = np.argpartition(-logits, k - 1)[:k] if k < self.n_vocab else np.arange(k)
+        best = best[np.lexsort((best, -logits[best]))]
         weights = np.exp((logits[best] - logits[best[0]]).astype(np.float64) / sampling.temperature)
         drawn = np.searchsorted(np.cumsum(weights), slots.draws[slot].random() * weights.sum(), "right")
         return int(best[min(int(drawn), k - 1)])
 
-    def _guided(self, slots: "_Slots", slot: int, logits: np.ndarray, chosen: int, kind: int) -> int:
-        """`chosen` where a valid profile can go on like that; else the form's fixed words or the likeliest that fits."""
-        tokens = slots.tokens[slot, slots.n_prompt[slot] : slots.n_known[slot]]
-        written = b"".join(map(self.model.piece, tokens.tolist()))
-        if self._fits(written, chosen, kind):
-            return chosen
-        fixed = constrain.forced(written.decode("utf-8", errors="replace"))
-        if fixed:
-            token = self.model.tokenize(fixed, add_special=False, parse_special=False)[0]
-            if self._fits(written, token, _PLAIN):
-                return token
-        order = np.argsort(-logits, kind="stable")[:N_GUIDED_CHOICES].astype(np.int32)
-        for token, token_kind in zip(order.tolist(), self._kinds(order).tolist(), strict=True):
-            if self._fits(written, token, token_kind):
-                return token
-        # A phrase as long as may be, and none of the likeliest tokens closes it.
-        for mark in (",", ";"):
-            token = self.model.tokenize(mark, add_special=False, parse_special=False)[-1]
-            if self._fits(written, token, _PLAIN):
-                return token
-        end = int(self.model.lib.llama_vocab_eos(self.model.vocab))
-        return end if end >= 0 and self._fits(written, end, _END) else chosen
-
-    def _fits(self, written: bytes, token: int, kind: int) -> bool:
-        try:
-            if kind != _PLAIN:
-                return constrain.may_end(written.decode("utf-8"))
-            # A character may be spread over several tokens: its beginning is judged like any character.
-            decoder = codecs.getincrementaldecoder("utf-8")()
-            text = decoder.decode(written + self.model.piece(token))
-        except UnicodeDecodeError:
-            return False
-        return constrain.may_begin(text + "\ufffd" if decoder.getstate()[0] else text)
-
-    def _kinds(self, tokens: np.ndarray) -> np.ndarray:
-        """int8: what each token does to the text: goes on, breaks the line, or ends it."""
-        for token in tokens[self._kind[tokens] == _UNKNOWN]:
-            if self.model.lib.llama_vocab_is_eog(self.model.vocab, int(token)):
-                self._kind[token] = _END
-            else:
-                self._kind[token] = _NEWLINE if b"\n" in self.model.piece(int(token)) else _PLAIN
-        return self._kind[tokens]
-
     def _text(self, slots: "_Slots", slot: int) -> str:
         """The first line of what a slot has written."""
         tokens = slots.tokens[slot, slots.n_prompt[slot] : slots.n_known[slot]]
-        raw = b"".join(self.model.piece(int(token)) for token in tokens if self._kind[token] != _END)
+        silent = np.isin(self.table.kinds(tokens), (END, SILENT))
+        raw = b"".join(map(self.table.piece, tokens[~silent].tolist()))
         return raw.decode("utf-8", errors="replace").strip().split("\n")[0].strip()
 
     def _result(self, slots: "_Slots", slot: int) -> GenerationResult:
-        n_prompt = int(slots.n_prompt[slot])
-        finish = "stop" if slots.stopped[slot] else "length"
-        n_new = int(slots.n_known[slot]) - n_prompt
-        return GenerationResult(int(slots.index[slot]), self._text(slots, slot), n_prompt, n_new, finish)
+        n_prompt, gap = int(slots.n_prompt[slot]), float(slots.min_gap[slot])
+        return GenerationResult(
+            int(slots.index[slot]),
+            self._text(slots, slot),
+            n_prompt,
+            int(slots.n_known[slot]) - n_prompt,
+            "stop" if slots.stopped[slot] else "length",
+            int(slots.n_shared[slot]),
+            gap if np.isfinite(gap) else None,
+            time.perf_counter() - slots.started[slot],
+        )
 
 
 class _Slots:
@@ -317,24 +337,35 @@ class _Slots:
         self.n_known = np.zeros(n_slots, np.int64)
         self.n_cached = np.zeros(n_slots, np.int64)
         self.n_prompt = np.zeros(n_slots, np.int64)
+        self.n_shared = np.zeros(n_slots, np.int64)
         self.index = np.zeros(n_slots, np.int64)
         self.active = np.zeros(n_slots, bool)
         self.stopped = np.zeros(n_slots, bool)
+        self.min_gap = np.full(n_slots, np.inf, np.float32)
+        self.started = [0.0] * n_slots
         self.draws: list[np.random.Generator | None] = [None] * n_slots
 
     def fill(self, slot: int, pending: Pending, n_cached: int) -> None:
         n = len(pending.tokens)
         self.tokens[slot, :n] = pending.tokens
         self.n_known[slot] = self.n_prompt[slot] = n
-        self.n_cached[slot] = n_cached
+        self.n_cached[slot] = self.n_shared[slot] = n_cached
         self.index[slot] = pending.index
         self.active[slot] = True
         self.stopped[slot] = False
+        self.min_gap[slot] = np.inf
+        self.started[slot] = time.perf_counter()
         self.draws[slot] = None
 
     def append(self, slots: np.ndarray, tokens: np.ndarray) -> None:
         self.tokens[slots, self.n_known[slots]] = tokens
         self.n_known[slots] += 1
+
+    def extend(self, slot: int, tokens: tuple[int, ...]) -> None:
+        """Tokens that follow without the model's being asked."""
+        n = int(self.n_known[slot])
+        self.tokens[slot, n : n + len(tokens)] = tokens
+        self.n_known[slot] += len(tokens)
 
 
 def _fit(todo: np.ndarray, n_batch: int) -> np.ndarray:

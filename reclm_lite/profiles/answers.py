@@ -1,0 +1,147 @@
+"""What a source of profiles is asked and what it answers: the vocabulary between a run, its sources and the store.
+
+A source (`sources/`) is a GGUF model, the rules, an endpoint, or any of these on a cluster. It gets groups (a prompt and
+the users or items that share it) and gives generations back, in whatever order they finish.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..errors import ProfileFormatError
+from .sampling import Sampling
+
+OK, INVALID, TRUNCATED, TOO_LONG = "ok", "invalid", "truncated", "too_long"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer, as it is stored. status: 'ok', 'invalid' (does not parse), 'truncated' or 'too_long'.
+
+    n_left_out: items, the oldest, that the prompt had no room for. min_gap: the least distance, in logits, between the
+    two likeliest tokens of a greedy answer (None: not measured). Where it is small, rounding may have decided.
+    """
+
+    prompt_key: str
+    raw: str
+    status: str
+    reason: str = ""
+    n_prompt_tokens: int = 0
+    n_new_tokens: int = 0
+    n_left_out: int = 0
+    min_gap: float | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Users (or items) that share a prompt. basis: what it shows: 'history', 'neighbors' or 'text' (see `prompts`)."""
+
+    prompt: str
+    idxs: tuple[int, ...]
+    n_left_out: int = 0
+    basis: str = ""
+
+
+@dataclass
+class Spent:
+    """What answers took, summed up by a source as it goes.
+
+    n_prompt_tokens: of all prompts; n_shared_tokens: those of them that needed no decoding, since another prompt began
+    alike; n_new_tokens: written or forced. announced_bytes: memory that the source said it would take, the process included.
+    """
+
+    n_answers: int = 0
+    n_prompt_tokens: int = 0
+    n_shared_tokens: int = 0
+    n_new_tokens: int = 0
+    announced_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+class Brake:
+    """How a run stops a source before its prompts are done, from any thread.
+
+    `drain`: begin no further prompt, finish those begun. `stop`: give up those begun as well. seconds_each: how long one
+    prompt takes from its beginning to its answer, as the source has seen it (0: not known yet).
+    """
+
+    def __init__(self) -> None:
+        self.drain, self.stop = threading.Event(), threading.Event()
+        self.seconds_each = 0.0
+        self.has_deadline = False
+
+    @contextlib.contextmanager
+    def by(self, deadline: float | None) -> Iterator[None]:
+        """Pull it so that the last answers come just before `deadline` (in `time.monotonic()` seconds; None: never)."""
+        if deadline is None:
+            yield
+            return
+        self.has_deadline = True
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(min(0.2, max(0.01, deadline - time.monotonic()))):
+                left = deadline - time.monotonic()
+                if left <= self.seconds_each:
+                    self.drain.set()
+                if left <= 0:
+                    self.stop.set()
+                    return
+
+        thread = threading.Thread(target=watch, name="reclm-deadline", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+class Source(Protocol):
+    """Where answers come from. Close it.
+
+    instruct: whether it gets the plain-words prompt rather than the compact one. tries_again: whether another seed can
+    give another answer to the same prompt. spent: see `Spent`.
+    """
+
+    instruct: bool
+    tries_again: bool
+    spent: Spent
+
+    def identity(self, sampling: Sampling) -> str:
+        """What decides an answer besides the prompt: generations are addressed by it, so it names no file and no host."""
+
+    def label(self, sampling: Sampling) -> str:
+        """The identity with a name that people know."""
+
+    def has_room(self, prompt: str) -> bool:
+        """Whether prompt and answer fit the model's context."""
+
+    def answers(self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake) -> Iterator[tuple[Group, Generation]]:
+        """Answer each group once, in any order; `groups` come the most valuable first. Obeys `brake`."""
+
+    def close(self) -> None:
+        """Give back what it holds. Safe to call twice."""
+
+
+def judge(key: str, raw: str, finish: str, **counts: object) -> Generation:
+    """An answer as a generation with its status and, unless it is ok, the reason.
+
+    finish: "stop", "length" (cut off) or "too_long" (the prompt was not tried). counts: further fields of `Generation`.
+    """
+    from ..dialogue.templates import parse_profile
+
+    status, reason = OK, ""
+    if finish == "too_long":
+        status, reason = TOO_LONG, f"the prompt has {counts['n_prompt_tokens']} tokens, too many for the model's context"
+    elif finish == "length":
+        status, reason = TRUNCATED, f"the answer did not end within {counts.get('n_new_tokens', 0)} tokens"
+    else:
+        try:
+            parse_profile(raw)
+        except ProfileFormatError as error:
+            status, reason = INVALID, str(error)
+    return Generation(key, raw, status, reason, **counts)

@@ -1,0 +1,198 @@
+"""The answer's form, followed token by token for many sequences at once, at next to no cost.
+
+Nearly every token of an answer goes on with a phrase. Such a token is known by two small numbers (how many characters,
+how many spaces), and whether the phrase still has room for it is decided for all sequences in a few numpy operations.
+Only at the turns (a comma, a semicolon, the end, a digit, a character in pieces) is the text itself looked at, by
+`constrain`, whose word is the law here: a test checks that the quick way never accepts what `constrain` refuses.
+"""
+
+import codecs
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..dialogue.templates import MAX_PHRASE_CHARS
+from .constrain import MAX_WORDS, START, Place
+
+PLAIN, NEWLINE, END, SILENT = 1, 2, 3, 4  # what a token does: goes on, breaks the line, ends the text, writes nothing
+N_GUIDED_CHOICES = 128  # likeliest tokens that are tried before the form gives up on an answer
+_UNKNOWN = 0
+_TURNS = frozenset(",;")
+
+
+class TokenTable:
+    """What is known of each token of a vocabulary, looked up once. One table serves all workers of a model."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.kind = np.zeros(model.n_vocab, np.int8)
+        # Of a token that only goes on with a phrase: its characters and spaces. Others: more than any phrase has room for.
+        self.n_chars = np.full(model.n_vocab, 10_000, np.int32)
+        self.n_spaces = np.zeros(model.n_vocab, np.int32)
+        self._pieces: dict[int, bytes] = {}
+        self._continuations: dict[str, tuple[int, ...]] = {}
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token writes; none for control tokens."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self.model.piece(token)
+        return piece
+
+    def kinds(self, tokens: np.ndarray) -> np.ndarray:
+        """int8 (len(tokens),): PLAIN, NEWLINE, END or SILENT."""
+        kinds = self.kind[tokens]
+        if not kinds.all():
+            for token in np.unique(tokens[kinds == _UNKNOWN]).tolist():
+                self._look_up(token)
+            kinds = self.kind[tokens]
+        return kinds
+
+    def _look_up(self, token: int) -> None:
+        piece = self.piece(token)
+        if self.model.lib.llama_vocab_is_eog(self.model.vocab, token):
+            kind = END
+        elif b"\n" in piece:
+            kind = NEWLINE
+        else:
+            kind = PLAIN if piece else SILENT
+        text = piece.decode("utf-8", errors="replace")
+        if kind == PLAIN and "\ufffd" not in text and not any(c in _TURNS or c.isdigit() or not c.isprintable() for c in text):
+            self.n_chars[token] = len(text)
+            self.n_spaces[token] = sum(c.isspace() for c in text)
+        self.kind[token] = kind
+
+    def continuation(self, fixed: str) -> tuple[int, ...]:
+        """The tokens that write exactly `fixed` in the middle of a line, as the vocabulary would cut it there."""
+        found = self._continuations.get(fixed)
+        if found is None:
+            found = self._continuations[fixed] = self._cut(fixed)
+        return found
+
+    def _cut(self, fixed: str) -> tuple[int, ...]:
+        tokenize = self.model.tokenize
+        for before in ("\n", "a", "x y"):  # some vocabularies put a space before the first word of a text
+            head, whole = tokenize(before, add_special=False), tokenize(before + fixed, add_special=False)
+            tail = whole[len(head) :]
+            if whole[: len(head)] == head and b"".join(map(self.piece, tail)) == fixed.encode():
+                return tuple(tail)
+        return ()
+
+    @cached_property
+    def end(self) -> int:
+        """The token that ends a text, or -1."""
+        return int(self.model.lib.llama_vocab_eos(self.model.vocab))
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What one sequence has written: the place in the form (None: no valid profile any more), and bytes of a character that
+    is not whole yet.
+    """
+
+    place: Place | None = START
+    rest: bytes = b""
+
+    def after(self, piece: bytes) -> "_Written | None":
+        """With `piece` written too; None where it does not fit."""
+        if self.place is None:
+            return None
+        if not self.rest and piece.isascii():
+            place = self.place.after(piece.decode("ascii"))
+            return _Written(place) if place else None
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            text = decoder.decode(self.rest + piece)
+        except UnicodeDecodeError:
+            return None
+        place, rest = self.place.after(text), decoder.getstate()[0]
+        # A character may be spread over several tokens: its beginning is judged like any character.
+        if place is None or (rest and place.after("\ufffd") is None):
+            return None
+        return _Written(place, rest)
+
+
+class Form:
+    """Where each of `n_slots` answers stands in the form."""
+
+    def __init__(self, table: TokenTable, n_slots: int):
+        self.table = table
+        self._written = [_Written()] * n_slots
+        self._since: list[list[int]] = [[] for _ in range(n_slots)]  # quick tokens that `_written` does not hold yet
+        # Room of the present phrase; none where the text must be looked at.
+        self._chars_left = np.zeros(n_slots, np.int32)
+        self._spaces_left = np.zeros(n_slots, np.int32)
+
+    def begin(self, slot: int) -> tuple[int, ...]:
+        """An empty answer; returns the tokens that it must begin with."""
+        self._since[slot] = []
+        return self._take(slot, _Written())
+
+    def choose(self, slots: np.ndarray, logits: np.ndarray, chosen: np.ndarray) -> dict[int, tuple[int, ...]]:
+        """Hold the form: `chosen` (int32 (n,), the model's choices for `slots`) is changed in place where it must be.
+
+        logits: float32 (n, n_vocab). Returns, for slots that have reached fixed words, the tokens that must follow.
+        """
+        table = self.table
+        kinds = table.kinds(chosen)
+        chars_left = self._chars_left[slots] - table.n_chars[chosen]
+        spaces_left = self._spaces_left[slots] - table.n_spaces[chosen]
+        quick = (kinds == PLAIN) & (chars_left >= 0) & (spaces_left >= 0)
+        self._chars_left[slots], self._spaces_left[slots] = chars_left, spaces_left
+        forced = {}
+        for slot, token, kind, is_quick, at in zip(slots.tolist(), chosen.tolist(), kinds.tolist(), quick.tolist(), range(len(slots))):
+            if is_quick:
+                self._since[slot].append(token)
+                continue
+            if since := self._since[slot]:
+                self._written[slot] = self._written[slot].after(b"".join(map(table.piece, since))) or _Written(None)
+                self._since[slot] = []
+            written = self._written[slot]
+            after = self._fits(written, token, kind)
+            if after is None:
+                chosen[at], after = self._other_choice(written, logits[at], token)
+            if must := self._take(slot, after):
+                forced[slot] = must
+        return forced
+
+    def _take(self, slot: int, written: _Written) -> tuple[int, ...]:
+        """What a slot has written now; takes in the fixed words that must follow, and measures the next phrase's room."""
+        must: tuple[int, ...] = ()
+        place = written.place
+        if place is not None and not written.rest and (fixed := place.forced):
+            must = self.table.continuation(fixed)
+            if must:
+                place = place.after(fixed)
+                written = _Written(place)
+        self._written[slot] = written
+        self._chars_left[slot] = -1
+        # Not quick once a word may have been the last, or where digits may yet make an id.
+        if place is not None and not written.rest and not place.forced and not any(map(str.isdigit, place.phrase)):
+            self._chars_left[slot] = MAX_PHRASE_CHARS - len(place.phrase)
+            self._spaces_left[slot] = MAX_WORDS - 1 - sum(map(str.isspace, place.phrase))
+        return must
+
+    def _other_choice(self, written: _Written, logits: np.ndarray, chosen: int) -> tuple[int, _Written]:
+        """The likeliest token that fits, and what is written then; the model's own choice where none does."""
+        table = self.table
+        n = min(N_GUIDED_CHOICES, len(logits))
+        best = np.argpartition(-logits, n - 1)[:n] if n < len(logits) else np.arange(n)
+        best = best[np.lexsort((best, -logits[best]))].astype(np.int32)
+        candidates = [*zip(best.tolist(), table.kinds(best).tolist(), strict=True)]
+        # A phrase as long as may be, and none of the likeliest tokens closes it.
+        candidates += [(token, PLAIN) for mark in (",", ";") for token in table.continuation(mark)]
+        candidates += [(table.end, END)] if table.end >= 0 else []
+        for token, kind in candidates:
+            after = self._fits(written, token, kind)
+            if after is not None:
+                return token, after
+        return chosen, _Written(None)
+
+    def _fits(self, written: _Written, token: int, kind: int) -> _Written | None:
+        """What is written with `token`, or None where no valid profile has it there."""
+        if kind == PLAIN:
+            return written.after(self.table.piece(token))
+        ends = kind != SILENT and not written.rest and written.place is not None and written.place.may_end
+        return written if ends else None

@@ -1,0 +1,76 @@
+"""How fast a run goes, how far it will get, and when it will be done: measured, not hoped.
+
+The rate is that of answers over the last minute; what is left is counted in prompts, since users are worth unequal
+numbers of them. Left out: stopping (`answers.Brake`) and showing.
+"""
+
+import re
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import InputError
+
+WINDOW_SECONDS = 60.0
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `6h`, `1h30m`, `90s`, `0.5h`, or a bare number of seconds. Raises InputError otherwise."""
+    text = text.strip().lower().replace(" ", "")
+    if re.fullmatch(r"\d+(?:\.\d+)?", text):
+        seconds = float(text)
+    elif _DURATION.fullmatch(text):
+        seconds = sum(float(part[:-1]) * _UNITS[part[-1]] for part in re.findall(r"[\d.]+[smhd]", text))
+    else:
+        raise InputError(f"expected a duration such as 6h, 1h30m or 90s, found {text!r}")
+    if seconds <= 0:
+        raise InputError(f"expected a duration above zero, found {text!r}")
+    return seconds
+
+
+def in_words(seconds: float) -> str:
+    """`6 h 05 min`, `12 min`, `40 s`."""
+    seconds = max(0.0, seconds)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Pace:
+    """The pace of one run. sizes: users (or items) that each prompt serves, in the order in which prompts are begun."""
+
+    def __init__(self, sizes: Sequence[int], now: float | None = None):
+        self.started = time.monotonic() if now is None else now
+        self.n_prompts = len(sizes)
+        self.n_done = 0
+        self._served = np.cumsum(sizes) if len(sizes) else np.zeros(1, np.int64)
+        self._recent: deque[tuple[float, int]] = deque([(self.started, 0)])
+
+    def note(self, n: int = 1, now: float | None = None) -> None:
+        """`n` more prompts have their answer."""
+        now = time.monotonic() if now is None else now
+        self.n_done += n
+        self._recent.append((now, self.n_done))
+        while len(self._recent) > 2 and now - self._recent[0][0] > WINDOW_SECONDS:
+            self._recent.popleft()
+
+    def per_second(self, now: float | None = None) -> float:
+        """Prompts a second over the last minute; 0.0 before the first answer."""
+        now = time.monotonic() if now is None else now
+        at, done = self._recent[0]
+        return (self.n_done - done) / max(now - at, 1e-9) if self.n_done > done else 0.0
+
+    def seconds_left(self, now: float | None = None) -> float | None:
+        """Until the last answer at the present rate; None while no rate is known."""
+        rate = self.per_second(now)
+        return (self.n_prompts - self.n_done) / rate if rate else None
+
+    def reach(self, seconds: float, now: float | None = None) -> tuple[int, int]:
+        """(prompts, users) that will be done `seconds` from now at the present rate."""
+        n = min(self.n_prompts, self.n_done + int(seconds * self.per_second(now)))
+        return n, int(self._served[n - 1]) if n else 0

@@ -1,0 +1,76 @@
+"""Where profiles come from: `rules`, a GGUF file, an OpenAI-compatible endpoint; the latter two also on a Ray cluster.
+
+A new source is one file here with a class like `answers.Source`, and a line in `open_source`.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import InputError
+from ..answers import Source
+from ..prompts import ProfileInputs
+
+RULES = "rules"
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Which source, and how it runs.
+
+    model: a GGUF file, "rules", the name of the endpoint's model, or None for the bundled model. endpoint: the base URL
+    of an OpenAI-compatible server, or None. n_threads, n_slots: None for what suits the machine and the model.
+    engine: "local" or "ray". ray_address: of a running cluster, None for the one that is found or a new one.
+    requests_per_minute: for an endpoint, None for no limit.
+    """
+
+    model: str | None = None
+    endpoint: str | None = None
+    n_threads: int | None = None
+    n_slots: int | None = None
+    engine: str = "local"
+    ray_address: str | None = None
+    requests_per_minute: float | None = None
+
+
+@contextlib.contextmanager
+def open_source(settings: SourceSettings, inputs: ProfileInputs) -> Iterator[Source]:
+    """The source that the settings name. Raises InputError where they do not go together, ModelError on an unusable model."""
+    source = _make(settings, inputs)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _make(settings: SourceSettings, inputs: ProfileInputs) -> Source:
+    if settings.engine not in ENGINES:
+        raise InputError(f"expected engine {' or '.join(map(repr, ENGINES))}, found {settings.engine!r}")
+    if settings.endpoint is not None:
+        from .endpoint import Endpoint
+
+        if settings.engine == "ray":
+            raise InputError("expected the local engine for an endpoint (it has machines of its own), found 'ray'")
+        return Endpoint(settings)
+    if settings.model == RULES:
+        from .rules import Rules
+
+        if settings.engine == "ray":
+            raise InputError("expected the local engine for rules (they take seconds), found 'ray'")
+        return Rules(inputs)
+    from .gguf import Gguf
+
+    is_bundled = settings.model is None
+    if is_bundled:
+        from ...assets import profile_model_path
+
+        path = profile_model_path()
+    else:
+        path = Path(settings.model)
+    if settings.engine == "ray":
+        from .ray_cluster import RayCluster
+
+        return RayCluster(path, is_bundled, settings)
+    return Gguf(path, is_bundled, settings)

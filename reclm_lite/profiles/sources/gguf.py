@@ -1,0 +1,134 @@
+"""A GGUF model behind the scheduler: the compact prompt, or the plain-words prompt in the model's own chat template."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ...dialogue.templates import INSTRUCT_VERSION, TEMPLATE_VERSION
+from ...errors import ModelError
+from ...runtime import load_model
+from ..answers import Brake, Generation, Group, Spent, judge
+from ..chat import chat_wrap
+from ..sampling import Sampling
+from ..scheduler import Engine, Tokenizer
+from ..store import prompt_key
+
+MAX_NEW_TOKENS = 96
+MAX_NEW_TOKENS_INSTRUCT = 128
+MAX_N_CTX = 4096  # tokens of a prompt and its answer, where the model was trained on so many
+# Architectures of llama.cpp that make vectors and no text.
+ENCODERS = frozenset(
+    ("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert", "t5encoder")
+)
+
+
+class Model:
+    """What is known of a model before its weights are loaded: whether it writes, its prompt, its identity, its room.
+
+    Raises ModelError where the file is not a whole GGUF of a model that writes text.
+    """
+
+    def __init__(self, path: Path, is_bundled: bool):
+        self.path = Path(path)
+        self.wrap = None
+        with load_model(path, vocab_only=True) as model:
+            architecture = model.gguf.architecture
+            # llama.cpp aborts the process where an encoder is asked for the next token.
+            if model.gguf.metadata.get(f"{architecture}.attention.causal") is False or architecture in ENCODERS:
+                raise ModelError(
+                    f"expected a model that writes text, found {path}, an encoder ({architecture}); "
+                    "name a GGUF file of a causal language model"
+                )
+            if not is_bundled:
+                self.wrap = chat_wrap(model)
+            self.sha256 = model.sha256
+            self.n_ctx = min(model.n_ctx_train, MAX_N_CTX)
+        self.instruct = self.wrap is not None
+        self.max_new_tokens = MAX_NEW_TOKENS_INSTRUCT if self.wrap else MAX_NEW_TOKENS
+        self.notes = []
+        if self.wrap is None and not is_bundled:
+            self.notes.append(
+                f"{self.path.name} has no chat template, so it got the compact prompt that the bundled model was trained on"
+            )
+
+    def identity(self, sampling: Sampling) -> str:
+        template = f"{INSTRUCT_VERSION} {self.wrap.name}" if self.wrap else f"{TEMPLATE_VERSION} compact"
+        return f"sha256:{self.sha256}, template {template}, max {self.max_new_tokens}, {sampling.identity()}"
+
+    def label(self, sampling: Sampling) -> str:
+        return f"{self.path.name}, {self.identity(sampling)}"
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        return self.n_ctx - self.max_new_tokens
+
+
+class Gguf:
+    """A `Source`: one model on this machine."""
+
+    tries_again = True
+
+    def __init__(self, path: Path, is_bundled: bool, settings: "SourceSettings"):  # noqa: F821
+        self.about = Model(path, is_bundled)
+        self.instruct = self.about.instruct
+        self.spent = Spent(notes=list(self.about.notes))
+        self._settings = settings
+        self._engine: Engine | None = None
+        self._tokenizer: Tokenizer | None = None
+
+    def identity(self, sampling: Sampling) -> str:
+        return self.about.identity(sampling)
+
+    def label(self, sampling: Sampling) -> str:
+        return self.about.label(sampling)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the vocabulary alone; the weights are not loaded for it."""
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer(self.about.path, self.about.wrap)
+        return self._tokenizer
+
+    def has_room(self, prompt: str) -> bool:
+        # No token is shorter than a byte, but for the few around the prompt: most prompts need not be tokenized to be known to fit.
+        room = self.about.max_prompt_tokens
+        return len(prompt.encode("utf-8", errors="replace")) + self.tokenizer.n_around <= room or len(self.tokenizer(prompt)) <= room
+
+    def answers(self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake) -> Iterator[tuple[Group, Generation]]:
+        del side
+        source, spent = self.identity(sampling), self.spent
+        prompts = [group.prompt for group in groups]
+        engine = self._open(prompts)
+        spent.announced_bytes = max(spent.announced_bytes, engine.announced_bytes)
+        # All at once share most; with a deadline the most valuable must come first.
+        window = None if brake.has_deadline else len(prompts)
+        for result in engine.generate(
+            prompts, max_new_tokens=self.about.max_new_tokens, sampling=sampling, brake=brake, window=window
+        ):
+            group = groups[result.index]
+            spent.n_answers += 1
+            spent.n_prompt_tokens += result.n_prompt_tokens if result.finish != "too_long" else 0
+            spent.n_shared_tokens += result.n_shared_tokens
+            spent.n_new_tokens += result.n_new_tokens
+            yield group, judge(
+                prompt_key(source, group.prompt), result.text, result.finish, n_prompt_tokens=result.n_prompt_tokens,
+                n_new_tokens=result.n_new_tokens, n_left_out=group.n_left_out, min_gap=result.min_gap,
+            )  # fmt: skip
+
+    def _open(self, prompts: Sequence[str]) -> Engine:
+        """The engine, with room for these prompts and no more. A rerun with nothing to do never comes here."""
+        longest = max(len(self.tokenizer(prompt)) for prompt in prompts)
+        n_ctx = min(self.about.n_ctx, longest + self.about.max_new_tokens)
+        if self._engine is not None and self._engine.n_ctx < n_ctx:
+            self._engine.close()
+            self._engine = None
+        if self._engine is None:
+            self._engine = Engine(
+                self.about.path, self._settings.n_threads, self._settings.n_slots, n_ctx=n_ctx, chat=self.about.wrap
+            )
+        return self._engine
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        if self._tokenizer is not None:
+            self._tokenizer.close()
