@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from reclm_lite.assets import encoder_path, profile_model_path
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import file_sha256
+from reclm_lite.text import expand
 from reclm_lite.text.encoder import TextEncoder
 
 DATA = Path(__file__).parent / "data"
@@ -191,19 +192,36 @@ def test_missing_asset_names_its_recipe(monkeypatch: pytest.MonkeyPatch, tmp_pat
         profile_model_path()
 
 
-def test_expanded_weights_give_the_same_vectors_and_identity(tmp_path, monkeypatch):
+@pytest.mark.parametrize("to", ["bf16", "f16"])
+def test_expanded_weights_give_the_same_vectors_and_identity(to, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     texts = ["Patriots rally past Jets", "A soup of roasted squash and sage", "Comet seen from the southern sky"]
-    with TextEncoder(expand=False) as stored, TextEncoder(expand=True) as copy:
+    with TextEncoder(expand="") as stored, TextEncoder(expand=to) as copy:
         assert stored.identity == copy.identity
         agreement = (stored.encode(texts) * copy.encode(texts)).sum(axis=1)
     assert agreement.min() > 0.998
     (file,) = (tmp_path / "reclm-lite").iterdir()
-    assert file.name.endswith("-bf16.gguf")
+    assert file.name.endswith(f"-{to}.gguf")
 
 
 def test_encoder_works_where_no_copy_can_be_kept(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with TextEncoder(expand=True) as encoder:
+    with TextEncoder(expand="f16") as encoder:
         assert encoder.encode(["a soup"]).shape == (1, encoder.dim)
+
+
+@pytest.mark.parametrize(
+    ("flags", "to"),
+    [
+        ("avx2 fma f16c", "f16"),
+        ("avx2 fma f16c avx_vnni", None),
+        ("avx2 fma f16c avx512f avx512_vnni", None),
+        ("avx2 fma f16c avx512f avx512_vnni avx512_bf16", "bf16"),
+        ("sse4_2", None),
+        ("asimd", None),
+    ],
+)
+def test_weights_are_expanded_to_what_the_processor_is_fastest_on(flags, to, monkeypatch):
+    monkeypatch.setattr(expand.Path, "read_text", lambda self, **_: f"flags : {flags}\n")
+    assert expand.faster_type() == to

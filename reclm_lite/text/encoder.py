@@ -21,7 +21,7 @@ import numpy as np
 from reclm_lite.assets import encoder_path
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Context, Model, clear_errors, file_sha256, last_errors, load_model, pick_threads
-from reclm_lite.text.expand import expanded, multiplies_bf16
+from reclm_lite.text.expand import expanded, faster_type
 
 _POOLING_NAMES = {1: "mean", 2: "cls", 3: "last"}  # enum llama_pooling_type
 _DEFAULT_MAX_TOKENS = 512
@@ -129,7 +129,8 @@ class TextEncoder:
 
     `path`: a GGUF file of an embedding model (default: the bundled one). `n_threads`: default, all CPUs.
     `max_tokens`: longer texts are cut there, the closing special token kept (default: what the model asks for).
-    `expand`: use a BF16 copy of the weights, see `expand` (default: where the processor is faster on it).
+    `expand`: "bf16" or "f16" for a copy of the weights in that type, "" for the file as it is, see `expand` (default: what
+    the processor is fastest on).
     """
 
     def __init__(
@@ -138,10 +139,11 @@ class TextEncoder:
         n_threads: int | None = None,
         *,
         max_tokens: int | None = None,
-        expand: bool | None = None,
+        expand: str | None = None,
     ):
         path = encoder_path() if path is None else Path(path)
-        used = expanded(path) if (multiplies_bf16() if expand is None else expand) else path
+        to = faster_type() if expand is None else expand
+        used = expanded(path, to) if to else path
         self._path = path
         self._model = load_model(used)
         self._workers: list[_Worker] = []
@@ -191,7 +193,7 @@ class TextEncoder:
     def identity(self) -> dict[str, Any]:
         """What vectors must agree on to be compared: the model's name and hash, pooling, dimension, cut-off.
 
-        The BF16 copy counts as its file: it has the same weights, and its vectors agree to a cosine of 0.999.
+        A copy in 16 bits counts as its file: it has the same weights, and its vectors agree to a cosine of 0.999.
         """
         return {
             "name": self._model.gguf.metadata.get("general.name") or self._path.stem,

@@ -1,9 +1,10 @@
-"""A quantized encoder's weights in BF16, where the processor multiplies BF16 directly.
+"""A quantized encoder's weights in 16 bits, where the processor is faster on those.
 
-Sentence encoders are read in batches of many tokens: arithmetic, not memory, is their limit, and on processors with
-AVX512-BF16 (or AMX) llama.cpp is a quarter faster on BF16 weights than on the Q8_0 weights they are kept in (measured
-by benchmarks/bench_encoder.py). The copy has the same values, lies in the user's cache folder under the file's hash, and
-is made once. Left out: models over MAX_BYTES, for which the copy would cost more memory than it is worth.
+Sentence encoders are read in batches of many tokens: arithmetic, not memory, is their limit. Where a processor
+multiplies BF16 (AVX512-BF16, AMX), llama.cpp is a quarter faster on BF16 weights than on the Q8_0 weights they are kept
+in; where it has AVX2 and no products of 8-bit integers (VNNI), it is a quarter faster on F16 (`reclm bench profile`,
+benchmarks/bench_encoder.py). The copy has the same values but for rounding, lies in the user's cache folder under the
+file's hash, and is made once. Left out: models over MAX_BYTES, for which the copy would cost more memory than it is worth.
 """
 
 import logging
@@ -15,20 +16,22 @@ from ..runtime import check_gguf, file_sha256, quantize_file
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 64 << 20
-_LLAMA_FTYPE_MOSTLY_BF16 = 32
+_FTYPES = {"f16": 1, "bf16": 32}  # enum llama_ftype
 
 
-def multiplies_bf16() -> bool:
-    """Whether this processor has instructions for products of BF16 (Linux on x86; elsewhere: no)."""
+def faster_type() -> str | None:
+    """The type of weights, "bf16" or "f16", that this processor is faster on than on Q8_0 (Linux on x86; elsewhere: None)."""
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
     except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return None
+    if flags & {"avx512_bf16", "amx_bf16"}:
+        return "bf16"
+    return "f16" if {"avx2", "fma", "f16c"} <= flags and not flags & {"avx512_vnni", "avx_vnni"} else None
 
 
-def expanded(path: Path) -> Path:
-    """The BF16 copy of a small Q8_0 file, made if need be; `path` itself where there can be none.
+def expanded(path: Path, to: str) -> Path:
+    """The copy of a small Q8_0 file in type `to`, made if need be; `path` itself where there can be none.
 
     Raises ModelError where llama.cpp cannot make the copy.
     """
@@ -38,22 +41,22 @@ def expanded(path: Path) -> Path:
         return path
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reclm-lite"
-        copy = folder / f"{file_sha256(path)[:32]}-bf16.gguf"
+        copy = folder / f"{file_sha256(path)[:32]}-{to}.gguf"
         if not copy.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            _make(path, copy)
+            _make(path, copy, to)
         check_gguf(copy)
     except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
         log.warning("no faster copy of %s is kept (%s); the file is used as it is", path.name, error)
         return path
-    log.info("text encoder: BF16 copy %s", copy)
+    log.info("text encoder: copy in %s, %s", to, copy)
     return copy
 
 
-def _make(path: Path, copy: Path) -> None:
+def _make(path: Path, copy: Path, to: str) -> None:
     partial = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
     try:
-        quantize_file(path, partial, _LLAMA_FTYPE_MOSTLY_BF16, n_threads=1, requantize=True)
+        quantize_file(path, partial, _FTYPES[to], n_threads=1, requantize=True)
         os.replace(partial, copy)
     finally:
         partial.unlink(missing_ok=True)
