@@ -23,7 +23,8 @@ class SourceSettings:
     model: a GGUF file, "rules", the name of the endpoint's model, or None for the bundled model. endpoint: the base URL
     of an OpenAI-compatible server, or None. n_threads, n_slots: None for what suits the machine and the model.
     engine: "local" or "ray". ray_address: of a running cluster, None for the one that is found or a new one.
-    requests_per_minute: for an endpoint, None for no limit.
+    For an endpoint: requests_per_minute, None for no limit; price_in, price_out: per million tokens, for the estimate of the
+    cost; max_new_tokens of an answer, n_ctx tokens of the model's context, timeout_seconds of one request: None for the usual.
     """
 
     model: str | None = None
@@ -33,6 +34,11 @@ class SourceSettings:
     engine: str = "local"
     ray_address: str | None = None
     requests_per_minute: float | None = None
+    price_in: float | None = None
+    price_out: float | None = None
+    max_new_tokens: int | None = None
+    n_ctx: int | None = None
+    timeout_seconds: float | None = None
 
 
 @contextlib.contextmanager
