@@ -67,7 +67,8 @@ def _build(ws: Workspace, n_threads: int | None) -> dict[str, float]:
     from .data.dataset import save_imported
     from .data.demo import generate_demo
     from .data.split import run_split
-    from .profiles.generate import run_profiles
+    from .profiles.generate import Observer, run_profiles
+    from .profiles.sources import SourceSettings
     from .profiles.vectors import embed_profiles
     from .text.encoder import TextEncoder
     from .text.vectors import embed_items
@@ -94,7 +95,9 @@ def _build(ws: Workspace, n_threads: int | None) -> dict[str, float]:
         with stage("neighbors", "reclm neighbors"):
             neighbors(ws)
         with stage("profiles", "reclm profile users"), progress_bar("profiling users") as update:
-            summary = run_profiles(ws, "users", n_threads=n_threads, progress=update)
+            observer = Observer()
+            observer.progress = update
+            summary = run_profiles(ws, "users", source=SourceSettings(n_threads=n_threads), observer=observer)
         say(summary.sentence())
         with stage("profile vectors", "reclm embed profiles"), progress_bar("embedding profiles") as update:
             embed_profiles(ws, encoder, progress=update)

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import signal
 import threading
 import weakref
@@ -28,6 +29,8 @@ from reclm_lite.gguf_file import GgufSummary, TensorInfo, check_gguf
 __all__ = ["GgufSummary", "TensorInfo", "check_gguf"]  # part of this module's interface
 
 _ERROR_LEVEL = 4  # enum ggml_log_level
+_BUFFER_SIZE = re.compile(rb"([\w ]*?) buffer size = *([\d.]+) MiB")
+_buffer_bytes: collections.Counter[str] = collections.Counter()  # what llama.cpp has said of its buffers, by kind
 _error_lines: collections.deque[str] = collections.deque(maxlen=6)
 _keep_alive: list[Any] = []  # the log callback: C holds a pointer to it until the process ends
 
@@ -73,6 +76,8 @@ def llama_lib() -> ModuleType:
         del user_data
         if level == _ERROR_LEVEL:
             _error_lines.append(text.decode("utf-8", errors="replace").strip())
+        elif b"buffer size" in text and (found := _BUFFER_SIZE.search(text)):
+            _buffer_bytes[found[1].decode().split()[-1]] += int(float(found[2]) * 2**20)
 
     callback = lib.llama_log_callback(keep_errors)
     _keep_alive.append(callback)
@@ -116,6 +121,14 @@ def clear_errors() -> None:
 
 
 @contextmanager
+def _new_buffers() -> Iterator[dict[str, int]]:
+    """The bytes of the buffers that llama.cpp allocates within, by kind ("model", "KV", "compute", "output"), as its log says."""
+    before, found = _buffer_bytes.copy(), {}
+    yield found
+    found.update(_buffer_bytes - before)
+
+
+@contextmanager
 def long_call() -> Iterator[list[int]]:
     """Around a call of llama.cpp: forgets earlier errors, and holds back signals until the call is over.
 
@@ -141,7 +154,10 @@ def long_call() -> Iterator[list[int]]:
 
 
 class Model:
-    """A model that llama.cpp has loaded, and its vocabulary. Frees it in `close()`; contexts close first."""
+    """A model that llama.cpp has loaded, and its vocabulary. Frees it in `close()`; contexts close first.
+
+    buffer_bytes: of the weights, by kind of buffer, as llama.cpp's log told (empty where it told nothing).
+    """
 
     def __init__(self, path: Path, *, vocab_only: bool = False, use_mmap: bool = True, use_extra_bufts: bool = True):
         self.path = Path(path)
@@ -156,7 +172,7 @@ class Model:
         if not use_mmap:
             params.load_mode = lib.LLAMA_LOAD_MODE_NONE
         try:
-            with long_call():
+            with long_call(), _new_buffers() as self.buffer_bytes:
                 self._handle = lib.llama_model_load_from_file(os.fsencode(self.path), params)
         except BaseException:  # a signal's handler may raise anything
             self.close()
@@ -181,7 +197,10 @@ class Model:
 
     @property
     def n_ctx_train(self) -> int:
-        return self.lib.llama_model_n_ctx_train(self.handle)
+        # Where the vocabulary alone is loaded, llama.cpp knows no context.
+        return self.lib.llama_model_n_ctx_train(self.handle) or int(
+            self.gguf.metadata.get(f"{self.gguf.architecture}.context_length", 0)
+        )
 
     @property
     def n_vocab(self) -> int:
@@ -242,6 +261,8 @@ class Context:
     cb_eval: called as cb_eval(address of a ggml_tensor, ask) -> bool for the nodes of each graph; False where `ask` is
     false ends the computation. It must not raise: ctypes would print the exception and forget it.
 
+    buffer_bytes: what it allocated, by kind ("KV", "compute", "output"), as llama.cpp's log told.
+
     A context must not be used from two threads at once; two contexts over one model may.
     """
 
@@ -267,7 +288,7 @@ class Context:
         c_params.n_threads = c_params.n_threads_batch = pick_threads(n_threads)
         c_params.no_perf = True
         try:
-            with long_call():
+            with long_call(), _new_buffers() as self.buffer_bytes:
                 self._handle = self.lib.llama_init_from_model(model.handle, c_params)
         except BaseException:  # a signal's handler may raise anything
             self.close()

@@ -7,7 +7,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from reclm_lite.data.dataset import Imported, Split, save_imported, save_split
+from reclm_lite.profiles.generate import Observer, RunSettings, Summary, run_profiles
+from reclm_lite.profiles.sampling import Sampling
 from reclm_lite.profiles.scheduler import GenerationResult
+from reclm_lite.profiles.sources import SourceSettings
 from reclm_lite.types import ItemText
 from reclm_lite.workspace import Workspace
 
@@ -75,10 +78,21 @@ def save_neighbors(ws: Workspace, neighbors: list[list[int]], split_fingerprint:
     )
 
 
+def profile(ws: Workspace, side: str = "users", *, users=None, observer: Observer | None = None, guided: bool = True, **options) -> Summary:
+    """`run_profiles` with the fields of its settings as keywords; one thread unless said otherwise."""
+    source = {name: options.pop(name) for name in list(options) if name in SourceSettings.__dataclass_fields__}
+    if source.get("model") is not None:
+        source["model"] = str(source["model"])
+    source = SourceSettings(**{"n_threads": 1, **source})
+    settings = RunSettings(**{"sampling": Sampling(guided=guided), **options})
+    return run_profiles(ws, side, source=source, settings=settings, users=users, observer=observer)
+
+
 class FakeEngine:
     """Answers like a well-trained model, in reverse order within a window; counts what it was asked."""
 
-    n_ctx = 512
+    n_ctx = 4096
+    announced_bytes = 0
     asked: list[str] = []
     bad_words: tuple[str, ...] = ()
 
@@ -94,7 +108,7 @@ class FakeEngine:
         tag = hashlib.sha256(prompt.encode()).hexdigest()[:6]
         return f"User identity: reader {tag}, watcher, walker; User interests: {tag} rivers, comets, {tag} bread"
 
-    def generate(self, prompts, *, max_new_tokens, sampling):
+    def generate(self, prompts, *, max_new_tokens, sampling, brake=None, window=None):
         window = []
         for index, prompt in enumerate(prompts):
             type(self).asked.append(prompt)

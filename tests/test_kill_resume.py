@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
-from profile_workspace import make_workspace
+from profile_workspace import make_workspace, profile
 from tiny_llama import write_tiny_llama
 
 from reclm_lite.errors import WorkspaceError
-from reclm_lite.profiles import generate
-from reclm_lite.profiles.generate import run_profiles
+from reclm_lite.profiles.sources import gguf as gguf_source
 from reclm_lite.workspace import Workspace
 
 N_USERS = 50
@@ -24,21 +23,21 @@ CHILD = """
 import signal, sys
 from pathlib import Path
 from reclm_lite.workspace import Workspace
-from reclm_lite.profiles import generate
-generate.MAX_NEW_TOKENS = int(sys.argv[3])
+from reclm_lite.profiles.sources import SourceSettings, gguf
+gguf.MAX_NEW_TOKENS = int(sys.argv[3])
 # A suite that a shell runs in the background inherits an ignored Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from reclm_lite.profiles.generate import run_profiles
 with Workspace.open(Path(sys.argv[1])) as ws:
     print("ready", flush=True)
-    summary = run_profiles(ws, "users", model=Path(sys.argv[2]), n_threads=1, n_slots=4)
+    summary = run_profiles(ws, "users", source=SourceSettings(sys.argv[2], n_threads=1, n_slots=4))
     print(summary.n_generated, flush=True)
 """
 
 
 @pytest.fixture
 def ws(tmp_path, monkeypatch):
-    monkeypatch.setattr(generate, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
+    monkeypatch.setattr(gguf_source, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
     rng = np.random.default_rng(0)
     train = {user: sorted(rng.choice(24, 3, replace=False).tolist()) for user in range(N_USERS)}
     with make_workspace(tmp_path / "ws", train) as ws:
@@ -84,7 +83,7 @@ def test_kill_at_any_moment_loses_nothing_and_a_rerun_makes_only_what_is_missing
         before = after
     assert n_killed == 3
     assert ws.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    summary = run_profiles(ws, "users", model=gguf, n_threads=1, n_slots=4)
+    summary = profile(ws, "users", model=gguf, n_slots=4)
     whole = generations(ws)
     assert before.items() <= whole.items()
     assert summary.n_generated == len(whole) - len(before) > 0
@@ -92,7 +91,7 @@ def test_kill_at_any_moment_loses_nothing_and_a_rerun_makes_only_what_is_missing
     assert ws.db.execute("SELECT COUNT(*) FROM profiles WHERE side='user'").fetchone() == (N_USERS,)
     states = [row[0] for row in ws.db.execute("SELECT state FROM jobs ORDER BY job_id")]
     assert states == ["killed"] * (len(states) - 1) + ["done"]
-    assert run_profiles(ws, "users", model=gguf, n_threads=1).n_generated == 0
+    assert profile(ws, "users", model=gguf).n_generated == 0
 
 
 def test_ctrl_c_ends_with_a_sentence_and_keeps_what_was_made(ws, gguf):
@@ -103,7 +102,7 @@ def test_ctrl_c_ends_with_a_sentence_and_keeps_what_was_made(ws, gguf):
     n = len(generations(ws))
     assert n >= 3
     assert ws.db.execute("SELECT state FROM jobs").fetchall() == [("interrupted",)]
-    summary = run_profiles(ws, "users", model=gguf, n_threads=1)
+    summary = profile(ws, "users", model=gguf)
     assert summary.n_generated == len(generations(ws)) - n
 
 
@@ -112,8 +111,8 @@ def test_second_process_in_a_workspace_is_refused(ws, gguf):
     try:
         wait_for(ws, 1, child)
         with pytest.raises(WorkspaceError, match=f"pid {child.pid}"):
-            run_profiles(ws, "users", model=gguf, n_threads=1)
+            profile(ws, "users", model=gguf)
     finally:
         child.kill()
         child.wait()
-    assert run_profiles(ws, "users", model=gguf, n_threads=1, limit=3).n_requested == 3
+    assert profile(ws, "users", model=gguf, limit=3).n_requested == 3

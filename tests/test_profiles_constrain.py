@@ -6,11 +6,10 @@ from hypothesis import strategies as st
 
 from reclm_lite.dialogue.templates import format_profile, parse_profile
 from reclm_lite.errors import ProfileFormatError
-from reclm_lite.profiles.constrain import HEAD, MAX_WORDS, MIDDLE, forced, may_begin, may_end
-from reclm_lite.profiles.generate import run_profiles
+from reclm_lite.profiles.constrain import HEAD, MAX_WORDS, MIDDLE, START, may_begin, may_end
 from reclm_lite.profiles.scheduler import Engine, Sampling
 from reclm_lite.types import Profile
-from profile_workspace import make_workspace
+from profile_workspace import make_workspace, profile
 from tiny_llama import write_tiny_llama
 
 WHOLE = "User identity: golf fan, cook, reader; User interests: Tiger Woods, sour bread, Dune"
@@ -61,9 +60,23 @@ def test_repeated_last_phrase_may_not_end_but_may_go_on():
 
 
 def test_fixed_words_are_named_where_nothing_else_can_come():
+    def forced(text: str) -> str:
+        return START.after(text).forced
+
     assert forced("") == HEAD and forced("User iden") == "tity:"
     assert forced("User identity: a, b, c;") == MIDDLE and forced("User identity: a, b, c; User") == " interests:"
     assert forced("User identity: a") == "" == forced(WHOLE)
+
+
+@pytest.mark.parametrize("word", ["N55528", "U13740", "B000FQ9QVI", "user-10423", "8f14e45f-ceea-467f", "1234567"])
+def test_words_that_look_like_ids_are_refused_while_they_are_written(word):
+    assert not may_begin(f"User identity: fan of {word}")
+    assert not may_end(f"User identity: a, b, {word}; User interests: x, y, z")
+
+
+@pytest.mark.parametrize("word", ["1990s", "1990's", "covid-19", "2019-2020", "mp3", "Boeing 747", "10000 BC"])
+def test_words_with_figures_are_no_ids(word):
+    assert may_end(f"User identity: a, b, {word}; User interests: x, y, z")
 
 
 @pytest.mark.parametrize("sampling", [Sampling(guided=True), Sampling(0.9, 40, 2, guided=True)], ids=["greedy", "drawn"])
@@ -81,6 +94,6 @@ def test_even_a_model_of_noise_writes_the_form(tmp_path, sampling):
 def test_guided_and_free_answers_are_kept_apart(tmp_path):
     path = write_tiny_llama(tmp_path / "noise.gguf", seed=3)
     with make_workspace(tmp_path / "ws", {0: [0, 1], 1: [2, 3]}) as ws:
-        free = run_profiles(ws, "users", model=path, n_threads=1, guided=False, retry_invalid=False)
-        guided = run_profiles(ws, "users", model=path, n_threads=1, retry_invalid=False)
+        free = profile(ws, "users", model=path, guided=False, n_retries=0)
+        guided = profile(ws, "users", model=path, n_retries=0)
         assert free.n_ok == 0 and guided.n_generated == 2 and guided.n_from_cache == 0

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
-from profile_workspace import FakeEngine, make_workspace, matrix, store_split
+from profile_workspace import FakeEngine, make_workspace, matrix, profile, store_split
 from tiny_llama import write_tiny_llama
 
 from reclm_lite.errors import InputError, ModelError, WorkspaceError
-from reclm_lite.profiles import generate, store
-from reclm_lite.profiles.generate import Interrupted, run_profiles
+from reclm_lite.profiles import store
+from reclm_lite.profiles.generate import Interrupted, Observer
+from reclm_lite.profiles.sources import gguf as gguf_source
 
 TRAIN = {0: [0, 1], 1: [0, 1], 2: [2], 3: [3, 4, 5], 4: [6], 5: [6], 6: [6], 7: [8, 9, 10, 11]}
 TEXT = "User identity: cook, gardener, parent; User interests: herbs, soups, tools"
@@ -36,12 +37,12 @@ def engine(monkeypatch):
     class Engine(FakeEngine):
         asked, bad_words, made = [], (), 0
 
-    monkeypatch.setattr(generate, "Engine", Engine)
+    monkeypatch.setattr(gguf_source, "Engine", Engine)
     return Engine
 
 
 def test_each_distinct_prompt_is_generated_once(ws, gguf, engine):
-    summary = run_profiles(ws, "users", model=gguf)
+    summary = profile(ws, "users", model=gguf)
     assert (summary.n_requested, summary.n_ok, summary.n_invalid) == (8, 8, 0)
     assert summary.n_distinct_prompts == summary.n_generated == len(engine.asked) == len(set(engine.asked)) == 5
     assert (summary.n_skipped, summary.skipped) == (1, {"no history and no neighbours": 1})
@@ -53,9 +54,9 @@ def test_each_distinct_prompt_is_generated_once(ws, gguf, engine):
 
 
 def test_rerun_generates_nothing_and_opens_no_model(ws, gguf, engine):
-    run_profiles(ws, "users", model=gguf)
+    profile(ws, "users", model=gguf)
     before = ws.db.execute("SELECT * FROM profiles ORDER BY side, idx").fetchall()
-    again = run_profiles(ws, "users", model=gguf)
+    again = profile(ws, "users", model=gguf)
     assert (again.n_generated, again.n_from_cache, again.n_ok) == (0, 5, 8)
     assert engine.made == 1
     assert ws.db.execute("SELECT * FROM profiles ORDER BY side, idx").fetchall() == before
@@ -66,29 +67,29 @@ def test_items_with_equal_texts_share_a_generation(tmp_path, gguf, engine):
 
     texts = [text_of(item % 3) for item in range(24)]
     with make_workspace(tmp_path / "twins", {0: []}, n_users=1, texts=texts) as ws:
-        summary = run_profiles(ws, "items", model=gguf)
+        summary = profile(ws, "items", model=gguf)
         assert (summary.n_ok, summary.n_distinct_prompts, summary.n_generated) == (24, 3, 3)
 
 
 def test_limit_takes_the_most_shared_prompts_then_the_most_active_users(ws, gguf, engine):
-    summary = run_profiles(ws, "users", model=gguf, limit=4)
+    summary = profile(ws, "users", model=gguf, limit=4)
     assert summary.n_requested == summary.n_ok == 4
     assert [idx for idx, _ in store.usable_profiles(ws, "user")] == [0, 4, 5, 6]
-    run_profiles(ws, "users", model=gguf, limit=6)
+    profile(ws, "users", model=gguf, limit=6)
     assert [idx for idx, _ in store.usable_profiles(ws, "user")] == [0, 1, 4, 5, 6, 7]
-    assert run_profiles(ws, "users", model=gguf, limit=6).n_generated == 0
+    assert profile(ws, "users", model=gguf, limit=6).n_generated == 0
 
 
 def test_chosen_users_only(ws, gguf, engine):
-    run_profiles(ws, "users", model=gguf, users=["u7", "u2"])
+    profile(ws, "users", model=gguf, users=["u7", "u2"])
     assert [idx for idx, _ in store.usable_profiles(ws, "user")] == [2, 7]
     with pytest.raises(InputError, match="'u99'"):
-        run_profiles(ws, "users", model=gguf, users=["u99"])
+        profile(ws, "users", model=gguf, users=["u99"])
 
 
 def test_edited_profile_is_not_overwritten(ws, gguf, engine):
     store.set_profile(ws, "user", 1, TEXT)
-    summary = run_profiles(ws, "users", model=gguf)
+    summary = profile(ws, "users", model=gguf)
     assert summary.n_edited == 1 and summary.n_ok == 7
     assert store.get_profile(ws, "user", 1).text == TEXT
     assert store.get_profile(ws, "user", 1).status == "edited"
@@ -96,13 +97,13 @@ def test_edited_profile_is_not_overwritten(ws, gguf, engine):
 
 def test_invalid_answer_is_kept_tried_again_with_a_draw_and_then_left_invalid(ws, gguf, engine):
     engine.bad_words = ("uniqueword2",)
-    summary = run_profiles(ws, "users", model=gguf)
+    summary = profile(ws, "users", model=gguf)
     assert (summary.n_ok, summary.n_invalid, summary.n_retried, summary.n_generated) == (7, 1, 1, 6)
-    profile = store.get_profile(ws, "user", 2)
-    assert (profile.status, profile.text) == ("invalid", "") and "expected 'User identity" in profile.reason
+    found = store.get_profile(ws, "user", 2)
+    assert (found.status, found.text) == ("invalid", "") and "expected 'User identity" in found.reason
     raws = {row[0] for row in ws.db.execute("SELECT raw FROM generations WHERE status='invalid'")}
-    assert raws == {"nonsense drawn with greedy, form 1", "nonsense drawn with t=0.7 k=40 seed=1, form 1"}
-    assert run_profiles(ws, "users", model=gguf).n_generated == 0
+    assert raws == {"nonsense drawn with greedy, form 2", "nonsense drawn with t=0.7 k=40 seed=1, form 2"}
+    assert profile(ws, "users", model=gguf).n_generated == 0
 
 
 def test_second_try_that_succeeds_counts(ws, gguf, engine, monkeypatch):
@@ -111,78 +112,78 @@ def test_second_try_that_succeeds_counts(ws, gguf, engine, monkeypatch):
         return "nonsense" if sampling.temperature == 0 and "uniqueword6" in prompt else good
 
     monkeypatch.setattr(engine, "answer", answer)
-    summary = run_profiles(ws, "users", model=gguf)
+    summary = profile(ws, "users", model=gguf)
     assert (summary.n_ok, summary.n_invalid, summary.n_retried) == (8, 0, 1)
     assert "seed=1" in store.get_profile(ws, "user", 5).source
 
 
 def test_without_retry_an_invalid_answer_stays_invalid(ws, gguf, engine):
     engine.bad_words = ("uniqueword2",)
-    summary = run_profiles(ws, "users", model=gguf, retry_invalid=False)
+    summary = profile(ws, "users", model=gguf, n_retries=0)
     assert (summary.n_invalid, summary.n_generated) == (1, 5)
 
 
 def test_rules_replace_an_invalid_answer_only_on_request_and_say_so(ws, gguf, engine):
     engine.bad_words = ("uniqueword2",)
-    summary = run_profiles(ws, "users", model=gguf, fallback="rules")
+    summary = profile(ws, "users", model=gguf, fallback="rules")
     assert (summary.n_ok, summary.n_invalid, summary.n_fallback) == (8, 0, 1)
-    profile = store.get_profile(ws, "user", 2)
-    assert profile.status == "ok" and profile.source.startswith("rules") and "in place of" in profile.source
-    run_profiles(ws, "users", model=gguf)
-    assert store.get_profile(ws, "user", 2) == profile
+    found = store.get_profile(ws, "user", 2)
+    assert found.status == "ok" and found.source.startswith("rules") and "in place of" in found.source
+    profile(ws, "users", model=gguf)
+    assert store.get_profile(ws, "user", 2) == found
 
 
 def test_rules_profile_everyone_without_a_model(ws):
-    summary = run_profiles(ws, "users", model="rules")
+    summary = profile(ws, "users", model="rules")
     assert (summary.n_ok, summary.n_invalid) == (8, 0)
     assert store.get_profile(ws, "user", 3).source.startswith("rules")
-    assert run_profiles(ws, "items", model="rules").n_ok == 24
-    assert run_profiles(ws, "users", model="rules").n_from_cache == 5
+    assert profile(ws, "items", model="rules").n_ok == 24
+    assert profile(ws, "users", model="rules").n_from_cache == 5
 
 
 def test_another_model_makes_its_own_profiles(ws, gguf, engine, tmp_path):
-    run_profiles(ws, "users", model=gguf)
+    profile(ws, "users", model=gguf)
     other = write_tiny_llama(tmp_path / "other.gguf", seed=1, n_ctx=1024)
-    assert run_profiles(ws, "users", model=other).n_generated == 5
+    assert profile(ws, "users", model=other).n_generated == 5
     assert "other.gguf" in store.get_profile(ws, "user", 0).source
-    assert run_profiles(ws, "users", model=gguf).n_generated == 0
+    assert profile(ws, "users", model=gguf).n_generated == 0
     assert "tiny.gguf" in store.get_profile(ws, "user", 0).source
     renamed = tmp_path / "renamed.gguf"
     renamed.write_bytes(gguf.read_bytes())
-    assert run_profiles(ws, "users", model=renamed).n_generated == 0
+    assert profile(ws, "users", model=renamed).n_generated == 0
 
 
 def test_profiles_of_another_split_are_dropped_but_their_generations_serve_again(ws, gguf, engine):
-    run_profiles(ws, "users", model=gguf)
+    profile(ws, "users", model=gguf)
     store.set_profile(ws, "user", 8, TEXT)
     changed = {**TRAIN, 7: [8]}
     store_split(ws, [matrix(9, 24, rows) for rows in (changed, {}, {7: [9, 10, 11]}, {})])
-    summary = run_profiles(ws, "users", model=gguf, limit=2)
+    summary = profile(ws, "users", model=gguf, limit=2)
     assert summary.n_generated == 0
     assert [idx for idx, _ in store.usable_profiles(ws, "user")] == [4, 5, 8]
-    summary = run_profiles(ws, "users", model=gguf)
+    summary = profile(ws, "users", model=gguf)
     assert (summary.n_generated, summary.n_from_cache) == (1, 4)
 
 
 def test_prompt_too_long_for_the_model_is_invalid_with_a_reason(ws, tmp_path):
     small = write_tiny_llama(tmp_path / "small.gguf", n_ctx=160)
-    summary = run_profiles(ws, "users", model=small, n_threads=1)
+    summary = profile(ws, "users", model=small, n_threads=1)
     assert summary.n_invalid == 8 and summary.n_retried < 5
     reasons = [store.get_profile(ws, "user", user).reason for user in range(8)]
     assert any("too many for a context of 160" in reason for reason in reasons)
 
 
 def test_answers_of_a_real_model_are_all_stored_whatever_they_are(ws, gguf):
-    summary = run_profiles(ws, "users", model=gguf, n_threads=1)
+    summary = profile(ws, "users", model=gguf, n_threads=1)
     assert summary.n_ok + summary.n_invalid == 8
     assert ws.db.execute("SELECT COUNT(*) FROM generations").fetchone()[0] == summary.n_generated == 10
-    assert summary.new_tokens_per_s > 0
+    assert summary.decode_tokens_per_s > 0
 
 
 def test_chat_model_gets_the_instruct_prompt_in_its_template(ws, engine, tmp_path):
     template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
     chat = write_tiny_llama(tmp_path / "chat.gguf", chat_template=template)
-    summary = run_profiles(ws, "users", model=chat)
+    summary = profile(ws, "users", model=chat)
     assert "chat:" in summary.source
     assert all("Answer with one line" in prompt for prompt in engine.asked)
 
@@ -191,9 +192,9 @@ def test_truncated_model_is_refused_and_nothing_changes(ws, gguf, tmp_path):
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(gguf.read_bytes()[:5000])
     with pytest.raises(ModelError):
-        run_profiles(ws, "users", model=cut)
+        profile(ws, "users", model=cut)
     with pytest.raises(ModelError):
-        run_profiles(ws, "users", model=tmp_path / "absent.gguf")
+        profile(ws, "users", model=tmp_path / "absent.gguf")
     assert store.profile_counts(ws, "user") == {}
 
 
@@ -208,15 +209,15 @@ def test_ctrl_c_keeps_what_was_made_and_says_how_to_go_on(ws, gguf, engine, monk
     monkeypatch.setattr(engine, "answer", answer)
     monkeypatch.setattr(engine, "generate", one_by_one)
     with pytest.raises(Interrupted, match="run `reclm profile users"):
-        run_profiles(ws, "users", model=gguf)
+        profile(ws, "users", model=gguf)
     assert ws.db.execute("SELECT state FROM jobs").fetchall() == [("interrupted",)]
     n = ws.db.execute("SELECT COUNT(*) FROM generations").fetchone()[0]
     assert 1 <= n < 5
     monkeypatch.setattr(engine, "answer", real)
-    assert run_profiles(ws, "users", model=gguf).n_generated == 5 - n
+    assert profile(ws, "users", model=gguf).n_generated == 5 - n
 
 
-def one_by_one(self, prompts, *, max_new_tokens, sampling):
+def one_by_one(self, prompts, *, max_new_tokens, sampling, brake=None, window=None):
     from reclm_lite.profiles.scheduler import GenerationResult
 
     for index, prompt in enumerate(prompts):
@@ -235,22 +236,23 @@ def test_full_disk_is_told_and_what_was_stored_stays(ws, gguf, engine, monkeypat
 
     monkeypatch.setattr(store, "put_generation", put)
     with pytest.raises(WorkspaceError, match="disk is full"):
-        run_profiles(ws, "users", model=gguf)
+        profile(ws, "users", model=gguf)
     assert ws.db.execute("SELECT COUNT(*) FROM generations").fetchone() == (2,)
     monkeypatch.setattr(store, "put_generation", real)
-    assert run_profiles(ws, "users", model=gguf).n_generated == 3
+    assert profile(ws, "users", model=gguf).n_generated == 3
 
 
 def test_progress_ends_at_the_total(ws, gguf, engine):
-    calls = []
-    run_profiles(ws, "users", model=gguf, progress=lambda done, total: calls.append((done, total)))
+    calls, observer = [], Observer()
+    observer.progress = lambda done, total, note="": calls.append((done, total))
+    profile(ws, "users", model=gguf, observer=observer)
     assert calls[0] == (0, 8) and calls[-1] == (8, 8)
 
 
 def test_bad_arguments_are_refused(ws, gguf):
     with pytest.raises(InputError, match="side"):
-        run_profiles(ws, "shelves", model=gguf)
+        profile(ws, "shelves", model=gguf)
     with pytest.raises(InputError, match="limit"):
-        run_profiles(ws, "users", model=gguf, limit=0)
+        profile(ws, "users", model=gguf, limit=0)
     with pytest.raises(InputError, match="fallback"):
-        run_profiles(ws, "users", model=gguf, fallback="luck")
+        profile(ws, "users", model=gguf, fallback="luck")

@@ -3,16 +3,19 @@
 import json
 import shlex
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
+from profile_workspace import profile
+
 from reclm_lite.assets import encoder_path
 from reclm_lite.cli import main
 from reclm_lite.data.importers import import_dataset
 from reclm_lite.errors import InputError, ModelError, ProfileFormatError
-from reclm_lite.profiles.generate import run_profiles
 from reclm_lite.profiles.store import edit_profile
 from reclm_lite.workspace import Workspace
 
@@ -69,7 +72,7 @@ def test_an_option_of_another_format_is_named_as_it_was_typed(tmp_path):
 
 def test_an_encoder_cannot_write_profiles(tmp_path):
     with Workspace.open(imported(tmp_path)) as ws, pytest.raises(ModelError, match=r"an encoder \(bert\)"):
-        run_profiles(ws, "users", model=encoder_path())
+        profile(ws, "users", model=encoder_path())
 
 
 def test_an_edit_that_is_no_profile_says_how_to_write_one(tmp_path):

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
-from profile_workspace import HashEncoder, make_workspace, matrix, store_split, text_of
+from profile_workspace import HashEncoder, make_workspace, matrix, profile, store_split, text_of
 
 from reclm_lite.errors import MissingArtefactError, ModelError
 from reclm_lite.profiles import store
-from reclm_lite.profiles.generate import run_profiles
 from reclm_lite.profiles.vectors import embed_profiles, profile_vectors_stale, profile_words
 from reclm_lite.text.vectors import embed_items, text_hash
 from reclm_lite.types import ItemText
@@ -92,7 +91,7 @@ def test_profile_is_embedded_without_its_labels(ws):
 
 
 def test_profile_vectors_cover_valid_and_edited_profiles_only(ws):
-    run_profiles(ws, "users", model="rules")
+    profile(ws, "users", model="rules")
     store.set_profile(ws, "user", 4, TEXT)
     store.put_profiles(ws, "user", [3], store.Generation("k", "raw", "invalid", "why"), "", "some model")
     ws.db.commit()
@@ -106,14 +105,14 @@ def test_profile_vectors_cover_valid_and_edited_profiles_only(ws):
 
 
 def test_item_profiles_get_vectors_too(ws):
-    run_profiles(ws, "items", model="rules")
+    profile(ws, "items", model="rules")
     embed_profiles(ws, HashEncoder())
     assert vectors(ws, "vectors/item_profiles").shape == (24, 8)
     assert not profile_vectors_stale(ws, "items")
 
 
 def test_vectors_are_stale_once_a_profile_changes_and_only_that_one_is_embedded(ws):
-    run_profiles(ws, "users", model="rules")
+    profile(ws, "users", model="rules")
     assert profile_vectors_stale(ws, "user")
     embed_profiles(ws, HashEncoder())
     assert not profile_vectors_stale(ws, "user")
@@ -127,7 +126,7 @@ def test_vectors_are_stale_once_a_profile_changes_and_only_that_one_is_embedded(
 
 
 def test_profiles_of_another_split_are_not_embedded(ws):
-    run_profiles(ws, "users", model="rules")
+    profile(ws, "users", model="rules")
     embed_profiles(ws, HashEncoder())
     store_split(ws, [matrix(5, 24, rows) for rows in ({0: [1]}, {}, {0: [0]}, {})])
     assert ws.stale_inputs("vectors/user_profiles") == ["matrices/split"]

@@ -55,8 +55,8 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None = None) -> Iterator[Callable]:
-    """A rich progress bar on stderr; yields `update(done, total=None, note="")`."""
+def progress_bar(description: str, total: int | None = None, *, eta: bool = True) -> Iterator[Callable]:
+    """A rich progress bar on stderr; yields `update(done, total=None, note="")`. eta: off where the note tells of the time."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -66,7 +66,7 @@ def progress_bar(description: str, total: int | None = None) -> Iterator[Callabl
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        *([TimeRemainingColumn()] if eta else []),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

@@ -1,5 +1,6 @@
 """`reclm profile`: make, show, edit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -22,36 +23,116 @@ def command() -> None:
 def _generate(side: str):
     @click.command(side, short_help=f"Write the profiles of {side}.")
     @workspace_option
-    @click.option("--model", type=str, help="A GGUF file, or `rules` [default: the bundled profile model].")
+    @click.option("--model", type=str, help="A GGUF file, `rules`, or the endpoint's model [default: the bundled profile model].")
+    @click.option("--endpoint", metavar="URL", help="Ask this OpenAI-compatible server; its key comes from RECLM_API_KEY.")
+    @click.option("--deadline", metavar="TIME", help="End after 6h, 90m, …; the most valuable prompts go first.")
     @click.option("--limit", type=click.IntRange(min=1), help="At most this many; those whose prompt most share, first.")
-    @click.option("--slots", "n_slots", type=click.IntRange(min=1), help="Sequences in flight [default: by the model].")
+    @click.option("--resume", is_flag=True, help="Go on with the last run that did not end, with the options it had.")
+    @click.option("--fresh", is_flag=True, help="Generate anew what is in the store already.")
+    @click.option("--reuse", type=click.Choice(("history", "prompt")), default="history", show_default=True,
+                  help="After `import --update`, keep profiles whose own history, or whose whole prompt, is the same.")  # fmt: skip
+    @click.option("--slots", "n_slots", type=click.IntRange(1, 256), help="Sequences (requests) in flight [default: by the model].")
     @click.option("--guided/--free", default=True, show_default=True,
                   help="Hold the answer's form while it is written, or let the model write freely.")  # fmt: skip
+    @click.option("--temperature", type=click.FloatRange(0.0, 5.0), default=0.0, show_default=True,
+                  help="0 takes the likeliest token; above, tokens are drawn.")  # fmt: skip
+    @click.option("--top-k", type=click.IntRange(min=0), default=40, show_default=True, help="Draw among so many (0: all).")
+    @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+    @click.option("--retries", type=click.IntRange(0, 10), default=1, show_default=True,
+                  help="Seeded draws for an answer that does not parse.")  # fmt: skip
+    @click.option("--fallback", type=click.Choice(("rules",)), help="Fill in what stays invalid by rule, marked as such.")
+    @click.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True,
+                  help="This machine, or a Ray cluster (`pip install \"reclm-lite[ray]\"`).")  # fmt: skip
+    @click.option("--ray-address", metavar="HOST:PORT", help="Of a running cluster [default: the one that is found, or a new one].")
+    @click.option("--requests-per-minute", type=click.FloatRange(min=0, min_open=True), help="At most, of an endpoint.")
+    @click.option("--yes", is_flag=True, help="Do not ask before an endpoint gets the prompts.")
     @threads_option
     @json_option
     @common
-    def verb(root: Path, model: str | None, limit: int | None, n_slots: int | None, guided: bool, n_threads: int | None,
-             as_json: bool) -> None:  # fmt: skip
+    def verb(root: Path, as_json: bool, resume: bool, yes: bool, deadline: str | None, **options) -> None:
         from ..profiles.generate import run_profiles
+        from ..profiles.pace import parse_duration
         from ..workspace import Workspace
 
-        with Workspace.open(root) as ws, ws.writing(), progress_bar(f"profiling {side}") as update:
-            summary = run_profiles(ws, side, model=model, limit=limit, n_slots=n_slots, guided=guided, n_threads=n_threads,
-                                   progress=update)  # fmt: skip
+        seconds = parse_duration(deadline) if deadline else None
+        with Workspace.open(root) as ws, ws.writing(), progress_bar(f"profiling {side}", eta=False) as update:
+            source, settings = _settings(ws, side, options, resume)
+            settings = replace(settings, deadline_seconds=seconds)
+            summary = run_profiles(ws, side, source=source, settings=settings, observer=_observer(update, yes))
         if as_json:
             print_json(summary.as_dict())
         say(summary.sentence())
-        if not summary.n_ok + summary.n_edited:
+        if summary.n_not_reached:
+            say(f"To go on: reclm profile {side} -w {shell_word(root)} --resume")
+        if not summary.n_ok + summary.n_edited + summary.n_kept:
             say("No profile could be made, so there is nothing to embed: models without profiles serve these data.")
             return
         say(f"Next: reclm embed profiles -w {shell_word(root)}")
 
     verb.help = (
-        f"Write the profiles of {side} with a language model on this machine; resumable.\n\n"
+        f"Write the profiles of {side} with a language model on this machine; resumable at any moment.\n\n"
         "\b\nExample:\n"
-        f"  reclm profile {side} -w shop --limit 2000"
+        f"  reclm profile {side} -w shop --limit 2000\n"
+        f"  reclm profile {side} -w shop --model my-q4_k_m.gguf --deadline 6h"
     )
     return verb
+
+
+# Options of the command -> fields of the settings.
+_SOURCE = ("model", "endpoint", "n_threads", "n_slots", "engine", "ray_address", "requests_per_minute")
+_RUN = {"limit": "limit", "fallback": "fallback", "reuse": "reuse", "fresh": "fresh", "retries": "n_retries"}
+_SAMPLING = ("temperature", "top_k", "seed", "guided")
+
+
+def _settings(ws, side: str, options: dict, resume: bool):
+    """The settings of a run: those of the last unfinished one where `resume`, and over them what the command line says."""
+    from ..profiles.generate import RunSettings, settings_of_last
+    from ..profiles.sampling import Sampling
+    from ..profiles.sources import SourceSettings
+
+    source, run = SourceSettings(), RunSettings(sampling=Sampling(guided=True))
+    if resume:
+        last = settings_of_last(ws, side)
+        if last is None:
+            say(f"There is no run of {side} to go on with; this one starts with the options given.")
+        else:
+            source, run = last
+            context = click.get_current_context()
+            given = click.core.ParameterSource.DEFAULT
+            options = {name: value for name, value in options.items() if context.get_parameter_source(name) is not given}
+    source = replace(source, **{name: options[name] for name in _SOURCE if name in options})
+    sampling = replace(run.sampling, **{name: options[name] for name in _SAMPLING if name in options})
+    return source, replace(run, sampling=sampling, **{_RUN[name]: options[name] for name in _RUN if name in options})
+
+
+def _observer(update, yes: bool):
+    from ..profiles.generate import Observer
+
+    class Terminal(Observer):
+        def progress(self, done: int, total: int, note: str = "") -> None:
+            update(done, total, note)
+
+        def say(self, sentence: str) -> None:
+            say(sentence)
+
+        def agree(self, source, groups, users: int) -> None:
+            estimate = getattr(source, "estimate", None)
+            if estimate is None:
+                return
+            say(estimate(groups).sentence())
+            if not yes and not _asked():
+                raise click.ClickException("called off; nothing was sent")
+
+    return Terminal()
+
+
+def _asked() -> bool:
+    """Whether the person at the terminal agrees. Raises UsageError where there is no terminal to ask at."""
+    import sys
+
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask at: add --yes to send the prompts")
+    return click.confirm("Go on?", err=True)
 
 
 command.add_command(_generate("users"))
@@ -85,11 +166,11 @@ def show(root: Path, user: str | None, item: str | None, as_json: bool) -> None:
         profile = find_profile(ws, side, ident)
     if as_json:
         print_json({"side": side, "id": ident, "profile": profile.text, "source": profile.source,
-                    "status": profile.status, "reason": profile.reason, "created": profile.created})  # fmt: skip
+                    "status": profile.status, "reason": profile.reason, "basis": profile.basis, "created": profile.created})  # fmt: skip
         return
     click.echo(profile.text or "(no valid profile)")
     click.echo(f"source: {profile.source}\nstatus: {profile.status}" + (f" ({profile.reason})" if profile.reason else ""))
-    click.echo(f"made:   {profile.created}")
+    click.echo(f"made:   {profile.created}" + (f", from the {profile.basis}" if profile.basis else ""))
 
 
 @command.command("edit", short_help="Replace one profile by a text of yours.")

@@ -127,16 +127,16 @@ class Source(Protocol):
         """Give back what it holds. Safe to call twice."""
 
 
-def judge(key: str, raw: str, finish: str, **counts: object) -> Generation:
+def judge(key: str, raw: str, finish: str, *, n_ctx: int = 0, **counts: object) -> Generation:
     """An answer as a generation with its status and, unless it is ok, the reason.
 
-    finish: "stop", "length" (cut off) or "too_long" (the prompt was not tried). counts: further fields of `Generation`.
+    finish: "stop", "length" (cut off) or "too_long" (the prompt was not tried: the context has n_ctx tokens). counts: further fields of `Generation`.
     """
     from ..dialogue.templates import parse_profile
 
     status, reason = OK, ""
     if finish == "too_long":
-        status, reason = TOO_LONG, f"the prompt has {counts['n_prompt_tokens']} tokens, too many for the model's context"
+        status, reason = TOO_LONG, f"the prompt has {counts['n_prompt_tokens']} tokens, too many for a context of {n_ctx}"
     elif finish == "length":
         status, reason = TRUNCATED, f"the answer did not end within {counts.get('n_new_tokens', 0)} tokens"
     else:

@@ -62,10 +62,7 @@ class Place:
                 phrase += c
         if part in _FIXED or len(phrase) == 0:
             return Place(part, n_fixed, phrases, phrase)
-        words = phrase.split()
-        if len(" ".join(words)) > MAX_PHRASE_CHARS or len(words) > MAX_WORDS or any(map(looks_like_id, words)):
-            return None
-        return Place(part, n_fixed, phrases, phrase)
+        return Place(part, n_fixed, phrases, phrase) if _has_room(phrase.split()) else None
 
     @property
     def may_end(self) -> bool:
@@ -81,10 +78,16 @@ class Place:
 START = Place()
 
 
+def _has_room(words: list[str]) -> bool:
+    """Whether a phrase of these words, the last perhaps not whole, is short enough and holds no id."""
+    return len(words) <= MAX_WORDS and len(" ".join(words)) <= MAX_PHRASE_CHARS and not any(map(looks_like_id, words))
+
+
 def _closed(phrase: str, before: tuple[str, ...]) -> str | None:
     """A phrase folded for comparison, or None where it cannot stand as it is, or stands already."""
-    key = " ".join(phrase.split()).casefold()
-    return key if key not in before and any(c.isalnum() for c in key) else None
+    words = phrase.split()
+    key = " ".join(words).casefold()
+    return key if key not in before and any(map(str.isalnum, key)) and _has_room(words) else None
 
 
 def may_begin(text: str) -> bool:

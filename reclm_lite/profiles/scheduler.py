@@ -11,6 +11,7 @@ summation, so a near-tie between two tokens can fall the other way. Left out: wh
 """
 
 import functools
+import logging
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -22,21 +23,20 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
+from ..memory import in_units, resident_bytes
 from ..runtime import Model, load_model, pick_threads
 from .answers import Brake
 from .chat import ChatWrap
 from .form import TokenTable
+from .room import N_BATCH, plan_room
 from .sampling import GREEDY, Sampling
 from .worker import GenerationResult, Pending, Worker
 
-__all__ = ["GREEDY", "Engine", "GenerationResult", "Sampling"]
+__all__ = ["GREEDY", "Engine", "GenerationResult", "Sampling", "Tokenizer"]
 
-MAX_SLOTS = 64
-MAX_WORKERS = 16
-SMALL_MODEL_BYTES = 64 << 20
+log = logging.getLogger(__name__)
+
 DEFAULT_N_CTX = 2048  # tokens a sequence may have, where the model allows more
-DEFAULT_N_BATCH = 1024
-KV_BUDGET_BYTES = 1 << 30
 WINDOW_PER_SLOT = 16  # prompts that are sorted together, per slot
 
 
@@ -75,9 +75,9 @@ class Tokenizer:
 class Engine:
     """A GGUF model with `n_slots` sequences of `n_ctx` tokens in flight. Close it, or use `with`.
 
-    n_threads: all CPUs where None. n_slots, n_ctx, n_workers: chosen from the model where None (n_ctx at most
-    DEFAULT_N_CTX, the caches together at most KV_BUDGET_BYTES). chat: the text around each prompt, see `chat.ChatWrap`.
-    share_prefix: reuse of common beginnings, where the model's memory allows it.
+    n_threads: all CPUs where None. n_slots, n_workers: chosen from model, context and free memory where None (`room`);
+    n_ctx: at most DEFAULT_N_CTX where None. chat: the text around each prompt, see `chat.ChatWrap`. share_prefix: reuse of
+    common beginnings, where the model's memory allows it. announced_bytes: what the process will take at its peak.
     """
 
     def __init__(
@@ -87,38 +87,45 @@ class Engine:
         n_slots: int | None = None,
         *,
         n_ctx: int | None = None,
-        n_batch: int = DEFAULT_N_BATCH,
+        n_batch: int = N_BATCH,
         n_workers: int | None = None,
         chat: ChatWrap | None = None,
         share_prefix: bool = True,
         **context_params: Any,
     ):
-        self.model: Model = load_model(Path(path))
+        n_threads = pick_threads(n_threads)
+        with load_model(Path(path), vocab_only=True) as vocabulary:
+            n_ctx = n_ctx or min(vocabulary.n_ctx_train, DEFAULT_N_CTX)
+            room = plan_room(
+                vocabulary.gguf, vocabulary.n_vocab, n_ctx=n_ctx, n_threads=n_threads, n_slots=n_slots,
+                n_workers=n_workers, n_batch=n_batch,
+            )  # fmt: skip
+        # Not mapped: llama.cpp keeps some weights in another order, and then a mapped file would stay beside them.
+        self.model: Model = load_model(Path(path), use_mmap=False)
         self.workers: list[Worker] = []
         try:
-            model, n_threads = self.model, pick_threads(n_threads)
-            self.n_ctx = n_ctx or min(model.n_ctx_train, DEFAULT_N_CTX)
-            if n_slots is not None and not 1 <= n_slots <= 256:
-                raise ModelError(f"expected 1 to 256 slots, found {n_slots}")
-            self.n_slots = n_slots or default_slots(model, self.n_ctx)
-            if n_workers is None:
-                n_workers = min(n_threads, MAX_WORKERS) if model.gguf.size_bytes <= SMALL_MODEL_BYTES else 1
-            n_workers = min(n_workers, self.n_slots)
+            model = self.model
+            self.n_ctx, self.n_slots = n_ctx, room.n_slots
             table = TokenTable(model)
-            for number in range(n_workers):
+            for number in range(room.n_workers):
                 self.workers.append(
                     Worker(
                         model,
                         table,
-                        n_slots=_share(self.n_slots, n_workers, number),
-                        n_ctx=self.n_ctx,
+                        n_slots=_share(self.n_slots, room.n_workers, number),
+                        n_ctx=n_ctx,
                         n_batch=n_batch,
-                        n_threads=_share(n_threads, n_workers, number),
+                        n_threads=_share(n_threads, room.n_workers, number),
                         share_prefix=share_prefix and _keeps_history(model),
                         **context_params,
                     )
                 )
             self.tokenize = Tokenizer(model, chat)
+            self.announced_bytes = resident_bytes() + sum(worker.untouched_bytes for worker in self.workers)
+            log.info(
+                "%s: %d slots of %d tokens, %d worker(s), %d threads; %s announced",
+                self.model.path.name, self.n_slots, n_ctx, room.n_workers, n_threads, in_units(self.announced_bytes),
+            )  # fmt: skip
         except BaseException:
             self.close()
             raise
@@ -157,7 +164,6 @@ class Engine:
         """Of `seconds_running`, what llama.cpp took."""
         return sum(worker.llama.seconds for worker in self.workers)
 
-    announced_bytes = 0
 
     def generate(
         self,
@@ -281,13 +287,3 @@ def _keeps_history(model: Model) -> bool:
         or lib.llama_model_is_hybrid(model.handle)
         or lib.llama_model_n_swa(model.handle)
     )
-
-
-def default_slots(model: Model, n_ctx: int) -> int:
-    """As many slots as the cache budget allows, at most MAX_SLOTS."""
-    lib = model.lib
-    n_head = max(1, lib.llama_model_n_head(model.handle))
-    n_head_kv = max(1, lib.llama_model_n_head_kv(model.handle))
-    n_embd_kv = model.n_embd * n_head_kv // n_head
-    slot_bytes = 2 * 2 * lib.llama_model_n_layer(model.handle) * n_embd_kv * max(256, n_ctx)
-    return int(min(MAX_SLOTS, max(1, KV_BUDGET_BYTES // max(1, slot_bytes))))

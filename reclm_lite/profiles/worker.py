@@ -14,7 +14,7 @@ import hashlib
 import queue
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class GenerationResult:
     finish: str
     n_shared_tokens: int = 0
     min_gap: float | None = None
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass
@@ -164,6 +164,12 @@ class Worker:
     def close(self) -> None:
         """Frees the context. Safe to call twice."""
         self.context.close()
+
+    @property
+    def untouched_bytes(self) -> int:
+        """What llama.cpp has set aside and not written to yet: it becomes resident with the first full batch."""
+        taken = self.context.buffer_bytes
+        return taken.get("compute", 0) + taken.get("output", 0)
 
     def run(
         self,
