@@ -279,7 +279,8 @@ def _note(made: dict[str, Any]) -> str:
     if "n_slots" in made:
         note += f", {made['n_slots']} slots, {made['n_workers']} worker{'s'[: made['n_workers'] > 1]}"
         note += f", {100 * made['n_reused_tokens'] / max(1, sum(made['n_prompt_tokens'])):.0f} % of prompt tokens reused"
-    return note
+    outside = overhead_of(made)
+    return note if outside is None else f"{note}, {100 * outside:.1f} % outside llama.cpp"
 
 
 def overhead_of(made: dict[str, Any]) -> float | None:

@@ -5,8 +5,8 @@ by token, without flash attention. Both texts name a token at the place where th
 the logits of the two. It is compared with what the two ways of evaluating change in these logits: the same tokens once
 more as the scheduler does it, beside other sequences and with flash attention (`noise`: the deviation, over the
 vocabulary, of the difference of two logits). A gap of at most NEAR_TIE times that is a near-tie; else the difference is
-unexplained. llama.cpp's sums are the same alone and in company as long as attention is computed in the same way; flash
-attention adds up in float16, and splits one query's cells between threads but not those of many.
+unexplained. What differs is attention: flash attention on pieces of 64 tokens or more, on shorter ones, and the two ways
+without it (several tokens, one token) each add up differently; all else is the same in any batch.
 """
 
 from collections.abc import Iterator, Sequence

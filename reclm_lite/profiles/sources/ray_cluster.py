@@ -262,7 +262,8 @@ def model_file(job: Job, chunk: Callable[[int], bytes]) -> Path:
     except OSError as error:
         raise ModelError(f"expected room for the model in {folder}, found: {error}; put the model at {path} on this node") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone by its new name, or never there
+            part.unlink()
     return copy
 
 
@@ -283,13 +284,14 @@ class RayCluster(Gguf):
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         post = ray.remote(Post).options(num_cpus=0, scheduling_strategy=here).remote(job.path)
         left = dict(enumerate(groups))
+        seen: set[str] = set()
         n_fruitless = 0
         try:
             while left and not (brake.drain.is_set() or brake.stop.is_set()):
                 n_before = len(left)
                 round_ = _Round(ray, post, job, left)
                 try:
-                    for result in round_.results(brake):
+                    for result in round_.results(brake, seen):
                         group = left.pop(result.index)
                         spent.n_answers += 1
                         spent.n_prompt_tokens += result.n_prompt_tokens if result.finish != "too_long" else 0
@@ -309,7 +311,7 @@ class RayCluster(Gguf):
                     )
             n_lost = len(nodes - {node["NodeID"] for node in ray.nodes() if node["Alive"]})
             if n_lost:
-                spent.notes.append(f"{n_lost} node(s) left the cluster meanwhile; others answered their prompts")
+                spent.notes.append(f"{n_lost} node(s) left the Ray cluster meanwhile; others answered their prompts")
         finally:
             ray.kill(post)
 
@@ -357,6 +359,8 @@ class RayCluster(Gguf):
                 "(docs/ray.md), or leave out --ray-address"
             ) from error
         self._connected = True
+        # Whatever log_to_driver says, Ray prints what happens to nodes to stdout, which is for results.
+        self._print, ray._private.worker.print_to_stdstream = ray._private.worker.print_to_stdstream, _into_log
         return ray
 
     def close(self) -> None:
@@ -366,6 +370,14 @@ class RayCluster(Gguf):
 
             self._connected = False
             ray.shutdown()  # ends this job's actors; of the cluster, only what `_connect` started
+            ray._private.worker.print_to_stdstream = self._print
+
+
+def _into_log(data: dict, ignore_prefix: bool = False) -> None:
+    """In the place of Ray's own printing. data: `lines` from a process of the cluster."""
+    del ignore_prefix
+    for line in data.get("lines", ()):
+        log.info("Ray: %s", line.strip().splitlines()[0] if line.strip() else "")
 
 
 class _Round:
@@ -403,13 +415,16 @@ class _Round:
         except BaseException as error:  # told by who asks for results
             self.error = error
 
-    def results(self, brake: Brake) -> Iterator[GenerationResult]:
-        """Answers as they come; index: the row. Raises ModelError with a worker's own sentence."""
+    def results(self, brake: Brake, seen: set[str]) -> Iterator[GenerationResult]:
+        """Answers as they come; index: the row. seen: gets the nodes at work. Raises ModelError with a worker's own sentence."""
         warn_at = time.monotonic() + WAIT_WARNING_SECONDS
         while True:
             ended = not self._thread.is_alive()  # before asking: what the last batch handed over is at the post by now
             wait = 0.0 if ended else TAKE_SECONDS
             news = self._ray.get(self._post.take.remote(brake.drain.is_set(), brake.stop.is_set(), wait))
+            for node in sorted(set(news.nodes) - seen):
+                log.info("%s has begun", node)
+            seen.update(news.nodes)
             if news.error:
                 raise ModelError(news.error)
             if news.seconds_each:

@@ -1,0 +1,323 @@
+"""Profiles as files: out of a workspace and into another one, by the ids of users and items.
+
+Written are JSON lines or CSV with the columns of `COLUMNS`; read are these, other files with at least `id` and `profile`, and
+the published CSV files (`UID,Input,Response`). An import is one transaction: a line that cannot be imported stops all of it,
+unless it is to be left out. Left out: numbers of users and items (they differ between workspaces), and generations.
+"""
+
+import codecs
+import contextlib
+import csv
+import datetime as dt
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from ..data.importers.files import read_source
+from ..dialogue.templates import format_profile, parse_profile
+from ..errors import InputError, ProfileFormatError
+from ..workspace import Workspace, atomic_path, now
+from .prompts import HISTORY, NEIGHBORS, TEXT
+from .store import SIDES, one_side
+
+COLUMNS = ("side", "id", "profile", "status", "source", "reason", "basis", "created")
+JSONL, CSV, RECLM = "jsonl", "csv", "reclm"
+_BY_SUFFIX = {".jsonl": JSONL, ".ndjson": JSONL, ".csv": CSV}
+# Columns of the published files, as those of ours.
+_RECLM_COLUMNS = {"UID": "id", "Response": "profile"}
+_N_SHOWN = 5
+_MAX_SOURCE_CHARS = 500
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that cannot be imported. line: counted from 1, the header too; of a row of several lines, the first."""
+
+    line: int
+    reason: str
+
+
+@dataclass
+class ImportSummary:
+    """Counts of lines. n_unchanged: the profile was there already; n_kept: written by hand here, so left as it is;
+    n_invalid: not profiles and said to be so by the file; n_other_side: of the side that was not asked for.
+    """
+
+    n_imported: int = 0
+    n_unchanged: int = 0
+    n_kept: int = 0
+    n_invalid: int = 0
+    n_other_side: int = 0
+    n_bad: int = 0
+    bad: list[BadLine] = field(default_factory=list)  # the first few
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    def sentence(self) -> str:
+        parts = [f"Imported {counted(self.n_imported, 'profile')}"]
+        for count, what in (
+            (self.n_unchanged, "were there already"),
+            (self.n_kept, "written by hand here and left alone (--overwrite replaces them)"),
+            (self.n_invalid, "skipped, since the file says that they are invalid"),
+            (self.n_other_side, "of the other side skipped"),
+            (self.n_bad, f"left out ({_first(self.bad, self.n_bad)})"),
+        ):
+            if count:
+                parts.append(f"{count:,} {what}")
+        return "; ".join(parts) + "."
+
+
+def counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def format_of(path: Path | None, asked: str | None) -> str:
+    """'jsonl', 'csv' or 'reclm': as asked for, else by the file's ending; JSON lines without a file."""
+    if asked is not None or path is None:
+        return asked or JSONL
+    if path.suffix.lower() not in _BY_SUFFIX:
+        raise InputError(f"expected a file that ends in {', '.join(_BY_SUFFIX)}, found {path}: rename it, or name its --format")
+    return _BY_SUFFIX[path.suffix.lower()]
+
+
+# -- out ---------------------------------------------------------------------------
+
+
+def export_profiles(ws: Workspace, handle: BinaryIO, sides: tuple[str, ...] = SIDES, form: str = JSONL) -> int:
+    """Write the profiles of `sides` ("user", "item") by ascending index, invalid ones too; returns how many.
+
+    One row at a time, all of one moment, whatever another process writes meanwhile.
+    """
+    n, text = 0, io.TextIOWrapper(handle, encoding="utf-8", errors="replace", newline="", write_through=False)
+    writer = csv.writer(text, lineterminator="\n")
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # the other one leaves a bare \r as it is
+    if form == CSV:
+        writer.writerow(COLUMNS)
+    is_outer = ws.db.in_transaction
+    try:
+        if not is_outer:
+            ws.db.execute("BEGIN")
+        for side in map(one_side, sides):
+            rows = ws.db.execute(
+                f"SELECT side, {side}_id, text, status, source, reason, basis, created FROM profiles "
+                f"JOIN {side}s ON {side}_idx = idx WHERE side=? ORDER BY idx", (side,),
+            )  # fmt: skip
+            for row in rows:
+                if form == CSV:
+                    (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
+                else:
+                    text.write(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False) + "\n")
+                n += 1
+        text.flush()
+    finally:
+        if not is_outer:
+            ws.db.rollback()
+        with contextlib.suppress(ValueError, OSError):
+            text.detach()
+    return n
+
+
+def export_to_file(ws: Workspace, path: Path, sides: tuple[str, ...] = SIDES, form: str = JSONL, *, force: bool = False) -> int:
+    """`export_profiles` into a file that appears whole or not at all. Raises InputError where it is there and not `force`."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"expected a file in a folder that exists, found {path}: name another file")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists: name another file, or add --force to replace it")
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        return export_profiles(ws, handle, sides, form)
+
+
+# -- in ----------------------------------------------------------------------------
+
+
+def import_profiles(
+    ws: Workspace, path: Path, *, side: str | None = None, form: str | None = None, overwrite: bool = False, skip_invalid: bool = False
+) -> ImportSummary:
+    """Take the profiles of a file, checked and in the usual form, all or nothing; no model writes over them afterwards.
+
+    side: of lines that name none; of others, the only one to take. overwrite: also what a person wrote here. skip_invalid:
+    leave out the lines that cannot be imported. Raises InputError, which names the first of those lines.
+    """
+    side = side and one_side(side)
+    form = format_of(path, form)
+    if form == RECLM and side is None:
+        raise InputError("expected --side users or --side items with the format reclm, found none: its files do not say whose they are")
+    read_source(path)
+    with ws.writing():
+        taking = _Taking(ws, path.name, side, overwrite)
+        try:
+            ws.db.execute("BEGIN IMMEDIATE")
+            n_lines = 0
+            for n_lines, (line, row) in enumerate(_rows(path, form), 1):
+                try:
+                    taking.take(line, row)
+                except (_Bad, ProfileFormatError) as error:
+                    taking.note(line, str(error).removesuffix("; generate the profile again"))
+            summary = taking.summary
+            if not n_lines:
+                raise InputError(f"{path} holds no profiles: expected at least one row")
+            if summary.n_bad and not skip_invalid:
+                raise InputError(
+                    f"{path}: {summary.n_bad:,} of {counted(n_lines, 'row')} cannot be imported ({_first(summary.bad, summary.n_bad)}); "
+                    "nothing was imported: mend them, or leave them out with --skip-invalid"
+                )
+            if summary.n_bad == n_lines:
+                raise InputError(f"{path}: not one of its {counted(n_lines, 'row')} can be imported ({_first(summary.bad, summary.n_bad)})")
+            ws.db.commit()
+        except BaseException:
+            ws.db.rollback()
+            raise
+    return summary
+
+
+class _Bad(Exception):
+    """Why a row cannot be imported."""
+
+
+class _Taking:
+    """One import, within its transaction."""
+
+    def __init__(self, ws: Workspace, name: str, side: str | None, overwrite: bool):
+        self.ws, self.name, self.side, self.overwrite = ws, name, side, overwrite
+        self.summary = ImportSummary()
+        self._line_of: dict[tuple[str, int], int] = {}
+
+    def note(self, line: int, reason: str) -> None:
+        self.summary.n_bad += 1
+        if len(self.summary.bad) < _N_SHOWN:
+            self.summary.bad.append(BadLine(line, reason))
+
+    def take(self, line: int, row: Mapping[str, object] | _Bad) -> None:
+        if isinstance(row, _Bad):
+            raise row
+        summary = self.summary
+        side = self._side(row)
+        if self.side is not None and side != self.side:
+            summary.n_other_side += 1
+            return
+        idx = self._idx(side, row)
+        if (side, idx) in self._line_of:
+            raise _Bad(f"{side} {row['id']!r} came in line {self._line_of[side, idx]} already")
+        self._line_of[side, idx] = line
+        status = _text(row, "status")
+        if status == "invalid":
+            summary.n_invalid += 1
+            return
+        if "profile" not in row or not isinstance(row["profile"], str):
+            raise _Bad("expected a text under 'profile', found none")
+        self._put(side, idx, format_profile(parse_profile(row["profile"])), "edited" if status == "edited" else "imported", row)
+
+    def _side(self, row: Mapping[str, object]) -> str:
+        found = _text(row, "side") or self.side
+        if not found:
+            raise _Bad("expected a side, found none: add a column, or --side users or --side items")
+        if found.removesuffix("s") not in SIDES:
+            raise _Bad(f"expected side 'user' or 'item', found {found[:40]!r}")
+        return found.removesuffix("s")
+
+    def _idx(self, side: str, row: Mapping[str, object]) -> int:
+        ident = row.get("id")
+        if type(ident) is int:
+            ident = str(ident)
+        if not isinstance(ident, str) or not ident:
+            raise _Bad("expected an id under 'id', found none")
+        found = self.ws.db.execute(f"SELECT {side}_idx FROM {side}s WHERE {side}_id=?", (_storable(ident),)).fetchone()
+        if found is None:
+            raise _Bad(f"the workspace has no {side} {ident[:80]!r}")
+        return found[0]
+
+    def _put(self, side: str, idx: int, text: str, status: str, row: Mapping[str, object]) -> None:
+        summary, db = self.summary, self.ws.db
+        known = db.execute("SELECT status, text FROM profiles WHERE side=? AND idx=?", (side, idx)).fetchone()
+        if known == (status, text):
+            summary.n_unchanged += 1
+            return
+        if known and known[0] == "edited" and not self.overwrite:
+            summary.n_kept += 1
+            return
+        source = _storable(_text(row, "source"))[:_MAX_SOURCE_CHARS] or f"imported from {self.name}"
+        basis, created = _text(row, "basis"), _text(row, "created")
+        db.execute(
+            "INSERT OR REPLACE INTO profiles (side, idx, status, text, reason, source, prompt_key, created, basis, history_key, data_key) "
+            "VALUES (?, ?, ?, ?, '', ?, '', ?, ?, '', '')",
+            (side, idx, status, _storable(text), source, created if _is_time(created) else now(),
+             basis if basis in (HISTORY, NEIGHBORS, TEXT) else ""),
+        )  # fmt: skip
+        summary.n_imported += 1
+
+
+def _rows(path: Path, form: str) -> Iterator[tuple[int, Mapping[str, object] | _Bad]]:
+    """(line, columns) of every row; a row that cannot be read comes as `_Bad`."""
+    if form == JSONL:
+        yield from _json_rows(path)
+        return
+    with open(path, encoding="utf-8-sig", newline="") as handle:
+        reader = csv.reader(handle, strict=True)
+        try:
+            header = next(reader, [])
+            wanted = list(_RECLM_COLUMNS) if form == RECLM else ["id", "profile"]
+            _check_header(path, wanted, header)
+            if form == RECLM:  # a column of ours beside theirs means nothing there
+                header = [_RECLM_COLUMNS.get(name, f"their {name}") for name in header]
+            line = reader.line_num + 1
+            for cells in reader:
+                if len(cells) == len(header):
+                    yield line, dict(zip(header, cells, strict=True))
+                elif cells:
+                    yield line, _Bad(f"expected {len(header)} columns, found {len(cells)}")
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}); nothing was imported: mend the file") from error
+
+
+def _check_header(path: Path, wanted: list[str], header: list[str]) -> None:
+    missing = [name for name in wanted if name not in header]
+    if missing:
+        raise InputError(
+            f"{path}: expected the columns {' and '.join(wanted)}, found {', '.join(header)[:200] or 'none'}: "
+            f"give the file a header line with {' and '.join(missing)}"
+        )
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise InputError(f"{path}: expected each column once, found {', '.join(twice)} twice: remove one of them")
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object] | _Bad]]:
+    with open(path, "rb") as handle:
+        for number, line in enumerate(handle, 1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield number, _Bad(f"not JSON ({getattr(error, 'msg', None) or str(error)[:80]})")
+                continue
+            yield number, row if isinstance(row, dict) else _Bad(f"expected an object in braces, found {line[:40].decode('utf-8', 'replace')}")
+
+
+def _text(row: Mapping[str, object], column: str) -> str:
+    """A column's text on one line, or an empty text where it has none."""
+    value = row.get(column)
+    return " ".join(value.split()) if isinstance(value, str) else ""
+
+
+def _storable(text: str) -> str:
+    """Without lone surrogates, which JSON may hold and no file may."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _is_time(text: str) -> bool:
+    try:
+        dt.datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return len(text) <= 40
+
+
+def _first(bad: list[BadLine], n: int) -> str:
+    told = "; ".join(f"line {one.line}: {one.reason}" for one in bad)
+    return told + (f"; and {n - len(bad):,} more" if n > len(bad) else "")
