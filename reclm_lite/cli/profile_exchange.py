@@ -1,0 +1,76 @@
+"""`reclm profile export` and `reclm profile import`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from ..errors import shell_word
+from ._options import common, json_option, print_json, say, workspace_option
+
+_SIDES = {"users": ("user",), "items": ("item",), "both": ("user", "item")}
+
+
+@click.command("export", short_help="Write profiles into a file.")
+@workspace_option
+@click.option("--side", type=click.Choice(tuple(_SIDES)), default="both", show_default=True, help="Whose profiles.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="The file [default: stdout].")
+@click.option("--format", "form", type=click.Choice(("jsonl", "csv")), help="[default: by the file's ending; jsonl on stdout]")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@common
+def export_command(root: Path, side: str, output: Path | None, form: str | None, force: bool) -> None:
+    """Write the profiles of a workspace as JSON lines or CSV, a row each; invalid ones too, with the reason.
+
+    The columns are side, id, profile, status, source, reason, basis and created (docs/profiles-exchange.md).
+
+    \b
+    Example:
+      reclm profile export -w shop -o profiles.jsonl
+      reclm profile export -w shop --side users --format csv | head
+    """
+    from ..profiles.exchange import counted, export_profiles, export_to_file, format_of
+    from ..workspace import Workspace
+
+    path = None if output is None or str(output) == "-" else output
+    form = format_of(path, form)
+    with Workspace.open(root) as ws:
+        if path is None:
+            n = export_profiles(ws, sys.stdout.buffer, _SIDES[side], form)
+            sys.stdout.flush()
+        else:
+            n = export_to_file(ws, path, _SIDES[side], form, force=force)
+    say(f"Wrote {counted(n, 'profile')}" + (f" to {path}." if path else "."))
+
+
+@click.command("import", short_help="Take profiles from a file.")
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@workspace_option
+@click.option("--side", type=click.Choice(("users", "items")), help="Whose, where the file does not say; else the only ones to take.")
+@click.option("--format", "form", type=click.Choice(("jsonl", "csv", "reclm")), help="[default: by the file's ending]")
+@click.option("--overwrite", is_flag=True, help="Replace profiles that were written by hand here, too.")
+@click.option("--skip-invalid", is_flag=True, help="Leave out the rows that cannot be imported.")
+@json_option
+@common
+def import_command(
+    root: Path, source: Path, side: str | None, form: str | None, overwrite: bool, skip_invalid: bool, as_json: bool
+) -> None:
+    """Take the profiles of FILE (JSON lines or CSV with the columns id and profile), all of them or none.
+
+    Each is checked and keyed by the id of its user or item; no model writes over it afterwards. The format reclm
+    is that of the published files (UID, Input, Response).
+
+    \b
+    Example:
+      reclm profile import profiles.jsonl -w shop
+      reclm profile import mind_fine_tune.csv -w news --format reclm --side users --skip-invalid
+    """
+    from ..profiles.exchange import import_profiles
+    from ..workspace import Workspace
+
+    with Workspace.open(root) as ws:
+        summary = import_profiles(ws, source, side=side, form=form, overwrite=overwrite, skip_invalid=skip_invalid)
+    if as_json:
+        print_json(summary.as_dict())
+    say(summary.sentence())
+    if summary.n_imported:
+        say(f"Next: reclm embed profiles -w {shell_word(root)}")
