@@ -120,6 +120,16 @@ def test_quick_measures_all_contenders_and_the_users_of_a_workspace(root, monkey
     assert {path: path.stat().st_mtime_ns for path in before} == before  # the workspace itself is left alone
 
 
+def test_a_file_without_a_chat_template_is_asked_in_compact_prompts(root, model):
+    _, line = bench.run(bench.Settings(1, (str(model),), workspace=root, n_prompts=2, max_new=4))
+    group, users = json.loads(line)["groups"]
+    assert group["name"] == model.name and users["rows"][1]["name"] == bench.LOOP
+    whole = prompt_set(root, 2, instruct=False, seed=0)
+    with load_model(model, vocab_only=True) as loaded:
+        n_tokens = sum(len(loaded.tokenize(prompt, add_special=True)) for prompt in whole.sample[:2])
+    assert [row["facts"]["n_prompt_tokens"] for row in group["rows"]] == [n_tokens] * 3
+
+
 def test_an_unexplained_difference_is_told_and_fails_no_command(monkeypatch):
     texts = {"engine": ["a", "b", "c"], "loop": ["a", "x", "y"]}
     near = {"gap": 0.001, "noise": 0.01, "near_tie": True}

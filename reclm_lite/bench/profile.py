@@ -125,7 +125,8 @@ class _Run:
 
             return [_Model(name, "", profile_model_path(), instruct=False)]
         if name not in profile_model.SHAPES:
-            return [_Model(Path(name).name, "", Path(name), instruct=True)]
+            vocabulary = run_job("vocabulary", model=name, prompts=[], chat=True)
+            return [_Model(Path(name).name, "", Path(name), instruct=vocabulary["chat"] is not None)]
         shape = profile_model.SHAPES[name]
         needed, free = profile_model.n_bytes_needed(shape), shutil.disk_usage(self.folder).free
         if free < needed:
@@ -157,12 +158,14 @@ class _Run:
         ours = {**common, "n_slots": settings.n_slots, "chat": chat}
         runs: dict[str, list[dict[str, Any]]] = {ENGINE: [], LOOP: [], HELD: []}
         n_turns = settings.repeats or _REPEATS.get(model.name, 1)
+        wrapped = [chat[0] + prompt + chat[1] for prompt in prompts] if chat else prompts
         for turn in range(n_turns):
-            self.say(f"{model.title}: {len(prompts)} prompts, turn {turn + 1} of {n_turns}")
-            runs[ENGINE].append(run_job("engine", **ours, guided=False))
-            wrapped = [chat[0] + prompt + chat[1] for prompt in prompts] if chat else prompts
-            runs[LOOP].append(run_job("loop", **{**common, "prompts": wrapped}, n_ctx=runs[ENGINE][0]["n_ctx"]))
-            runs[HELD].append(run_job("engine", **ours, guided=True))
+            for name, made in runs.items():
+                self.say(f"{model.title}: {name}, {len(prompts)} prompts, turn {turn + 1} of {n_turns}")
+                if name == LOOP:
+                    made.append(run_job("loop", **{**common, "prompts": wrapped}, n_ctx=runs[ENGINE][0]["n_ctx"]))
+                else:
+                    made.append(run_job("engine", **ours, guided=name == HELD))
         first = {name: made[0] for name, made in runs.items()}
         lengths = first[ENGINE]["n_prompt_tokens"]
         group = Group(
@@ -188,7 +191,7 @@ class _Run:
         """The vocabulary's facts, the first prompts of the sample that fit the context, and how many before them do not."""
         wanted = self._n_wanted(model.name)
         sample = self._prompt_set(model.instruct).sample[: 2 * wanted]
-        vocabulary = run_job("vocabulary", model=model.path, prompts=sample, chat=model.name not in (*MODELS, TINY))
+        vocabulary = run_job("vocabulary", model=model.path, prompts=sample, chat=model.instruct and model.name not in profile_model.SHAPES)
         room = min(vocabulary["n_ctx"] or _MAX_CTX, _MAX_CTX) - max_new
         fits = [length <= room for length in vocabulary["lengths"]]
         prompts = [prompt for prompt, fit in zip(sample, fits, strict=True) if fit][:wanted]

@@ -45,12 +45,20 @@ def _vocabulary(model: str, prompts: Sequence[str], chat: bool) -> dict[str, Any
 
     with load_model(Path(model), vocab_only=True) as loaded:
         wrap = chat_wrap(loaded) if chat else None
-        around = [wrap.before, wrap.after, wrap.name] if wrap else None
+        around = [_without_bos(loaded, wrap.before), wrap.after, wrap.name] if wrap else None
         texts = [around[0] + prompt + around[1] if around else prompt for prompt in prompts]
         lengths = [len(loaded.tokenize(text, add_special=True, parse_special=True)) for text in texts]
         architecture = loaded.gguf.architecture
         n_ctx = int(loaded.gguf.metadata.get(f"{architecture}.context_length") or 0)
     return {"lengths": lengths, "chat": around, "n_ctx": n_ctx, "size_bytes": Path(model).stat().st_size}
+
+
+def _without_bos(model: Any, text: str) -> str:
+    """A template's beginning without the token that both contenders put before every prompt."""
+    bos = model.lib.llama_vocab_bos(model.vocab)
+    if bos < 0 or not model.lib.llama_vocab_get_add_bos(model.vocab):
+        return text
+    return text.removeprefix(model.piece(bos, special=True).decode("utf-8", errors="replace"))
 
 
 def _engine(
