@@ -33,9 +33,10 @@ FORMATS = ("reclm", "movielens", "mind", "recbole", "lightgcn", "table")
 @click.option("--items-item", "items_item_column", help="table: column of the item id there [default: as --item].")
 @click.option("--delimiter", help="table: what separates columns in a CSV or TSV file [default: by the file's ending].")
 @click.option("--quote", help="table: the quoting character [default: \"].")
-@click.option("--replace", is_flag=True, help="Replace the data set that the workspace already holds.")
+@click.option("--replace", is_flag=True, help="Replace the data set that the workspace already holds; its profiles are removed.")
+@click.option("--update", is_flag=True, help="The same data set, newer: profiles stay with the ids they belong to.")
 @common
-def command(root: Path, format_name: str, source: Path, replace: bool, **options) -> None:
+def command(root: Path, format_name: str, source: Path, replace: bool, update: bool, **options) -> None:
     """Import interactions and item texts from SOURCE into a workspace.
 
     FORMAT is reclm (the published pickles), movielens, mind, recbole, lightgcn or table
@@ -44,12 +45,15 @@ def command(root: Path, format_name: str, source: Path, replace: bool, **options
     \b
     Example:
       reclm import table orders.csv -w shop --user customer --item sku --time date --text name
+      reclm import table orders-new.csv -w shop --user customer --item sku --time date --text name --update
     """
     from ..data.dataset import save_imported
     from ..data.importers import import_dataset, options_of
     from ..errors import InputError, WorkspaceError
     from ..workspace import Workspace
 
+    if replace and update:
+        raise click.UsageError("give either --replace (another data set) or --update (the same one, newer)")
     given = {key: value for key, value in options.items() if value not in (None, ())}
     known = options_of(format_name)
     params = click.get_current_context().command.params
@@ -59,13 +63,14 @@ def command(root: Path, format_name: str, source: Path, replace: bool, **options
             f"the format {format_name} has no option {', '.join(foreign)}: leave it out (`reclm import --help` says whose it is)"
         )
     with Workspace.open(root) as ws, ws.writing():
-        if ws.has("matrices/interactions") and not replace:
+        if ws.has("matrices/interactions") and not (replace or update):
             raise WorkspaceError(
                 f"{root} already holds the data set {ws.config.get('data', {}).get('name', '')!r}: "
-                "add --replace to import another in its place (its profiles are removed), or use a new workspace"
+                "add --update if this is a newer state of it (profiles are kept), --replace to import another in its place "
+                "(its profiles are removed), or use a new workspace"
             )
         data = import_dataset(format_name, source, **given)
-        save_imported(ws, data)
+        carried = save_imported(ws, data, update=update)
     n_text = sum(not text.is_empty() for text in data.item_texts)
     say(
         f"Imported {data.name}: {len(data.user_ids):,} users, {len(data.item_ids):,} items ({n_text:,} with text), "
@@ -74,3 +79,20 @@ def command(root: Path, format_name: str, source: Path, replace: bool, **options
     for reason, count in data.manifest.get("dropped", {}).items():
         if count:
             say(f"  left out: {count:,} ({reason})")
+    if carried is not None:
+        for line in _carried(carried):
+            say(line)
+
+
+def _carried(carried) -> list[str]:
+    """What became of those who were there before, in sentences."""
+    lines = [
+        f"  since the last import: {carried.n_users_new:,} users new, {carried.n_users_gone:,} gone; "
+        f"{carried.n_items_new:,} items new, {carried.n_items_gone:,} gone; {carried.n_profiles_kept:,} profiles kept"
+    ]
+    if carried.n_profiles_gone or carried.n_generations_gone:
+        lines.append(
+            f"  removed with those who are gone: {carried.n_profiles_gone:,} profiles, {carried.n_by_hand_gone:,} of them written "
+            f"by hand or imported, and {carried.n_generations_gone:,} generations made for nobody else"
+        )
+    return lines

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from ..errors import MissingArtefactError
 from ..types import ItemText
 from ..workspace import Workspace
+from .carry import Carried, carry_over, remember_ids
 
 # Values of `given`: the split that a published data set brings along.
 GIVEN_TRAIN, GIVEN_VALID, GIVEN_TEST, GIVEN_UNSEEN = 0, 1, 2, 3
@@ -119,8 +120,11 @@ def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
 _NAME, _NEXT = "matrices/interactions", "matrices/interactions-next"
 
 
-def save_imported(ws: Workspace, data: Imported) -> None:
+def save_imported(ws: Workspace, data: Imported, *, update: bool = False) -> Carried | None:
     """Replace the workspace's users, items and interactions with `data`, all or nothing.
+
+    update: `data` is a newer state of the same data set, so profiles stay with their ids (see `carry`, which also says what
+    is returned then); else all profiles are removed.
 
     The arrays are written under a second name, then the database commits with their
     fingerprint, then they are renamed. A kill before the commit leaves the old data in
@@ -136,8 +140,10 @@ def save_imported(ws: Workspace, data: Imported) -> None:
         db = ws.db
         try:
             db.execute("BEGIN IMMEDIATE")
-            # `uses` goes by the old numbers of users: they would name other people now.
-            for table in ("users", "items", "profiles", "uses"):
+            if update:
+                remember_ids(db)
+            # Profiles and `uses` go by the old numbers of users: they would name other people now.
+            for table in ("users", "items") if update else ("users", "items", "profiles", "uses"):
                 db.execute(f"DELETE FROM {table}")
             db.executemany("INSERT INTO users VALUES (?, ?)", enumerate(data.user_ids))
             db.executemany(
@@ -147,6 +153,7 @@ def save_imported(ws: Workspace, data: Imported) -> None:
                     for idx, (item_id, text) in enumerate(zip(data.item_ids, data.item_texts, strict=True))
                 ),
             )
+            carried = carry_over(db) if update else None
             fingerprint = ws.save(_NEXT, arrays, inputs={}, params={"name": data.name, **data.manifest})
             db.execute("INSERT OR REPLACE INTO meta VALUES ('interactions', ?)", (fingerprint,))
             db.commit()
@@ -155,6 +162,9 @@ def save_imported(ws: Workspace, data: Imported) -> None:
             raise
         os.replace(ws.path(_NEXT), ws.path(_NAME))
         ws.set_config("data", {"name": data.name, "manifest": data.manifest})
+        if update:
+            ws.finish_forgetting()
+    return carried
 
 
 @dataclass(frozen=True)

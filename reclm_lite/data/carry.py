@@ -1,0 +1,89 @@
+"""Profiles over an import: a newer state of the same data, in which an id means the same person or item as before.
+
+Users and items get new numbers with every import; their profiles, and what tells for whom a generation was made, move along by
+id. Whoever is no longer there leaves nothing: neither a profile nor a generation that was made for nobody else; with a person
+go, as with `reclm forget`, the generations of which nothing tells for whom they were made. Left out: whether a profile still
+fits its history, which the next run of `reclm profile` decides.
+"""
+
+import json
+import sqlite3
+from dataclasses import asdict, dataclass
+
+from ..errors import InputError
+from ..workspace import FORGETTING
+
+_GONE = "(side, idx) NOT IN (SELECT side, old FROM moved)"
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Counts. n_profiles_kept, n_profiles_gone: of users and items together; n_by_hand_gone: those of the latter that a
+    person wrote or that were imported; n_generations_gone: made for nobody who is still there.
+    """
+
+    n_users_gone: int
+    n_items_gone: int
+    n_users_new: int
+    n_items_new: int
+    n_profiles_kept: int
+    n_profiles_gone: int
+    n_by_hand_gone: int
+    n_generations_gone: int
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def remember_ids(db: sqlite3.Connection) -> None:
+    """Note who has which number, within the caller's transaction, before users and items are replaced."""
+    db.execute(
+        "CREATE TEMP TABLE before AS SELECT 'user' AS side, user_idx AS idx, user_id AS id FROM users "
+        "UNION ALL SELECT 'item', item_idx, item_id FROM items"
+    )
+
+
+def carry_over(db: sqlite3.Connection) -> Carried:
+    """Renumber profiles and uses, within the same transaction, after users and items were replaced; `Workspace.finish_forgetting`
+    then wipes what went from the file. Raises InputError where nobody is still there.
+    """
+
+    def count(rows: str) -> int:
+        return db.execute(f"SELECT COUNT(*) FROM {rows}").fetchone()[0]
+
+    db.execute("CREATE TEMP TABLE moved (side TEXT, old INTEGER, new INTEGER, PRIMARY KEY (side, old)) WITHOUT ROWID")
+    for side in ("user", "item"):
+        db.execute(
+            f"INSERT INTO moved SELECT side, idx, {side}_idx FROM before JOIN {side}s ON {side}_id = id WHERE side=?", (side,)
+        )
+    n_before = {side: count(f"before WHERE side='{side}'") for side in ("user", "item")}
+    n_stay = {side: count(f"moved WHERE side='{side}'") for side in ("user", "item")}
+    if n_before["user"] and not n_stay["user"]:
+        example = db.execute("SELECT id FROM before WHERE side='user' LIMIT 1").fetchone()[0]
+        raise InputError(
+            f"expected a newer state of the same data, found none of its {n_before['user']:,} users (such as {example!r}) in it: check "
+            "the column of the ids, or import it with --replace, which removes all profiles"
+        )
+    n_users_gone = n_before["user"] - n_stay["user"]
+    alone = f"generations WHERE prompt_key NOT IN (SELECT prompt_key FROM uses WHERE NOT {_GONE})"
+    if not n_users_gone:
+        alone += f" AND prompt_key IN (SELECT prompt_key FROM uses WHERE {_GONE})"
+    n_profiles = count("profiles")
+    carried = Carried(
+        n_users_gone, n_before["item"] - n_stay["item"],
+        count("users") - n_stay["user"], count("items") - n_stay["item"],
+        n_profiles - (n_gone := count(f"profiles WHERE {_GONE}")), n_gone,
+        count(f"profiles WHERE {_GONE} AND status IN ('edited', 'imported')"), count(alone),
+    )  # fmt: skip
+    db.execute(f"DELETE FROM {alone}")
+    for table in ("profiles", "uses"):
+        db.execute(f"DELETE FROM {table} WHERE {_GONE}")
+        # By way of negative numbers, so that no new place is taken by one who has yet to move.
+        new = f"(SELECT -1 - new FROM moved WHERE moved.side = {table}.side AND old = idx)"
+        db.execute(f"UPDATE {table} SET idx = {new} WHERE (side, idx) IN (SELECT side, old FROM moved WHERE old != new)")
+        db.execute(f"UPDATE {table} SET idx = -1 - idx WHERE idx < 0")
+    if n_users_gone or carried.n_profiles_gone or carried.n_generations_gone:  # nothing to rename or to delete, but the database to wipe
+        db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORGETTING, json.dumps({"rename": [], "empty": [], "delete": []})))
+    db.execute("DROP TABLE moved")
+    db.execute("DROP TABLE before")
+    return carried
