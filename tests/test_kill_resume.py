@@ -94,6 +94,45 @@ def test_kill_at_any_moment_loses_nothing_and_a_rerun_makes_only_what_is_missing
     assert profile(ws, "users", model=gguf).n_generated == 0
 
 
+def test_fifty_kills_at_random_moments_lose_nothing_and_make_nothing_twice(tmp_path, gguf, monkeypatch):
+    """The kill comes anywhere: before the model is loaded, within a step, between a generation and its profiles."""
+    monkeypatch.setattr(gguf_source, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
+    rng = np.random.default_rng(5)
+    train = {user: sorted(rng.choice(24, 4, replace=False).tolist()) for user in range(700)}
+    before: dict[str, tuple] = {}
+    n_killed = n_with_progress = 0
+    with make_workspace(tmp_path / "ws", train) as ws:
+        for number in range(50):
+            child = start(ws, gguf)
+            if number % 5:  # else it is at its beginning
+                wait_for(ws, len(before) + 1, child)
+            time.sleep(float(rng.uniform(0.0, 0.1)))
+            child.send_signal(signal.SIGKILL)
+            n_killed += child.wait() == -signal.SIGKILL
+            after = generations(ws)
+            assert before.items() <= after.items()
+            n_with_progress += len(after) > len(before)
+            before = after
+            # What has a generation has its profile as well: they come in one transaction.
+            lost = ws.db.execute("SELECT COUNT(*) FROM generations WHERE prompt_key NOT IN (SELECT prompt_key FROM uses)").fetchone()[0]
+            assert lost == n_invalid(ws)
+        assert n_killed == 50 and n_with_progress >= 10
+        assert ws.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        summary = profile(ws, "users", model=gguf, n_slots=8)
+        whole = generations(ws)
+        assert before.items() <= whole.items()
+        assert summary.n_generated == len(whole) - len(before)
+        assert summary.n_ok + summary.n_invalid == 700
+        assert profile(ws, "users", model=gguf).n_generated == 0
+
+
+def n_invalid(ws: Workspace) -> int:
+    """First tries that did not parse and wait for their second: they are nobody's profile yet."""
+    return ws.db.execute(
+        "SELECT COUNT(*) FROM generations WHERE status NOT IN ('ok', 'too_long') AND prompt_key NOT IN (SELECT prompt_key FROM uses)"
+    ).fetchone()[0]
+
+
 def test_ctrl_c_ends_with_a_sentence_and_keeps_what_was_made(ws, gguf):
     child = start(ws, gguf)
     wait_for(ws, 3, child)

@@ -41,22 +41,27 @@ def test_tokens_are_accepted_exactly_where_the_text_may_begin_like_that(model):
     rng, table = np.random.default_rng(0), TokenTable(model)
     form = Form(table, 1)
     slots = np.zeros(1, np.int64)
-    n_quick = n_changed = 0
-    for _ in range(30):
+    n_quick = n_changed = n_corners = 0
+    for _ in range(60):
         written = b"".join(map(table.piece, form.begin(0)))
         assert written.decode() == HEAD
         for _ in range(150):
             logits = rng.normal(size=(1, model.n_vocab)).astype(np.float32)
-            for mark, boost in ((",", 6), (";", 5)):
-                logits[0, list(table.continuation(mark))] += boost
+            for mark in ",;":
+                logits[0, list(table.continuation(mark))] += rng.choice([0.0, 8.0], p=[0.7, 0.3])
             best = int(logits[0].argmax())
             chosen = np.array([best], np.int32)
+            table.kinds(chosen)  # looks the token up
             was_quick = form._chars_left[0] >= table.n_chars[best]
             must = form.choose(slots, logits, chosen).get(0, ())
             token, kind = int(chosen[0]), int(table.kinds(chosen)[0])
             wanted = written + table.piece(best)
             fits = table.kind[best] == PLAIN and may_begin(_shown(wanted))
-            ends = table.kind[best] not in (PLAIN, 4) and may_end(_shown(written))
+            ends = table.kind[best] in (END, NEWLINE) and may_end(_shown(written)) and not _shown(written).endswith("\ufffd")
+            if token == best and not (fits or ends):  # nothing that was tried fits: the model's own choice, and the end of the form
+                assert form._written[0].place is None
+                n_corners += 1
+                break
             assert (token == best) == (fits or ends), (written, table.piece(best))
             n_changed += token != best
             n_quick += was_quick and token == best
@@ -67,7 +72,7 @@ def test_tokens_are_accepted_exactly_where_the_text_may_begin_like_that(model):
             assert may_begin(_shown(written)), written
             if must:
                 assert written.decode().endswith(MIDDLE)
-    assert n_quick > 100 and n_changed > 100
+    assert n_quick > 100 and n_changed > 100 and n_corners < 40
 
 
 def _shown(raw: bytes) -> str:
