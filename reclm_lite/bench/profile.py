@@ -220,7 +220,8 @@ class _Run:
         unexplained = [part for part in found if not part.get("near_tie")]
         for part in unexplained:
             why = part.get("why") or f"a gap of {part['gap']:.4f}, noise {part['noise']:.4f}"
-            self.notes.append(f"{model.title}, prompt {part['prompt']}: unexplained ({why}): {part['texts'][0][:70]!r} | {part['texts'][1][:70]!r}")
+            ours_text, their_text = (text[:70] for text in part["texts"])
+            self.notes.append(f"{model.title}, prompt {part['prompt']}: unexplained ({why}): {ours_text!r} | {their_text!r}")
         return {
             "n_prompts": len(prompts),
             "n_equal": len(prompts) - len(differ),

@@ -45,7 +45,8 @@ def _of_workspace(scratch: Path | None) -> list[str]:
 
 
 def _beside(settings: "Settings", texts: Sequence[str], folder: Path, say: Callable[[str], None]) -> Group:
-    group = Group("embedding of profiles", f"{len(texts)} distinct profiles, {np.mean([len(t.split()) for t in texts]):.0f} words", "texts", len(texts))
+    n_words = np.mean([len(text.split()) for text in texts])
+    group = Group("embedding of profiles", f"{len(texts)} distinct profiles of {n_words:.0f} words", "texts", len(texts))
     why = _why_no_peer(settings)
     runs: dict[str, list[dict[str, Any]]] = {OURS: [], **({} if why else {PEER: []})}
     with tempfile.TemporaryDirectory(dir=folder) as made:
