@@ -7,6 +7,7 @@ pulls in at start-up is checked in a process of its own.
 
 import ast
 import importlib.util
+import os
 import subprocess
 import sys
 import time
@@ -51,6 +52,9 @@ HEAVY = ("torch", "transformers", "numba", "llama_cpp", "scipy", "duckdb")
 # Comparing a converted model with the original takes the original's software, and timing a peer takes the peer.
 MAY_IMPORT_TORCH = ("convert/parity/", "bench/")
 ONLY_FOR_TUNING = ("torch", "transformers", "peft")
+# The extra [ray] and what comes with it: one module may import them, and only when it is used.
+OF_RAY = ("ray", "pyarrow")
+MAY_IMPORT_RAY = "profiles/sources/ray_cluster.py"
 
 
 # These two lie outside the package's folder in the repository and in an editable install.
@@ -133,6 +137,49 @@ def test_no_module_outside_tune_imports_torch(name):
             targets = [node.module]
         for target in targets:
             assert target.split(".")[0] not in ONLY_FOR_TUNING, f"{name} imports {target}"
+
+
+def imports_of_others(tree: ast.AST) -> set[str]:
+    """The first names of absolute imports anywhere in a piece of source."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_ray_is_imported_by_its_source_alone_and_in_functions_alone(name):
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    if name == MAY_IMPORT_RAY:
+        assert set(OF_RAY) <= imports_of_others(tree)
+        tree = ast.Module([node for node in ast.walk(tree) if isinstance(node, ast.stmt) and node.col_offset == 0
+                           and not isinstance(node, (ast.FunctionDef, ast.ClassDef))], [])  # fmt: skip
+    assert not imports_of_others(tree) & set(OF_RAY), f"{name} imports Ray"
+
+
+def test_a_profile_run_without_ray_does_not_load_it(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from profile_workspace import make_workspace
+from tiny_llama import write_tiny_llama
+from reclm_lite.profiles.generate import RunSettings, run_profiles
+from reclm_lite.profiles.sources import SourceSettings
+root = Path(sys.argv[1])
+model = write_tiny_llama(root / "tiny.gguf", n_ctx=512)
+with make_workspace(root / "ws", {0: [1, 2, 3]}) as ws:
+    assert run_profiles(ws, "users", source=SourceSettings(str(model), n_threads=1), settings=RunSettings(n_retries=0)).n_generated == 1
+print(sorted({name.split(".")[0] for name in sys.modules} & set(sys.argv[2:])))
+"""
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), *OF_RAY], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", MODULES)
