@@ -242,6 +242,58 @@ def test_full_disk_is_told_and_what_was_stored_stays(ws, gguf, engine, monkeypat
     assert profile(ws, "users", model=gguf).n_generated == 3
 
 
+def test_answer_that_repeats_an_id_of_the_data_is_invalid_and_tried_again(tmp_path, gguf, engine, monkeypatch):
+    from reclm_lite.data.dataset import load_interactions
+
+    with make_workspace(tmp_path / "ids", {0: [0, 1], 1: [2]}) as ws:
+        ws.db.execute("UPDATE items SET item_id='sku-ab12' WHERE item_idx=1")
+        ws.db.commit()
+        assert load_interactions(ws).n_items == 24
+
+        def answer(self, prompt, sampling):
+            good = FakeEngine.answer(self, prompt, sampling)
+            return good.replace("watcher", "SKU-AB12 buyer") if sampling.temperature == 0 and "uniqueword0" in prompt else good
+
+        monkeypatch.setattr(engine, "answer", answer)
+        summary = profile(ws, "users", model=gguf)
+        assert (summary.n_ok, summary.n_retried) == (2, 1)
+        reasons = [row[0] for row in ws.db.execute("SELECT reason FROM generations WHERE status='invalid'")]
+        assert reasons == ["the answer repeats the id 'sku-ab12'; generate the profile again"]
+
+
+@pytest.mark.parametrize("n_retries", [0, 1, 3])
+def test_every_retry_draws_with_a_seed_of_its_own(ws, gguf, engine, n_retries):
+    engine.bad_words = ("uniqueword2",)
+    summary = profile(ws, "users", model=gguf, n_retries=n_retries)
+    assert (summary.n_invalid, summary.n_retried, summary.n_generated) == (1, n_retries, 5 + n_retries)
+    assert ws.db.execute("SELECT COUNT(DISTINCT raw) FROM generations WHERE status='invalid'").fetchone() == (1 + n_retries,)
+    assert summary.invalid_share == pytest.approx(1 / 8)
+
+
+def test_fresh_generates_anew_what_is_in_the_store(ws, gguf, engine):
+    profile(ws, "users", model=gguf)
+    assert profile(ws, "users", model=gguf).n_generated == 0
+    assert profile(ws, "users", model=gguf, fresh=True).n_generated == 5
+
+
+def test_summary_tells_what_sharing_saved(ws, gguf):
+    summary = profile(ws, "users", model=gguf, n_slots=2)
+    n_tokens = sum(row[0] for row in ws.db.execute("SELECT n_prompt_tokens FROM generations"))
+    assert 0 < summary.shared_prompt_share < 1 and summary.saved_prompt_share > summary.shared_prompt_share
+    assert summary.prefill_tokens_per_s > 0 and summary.profiles_per_s > 0 and n_tokens > 0
+    # The announced memory is that of the whole process, here a test suite's.
+    assert summary.announced_bytes == pytest.approx(summary.peak_bytes, rel=0.5)
+
+
+def test_near_ties_are_measured_and_counted(ws, gguf):
+    summary = profile(ws, "users", model=gguf, n_retries=0)
+    gaps = [row[0] for row in ws.db.execute("SELECT min_gap FROM generations")]
+    assert all(gap is not None and gap >= 0 for gap in gaps)
+    from reclm_lite.profiles.generate import NEAR_TIE
+
+    assert summary.n_near_ties == sum(gap < NEAR_TIE for gap in gaps)
+
+
 def test_progress_ends_at_the_total(ws, gguf, engine):
     calls, observer = [], Observer()
     observer.progress = lambda done, total, note="": calls.append((done, total))

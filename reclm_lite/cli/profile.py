@@ -1,4 +1,4 @@
-"""`reclm profile`: make, show, edit."""
+"""`reclm profile`: make, show, edit; export and import are in `profile_exchange`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from ..errors import shell_word
+from .profile_exchange import export_command, import_command
 from ._options import common, json_option, print_json, progress_bar, say, threads_option, workspace_option
 
 
@@ -45,6 +46,9 @@ def _generate(side: str):
                   help="This machine, or a Ray cluster (`pip install \"reclm-lite[ray]\"`).")  # fmt: skip
     @click.option("--ray-address", metavar="HOST:PORT", help="Of a running cluster [default: the one that is found, or a new one].")
     @click.option("--requests-per-minute", type=click.FloatRange(min=0, min_open=True), help="At most, of an endpoint.")
+    @click.option("--price-in", type=click.FloatRange(min=0), help="Of an endpoint, per million prompt tokens: for the estimate.")
+    @click.option("--price-out", type=click.FloatRange(min=0), help="Per million new tokens.")
+    @click.option("--max-new-tokens", type=click.IntRange(16, 4096), help="Of an answer [default: 96, or 128 of a chat model].")
     @click.option("--yes", is_flag=True, help="Do not ask before an endpoint gets the prompts.")
     @threads_option
     @json_option
@@ -79,7 +83,8 @@ def _generate(side: str):
 
 
 # Options of the command -> fields of the settings.
-_SOURCE = ("model", "endpoint", "n_threads", "n_slots", "engine", "ray_address", "requests_per_minute")
+_SOURCE = ("model", "endpoint", "n_threads", "n_slots", "engine", "ray_address", "requests_per_minute", "price_in", "price_out",
+           "max_new_tokens")  # fmt: skip
 _RUN = {"limit": "limit", "fallback": "fallback", "reuse": "reuse", "fresh": "fresh", "retries": "n_retries"}
 _SAMPLING = ("temperature", "top_k", "seed", "guided")
 
@@ -137,6 +142,8 @@ def _asked() -> bool:
 
 command.add_command(_generate("users"))
 command.add_command(_generate("items"))
+command.add_command(export_command)
+command.add_command(import_command)
 
 
 def _side(user: str | None, item: str | None) -> tuple[str, str]:

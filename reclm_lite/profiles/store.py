@@ -260,7 +260,7 @@ def start_job(ws: Workspace, kind: str, detail: dict) -> int:
 
 
 def end_job(ws: Workspace, job_id: int, state: str, detail: dict) -> None:
-    """Record how a job ended ('done', 'deadline', 'interrupted' or 'failed') beside what it was started with."""
+    """Record how a job ended ('done', 'deadline', 'incomplete', 'interrupted' or 'failed') beside what it was started with."""
     (started_with,) = ws.db.execute("SELECT detail FROM jobs WHERE job_id=?", (job_id,)).fetchone()
     with ws.db:
         ws.db.execute(

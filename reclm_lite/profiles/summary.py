@@ -10,7 +10,7 @@ class Summary:
     """Counts of users (or items) but for prompts and generations.
 
     n_kept: profiles from before the last import, of users whose own history did not change. n_not_reached: left for the
-    next run, since the deadline came. n_near_ties: greedy answers of this run with a step where the two likeliest tokens
+    next run, since the deadline came or the source did not answer. n_near_ties: greedy answers of this run with a step where the two likeliest tokens
     were closer than NEAR_TIE: another number of slots might have decided otherwise. Rates are over the whole time of
     generation, prefill and decode taking turns in the same batches. shared_prompt_share: part of the generated prompts'
     tokens that another prompt had decoded already; saved_prompt_share: part of the tokens of one prompt for each user
@@ -74,7 +74,7 @@ class Summary:
             (self.n_shortened, "prompts without room for the oldest items"),
             (self.n_near_ties, "answers with a near-tie that another number of slots may decide otherwise"),
             (self.n_fallback, "filled in by rule"),
-            (self.n_not_reached, "not reached before the deadline"),
+            (self.n_not_reached, "not reached before the deadline" if self.ended_by == "deadline" else "not answered, left for the next run"),
         ):
             if count:
                 parts.append(f"{count:,} {what}")

@@ -23,8 +23,9 @@ class SourceSettings:
     model: a GGUF file, "rules", the name of the endpoint's model, or None for the bundled model. endpoint: the base URL
     of an OpenAI-compatible server, or None. n_threads, n_slots: None for what suits the machine and the model.
     engine: "local" or "ray". ray_address: of a running cluster, None for the one that is found or a new one.
-    For an endpoint: requests_per_minute, None for no limit; price_in, price_out: per million tokens, for the estimate of the
-    cost; max_new_tokens of an answer, n_ctx tokens of the model's context, timeout_seconds of one request: None for the usual.
+    max_new_tokens: of an answer, None for the usual. For an endpoint: requests_per_minute, None for no limit; price_in,
+    price_out: per million tokens, for the estimate of the cost; n_ctx: tokens of the model's context, timeout_seconds: of one
+    request, None for the usual.
     """
 
     model: str | None = None

@@ -27,7 +27,7 @@ class Model:
     Raises ModelError where the file is not a whole GGUF of a model that writes text.
     """
 
-    def __init__(self, path: Path, is_bundled: bool):
+    def __init__(self, path: Path, is_bundled: bool, max_new_tokens: int | None = None):
         self.path = Path(path)
         self.wrap = None
         with load_model(path, vocab_only=True) as model:
@@ -43,7 +43,12 @@ class Model:
             self.sha256 = model.sha256
             self.n_ctx = min(model.n_ctx_train, MAX_N_CTX)
         self.instruct = self.wrap is not None
-        self.max_new_tokens = MAX_NEW_TOKENS_INSTRUCT if self.wrap else MAX_NEW_TOKENS
+        self.max_new_tokens = max_new_tokens or (MAX_NEW_TOKENS_INSTRUCT if self.wrap else MAX_NEW_TOKENS)
+        if self.max_new_tokens >= self.n_ctx:
+            raise ModelError(
+                f"expected answers shorter than the context of {self.n_ctx} tokens, found {self.max_new_tokens} new tokens; "
+                "ask for fewer with --max-new-tokens"
+            )
         self.notes = []
         if self.wrap is None and not is_bundled:
             self.notes.append(
@@ -68,7 +73,7 @@ class Gguf:
     tries_again = True
 
     def __init__(self, path: Path, is_bundled: bool, settings: "SourceSettings"):  # noqa: F821
-        self.about = Model(path, is_bundled)
+        self.about = Model(path, is_bundled, settings.max_new_tokens)
         self.instruct = self.about.instruct
         self.spent = Spent(notes=list(self.about.notes))
         self._settings = settings
