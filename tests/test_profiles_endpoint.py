@@ -77,6 +77,7 @@ class Server:
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
+        self._http.handle_error = lambda *arguments: None  # a client that has left
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
@@ -231,10 +232,21 @@ def test_no_more_than_six_tries_and_the_others_are_answered(server):
     source = opened(server, n_slots=2)
     assert sorted(answered(source, 5)) == ["prompt 0", "prompt 2", "prompt 3", "prompt 4"]
     assert Counter(server.prompts())["prompt 1"] == http_chat.MAX_TRIES == 6
-    assert len(source.spent.notes) == 1 and "1 prompts were not answered" in source.spent.notes[0] and "poison" in source.spent.notes[0]
+    assert len(source.spent.notes) == 1 and "1 prompts got no answer" in source.spent.notes[0] and "poison" in source.spent.notes[0]
 
 
-def test_retry_after_is_honoured_by_all_threads(server):
+def test_retry_after_holds_the_other_threads_too(server):
+    def answer(question, number):
+        time.sleep(0.05)
+        return (429, {}, {"Retry-After": "0.6"}) if number == 1 else (200, reply(), {})
+
+    server.answer = answer
+    assert len(answered(opened(server, n_slots=3), 12)) == 12
+    after = [when - server.seen[0][3] for _, _, _, when in server.seen]
+    assert sum(when < 0.4 for when in after) <= 6 and not [when for when in after if 0.4 < when < 0.6]
+
+
+def test_retry_after_is_seconds_or_a_date(server):
     server.answer = lambda question, number: (429, {}, {"Retry-After": "0.4"}) if number == 1 else (200, reply(), {})
     source = opened(server, n_slots=1)
     assert len(answered(source, 2)) == 2
@@ -533,7 +545,7 @@ def test_a_prompt_that_gets_no_answer_is_left_for_the_next_run(tmp_path, server)
     with make_workspace(tmp_path / "ws", TRAIN, n_users=9) as ws:
         summary = run_profiles(ws, "users", source=settings_for(server))
         assert (summary.n_ok, summary.n_invalid, summary.n_not_reached) == (7, 0, 1)
-        assert store.get_profile(ws, "user", 2) is None and "not answered" in summary.sentence()
+        assert store.get_profile(ws, "user", 2) is None and "got no answer" in summary.sentence()
         server.answer = lambda question, number: (200, reply(), {})
         again = run_profiles(ws, "users", source=settings_for(server))
         assert (again.n_generated, again.n_ok) == (1, 8)

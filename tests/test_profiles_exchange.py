@@ -311,16 +311,6 @@ def test_an_import_waits_for_nobody_and_leaves_all_as_it_was(ws, tmp_path):
 # -- the command line --------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def verbs(monkeypatch):
-    """Both verbs under `reclm profile`, where test_cli finds their help and examples."""
-    from reclm_lite.cli import profile
-    from reclm_lite.cli.profile_exchange import export_command, import_command
-
-    for command in (export_command, import_command):
-        monkeypatch.setitem(profile.command.commands, command.name, command)
-
-
 def reclm(*arguments: object, expect: int = 0):
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == expect, f"{arguments}: {result.output}\n{result.exception!r}"

@@ -57,7 +57,7 @@ class CostEstimate:
     def sentence(self) -> str:
         """The estimate in words, and what it means for privacy."""
         text = (
-            f"{self.n_prompts:,} prompts to {self.model} at {self.host}: about {self.n_prompt_tokens:,} prompt tokens and "
+            f"{self.n_prompts:,} prompt{'' if self.n_prompts == 1 else 's'} to {self.model} at {self.host}: about {self.n_prompt_tokens:,} prompt tokens and "
             f"{self.n_new_tokens:,} new ones (at most {self.max_new_tokens:,})"
         )
         if self.cost is not None:
@@ -203,7 +203,7 @@ class Endpoint:
         self.spent.notes.clear()
         if self._n_unanswered:
             self.spent.notes.append(
-                f"{self._n_unanswered:,} prompts were not answered by {self.address.host} (the last: {self._why}); run again to ask them"
+                f"{self._n_unanswered:,} prompts got no answer from {self.address.host} (the last: {self._why}); run again to ask them"
             )
         if self._is_estimated:
             self.spent.notes.append("token counts are estimates where the server gave none")
