@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from reclm_lite.profiles.sources import SourceSettings, gguf, ray_cluster
 from reclm_lite.runtime import file_sha256
 from reclm_lite.workspace import Workspace
 
-N_USERS = 120
+N_USERS = 100
 MAX_NEW_TOKENS = 16  # fewer than the product's, for the test's speed
 OBJECT_STORE_BYTES = 80 << 20
 CHILD = """
@@ -93,16 +94,17 @@ def generations(ws: Workspace) -> dict[str, tuple]:
     return {row[0]: row for row in ws.db.execute("SELECT * FROM generations")}
 
 
-class KillAfter(Observer):
-    """Kills a process without warning once so many users have a profile."""
+class KillNode(Observer):
+    """Kills a node without warning once both are at work, at the latest when three quarters of the users have a profile."""
 
-    def __init__(self, n: int, pid: int):
-        self.n, self.pid, self.killed_at = n, pid, None
+    def __init__(self, raylet: int, caplog: pytest.LogCaptureFixture):
+        self.raylet, self.caplog, self.killed_at = raylet, caplog, None
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        if done >= self.n and self.killed_at is None:
+        n_begun = sum("has begun" in record.message for record in self.caplog.records)
+        if self.killed_at is None and (n_begun == 2 and done > total // 8 or done > 3 * total // 4):
             self.killed_at = done
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.raylet, signal.SIGKILL)
 
 
 def test_worker_with_another_file_ends_the_run_with_its_own_sentence_and_the_name_of_its_node(cluster, model, small):
@@ -152,9 +154,10 @@ def test_killed_driver_leaves_its_answers_and_the_local_engine_makes_the_rest(cl
     assert summary.n_ok + summary.n_invalid == N_USERS
 
 
-def test_a_node_killed_half_way_costs_no_answer_and_they_are_those_of_the_local_engine(cluster, ws, model, tmp_path, capfd):
+def test_a_node_killed_half_way_costs_no_answer_and_they_are_those_of_the_local_engine(cluster, ws, model, caplog, capfd):
     (node,) = cluster.worker_nodes
-    killer = KillAfter(N_USERS // 4, node.all_processes["raylet"][0].process.pid)
+    killer = KillNode(node.all_processes["raylet"][0].process.pid, caplog)
+    caplog.set_level(logging.INFO, "reclm_lite")
     source = settings(model, engine="ray", ray_address=cluster.address)
     capfd.readouterr()
     summary = run_profiles(ws, "users", source=source, settings=RunSettings(n_retries=0), observer=killer)
@@ -201,6 +204,22 @@ def test_a_row_is_answered_once_whoever_hands_it_over():
         assert await post.hand_over("b", [], 0.25) == (True, True)
 
     asyncio.run(story())
+
+
+def test_a_batch_that_kills_every_worker_ends_the_run():
+    async def story() -> list[bool]:
+        post = ray_cluster.Post("absent")
+        went_on = []
+        for number in range(ray_cluster.MAX_BEGUN):
+            went_on.append((await post.begin(f"node {number}", [7, 8, 9]))[1])
+        # One answer came after all, so it is not the batch.
+        await post.hand_over("node 3", [GenerationResult(8, "text", 3, 3, "stop")], 0.5)
+        for number in range(ray_cluster.MAX_BEGUN + 1):
+            went_on.append((await post.begin(f"node {number}", [7, 8, 9]))[1])
+        assert (await post.take(False, False, 0.0)).error.startswith("node 4: expected answers to 2 prompts, found that the worker")
+        return went_on
+
+    assert asyncio.run(story()) == [True] * 2 * ray_cluster.MAX_BEGUN + [False]
 
 
 @pytest.mark.parametrize(("n", "n_nodes"), [(1, 1), (15, 4), (500, 2), (57_128, 3), (1_000_000, 64)])

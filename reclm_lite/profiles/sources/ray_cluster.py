@@ -41,6 +41,7 @@ SLACK_SECONDS = 0.5  # from an answer on a node to the driver: both of the above
 BATCH_MOST, BATCH_LEAST = 512, 16  # prompts of a batch: large, so that slots seldom run empty; small towards the end of the job
 CHUNK_BYTES = 32 << 20
 MAX_FRUITLESS = 2  # rounds in a row without one answer
+MAX_BEGUN = 4  # times that a batch is begun without one answer: its workers were killed each time
 STOP_SECONDS = 10.0
 WAIT_WARNING_SECONDS = 30.0
 
@@ -80,6 +81,7 @@ class Post:
         self._path = path
         self._results: list[GenerationResult] = []
         self._done: set[int] = set()
+        self._begun: dict[int, tuple[int, int]] = {}  # by a batch's first row: its rows without an answer, and times in vain
         self._seconds_each: dict[str, float] = {}
         self._drain = self._stop = False
         self._error: str | None = None
@@ -88,14 +90,23 @@ class Post:
     async def begin(self, node: str, rows: list[int]) -> tuple[list[int], bool]:
         """Those of a batch's rows that nobody has answered, and whether to begin at all."""
         self._seconds_each.setdefault(node, 0.0)
-        return [row for row in rows if row not in self._done], not (self._drain or self._stop)
+        wanted = [row for row in rows if row not in self._done]
+        n_before, n_times = self._begun.get(rows[0], (-1, 0))
+        n_times = n_times + 1 if len(wanted) == n_before else 0
+        self._begun[rows[0]] = len(wanted), n_times
+        if wanted and n_times == MAX_BEGUN:
+            await self.fail(
+                f"{node}: expected answers to {len(wanted)} prompts, found that the worker was killed {n_times} times without one "
+                "(is its memory too small?); see Ray's logs, use fewer --slots or a smaller model"
+            )
+        return wanted, not (self._drain or self._stop)
 
     async def hand_over(self, node: str, results: list[GenerationResult], seconds_each: float) -> tuple[bool, bool]:
         """From a worker; returns the brake: drain, stop. A row that has an answer keeps it."""
         fresh = [result for result in results if result.index not in self._done]
         self._done.update(result.index for result in fresh)
         self._results += fresh
-        self._seconds_each[node] = seconds_each
+        self._seconds_each[node] = seconds_each or self._seconds_each.get(node, 0.0)
         if fresh:
             self._came.set()
         return self._drain, self._stop
@@ -152,14 +163,15 @@ class Worker:
         if not go_on or not wanted:
             return 0
         text = dict(zip(rows, prompts))
-        engine, job = self._open(), self._job
+        engine, job, n = self._open(), self._job, 0
         with self._courier() as (brake, results):
             for result in engine.generate(
                 [text[row].decode() for row in wanted], max_new_tokens=job.max_new_tokens, sampling=job.sampling,
                 brake=brake, window=None if job.in_order else len(wanted),
             ):  # fmt: skip
                 results.append(dataclasses.replace(result, index=wanted[result.index]))
-        return len(wanted)
+                n += 1
+        return n
 
     @contextlib.contextmanager
     def _courier(self) -> Iterator[tuple[Brake, list[GenerationResult]]]:
@@ -273,7 +285,7 @@ class RayCluster(Gguf):
     def __init__(self, path: Path, is_bundled: bool, settings: "SourceSettings"):  # noqa: F821
         super().__init__(path, is_bundled, settings)
         self._is_bundled = is_bundled
-        self._connected = False
+        self._undo = contextlib.ExitStack()  # what `close` sets back
 
     def answers(self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake) -> Iterator[tuple[Group, Generation]]:
         del side
@@ -358,19 +370,32 @@ class RayCluster(Gguf):
                 f"expected a Ray cluster at {address or 'this machine'}, found: {error}; start one with `ray start --head` "
                 "(docs/ray.md), or leave out --ray-address"
             ) from error
-        self._connected = True
-        # Whatever log_to_driver says, Ray prints what happens to nodes to stdout, which is for results.
-        self._print, ray._private.worker.print_to_stdstream = ray._private.worker.print_to_stdstream, _into_log
+        self._undo.callback(ray.shutdown)  # ends this job's actors; of the cluster, only what was started here
+        self._keep_quiet(ray)
         return ray
+
+    def _keep_quiet(self, ray: Any) -> None:
+        """No bars and lines of Ray's on stdout, and no end for a batch that takes long, until `close`."""
+        context = ray.data.DataContext.get_current()
+        wanted = {
+            "enable_progress_bars": False,
+            "print_on_execution_start": False,
+            "execution_no_progress_timeout_s": -1,
+            "max_consecutive_actor_init_deaths": 3,
+        }
+        for name in filter(lambda name: hasattr(context, name), wanted):  # two are newer than the oldest Ray that will do
+            self._undo.callback(setattr, context, name, getattr(context, name))
+            setattr(context, name, wanted[name])
+        logger, worker = logging.getLogger("ray.data"), ray._private.worker
+        self._undo.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)  # its tracebacks are of what is told in a sentence here
+        # Whatever log_to_driver says, Ray prints what happens to nodes to stdout, which is for results.
+        self._undo.callback(setattr, worker, "print_to_stdstream", worker.print_to_stdstream)
+        worker.print_to_stdstream = _into_log
 
     def close(self) -> None:
         super().close()
-        if self._connected:
-            import ray
-
-            self._connected = False
-            ray.shutdown()  # ends this job's actors; of the cluster, only what `_connect` started
-            ray._private.worker.print_to_stdstream = self._print
+        self._undo.close()
 
 
 def _into_log(data: dict, ignore_prefix: bool = False) -> None:
@@ -392,19 +417,14 @@ class _Round:
         rows = list(left) if job.in_order else sorted(left, key=lambda row: left[row].prompt)
         sizes = batch_sizes(len(rows), len(cpus))
         self._cpus = min(cpus)
-        with _quiet_data(ray):
-            dataset = ray.data.from_arrow(list(_tables(rows, left, sizes)))
-            pool = ray.data.ActorPoolStrategy(
-                min_size=min(len(cpus), len(sizes)),
-                # Where nodes are alike, one that joins later gets an actor too; else a large node would get two.
-                max_size=None if len(set(cpus)) == 1 else min(len(cpus), len(sizes)),
-                max_tasks_in_flight_per_actor=2,
-            )
-            # By its defaults Ray Data spreads actors over nodes, starts lost ones elsewhere and gives them their batches again.
-            self._answered = dataset.map_batches(
-                Worker, fn_constructor_kwargs={"post": post, "job": job}, batch_size=None, batch_format="pyarrow",
-                compute=pool, num_cpus=self._cpus,
-            )  # fmt: skip
+        # Where nodes are alike, one that joins later may get an actor too; else a large node would get two.
+        n = min(len(cpus), len(sizes))
+        most = None if len(set(cpus)) == 1 else n
+        # By its defaults Ray Data spreads actors over nodes, starts lost ones elsewhere and gives them their batches again.
+        self._answered = ray.data.from_arrow(list(_tables(rows, left, sizes))).map_batches(
+            Worker, fn_constructor_kwargs={"post": post, "job": job}, batch_size=None, batch_format="pyarrow", num_cpus=self._cpus,
+            compute=ray.data.ActorPoolStrategy(min_size=n, max_size=most, max_tasks_in_flight_per_actor=2),
+        )  # fmt: skip
         self._thread = threading.Thread(target=self._work, name="reclm-ray-data", daemon=True)
         self._thread.start()
 
@@ -432,9 +452,13 @@ class _Round:
             yield from news.results
             if ended or brake.stop.is_set():
                 break
-            if not news.nodes and time.monotonic() > warn_at:
-                log.warning("still waiting for a node of the Ray cluster with %g free CPUs", self._cpus)
+            if news.results:
                 warn_at = time.monotonic() + WAIT_WARNING_SECONDS
+            elif time.monotonic() > warn_at:
+                warn_at = time.monotonic() + WAIT_WARNING_SECONDS
+                n_able = sum(cpus_of(node) >= self._cpus for node in self._ray.nodes())
+                if not seen or not n_able:
+                    log.warning("waiting for a node of the Ray cluster with %g free CPUs (%d nodes have so many)", self._cpus, n_able)
         if self.error is not None:
             log.warning("a round on the Ray cluster ended early: %s", str(self.error).splitlines()[0])
 
@@ -445,28 +469,6 @@ class _Round:
         with contextlib.suppress(Exception):  # a cluster that is gone has stopped
             self._ray.get(self._post.take.remote(True, True, 0.0), timeout=STOP_SECONDS)
         self._thread.join(STOP_SECONDS)
-
-
-@contextlib.contextmanager
-def _quiet_data(ray: Any) -> Iterator[None]:
-    """Ray Data's settings for the Datasets made inside: no bars, no lines, as long as it takes."""
-    context = ray.data.DataContext.get_current()
-    # The last two are newer than the oldest Ray that the package takes.
-    wanted = {
-        "enable_progress_bars": False,
-        "print_on_execution_start": False,
-        "execution_no_progress_timeout_s": -1,
-        "max_consecutive_actor_init_deaths": 3,
-    }
-    before = {name: getattr(context, name) for name in wanted if hasattr(context, name)}
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints tracebacks of what is told in a sentence here
-    try:
-        for name in before:
-            setattr(context, name, wanted[name])
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)
 
 
 def batch_sizes(n: int, n_nodes: int) -> list[int]:
