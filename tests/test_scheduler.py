@@ -1,5 +1,6 @@
 """The scheduler: many sequences at once say what each would say alone."""
 
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from tiny_llama import BOS, write_tiny_llama
 
+from reclm_lite.assets import profile_model_path
 from reclm_lite.errors import ModelError
 from reclm_lite.profiles.scheduler import Engine, Sampling
-from reclm_lite.profiles.worker import _fit
+from reclm_lite.profiles.worker import MAX_CHUNK, _shares
+from reclm_lite.runtime import load_model
 
 WORDS = "the moon rises over old harbours while bakers sing and comets draw slow letters in cold rain".split()
 
@@ -199,7 +202,77 @@ def test_truncated_model_is_refused(model, tmp_path, share):
         Engine(cut, 1, 1)
 
 
-def test_batch_gives_every_slot_a_token_before_the_first_slots_rest():
-    counts = _fit(np.array([5, 0, 1, 4]), 6)
-    assert counts.tolist() == [4, 0, 1, 1]
-    assert _fit(np.array([1, 1, 1]), 8).tolist() == [1, 1, 1]
+def shares(todo, is_writing, n_batch=1024):
+    return _shares(np.array(todo), np.array(is_writing, bool), n_batch).tolist()
+
+
+def test_prompts_of_a_step_get_equally_many_tokens_and_writers_one_each():
+    assert shares([100, 1, 40, 0, 1], [0, 1, 0, 0, 1]) == [40, 1, 40, 0, 1]
+    assert shares([100, 200], [0, 0]) == [MAX_CHUNK, MAX_CHUNK]
+
+
+def test_step_has_no_more_tokens_than_the_batch():
+    assert shares([100, 100, 1], [0, 0, 1], n_batch=21) == [10, 10, 1]
+    assert shares([9, 9, 9], [0, 0, 0], n_batch=2) == [1, 1, 0]
+
+
+def test_fixed_words_go_in_a_lump_only_where_few_are_alongside():
+    assert shares([3, 1, 1], [1, 1, 1]) == [3, 1, 1]
+    assert shares([3, 1, 1, 1, 1, 1], [1] * 6) == [1] * 6
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(guided=True)], ids=["free", "form held"])
+def test_answers_have_the_same_bits_whatever_the_slots_the_threads_and_the_company(sampling):
+    """The distance of the two likeliest tokens is compared too: it changes with the last bit of a logit."""
+    texts = [prompt for _, prompt in demo_prompts()][:48]
+    answers = []
+    for n_threads, n_slots, share_prefix in ((1, 1, False), (1, 5, True), (2, 24, True), (1, 32, False)):
+        with Engine(profile_model_path(), n_threads, n_slots, n_ctx=256, share_prefix=share_prefix) as engine:
+            results = run(engine, texts, sampling=sampling)
+            answers.append([(r.text, r.n_new_tokens, r.min_gap) for r in results])
+    assert answers[0] == answers[1] == answers[2] == answers[3]
+    assert max(map(len, texts)) > 100
+
+
+def demo_prompts():
+    from reclm_lite.profiles.calibration import sample_prompts
+
+    return list(enumerate(sample_prompts(n=64)))
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from reclm_lite.memory import peak_resident_bytes
+from reclm_lite.profiles.scheduler import Engine
+with Engine(Path(sys.argv[1]), 2, int(sys.argv[2]), n_ctx=1024) as engine:
+    for _ in engine.generate([f"prompt {n} " + "word " * 150 for n in range(48)], max_new_tokens=12):
+        pass
+    print(engine.announced_bytes, peak_resident_bytes())
+"""
+
+
+@pytest.mark.parametrize("n_slots", [2, 32])
+def test_memory_is_what_was_announced(n_slots):
+    command = [sys.executable, "-P", "-c", MEMORY, str(profile_model_path()), str(n_slots)]
+    announced, peak = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert peak == pytest.approx(announced, rel=0.10)
+
+
+def test_slots_are_as_many_as_memory_has_room_for():
+    from reclm_lite.profiles.room import plan_room
+
+    with load_model(profile_model_path(), vocab_only=True) as model:
+        def slots(**options):
+            return plan_room(model.gguf, model.n_vocab, n_ctx=512, n_threads=2, **options)
+
+        most = slots(available=1 << 40)
+        assert (most.n_slots, most.n_workers) == (64, 2)
+        few = slots(available=most.need_bytes - (30 << 20))
+        assert 1 <= few.n_slots < 64 and few.need_bytes <= most.need_bytes - (30 << 20)
+        with pytest.raises(ModelError, match="nothing was started"):
+            slots(available=1 << 20)
+        with pytest.raises(ModelError, match="fewer --slots"):
+            slots(available=few.need_bytes, n_slots=64)
+        with pytest.raises(ModelError, match="1 to 256 slots"):
+            slots(n_slots=257)

@@ -9,7 +9,8 @@ A `Place` is where a text stands in the form; `Place.after` takes it on by a few
 token by token with it. Left out: what the phrases say.
 """
 
-from dataclasses import dataclass
+import re
+from typing import NamedTuple
 
 from ..dialogue.templates import MAX_PHRASE_CHARS, looks_like_id
 
@@ -18,11 +19,11 @@ HEAD, MIDDLE = "User identity:", " User interests:"
 N_PHRASES = 3
 MAX_WORDS = 6
 
+_DIGIT = re.compile(r"\d")
 _FIXED = {0: HEAD, 2: MIDDLE}  # by part; 1 and 3 are the two lists
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a text stands: in which part (0 to 3: HEAD, identities, MIDDLE, interests), after how much of it.
 
     n_fixed: characters of the fixed words written. phrases: of the present list, those closed by a comma, folded for
@@ -37,6 +38,9 @@ class Place:
     def after(self, text: str) -> "Place | None":
         """The place after `text`, or None where no valid profile goes on like that."""
         part, n_fixed, phrases, phrase = self.part, self.n_fixed, self.phrases, self.phrase
+        if part not in _FIXED and "," not in text and ";" not in text and text.isprintable():
+            phrase += text
+            return Place(part, n_fixed, phrases, phrase) if _has_room(phrase) else None
         for c in text:
             if part in _FIXED:
                 fixed = _FIXED[part]
@@ -62,7 +66,7 @@ class Place:
                 phrase += c
         if part in _FIXED or len(phrase) == 0:
             return Place(part, n_fixed, phrases, phrase)
-        return Place(part, n_fixed, phrases, phrase) if _has_room(phrase.split()) else None
+        return Place(part, n_fixed, phrases, phrase) if _has_room(phrase) else None
 
     @property
     def may_end(self) -> bool:
@@ -78,16 +82,18 @@ class Place:
 START = Place()
 
 
-def _has_room(words: list[str]) -> bool:
-    """Whether a phrase of these words, the last perhaps not whole, is short enough and holds no id."""
+def _has_room(phrase: str) -> bool:
+    """Whether a phrase, its last word perhaps not whole, is short enough and holds no id."""
+    if len(phrase) <= MAX_PHRASE_CHARS and phrase.count(" ") < MAX_WORDS and phrase.isprintable() and not _DIGIT.search(phrase):
+        return True
+    words = phrase.split()
     return len(words) <= MAX_WORDS and len(" ".join(words)) <= MAX_PHRASE_CHARS and not any(map(looks_like_id, words))
 
 
 def _closed(phrase: str, before: tuple[str, ...]) -> str | None:
     """A phrase folded for comparison, or None where it cannot stand as it is, or stands already."""
-    words = phrase.split()
-    key = " ".join(words).casefold()
-    return key if key not in before and any(map(str.isalnum, key)) and _has_room(words) else None
+    key = " ".join(phrase.split()).casefold()
+    return key if key not in before and any(map(str.isalnum, key)) and _has_room(phrase) else None
 
 
 def may_begin(text: str) -> bool:

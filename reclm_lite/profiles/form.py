@@ -7,9 +7,8 @@ Only at the turns (a comma, a semicolon, the end, a digit, a character in pieces
 """
 
 import codecs
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -86,8 +85,7 @@ class TokenTable:
         return int(self.model.lib.llama_vocab_eos(self.model.vocab))
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
+class _Written(NamedTuple):
     """What one sequence has written: the place in the form (None: no valid profile any more), and bytes of a character that
     is not whole yet.
     """

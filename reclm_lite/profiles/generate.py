@@ -290,6 +290,7 @@ class _Run:
     def _store(self, group: Group, generation: Generation, sampling: Sampling, is_last: bool) -> None:
         generation = self._without_ids(generation)
         store.put_generation(self.ws, generation)
+        store.put_uses(self.ws, self.side, group.idxs, generation.prompt_key)
         summary = self.summary
         summary.n_generated += 1
         summary.n_near_ties += generation.min_gap is not None and generation.min_gap < NEAR_TIE

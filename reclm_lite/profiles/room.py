@@ -69,7 +69,7 @@ def plan_room(
 
     def need(n: int) -> int:
         workers = min(n_workers, n)
-        return gguf.size_bytes + n * each + workers * compute_bytes(gguf, n_vocab, n_batch, -(-n // workers))
+        return gguf.size_bytes + n * each + workers * compute_bytes(gguf, n_vocab, n_batch, -(-n // workers))  # at most
 
     if n_slots is None:
         n_slots = max(1, min(MAX_SLOTS_EACH * n_workers, KV_BUDGET_BYTES // max(1, each)))

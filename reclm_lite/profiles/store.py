@@ -152,7 +152,13 @@ def put_profiles(
             for idx in idxs
         ),
     )  # fmt: skip
-    ws.db.executemany("INSERT OR IGNORE INTO uses (prompt_key, side, idx) VALUES (?, ?, ?)", ((key, side, idx) for idx in idxs))
+    put_uses(ws, side, idxs, key)
+
+
+def put_uses(ws: Workspace, side: str, idxs: Iterable[int], key: str) -> None:
+    """Remember for whom a generation was made, inside the caller's transaction."""
+    rows = ((key, side, int(idx)) for idx in idxs)
+    ws.db.executemany("INSERT OR IGNORE INTO uses (prompt_key, side, idx) VALUES (?, ?, ?)", rows)
 
 
 def protected_idxs(ws: Workspace, side: str) -> set[int]:

@@ -6,6 +6,11 @@ filled (prefill) with one token of every slot that is writing (decode). A prompt
 already holds is not decoded again: the cells are copied (`llama_memory_seq_cp`) or, in the same slot, kept. All
 bookkeeping lives in arrays over slots, so that a step costs a handful of numpy calls.
 
+Two things about llama.cpp shape a step. It cuts a batch into parts of equally many tokens for each of their sequences,
+and every part reads all weights: so the prompts of a step get equally many tokens, and slots are refilled several at a
+time. And its attention adds up in another order from 64 tokens of a sequence on: so a prompt goes in by MAX_CHUNK tokens
+at most, and an answer then has the same bits whatever the number of slots and threads and whoever is alongside.
+
 Used by one thread at a time; `scheduler.Engine` deals out the prompts.
 """
 
@@ -26,9 +31,9 @@ from .form import END, NEWLINE, SILENT, Form, TokenTable
 from .sampling import Sampling
 
 MIN_COPY_TOKENS = 16  # a copy moves a slot's whole stretch of cells, so a short common prefix is cheaper decoded
-# Fixed words of the form go in one by one beside at least so many others, in a lump beside fewer: llama.cpp puts
-# sequences of unequal length into batches of their own, each of which reads all weights.
-MIN_ALONGSIDE = 4
+MAX_CHUNK = 63  # tokens of a prompt in one step
+REFILL_SHARE = 8  # slots are refilled when one in so many is free
+MIN_ALONGSIDE = 4  # beside so many others that write, fixed words go in one by one
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ class Worker:
         self.model, self.table, self.n_slots, self.n_ctx = model, table, n_slots, n_ctx
         # llama.cpp rounds a sequence's share up to a multiple of 256; the surplus is not used.
         n_ctx_total = -(-n_ctx // 256) * 256 * n_slots
-        self.n_batch = max(min(n_batch, n_ctx_total), n_slots)
+        self.n_batch = max(min(n_batch, n_ctx_total, MAX_CHUNK * n_slots), n_slots)
         settings = {"n_ubatch": self.n_batch, "kv_unified": False, "n_outputs_max": n_slots, **context_params}
         self.context = model.context(n_threads=n_threads, n_ctx=n_ctx_total, n_seq_max=n_slots, n_batch=self.n_batch, **settings)
         self.n_vocab = model.n_vocab
@@ -194,11 +199,12 @@ class Worker:
         slots = _Slots(self.n_slots, self.n_ctx)
         form = Form(self.table, self.n_slots) if sampling.guided else None
         head: Pending | None = None
-        exhausted = False
+        exhausted = refilling = False
         while not brake.stop.is_set():
-            budget = self.n_batch - int(slots.active.sum())
+            n_free = self.n_slots - int(slots.active.sum())
             exhausted = exhausted or brake.drain.is_set()
-            while not exhausted and budget > 0 and not slots.active.all():
+            refilling = n_free > 0 and (refilling or n_free * REFILL_SHARE >= self.n_slots)
+            while refilling and n_free and not exhausted:
                 if head is None:
                     started = time.perf_counter()
                     head = prompts.get()
@@ -206,21 +212,21 @@ class Worker:
                     if head is None:
                         exhausted = True
                         break
-                reused = self._admit(slots, head)
-                if reused is None:
+                slot = self._admit(slots, head)
+                if slot is None:
                     break
                 if form is not None:
-                    slots.extend(reused[0], form.begin(reused[0])[:max_new_tokens])
-                budget -= len(head.tokens) - reused[1]
+                    slots.extend(slot, form.begin(slot)[:max_new_tokens])
+                n_free -= 1
                 head = None
-            if not slots.active.any():
+            if n_free == self.n_slots:
                 return
             for slot in self._step(slots, form, max_new_tokens, sampling):
                 emit(self._result(slots, slot))
                 slots.active[slot] = False
 
-    def _admit(self, slots: "_Slots", pending: Pending) -> tuple[int, int] | None:
-        """Put a prompt into a free slot; returns the slot, and how many of the tokens need no decoding.
+    def _admit(self, slots: "_Slots", pending: Pending) -> int | None:
+        """Put a prompt into a free slot, keeping or copying what needs no decoding; returns the slot.
 
         None: wait a step, because a slot is just now decoding a beginning worth copying.
         """
@@ -246,20 +252,16 @@ class Worker:
             reused = 0
         slots.fill(target, pending, reused)
         self.n_reused_tokens += reused
-        return target, reused
+        return target
 
     def _step(self, slots: "_Slots", form: Form | None, max_new_tokens: int, sampling: Sampling) -> list[int]:
         """Decode one batch; returns the slots that have finished, in ascending order."""
         batch = self._batch
         todo = np.where(slots.active, slots.n_known - slots.n_cached, 0)
-        ask = todo
-        if form is not None and int(slots.active.sum()) > MIN_ALONGSIDE:
-            ask = np.where(slots.n_cached >= slots.n_prompt, np.minimum(todo, 1), todo)
-        counts = _fit(ask, self.n_batch)
-        total = int(counts.sum())
-        # Ascending sequence ids without gaps let llama.cpp put all slots into one micro-batch.
+        counts = _shares(todo, slots.n_cached >= slots.n_prompt, self.n_batch)
+        # Ascending sequence ids without gaps let llama.cpp put all slots into one part.
         seq = np.repeat(slots.ids, counts)
-        ends = np.cumsum(counts)
+        total, ends = len(seq), np.cumsum(counts)
         pos = np.arange(total, dtype=np.int32) - np.repeat(ends - counts - slots.n_cached, counts)
         batch.seq[:total] = seq
         batch.pos[:total] = pos
@@ -316,8 +318,8 @@ class Worker:
     def _text(self, slots: "_Slots", slot: int) -> str:
         """The first line of what a slot has written."""
         tokens = slots.tokens[slot, slots.n_prompt[slot] : slots.n_known[slot]]
-        silent = np.isin(self.table.kinds(tokens), (END, SILENT))
-        raw = b"".join(map(self.table.piece, tokens[~silent].tolist()))
+        kinds = self.table.kinds(tokens)
+        raw = b"".join(map(self.table.piece, tokens[(kinds != END) & (kinds != SILENT)].tolist()))
         return raw.decode("utf-8", errors="replace").strip().split("\n")[0].strip()
 
     def _result(self, slots: "_Slots", slot: int) -> GenerationResult:
@@ -374,10 +376,20 @@ class _Slots:
         self.n_known[slot] += len(tokens)
 
 
-def _fit(todo: np.ndarray, n_batch: int) -> np.ndarray:
-    """How many tokens of each slot go into a batch of `n_batch`: one for each that has any, then the first ones' rest."""
-    first = np.minimum(todo, 1)
-    rest = todo - first
-    room = n_batch - int(first.sum())
-    before = np.cumsum(rest) - rest
-    return first + np.clip(room - before, 0, rest)
+def _shares(todo: np.ndarray, is_writing: np.ndarray, n_batch: int) -> np.ndarray:
+    """How many tokens of each slot go into a step of at most `n_batch` tokens: int64 (n_slots,).
+
+    todo: tokens that are known and not decoded; is_writing: slots whose prompt has been decoded. Prompts get equally many,
+    at most MAX_CHUNK, so that none needs a part of its own; a slot that is writing gets one, or all of its few fixed words
+    where hardly anybody is alongside.
+    """
+    n_writing = int(np.count_nonzero(is_writing & (todo > 0)))
+    counts = np.minimum(todo, 1 if n_writing > MIN_ALONGSIDE else MAX_CHUNK)
+    reading = ~is_writing & (todo > 0)
+    n_reading = int(np.count_nonzero(reading))
+    if n_reading:
+        room = (n_batch - int(counts[is_writing].sum())) // n_reading
+        counts[reading] = max(1, min(int(todo[reading].min()), MAX_CHUNK, room))
+    while int(counts.sum()) > n_batch:  # more slots than a batch has room for: the first ones
+        counts[np.flatnonzero(counts)[-1]] = 0
+    return counts
