@@ -32,7 +32,7 @@ from .summary import Summary
 log = logging.getLogger(__name__)
 
 RETRY_TEMPERATURE = 0.7
-NEAR_TIE = 0.05  # logits; the noise of a batch's shape lies below it, see docs/profiles.md
+NEAR_TIE = 0.05  # logits: what the order of a sum may decide, see docs/profiles.md
 REUSE = ("history", "prompt")
 
 
