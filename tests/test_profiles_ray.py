@@ -21,7 +21,7 @@ from reclm_lite.errors import ModelError
 from reclm_lite.profiles.answers import Brake, Group
 from reclm_lite.profiles.generate import Observer, RunSettings, run_profiles
 from reclm_lite.profiles.scheduler import GREEDY, GenerationResult
-from reclm_lite.profiles.sources import SourceSettings, gguf, ray_cluster
+from reclm_lite.profiles.sources import SourceSettings, gguf, ray_cluster, ray_post
 from reclm_lite.runtime import file_sha256
 from reclm_lite.workspace import Workspace
 
@@ -33,10 +33,10 @@ import sys
 from pathlib import Path
 from reclm_lite.profiles.answers import Brake, Group
 from reclm_lite.profiles.generate import RunSettings, run_profiles
-from reclm_lite.profiles.sources import SourceSettings, gguf, ray_cluster
+from reclm_lite.profiles.sources import SourceSettings, gguf, ray_post
 from reclm_lite.workspace import Workspace
 root, model, address, gguf.MAX_NEW_TOKENS = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-ray_cluster.BATCH_LEAST = 8
+ray_post.BATCH_LEAST = 8
 with Workspace.open(Path(root)) as ws:
     source = SourceSettings(model, n_threads=1, n_slots=4, engine="ray", ray_address=address)
     run_profiles(ws, "users", source=source, settings=RunSettings(n_retries=0))
@@ -52,7 +52,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(gguf, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
-    monkeypatch.setattr(ray_cluster, "BATCH_LEAST", 8)
+    monkeypatch.setattr(ray_post, "BATCH_LEAST", 8)
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_a_row_is_answered_once_whoever_hands_it_over():
         return GenerationResult(row, text, 3, 3, "stop")
 
     async def story() -> None:
-        post = ray_cluster.Post("absent")
+        post = ray_post.Post("absent")
         assert await post.begin("a", [1, 2, 3]) == ([1, 2, 3], True)
         assert await post.hand_over("a", [result(1, "first"), result(3, "first")], 0.5) == (False, False)
         # Node a is lost, its batch is given to b.
@@ -204,32 +204,32 @@ def test_a_row_is_answered_once_whoever_hands_it_over():
 
 def test_a_batch_that_kills_every_worker_ends_the_run():
     async def story() -> list[bool]:
-        post = ray_cluster.Post("absent")
+        post = ray_post.Post("absent")
         went_on = []
-        for number in range(ray_cluster.MAX_BEGUN):
+        for number in range(ray_post.MAX_BEGUN):
             went_on.append((await post.begin(f"node {number}", [7, 8, 9]))[1])
         # One answer came after all, so it is not the batch.
         await post.hand_over("node 3", [GenerationResult(8, "text", 3, 3, "stop")], 0.5)
-        for number in range(ray_cluster.MAX_BEGUN + 1):
+        for number in range(ray_post.MAX_BEGUN + 1):
             went_on.append((await post.begin(f"node {number}", [7, 8, 9]))[1])
         assert (await post.take(False, False, 0.0)).error.startswith("node 4: expected answers to 2 prompts, found that the worker")
         return went_on
 
-    assert asyncio.run(story()) == [True] * 2 * ray_cluster.MAX_BEGUN + [False]
+    assert asyncio.run(story()) == [True] * 2 * ray_post.MAX_BEGUN + [False]
 
 
 @pytest.mark.parametrize(("n", "n_nodes"), [(1, 1), (15, 4), (500, 2), (57_128, 3), (1_000_000, 64)])
 def test_batches_hold_every_prompt_and_shrink_towards_the_end(n, n_nodes):
-    sizes = ray_cluster.batch_sizes(n, n_nodes)
+    sizes = ray_post.batch_sizes(n, n_nodes)
     assert sum(sizes) == n and min(sizes) > 0
-    assert max(sizes) <= ray_cluster.BATCH_MOST
+    assert max(sizes) <= ray_post.BATCH_MOST
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] <= max(ray_cluster.BATCH_LEAST, n // n_nodes)
+    assert sizes[0] <= max(ray_post.BATCH_LEAST, n // n_nodes)
 
 
 @pytest.fixture
 def job(model):
-    return ray_cluster.Job(
+    return ray_post.Job(
         str(model), False, file_sha256(model), model.stat().st_size, 512, None, None, None, MAX_NEW_TOKENS, GREEDY, False
     )
 
@@ -239,33 +239,33 @@ def never(offset: int) -> bytes:
 
 
 def test_node_that_has_the_model_is_sent_nothing(job, model):
-    assert ray_cluster.model_file(job, never) == model
+    assert ray_post.model_file(job, never) == model
 
 
 def test_node_without_the_model_is_sent_it_once(job, model, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(ray_cluster, "CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr(ray_post, "CHUNK_BYTES", 1 << 20)
     elsewhere = dataclasses.replace(job, path=str(tmp_path / "absent.gguf"))
-    post = ray_cluster.Post(str(model))
-    copy = ray_cluster.model_file(elsewhere, lambda offset: asyncio.run(post.chunk(offset)))
+    post = ray_post.Post(str(model))
+    copy = ray_post.model_file(elsewhere, lambda offset: asyncio.run(post.chunk(offset)))
     assert copy.read_bytes() == model.read_bytes() and job.size_bytes > 2 << 20
     assert os.listdir(copy.parent) == [f"{job.sha256}.gguf"]
-    assert ray_cluster.model_file(elsewhere, never) == copy
+    assert ray_post.model_file(elsewhere, never) == copy
     copy.write_bytes(b"damaged")
-    assert ray_cluster.model_file(elsewhere, lambda offset: asyncio.run(post.chunk(offset))).read_bytes() == model.read_bytes()
+    assert ray_post.model_file(elsewhere, lambda offset: asyncio.run(post.chunk(offset))).read_bytes() == model.read_bytes()
 
 
 def test_what_is_sent_must_be_the_model(job, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     elsewhere = dataclasses.replace(job, path=str(tmp_path / "absent.gguf"))
     with pytest.raises(ModelError, match="found others"):
-        ray_cluster.model_file(elsewhere, lambda offset: b"x" * (job.size_bytes - offset))
+        ray_post.model_file(elsewhere, lambda offset: b"x" * (job.size_bytes - offset))
     with pytest.raises(ModelError, match="found others"):
-        ray_cluster.model_file(elsewhere, lambda offset: b"")
+        ray_post.model_file(elsewhere, lambda offset: b"")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ModelError, match="expected room for the model in .*put the model at"):
-        ray_cluster.model_file(elsewhere, never)
+        ray_post.model_file(elsewhere, never)
     assert not list((tmp_path / "cache").rglob("*gguf*"))
 
 

@@ -5,10 +5,9 @@ of which opens the model once. Answers do not wait for the end of a batch: every
 of the brake, several times a second at a `Post`, a small actor beside the driver. A batch whose node is lost is given to
 another node by Ray; the post then says which of its rows are answered already. Left out: starting a cluster (docs/ray.md).
 
-The only module that knows Ray, and only inside functions: workers are given their classes by name.
+The only module that imports Ray, and only inside functions.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import logging
@@ -16,121 +15,30 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
 from ...errors import ModelError, ReclmError
-from ...runtime import file_sha256, pick_threads
+from ...runtime import pick_threads
 from ..answers import Brake, Generation, Group, judge
-from ..chat import ChatWrap
 from ..constrain import FORM_VERSION
 from ..sampling import Sampling
 from ..scheduler import Engine
 from ..store import prompt_key
 from ..worker import GenerationResult
 from .gguf import Gguf
+from .ray_post import Job, Post, batch_sizes, model_file
 
 log = logging.getLogger(__name__)
 
 HAND_OVER_SECONDS = 0.25  # between two visits of a worker to the post
 TAKE_SECONDS = 0.2  # that the driver waits at the post for news
 SLACK_SECONDS = 0.5  # from an answer on a node to the driver: both of the above
-BATCH_MOST, BATCH_LEAST = 512, 16  # prompts of a batch: large, so that slots seldom run empty; small towards the end of the job
-CHUNK_BYTES = 32 << 20
 MAX_FRUITLESS = 2  # rounds in a row without one answer
-MAX_BEGUN = 4  # times that a batch is begun without one answer: its workers were killed each time
 STOP_SECONDS = 10.0
 WAIT_WARNING_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a node needs to answer as the driver's own engine would. n_threads: None for the CPUs that the node declares."""
-
-    path: str
-    is_bundled: bool
-    sha256: str
-    size_bytes: int
-    n_ctx: int
-    n_threads: int | None
-    n_slots: int | None
-    chat: ChatWrap | None
-    max_new_tokens: int
-    sampling: Sampling
-    in_order: bool  # the most valuable first, rather than those that begin alike together
-    versions: tuple[str, int] = (__version__, FORM_VERSION)
-
-
-@dataclass(frozen=True)
-class News:
-    """What the driver finds at the post. seconds_each: of the slowest node. error: a sentence that ends the run."""
-
-    results: list[GenerationResult]
-    seconds_each: float
-    nodes: list[str]
-    error: str | None
-
-
-class Post:
-    """An actor on the driver's machine between it and the workers; its state is the rows that are answered and the brake."""
-
-    def __init__(self, path: str):
-        self._path = path
-        self._results: list[GenerationResult] = []
-        self._done: set[int] = set()
-        self._begun: dict[int, tuple[int, int]] = {}  # by a batch's first row: its rows without an answer, and times in vain
-        self._seconds_each: dict[str, float] = {}
-        self._drain = self._stop = False
-        self._error: str | None = None
-        self._came = asyncio.Event()
-
-    async def begin(self, node: str, rows: list[int]) -> tuple[list[int], bool]:
-        """Those of a batch's rows that nobody has answered, and whether to begin at all."""
-        self._seconds_each.setdefault(node, 0.0)
-        wanted = [row for row in rows if row not in self._done]
-        n_before, n_times = self._begun.get(rows[0], (-1, 0))
-        n_times = n_times + 1 if len(wanted) == n_before else 0
-        self._begun[rows[0]] = len(wanted), n_times
-        if wanted and n_times == MAX_BEGUN:
-            await self.fail(
-                f"{node}: expected answers to {len(wanted)} prompts, found that the worker was killed {n_times} times without one "
-                "(is its memory too small?); see Ray's logs, use fewer --slots or a smaller model"
-            )
-        return wanted, not (self._drain or self._stop)
-
-    async def hand_over(self, node: str, results: list[GenerationResult], seconds_each: float) -> tuple[bool, bool]:
-        """From a worker; returns the brake: drain, stop. A row that has an answer keeps it."""
-        fresh = [result for result in results if result.index not in self._done]
-        self._done.update(result.index for result in fresh)
-        self._results += fresh
-        self._seconds_each[node] = seconds_each or self._seconds_each.get(node, 0.0)
-        if fresh:
-            self._came.set()
-        return self._drain, self._stop
-
-    async def fail(self, sentence: str) -> None:
-        """From a worker that cannot go on; the first sentence ends the run."""
-        self._error, self._stop = self._error or sentence, True
-        self._came.set()
-
-    async def take(self, drain: bool, stop: bool, wait_seconds: float) -> News:
-        """From the driver, with the state of its brake: what came since it last asked."""
-        self._drain, self._stop = self._drain or drain, self._stop or stop
-        if not self._came.is_set() and wait_seconds:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._came.wait(), wait_seconds)
-        self._came.clear()
-        results, self._results = self._results, []
-        return News(results, max(self._seconds_each.values(), default=0.0), sorted(self._seconds_each), self._error)
-
-    async def chunk(self, offset: int) -> bytes:
-        """A part of the model's file, for a node that does not have it."""
-        with open(self._path, "rb") as stream:
-            stream.seek(offset)
-            return stream.read(CHUNK_BYTES)
 
 
 class Worker:
@@ -232,51 +140,15 @@ def node_name() -> str:
     return f"node {socket.gethostname()} ({ray.util.get_node_ip_address()}, {context.get_node_id()[:8]})"
 
 
+def last_line(error: BaseException | None) -> str:
+    """Of Ray's errors, which hold the traceback of another process, the line that says what happened."""
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__ if error else "no reason given"
+
+
 def cpus_of(node: dict) -> float:
     """What an alive node of `ray.nodes()` declares, else 0."""
     return node["Resources"].get("CPU", 0.0) if node["Alive"] else 0.0
-
-
-def model_file(job: Job, chunk: Callable[[int], bytes]) -> Path:
-    """The model on this node: at the driver's path, or a copy in the user's cache folder, sent once where there is none.
-
-    chunk(offset) gives the next bytes of the file. Raises ModelError where another file lies at the path.
-    """
-    path = Path(job.path)
-    if job.is_bundled:
-        from ...assets import profile_model_path
-
-        path = profile_model_path()
-    if path.is_file():
-        if (found := file_sha256(path)) == job.sha256:
-            return path
-        if not job.is_bundled:
-            raise ModelError(
-                f"expected {path} to be the driver's model (SHA-256 {job.sha256[:12]}…), found another file ({found[:12]}…); "
-                "copy the model there, or remove the file, and the model is sent"
-            )
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reclm-lite" / "models"
-    copy = folder / f"{job.sha256}.gguf"
-    if copy.is_file() and file_sha256(copy) == job.sha256:
-        return copy
-    part = folder / f".{job.sha256}.{os.getpid()}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            while (offset := stream.tell()) < job.size_bytes:
-                if not stream.write(chunk(offset)):
-                    break
-            stream.flush()
-            os.fsync(stream.fileno())
-        if file_sha256(part) != job.sha256:
-            raise ModelError(f"expected the model's {job.size_bytes:,} bytes, found others: was {path} changed? Run it again")
-        part.replace(copy)
-    except OSError as error:
-        raise ModelError(f"expected room for the model in {folder}, found: {error}; put the model at {path} on this node") from error
-    finally:
-        with contextlib.suppress(OSError):  # gone by its new name, or never there
-            part.unlink()
-    return copy
 
 
 class RayCluster(Gguf):
@@ -310,7 +182,7 @@ class RayCluster(Gguf):
                         spent.n_shared_tokens += result.n_shared_tokens
                         spent.n_new_tokens += result.n_new_tokens
                         yield group, judge(
-                            prompt_key(source, group.prompt), result.text, result.finish, n_prompt_tokens=result.n_prompt_tokens,
+                            prompt_key(source, group.prompt), result.text, result.finish, n_ctx=about.n_ctx, n_prompt_tokens=result.n_prompt_tokens,
                             n_new_tokens=result.n_new_tokens, n_left_out=group.n_left_out, min_gap=result.min_gap,
                         )  # fmt: skip
                 finally:
@@ -318,14 +190,20 @@ class RayCluster(Gguf):
                 n_fruitless = 0 if len(left) < n_before else n_fruitless + 1
                 if n_fruitless == MAX_FRUITLESS:
                     raise ModelError(
-                        f"expected answers from the Ray cluster, found none in {n_fruitless} rounds ({round_.error or 'no reason given'}); "
+                        f"expected answers from the Ray cluster, found none in {n_fruitless} rounds ({last_line(round_.error)}); "
                         f"see that reclm-lite is installed on every node, and Ray's logs; {about.path.name} works without --engine ray"
                     )
             n_lost = len(nodes - {node["NodeID"] for node in ray.nodes() if node["Alive"]})
             if n_lost:
                 spent.notes.append(f"{n_lost} node(s) left the Ray cluster meanwhile; others answered their prompts")
+        except ray.exceptions.RayError as error:
+            raise ModelError(
+                f"expected the Ray cluster to stay, found that it is gone ({last_line(error)}); what was answered is stored: "
+                "start the cluster again and run the same command, or run it without --engine ray"
+            ) from error
         finally:
-            ray.kill(post)
+            with contextlib.suppress(ray.exceptions.RayError):  # gone already
+                ray.kill(post)
 
     def _job(self, groups: Sequence[Group], sampling: Sampling, brake: Brake) -> Job:
         about, settings = self.about, self._settings
@@ -417,13 +295,11 @@ class _Round:
         rows = list(left) if job.in_order else sorted(left, key=lambda row: left[row].prompt)
         sizes = batch_sizes(len(rows), len(cpus))
         self._cpus = min(cpus)
-        # Where nodes are alike, one that joins later may get an actor too; else a large node would get two.
         n = min(len(cpus), len(sizes))
-        most = None if len(set(cpus)) == 1 else n
         # By its defaults Ray Data spreads actors over nodes, starts lost ones elsewhere and gives them their batches again.
         self._answered = ray.data.from_arrow(list(_tables(rows, left, sizes))).map_batches(
             Worker, fn_constructor_kwargs={"post": post, "job": job}, batch_size=None, batch_format="pyarrow", num_cpus=self._cpus,
-            compute=ray.data.ActorPoolStrategy(min_size=n, max_size=most, max_tasks_in_flight_per_actor=2),
+            compute=ray.data.ActorPoolStrategy(size=n, max_tasks_in_flight_per_actor=2),
         )  # fmt: skip
         self._thread = threading.Thread(target=self._work, name="reclm-ray-data", daemon=True)
         self._thread.start()
@@ -460,7 +336,7 @@ class _Round:
                 if not seen or not n_able:
                     log.warning("waiting for a node of the Ray cluster with %g free CPUs (%d nodes have so many)", self._cpus, n_able)
         if self.error is not None:
-            log.warning("a round on the Ray cluster ended early: %s", str(self.error).splitlines()[0])
+            log.warning("a round on the Ray cluster ended early: %s", last_line(self.error))
 
     def end(self) -> None:
         """Wait until no worker is at it; where prompts are left, tell them to give up. Safe to call twice."""
@@ -469,15 +345,6 @@ class _Round:
         with contextlib.suppress(Exception):  # a cluster that is gone has stopped
             self._ray.get(self._post.take.remote(True, True, 0.0), timeout=STOP_SECONDS)
         self._thread.join(STOP_SECONDS)
-
-
-def batch_sizes(n: int, n_nodes: int) -> list[int]:
-    """How `n` prompts are cut: a quarter of each node's share of what is left, so that the nodes end at about the same time."""
-    sizes = []
-    while n > 0:
-        sizes.append(min(n, max(BATCH_LEAST, min(BATCH_MOST, n // (4 * n_nodes)))))
-        n -= sizes[-1]
-    return sizes
 
 
 def _tables(rows: list[int], left: dict[int, Group], sizes: list[int]) -> Iterator[Any]:
