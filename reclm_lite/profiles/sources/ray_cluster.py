@@ -182,8 +182,8 @@ class RayCluster(Gguf):
                         spent.n_shared_tokens += result.n_shared_tokens
                         spent.n_new_tokens += result.n_new_tokens
                         yield group, judge(
-                            prompt_key(source, group.prompt), result.text, result.finish, n_ctx=about.n_ctx, n_prompt_tokens=result.n_prompt_tokens,
-                            n_new_tokens=result.n_new_tokens, n_left_out=group.n_left_out, min_gap=result.min_gap,
+                            prompt_key(source, group.prompt), result.text, result.finish, n_ctx=about.n_ctx,
+                            n_prompt_tokens=result.n_prompt_tokens, n_new_tokens=result.n_new_tokens, n_left_out=group.n_left_out, min_gap=result.min_gap,
                         )  # fmt: skip
                 finally:
                     round_.end()
