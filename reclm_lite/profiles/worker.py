@@ -212,7 +212,7 @@ class Worker:
                     if head is None:
                         exhausted = True
                         break
-                slot = self._admit(slots, head)
+                slot = self._admit(slots, head, max_new_tokens)
                 if slot is None:
                     break
                 if form is not None:
@@ -223,9 +223,9 @@ class Worker:
                 return
             for slot in self._step(slots, form, max_new_tokens, sampling):
                 emit(self._result(slots, slot))
-                slots.active[slot] = False
+                slots.free(slot)
 
-    def _admit(self, slots: "_Slots", pending: Pending) -> int | None:
+    def _admit(self, slots: "_Slots", pending: Pending, max_new_tokens: int) -> int | None:
         """Put a prompt into a free slot, keeping or copying what needs no decoding; returns the slot.
 
         None: wait a step, because a slot is just now decoding a beginning worth copying.
@@ -250,25 +250,30 @@ class Worker:
                 reused = int(ready[source])
         if not self.llama.keep(target, reused):
             reused = 0
-        slots.fill(target, pending, reused)
+        slots.fill(target, pending, reused, max_new_tokens)
         self.n_reused_tokens += reused
         return target
 
     def _step(self, slots: "_Slots", form: Form | None, max_new_tokens: int, sampling: Sampling) -> list[int]:
         """Decode one batch; returns the slots that have finished, in ascending order."""
         batch = self._batch
-        todo = np.where(slots.active, slots.n_known - slots.n_cached, 0)
-        counts = _shares(todo, slots.n_cached >= slots.n_prompt, self.n_batch)
+        todo = slots.n_known - slots.n_cached
         # Ascending sequence ids without gaps let llama.cpp put all slots into one part.
-        seq = np.repeat(slots.ids, counts)
-        total, ends = len(seq), np.cumsum(counts)
-        pos = np.arange(total, dtype=np.int32) - np.repeat(ends - counts - slots.n_cached, counts)
+        if int(todo.max()) == 1 and self.n_batch >= self.n_slots:  # nobody but writers, as in most steps
+            counts, seq = todo, np.flatnonzero(todo)
+            pos, speaking, total = slots.n_cached[seq], seq, len(seq)
+            batch.logits[:total] = 1
+        else:
+            counts = _shares(todo, slots.n_cached >= slots.n_prompt, self.n_batch)
+            seq, ends = np.repeat(slots.ids, counts), np.cumsum(counts)
+            total = len(seq)
+            pos = np.arange(total, dtype=np.int32) - np.repeat(ends - counts - slots.n_cached, counts)
+            speaking = np.flatnonzero((counts > 0) & (counts == todo))
+            batch.logits[:total] = 0
+            batch.logits[ends[speaking] - 1] = 1
         batch.seq[:total] = seq
         batch.pos[:total] = pos
         batch.token[:total] = slots.tokens[seq, pos]
-        batch.logits[:total] = 0
-        speaking = np.flatnonzero((counts > 0) & (counts == todo))
-        batch.logits[ends[speaking] - 1] = 1
         batch.c.n_tokens = total
         logits = self.llama.decode(batch, len(speaking))
         self.n_decoded_tokens += total
@@ -281,14 +286,17 @@ class Worker:
         kinds = self.table.kinds(chosen)
         slots.append(speaking, chosen)
         stopped = kinds == END
-        for at in np.flatnonzero(kinds == NEWLINE):
-            # A line break ends the text, unless nothing has been written yet.
-            stopped[at] = bool(self._text(slots, int(speaking[at])))
-        slots.stopped[speaking] = stopped
+        if NEWLINE in kinds.tolist():
+            for at in np.flatnonzero(kinds == NEWLINE):
+                # A line break ends the text, unless nothing has been written yet.
+                stopped[at] = bool(self._text(slots, int(speaking[at])))
         for slot, tokens in forced.items():
             slots.extend(slot, tokens[: max_new_tokens - int(slots.n_known[slot] - slots.n_prompt[slot])])
-        full = slots.n_known[speaking] - slots.n_prompt[speaking] >= max_new_tokens
-        return [int(slot) for slot in speaking[stopped | full]]
+        ended = stopped | (slots.n_known[speaking] >= slots.n_most[speaking])
+        if not ended.any():
+            return []
+        slots.stopped[speaking] = stopped
+        return speaking[ended].tolist()
 
     def _choose(self, slots: "_Slots", speaking: np.ndarray, logits: np.ndarray, sampling: Sampling) -> np.ndarray:
         """int32 (len(speaking),): the next token of each; logits is float32 (len(speaking), n_vocab)."""
@@ -337,7 +345,7 @@ class Worker:
 
 
 class _Slots:
-    """What each slot holds: `n_known` tokens of `tokens`, of which `n_cached` are in the key-value cache."""
+    """What each slot holds: `n_known` tokens of `tokens`, of which `n_cached` are in the key-value cache (all, in a free slot)."""
 
     def __init__(self, n_slots: int, n_ctx: int):
         self.ids = np.arange(n_slots, dtype=np.int32)
@@ -345,6 +353,7 @@ class _Slots:
         self.n_known = np.zeros(n_slots, np.int64)
         self.n_cached = np.zeros(n_slots, np.int64)
         self.n_prompt = np.zeros(n_slots, np.int64)
+        self.n_most = np.zeros(n_slots, np.int64)  # tokens that end an answer
         self.n_shared = np.zeros(n_slots, np.int64)
         self.index = np.zeros(n_slots, np.int64)
         self.active = np.zeros(n_slots, bool)
@@ -353,8 +362,9 @@ class _Slots:
         self.started = [0.0] * n_slots
         self.draws: list[np.random.Generator | None] = [None] * n_slots
 
-    def fill(self, slot: int, pending: Pending, n_cached: int) -> None:
+    def fill(self, slot: int, pending: Pending, n_cached: int, max_new_tokens: int) -> None:
         n = len(pending.tokens)
+        self.n_most[slot] = n + max_new_tokens
         self.tokens[slot, :n] = pending.tokens
         self.n_known[slot] = self.n_prompt[slot] = n
         self.n_cached[slot] = self.n_shared[slot] = n_cached
@@ -364,6 +374,11 @@ class _Slots:
         self.min_gap[slot] = np.inf
         self.started[slot] = time.perf_counter()
         self.draws[slot] = None
+
+    def free(self, slot: int) -> None:
+        """Its tokens stay for those who begin alike; the last one, which was never decoded, is not known any more."""
+        self.active[slot] = False
+        self.n_known[slot] = self.n_cached[slot]
 
     def append(self, slots: np.ndarray, tokens: np.ndarray) -> None:
         self.tokens[slots, self.n_known[slots]] = tokens
