@@ -50,7 +50,7 @@ def test_tokens_are_accepted_exactly_where_the_text_may_begin_like_that(model):
             for mark in ",;":
                 logits[0, list(table.continuation(mark))] += rng.choice([0.0, 8.0], p=[0.7, 0.3])
             best = int(logits[0].argmax())
-            chosen = np.array([best], np.int32)
+            chosen = np.array([best])
             table.kinds(chosen)  # looks the token up
             was_quick = form._chars_left[0] >= table.n_chars[best]
             must = form.choose(slots, logits, chosen).get(0, ())

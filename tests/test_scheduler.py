@@ -14,7 +14,7 @@ from tiny_llama import BOS, write_tiny_llama
 from reclm_lite.assets import profile_model_path
 from reclm_lite.errors import ModelError
 from reclm_lite.profiles.scheduler import Engine, Sampling
-from reclm_lite.profiles.worker import MAX_CHUNK, _shares
+from reclm_lite.profiles.worker import MAX_CHUNK, MIN_ALONGSIDE
 from reclm_lite.runtime import load_model
 
 WORDS = "the moon rises over old harbours while bakers sing and comets draw slow letters in cold rain".split()
@@ -203,7 +203,24 @@ def test_truncated_model_is_refused(model, tmp_path, share):
 
 
 def shares(todo, is_writing, n_batch=1024):
-    return _shares(np.array(todo), np.array(is_writing, bool), n_batch).tolist()
+    """How many tokens of each slot a step takes; every slot has decoded 500 tokens before."""
+    from reclm_lite.kernels.decoding import fill_batch
+
+    n = len(todo)
+    tokens = np.arange(n * 1000, dtype=np.int32).reshape(n, 1000)
+    n_cached = np.full(n, 500)
+    n_known, n_prompt = n_cached + todo, np.where(np.array(is_writing, bool), 400, 900)
+    token, pos, seq, logits, speaking = (np.full(n_batch, -1, dtype) for dtype in (np.int32, np.int32, np.int32, np.int8, np.int64))
+    total, n_speaking = fill_batch(tokens, n_known, n_cached, n_prompt, n_batch, MAX_CHUNK, MIN_ALONGSIDE, token, pos, seq, logits, speaking)
+    counts = np.bincount(seq[:total], minlength=n)
+    assert (n_cached == 500 + counts).all() and (np.diff(seq[:total]) >= 0).all()
+    assert (token[:total] == tokens[seq[:total], pos[:total]]).all()
+    assert pos[:total].tolist() == [500 + k for count in counts for k in range(count)]
+    done = [slot for slot in range(n) if counts[slot] and counts[slot] == todo[slot]]
+    assert speaking[:n_speaking].tolist() == done
+    assert np.flatnonzero(logits[:total] == 1).tolist() == [int(np.cumsum(counts)[slot]) - 1 for slot in done]
+    assert (token[total:] == -1).all()
+    return counts.tolist()
 
 
 def test_prompts_of_a_step_get_equally_many_tokens_and_writers_one_each():
@@ -214,6 +231,7 @@ def test_prompts_of_a_step_get_equally_many_tokens_and_writers_one_each():
 def test_step_has_no_more_tokens_than_the_batch():
     assert shares([100, 100, 1], [0, 0, 1], n_batch=21) == [10, 10, 1]
     assert shares([9, 9, 9], [0, 0, 0], n_batch=2) == [1, 1, 0]
+    assert shares([1] * 5, [1] * 5, n_batch=3) == [1, 1, 1, 0, 0]
 
 
 def test_fixed_words_go_in_a_lump_only_where_few_are_alongside():

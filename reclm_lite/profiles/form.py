@@ -122,6 +122,10 @@ class Form:
         # Room of the present phrase; none where the text must be looked at.
         self._chars_left = np.zeros(n_slots, np.int32)
         self._spaces_left = np.zeros(n_slots, np.int32)
+        self._is_quick = np.zeros(n_slots, np.int8)
+        from ..kernels import decoding  # numba is slow to load
+
+        self._decoding = decoding
 
     def begin(self, slot: int) -> tuple[int, ...]:
         """An empty answer; returns the tokens that it must begin with."""
@@ -129,21 +133,23 @@ class Form:
         return self._take(slot, _Written())
 
     def choose(self, slots: np.ndarray, logits: np.ndarray, chosen: np.ndarray) -> dict[int, tuple[int, ...]]:
-        """Hold the form: `chosen` (int32 (n,), the model's choices for `slots`) is changed in place where it must be.
+        """Hold the form: `chosen` (int64 (n,), the model's choices for `slots`, int64 (n,)) is changed in place where it must be.
 
         logits: float32 (n, n_vocab). Returns, for slots that have reached fixed words, the tokens that must follow.
         """
-        table = self.table
-        kinds = table.kinds(chosen)
-        chars_left = self._chars_left[slots] - table.n_chars[chosen]
-        spaces_left = self._spaces_left[slots] - table.n_spaces[chosen]
-        quick = (kinds == PLAIN) & (chars_left >= 0) & (spaces_left >= 0)
-        self._chars_left[slots], self._spaces_left[slots] = chars_left, spaces_left
+        table, n = self.table, len(slots)
+        if not self._decoding.pass_quickly(
+            chosen, slots, table.kind, table.n_chars, table.n_spaces, self._chars_left, self._spaces_left, self._is_quick
+        ):
+            for slot, token in zip(slots.tolist(), chosen.tolist(), strict=True):
+                self._since[slot].append(token)
+            return {}
         forced = {}
-        for slot, token, kind, is_quick, at in zip(slots.tolist(), chosen.tolist(), kinds.tolist(), quick.tolist(), range(len(slots))):
+        for at, slot, token, is_quick in zip(range(n), slots.tolist(), chosen.tolist(), self._is_quick[:n].tolist(), strict=True):
             if is_quick:
                 self._since[slot].append(token)
                 continue
+            kind = int(table.kinds(chosen[at : at + 1])[0])
             if since := self._since[slot]:
                 self._written[slot] = self._written[slot].after(b"".join(map(table.piece, since))) or _Written(None)
                 self._since[slot] = []

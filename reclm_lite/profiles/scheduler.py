@@ -106,6 +106,9 @@ class Engine:
         try:
             model = self.model
             self.n_ctx, self.n_slots = n_ctx, room.n_slots
+            from ..kernels import decoding  # numba is slow to load
+
+            decoding.warm_up()
             table = TokenTable(model)
             for number in range(room.n_workers):
                 self.workers.append(

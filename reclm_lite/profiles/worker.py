@@ -27,7 +27,7 @@ import numpy as np
 from ..errors import ModelError
 from ..runtime import Model, last_errors
 from .answers import Brake
-from .form import END, NEWLINE, SILENT, Form, TokenTable
+from .form import END, NEWLINE, PLAIN, SILENT, Form, TokenTable
 from .sampling import Sampling
 
 MIN_COPY_TOKENS = 16  # a copy moves a slot's whole stretch of cells, so a short common prefix is cheaper decoded
@@ -160,6 +160,10 @@ class Worker:
         self.share_prefix = share_prefix
         self.llama = _Llama(model, self.context, self.n_vocab)
         self._batch = _Batch(model.lib, self.n_batch)
+        from ..kernels import decoding  # numba is slow to load
+
+        self._decoding = decoding
+        self._best, self._gap = np.zeros(n_slots, np.int64), np.zeros(n_slots, np.float32)
         self.n_reused_tokens = 0
         self.n_decoded_tokens = 0
         self.n_steps = 0
@@ -221,7 +225,7 @@ class Worker:
                 head = None
             if n_free == self.n_slots:
                 return
-            for slot in self._step(slots, form, max_new_tokens, sampling):
+            for slot in self._step(slots, form, sampling):
                 emit(self._result(slots, slot))
                 slots.free(slot)
 
@@ -254,62 +258,44 @@ class Worker:
         self.n_reused_tokens += reused
         return target
 
-    def _step(self, slots: "_Slots", form: Form | None, max_new_tokens: int, sampling: Sampling) -> list[int]:
+    def _step(self, slots: "_Slots", form: Form | None, sampling: Sampling) -> list[int]:
         """Decode one batch; returns the slots that have finished, in ascending order."""
         batch = self._batch
-        todo = slots.n_known - slots.n_cached
-        # Ascending sequence ids without gaps let llama.cpp put all slots into one part.
-        if int(todo.max()) == 1 and self.n_batch >= self.n_slots:  # nobody but writers, as in most steps
-            counts, seq = todo, np.flatnonzero(todo)
-            pos, speaking, total = slots.n_cached[seq], seq, len(seq)
-            batch.logits[:total] = 1
-        else:
-            counts = _shares(todo, slots.n_cached >= slots.n_prompt, self.n_batch)
-            seq, ends = np.repeat(slots.ids, counts), np.cumsum(counts)
-            total = len(seq)
-            pos = np.arange(total, dtype=np.int32) - np.repeat(ends - counts - slots.n_cached, counts)
-            speaking = np.flatnonzero((counts > 0) & (counts == todo))
-            batch.logits[:total] = 0
-            batch.logits[ends[speaking] - 1] = 1
-        batch.seq[:total] = seq
-        batch.pos[:total] = pos
-        batch.token[:total] = slots.tokens[seq, pos]
+        total, n_speaking = self._decoding.fill_batch(
+            slots.tokens, slots.n_known, slots.n_cached, slots.n_prompt, self.n_batch, MAX_CHUNK, MIN_ALONGSIDE,
+            batch.token, batch.pos, batch.seq, batch.logits, slots.speaking,
+        )  # fmt: skip
         batch.c.n_tokens = total
-        logits = self.llama.decode(batch, len(speaking))
+        logits = self.llama.decode(batch, n_speaking)
         self.n_decoded_tokens += total
         self.n_steps += 1
-        slots.n_cached += counts
         if logits is None:
             return []
+        speaking = slots.speaking[:n_speaking]
         chosen = self._choose(slots, speaking, logits, sampling)
         forced = form.choose(speaking, logits, chosen) if form is not None else {}
-        kinds = self.table.kinds(chosen)
         slots.append(speaking, chosen)
-        stopped = kinds == END
-        if NEWLINE in kinds.tolist():
-            for at in np.flatnonzero(kinds == NEWLINE):
-                # A line break ends the text, unless nothing has been written yet.
-                stopped[at] = bool(self._text(slots, int(speaking[at])))
         for slot, tokens in forced.items():
-            slots.extend(slot, tokens[: max_new_tokens - int(slots.n_known[slot] - slots.n_prompt[slot])])
-        ended = stopped | (slots.n_known[speaking] >= slots.n_most[speaking])
-        if not ended.any():
-            return []
-        slots.stopped[speaking] = stopped
-        return speaking[ended].tolist()
+            slots.extend(slot, tokens[: int(slots.n_most[slot] - slots.n_known[slot])])
+        kinds = self.table.kinds(chosen)
+        ended = (kinds != PLAIN) | (slots.n_known[speaking] >= slots.n_most[speaking])
+        return [slot for at in np.flatnonzero(ended) if self._has_ended(slots, slot := int(speaking[at]), int(kinds[at]))]
+
+    def _has_ended(self, slots: "_Slots", slot: int, kind: int) -> bool:
+        """Whether an answer is over with its last token. A line break ends it, unless nothing has been written yet."""
+        if kind == END or (kind == NEWLINE and self._text(slots, slot)):
+            slots.stopped[slot] = True
+            return True
+        return bool(slots.n_known[slot] >= slots.n_most[slot])
 
     def _choose(self, slots: "_Slots", speaking: np.ndarray, logits: np.ndarray, sampling: Sampling) -> np.ndarray:
-        """int32 (len(speaking),): the next token of each; logits is float32 (len(speaking), n_vocab)."""
+        """int64 (len(speaking),): the next token of each; logits is float32 (len(speaking), n_vocab)."""
         if sampling.temperature > 0:
-            return np.array([self._draw(slots, int(s), logits[at], sampling) for at, s in enumerate(speaking)], np.int32)
-        rows = np.arange(len(speaking))
-        chosen = logits.argmax(axis=1)
-        best = logits[rows, chosen]
-        logits[rows, chosen] = -np.inf
-        gap = best - logits.max(axis=1)
-        logits[rows, chosen] = best
-        slots.min_gap[speaking] = np.minimum(slots.min_gap[speaking], gap)
-        return chosen.astype(np.int32)
+            return np.array([self._draw(slots, int(s), logits[at], sampling) for at, s in enumerate(speaking)], np.int64)
+        n = len(speaking)
+        self._decoding.best_two(logits, self._best, self._gap)
+        slots.min_gap[speaking] = np.minimum(slots.min_gap[speaking], self._gap[:n])
+        return self._best[:n]
 
     def _draw(self, slots: "_Slots", slot: int, logits: np.ndarray, sampling: Sampling) -> int:
         if slots.draws[slot] is None:
@@ -348,7 +334,7 @@ class _Slots:
     """What each slot holds: `n_known` tokens of `tokens`, of which `n_cached` are in the key-value cache (all, in a free slot)."""
 
     def __init__(self, n_slots: int, n_ctx: int):
-        self.ids = np.arange(n_slots, dtype=np.int32)
+        self.speaking = np.zeros(n_slots, np.int64)  # those whose next token the last step has brought
         self.tokens = np.full((n_slots, n_ctx), -1, np.int32)
         self.n_known = np.zeros(n_slots, np.int64)
         self.n_cached = np.zeros(n_slots, np.int64)
@@ -390,21 +376,3 @@ class _Slots:
         self.tokens[slot, n : n + len(tokens)] = tokens
         self.n_known[slot] += len(tokens)
 
-
-def _shares(todo: np.ndarray, is_writing: np.ndarray, n_batch: int) -> np.ndarray:
-    """How many tokens of each slot go into a step of at most `n_batch` tokens: int64 (n_slots,).
-
-    todo: tokens that are known and not decoded; is_writing: slots whose prompt has been decoded. Prompts get equally many,
-    at most MAX_CHUNK, so that none needs a part of its own; a slot that is writing gets one, or all of its few fixed words
-    where hardly anybody is alongside.
-    """
-    n_writing = int(np.count_nonzero(is_writing & (todo > 0)))
-    counts = np.minimum(todo, 1 if n_writing > MIN_ALONGSIDE else MAX_CHUNK)
-    reading = ~is_writing & (todo > 0)
-    n_reading = int(np.count_nonzero(reading))
-    if n_reading:
-        room = (n_batch - int(counts[is_writing].sum())) // n_reading
-        counts[reading] = max(1, min(int(todo[reading].min()), MAX_CHUNK, room))
-    while int(counts.sum()) > n_batch:  # more slots than a batch has room for: the first ones
-        counts[np.flatnonzero(counts)[-1]] = 0
-    return counts

@@ -1,0 +1,113 @@
+"""The bookkeeping of many sequences that are decoded at once, in a few nanoseconds a token. numba; import this module lazily.
+
+What a language model costs is elsewhere; these loops take what NumPy would spend some thirty calls on at every step, each of
+them slow where the model has just swept the caches. They run without Python's lock. Left out: tokens' meaning, memory, llama.cpp.
+"""
+
+import numpy as np
+
+from reclm_lite.kernels._jit import compiled
+
+
+@compiled(nogil=True)
+def fill_batch(
+    tokens, n_known, n_cached, n_prompt, n_batch, max_chunk, min_alongside, batch_token, batch_pos, batch_seq, batch_logits, speaking
+):
+    """Choose what a step decodes: (n_tokens, n_speaking), the rest written into the last five arrays.
+
+    tokens: int32 (n_slots, n_ctx). n_known, n_cached, n_prompt: int64 (n_slots,), tokens that are known, that are decoded, and
+    that are the prompt's. batch_token, batch_pos, batch_seq: int32, batch_logits: int8, of at least n_batch. speaking: int64
+    (n_slots,), the slots whose last known token is decoded by this step, ascending.
+
+    Prompts get equally many tokens, at most max_chunk; a slot past its prompt gets one, or up to max_chunk where at most
+    min_alongside of them are at work. Slots beyond n_batch tokens wait. n_cached is taken on by what is decoded.
+    """
+    n_slots = len(n_known)
+    n_writing = n_reading = 0
+    least = max_chunk
+    for slot in range(n_slots):
+        todo = n_known[slot] - n_cached[slot]
+        if todo > 0:
+            if n_cached[slot] >= n_prompt[slot]:
+                n_writing += 1
+            else:
+                n_reading += 1
+                least = min(least, todo)
+    lump = 1 if n_writing > min_alongside else max_chunk
+    n_written = 0
+    for slot in range(n_slots):
+        todo = n_known[slot] - n_cached[slot]
+        if todo > 0 and n_cached[slot] >= n_prompt[slot]:
+            n_written += min(todo, lump)
+    if n_reading:
+        least = max(1, min(least, (n_batch - n_written) // n_reading))
+    total = n_speaking = 0
+    for slot in range(n_slots):
+        todo = n_known[slot] - n_cached[slot]
+        if todo <= 0:
+            continue
+        count = min(todo, lump) if n_cached[slot] >= n_prompt[slot] else least
+        if total + count > n_batch:
+            continue
+        for k in range(count):
+            at = n_cached[slot] + k
+            batch_token[total] = tokens[slot, at]
+            batch_pos[total] = at
+            batch_seq[total] = slot
+            batch_logits[total] = 0
+            total += 1
+        n_cached[slot] += count
+        if count == todo:
+            batch_logits[total - 1] = 1
+            speaking[n_speaking] = slot
+            n_speaking += 1
+    return total, n_speaking
+
+
+@compiled(nogil=True)
+def best_two(logits, best, gap):
+    """best: int64 (n,), the column of each row's largest value, the first of equals; gap: float32 (n,), its lead over the next.
+
+    logits: float32 (n, n_columns), n_columns >= 2, no NaN.
+    """
+    for row in range(len(logits)):
+        values = logits[row]
+        at, first, second = 0, values[0], np.float32(-np.inf)
+        for column in range(1, len(values)):
+            value = values[column]
+            if value > second:
+                if value > first:
+                    second, first, at = first, value, column
+                else:
+                    second = value
+        best[row] = at
+        gap[row] = first - second
+
+
+@compiled(nogil=True)
+def pass_quickly(tokens, slots, is_plain, n_chars, n_spaces, chars_left, spaces_left, is_quick):
+    """Which tokens only go on with a phrase that has room for them; takes the room. Returns how many do not.
+
+    tokens, slots: int64 (n,). is_plain: int8, n_chars, n_spaces: int32, by token. chars_left, spaces_left: int32, by slot.
+    is_quick: int8 (n,), written.
+    """
+    n_slow = 0
+    for at in range(len(tokens)):
+        token, slot = tokens[at], slots[at]
+        quick = is_plain[token] == 1 and n_chars[token] <= chars_left[slot] and n_spaces[token] <= spaces_left[slot]
+        is_quick[at] = quick
+        if quick:
+            chars_left[slot] -= n_chars[token]
+            spaces_left[slot] -= n_spaces[token]
+        else:
+            n_slow += 1
+    return n_slow
+
+
+def warm_up() -> None:
+    """Compile the loops, or load what was compiled: the first call of each takes seconds and memory otherwise."""
+    int32, int64, single = np.zeros((1, 2), np.int32), np.zeros(1, np.int64), np.zeros((1, 2), np.float32)
+    flags = np.zeros(2, np.int8)
+    fill_batch(int32, int64, int64, int64, 1, 1, 1, int32[0], int32[0], int32[0], flags, int64)
+    best_two(single, int64, single[0])
+    pass_quickly(int64, int64, flags, int32[0], int32[0], int32[0], int32[0], flags)
