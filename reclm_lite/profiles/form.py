@@ -49,6 +49,12 @@ class TokenTable:
             kinds = self.kind[tokens]
         return kinds
 
+    def kind_of(self, token: int) -> int:
+        """PLAIN, NEWLINE, END or SILENT."""
+        if self.kind[token] == _UNKNOWN:
+            self._look_up(token)
+        return int(self.kind[token])
+
     def _look_up(self, token: int) -> None:
         piece = self.piece(token)
         if self.model.lib.llama_vocab_is_eog(self.model.vocab, token):
@@ -149,12 +155,13 @@ class Form:
             if is_quick:
                 self._since[slot].append(token)
                 continue
-            kind = int(table.kinds(chosen[at : at + 1])[0])
-            if since := self._since[slot]:
-                self._written[slot] = self._written[slot].after(b"".join(map(table.piece, since))) or _Written(None)
-                self._since[slot] = []
-            written = self._written[slot]
-            after = self._fits(written, token, kind)
+            kind = table.kind_of(token)
+            written, since = self._written[slot], b"".join(map(table.piece, self._since[slot]))
+            self._since[slot] = []
+            after = written.after(since + table.piece(token)) if kind == PLAIN else None
+            if after is None:
+                written = (written.after(since) or _Written(None)) if since else written
+                after = self._fits(written, token, kind) if kind != PLAIN else None
             if after is None:
                 chosen[at], after = self._other_choice(written, logits[at], token)
             if must := self._take(slot, after):
