@@ -333,18 +333,18 @@ _INSTRUCT = {
         "Name three short identities (what kind of person this is) and three short interests (subjects the person's own "
         "items are about).",
         "The person's own items:",
-        "Other items of similar person {number}:",
+        "Other items that similar people have:",
     ),
     "item": (
         "You describe the audience of one item for a recommender system.",
         "the item, and other items that its audience likes as a hint",
         "Name three short identities (what kind of people like it) and three short interests (subjects the item is about).",
         "The item:",
-        "Another item {number}:",
+        "Other items that its audience has:",
     ),
 }
 INSTRUCT_MAX_ITEMS = 20  # of one's own; the newest are shown
-_INSTRUCT_MAX_NEAR, _INSTRUCT_NEAR_ITEMS = 5, 3  # similar people, and items of each
+_INSTRUCT_MAX_NEAR = 6  # items of similar people, the most common first
 
 
 def instruct_prompt(
@@ -354,14 +354,15 @@ def instruct_prompt(
 
     What never changes comes first, so that all prompts share its decoding. Texts from outside stand between quotation
     marks, cleaned of quotation marks, line breaks, brackets and control characters (`clean`), so that nothing in a title
-    can end the quotation. Of similar people only what the person does not have is shown. subject: "user" or "item". Raises InputError where there is no text at all.
+    can end the quotation. Of similar people the most common items that the person does not have are shown, each once. subject: "user" or "item". Raises InputError where there is no text at all.
     """
     own, others = _entries(history), [_entries(n) for n in neighbors]
     if not own and not any(others):
         raise InputError("expected at least one item with text, found none; give the items a title or a description")
     have = {entry.key for entry in own}
-    others = [[e for e in entries if e.key not in have][:_INSTRUCT_NEAR_ITEMS] for entries in others]
-    others = sorted((e for e in others if e), key=lambda entries: [e.key for e in entries])
+    counts = Counter(entry.key for entries in others for entry in entries if entry.key not in have)
+    known = {entry.key: entry for entries in others for entry in entries}
+    near = [known[key] for key in sorted(counts, key=lambda key: (-counts[key], key))[:_INSTRUCT_MAX_NEAR]]
 
     def show(entry: _Entry, limit: int) -> str:
         head = f"{' / '.join(entry.topics)}: " if entry.topics else ""
@@ -375,9 +376,9 @@ def instruct_prompt(
         "User identity: first, second, third; User interests: first, second, third",
     ]
     if own:
-        parts += ["", own_title, *(show(e, 200) for e in own)]
-    for number, entries in enumerate(others[:_INSTRUCT_MAX_NEAR], 1):
-        parts += ["", other_title.format(number=number), *(show(e, 0) for e in entries)]
+        parts += ["", own_title, *(show(e, 120) for e in own)]
+    if near:
+        parts += ["", other_title, *(show(e, 0) for e in sorted(near, key=lambda e: e.key))]
     parts += ["", "Answer with the one line now."]
     return "\n".join(parts) + "\n"
 
