@@ -157,12 +157,14 @@ def test_durations_are_told_in_words():
 
 
 def test_pace_counts_prompts_and_tells_whom_they_serve():
-    pace = Pace([50, 20, 10, 5, 5, 5, 5], now=0.0)
+    pace = Pace([50, 20, 10, 5, 5, 5, 5], now=-100.0)
+    pace.begin(0.0)  # the model took 100 seconds to load
     assert pace.per_second(1.0) == 0.0 and pace.seconds_left(1.0) is None
     for second in (10, 20):
         pace.note(now=float(second))
     assert pace.per_second(20.0) == pytest.approx(0.1)
-    assert pace.seconds_left(20.0) == pytest.approx(50.0)
+    assert pace.seconds_left(20.0) is None and not pace.is_known(20.0)  # two answers in twenty seconds are no pace yet
+    assert pace.seconds_left(40.0) == pytest.approx(100.0)
     assert pace.reach(20.0, 20.0) == (4, 85)
     assert pace.reach(1e6, 20.0) == (7, 100)
 

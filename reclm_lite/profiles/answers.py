@@ -65,13 +65,15 @@ class Brake:
     """How a run stops a source before its prompts are done, from any thread.
 
     `drain`: begin no further prompt, finish those begun. `stop`: give up those begun as well. seconds_each: how long one
-    prompt takes from its beginning to its answer, as the source has seen it (0: not known yet).
+    prompt takes from its beginning to its answer, as the source has seen it (0: not known yet). begun: when the source began
+    with the first prompt, its model being loaded (`time.monotonic()` seconds; None: not yet, or not told).
     """
 
     def __init__(self) -> None:
         self.drain, self.stop = threading.Event(), threading.Event()
         self.seconds_each = 0.0
         self.has_deadline = False
+        self.begun: float | None = None
 
     @contextlib.contextmanager
     def by(self, deadline: float | None) -> Iterator[None]:

@@ -48,7 +48,8 @@ class RunSettings:
     deadline_seconds: end by then, the most valuable prompts having gone first. sampling: of the first try. n_retries:
     further tries of an answer that does not parse, drawn with seeds of their own. fallback: "rules" or None. reuse:
     "history" keeps, after a new import, the profiles of users whose own history did not change; "prompt" keeps a profile
-    only where the whole prompt is the same. fresh: generate anew what is in the store.
+    only where the whole prompt is the same. fresh: generate anew what was in the store when the run began; fresh_after: the
+    last generation of that time, which a run that goes on with this one takes over.
     """
 
     limit: int | None = None
@@ -58,6 +59,7 @@ class RunSettings:
     fallback: str | None = None
     reuse: str = "history"
     fresh: bool = False
+    fresh_after: int | None = None
 
     def check(self) -> None:
         """Raises InputError where a setting is none."""
@@ -109,14 +111,16 @@ def run_profiles(
         began = time.monotonic()
         inputs = load_inputs(ws)
         idxs = None if users is None else sorted({store.find_idx(ws, one, ident) for ident in users})
+        if settings.fresh and settings.fresh_after is None:
+            settings = replace(settings, fresh_after=store.last_generation(ws))
         with open_source(source, inputs) as opened:
             run = _Run(ws, one, inputs, opened, settings, observer or Observer(), began)
-            store.forget_other_splits(ws, one, inputs.split_fingerprint, inputs.data_key)
+            run.prepare(idxs)
             detail = {"source": opened.label(settings.sampling), "settings": {"source": asdict(source), "run": asdict(settings)}}
             job = store.start_job(ws, job_kind(one), detail)
             state = "failed"
             try:
-                run.go(idxs)
+                run.go()
                 state = run.summary.ended_by
             except KeyboardInterrupt as stop:
                 state = "interrupted"
@@ -167,43 +171,65 @@ class _Run:
         self.total = self.done = 0
         self._failed: list[Group] = []
         self._n_tokens_of_users = 0
+        self._n_profiles_made = 0
         self._next_report = 0.0
         self._forecast_at: float | None = None
         self._pace = Pace([])
+        self._plan, self._agreed = Plan(), False
 
     @cached_property
     def rules(self) -> Rules:
         return Rules(self.inputs)
 
-    def go(self, idxs: Sequence[int] | None) -> None:
+    def prepare(self, idxs: Sequence[int] | None) -> None:
+        """Plan, and ask whether the source may be asked. Nothing is changed yet."""
         log.info("profiles of %ss by %s", self.side, self.summary.source)
-        plan = self._plan(idxs)
-        self.total = plan.n_requested
+        self._plan = self._make_plan(idxs)
+        self.total = self._plan.n_requested
         self.observer.progress(0, self.total)
-        pending = plan.groups
+        self._agree(self._missing(self._plan.groups, self.tries[0]))
+
+    def go(self) -> None:
+        """Serve from the store what is there, and generate the rest."""
+        store.forget_other_splits(self.ws, self.side, self.inputs.split_fingerprint, self.inputs.data_key)
+        if self.settings.reuse == "prompt":
+            store.drop_profiles(self.ws, self.side, self._outdated)
+        pending = self._plan.groups
         for number, sampling in enumerate(self.tries):
+            if number and self.brake.drain.is_set():
+                self.summary.ended_by = "deadline"
+                break
             is_last = number + 1 == len(self.tries)
             self.summary.n_retried += len(pending) if number else 0
-            missing = list(self._missing(pending, sampling, is_last))
-            if missing and not number:
-                self.observer.agree(self.source, missing, self.total)
-            self._generate(missing, sampling, is_last)
-            pending, self._failed = self._failed, []
-            if not pending or self.brake.drain.is_set():
+            missing = self._missing(pending, sampling)
+            self._serve(pending, missing, sampling, is_last)
+            self._agree(missing)
+            unanswered = self._generate(missing, sampling, is_last)
+            pending, self._failed = [*self._failed, *(unanswered if number else [])], []
+            if not pending:
                 break
         # The deadline came before these could be tried again: they are invalid until the next run tries.
         for group in pending:
             self._give(group, store.get_generation(self.ws, self._key(self.tries[0], group)), self.tries[0])
         self.ws.db.commit()
-        self._close(plan)
+        if self.summary.ended_by == "done" and self.settings.limit is None:
+            planned = {idx for group in self._plan.groups for idx in group.idxs}
+            store.drop_profiles(self.ws, self.side, [idx for idx in self._outdated if idx in self._wanted and idx not in planned])
+        self._close(self._plan)
+
+    def _agree(self, missing: list[Group]) -> None:
+        if missing and not self._agreed:
+            self.observer.agree(self.source, missing, self.total)
+            self._agreed = True
 
     # -- what is to be done --------------------------------------------------------
 
-    def _plan(self, idxs: Sequence[int] | None) -> Plan:
+    def _make_plan(self, idxs: Sequence[int] | None) -> Plan:
         n = self.inputs.train.shape[0 if self.side == "user" else 1]
         wanted = list(range(n) if idxs is None else idxs)
         protected = store.protected_idxs(self.ws, self.side)
-        kept = self._kept(set(wanted))
+        self._wanted = set(wanted)
+        kept = self._kept()
         self.summary.n_edited = sum(idx in protected for idx in wanted)
         self.summary.n_kept = len(kept)
         wanted = [idx for idx in wanted if idx not in protected and idx not in kept]
@@ -223,55 +249,57 @@ class _Run:
         self.summary.n_shortened = plan.n_left_out_prompts
         return plan
 
-    def _kept(self, wanted: set[int]) -> set[int]:
-        """Those who keep the profile from before the last import; profiles of histories that did change are dropped."""
-        known = {sampling: self.source.identity(sampling) for sampling in self.tries}
-        kept, outdated = set(), []
+    def _kept(self) -> set[int]:
+        """Those who keep the profile from before the last import, since their own history is the same."""
+        known = tuple(self.source.identity(sampling) for sampling in self.tries)
+        kept, self._outdated = set(), []
         for idx, status, key, made_by in store.profiles_of_other_data(self.ws, self.side, self.inputs.data_key):
             same = bool(key) and key == history_key(self.inputs, self.side, idx)
-            if same and self.settings.reuse == "history" and status == OK and made_by.endswith(tuple(known.values())):
+            if same and self.settings.reuse == "history" and status == OK and made_by.endswith(known) and not self.settings.fresh:
                 kept.add(idx)
-            elif not same or idx in wanted:
-                outdated.append(idx)
-        store.drop_profiles(self.ws, self.side, outdated)
-        return kept & wanted
+            else:
+                self._outdated.append(idx)
+        return kept & self._wanted
 
     def _key(self, sampling: Sampling, group: Group) -> str:
         return prompt_key(self.source.identity(sampling), group.prompt)
 
-    def _missing(self, groups: Iterable[Group], sampling: Sampling, is_last: bool) -> Iterator[Group]:
-        """The groups without a stored generation; the others are served from the store on the way."""
+    def _missing(self, groups: Iterable[Group], sampling: Sampling) -> list[Group]:
+        """The groups without a stored generation, or with one that a fresh run does not count."""
+        keys = ((group, self._key(sampling, group)) for group in groups)
+        return [group for group, key in keys if not store.has_generation(self.ws, key, after=self.settings.fresh_after)]
+
+    def _serve(self, groups: list[Group], missing: list[Group], sampling: Sampling, is_last: bool) -> None:
+        """Give those whose generation is in the store what is there."""
+        absent = set(map(id, missing))
         for group in groups:
-            key = self._key(sampling, group)
-            known = store.get_generation(self.ws, key)
-            if known is not None and self.settings.fresh and sampling == self.tries[0]:
-                store.drop_generation(self.ws, key)
-                known = None
-            if known is None:
-                yield group
-            else:
+            if id(group) not in absent:
                 self.summary.n_from_cache += sampling == self.tries[0]
-                self._take(group, known, sampling, is_last)
+                self._take(group, store.get_generation(self.ws, self._key(sampling, group)), sampling, is_last)
         self.ws.db.commit()
 
     # -- doing it --------------------------------------------------------------------
 
-    def _generate(self, groups: list[Group], sampling: Sampling, is_last: bool) -> None:
+    def _generate(self, groups: list[Group], sampling: Sampling, is_last: bool) -> list[Group]:
+        """Ask the source; returns the groups that got no answer."""
         if not groups:
-            return
+            return []
         started = time.monotonic()
-        self._pace = Pace([len(group.idxs) for group in groups], started)
+        self._pace = Pace([len(group.idxs) for group in groups])
         if self.deadline is not None and self._forecast_at is None:
             self._forecast_at = started + min(60.0, 0.1 * (self.deadline - started))
-        n_before = self.summary.n_generated
+        answered: set[int] = set()
         with self.brake.by(self.deadline):
             try:
                 for group, generation in self.source.answers(self.side, groups, sampling, self.brake):
+                    answered.add(id(group))
                     self._store(group, generation, sampling, is_last)
             finally:
-                self.summary.seconds_generating += time.monotonic() - started
-        if self.summary.n_generated - n_before < len(groups):
+                self.summary.seconds_generating += time.monotonic() - (self.brake.begun or started)
+        unanswered = [group for group in groups if id(group) not in answered]
+        if unanswered:
             self.summary.ended_by = "deadline" if self.brake.drain.is_set() else "incomplete"
+        return unanswered
 
     @cached_property
     def _ids(self) -> frozenset[str]:
@@ -289,12 +317,15 @@ class _Run:
 
     def _store(self, group: Group, generation: Generation, sampling: Sampling, is_last: bool) -> None:
         generation = self._without_ids(generation)
-        store.put_generation(self.ws, generation)
+        store.put_generation(self.ws, generation, replace=self.settings.fresh)
         store.put_uses(self.ws, self.side, group.idxs, generation.prompt_key)
         summary = self.summary
         summary.n_generated += 1
         summary.n_near_ties += generation.min_gap is not None and generation.min_gap < NEAR_TIE
-        self._n_tokens_of_users += generation.n_prompt_tokens * len(group.idxs)
+        if generation.status != TOO_LONG:
+            self._n_tokens_of_users += generation.n_prompt_tokens * len(group.idxs)
+        self._n_profiles_made += generation.status == OK
+        self._pace.begin(self.brake.begun)
         self._pace.note()
         self._take(group, generation, sampling, is_last)
         self.ws.db.commit()
@@ -337,13 +368,13 @@ class _Run:
 
     def _report(self) -> None:
         now = time.monotonic()
-        if self._forecast_at is not None and now >= self._forecast_at:
+        if self._forecast_at is not None and now >= self._forecast_at and self._pace.is_known(now):
             self._forecast_at = float("inf")
             self._forecast(now)
         if now >= self._next_report or self.done == self.total:
             self._next_report = now + 0.2
             left = self._pace.seconds_left(now)
-            note = f"{self._pace.per_second(now):,.1f} prompts/s"
+            note = f"{self._pace.per_second(now):,.1f} prompts/s" if left is not None else ""
             if left is not None and self.deadline is not None and now + left > self.deadline:
                 note += f", deadline in {in_words(self.deadline - now)}"
             elif left is not None:
@@ -372,11 +403,11 @@ class _Run:
         summary.seconds = time.monotonic() - self.began
         seconds = max(summary.seconds_generating, 1e-9)
         decoded = spent.n_prompt_tokens - spent.n_shared_tokens
-        summary.profiles_per_s = round(summary.n_generated / seconds, 3)
+        summary.profiles_per_s = round(self._n_profiles_made / seconds, 3)
         summary.prefill_tokens_per_s = round(decoded / seconds, 1)
         summary.decode_tokens_per_s = round(spent.n_new_tokens / seconds, 1)
         summary.shared_prompt_share = round(spent.n_shared_tokens / max(1, spent.n_prompt_tokens), 4)
-        summary.saved_prompt_share = round(max(0.0, 1 - decoded / max(1, self._n_tokens_of_users)), 4)
+        summary.saved_prompt_share = round(max(0.0, 1 - decoded / self._n_tokens_of_users), 4) if self._n_tokens_of_users else 0.0
         summary.announced_bytes, summary.peak_bytes = spent.announced_bytes, peak_resident_bytes()
         summary.notes += spent.notes
         self.observer.progress(self.done, self.total)

@@ -51,6 +51,12 @@ class Pace:
         self._served = np.cumsum(sizes) if len(sizes) else np.zeros(1, np.int64)
         self._recent: deque[tuple[float, int]] = deque([(self.started, 0)])
 
+    def begin(self, at: float | None) -> None:
+        """The first prompt was begun only then, the model having been loaded. None, or too late: no change."""
+        if at is not None and self.n_done == 0 and at > self.started:
+            self.started = at
+            self._recent = deque([(at, 0)])
+
     def note(self, n: int = 1, now: float | None = None) -> None:
         """`n` more prompts have their answer."""
         now = time.monotonic() if now is None else now
@@ -58,6 +64,11 @@ class Pace:
         self._recent.append((now, self.n_done))
         while len(self._recent) > 2 and now - self._recent[0][0] > WINDOW_SECONDS:
             self._recent.popleft()
+
+    def is_known(self, now: float | None = None) -> bool:
+        """Whether enough has been seen to speak of a pace: eight answers, or half a minute and one."""
+        now = time.monotonic() if now is None else now
+        return self.n_done >= 8 or (self.n_done > 0 and now - self.started >= WINDOW_SECONDS / 2)
 
     def per_second(self, now: float | None = None) -> float:
         """Prompts a second over the last minute; 0.0 before the first answer."""
@@ -68,7 +79,7 @@ class Pace:
     def seconds_left(self, now: float | None = None) -> float | None:
         """Until the last answer at the present rate; None while no rate is known."""
         rate = self.per_second(now)
-        return (self.n_prompts - self.n_done) / rate if rate else None
+        return (self.n_prompts - self.n_done) / rate if rate and self.is_known(now) else None
 
     def reach(self, seconds: float, now: float | None = None) -> tuple[int, int]:
         """(prompts, users) that will be done `seconds` from now at the present rate."""

@@ -52,7 +52,7 @@ def make_plan(
     plan = Plan()
     alike = _alike(inputs, side, idxs, plan.skipped)
     left = sum(map(len, alike)) if limit is None else min(limit, sum(map(len, alike)))
-    plan.n_requested = total = left
+    total = left
     shared: dict[str, list] = {}  # prompt -> [Prompt, members]
     write = user_prompt_of if side == "user" else item_prompt_of
     for members in alike:
@@ -70,6 +70,7 @@ def make_plan(
     plan.groups = [
         Group(prompt.text, tuple(sorted(members)), prompt.n_left_out, prompt.basis) for prompt, members in shared.values()
     ]
+    plan.n_requested = sum(len(group.idxs) for group in plan.groups)
     activity = _activity(inputs, side)
     plan.groups.sort(key=lambda group: (-len(group.idxs), -activity(group.idxs[0]), group.idxs[0]))
     plan.n_left_out_prompts = sum(group.n_left_out > 0 for group in plan.groups)

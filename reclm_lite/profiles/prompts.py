@@ -155,7 +155,9 @@ def user_prompt_of(inputs: ProfileInputs, user: int, *, instruct: bool, has_room
 
     instruct: the plain-words prompt for chat models. has_room: see the module's shortening rule.
     """
-    own, near = inputs.by_age(user), [inputs.show(items) for items in inputs.neighbors_of(user)]
+    own = inputs.by_age(user)
+    has = set(own) if instruct else ()  # also of items that are not shown
+    near = [inputs.show([item for item in items if item not in has]) for items in inputs.neighbors_of(user)]
 
     def write(n_own: int, others: list[list[ItemText]]) -> str:
         history = inputs.show(own[len(own) - n_own :])

@@ -229,7 +229,12 @@ class Engine:
             own.stop.set()
             for inbox in inboxes:
                 inbox.put(None)
-            pool.shutdown(wait=True)
+            while True:  # a second Ctrl-C must not free a context that is at work
+                try:
+                    pool.shutdown(wait=True)
+                    break
+                except KeyboardInterrupt:
+                    continue
 
     @staticmethod
     def _told_to_end(brake: Brake, inboxes: list[queue.SimpleQueue]) -> bool:

@@ -132,7 +132,8 @@ def put_profiles(
 ) -> None:
     """Give every index the profile that `generation` made, inside the caller's transaction.
 
-    Edited and imported profiles stay, and so do rows that say the same already, and rows made under `keep_key`.
+    Edited and imported profiles stay, and so do rows that say the same already, rows made under `keep_key`, and, where the
+    generation is no profile, those that another model or prompt made of the same interactions.
     """
     status, made, idxs = "ok" if text else "invalid", now(), [int(idx) for idx in idxs]
     key = generation.prompt_key
@@ -141,7 +142,8 @@ def put_profiles(
         "ON CONFLICT (side, idx) DO UPDATE SET status=excluded.status, text=excluded.text, reason=excluded.reason, "
         "source=excluded.source, prompt_key=excluded.prompt_key, created=excluded.created, basis=excluded.basis, "
         "history_key=excluded.history_key, data_key=excluded.data_key "
-        "WHERE profiles.status NOT IN ('edited', 'imported') AND profiles.prompt_key != ? AND "
+        "WHERE profiles.status NOT IN ('edited', 'imported') AND profiles.prompt_key != ? "
+        "AND NOT (excluded.status = 'invalid' AND profiles.status = 'ok' AND profiles.data_key = excluded.data_key) AND "
         "(profiles.prompt_key, profiles.status, profiles.text, profiles.history_key, profiles.data_key) IS NOT "
         "(excluded.prompt_key, excluded.status, excluded.text, excluded.history_key, excluded.data_key)",
         (
@@ -170,7 +172,7 @@ def protected_idxs(ws: Workspace, side: str) -> set[int]:
 def profiles_of_other_data(ws: Workspace, side: str, data_key: str) -> list[tuple[int, str, str, str]]:
     """(idx, status, history_key, source) of the profiles that were generated before the present interactions came."""
     rows = ws.db.execute(
-        "SELECT idx, status, history_key, source FROM profiles WHERE side=? AND status NOT IN (?, ?) AND data_key != ? ORDER BY idx",
+        "SELECT idx, status, history_key, source FROM profiles WHERE side=? AND status NOT IN (?, ?) AND data_key NOT IN (?, '') ORDER BY idx",
         (one_side(side), *PROTECTED, data_key),
     )
     return rows.fetchall()
@@ -231,10 +233,10 @@ def _split_key(side: str) -> str:
 _GENERATION = "prompt_key, raw, status, reason, n_prompt_tokens, n_new_tokens, n_left_out, min_gap"
 
 
-def put_generation(ws: Workspace, generation: Generation) -> None:
-    """Store a generation, inside the caller's transaction. One that is there already stays as it is."""
+def put_generation(ws: Workspace, generation: Generation, *, replace: bool = False) -> None:
+    """Store a generation, inside the caller's transaction. One that is there already stays as it is, unless `replace`."""
     ws.db.execute(
-        f"INSERT OR IGNORE INTO generations ({_GENERATION}, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO generations ({_GENERATION}, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             generation.prompt_key, generation.raw, generation.status, generation.reason, generation.n_prompt_tokens,
             generation.n_new_tokens, generation.n_left_out, generation.min_gap, now(),
@@ -247,9 +249,15 @@ def get_generation(ws: Workspace, key: str) -> Generation | None:
     return Generation(*row) if row else None
 
 
-def drop_generation(ws: Workspace, key: str) -> None:
-    """Remove a generation, inside the caller's transaction, so that it is made anew."""
-    ws.db.execute("DELETE FROM generations WHERE prompt_key=?", (key,))
+def has_generation(ws: Workspace, key: str, *, after: int | None = None) -> bool:
+    """Whether a generation is in the store. after: and came after that one, see `last_generation`."""
+    row = ws.db.execute("SELECT rowid FROM generations WHERE prompt_key=?", (key,)).fetchone()
+    return row is not None and (after is None or row[0] > after)
+
+
+def last_generation(ws: Workspace) -> int:
+    """The number of the generation that came last; later ones have higher numbers."""
+    return ws.db.execute("SELECT coalesce(max(rowid), 0) FROM generations").fetchone()[0]
 
 
 # -- jobs ----------------------------------------------------------------------

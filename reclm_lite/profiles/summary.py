@@ -11,8 +11,8 @@ class Summary:
 
     n_kept: profiles from before the last import, of users whose own history did not change. n_not_reached: left for the
     next run, since the deadline came or the source did not answer. n_near_ties: greedy answers of this run with a step where the two likeliest tokens
-    were closer than NEAR_TIE: the rounding of another processor, or of another build of llama.cpp, might decide otherwise. Rates are over the whole time of
-    generation, prefill and decode taking turns in the same batches. shared_prompt_share: part of the generated prompts'
+    were closer than NEAR_TIE: the rounding of another processor, or of another build of llama.cpp, might decide otherwise. profiles_per_s: valid answers. Rates are over the whole time of
+    generation, the model being loaded, prefill and decode taking turns in the same batches. shared_prompt_share: part of the generated prompts'
     tokens that another prompt had decoded already; saved_prompt_share: part of the tokens of one prompt for each user
     that was not decoded, sharing of prompts and of beginnings together. announced_bytes: the memory that the run said it
     would take; peak_bytes: what it took.
@@ -71,7 +71,7 @@ class Summary:
             (self.n_kept, "kept from before the last import, since their own history is the same"),
             (self.n_from_neighbors, "made from neighbors alone (no history)"),
             (self.n_from_text, "made from the text alone (nobody has touched the item)"),
-            (self.n_shortened, "prompts without room for the oldest items"),
+            (self.n_shortened, "prompts that leave out the oldest items"),
             (self.n_near_ties, "answers with a near-tie that another processor may decide otherwise"),
             (self.n_fallback, "filled in by rule"),
             (self.n_not_reached, "not reached before the deadline" if self.ended_by == "deadline" else "not answered, left for the next run"),

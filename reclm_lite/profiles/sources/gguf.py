@@ -1,11 +1,12 @@
 """A GGUF model behind the scheduler: the compact prompt, or the plain-words prompt in the model's own chat template."""
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...dialogue.templates import INSTRUCT_VERSION, TEMPLATE_VERSION
 from ...errors import ModelError
-from ...runtime import load_model
+from ...runtime import file_sha256, load_model
 from ..answers import Brake, Generation, Group, Spent, judge
 from ..chat import chat_wrap
 from ..sampling import Sampling
@@ -106,6 +107,7 @@ class Gguf:
         spent.announced_bytes = max(spent.announced_bytes, engine.announced_bytes)
         # All at once share most; with a deadline the most valuable must come first.
         window = None if brake.has_deadline else len(prompts)
+        brake.begun = time.monotonic()
         for result in engine.generate(
             prompts, max_new_tokens=self.about.max_new_tokens, sampling=sampling, brake=brake, window=window
         ):
@@ -130,6 +132,11 @@ class Gguf:
             self._engine = Engine(
                 self.about.path, self._settings.n_threads, self._settings.n_slots, n_ctx=n_ctx, chat=self.about.wrap
             )
+            if self.about.sha256 != file_sha256(self.about.path):
+                raise ModelError(
+                    f"expected {self.about.path} as it was when the run began, found another file there: answers would be stored "
+                    "under the wrong model; start the run again"
+                )
         return self._engine
 
     def close(self) -> None:
