@@ -5,7 +5,8 @@ through the scheduler as the product uses it (form held). Both free runs are gre
 are compared; where they part, the gap between the two tokens is measured (`profile_texts`). Contenders are processes of
 their own (`profile_jobs`), in turns. Models without training are random (`profile_model`).
 
-With a workspace, the prompts are those of its users, and `users as they are` counts what deduplication and sharing
+With a workspace, the prompts are those of its users: a stretch of the sorted ones, so that they have as much in common as those
+of a whole run, in random order. And `users as they are` counts what deduplication and sharing
 give: measured by a whole run of `reclm profile users` for the bundled model, extrapolated from the sample for others.
 """
 
@@ -15,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import InputError
 from . import machine, profile_embed, profile_model, results
@@ -199,7 +202,10 @@ class _Run:
         prompts = [prompt for prompt, fit in zip(sample, fits, strict=True) if fit][:wanted]
         if not prompts:
             raise InputError(f"expected prompts of at most {room} tokens for {model.path}, found none; use a model with a larger context")
-        return vocabulary, prompts, fits[: sample.index(prompts[-1])].count(False)
+        n_left_out = fits[: sample.index(prompts[-1])].count(False)
+        # What begins alike meets where the scheduler sorts; a loop has its prompts as users come.
+        order = np.random.default_rng(self.settings.seed).permutation(len(prompts)).tolist()
+        return vocabulary, [prompts[at] for at in order], n_left_out
 
     def _compare(self, model: _Model, prompts: Sequence[str], ours: dict, theirs: dict, n_ctx: int) -> dict[str, Any]:
         """Which prompts got the same text from both, and why the others did not."""

@@ -17,7 +17,7 @@ from ..workspace import Workspace
 
 @dataclass(frozen=True)
 class PromptSet:
-    """sample: distinct prompts in a seeded random order. texts: those of the catalogue, to train a tokenizer on."""
+    """sample: distinct prompts; of a workspace sorted, from a random place on: as far apart as those of a whole run. texts: those of the catalogue, to train a tokenizer on."""
 
     sample: list[str]
     texts: list[str]
@@ -44,8 +44,9 @@ def prompt_set(root: Path | None, n: int, *, instruct: bool, seed: int) -> Promp
     distinct = list(prompts)
     if not distinct:
         raise InputError(f"expected users with items that have texts in {root}, found none; use another workspace")
-    order = np.random.default_rng(seed).permutation(len(distinct)).tolist()
-    return PromptSet([distinct[i] for i in order], _texts(inputs.texts), prompts.total(), len(distinct))
+    distinct.sort()
+    start = int(np.random.default_rng(seed).integers(len(distinct)))
+    return PromptSet([*distinct[start:], *distinct[:start]], _texts(inputs.texts), prompts.total(), len(distinct))
 
 
 def _texts(items: list[ItemText]) -> list[str]:
