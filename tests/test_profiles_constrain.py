@@ -60,6 +60,32 @@ def test_repeated_last_phrase_may_not_end_but_may_go_on():
     assert not may_end(text) and may_begin(text) and may_begin(text + " ray")
 
 
+def test_a_full_stop_behind_the_last_phrase_does_not_make_it_another():
+    head = "User identity: a, b, c; User interests: x, y, "
+    for last in ("x.", "x .", "X. ", "."):
+        assert may_begin(head + last) and not may_end(head + last), last
+        with pytest.raises(ProfileFormatError):
+            parse_profile(head + last)
+    for last in ("z.", "z. "):
+        assert may_end(head + last) and parse_profile(head + last).interests[2] == "z"
+
+
+@pytest.mark.parametrize("char", "\u202e\u2066\u200e\u200b\u2060\u00ad\ufeff\x07\x1b\x7f\x9b\ue000\U000e0041")
+def test_characters_that_show_nothing_are_refused(char):
+    assert not may_begin(f"User identity: a{char}")
+    with pytest.raises(ProfileFormatError, match=f"U\\+{ord(char):04X} "):
+        parse_profile(f"User identity: a, b, c; User interests: x, y{char}y, z")
+
+
+PERSIAN = "\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+
+
+@pytest.mark.parametrize("phrase", [PERSIAN, "\U0001f469\u200d\U0001f373 cook", "a\u00a0b", "\u6771\u4eac"])
+def test_characters_that_scripts_need_may_stand(phrase):
+    text = f"User identity: a, b, c; User interests: x, y, {phrase}"
+    assert may_end(text) and parse_profile(text).interests[2] == " ".join(phrase.split())
+
+
 def test_fixed_words_are_named_where_nothing_else_can_come():
     def forced(text: str) -> str:
         return START.after(text).forced
@@ -69,13 +95,17 @@ def test_fixed_words_are_named_where_nothing_else_can_come():
     assert forced("User identity: a") == "" == forced(WHOLE)
 
 
-@pytest.mark.parametrize("word", ["N55528", "U13740", "B000FQ9QVI", "user-10423", "8f14e45f-ceea-467f", "1234567"])
+IDS = ["N55528", "N5552", "u1374", "id:N5552", "user-1042", "U13740", "B000FQ9QVI", "user-10423", "8f14e45f-ceea-467f", "1234567"]
+FIGURES = ["1990s", "1990's", "covid-19", "2019-2020", "mp3", "Boeing 747", "10000 BC", "Windows 2000", "Area 51", "B2B"]
+
+
+@pytest.mark.parametrize("word", IDS)
 def test_words_that_look_like_ids_are_refused_while_they_are_written(word):
     assert not may_begin(f"User identity: fan of {word}")
     assert not may_end(f"User identity: a, b, {word}; User interests: x, y, z")
 
 
-@pytest.mark.parametrize("word", ["1990s", "1990's", "covid-19", "2019-2020", "mp3", "Boeing 747", "10000 BC"])
+@pytest.mark.parametrize("word", FIGURES)
 def test_words_with_figures_are_no_ids(word):
     assert may_end(f"User identity: a, b, {word}; User interests: x, y, z")
 

@@ -153,11 +153,22 @@ def test_profile_survives_format_and_parse():
         "Sure! User identity: a, b, c; User interests: x, y, z",
         "User identity: a, b, c; User interests: x, y, z\nUser identity: a, b, c",
         "User identity: a, b, c, User interests: x, y, z",
+        "User identity: a\u200b, b, c; User interests: x, y, z",
+        "User identity: a, b, c; User interests: x, y, \u202ez",
     ],
 )
 def test_other_forms_are_refused(answer):
     with pytest.raises(ProfileFormatError, match="expected"):
         parse_profile(answer)
+
+
+def test_a_character_that_shows_nothing_is_named():
+    with pytest.raises(ProfileFormatError, match="U\\+202E in"):
+        parse_profile("User identity: a, b, c; User interests: x, y, \u202ez")
+
+
+def test_whitespace_of_any_kind_becomes_a_space():
+    assert parse_profile("User identity: a\tb,\u00a0c,  d; User interests: x, y, z").identity == ("a b", "c", "d")
 
 
 def test_a_film_is_told_by_its_year_even_where_its_title_is_cut():

@@ -389,12 +389,27 @@ _DIGITS = re.compile(r"\d{6}")
 def looks_like_id(word: str) -> bool:
     """Whether a word is more likely an identifier than a word: six digits on end, or letters with four digits or more.
 
-    `N55528`, `B000FQ9QVI` and `user-10423` are; `1990s`, `covid-19`, `2019-2020` and `mp3` are not.
+    `N5552`, `B000FQ9QVI` and `user-1042` are; `1990s`, `covid-19`, `2019-2020` and `mp3` are not. A word that begins with
+    a digit needs six letters and digits together. Not told from a word: an id of letters alone or of at most three
+    digits (`user-104`), which may be the beginning of a longer one, and a number of at most five digits.
     """
     if _DIGITS.search(word):
         return True
     n_letters, n_digits = sum(map(str.isalpha, word)), sum(map(str.isdigit, word))
-    return n_digits >= 4 and n_letters >= 1 and n_letters + n_digits >= 6
+    if n_digits < 4 or n_letters == 0:
+        return False
+    return n_letters + n_digits >= 6 or next(filter(str.isalnum, word)).isalpha()
+
+
+_UNPRINTED = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})  # controls, formats, surrogates, private use, line separators
+_JOINERS = "\u200c\u200d"  # formats too, but Persian, Indic scripts and emoji are not written without them
+
+
+def is_unprinted(char: str) -> bool:
+    """Whether a character shows nothing of its own: a control, a direction mark, a zero-width space, a soft hyphen."""
+    if unicodedata.category(char) in _UNPRINTED:
+        return char not in _JOINERS
+    return ord(char) & 0xFFFE == 0xFFFE or "\ufdd0" <= char <= "\ufdef"  # never to be characters; others may be yet
 
 
 def format_profile(profile: Profile) -> str:
@@ -408,7 +423,8 @@ _ANSWER = re.compile(r"User identity: *([^;\n]*); *User interests: *([^;\n]*?)\.
 def parse_profile(text: str) -> Profile:
     """The profile in a model's answer; raises ProfileFormatError unless it has the published form.
 
-    Surrounding whitespace and a final full stop are forgiven; nothing may come before or after.
+    Surrounding whitespace and a final full stop are forgiven; nothing may come before or after. Whitespace of any kind
+    within a phrase becomes one space; characters that show nothing (`is_unprinted`) are refused.
     """
     match = _ANSWER.fullmatch(text.strip())
     if not match:
@@ -422,6 +438,11 @@ def parse_profile(text: str) -> Profile:
             raise ProfileFormatError(f"expected 3 {name}, found {part[:80]!r}; generate the profile again")
         if len({phrase.casefold() for phrase in phrases}) != 3:
             raise ProfileFormatError(f"expected 3 different {name}, found {part[:80]!r}; generate the profile again")
+        if unprinted := [c for phrase in phrases for c in phrase if is_unprinted(c)]:
+            raise ProfileFormatError(
+                f"expected {name} of characters that are printed, found U+{ord(unprinted[0]):04X} in {part[:80]!r}; "
+                "remove it, or generate the profile again"
+            )
         if longest := [phrase for phrase in phrases if len(phrase) > MAX_PHRASE_CHARS]:
             raise ProfileFormatError(
                 f"expected {name} of at most {MAX_PHRASE_CHARS} characters, found {len(longest[0])}; generate the profile again"

@@ -3,7 +3,9 @@
 The model chooses; a choice is refused only where no valid profile could begin like that, and then its next choice is
 asked. Where the form leaves one continuation (its fixed words) the model is not asked at all. So nearly every answer
 parses, and an answer that would have parsed anyway is left as it is. Words that look like ids are no part of a
-profile: they say nothing of a person and may point to one.
+profile: they say nothing of a person and may point to one. Only the token that makes a word one is refused, so the
+beginning of an id may stay (`N555` of `N55528`). Characters that show nothing (direction marks, zero-width spaces) are
+no part of a profile either.
 
 A `Place` is where a text stands in the form; `Place.after` takes it on by a few characters. `form` follows many answers
 token by token with it. Left out: what the phrases say.
@@ -12,9 +14,9 @@ token by token with it. Left out: what the phrases say.
 import re
 from typing import NamedTuple
 
-from ..dialogue.templates import MAX_PHRASE_CHARS, looks_like_id
+from ..dialogue.templates import MAX_PHRASE_CHARS, is_unprinted, looks_like_id
 
-FORM_VERSION = "2"
+FORM_VERSION = "3"
 HEAD, MIDDLE = "User identity:", " User interests:"
 N_PHRASES = 3
 MAX_WORDS = 6
@@ -60,7 +62,7 @@ class Place(NamedTuple):
                     phrases, phrase = (*phrases, key), ""
                 else:
                     part = 2
-            elif c < " " or "\x7f" <= c <= "\x9f":
+            elif is_unprinted(c):
                 return None
             else:
                 phrase += c
@@ -70,8 +72,10 @@ class Place(NamedTuple):
 
     @property
     def may_end(self) -> bool:
-        """Whether the text is a whole profile."""
-        return self.part == 3 and len(self.phrases) == N_PHRASES - 1 and _closed(self.phrase, self.phrases) is not None
+        """Whether the text is a whole profile; a full stop behind its last phrase is no part of the phrase."""
+        if self.part != 3 or len(self.phrases) != N_PHRASES - 1:
+            return False
+        return _closed(self.phrase.rstrip().removesuffix("."), self.phrases) is not None
 
     @property
     def forced(self) -> str:

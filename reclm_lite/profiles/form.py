@@ -7,12 +7,12 @@ Only at the turns (a comma, a semicolon, the end, a digit, a character in pieces
 """
 
 import codecs
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..dialogue.templates import MAX_PHRASE_CHARS
+from ..dialogue.templates import MAX_PHRASE_CHARS, is_unprinted
 from .constrain import MAX_WORDS, START, Place
 
 PLAIN, NEWLINE, END, SILENT = 1, 2, 3, 4  # what a token does: goes on, breaks the line, ends the text, writes nothing
@@ -91,6 +91,19 @@ class TokenTable:
         return int(self.model.lib.llama_vocab_eos(self.model.vocab))
 
 
+@lru_cache(maxsize=1 << 14)
+def _begins_character(rest: bytes) -> bool:
+    """Whether some character that is printed begins with these bytes (a lead byte and those after it, UTF-8)."""
+    n_bytes = 2 if rest[0] < 0xE0 else 3 if rest[0] < 0xF0 else 4
+    n_open = 6 * (n_bytes - len(rest))
+    point = rest[0] & (0x7F >> n_bytes)
+    for byte in rest[1:]:
+        point = point << 6 | byte & 0x3F
+    shortest = (0x80, 0x800, 0x10000)[n_bytes - 2]
+    points = range(max(point << n_open, shortest), min((point + 1) << n_open, 0x110000))
+    return any(not is_unprinted(chr(point)) for point in points)
+
+
 class _Written(NamedTuple):
     """What one sequence has written: the place in the form (None: no valid profile any more), and bytes of a character that
     is not whole yet.
@@ -113,7 +126,7 @@ class _Written(NamedTuple):
             return None
         place, rest = self.place.after(text), decoder.getstate()[0]
         # A character may be spread over several tokens: its beginning is judged like any character.
-        if place is None or (rest and place.after("\ufffd") is None):
+        if place is None or (rest and (not _begins_character(rest) or place.after("\ufffd") is None)):
             return None
         return _Written(place, rest)
 
@@ -123,6 +136,9 @@ class Form:
 
     def __init__(self, table: TokenTable, n_slots: int):
         self.table = table
+        # Of the last `choose`, by slot, where the model's choice was passed over: how much less likely, in logits, the next
+        # token that fits is than the one taken.
+        self.gaps: dict[int, float] = {}
         self._written = [_Written()] * n_slots
         self._since: list[list[int]] = [[] for _ in range(n_slots)]  # quick tokens that `_written` does not hold yet
         # Room of the present phrase; none where the text must be looked at.
@@ -138,12 +154,18 @@ class Form:
         self._since[slot] = []
         return self._take(slot, _Written())
 
+    def is_dead(self, slot: int) -> bool:
+        """Whether the answer cannot become a profile any more: nothing that was tried fitted."""
+        return self._written[slot].place is None
+
     def choose(self, slots: np.ndarray, logits: np.ndarray, chosen: np.ndarray) -> dict[int, tuple[int, ...]]:
         """Hold the form: `chosen` (int64 (n,), the model's choices for `slots`, int64 (n,)) is changed in place where it must be.
 
-        logits: float32 (n, n_vocab). Returns, for slots that have reached fixed words, the tokens that must follow.
+        logits: float32 (n, n_vocab). Returns, for slots that have reached fixed words, the tokens that must follow. What a
+        dead slot writes is not looked at.
         """
         table, n = self.table, len(slots)
+        self.gaps = {}
         if not self._decoding.pass_quickly(
             chosen, slots, table.kind, table.n_chars, table.n_spaces, self._chars_left, self._spaces_left, self._is_quick
         ):
@@ -155,6 +177,8 @@ class Form:
             if is_quick:
                 self._since[slot].append(token)
                 continue
+            if self.is_dead(slot):
+                continue
             kind = table.kind_of(token)
             written, since = self._written[slot], b"".join(map(table.piece, self._since[slot]))
             self._since[slot] = []
@@ -163,7 +187,9 @@ class Form:
                 written = (written.after(since) or _Written(None)) if since else written
                 after = self._fits(written, token, kind) if kind != PLAIN else None
             if after is None:
-                chosen[at], after = self._other_choice(written, logits[at], token)
+                chosen[at], after, gap = self._other_choice(written, logits[at], token)
+                if gap is not None:
+                    self.gaps[slot] = gap
             if must := self._take(slot, after):
                 forced[slot] = must
         return forced
@@ -185,8 +211,13 @@ class Form:
             self._spaces_left[slot] = MAX_WORDS - 1 - sum(map(str.isspace, place.phrase))
         return must
 
-    def _other_choice(self, written: _Written, logits: np.ndarray, chosen: int) -> tuple[int, _Written]:
-        """The likeliest token that fits, and what is written then; the model's own choice where none does."""
+    def _other_choice(self, written: _Written, logits: np.ndarray, chosen: int) -> tuple[int, _Written, float | None]:
+        """The likeliest token that fits, what is written then, and its distance from the next that fits (None: there is none).
+
+        The model's own choice, and no place any more, where none fits.
+        """
+        if written.place is None:
+            return chosen, written, None
         table = self.table
         n = min(N_GUIDED_CHOICES, len(logits))
         best = np.argpartition(-logits, n - 1)[:n] if n < len(logits) else np.arange(n)
@@ -195,15 +226,26 @@ class Form:
         # A phrase as long as may be, and none of the likeliest tokens closes it.
         candidates += [(token, PLAIN) for mark in (",", ";") for token in table.continuation(mark)]
         candidates += [(table.end, END)] if table.end >= 0 else []
+        taken, taken_after = chosen, None
         for token, kind in candidates:
             after = self._fits(written, token, kind)
-            if after is not None:
-                return token, after
-        return chosen, _Written(None)
+            if after is None or (taken_after is not None and token == taken):
+                continue
+            if taken_after is not None:
+                return taken, taken_after, float(logits[taken]) - float(logits[token])
+            taken, taken_after = token, after
+        return taken, taken_after or _Written(None), None
 
     def _fits(self, written: _Written, token: int, kind: int) -> _Written | None:
         """What is written with `token`, or None where no valid profile has it there."""
         if kind == PLAIN:
             return written.after(self.table.piece(token))
-        ends = kind != SILENT and not written.rest and written.place is not None and written.place.may_end
+        if kind == SILENT:
+            return None
+        if kind == NEWLINE:  # what stands before the line break is part of the answer; what follows is not
+            last = written.after(self.table.piece(token).split(b"\n")[0].rstrip())
+            if last is None:
+                return None
+            written = last
+        ends = not written.rest and written.place is not None and written.place.may_end
         return written if ends else None
