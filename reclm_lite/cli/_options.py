@@ -1,12 +1,14 @@
 """Options and helpers that every verb shares."""
 
-import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial, wraps
 from pathlib import Path
 
 import click
+
+BAR_WIDTH = 24  # characters, where there is room
 
 
 def common(function: Callable) -> Callable:
@@ -14,7 +16,7 @@ def common(function: Callable) -> Callable:
 
     @click.option("-v", "--verbose", is_flag=True, help="Log what is being done to stderr.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-    @functools.wraps(function)
+    @wraps(function)
     def wrapper(*args, verbose: bool, debug: bool, **kwargs):
         import logging
 
@@ -59,14 +61,15 @@ def progress_bar(description: str, total: int | None = None, *, eta: bool = True
     """A rich progress bar on stderr; yields `update(done, total=None, note="")`. eta: off where the note tells of the time."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
 
-    console = Console(stderr=True)
+    console, whole = Console(stderr=True), partial(Column, no_wrap=True)
     columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        *([TimeRemainingColumn()] if eta else []),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None, table_column=Column(max_width=BAR_WIDTH)),  # alone gives way where the line is narrow
+        MofNCompleteColumn(table_column=whole()),
+        TimeElapsedColumn(table_column=whole()),
+        *([TimeRemainingColumn(table_column=whole())] if eta else []),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
