@@ -27,8 +27,9 @@ def _generate(side: str):
     @click.option("--model", type=str, help="A GGUF file, `rules`, or the endpoint's model [default: the bundled profile model].")
     @click.option("--endpoint", metavar="URL", help="Ask this OpenAI-compatible server; its key comes from RECLM_API_KEY.")
     @click.option("--deadline", metavar="TIME", help="End after 6h, 90m, …; the most valuable prompts go first.")
-    @click.option("--limit", type=click.IntRange(min=1), help="At most this many; those whose prompt most share, first.")
-    @click.option("--resume", is_flag=True, help="Go on with the last run that did not end, with the options it had.")
+    @click.option("--limit", type=click.IntRange(min=1), help="At most this many; those whose surroundings most users share, first.")
+    @click.option("--resume", is_flag=True,
+                  help="Go on with the last run that did not end, with the options it had; give --deadline anew.")  # fmt: skip
     @click.option("--fresh", is_flag=True, help="Generate anew what is in the store already.")
     @click.option("--reuse", type=click.Choice(("history", "prompt")), default="history", show_default=True,
                   help="After `import --update`, keep profiles whose own history, or whose whole prompt, is the same.")  # fmt: skip
@@ -58,20 +59,24 @@ def _generate(side: str):
         from ..profiles.pace import parse_duration
         from ..workspace import Workspace
 
-        seconds = parse_duration(deadline) if deadline else None
-        with Workspace.open(root) as ws, ws.writing(), progress_bar(f"profiling {side}", eta=False) as update:
+        # An empty text is refused like any other that is no duration: a variable that is not set must not mean "no deadline".
+        seconds = None if deadline is None else parse_duration(deadline)
+        with Workspace.open(root) as ws, ws.writing():
             source, settings = _settings(ws, side, options, resume)
+            _refuse_what_does_nothing(source)
             settings = replace(settings, deadline_seconds=seconds)
-            summary = run_profiles(ws, side, source=source, settings=settings, observer=_observer(update, yes))
+            with progress_bar(f"profiling {side}", eta=False) as update:
+                summary = run_profiles(ws, side, source=source, settings=settings, observer=_observer(update, yes))
+            n_usable = _n_usable(ws)
         if as_json:
             print_json(summary.as_dict())
         say(summary.sentence())
         if summary.n_not_reached:
             say(f"To go on: reclm profile {side} -w {shell_word(root)} --resume")
-        if not summary.n_ok + summary.n_edited + summary.n_kept:
+        if n_usable:
+            say(f"Next: reclm embed profiles -w {shell_word(root)}")
+        elif not summary.n_not_reached:
             say("No profile could be made, so there is nothing to embed: models without profiles serve these data.")
-            return
-        say(f"Next: reclm embed profiles -w {shell_word(root)}")
 
     verb.help = (
         f"Write the profiles of {side} with a language model on this machine; resumable at any moment.\n\n"
@@ -89,6 +94,17 @@ _RUN = {"limit": "limit", "fallback": "fallback", "reuse": "reuse", "fresh": "fr
 _SAMPLING = ("temperature", "top_k", "seed", "guided")
 
 
+# Options that only one kind of source heeds: elsewhere they would be passed over in silence.
+_OF_ENDPOINTS = ("price_in", "price_out", "requests_per_minute")
+_NOT_OF_ENDPOINTS = ("guided", "top_k")
+_NOT_OF_RULES = ("temperature", "top_k", "seed", "guided", "n_slots", "max_new_tokens")
+
+
+def _is_given(name: str) -> bool:
+    """Whether the command line says something of this parameter."""
+    return click.get_current_context().get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
 def _settings(ws, side: str, options: dict, resume: bool):
     """The settings of a run: those of the last unfinished one where `resume`, and over them what the command line says."""
     from ..profiles.generate import RunSettings, settings_of_last
@@ -102,12 +118,57 @@ def _settings(ws, side: str, options: dict, resume: bool):
             say(f"There is no run of {side} to go on with; this one starts with the options given.")
         else:
             source, run = last
-            context = click.get_current_context()
-            given = click.core.ParameterSource.DEFAULT
-            options = {name: value for name, value in options.items() if context.get_parameter_source(name) is not given}
+            options = {name: value for name, value in options.items() if _is_given(name)}
+            source = _without_what_was_replaced(source, options)
     source = replace(source, **{name: options[name] for name in _SOURCE if name in options})
+    if options.get("model") and source.endpoint is None:
+        source = replace(source, model=_model_here(options["model"]))
     sampling = replace(run.sampling, **{name: options[name] for name in _SAMPLING if name in options})
     return source, replace(run, sampling=sampling, **{_RUN[name]: options[name] for name in _RUN if name in options})
+
+
+def _without_what_was_replaced(last, given: dict):
+    """The last run's source, less what belongs to the endpoint, model or engine that other options take the place of."""
+    if "model" in given and "endpoint" not in given and last.endpoint is not None:
+        of_endpoint = dict.fromkeys((*_OF_ENDPOINTS, "endpoint", "n_ctx", "timeout_seconds"))
+        return replace(last, **of_endpoint)
+    if "endpoint" in given and "model" not in given and last.endpoint is None:
+        return replace(last, model=None)
+    return replace(last, ray_address=None) if given.get("engine") == "local" else last
+
+
+def _model_here(name: str) -> str:
+    """A model on this machine, so named that `--resume` finds it from another folder too."""
+    from ..profiles.sources import RULES
+
+    return name if name == RULES else str(Path(name).absolute())
+
+
+def _refuse_what_does_nothing(source) -> None:
+    """Raises UsageError where the command line has an option that this source passes over."""
+    from ..profiles.sources import RULES
+
+    if source.endpoint is None:
+        _refuse(_OF_ENDPOINTS, "is for an endpoint: add --endpoint URL, or leave it out")
+    else:
+        _refuse(_NOT_OF_ENDPOINTS, "is not asked of an endpoint: leave it out")
+    if source.engine != "ray":
+        _refuse(("ray_address",), "is for a Ray cluster: add --engine ray, or leave it out")
+    if source.model == RULES and source.endpoint is None:
+        _refuse(_NOT_OF_RULES, "does nothing with --model rules: leave it out")
+
+
+def _refuse(names: tuple[str, ...], why: str) -> None:
+    for parameter in click.get_current_context().command.params:
+        if parameter.name in names and _is_given(parameter.name):
+            raise click.UsageError(f"{'/'.join((*parameter.opts, *parameter.secondary_opts))} {why}")
+
+
+def _n_usable(ws) -> int:
+    """Profiles in the store that can be embedded, of users and items."""
+    from ..profiles.store import SIDES, USABLE, profile_counts
+
+    return sum(profile_counts(ws, side).get(status, 0) for side in SIDES for status in USABLE)
 
 
 def _observer(update, yes: bool):

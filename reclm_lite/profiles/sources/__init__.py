@@ -56,6 +56,11 @@ def _make(settings: SourceSettings, inputs: ProfileInputs) -> Source:
     if settings.engine not in ENGINES:
         raise InputError(f"expected engine {' or '.join(map(repr, ENGINES))}, found {settings.engine!r}")
     if settings.endpoint is not None:
+        if settings.model is not None and (settings.model == RULES or settings.model.lower().endswith(".gguf")):
+            raise InputError(
+                f"expected the name of the endpoint's model, found {settings.model!r}: rules and GGUF files run on this machine; "
+                "leave out --endpoint, or name a model of the server"
+            )
         from .endpoint import Endpoint
 
         if settings.engine == "ray":
