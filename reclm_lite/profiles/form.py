@@ -139,6 +139,7 @@ class Form:
         # Of the last `choose`, by slot, where the model's choice was passed over: how much less likely, in logits, the next
         # token that fits is than the one taken.
         self.gaps: dict[int, float] = {}
+        self.dead: set[int] = set()  # of the last `choose`: slots whose answer cannot become a profile any more
         self._written = [_Written()] * n_slots
         self._since: list[list[int]] = [[] for _ in range(n_slots)]  # quick tokens that `_written` does not hold yet
         # Room of the present phrase; none where the text must be looked at.
@@ -165,7 +166,7 @@ class Form:
         dead slot writes is not looked at.
         """
         table, n = self.table, len(slots)
-        self.gaps = {}
+        self.gaps, self.dead = {}, set()
         if not self._decoding.pass_quickly(
             chosen, slots, table.kind, table.n_chars, table.n_spaces, self._chars_left, self._spaces_left, self._is_quick
         ):
@@ -190,6 +191,8 @@ class Form:
                 chosen[at], after, gap = self._other_choice(written, logits[at], token)
                 if gap is not None:
                     self.gaps[slot] = gap
+                if after.place is None:
+                    self.dead.add(slot)
             if must := self._take(slot, after):
                 forced[slot] = must
         return forced

@@ -279,11 +279,18 @@ class Worker:
             slots.extend(slot, tokens[: int(slots.n_most[slot] - slots.n_known[slot])])
         kinds = self.table.kinds(chosen)
         ended = (kinds != PLAIN) | (slots.n_known[speaking] >= slots.n_most[speaking])
-        return [slot for at in np.flatnonzero(ended) if self._has_ended(slots, slot := int(speaking[at]), int(kinds[at]))]
+        dead: set[int] = set()
+        if form is not None:
+            dead = form.dead
+            ended |= np.isin(speaking, list(dead)) if dead else False
+            if sampling.temperature <= 0:
+                for slot, gap in form.gaps.items():  # between what was taken and what else the form allows
+                    slots.min_gap[slot] = min(slots.min_gap[slot], gap)
+        return [slot for at in np.flatnonzero(ended) if self._has_ended(slots, slot := int(speaking[at]), int(kinds[at]), dead)]
 
-    def _has_ended(self, slots: "_Slots", slot: int, kind: int) -> bool:
-        """Whether an answer is over with its last token. A line break ends it, unless nothing has been written yet."""
-        if kind == END or (kind == NEWLINE and self._text(slots, slot)):
+    def _has_ended(self, slots: "_Slots", slot: int, kind: int, dead: set[int]) -> bool:
+        """Whether an answer is over with its last token, or beyond help. A line break ends it, unless nothing has been written yet."""
+        if kind == END or slot in dead or (kind == NEWLINE and self._text(slots, slot)):
             slots.stopped[slot] = True
             return True
         return bool(slots.n_known[slot] >= slots.n_most[slot])
