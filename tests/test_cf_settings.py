@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse as sp
 from click.testing import CliRunner
 
+from reclm_lite import memory as machine_memory
 from reclm_lite.cf import memory
 from reclm_lite.cf.fit import fit_arrays, settings_of
 from reclm_lite.cf.inputs import Inputs

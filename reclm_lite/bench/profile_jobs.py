@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from .timing import peak_bytes
+from ..memory import peak_resident_bytes
 
 _WARM_UP = "Profile:"
 _COUNTERS = ("n_reused_tokens", "n_decoded_tokens", "n_steps", "seconds_running", "seconds_in_llama")
@@ -35,7 +35,7 @@ def run_job(kind: str, **arguments: Any) -> dict[str, Any]:
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Do `job`; returns its result and this process's peak resident memory."""
     result = _KINDS[job.pop("kind")](**job)
-    return {**result, "peak_bytes": peak_bytes()}
+    return {**result, "peak_bytes": peak_resident_bytes()}
 
 
 def _vocabulary(model: str, prompts: Sequence[str], chat: bool) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..memory import peak_resident_bytes
+
 PAUSE_SECONDS = 0.05
 
 
@@ -87,11 +89,11 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         self._forget()
-        self.start_bytes = peak_bytes()
+        self.start_bytes = peak_resident_bytes()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.peak_bytes = peak_bytes()
+        self.peak_bytes = peak_resident_bytes()
         self.extra_bytes = self.peak_bytes - self.start_bytes
 
     def _forget(self) -> None:
@@ -100,15 +102,3 @@ class PeakMemory:
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
             except OSError:  # not allowed in some containers: then the peak is that of the whole process
                 return
-
-
-def peak_bytes() -> int:
-    """The largest resident size of this process so far (on Linux: since it was last reset)."""
-    if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
