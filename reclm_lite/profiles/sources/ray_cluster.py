@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -236,13 +237,16 @@ class RayCluster(Gguf):
             )
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
-            try:
-                ray.init(address=address or "auto", **quiet)
-            except ConnectionError:
-                if address:
-                    raise
-                log.info("no Ray cluster runs here: starting one of this machine alone")
-                ray.init(address="local", num_cpus=pick_threads(), include_dashboard=False, **quiet)
+            # Ray has the workers import from the driver's folder first. What lies there is not this package as it is installed:
+            # in a checkout of the source it lacks the compiled parts.
+            with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
+                try:
+                    ray.init(address=address or "auto", **quiet)
+                except ConnectionError:
+                    if address:
+                        raise
+                    log.info("no Ray cluster runs here: starting one of this machine alone")
+                    ray.init(address="local", num_cpus=pick_threads(), include_dashboard=False, **quiet)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise ModelError(
                 f"expected a Ray cluster at {address or 'this machine'}, found: {error}; start one with `ray start --head` "
