@@ -19,12 +19,13 @@ def fill_batch(
     that are the prompt's. batch_token, batch_pos, batch_seq: int32, batch_logits: int8, of at least n_batch. speaking: int64
     (n_slots,), the slots whose last known token is decoded by this step, ascending.
 
-    Prompts get equally many tokens, at most max_chunk; a slot past its prompt gets one, or up to max_chunk where at most
+    Prompts get equally many tokens, at most max_chunk, and until the shortest of them ends a multiple of four, or one more beside
+    slots that write. A slot past its prompt gets one, or up to max_chunk where at most
     min_alongside of them are at work. Slots beyond n_batch tokens wait. n_cached is taken on by what is decoded.
     """
     n_slots = len(n_known)
     n_writing = n_reading = 0
-    least = max_chunk
+    least = len(tokens[0])
     for slot in range(n_slots):
         todo = n_known[slot] - n_cached[slot]
         if todo > 0:
@@ -40,7 +41,10 @@ def fill_batch(
         if todo > 0 and n_cached[slot] >= n_prompt[slot]:
             n_written += min(todo, lump)
     if n_reading:
-        least = max(1, min(least, (n_batch - n_written) // n_reading))
+        room = min(max_chunk, (n_batch - n_written) // n_reading)
+        if room < least:
+            beside = 1 if n_writing else 0
+            least = max(1, room - (room - beside) % 4 if room >= 4 + beside else room)
     total = n_speaking = 0
     for slot in range(n_slots):
         todo = n_known[slot] - n_cached[slot]

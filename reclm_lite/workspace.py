@@ -219,9 +219,7 @@ class Workspace:
         if not self.db_path.is_file():
             raise WorkspaceError(f"{self.db_path} is missing: the workspace is damaged; make a new one with `reclm init`")
         try:
-            db = sqlite3.connect(self.db_path, timeout=10.0)
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")
+            db = self._connect_to_write() if os.access(self.root, os.W_OK) else self._connect_to_read()
             row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
         except sqlite3.OperationalError as error:
             # Not the content: a full disk, a folder that may not be written, another process for long.
@@ -241,8 +239,29 @@ class Workspace:
                 "use the version of reclm-lite that made it, or make a new workspace"
             )
         if found < SCHEMA_VERSION:
+            if not os.access(self.root, os.W_OK):
+                db.close()
+                raise WorkspaceError(
+                    f"{self.root} has schema version {found} and cannot be written, so it cannot be brought to {SCHEMA_VERSION}: "
+                    "open it once where it can be written"
+                )
             _upgrade(db, self.root, found)
         return db
+
+    def _connect_to_write(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.db_path, timeout=10.0)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        return db
+
+    def _connect_to_read(self) -> sqlite3.Connection:
+        """Of a folder that may not be written, such as a mount in a container: SQLite cannot keep its log there."""
+        log_file = self.db_path.with_name(f"{self.db_path.name}-wal")
+        if log_file.exists() and log_file.stat().st_size:  # of a process at work, or killed: what it says counts too
+            how = "mode=ro"
+        else:
+            how = "immutable=1"
+        return sqlite3.connect(f"{self.db_path.absolute().as_uri()}?{how}", uri=True, timeout=10.0)
 
     def close(self) -> None:
         self.db.close()
@@ -261,7 +280,10 @@ class Workspace:
         Whoever takes it first finishes a `reclm forget` that was killed.
         """
         if self._lock_depth == 0:
-            handle = open(self.root / ".lock", "a+")
+            try:
+                handle = open(self.root / ".lock", "a+")
+            except OSError as error:
+                raise WorkspaceError(f"{self.root} cannot be written ({error.strerror}): work in a copy of it that can") from error
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

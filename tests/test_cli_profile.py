@@ -88,11 +88,15 @@ def sources(root: Path) -> set[str]:
 # -- where the profiles come from -------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["rules", "models/my-q4_k_m.gguf", "MY.GGUF"])
-def test_a_model_of_this_machine_is_not_asked_of_an_endpoint(root, server, model):
-    told = profile_users(root, "--model", model, "--endpoint", server.url, "--yes", expect=1)
-    assert "run on this machine" in told and repr(model) in told and "leave out --endpoint" in told
+def test_rules_are_not_asked_of_an_endpoint(root, server):
+    told = profile_users(root, "--model", "rules", "--endpoint", server.url, "--yes", expect=1)
+    assert "run on this machine" in told and "leave out --endpoint" in told
     assert not server.asked and not sources(root)
+
+
+def test_a_server_may_call_its_model_by_the_name_of_a_file(root, server):
+    profile_users(root, "--model", "models/my-q4_k_m.gguf", "--endpoint", server.url, "--yes", "--limit", 1)
+    assert set(server.asked) == {"models/my-q4_k_m.gguf"}
 
 
 def test_resume_with_another_model_leaves_the_endpoint(root, server):
@@ -134,6 +138,24 @@ def test_a_relative_model_is_found_from_another_folder(root, tmp_path, monkeypat
     assert cut_short(root).model == str(path)
 
 
+def test_resume_refuses_another_file_under_the_name_of_the_model(root, tmp_path):
+    path = write_tiny_llama(tmp_path / "tiny.gguf", n_ctx=1024)
+    model = ("--model", path, "--threads", 1, "--retries", 0)
+    assert "1 user profiled by tiny.gguf" in profile_users(root, *model, "--limit", 1)
+    begun = cut_short(root)
+    write_tiny_llama(path, n_ctx=1024, seed=7)
+    told = profile_users(root, "--resume", expect=1)
+    assert f"SHA-256 {begun.model_sha256[:12]}" in told and "without --resume" in told
+    profile_users(root, "--resume", "--model", path, "--limit", 1)  # named anew, it is meant
+    assert cut_short(root).model_sha256 not in (None, begun.model_sha256)
+
+
+def test_fewer_new_tokens_than_the_shortest_profile_has_are_refused(root, tmp_path):
+    path = write_tiny_llama(tmp_path / "tiny.gguf", n_ctx=1024)
+    told = profile_users(root, "--model", path, "--threads", 1, "--max-new-tokens", 16, expect=1)
+    assert "shortest profile" in told and "found 16" in told and not sources(root)
+
+
 def test_names_that_are_no_files_stay_as_they_are(root, server):
     profile_users(root, "--model", "rules")
     assert cut_short(root).model == "rules"
@@ -164,6 +186,8 @@ def test_an_empty_deadline_is_refused(root):
         ("rules", ("--requests-per-minute", "5"), "--requests-per-minute is for an endpoint"),
         ("rules", ("--ray-address", "127.0.0.1:1"), "--ray-address is for a Ray cluster: add --engine ray"),
         ("rules", ("--temperature", "0"), "--temperature does nothing with --model rules"),
+        ("rules", ("--threads", "1"), "--threads does nothing with --model rules"),
+        ("endpoint", ("--threads", "1"), "--threads is not asked of an endpoint"),
         ("rules", ("--slots", "4"), "--slots does nothing with --model rules"),
         ("rules", ("--seed", "0"), "--seed does nothing with --model rules"),
         ("rules", ("--top-k", "40"), "--top-k does nothing with --model rules"),
@@ -186,7 +210,7 @@ def test_options_of_the_source_at_hand_and_defaults_are_not_refused(root, server
     profile_users(root, "--model", "m", "--endpoint", server.url, "--yes", "--slots", 1, "--temperature", 0.5, "--seed", 3,
                   "--price-in", 1, "--price-out", 2, "--requests-per-minute", 60000, "--max-new-tokens", 64)  # fmt: skip
     assert server.asked
-    profile_users(root, "--model", "rules", "--retries", 1, "--threads", 1, "--engine", "local")
+    profile_users(root, "--model", "rules", "--retries", 1, "--engine", "local")
 
 
 # -- what is said ---------------------------------------------------------------------------

@@ -168,6 +168,14 @@ def test_an_import_replaces_what_a_model_made_or_an_import_brought_but_not_what_
     assert store.protected_idxs(full, "user") == {0, 1, 2}
 
 
+def test_a_file_that_comes_home_changes_nothing(full, tmp_path):
+    before, path = profiles(full), tmp_path / "p.jsonl"
+    export_to_file(full, path)
+    summary = import_profiles(full, path)
+    assert (summary.n_imported, summary.n_unchanged, summary.n_invalid) == (0, 4, 1)
+    assert profiles(full) == before and store.protected_idxs(full, "user") == {2}
+
+
 def test_edited_stays_edited_and_every_other_status_becomes_imported(ws, tmp_path):
     path = written(tmp_path / "p.jsonl", row("u0", status="edited"), row("u1", status="ok"), row("u2", status="odd"), row("u3", "", status="invalid"))
     assert import_profiles(ws, path).n_invalid == 1

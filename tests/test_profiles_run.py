@@ -163,5 +163,5 @@ def test_own_items_beyond_those_shown_do_not_come_back_as_similar_peoples(tmp_pa
     with make_workspace(tmp_path / "ws", {0: list(range(23)), 1: [0, 1, 23]}, neighbors=[[1], [0]]) as ws:
         prompt = user_prompt_of(load_inputs(ws), 0, instruct=True)
     assert prompt.n_left_out == 3
-    near = prompt.text.split("Other items that similar people have:")[1]
+    near = prompt.text.split("Items that similar people have:")[1].split("The person's own items:")[0]
     assert "uniqueword23" in near and "uniqueword0" not in near and "uniqueword1" not in near

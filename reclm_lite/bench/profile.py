@@ -155,10 +155,10 @@ class _Run:
         """The groups of a model, and the profiles that it wrote with the form held."""
         settings = self.settings
         max_new = settings.max_new or _NEW_TOKENS.get(model.name, 48)
-        vocabulary, prompts, left_out = self._fitting(model, max_new)
+        vocabulary, prompts, n_ctx, left_out = self._fitting(model, max_new)
         chat = vocabulary["chat"]
         common = {"model": model.path, "prompts": prompts, "n_threads": settings.n_threads, "max_new": max_new}
-        ours = {**common, "n_slots": settings.n_slots, "chat": chat}
+        ours = {**common, "n_slots": settings.n_slots, "n_ctx": n_ctx, "chat": chat}
         runs: dict[str, list[dict[str, Any]]] = {ENGINE: [], LOOP: []}
         if model.name not in profile_model.SHAPES or model.name == TINY:  # random words say nothing of the form
             runs[HELD] = []
@@ -168,7 +168,7 @@ class _Run:
             for name, made in runs.items():
                 self.say(f"{model.title}: {name}, {len(prompts)} prompts, turn {turn + 1} of {n_turns}")
                 if name == LOOP:
-                    made.append(run_job("loop", **{**common, "prompts": wrapped}, n_ctx=runs[ENGINE][0]["n_ctx"]))
+                    made.append(run_job("loop", **{**common, "prompts": wrapped}, n_ctx=n_ctx))
                 else:
                     made.append(run_job("engine", **ours, guided=name == HELD))
         first = {name: made[0] for name, made in runs.items()}
@@ -192,20 +192,23 @@ class _Run:
     def _n_wanted(self, name: str) -> int:
         return self.settings.n_prompts or _PROMPTS.get(name, _PROMPTS["1b"])
 
-    def _fitting(self, model: _Model, max_new: int) -> tuple[dict[str, Any], list[str], int]:
-        """The vocabulary's facts, the first prompts of the sample that fit the context, and how many before them do not."""
+    def _fitting(self, model: _Model, max_new: int) -> tuple[dict[str, Any], list[str], int, int]:
+        """The vocabulary's facts, the first prompts of the sample that fit the context, the tokens that the longest takes with
+        its answer, and how many before them do not fit.
+        """
         wanted = self._n_wanted(model.name)
         sample = self._prompt_set(model.instruct).sample[: 2 * wanted]
         vocabulary = run_job("vocabulary", model=model.path, prompts=sample, chat=model.instruct and model.name not in profile_model.SHAPES)
         room = min(vocabulary["n_ctx"] or _MAX_CTX, _MAX_CTX) - max_new
         fits = [length <= room for length in vocabulary["lengths"]]
-        prompts = [prompt for prompt, fit in zip(sample, fits, strict=True) if fit][:wanted]
+        kept = [(prompt, length) for prompt, length, fit in zip(sample, vocabulary["lengths"], fits, strict=True) if fit][:wanted]
+        prompts, n_ctx = [prompt for prompt, _ in kept], max((length for _, length in kept), default=0) + max_new
         if not prompts:
             raise InputError(f"expected prompts of at most {room} tokens for {model.path}, found none; use a model with a larger context")
         n_left_out = fits[: sample.index(prompts[-1])].count(False)
         # What begins alike meets where the scheduler sorts; a loop has its prompts as users come.
         order = np.random.default_rng(self.settings.seed).permutation(len(prompts)).tolist()
-        return vocabulary, [prompts[at] for at in order], n_left_out
+        return vocabulary, [prompts[at] for at in order], n_ctx, n_left_out
 
     def _compare(self, model: _Model, prompts: Sequence[str], ours: dict, theirs: dict, n_ctx: int) -> dict[str, Any]:
         """Which prompts got the same text from both, and why the others did not."""

@@ -62,14 +62,14 @@ def _without_bos(model: Any, text: str) -> str:
 
 
 def _engine(
-    model: str, prompts: Sequence[str], n_threads: int, n_slots: int | None, max_new: int, guided: bool, chat: list[str] | None
+    model: str, prompts: Sequence[str], n_threads: int, n_slots: int | None, n_ctx: int, max_new: int, guided: bool, chat: list[str] | None
 ) -> dict[str, Any]:
-    """This project's scheduler."""
+    """This project's scheduler. n_ctx: of the longest prompt with its answer, as `reclm profile` has it."""
     from ..profiles.chat import ChatWrap
     from ..profiles.scheduler import Engine, Sampling
 
     sampling = Sampling(guided=guided)
-    with Engine(Path(model), n_threads, n_slots, chat=ChatWrap(*chat) if chat else None) as engine:
+    with Engine(Path(model), n_threads, n_slots, n_ctx=n_ctx, chat=ChatWrap(*chat) if chat else None) as engine:
         list(engine.generate([_WARM_UP], max_new_tokens=4))
         before = {name: getattr(engine, name, None) for name in _COUNTERS}
         started = time.perf_counter()

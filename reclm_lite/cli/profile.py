@@ -96,8 +96,8 @@ _SAMPLING = ("temperature", "top_k", "seed", "guided")
 
 # Options that only one kind of source heeds: elsewhere they would be passed over in silence.
 _OF_ENDPOINTS = ("price_in", "price_out", "requests_per_minute")
-_NOT_OF_ENDPOINTS = ("guided", "top_k")
-_NOT_OF_RULES = ("temperature", "top_k", "seed", "guided", "n_slots", "max_new_tokens")
+_NOT_OF_ENDPOINTS = ("guided", "top_k", "n_threads")
+_NOT_OF_RULES = ("temperature", "top_k", "seed", "guided", "n_slots", "n_threads", "max_new_tokens")
 
 
 def _is_given(name: str) -> bool:
@@ -129,6 +129,8 @@ def _settings(ws, side: str, options: dict, resume: bool):
 
 def _without_what_was_replaced(last, given: dict):
     """The last run's source, less what belongs to the endpoint, model or engine that other options take the place of."""
+    if "model" in given or "endpoint" in given:
+        last = replace(last, model_sha256=None)
     if "model" in given and "endpoint" not in given and last.endpoint is not None:
         of_endpoint = dict.fromkeys((*_OF_ENDPOINTS, "endpoint", "n_ctx", "timeout_seconds"))
         return replace(last, **of_endpoint)

@@ -33,7 +33,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from reclm_lite.errors import InputError, ProfileFormatError
@@ -41,7 +41,7 @@ from reclm_lite.text.keyphrases import CLOSING_YEAR, MAX_CHUNK_CHARS, PhraseStat
 from reclm_lite.types import ItemText, Profile
 
 TEMPLATE_VERSION = "4"  # of the compact prompt, which the bundled model was trained on
-INSTRUCT_VERSION = "5"  # of the plain-words prompt
+INSTRUCT_VERSION = "6"  # of the plain-words prompt
 
 N_SLOTS = 3
 MAX_LINE = 70
@@ -117,6 +117,7 @@ def _cut(text: str, limit: int) -> str:
 @dataclass(frozen=True)
 class _Entry:
     topics: tuple[str, ...]
+    topic: str  # the narrower ones: those of the subcategory, where that adds any
     title: str
     description: str
     words: frozenset[str]
@@ -142,10 +143,13 @@ def _entry(item: ItemText) -> _Entry:
     title, description = clean(item.title), clean(item.description)
     if not title:
         title, description = _cut(description, MAX_LINE), ""
-    topics = tuple(sorted({_cut(topic, MAX_TOPIC) for topic in topics_of(item)} - {""}))
+    every = topics_of(item)
+    topics = tuple(sorted({_cut(topic, MAX_TOPIC) for topic in every} - {""}))
+    broad = topics_of(replace(item, subcategory=""))
+    narrow = {_cut(topic, MAX_TOPIC) for topic in every if topic not in broad} - {""}
     title = _cut(title, MAX_LINE) or ", ".join(topics)
     film = bool(CLOSING_YEAR.search(item.title))
-    return _Entry(topics, title, description, frozenset(w.lower() for w in words(title)), film)
+    return _Entry(topics, " / ".join(sorted(narrow) or topics), title, description, frozenset(w.lower() for w in words(title)), film)
 
 
 def _topic_weights(
@@ -329,22 +333,24 @@ def item_view(item: ItemText, co_items: Sequence[ItemText] = (), *, stats: Phras
 _INSTRUCT = {
     "user": (
         "You describe the taste of one person for a recommender system, from what the person has read, watched or bought.",
-        "the person's own items, and items of similar people as a hint",
+        "items of similar people as a hint, and the person's own items",
         "Name three short identities (what kind of person this is) and three short interests (subjects the person's own "
         "items are about).",
         "The person's own items:",
-        "Other items that similar people have:",
+        "Items that similar people have:",
     ),
     "item": (
         "You describe the audience of one item for a recommender system.",
-        "the item, and other items that its audience likes as a hint",
+        "other items that its audience likes as a hint, and the item",
         "Name three short identities (what kind of people like it) and three short interests (subjects the item is about).",
         "The item:",
         "Other items that its audience has:",
     ),
 }
 INSTRUCT_MAX_ITEMS = 20  # of one's own; the newest are shown
-_INSTRUCT_MAX_NEAR = 6  # items of similar people, the most common first
+_INSTRUCT_MAX_NEAR = 4  # items of similar people, the most common
+_INSTRUCT_DESCRIPTIONS = 120  # units of all descriptions together, where each gets _LEAST_DESCRIPTION
+_LEAST_DESCRIPTION = 40
 
 
 def instruct_prompt(
@@ -352,9 +358,11 @@ def instruct_prompt(
 ) -> str:
     """A plain-words instruction for any instruct model, asking for the same answer form.
 
-    What never changes comes first, so that all prompts share its decoding. Texts from outside stand between quotation
-    marks, cleaned of quotation marks, line breaks, brackets and control characters (`clean`), so that nothing in a title
-    can end the quotation. Of similar people the most common items that the person does not have are shown, each once. subject: "user" or "item". Raises InputError where there is no text at all.
+    What never changes comes first, then what many people's prompts have in common, so that they share its decoding: on a
+    CPU the prompt costs more than the answer. Hence, too, descriptions where the own items are few. Texts from outside stand
+    between quotation marks, cleaned of quotation marks, line breaks, brackets and control characters (`clean`), so that
+    nothing in a title can end the quotation. Of similar people the most common items that the person does not have are
+    shown, each once. subject: "user" or "item". Raises InputError where there is no text at all.
     """
     own, others = _entries(history), [_entries(n) for n in neighbors]
     if not own and not any(others):
@@ -364,9 +372,12 @@ def instruct_prompt(
     known = {entry.key: entry for entries in others for entry in entries}
     near = [known[key] for key in sorted(counts, key=lambda key: (-counts[key], key))[:_INSTRUCT_MAX_NEAR]]
 
-    def show(entry: _Entry, limit: int) -> str:
-        head = f"{' / '.join(entry.topics)}: " if entry.topics else ""
-        return f'- "{head}{entry.title}. {_cut(entry.description, limit)}'.rstrip(". ") + '"'
+    room = _INSTRUCT_DESCRIPTIONS // max(1, len(own))
+
+    def show(entry: _Entry) -> str:
+        head = f"{entry.topic}: " if entry.topic else ""
+        more = _cut(entry.description, room) if room >= _LEAST_DESCRIPTION else ""
+        return f'- "{head}{entry.title}. {more}'.rstrip(". ") + '"'
 
     task, shown, wanted, own_title, other_title = _INSTRUCT[subject]
     parts = [
@@ -375,10 +386,10 @@ def instruct_prompt(
         f"{wanted} Answer with one line in exactly this form and nothing else:",
         "User identity: first, second, third; User interests: first, second, third",
     ]
-    if own:
-        parts += ["", own_title, *(show(e, 120) for e in own)]
     if near:
-        parts += ["", other_title, *(show(e, 0) for e in sorted(near, key=lambda e: e.key))]
+        parts += ["", other_title, *(f'- "{entry.title}"' for entry in sorted(near, key=lambda e: e.key))]
+    if own:
+        parts += ["", own_title, *map(show, own)]
     parts += ["", "Answer with the one line now."]
     return "\n".join(parts) + "\n"
 

@@ -20,6 +20,7 @@ from ..data.importers.files import read_source
 from ..dialogue.templates import format_profile, parse_profile
 from ..errors import InputError, ProfileFormatError
 from ..workspace import Workspace, atomic_path, now
+from .pace import counted
 from .prompts import HISTORY, NEIGHBORS, TEXT
 from .store import SIDES, one_side
 
@@ -69,10 +70,6 @@ class ImportSummary:
             if count:
                 parts.append(f"{count:,} {what}")
         return "; ".join(parts) + "."
-
-
-def counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def format_of(path: Path | None, asked: str | None) -> str:
@@ -233,7 +230,8 @@ class _Taking:
     def _put(self, side: str, idx: int, text: str, status: str, row: Mapping[str, object]) -> None:
         summary, db = self.summary, self.ws.db
         known = db.execute("SELECT status, text FROM profiles WHERE side=? AND idx=?", (side, idx)).fetchone()
-        if known == (status, text):
+        # The same text, of a model or by hand, stays what it is: a file that comes home changes nothing.
+        if known and known[1] == text and (status == "imported" or known[0] == status):
             summary.n_unchanged += 1
             return
         if known and known[0] == "edited" and not self.overwrite:

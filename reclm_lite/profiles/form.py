@@ -155,6 +155,12 @@ class Form:
         self._since[slot] = []
         return self._take(slot, _Written())
 
+    def move(self, source: int, target: int) -> None:
+        """The answer of `source` goes on in `target`."""
+        for kept in (self._written, self._since, self._chars_left, self._spaces_left):
+            kept[target] = kept[source]
+        self._since[source] = []
+
     def is_dead(self, slot: int) -> bool:
         """Whether the answer cannot become a profile any more: nothing that was tried fitted."""
         return self._written[slot].place is None

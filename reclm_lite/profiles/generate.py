@@ -116,7 +116,8 @@ def run_profiles(
         with open_source(source, inputs) as opened:
             run = _Run(ws, one, inputs, opened, settings, observer or Observer(), began)
             run.prepare(idxs)
-            detail = {"source": opened.label(settings.sampling), "settings": {"source": asdict(source), "run": asdict(settings)}}
+            started_with = replace(source, model_sha256=getattr(opened, "model_sha256", None))
+            detail = {"source": opened.label(settings.sampling), "settings": {"source": asdict(started_with), "run": asdict(settings)}}
             job = store.start_job(ws, job_kind(one), detail)
             state = "failed"
             try:

@@ -41,6 +41,11 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def counted(n: int, noun: str) -> str:
+    """A number and its noun, in the plural where that is due."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 class Pace:
     """The pace of one run. sizes: users (or items) that each prompt serves, in the order in which prompts are begun."""
 

@@ -16,6 +16,7 @@ MAX_WORKERS = 16
 SMALL_MODEL_BYTES = 64 << 20
 KV_BUDGET_BYTES = 1 << 30  # of all key-value caches together
 N_BATCH = 1024  # tokens decoded at once, where a slot has a prompt
+TOGETHER = 4  # tokens that llama.cpp's products of matrices take at once: so many slots, or twice, … waste nothing
 _F16, _F32 = 2, 4
 _CELLS = 256  # llama.cpp rounds a sequence's share up to a multiple
 
@@ -75,6 +76,8 @@ def plan_room(
         n_slots = max(1, min(MAX_SLOTS_EACH * n_workers, KV_BUDGET_BYTES // max(1, each)))
         while n_slots > 1 and need(n_slots) > free:
             n_slots -= 1
+        if n_slots > TOGETHER:
+            n_slots -= n_slots % TOGETHER
     if need(n_slots) > free:
         raise ModelError(
             f"{n_slots} sequence(s) of {n_ctx} tokens need about {in_units(need(n_slots))} of memory and {in_units(free)} are "

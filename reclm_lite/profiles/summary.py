@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
-from .pace import in_words
+from .pace import counted, in_words
 
 
 @dataclass
@@ -57,8 +57,8 @@ class Summary:
         """The result in words."""
         by = self.source.split(",")[0]
         parts = [
-            f"{self.n_ok + self.n_invalid:,} {self.side} profiled by {by}: {self.n_ok:,} ok, {self.n_invalid:,} invalid "
-            f"({self.invalid_share:.1%}); {self.n_distinct_prompts:,} distinct prompts, {self.n_generated:,} generated, "
+            f"{counted(self.n_ok + self.n_invalid, self.side.removesuffix('s'))} profiled by {by}: {self.n_ok:,} ok, {self.n_invalid:,} invalid "
+            f"({self.invalid_share:.1%}); {counted(self.n_distinct_prompts, 'distinct prompt')}, {self.n_generated:,} generated, "
             f"{self.n_from_cache:,} from earlier runs, in {in_words(self.seconds)}"
         ]
         if self.n_generated and self.seconds_generating > 0:

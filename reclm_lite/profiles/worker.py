@@ -6,10 +6,12 @@ filled (prefill) with one token of every slot that is writing (decode). A prompt
 already holds is not decoded again: the cells are copied (`llama_memory_seq_cp`) or, in the same slot, kept. All
 bookkeeping lives in arrays over slots, so that a step costs a handful of numpy calls.
 
-Two things about llama.cpp shape a step. It cuts a batch into parts of equally many tokens for each of their sequences,
-and every part reads all weights: so the prompts of a step get equally many tokens, and slots are refilled several at a
-time. And its attention adds up in another order from 64 tokens of a sequence on: so a prompt goes in by MAX_CHUNK tokens
-at most, and an answer then has the same bits whatever the number of slots and threads and whoever is alongside.
+Three things about llama.cpp shape a step. It cuts a batch into parts of equally many tokens for each of their sequences,
+which must follow one another, and every part reads all weights: so the prompts of a step get equally many tokens, and no
+free slot stays between two that are at work (`_close_ranks`). Its products of matrices take four tokens at once, and what
+is left over one by one: so prompts get multiples of four. And its attention adds up in another order from 64 tokens of a
+sequence on: so a prompt goes in by MAX_CHUNK tokens at most, and an answer then has the same bits whatever the number of
+slots and threads and whoever is alongside.
 
 Used by one thread at a time; `scheduler.Engine` deals out the prompts.
 """
@@ -31,7 +33,7 @@ from .form import END, NEWLINE, PLAIN, SILENT, Form, TokenTable
 from .sampling import Sampling
 
 MIN_COPY_TOKENS = 16  # a copy moves a slot's whole stretch of cells, so a short common prefix is cheaper decoded
-MAX_CHUNK = 63  # tokens of a prompt in one step
+MAX_CHUNK = 61  # tokens of a prompt in one step: sixty beside the one that every sequence gets
 REFILL_SHARE = 8  # slots are refilled when one in so many is free
 MIN_ALONGSIDE = 4  # beside so many others that write, fixed words go in one by one
 
@@ -220,11 +222,13 @@ class Worker:
                 if slot is None:
                     break
                 if form is not None:
-                    slots.extend(slot, form.begin(slot)[:max_new_tokens])
+                    slots.extend(slot, form.begin(slot)[: max_new_tokens - 1])
                 n_free -= 1
                 head = None
             if n_free == self.n_slots:
                 return
+            if self.share_prefix:
+                self._close_ranks(slots, form)
             for slot in self._step(slots, form, sampling):
                 emit(self._result(slots, slot))
                 slots.free(slot)
@@ -257,6 +261,19 @@ class Worker:
         slots.fill(target, pending, reused, max_new_tokens)
         self.n_reused_tokens += reused
         return target
+
+    def _close_ranks(self, slots: "_Slots", form: Form | None) -> None:
+        """Let no free slot stand between two that are at work: the last one moves to the first gap."""
+        active = np.flatnonzero(slots.active)
+        n = len(active)
+        if n == 0 or active[-1] == n - 1:
+            return
+        gaps = np.flatnonzero(~slots.active[:n]).tolist()
+        for target, source in zip(gaps, active[::-1].tolist()):
+            self.llama.copy(source, target)
+            slots.move(source, target)
+            if form is not None:
+                form.move(source, target)
 
     def _step(self, slots: "_Slots", form: Form | None, sampling: Sampling) -> list[int]:
         """Decode one batch; returns the slots that have finished, in ascending order."""
@@ -367,6 +384,14 @@ class _Slots:
         self.min_gap[slot] = np.inf
         self.started[slot] = time.perf_counter()
         self.draws[slot] = None
+
+    def move(self, source: int, target: int) -> None:
+        """A free slot takes over from one that is at work, which stays as one that has finished."""
+        for array in (self.tokens, self.n_known, self.n_cached, self.n_prompt, self.n_most, self.n_shared, self.index, self.stopped, self.min_gap):
+            array[target] = array[source]
+        self.started[target], self.draws[target] = self.started[source], self.draws[source]
+        self.active[target] = True
+        self.free(source)
 
     def free(self, slot: int) -> None:
         """Its tokens stay for those who begin alike; the last one, which was never decoded, is not known any more."""

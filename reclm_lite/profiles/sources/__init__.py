@@ -23,7 +23,7 @@ class SourceSettings:
     model: a GGUF file, "rules", the name of the endpoint's model, or None for the bundled model. endpoint: the base URL
     of an OpenAI-compatible server, or None. n_threads, n_slots: None for what suits the machine and the model.
     engine: "local" or "ray". ray_address: of a running cluster, None for the one that is found or a new one.
-    max_new_tokens: of an answer, None for the usual. For an endpoint: requests_per_minute, None for no limit; price_in,
+    max_new_tokens: of an answer, None for the usual. model_sha256: of the model's file, where it must be that one. For an endpoint: requests_per_minute, None for no limit; price_in,
     price_out: per million tokens, for the estimate of the cost; n_ctx: tokens of the model's context, timeout_seconds: of one
     request, None for the usual.
     """
@@ -38,6 +38,7 @@ class SourceSettings:
     price_in: float | None = None
     price_out: float | None = None
     max_new_tokens: int | None = None
+    model_sha256: str | None = None
     n_ctx: int | None = None
     timeout_seconds: float | None = None
 
@@ -56,9 +57,9 @@ def _make(settings: SourceSettings, inputs: ProfileInputs) -> Source:
     if settings.engine not in ENGINES:
         raise InputError(f"expected engine {' or '.join(map(repr, ENGINES))}, found {settings.engine!r}")
     if settings.endpoint is not None:
-        if settings.model is not None and (settings.model == RULES or settings.model.lower().endswith(".gguf")):
+        if settings.model == RULES:
             raise InputError(
-                f"expected the name of the endpoint's model, found {settings.model!r}: rules and GGUF files run on this machine; "
+                f"expected the name of the endpoint's model, found {RULES!r}, which run on this machine; "
                 "leave out --endpoint, or name a model of the server"
             )
         from .endpoint import Endpoint

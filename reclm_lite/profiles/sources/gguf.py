@@ -9,13 +9,16 @@ from ...errors import ModelError
 from ...runtime import file_sha256, load_model
 from ..answers import Brake, Generation, Group, Spent, judge
 from ..chat import chat_wrap
+from ..constrain import HEAD, MIDDLE
 from ..sampling import Sampling
 from ..scheduler import Engine, Tokenizer
 from ..store import prompt_key
 
 MAX_NEW_TOKENS = 96
 MAX_NEW_TOKENS_INSTRUCT = 128
+_TOKEN_BYTES, _PROMPT_BYTES = 8, 400  # of the prompts that the engine sorts: tokens and their key, and what Python adds
 MAX_N_CTX = 4096  # tokens of a prompt and its answer, where the model was trained on so many
+SHORTEST = f"{HEAD} a, b, c;{MIDDLE} a, b, c"
 # Architectures of llama.cpp that make vectors and no text.
 ENCODERS = frozenset(
     ("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert", "t5encoder")
@@ -28,8 +31,9 @@ class Model:
     Raises ModelError where the file is not a whole GGUF of a model that writes text.
     """
 
-    def __init__(self, path: Path, is_bundled: bool, max_new_tokens: int | None = None):
+    def __init__(self, path: Path, is_bundled: bool, settings: "SourceSettings"):  # noqa: F821
         self.path = Path(path)
+        max_new_tokens, expected = settings.max_new_tokens, settings.model_sha256
         self.wrap = None
         with load_model(path, vocab_only=True) as model:
             architecture = model.gguf.architecture
@@ -42,13 +46,24 @@ class Model:
             if not is_bundled:
                 self.wrap = chat_wrap(model)
             self.sha256 = model.sha256
+            if expected not in (None, self.sha256):
+                raise ModelError(
+                    f"expected {path} as it was when the run began (SHA-256 {expected[:12]}…), found another model there "
+                    f"({self.sha256[:12]}…): put the file back, or start without --resume to profile everybody with this one"
+                )
             self.n_ctx = min(model.n_ctx_train, MAX_N_CTX)
+            n_least = len(model.tokenize(SHORTEST, add_special=False, parse_special=False))
         self.instruct = self.wrap is not None
         self.max_new_tokens = max_new_tokens or (MAX_NEW_TOKENS_INSTRUCT if self.wrap else MAX_NEW_TOKENS)
         if self.max_new_tokens >= self.n_ctx:
             raise ModelError(
                 f"expected answers shorter than the context of {self.n_ctx} tokens, found {self.max_new_tokens} new tokens; "
                 "ask for fewer with --max-new-tokens"
+            )
+        if self.max_new_tokens < n_least:
+            raise ModelError(
+                f"expected room for the shortest profile, which {self.path.name} writes in {n_least} tokens, found "
+                f"{self.max_new_tokens} new tokens; ask for more with --max-new-tokens"
             )
         self.notes = []
         if self.wrap is None and not is_bundled:
@@ -74,12 +89,16 @@ class Gguf:
     tries_again = True
 
     def __init__(self, path: Path, is_bundled: bool, settings: "SourceSettings"):  # noqa: F821
-        self.about = Model(path, is_bundled, settings.max_new_tokens)
+        self.about = Model(path, is_bundled, settings)
         self.instruct = self.about.instruct
         self.spent = Spent(notes=list(self.about.notes))
         self._settings = settings
         self._engine: Engine | None = None
         self._tokenizer: Tokenizer | None = None
+
+    @property
+    def model_sha256(self) -> str:
+        return self.about.sha256
 
     def identity(self, sampling: Sampling) -> str:
         return self.about.identity(sampling)
@@ -104,7 +123,6 @@ class Gguf:
         source, spent = self.identity(sampling), self.spent
         prompts = [group.prompt for group in groups]
         engine = self._open(prompts)
-        spent.announced_bytes = max(spent.announced_bytes, engine.announced_bytes)
         # All at once share most; with a deadline the most valuable must come first.
         window = None if brake.has_deadline else len(prompts)
         brake.begun = time.monotonic()
@@ -123,8 +141,8 @@ class Gguf:
 
     def _open(self, prompts: Sequence[str]) -> Engine:
         """The engine, with room for these prompts and no more. A rerun with nothing to do never comes here."""
-        longest = max(len(self.tokenizer(prompt)) for prompt in prompts)
-        n_ctx = min(self.about.n_ctx, longest + self.about.max_new_tokens)
+        lengths = [len(self.tokenizer(prompt)) for prompt in prompts]
+        n_ctx = min(self.about.n_ctx, max(lengths) + self.about.max_new_tokens)
         if self._engine is not None and self._engine.n_ctx < n_ctx:
             self._engine.close()
             self._engine = None
@@ -137,6 +155,8 @@ class Gguf:
                     f"expected {self.about.path} as it was when the run began, found another file there: answers would be stored "
                     "under the wrong model; start the run again"
                 )
+            waiting = _TOKEN_BYTES * sum(lengths) + _PROMPT_BYTES * len(lengths)
+            self.spent.announced_bytes = max(self.spent.announced_bytes, self._engine.announced_bytes + waiting)
         return self._engine
 
     def close(self) -> None:
