@@ -8,6 +8,8 @@ import numpy as np
 
 from reclm_lite.kernels._jit import compiled
 
+BLOCK = 256  # columns
+
 
 @compiled(nogil=True)
 def fill_batch(
@@ -68,22 +70,33 @@ def fill_batch(
     return total, n_speaking
 
 
-@compiled(nogil=True)
+@compiled(nogil=True, fastmath={"nnan", "nsz"})  # no NaN: then the largest of a block is found in vector lanes
 def best_two(logits, best, gap):
     """best: int64 (n,), the column of each row's largest value, the first of equals; gap: float32 (n,), its lead over the next.
 
     logits: float32 (n, n_columns), n_columns >= 2, no NaN.
     """
+    n = logits.shape[1]
     for row in range(len(logits)):
         values = logits[row]
-        at, first, second = 0, values[0], np.float32(-np.inf)
-        for column in range(1, len(values)):
-            value = values[column]
-            if value > second:
-                if value > first:
-                    second, first, at = first, value, column
-                else:
-                    second = value
+        block, first, second = 0, values[0], np.float32(-np.inf)
+        for start in range(0, n, BLOCK):
+            most = values[start]
+            for value in values[start : start + BLOCK]:
+                most = max(most, value)
+            if start == 0:
+                first = most
+            elif most > first:
+                block, first, second = start, most, first
+            else:
+                second = max(second, most)
+        stop = min(block + BLOCK, n)
+        at = block
+        while at < stop - 1 and values[at] != first:
+            at += 1
+        for column in range(block, stop):
+            if column != at:
+                second = max(second, values[column])
         best[row] = at
         gap[row] = first - second
 

@@ -18,7 +18,7 @@ import pytest
 import reclm_lite
 
 PACKAGE = Path(reclm_lite.__file__).parent
-BASE = {"assets", "errors", "types", "memory", "workspace", "provenance", "gguf_file", "runtime", "__init__"}
+BASE = {"assets", "errors", "types", "memory", "schema", "workspace", "provenance", "gguf_file", "runtime", "__init__"}
 
 # part -> parts it may import, besides itself.
 ALLOWED = {
@@ -29,7 +29,8 @@ ALLOWED = {
     "memory": {"errors"},
     "gguf_file": {"errors"},
     "runtime": {"errors", "gguf_file"},
-    "workspace": {"errors", "types", "provenance", "__init__"},
+    "schema": {"errors"},
+    "workspace": {"errors", "types", "schema", "provenance", "__init__"},
     "kernels": {"errors"},
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.
     "convert": {"errors", "gguf_file", "runtime", "__init__"},

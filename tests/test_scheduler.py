@@ -78,7 +78,7 @@ def test_no_free_slot_stands_between_two_at_work(model, monkeypatch):
         together = run(engine, texts, sampling=Sampling(guided=True))
     assert all(slots == list(range(len(slots))) for slots in at_work)
     assert {len(slots) for slots in at_work} >= {1, 2, 3, 8}  # with all slots at work, and with few at the end
-    # What moved went on as if it had not; that bits are the same too is tested with the bundled model, in test_profiles_run.
+    # What moved went on as if it had not; that the bits are the same too is tested below, with the bundled model.
     assert sum((a.text, a.finish) != (b.text, b.finish) for a, b in zip(together, alone)) <= 2
 
 

@@ -34,7 +34,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from reclm_lite.errors import InputError, ProfileFormatError
 from reclm_lite.text.keyphrases import CLOSING_YEAR, MAX_CHUNK_CHARS, PhraseStats, chunks, topics_of, words
@@ -123,19 +123,31 @@ class _Entry:
     words: frozenset[str]
     film: bool
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, tuple[str, ...]]:
         return self.title, self.topics
 
+    def __hash__(self) -> int:  # of all fields it would take longer than all else that is done with an entry
+        return self._hash
 
-def _entries(items: Sequence[ItemText]) -> list[_Entry]:
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.key)
+
+
+def _entries(items: Sequence[ItemText]) -> Sequence[_Entry]:
     """The distinct items with any text, cleaned, in the order of their text."""
+    return _entries_of(tuple(items))
+
+
+@lru_cache(maxsize=1 << 14)  # a user is a neighbor of many
+def _entries_of(items: tuple[ItemText, ...]) -> tuple[_Entry, ...]:
     found: dict[tuple[str, tuple[str, ...]], _Entry] = {}
     for item in sorted(set(items), key=lambda i: (i.title, i.category, i.subcategory, i.description)):
         entry = _entry(item)
         if entry.title:
             found.setdefault(entry.key, entry)
-    return [found[key] for key in sorted(found)]
+    return tuple(found[key] for key in sorted(found))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -153,7 +165,7 @@ def _entry(item: ItemText) -> _Entry:
 
 
 def _topic_weights(
-    own: list[_Entry], near: list[list[_Entry]], depth: dict[str, int], stats: PhraseStats | None
+    own: Sequence[_Entry], near: Sequence[Sequence[_Entry]], depth: dict[str, int], stats: PhraseStats | None
 ) -> dict[str, float]:
     """Each own topic's share of the history, against its share of the catalogue where that is known."""
     counts: dict[str, float] = Counter(topic for entry in own for topic in entry.topics)
@@ -251,7 +263,7 @@ def _fill(texts: Sequence[str], lines: list[str]) -> list[str]:
     return lines
 
 
-def _parts(chosen: list[_Entry], near: list[list[_Entry]], stats: PhraseStats | None) -> list[str]:
+def _parts(chosen: list[_Entry], near: Sequence[Sequence[_Entry]], stats: PhraseStats | None) -> list[str]:
     """Titles, then descriptions, each again from every phrase on, the phrase of rarest words first."""
     told = {word for entries in near for entry in entries for word in entry.words}
     found = []
@@ -268,7 +280,7 @@ def _parts(chosen: list[_Entry], near: list[list[_Entry]], stats: PhraseStats | 
     return found
 
 
-def _choose(own: list[_Entry], weights: dict[str, float], stats: PhraseStats | None) -> list[_Entry]:
+def _choose(own: Sequence[_Entry], weights: dict[str, float], stats: PhraseStats | None) -> list[_Entry]:
     """The items to show, in the order to show them; `own` is sorted, so that ties go to the lower text."""
     counts = Counter(word for entry in own for word in entry.words)
     n_own = max(1, len(own))
@@ -290,7 +302,7 @@ def _choose(own: list[_Entry], weights: dict[str, float], stats: PhraseStats | N
     return chosen
 
 
-def _near(near: list[list[_Entry]], own: list[_Entry], weights: dict[str, float]) -> tuple[list[str], list[str]]:
+def _near(near: Sequence[Sequence[_Entry]], own: Sequence[_Entry], weights: dict[str, float]) -> tuple[list[str], list[str]]:
     """The neighbours' topics and titles that the user does not have, most common first."""
     have = {entry.key for entry in own}
     held = Counter(entry for entries in near for entry in entries if entry.key not in have)

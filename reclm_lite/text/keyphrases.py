@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from reclm_lite.types import ItemText
 
@@ -96,6 +97,7 @@ def candidates(text: str) -> list[str]:
     return list(found.values())
 
 
+@lru_cache(maxsize=1 << 16)
 def topics_of(item: ItemText) -> tuple[str, ...]:
     """The item's topics in lower case, most specific last; `|`, `,`, `/` and `;` separate topics within a field.
 
