@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -170,6 +171,29 @@ def test_a_scratch_copy_has_the_data_and_no_profiles(root, tmp_path):
         assert copy.fingerprint("matrices/split") is not None
     with Workspace.open(root) as ws:
         assert store.get_profile(ws, "user", 0) is not None
+
+
+def test_neighbors_are_up_to_date_in_a_scratch_copy_and_vectors_of_profiles_are_left_behind(tmp_path):
+    arrays = {"vectors": np.ones((2, 2), np.float32)}
+    with make_workspace(tmp_path / "ws", TRAIN, n_users=9) as ws:
+        made_of = {"vectors/items": ws.save("vectors/items", arrays, inputs={}, params={})}
+        ws.save("vectors/user_profiles", arrays, inputs={}, params={})
+        ws.save("matrices/neighbors", {"indices": np.zeros((9, 1), np.int32)}, inputs=made_of, params={})
+    with Workspace.open(scratch_copy(tmp_path / "ws", tmp_path / "copy")) as copy:
+        copy.require_fresh("matrices/neighbors", made_by="reclm neighbors")
+        assert copy.has("vectors/items") and not copy.has("vectors/user_profiles")
+
+
+def test_a_run_over_all_users_that_fails_does_not_lose_what_was_measured(root, monkeypatch):
+    def run(kind, **arguments):
+        if kind == "users":
+            raise ModelError("expected a whole run, found none")
+        return run_job(kind, **arguments)
+
+    monkeypatch.setattr(bench, "run_job", run)
+    lines, line = bench.run(bench.Settings(1, ("bundled",), workspace=root, n_prompts=2, max_new=8, repeats=1))
+    assert [group["title"] for group in json.loads(line)["groups"]][0] == "bundled"
+    assert "not measured: expected a whole run, found none" in lines[-1]
 
 
 def test_what_cannot_be_measured_is_refused_at_once(tmp_path):

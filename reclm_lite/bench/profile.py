@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, ReclmError
 from . import machine, profile_embed, profile_model, results
 from .profile_jobs import run_job
 from .profile_prompts import PromptSet, prompt_set, scratch_copy
@@ -258,12 +258,17 @@ class _Run:
         )
         if model.name == BUNDLED:
             self.say(f"profiles of {whole.n_users:,} users in a copy of {self.settings.workspace}")
-            made = run_job(
-                "users",
-                root=scratch_copy(self.settings.workspace, self.folder / "workspace"),
-                n_threads=self.settings.n_threads,
-                n_slots=self.settings.n_slots,
-            )
+            try:
+                made = run_job(
+                    "users",
+                    root=scratch_copy(self.settings.workspace, self.folder / "workspace"),
+                    n_threads=self.settings.n_threads,
+                    n_slots=self.settings.n_slots,
+                )
+            except ReclmError as error:  # what was measured before is not to be lost
+                shutil.rmtree(self.folder / "workspace", ignore_errors=True)
+                self.notes.append(f"{model.title}, users as they are: not measured: {error}")
+                return []
             seconds, extrapolated = made["seconds"], ""
             facts = {"summary": made["summary"], "peak_bytes": made["peak_bytes"]}
         else:

@@ -54,15 +54,16 @@ def _texts(items: list[ItemText]) -> list[str]:
 
 
 def scratch_copy(root: Path, target: Path) -> Path:
-    """A copy of a workspace's configuration, database and matrices at `target`, without profiles; returns `target`."""
+    """A copy of a workspace at `target`, without profiles and what was made of them; returns `target`."""
     target.mkdir()
     shutil.copy(root / "workspace.toml", target)
-    shutil.copytree(root / "matrices", target / "matrices")
+    for folder in ("matrices", "vectors", "models"):  # neighbors are up to date beside what they were made of alone
+        shutil.copytree(root / folder, target / folder, ignore=shutil.ignore_patterns("*profile*"))
     with sqlite3.connect(root / "workspace.db") as source, sqlite3.connect(target / "workspace.db") as copy:
         source.backup(copy)
     source.close()
     copy.close()
-    for folder in ("vectors", "models", "llm", "reports"):
+    for folder in ("llm", "reports"):
         (target / folder).mkdir()
     with Workspace.open(target) as ws:
         for table in ("profiles", "generations", "uses"):
