@@ -192,7 +192,7 @@ def test_a_run_over_all_users_that_fails_does_not_lose_what_was_measured(root, m
 
     monkeypatch.setattr(bench, "run_job", run)
     lines, line = bench.run(bench.Settings(1, ("bundled",), workspace=root, n_prompts=2, max_new=8, repeats=1))
-    assert [group["title"] for group in json.loads(line)["groups"]][0] == "bundled"
+    assert json.loads(line)["groups"][0]["name"] == "bundled"
     assert "not measured: expected a whole run, found none" in lines[-1]
 
 
