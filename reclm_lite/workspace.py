@@ -169,7 +169,7 @@ class Workspace:
         if not self.db_path.is_file():
             raise WorkspaceError(f"{self.db_path} is missing: the workspace is damaged; make a new one with `reclm init`")
         try:
-            db = self._connect_to_write() if os.access(self.root, os.W_OK) else self._connect_to_read()
+            db = self._connect_to_write() if self._may_write else self._connect_to_read()
             row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
         except sqlite3.OperationalError as error:
             # Not the content: a full disk, a folder that may not be written, another process for long.
@@ -189,7 +189,7 @@ class Workspace:
                 "use the version of reclm-lite that made it, or make a new workspace"
             )
         if found < SCHEMA_VERSION:
-            if not os.access(self.root, os.W_OK):
+            if not self._may_write:
                 db.close()
                 raise WorkspaceError(
                     f"{self.root} has schema version {found} and cannot be written, so it cannot be brought to {SCHEMA_VERSION}: "
@@ -197,6 +197,10 @@ class Workspace:
                 )
             upgrade(db, self.root, found)
         return db
+
+    @property
+    def _may_write(self) -> bool:
+        return os.access(self.root, os.W_OK) and os.access(self.db_path, os.W_OK)
 
     def _connect_to_write(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.db_path, timeout=10.0)
@@ -231,6 +235,8 @@ class Workspace:
         """
         if self._lock_depth == 0:
             try:
+                if not self._may_write:
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
                 handle = open(self.root / ".lock", "a+")
             except OSError as error:
                 raise WorkspaceError(f"{self.root} cannot be written ({error.strerror}): work in a copy of it that can") from error

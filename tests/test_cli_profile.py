@@ -150,6 +150,13 @@ def test_resume_refuses_another_file_under_the_name_of_the_model(root, tmp_path)
     assert cut_short(root).model_sha256 not in (None, begun.model_sha256)
 
 
+def test_resume_of_a_run_that_ended_well_changes_nothing(root):
+    profile_users(root, "--model", "rules")
+    before = sources(root)
+    assert "came to its end" in profile_users(root, "--resume") and sources(root) == before
+    assert "profiled by" in profile_users(root, "--resume", "--model", "rules", "--fresh")  # what is asked for is done
+
+
 def test_fewer_new_tokens_than_the_shortest_profile_has_are_refused(root, tmp_path):
     path = write_tiny_llama(tmp_path / "tiny.gguf", n_ctx=1024)
     told = profile_users(root, "--model", path, "--threads", 1, "--max-new-tokens", 16, expect=1)

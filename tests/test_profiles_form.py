@@ -220,7 +220,7 @@ def test_every_answer_of_the_bundled_model_has_the_form(tmp_path):
 
 @pytest.mark.parametrize("title", INJECTION)
 def test_what_a_title_says_stays_between_quotation_marks_of_the_instruct_prompt(title):
-    prompt = instruct_prompt([ItemText(title, title, "", title), ItemText("Plain bread")], [[ItemText(title + " too")]])
+    prompt = instruct_prompt([ItemText(title, title, "", title), ItemText("Plain bread")], [[ItemText("Too " + title)]])
     clean = instruct_prompt([ItemText("A"), ItemText("Plain bread")], [[ItemText("B")]])
     outside = [line for line in prompt.splitlines() if not line.startswith('- "')]
     assert outside == [line for line in clean.splitlines() if not line.startswith('- "')]

@@ -173,3 +173,13 @@ def test_whitespace_of_any_kind_becomes_a_space():
 
 def test_a_film_is_told_by_its_year_even_where_its_title_is_cut():
     assert "\nFilms:\n" in user_prompt([ItemText("A very long title " * 8 + "(1999)")])
+
+
+def test_instruct_prompt_shows_no_empty_line_no_title_twice_and_no_endless_topics():
+    own = [ItemText("..."), ItemText("Bread", "food"), ItemText("Heat (1995)", "|".join(f"genre number {n}" for n in range(17)))]
+    near = [[ItemText("Same", "a"), ItemText("Same", "b"), ItemText("Bread", "baking"), ItemText("***")]]
+    prompt = instruct_prompt(own, near)
+    assert '- ""' not in prompt and prompt.count('- "Same"') == 1 and prompt.count("Bread") == 1
+    assert all(len(line) < 100 for line in prompt.splitlines() if line.startswith("- "))
+    with pytest.raises(InputError, match="at least one item with text"):
+        instruct_prompt([ItemText("...")])

@@ -57,11 +57,17 @@ def _generate(side: str):
     def verb(root: Path, as_json: bool, resume: bool, yes: bool, deadline: str | None, **options) -> None:
         from ..profiles.generate import run_profiles
         from ..profiles.pace import parse_duration
+        from ..profiles.summary import Summary
         from ..workspace import Workspace
 
         # An empty text is refused like any other that is no duration: a variable that is not set must not mean "no deadline".
         seconds = None if deadline is None else parse_duration(deadline)
         with Workspace.open(root) as ws, ws.writing():
+            if resume and _is_over(ws, side, options):
+                if as_json:
+                    print_json(Summary(side).as_dict())
+                say(f"The last run of {side} came to its end; there is nothing to go on with. Start another without --resume.")
+                return
             source, settings = _settings(ws, side, options, resume)
             _refuse_what_does_nothing(source)
             settings = replace(settings, deadline_seconds=seconds)
@@ -103,6 +109,14 @@ _NOT_OF_RULES = ("temperature", "top_k", "seed", "guided", "n_slots", "n_threads
 def _is_given(name: str) -> bool:
     """Whether the command line says something of this parameter."""
     return click.get_current_context().get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
+def _is_over(ws, side: str, options: dict) -> bool:
+    """Whether the last run ended well and the command line asks for nothing else: the usual model must not take its model's place."""
+    from ..profiles.generate import job_kind
+    from ..profiles.store import last_state
+
+    return last_state(ws, job_kind(side)) == "done" and not any(_is_given(name) for name in options)
 
 
 def _settings(ws, side: str, options: dict, resume: bool):

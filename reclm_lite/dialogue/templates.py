@@ -140,6 +140,11 @@ def _entries(items: Sequence[ItemText]) -> Sequence[_Entry]:
     return _entries_of(tuple(items))
 
 
+def _in_words(entries: Sequence[_Entry]) -> list[_Entry]:
+    """Those whose title says anything at all."""
+    return [entry for entry in entries if any(map(str.isalnum, entry.title))]
+
+
 @lru_cache(maxsize=1 << 14)  # a user is a neighbor of many
 def _entries_of(items: tuple[ItemText, ...]) -> tuple[_Entry, ...]:
     found: dict[tuple[str, tuple[str, ...]], _Entry] = {}
@@ -161,7 +166,7 @@ def _entry(item: ItemText) -> _Entry:
     narrow = {_cut(topic, MAX_TOPIC) for topic in every if topic not in broad} - {""}
     title = _cut(title, MAX_LINE) or ", ".join(topics)
     film = bool(CLOSING_YEAR.search(item.title))
-    return _Entry(topics, " / ".join(sorted(narrow) or topics), title, description, frozenset(w.lower() for w in words(title)), film)
+    return _Entry(topics, _cut(" / ".join(sorted(narrow) or topics), MAX_TOPIC), title, description, frozenset(w.lower() for w in words(title)), film)
 
 
 def _topic_weights(
@@ -376,13 +381,12 @@ def instruct_prompt(
     nothing in a title can end the quotation. Of similar people the most common items that the person does not have are
     shown, each once. subject: "user" or "item". Raises InputError where there is no text at all.
     """
-    own, others = _entries(history), [_entries(n) for n in neighbors]
+    own, others = _in_words(_entries(history)), [_in_words(_entries(n)) for n in neighbors]
     if not own and not any(others):
         raise InputError("expected at least one item with text, found none; give the items a title or a description")
-    have = {entry.key for entry in own}
-    counts = Counter(entry.key for entries in others for entry in entries if entry.key not in have)
-    known = {entry.key: entry for entries in others for entry in entries}
-    near = [known[key] for key in sorted(counts, key=lambda key: (-counts[key], key))[:_INSTRUCT_MAX_NEAR]]
+    have = {entry.title for entry in own}
+    counts = Counter(title for entries in others for title in {entry.title for entry in entries} - have)
+    near = sorted(sorted(counts, key=lambda title: (-counts[title], title))[:_INSTRUCT_MAX_NEAR])
 
     room = _INSTRUCT_DESCRIPTIONS // max(1, len(own))
 
@@ -399,7 +403,7 @@ def instruct_prompt(
         "User identity: first, second, third; User interests: first, second, third",
     ]
     if near:
-        parts += ["", other_title, *(f'- "{entry.title}"' for entry in sorted(near, key=lambda e: e.key))]
+        parts += ["", other_title, *(f'- "{title}"' for title in near)]
     if own:
         parts += ["", own_title, *map(show, own)]
     parts += ["", "Answer with the one line now."]
