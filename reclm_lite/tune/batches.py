@@ -1,0 +1,172 @@
+"""Rendered dialogues to batches: padded ones, or rows in which several dialogues lie one after the other.
+
+What a step sees is decided by the seed and its number alone: the order of an epoch is a permutation, a step takes the next
+`batch` dialogues of it, and `micro_batches` cuts those into passes that fit the memory. The loss of a step is the sum over
+its passes divided by the weight of all its answer tokens, so that cutting changes nothing but the order of sums.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..dialogue.records import LABEL, ORIGINS, Dialogue
+from ..errors import InputError
+from .rendering import Renderer, Tokens
+
+_LABEL = 1 + ORIGINS.index(LABEL)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A dialogue's tokens and its id."""
+
+    id: str
+    tokens: Tokens
+
+
+@dataclass(frozen=True)
+class Micro:
+    """What one pass computes. ids, targets: int64 (rows, length); the target of a place is the token after it.
+
+    weights: float32 (rows, length), of the target in the loss, 0 where it is no answer. mask: int64 (rows, length), 1 where a
+    token is, or None; positions: int64 (rows, length) where dialogues are packed, or None. is_label: bool (rows, length),
+    the target is the first token of Yes or No.
+    """
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+    is_label: torch.Tensor
+    mask: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> "Micro":
+        """The same on a device."""
+        return Micro(*(None if t is None else t.to(device) for t in (self.ids, self.targets, self.weights, self.is_label, self.mask, self.positions)))
+
+
+def render(dialogues: Iterable[Dialogue], renderer: Renderer, max_length: int) -> tuple[list[Example], int]:
+    """Examples of dialogues, and how many were left out since they have more than `max_length` tokens.
+
+    Raises InputError where a dialogue is of the other form, or where none fits.
+    """
+    examples, n_long = [], 0
+    for dialogue in dialogues:
+        check_form(dialogue, renderer)
+        tokens = renderer.dialogue(dialogue.messages)
+        if len(tokens) > max_length:
+            n_long += 1
+        else:
+            examples.append(Example(dialogue.id, tokens))
+    if not examples and n_long:
+        raise InputError(f"expected dialogues of at most {max_length} tokens, found {n_long}, all longer; give a larger --max-length, or build them shorter")
+    return examples, n_long
+
+
+def check_form(dialogue: Dialogue, renderer: Renderer) -> None:
+    """Raises InputError unless the dialogue's form is that of the base."""
+    if dialogue.form != renderer.form:
+        have = "a chat template" if renderer.form == "instruct" else "no chat template"
+        raise InputError(
+            f"expected dialogues of form {renderer.form!r}, since the base has {have}, found {dialogue.form!r} in {dialogue.id}; "
+            f"build them with `reclm dialogue build --form {renderer.form}`, or give another base"
+        )
+
+
+def step_indices(n: int, batch: int, seed: int, step: int) -> np.ndarray:
+    """int64 (batch,) or fewer: which of `n` examples step `step` (from 0) sees. Every epoch sees each example once."""
+    per_epoch = steps_per_epoch(n, batch)
+    epoch, place = divmod(step, per_epoch)
+    order = np.random.default_rng((seed, epoch)).permutation(n)
+    return order[place * batch : (place + 1) * batch]
+
+
+def steps_per_epoch(n: int, batch: int) -> int:
+    """The last step of an epoch may be smaller."""
+    return max(1, -(-n // batch))
+
+
+def micro_batches(
+    examples: Sequence[Example], *, max_tokens: int, packing: bool, pad_id: int, label_weight: float = 1.0
+) -> Iterator[Micro]:
+    """Cut a step's examples into passes of at most `max_tokens` tokens (one example more than that has a pass of its own).
+
+    packing: one row a pass, dialogues one after the other, each with positions of its own. Else rows of like length, padded on
+    the right. label_weight: of second-round answers in the loss; all other answer tokens weigh 1.
+    """
+    order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].tokens), i))
+    if packing:
+        for row in _first_fit(order, [len(e.tokens) for e in examples], max_tokens):
+            yield _packed([examples[i] for i in row], label_weight)
+        return
+    chosen: list[int] = []
+    for i in order:
+        if chosen and (len(chosen) + 1) * len(examples[chosen[0]].tokens) > max_tokens:
+            yield _padded([examples[j] for j in chosen], pad_id, label_weight)
+            chosen = []
+        chosen.append(i)
+    if chosen:
+        yield _padded([examples[j] for j in chosen], pad_id, label_weight)
+
+
+def _first_fit(order: Sequence[int], lengths: Sequence[int], room: int) -> list[list[int]]:
+    rows: list[list[int]] = []
+    left: list[int] = []
+    for i in order:
+        place = next((n for n, space in enumerate(left) if space >= lengths[i]), None)
+        if place is None:
+            rows.append([i])
+            left.append(room - lengths[i])
+        else:
+            rows[place].append(i)
+            left[place] -= lengths[i]
+    return rows
+
+
+def _targets(tokens: Tokens, label_weight: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What follows each token, its weight, and whether it is the first token of Yes or No."""
+    is_label = tokens.origin == _LABEL
+    weights = tokens.is_answer.astype(np.float32)
+    weights[is_label] *= label_weight
+    first = is_label & ~np.concatenate([[False], is_label[:-1]])
+    return np.append(tokens.ids[1:], 0), np.append(weights[1:], 0.0), np.append(first[1:], False)
+
+
+def _packed(examples: Sequence[Example], label_weight: float) -> Micro:
+    parts = [_targets(e.tokens, label_weight) for e in examples]
+    ids, targets, weights, labels = (
+        np.concatenate(column) for column in ([e.tokens.ids for e in examples], *zip(*parts, strict=True))
+    )
+    positions = np.concatenate([np.arange(len(e.tokens)) for e in examples])
+    return Micro(
+        torch.from_numpy(ids.astype(np.int64))[None], torch.from_numpy(targets.astype(np.int64))[None],
+        torch.from_numpy(weights.astype(np.float32))[None], torch.from_numpy(labels)[None], None, torch.from_numpy(positions)[None],
+    )  # fmt: skip
+
+
+def _padded(examples: Sequence[Example], pad_id: int, label_weight: float) -> Micro:
+    shape = (len(examples), max(len(e.tokens) for e in examples))
+    ids, targets = torch.full(shape, pad_id), torch.full(shape, pad_id)
+    weights, labels, mask = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.int64)
+    for row, example in enumerate(examples):
+        n = len(example.tokens)
+        following, weight, label = _targets(example.tokens, label_weight)
+        ids[row, :n] = torch.from_numpy(example.tokens.ids.astype(np.int64))
+        targets[row, :n] = torch.from_numpy(following.astype(np.int64))
+        weights[row, :n] = torch.from_numpy(weight.astype(np.float32))
+        labels[row, :n] = torch.from_numpy(label)
+        mask[row, :n] = 1
+    return Micro(ids, targets, weights, labels, mask)
+
+
+def pad_right(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids, mask: int64 (n, longest) of token sequences."""
+    longest = max(map(len, sequences))
+    ids = torch.full((len(sequences), longest), pad_id)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.as_tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return ids.to(device), mask.to(device)

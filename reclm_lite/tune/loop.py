@@ -1,0 +1,120 @@
+"""The loop that SFT and the reward model share: steps, evaluations, checkpoints, and what stops it.
+
+A `Task` knows its data, its loss and what it trains; the loop knows when. transformers' Trainer is not used: what is wanted
+here (the same bits after a kill, a step's loss over packed rows of several processes, a stop that names the batch) would
+override most of it.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from ..errors import ModelError
+from .optim import Optimizer
+from .run import Run, named_optimizer_state, restore_optimizer_state, seed_step
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one step's passes. loss: as it is logged. n_tokens: that went through the model. ids: of the dialogues, for messages."""
+
+    loss: float
+    n_tokens: int
+    ids: Sequence[str]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """What is trained. parameters: by name, all that changes. n_steps: of the whole run."""
+
+    parameters: dict[str, torch.nn.Parameter]
+    n_steps: int
+
+    def backward(self, step: int) -> Outcome:
+        """Add the step's gradients to the parameters, summed over processes."""
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Figures of held-out dialogues; empty where there are none."""
+
+    def is_better(self, new: Mapping[str, float], old: Mapping[str, float]) -> bool:
+        """Whether these figures make a better model than those."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Steps between checkpoints and between evaluations (one comes at the end in any case), and the seed of all that is drawn."""
+
+    save_every: int = 100
+    eval_every: int = 100
+    seed: int = 0
+
+
+def train(run: Run, task: Task, optimizer: Optimizer, settings: LoopSettings, progress: Progress = lambda *_: None) -> Mapping[str, float]:
+    """Train to the end, from the newest checkpoint on; leaves the best evaluated parameters in place and returns their figures.
+
+    Raises ModelError where a loss is not finite; the last good parameters are in the newest checkpoint.
+    """
+    start, best, best_step = _restore(run, task, optimizer)
+    seconds, n_tokens = time.monotonic(), 0
+    if start == 0 and (figures := dict(task.evaluate())):
+        run.log(0, **figures)
+    for step in range(start, task.n_steps):
+        seed_step(settings.seed, step, run.group.rank)
+        outcome = task.backward(step)
+        norm = optimizer.step(step) if math.isfinite(outcome.loss) else math.nan
+        n_tokens += outcome.n_tokens
+        done = step + 1
+        if not (math.isfinite(outcome.loss) and math.isfinite(norm)):
+            optimizer.clear()
+            run.save(step, _state(task, optimizer), best=best, best_step=best_step)
+            run.finish(f"stopped: the loss of step {done} is not finite")
+            shown = ", ".join(outcome.ids[:8]) + (" …" if len(outcome.ids) > 8 else "")
+            raise ModelError(
+                f"expected a finite loss, found {outcome.loss} (gradient norm {norm}) in step {done}; stopped with the parameters of "
+                f"step {step} in {run.folder}/checkpoints. The batch: {shown}. Look at these dialogues, or give a smaller learning rate"
+            )
+        now = time.monotonic()
+        run.log(
+            done, loss=outcome.loss, grad_norm=norm, lr=optimizer.parts[0].param_groups[0]["lr"], tokens_per_s=n_tokens / max(now - seconds, 1e-9),
+            **outcome.metrics,
+        )  # fmt: skip
+        progress(done, task.n_steps, f"loss {outcome.loss:.3f}")
+        is_best = False
+        if done % settings.eval_every == 0 or done == task.n_steps:
+            figures = dict(task.evaluate())
+            if figures:
+                run.log(done, **figures)
+                is_best = not best or task.is_better(figures, best)
+            if is_best:
+                best, best_step = figures, done
+            seconds, n_tokens = time.monotonic(), 0  # an evaluation is not training
+        if done % settings.save_every == 0 or done == task.n_steps or is_best:
+            run.save(done, _state(task, optimizer), is_best=is_best, best=best, best_step=best_step)
+    if best and best_step != task.n_steps and (checkpoint := run.best()) is not None:
+        _load(task, checkpoint.tensors)
+    return {**best, "best_step": best_step or task.n_steps}
+
+
+def _state(task: Task, optimizer: Optimizer) -> dict[str, torch.Tensor]:
+    return {**task.parameters, **named_optimizer_state(optimizer.parts, optimizer.names)}
+
+
+@torch.no_grad()
+def _load(task: Task, tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, parameter in task.parameters.items():
+        parameter.copy_(tensors[name])
+
+
+def _restore(run: Run, task: Task, optimizer: Optimizer) -> tuple[int, dict[str, float], int]:
+    checkpoint = run.latest()
+    if checkpoint is None:
+        return 0, {}, 0
+    _load(task, checkpoint.tensors)
+    restore_optimizer_state(optimizer.parts, optimizer.names, checkpoint.tensors)
+    return checkpoint.step, checkpoint.state["best"], checkpoint.state["best_step"]

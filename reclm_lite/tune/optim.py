@@ -1,0 +1,93 @@
+"""The optimizers and learning rates of SFT and the reward model: torch's own, chosen by name."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import InputError
+
+NAMES = ("adamw", "muon")
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """lr: of AdamW. optimizer: "adamw", or "muon" for the layers' matrices (lr_muon; the rest by AdamW), which suits a training
+    of all weights from scratch. warmup: share of the steps in which the rate rises; schedule: what it does then ("constant",
+    or to zero: "linear", "cosine"); decay: the last share of the steps in which it does so. max_grad_norm: gradients are scaled down to it.
+    """
+
+    lr: float = 2e-4
+    optimizer: str = "adamw"
+    lr_muon: float = 0.02
+    weight_decay: float = 0.0
+    warmup: float = 0.03
+    schedule: str = "cosine"
+    decay: float = 1.0
+    max_grad_norm: float = 1.0
+
+    def check(self) -> None:
+        """Raises InputError where a setting is none."""
+        if self.optimizer not in NAMES:
+            raise InputError(f"expected an optimizer among {', '.join(NAMES)}, found {self.optimizer!r}")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"expected a schedule among {', '.join(SCHEDULES)}, found {self.schedule!r}")
+        for name in ("lr", "lr_muon", "max_grad_norm", "decay"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"expected {name} above 0, found {getattr(self, name)}")
+        if not 0 <= self.warmup < 1 or self.decay > 1:
+            raise InputError(f"expected warmup from 0 to below 1 and decay of at most 1, found {self.warmup} and {self.decay}")
+
+
+class Optimizer:
+    """One or two optimizers as one. `parameters`: by name; only these are changed."""
+
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], settings: OptimizerSettings, n_steps: int):
+        settings.check()
+        self.parameters, self.settings, self.n_steps = dict(parameters), settings, n_steps
+        self.names = {p: name for name, p in self.parameters.items()}
+        matrices = [p for name, p in self.parameters.items() if _is_matrix(name, p)] if settings.optimizer == "muon" else []
+        theirs = set(map(id, matrices))
+        rest = [p for p in self.parameters.values() if id(p) not in theirs]
+        self.parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            self.parts.append(torch.optim.Muon(matrices, lr=settings.lr_muon, weight_decay=0.01, momentum=0.95, nesterov=True))
+        if rest:
+            self.parts.append(torch.optim.AdamW(rest, lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.98 if matrices else 0.999)))
+        self._rates = [part.param_groups[0]["lr"] for part in self.parts]
+
+    def scale(self, step: int) -> float:
+        """What the learning rates are multiplied by in step `step` (from 0)."""
+        settings, n = self.settings, self.n_steps
+        up = min(1.0, (step + 1) / max(1.0, settings.warmup * n))
+        left = min(1.0, (n - step) / max(1.0, settings.decay * n))
+        down = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[settings.schedule]
+        return min(up, down)
+
+    def step(self, step: int) -> float:
+        """Change the parameters by their gradients, which are cleared; returns the gradients' norm before it was cut.
+
+        Where it is not finite, nothing is changed.
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm))
+        if math.isfinite(norm):
+            for part, rate in zip(self.parts, self._rates, strict=True):
+                for group in part.param_groups:
+                    group["lr"] = rate * self.scale(step)
+                part.step()
+        self.clear()
+        return norm
+
+    def clear(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    @property
+    def gradients(self) -> Sequence[torch.nn.Parameter]:
+        return list(self.parameters.values())
+
+
+def _is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+    return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name

@@ -1,0 +1,282 @@
+"""A run's folder: its settings, metrics, checkpoints, and how the same command goes on where a kill left it.
+
+    run.json          stage, settings, versions, state ("running", "done" or "stopped: why")
+    metrics.jsonl     an object for each logged step, appended; entries after the checkpoint that a run goes on from are cut off
+    tensorboard/      the same, where the package tensorboard is installed
+    checkpoints/      step-000100/: tensors.safetensors, state.json; the newest two, and the best where one is marked
+
+A checkpoint gets its name when it is complete. Randomness is not stored: every step draws from the seed and its own
+number (`seed_step`), so what follows a checkpoint is the same whether the run was interrupted or not.
+"""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError, shell_word
+from .parallel import Group
+
+RUN, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
+RUNNING, DONE = "running", "done"
+_KEPT = 2
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Make what torch draws from here on (dropout, sampling) a function of these numbers."""
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """step: steps done. tensors: by name, on the CPU. state: JSON-able, whatever the stage put there."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+    folder: Path
+
+
+class Run:
+    """Close it, or use `with`. Of several processes the first one writes; the others only read."""
+
+    def __init__(self, folder: Path, group: Group, about: dict[str, Any]):
+        self.folder, self.group, self.about = Path(folder), group, about
+        self._writer: Any = None
+        self._metrics: Any = None
+
+    @classmethod
+    def open(cls, folder: Path, stage: str, settings: Mapping[str, Any], *, group: Group | None = None, fresh: bool = False) -> "Run":
+        """A new run, or the one that lies in `folder`, if it is of the same stage and settings.
+
+        settings: JSON-able, everything that decides the result. fresh: throw away what is there. Raises InputError where
+        another run, or anything else, lies there.
+        """
+        folder, group = Path(folder), group or Group()
+        about = {"stage": stage, "settings": json.loads(json.dumps(dict(settings))), "state": RUNNING, "versions": _versions()}
+        group.barrier()
+        if fresh and group.rank == 0:
+            _remove(folder)
+        group.barrier()
+        found = _read(folder / RUN)
+        if found is None and folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"expected an empty folder, or one of `reclm tune`, at {folder}, found other files; give another --out")
+        if found is not None:
+            _compare(found, about, folder)
+            about["state"] = found["state"]
+        run = cls(folder, group, about)
+        group.barrier()
+        if found is None and group.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            run._write_about()
+        return run
+
+    @property
+    def is_done(self) -> bool:
+        return self.about["state"] == DONE
+
+    @property
+    def state(self) -> str:
+        return self.about["state"]
+
+    def finish(self, state: str = DONE, **facts: Any) -> None:
+        """Record how the run ended and what it found (JSON-able)."""
+        self.about |= {"state": state, **facts}
+        if self.group.rank == 0:
+            self._write_about()
+
+    def log(self, step: int, **metrics: float) -> None:
+        """Append a line of metrics. Names with a slash are groups of TensorBoard; a value that is not finite becomes null."""
+        if self.group.rank:
+            return
+        if self._metrics is None:
+            self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
+            self._writer = _tensorboard(self.folder / "tensorboard")
+        numbers = {name: float(value) for name, value in metrics.items()}
+        finite = {name: value if abs(value) < float("inf") else None for name, value in numbers.items()}
+        self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
+        self._metrics.flush()
+        if self._writer is not None:
+            for name, value in numbers.items():
+                self._writer.add_scalar(name, value, step)
+
+    def save(self, step: int, tensors: Mapping[str, torch.Tensor], *, is_best: bool = False, **state: Any) -> None:
+        """Write a checkpoint; older ones but the newest and the best go. Tensors may lie anywhere and share memory."""
+        from safetensors.torch import save_file
+
+        if self.group.rank == 0:
+            top = self.folder / CHECKPOINTS
+            partial, done = top / "partial", top / f"step-{step:06d}"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            save_file({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, partial / "tensors.safetensors")
+            (partial / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
+            for path in (*partial.iterdir(), partial):
+                _sync(path)
+            if done.exists():
+                shutil.rmtree(done)
+            os.replace(partial, done)
+            if is_best:
+                _write(top / "best", done.name)
+            self._tidy(top)
+        self.group.barrier()
+
+    def _tidy(self, top: Path) -> None:
+        best = (top / "best").read_text() if (top / "best").is_file() else ""
+        for old in sorted(top.glob("step-*"))[:-_KEPT]:
+            if old.name != best:
+                shutil.rmtree(old)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint; metrics after it are cut off, for they will be made again."""
+        found = max((self.folder / CHECKPOINTS).glob("step-*"), default=None)
+        checkpoint = None if found is None else _load(found)
+        self.group.barrier()
+        if self.group.rank == 0:
+            self._cut(checkpoint.step if checkpoint else 0)
+        return checkpoint
+
+    def best(self) -> Checkpoint | None:
+        """The checkpoint that was marked best, or None."""
+        name = self.folder / CHECKPOINTS / "best"
+        return _load(self.folder / CHECKPOINTS / name.read_text()) if name.is_file() else None
+
+    def _cut(self, step: int) -> None:
+        for name in (METRICS, "samples.jsonl"):
+            path = self.folder / name
+            if path.is_file():
+                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                kept = [line for line in lines if line.endswith("\n") and json.loads(line).get("step", 0) <= step]
+                if len(kept) < len(lines):
+                    _write(path, "".join(kept))
+
+    def close(self) -> None:
+        for file in (self._metrics, self._writer):
+            if file is not None:
+                file.close()
+        self._metrics = self._writer = None
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write_about(self) -> None:
+        _write(self.folder / RUN, json.dumps(self.about, indent=1) + "\n")
+
+
+def named_optimizer_state(optimizers: Iterable[torch.optim.Optimizer], names: Mapping[torch.nn.Parameter, str]) -> dict[str, torch.Tensor]:
+    """What optimizers remember of each parameter, as tensors by name."""
+    found = {}
+    for n, optimizer in enumerate(optimizers):
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                found[f"optimizer{n}/{key}/{names[parameter]}"] = value if torch.is_tensor(value) else torch.tensor(value)
+    return found
+
+
+def restore_optimizer_state(
+    optimizers: Iterable[torch.optim.Optimizer], names: Mapping[torch.nn.Parameter, str], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """The inverse of `named_optimizer_state`."""
+    for n, optimizer in enumerate(optimizers):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                ending = f"/{names[parameter]}"
+                for name, value in tensors.items():
+                    if name.startswith(f"optimizer{n}/") and name.endswith(ending):
+                        key = name[len(f"optimizer{n}/") : -len(ending)]
+                        if "/" in key:
+                            continue
+                        place = "cpu" if key == "step" else parameter.device
+                        optimizer.state[parameter][key] = value.to(place, copy=True)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics."""
+    path = Path(folder) / METRICS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def _load(folder: Path) -> Checkpoint:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return Checkpoint(state.pop("step"), load_file(folder / "tensors.safetensors"), state, folder)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(f"expected a checkpoint in {folder}, found one that cannot be read ({error}); remove it, and the run goes on from the one before") from error
+
+
+def _compare(found: dict[str, Any], about: dict[str, Any], folder: Path) -> None:
+    if found.get("stage") != about["stage"]:
+        raise InputError(f"expected a run of {about['stage']} in {folder}, found one of {found.get('stage')}; give another --out")
+    old, new = found.get("settings", {}), about["settings"]
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            raise InputError(
+                f"expected the settings of the run in {folder}, found {name} = {new.get(name)!r} where that run has {old.get(name)!r}; "
+                f"give the same settings to go on with it, another --out, or --fresh to begin again (removes {shell_word(folder)})"
+            )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(f"expected the settings of a run in {path}, found: {error}; give another --out, or --fresh") from error
+    return found if isinstance(found, dict) and "settings" in found and "state" in found else None
+
+
+def _remove(folder: Path) -> None:
+    """The folder of a run, and no other."""
+    if not folder.exists():
+        return
+    if not (folder / RUN).is_file() and any(folder.iterdir()):
+        raise InputError(f"expected a run of `reclm tune` in {folder} for --fresh, found other files; give another --out")
+    shutil.rmtree(folder)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    _sync(partial)
+    os.replace(partial, path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _versions() -> dict[str, str]:
+    import peft
+    import transformers
+
+    from .. import __version__
+
+    return {
+        "reclm-lite": __version__, "torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
+        "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
