@@ -9,6 +9,7 @@ divergence, http://joschu.net/blog/kl-approx.html; the adaptive KL coefficient a
 token, arXiv 1909.08593; the ranking loss, arXiv 2203.02155.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -84,7 +85,7 @@ def whiten(values: Tensor, mean: Tensor | float, var: Tensor | float, *, shift: 
 
 def moments(values: Tensor, mask: Tensor) -> Tensor:
     """Sum, sum of squares and count under a mask: float64 (3,), to be summed over processes and given to `mean_and_var`."""
-    real = values.double()[mask.bool()]
+    real = values.detach().cpu().double()[mask.bool().cpu()]
     return torch.stack([real.sum(), real.square().sum(), real.new_tensor(float(real.numel()))])
 
 
@@ -110,13 +111,13 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, summed: Callable[[Tensor], Tensor] = lambda sums: sums) -> float:
     """1 - Var(R - V) / Var(R) under the mask: 1 where values tell returns, 0 where they say nothing, below it where they harm.
 
-    NaN where all returns are equal: there is nothing to explain.
+    NaN where all returns are equal: there is nothing to explain. summed: sums `moments` over processes.
     """
-    _, var = mean_and_var(moments(returns, mask))
-    _, left = mean_and_var(moments(returns - values, mask))
+    _, var = mean_and_var(summed(moments(returns, mask)))
+    _, left = mean_and_var(summed(moments(returns - values, mask)))
     return 1 - left / var if var > 0 else float("nan")
 
 

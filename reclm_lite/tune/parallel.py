@@ -44,8 +44,8 @@ class Group:
         return items[self.rank :: self.world]
 
     def sum(self, values: Tensor | float) -> Tensor:
-        """The sum over processes, the same in all of them. values: of one shape everywhere."""
-        values = torch.as_tensor(values)
+        """The sum over processes, the same in all of them. values: of one shape everywhere; a number is summed in float64."""
+        values = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64)
         if self.accelerator is None:
             return values
         # NCCL sums only what lies on its GPU.
