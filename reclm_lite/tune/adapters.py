@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,8 @@ def add_adapter(
     if load is not None:
         check_base(load, base)
         config = peft.LoraConfig.from_pretrained(str(load))
+        config.base_model_name_or_path = None  # a name of another machine, of which peft would warn
     elif copy_of is not None:
-        from copy import deepcopy
-
         config = deepcopy(base.model.peft_config[copy_of])
     else:
         targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
@@ -112,13 +112,9 @@ def save_adapter(base: Base, name: str, folder: Path, **note: Any) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = base.model.peft_config[name]
-    mode, config.inference_mode = config.inference_mode, True
-    path, config.base_model_name_or_path = config.base_model_name_or_path, base.path.name
-    try:
-        config.save_pretrained(str(folder))
-    finally:
-        config.inference_mode, config.base_model_name_or_path = mode, path
+    config = deepcopy(base.model.peft_config[name])
+    config.inference_mode, config.base_model_name_or_path = True, base.path.name
+    config.save_pretrained(str(folder))
     state = peft.get_peft_model_state_dict(base.model, adapter_name=name)
     save_file({key: value.detach().to("cpu").contiguous().clone() for key, value in state.items()}, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / NOTE).write_text(json.dumps({"base_fingerprint": base.fingerprint, "form": base.form, **note}, indent=1) + "\n", encoding="utf-8")

@@ -186,7 +186,10 @@ def load_base(settings: BaseSettings) -> Base:
     for parameter in model.parameters():
         parameter.requires_grad_(settings.full and parameter.is_floating_point())
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if hasattr(model, "activation_checkpointing_enable"):  # what newer versions of transformers call it
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        else:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     _check_head(base)
     return base

@@ -1,0 +1,269 @@
+"""`reclm tune`"""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ._options import common, json_option, print_json, progress_bar, say
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@click.group("tune")
+def command() -> None:
+    """Tune a language model to write profiles: SFT on two-round dialogues, a reward model, PPO.
+
+    One copy of the base model serves all three; what is trained are adapters (or, with --full, the model itself). Dialogues come
+    from `reclm dialogue build`; what comes out goes into `reclm export`. Needs the extra [tune]. With several GPUs:
+    `accelerate launch -m reclm_lite.cli tune …`. A run that was stopped goes on by the same command.
+    """
+
+
+def _options(stage: str, default_batch: int, default_pass: int) -> Callable:
+    """What the stages share: where from, where to, on what."""
+
+    def decorate(function: Callable) -> Callable:
+        options = [
+            click.option("-w", "--workspace", "root", envvar="RECLM_WORKSPACE", type=FOLDER,
+                         help=f"Take the dialogues from this workspace's llm/dialogues and write to its llm/{stage}."),
+            click.option("--dialogues", type=click.Path(path_type=Path, dir_okay=False), help="A file of dialogues [default: the workspace's]."),
+            click.option("-o", "--out", "out_dir", type=FOLDER, help="The run's folder [default: the workspace's]."),
+            click.option("--max-steps", type=click.IntRange(min=1), help="End after that many steps at most."),
+            click.option("--batch", type=click.IntRange(min=1), default=default_batch, show_default=True, help="Dialogues a step, over all processes."),
+            click.option("--max-length", type=click.IntRange(min=16), default=1024, show_default=True, help="Tokens of a dialogue at most; longer ones are left out and counted."),
+            click.option("--pass-tokens", type=click.IntRange(min=16), default=default_pass, show_default=True, help="Tokens of one pass through the model: what decides the memory."),
+            click.option("--save-every", type=click.IntRange(min=1), default=100, show_default=True, help="Steps between checkpoints."),
+            click.option("--eval-every", type=click.IntRange(min=1), default=100, show_default=True, help="Steps between measurements on held-out dialogues."),
+            click.option("--seed", type=int, default=0, show_default=True),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
+            click.option("--dtype", type=click.Choice(("auto", "float32", "bfloat16")), default="auto", show_default=True, help="auto: bfloat16 on a GPU, else float32."),
+            click.option("--qlora", is_flag=True, help="Base weights in 4 bits (nf4, bitsandbytes, on a GPU)."),
+            click.option("--gradient-checkpointing", is_flag=True, help="Less memory for activations, a third more time."),
+            click.option("--threads", "n_threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice]."),
+            click.option("--fresh", is_flag=True, help="Throw away the run that lies in the folder."),
+        ]  # fmt: skip
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _lora_options(r: int, alpha: int) -> Callable:
+    def decorate(function: Callable) -> Callable:
+        options = [
+            click.option("--lora-r", type=click.IntRange(min=1), default=r, show_default=True, help="Rank of the adapter."),
+            click.option("--lora-alpha", type=click.IntRange(min=1), default=alpha, show_default=True),
+            click.option("--lora-dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True),
+            click.option("--lora-targets", default="all-linear", show_default=True, help="Modules' names with commas between, or all-linear."),
+        ]
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _optimizer_options(lr: float) -> Callable:
+    def decorate(function: Callable) -> Callable:
+        options = [
+            click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=lr, show_default=True, help="Learning rate (of AdamW)."),
+            click.option("--warmup", type=click.FloatRange(0, 1, max_open=True), default=0.03, show_default=True, help="Share of the steps in which it rises."),
+            click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
+            click.option("--decay", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="The last share of the steps, in which it falls to zero."),
+            click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True),
+            click.option("--max-grad-norm", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True),
+        ]  # fmt: skip
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _needs_torch(function: Callable) -> Callable:
+    """One sentence where the extra is not installed."""
+
+    @wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        from importlib.util import find_spec
+
+        missing = [name for name in ("torch", "transformers", "peft", "accelerate") if find_spec(name) is None]
+        if missing:
+            raise click.ClickException(f'expected {", ".join(missing)} for tuning, found none; run `pip install "reclm-lite[tune]"`')
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def _base_settings(stage: dict[str, Any], base: str, *, full: bool = False) -> Any:
+    import torch
+
+    from ..tune.base import BaseSettings
+
+    if stage["n_threads"]:
+        torch.set_num_threads(stage["n_threads"])
+    return BaseSettings(base, stage["device"], stage["dtype"], stage["qlora"], stage["gradient_checkpointing"], full)
+
+
+def _paths(kind: str, stage: dict[str, Any], folder: str) -> tuple[Path, Path]:
+    """The dialogues and the run's folder."""
+    root = stage["root"]
+    dialogues = stage["dialogues"] or (root and root / "llm" / "dialogues" / f"{kind}.jsonl")
+    out = stage["out_dir"] or (root and root / "llm" / folder)
+    if dialogues is None or out is None:
+        missing = "--dialogues" if dialogues is None else "-o"
+        raise click.UsageError(f"give a workspace (-w), or {missing}")
+    return dialogues, out
+
+
+def _loop(stage: dict[str, Any]) -> Any:
+    from ..tune.loop import LoopSettings
+
+    return LoopSettings(stage["save_every"], stage["eval_every"], stage["seed"])
+
+
+def _optimizer(o: dict[str, Any], **more: Any) -> Any:
+    from ..tune.optim import OptimizerSettings
+
+    return OptimizerSettings(
+        lr=o["lr"], weight_decay=o["weight_decay"], warmup=o["warmup"], schedule=o["schedule"], decay=o["decay"], max_grad_norm=o["max_grad_norm"], **more
+    )
+
+
+def _lora(o: dict[str, Any]) -> Any:
+    from ..tune.adapters import LoraSettings
+
+    return LoraSettings(o["lora_r"], o["lora_alpha"], o["lora_dropout"], o["lora_targets"])
+
+
+def _open(settings: Any, *, lora_r: int, pass_tokens: int, n_adapters: int = 1) -> Any:
+    """The base, once its memory is known to be there."""
+    from ..tune.base import load_base
+    from ..tune.memory import estimate, require_memory
+
+    say(require_memory(settings, estimate(settings, lora_r=lora_r, pass_tokens=pass_tokens, n_adapters=n_adapters)))
+    base = load_base(settings)
+    for note in base.notes:
+        say(note)
+    return base
+
+
+def _tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_command: str) -> None:
+    if as_json:
+        print_json({"stage": stage, "out": str(out), **facts})
+        return
+    if facts.get("already_done"):
+        say(f"This run is done; nothing was changed. Give --fresh to begin it again. Its figures:")
+    for name, value in facts.items():
+        if name != "already_done":
+            click.echo(f"{name:<28} {value:,.4f}" if isinstance(value, float) else f"{name:<28} {value:,}" if isinstance(value, int) else f"{name:<28} {value}")
+    say(f"Written to {out}. Next: {next_command}")
+
+
+@command.command("sft")
+@click.option("--base", help="A causal model: a local folder, or a name on a hub.")
+@click.option("--from-scratch", is_flag=True, help="No base: train a tokenizer on the dialogues and begin with random weights (implies --full).")
+@click.option("--vocab", type=click.IntRange(min=259), default=4096, show_default=True, help="Of a model from scratch.")
+@click.option("--layers", type=click.IntRange(min=1), default=4, show_default=True, help="Of a model from scratch.")
+@click.option("--width", type=click.IntRange(min=8), default=256, show_default=True, help="Of a model from scratch.")
+@click.option("--ffn", type=click.IntRange(min=8), default=768, show_default=True, help="Of a model from scratch.")
+@click.option("--heads", type=click.IntRange(min=1), default=4, show_default=True, help="Of a model from scratch.")
+@click.option("--init-from", type=FOLDER, help="An adapter to go on from.")
+@click.option("--full", is_flag=True, help="Train all weights, not an adapter.")
+@click.option("--rounds", type=click.IntRange(1, 2), default=2, show_default=True, help="1: leave the second round out.")
+@click.option("--label-weight", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Weight of Yes and No in the loss.")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True)
+@click.option("--packing/--no-packing", default=None, help="Several dialogues in one row [default: on a GPU].")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="adamw", show_default=True, help="muon: for the matrices of --full.")
+@click.option("--lr-muon", type=click.FloatRange(min=0, min_open=True), default=0.02, show_default=True)
+@_optimizer_options(2e-4)
+@_lora_options(8, 16)
+@_options("sft", 32, 2048)
+@json_option
+@common
+@_needs_torch
+def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: Any) -> None:
+    """Supervised fine-tuning on two-round dialogues; loss on both answers, none on the questions.
+
+    \b
+    Example:
+      reclm tune sft -w shop --base Qwen2.5-0.5B-Instruct
+      reclm tune sft -w shop --from-scratch --epochs 10 --optimizer muon --lr 1.5e-3
+    """
+    from ..tune.parallel import Group
+    from ..tune.sft import SftSettings, train_sft
+
+    if (base is None) != from_scratch:
+        raise click.UsageError("give --base, or --from-scratch" if base is None else "give either --base or --from-scratch")
+    full = full or from_scratch
+    if o["optimizer"] == "muon" and not full:
+        raise click.UsageError("--optimizer muon is for all weights: give --full, or leave it out")
+    dialogues, out = _paths("sft", o, "sft")
+    group = Group.open(o["device"])
+    if from_scratch:
+        base = str(_from_scratch(dialogues, out, o, group))
+    settings = SftSettings(
+        epochs=o["epochs"], max_steps=o["max_steps"], batch=o["batch"], max_length=o["max_length"], pass_tokens=o["pass_tokens"], packing=o["packing"],
+        rounds=o["rounds"], label_weight=o["label_weight"], full=full, lora=_lora(o), loop=_loop(o),
+        optimizer=_optimizer(o, optimizer=o["optimizer"], lr_muon=o["lr_muon"]),
+    )  # fmt: skip
+    model = _open(_base_settings(o, base, full=full), lora_r=o["lora_r"], pass_tokens=o["pass_tokens"])
+    with progress_bar("sft") as update:
+        facts = train_sft(model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update)
+    if group.is_main:
+        made = f"--base {out / 'model'}" if full else f"--base {base} --sft {out / 'adapter'}"
+        _tell("sft", facts, out, as_json, f"reclm tune reward {made.replace('--sft', '--init-from')} …, or reclm export {made.replace('--sft', '--adapter')} -o {out / 'gguf'}")
+
+
+def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> Path:
+    """The base beside the run's folder, made where it is not there."""
+    from ..dialogue.records import SFT, read_dialogues
+    from ..tune.scratch import ScratchSettings, make_base
+
+    settings = ScratchSettings(o["vocab"], o["layers"], o["width"], o["ffn"], o["heads"], o["max_length"], o["seed"])
+    settings.check()
+    folder = out.with_name(f"{out.name}-base")
+    if group.is_main and (o["fresh"] or not (folder / "config.json").is_file()):
+        say(f"training a tokenizer of {settings.vocab:,} tokens on {dialogues}")
+        make_base(folder, (message.text for d in read_dialogues(dialogues, SFT, part="train") for message in d.messages), settings)
+    group.barrier()
+    return folder
+
+
+@command.command("reward")
+@click.option("--base", required=True, help="The base of the SFT run, or the model that SFT with --full made.")
+@click.option("--init-from", type=FOLDER, help="The adapter of SFT, to begin with [default: a new one].")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
+@_optimizer_options(1e-4)
+@_lora_options(4, 8)
+@_options("reward", 32, 4096)
+@json_option
+@common
+@_needs_torch
+def reward(as_json: bool, base: str, **o: Any) -> None:
+    """Train the reward model on preference pairs: an adapter of its own and a scalar head on the same base.
+
+    \b
+    Example:
+      reclm tune reward -w shop --base Qwen2.5-0.5B-Instruct --init-from shop/llm/sft/adapter
+    """
+    from ..tune.parallel import Group
+    from ..tune.reward import RewardSettings, train_reward
+
+    dialogues, out = _paths("preference", o, "reward")
+    settings = RewardSettings(
+        epochs=o["epochs"], max_steps=o["max_steps"], batch=o["batch"], max_length=o["max_length"], pass_tokens=o["pass_tokens"], lora=_lora(o),
+        loop=_loop(o), optimizer=_optimizer(o),
+    )  # fmt: skip
+    group = Group.open(o["device"])
+    model = _open(_base_settings(o, base), lora_r=o["lora_r"], pass_tokens=o["pass_tokens"])
+    with progress_bar("reward") as update:
+        facts = train_reward(model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update)
+    if group.is_main:
+        _tell("reward", facts, out, as_json, f"reclm tune ppo --base {base} --reward {out / 'adapter'} …")

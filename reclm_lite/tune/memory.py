@@ -1,0 +1,99 @@
+"""What a stage will take, told from the checkpoint's header and configuration before anything is loaded.
+
+    weights       n_parameters × bytes of the dtype (4.5 bits in nf4, the embeddings aside)
+    optimizer     trained parameters × 4 bytes × (gradient + two moments), and the parameter itself where it is an adapter's
+    activations   tokens of a pass × what the backward pass needs of each layer (or, with checkpointing, of one, and its input of
+                  the others)
+    logits        answer tokens of a pass × vocabulary × 4 bytes × 3 (logits, probabilities, gradient)
+
+Measured against real runs in docs/results.md; the libraries themselves take about half a gigabyte.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..memory import available_bytes, in_units, require
+from .base import BaseSettings, choose_device, choose_dtype, locate
+
+LIBRARIES_BYTES = 550_000_000
+_ANSWER_SHARE = 0.5  # of a pass's tokens at most, as a rule: a prompt is as long as its answer, or longer
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes, by what takes them."""
+
+    weights: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return LIBRARIES_BYTES + self.weights + self.optimizer + self.activations + self.logits
+
+    def __str__(self) -> str:
+        return (
+            f"{in_units(self.total)} (weights {in_units(self.weights)}, optimizer {in_units(self.optimizer)}, activations "
+            f"{in_units(self.activations)}, logits {in_units(self.logits)}, libraries {in_units(LIBRARIES_BYTES)})"
+        )
+
+
+def count_parameters(folder: Path) -> int:
+    """Of a checkpoint, by the headers of its safetensors files."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                n = 1
+                for size in entry["shape"]:
+                    n *= size
+                total += n
+    if not total:
+        raise InputError(f"expected weights in safetensors in {folder}, found none; convert the checkpoint with transformers")
+    return total
+
+
+def estimate(settings: BaseSettings, *, lora_r: int, pass_tokens: int, n_adapters: int = 1) -> Need:
+    """What training takes. lora_r: the rank, where not all weights are trained. n_adapters: that lie on the base."""
+    device = choose_device(settings.device)
+    size = choose_dtype(settings.dtype, device).itemsize
+    folder = locate(settings.base)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config.get("text_config", config)
+    n = count_parameters(folder)
+    width, layers, vocab = (_number(config, key, folder) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
+    ffn = int(config.get("intermediate_size") or 4 * width)
+    n_heads = int(config.get("num_attention_heads") or 1)
+    kv = width * int(config.get("num_key_value_heads") or n_heads) // n_heads
+    weights = n * 4 if settings.full else round(n * 0.5625) + vocab * width * size if settings.qlora else n * size
+    lora = layers * lora_r * (2 * (width + width) + 2 * (width + kv) + 3 * (width + ffn))
+    optimizer = 12 * n if settings.full else n_adapters * lora * 4 + 12 * lora
+    # Per token of a layer: inputs and outputs of its products, of the norms (which reckon in float32) and of the gate.
+    layer = (8 * width + 3 * kv + 4 * ffn) * size + 4 * width * 4
+    if not settings.full:
+        layer += (6 * width + ffn) * 5  # what dropout gives to the adapters, and its masks
+    per_token = layers * width * size + layer if settings.gradient_checkpointing else layers * layer
+    return Need(weights, optimizer, pass_tokens * per_token, round(pass_tokens * _ANSWER_SHARE) * vocab * 4 * 3)
+
+
+def _number(config: dict[str, Any], key: str, folder: Path) -> int:
+    value = config.get(key)
+    if not isinstance(value, int):
+        raise InputError(f"expected the number {key!r} in {folder / 'config.json'}, found {value!r}; give the folder of a causal model")
+    return value
+
+
+def require_memory(settings: BaseSettings, need: Need) -> str:
+    """A line for the log. Raises ModelError where the memory of the device is too little."""
+    device = choose_device(settings.device)
+    have = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+    remedy = f"It takes {need}. Give fewer --pass-tokens, --gradient-checkpointing, LoRA in the place of --full, --qlora on a GPU, or a smaller base."
+    return require(need.total, "tuning", remedy, available=have)
