@@ -141,6 +141,7 @@ def test_adaptive_kl_moves_towards_its_target():
     assert kl.update(6.0) == pytest.approx(1.02)
     assert kl.update(6.6) == pytest.approx(1.02 * 1.01)  # error 0.1
     assert kl.update(0.0) == pytest.approx(1.02 * 1.01 * 0.98)
+    assert losses.AdaptiveKl(0.3, 6.0, least=0.299).update(0.0) == 0.299
     assert losses.AdaptiveKl(0.3, 6.0, rate=0.0).update(100.0) == 0.3
 
 

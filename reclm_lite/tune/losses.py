@@ -135,17 +135,19 @@ def grpo_advantages(rewards: Tensor, group: int) -> Tensor:
 class AdaptiveKl:
     """The KL penalty's coefficient, moved so that the KL per answer nears `target` (nats).
 
-        e = clip((KL - target) / target, -0.2, 0.2)        coef <- coef (1 + rate e)
+        e = clip((KL - target) / target, -0.2, 0.2)        coef <- max(least, coef (1 + rate e))
 
-    rate: 0.1 in the source, which made thousands of updates; 0 keeps the coefficient as it is.
+    rate: 0.1 in the source, which made thousands of updates; 0 keeps the coefficient as it is. least: where it stops falling
+    while KL is yet small, so that it is not long in coming back once KL is too large.
     """
 
     coef: float
     target: float
     rate: float = 0.1
+    least: float = 0.0
 
     def update(self, kl: float) -> float:
         """The new coefficient after a batch with this mean KL per answer, in nats."""
         error = min(max((kl - self.target) / self.target, -0.2), 0.2)
-        self.coef *= 1 + self.rate * error
+        self.coef = max(self.least, self.coef * (1 + self.rate * error))
         return self.coef

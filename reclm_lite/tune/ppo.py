@@ -49,7 +49,8 @@ class PpoSettings:
     answers, in n_mini_batches each. micro_batch: answers in one pass through the model; it decides the memory.
 
     lr: of the adapter, falling linearly to 0; value_lr: of the value head. value_gradient: share of the value loss's
-    gradient that reaches the adapter. kl_coef, kl_target, kl_rate: losses.AdaptiveKl; KL in nats per answer.
+    gradient that reaches the adapter. kl_coef, kl_target, kl_rate: losses.AdaptiveKl; KL in nats per answer. The
+    rate is ten times the source's, for a run has hundreds of steps, and the coefficient falls to a tenth at most.
 
     The run stops where KL is over kl_ceiling, or entropy under entropy_floor times the SFT policy's, `patience` steps on end.
     n_eval: held-out answers that an evaluation draws. weights: of the reward's parts; None for 1 each.
@@ -73,7 +74,7 @@ class PpoSettings:
     whiten_rewards: bool = False
     kl_coef: float = 0.05
     kl_target: float = 6.0
-    kl_rate: float = 0.1
+    kl_rate: float = 1.0
     kl_ceiling: float = 20.0
     entropy_floor: float = 0.1
     patience: int = 3
@@ -154,7 +155,7 @@ class Learner:
         self.value_head = torch.nn.Linear(base.width, 1).to(base.device, torch.float32)
         torch.nn.init.zeros_(self.value_head.weight)  # the reward's unit puts the SFT policy's mean at 0
         torch.nn.init.zeros_(self.value_head.bias)
-        self.kl = losses.AdaptiveKl(settings.kl_coef, settings.kl_target, settings.kl_rate)
+        self.kl = losses.AdaptiveKl(settings.kl_coef, settings.kl_target, settings.kl_rate, settings.kl_coef / 10)
         groups = [{"params": list(self.policy.values()), "lr": settings.lr}]
         if settings.algorithm == PPO:
             groups.append({"params": list(self.value_head.parameters()), "lr": settings.value_lr})
@@ -192,9 +193,9 @@ class Learner:
 
     def _hold_still(self) -> None:
         """No dropout anywhere; what computes activations anew in the backward pass does so in training mode alone."""
-        model = self.base.model
-        model.train(bool(getattr(self.base.causal, "is_gradient_checkpointing", False)))
-        for module in model.modules():
+        modules = list(self.base.model.modules())
+        self.base.model.train(any(getattr(module, "gradient_checkpointing", False) for module in modules))
+        for module in modules:
             if isinstance(module, torch.nn.Dropout):
                 module.eval()
 
