@@ -69,7 +69,7 @@ class Run:
             raise InputError(f"expected an empty folder, or one of `reclm tune`, at {folder}, found other files; give another --out")
         if found is not None:
             _compare(found, about, folder)
-            about["state"] = found["state"]
+            about = {**found, **about, "state": found["state"]}  # what `finish` recorded stays
         run = cls(folder, group, about)
         group.barrier()
         if found is None and group.rank == 0:
