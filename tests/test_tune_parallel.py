@@ -73,7 +73,7 @@ def test_two_processes_hold_equal_adapters_and_one_of_them_writes(tmp_path: Path
     torch.set_num_threads(1)
     model, dialogues = tune_toy.make_toy(tmp_path, n_steps=0)
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": paths, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    env = {**os.environ, "PYTHONPATH": paths, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WORKER, str(model), str(dialogues), str(tmp_path / "run")]
     processes = [
         subprocess.Popen(command, env={**env, "RANK": str(i), "LOCAL_RANK": str(i)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for i in range(2)
