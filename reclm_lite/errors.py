@@ -35,3 +35,7 @@ class ModelError(ReclmError):
 
 class ProfileFormatError(ReclmError):
     """A text is not a profile of the form `User identity: a, b, c; User interests: x, y, z`."""
+
+
+class LeakError(ReclmError):
+    """Something that validation or test hold out was about to be learned from."""

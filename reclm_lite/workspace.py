@@ -37,6 +37,8 @@ from .schema import SCHEMA, SCHEMA_VERSION, upgrade
 log = logging.getLogger(__name__)
 
 FOLDERS = ("matrices", "vectors", "models", "llm", "reports")
+# Dialogues to tune with: histories of people, so `reclm forget` deletes what lies there.
+DIALOGUES = "llm/dialogues"
 # The row of `meta` that holds what is left to do of a `reclm forget` (forget.py writes it, with its transaction).
 FORGETTING = "forget"
 

@@ -21,6 +21,7 @@ VERBS = {
     "fit": ("fit", "Fit a recommender."),
     "neighbors": ("neighbors", "Find similar users."),
     "profile": ("profile", "Write, show or edit profiles of users and items."),
+    "dialogue": ("dialogue", "Make dialogues to tune a language model with."),
     "tune": ("tune", "Tune a language model to write profiles."),
     "evaluate": ("evaluate", "Measure Recall and NDCG of the fitted models."),
     "recommend": ("recommend", "Recommend items to a user."),

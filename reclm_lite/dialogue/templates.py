@@ -86,7 +86,6 @@ def _joined(spans: Iterable[Span]) -> tuple[Span, ...]:
 
 
 def _compact(view: PromptView, subject: str, origin: str) -> tuple[Span, ...]:
-    """The compact prompt; the answer follows its last line break at once."""
     fixed = (Span("Topics:\n", TEMPLATE), Span(f"{subject}:\n", TEMPLATE), Span("Profile:\n", TEMPLATE))
     return _joined([fixed[0], *_marked("*", view.topics, origin), fixed[1], *_marked("#", view.lines, origin), fixed[2]])
 
@@ -94,6 +93,14 @@ def _compact(view: PromptView, subject: str, origin: str) -> tuple[Span, ...]:
 def render(view: PromptView, subject: str) -> str:
     """The text of a compact prompt."""
     return _text(_compact(view, subject, TRAIN))
+
+
+def view_spans(view: PromptView, side: str, *, has_neighbors: bool) -> tuple[Span, ...]:
+    """The compact prompt of a view; the answer follows its last line break at once. side: "user" or "item"."""
+    if side == "user":
+        return _compact(view, "Films" if view.film else "History", TRAIN)
+    # Co-items fill lines and weigh topics, so that what is shown is of the training interactions where there are any.
+    return _compact(view, "Film" if view.film else "Item", TRAIN if has_neighbors else CATALOGUE)
 
 
 def user_spans(
@@ -104,9 +111,8 @@ def user_spans(
     `stats` (the catalogue's) lets the compact prompt put first what sets the user apart; without it, what is most frequent.
     """
     if form != COMPACT:
-        return _instruct(history, neighbors, "user")
-    view = prompt_view(history, neighbors, stats=stats)
-    return _compact(view, "Films" if view.film else "History", TRAIN)
+        return instruct_spans(history, neighbors, "user")
+    return view_spans(prompt_view(history, neighbors, stats=stats), "user", has_neighbors=bool(neighbors))
 
 
 def item_spans(
@@ -114,10 +120,8 @@ def item_spans(
 ) -> tuple[Span, ...]:
     """The first round of an item, for its audience; `co_items` are items that the same users have."""
     if form != COMPACT:
-        return _instruct([item], [[other] for other in co_items], "item")
-    view = item_view(item, co_items, stats=stats)
-    # Co-items fill lines and weigh topics, so that what is shown is of the training interactions where there are any.
-    return _compact(view, "Film" if view.film else "Item", TRAIN if co_items else CATALOGUE)
+        return instruct_spans([item], [[other] for other in co_items], "item")
+    return view_spans(item_view(item, co_items, stats=stats), "item", has_neighbors=bool(co_items))
 
 
 def user_prompt(
@@ -164,10 +168,10 @@ def instruct_prompt(
 
     Raises InputError where there is no text at all.
     """
-    return _text(_instruct(history, neighbors, subject))
+    return _text(instruct_spans(history, neighbors, subject))
 
 
-def _instruct(history: Sequence[ItemText], neighbors: Sequence[Sequence[ItemText]], subject: str) -> tuple[Span, ...]:
+def instruct_spans(history: Sequence[ItemText], neighbors: Sequence[Sequence[ItemText]], subject: str) -> tuple[Span, ...]:
     """The plain-words prompt of a user, or of an item (a history of one, co-items as neighbors).
 
     What never changes comes first, then what many people's prompts have in common, so that they share its decoding: on a

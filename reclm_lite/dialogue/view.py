@@ -308,6 +308,17 @@ def item_view(item: ItemText, co_items: Sequence[ItemText] = (), *, stats: Phras
     return prompt_view([item], [[other] for other in co_items], stats=stats)
 
 
+def shown_title(item: ItemText) -> str:
+    """An item's title as prompts show it (a description where there is none); empty where there are no words."""
+    found = in_words(entries([item]))
+    return found[0].title if found and leading_phrase(found[0].title) else ""
+
+
+def title_key(item: ItemText) -> str:
+    """What tells an item by its words: equal for items that a prompt would call the same; empty where there are none."""
+    return shown_title(item).casefold()
+
+
 def from_phrase(line: str) -> str:
     """A line from its leading phrase on, as a view shows it."""
     return line[max(0, line.find(leading_phrase(line))) :]

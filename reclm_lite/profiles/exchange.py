@@ -171,6 +171,32 @@ def import_profiles(
     return summary
 
 
+def read_profiles(ws: Workspace, path: Path, *, side: str | None = None, form: str | None = None) -> tuple[dict[tuple[str, int], str], int]:
+    """({(side, index): text}, how many rows were passed over) of a file, without storing anything; texts as they stand there.
+
+    Passed over are rows of people and items that the workspace does not know, that came before, without a text, and invalid ones.
+    """
+    side = side and one_side(side)
+    form = format_of(path, form)
+    if form == RECLM and side is None:
+        raise InputError("expected a side with the format reclm, found none: its files do not say whose they are")
+    read_source(path)
+    taking, found, n_bad = _Taking(ws, path.name, side, False), {}, 0
+    for _, row in _rows(path, form):
+        try:
+            if isinstance(row, _Bad):
+                raise row
+            one = taking._side(row)
+            key = one, taking._idx(one, row)
+            if not _text(row, "profile") or _text(row, "status") == "invalid" or key in found:
+                raise _Bad("no text")
+            if side in (None, one):
+                found[key] = _text(row, "profile")
+        except _Bad:
+            n_bad += 1
+    return found, n_bad
+
+
 class _Bad(Exception):
     """Why a row cannot be imported."""
 

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
-from ..data.dataset import item_ids, user_ids
 from ..errors import InputError, ReclmError, WorkspaceError
 from ..memory import peak_resident_bytes
 from ..workspace import Workspace
 from . import store
-from .answers import INVALID, OK, TOO_LONG, Brake, Generation, Group, Source
+from .answers import OK, TOO_LONG, Brake, Generation, Group, Source
+from .ids import TellingIds
 from .pace import Pace, in_words
 from .plan import Plan, history_key, make_plan
 from .prompts import NEIGHBORS, NEIGHBORS_MISSING, TEXT, ProfileInputs, load_inputs
@@ -303,21 +303,11 @@ class _Run:
         return unanswered
 
     @cached_property
-    def _ids(self) -> frozenset[str]:
-        """The ids of users and items that could not be taken for words: six characters or more, letters and figures among them."""
-        ids = (name.casefold() for name in (*user_ids(self.ws), *item_ids(self.ws)) if len(name) >= 6)
-        return frozenset(name for name in ids if any(map(str.isdigit, name)) and any(map(str.isalpha, name)))
-
-    def _without_ids(self, generation: Generation) -> Generation:
-        """An answer that repeats an id of the data set is no profile: it says nothing of a taste and may point to a person."""
-        if generation.status == OK:
-            words = (word.strip(" ,;:.()'").casefold() for word in generation.raw.split())
-            if found := next((word for word in words if word in self._ids), None):
-                return replace(generation, status=INVALID, reason=f"the answer repeats the id {found!r}; generate the profile again")
-        return generation
+    def _ids(self) -> TellingIds:
+        return TellingIds(self.ws)
 
     def _store(self, group: Group, generation: Generation, sampling: Sampling, is_last: bool) -> None:
-        generation = self._without_ids(generation)
+        generation = self._ids.judged(generation)
         store.put_generation(self.ws, generation, replace=self.settings.fresh)
         store.put_uses(self.ws, self.side, group.idxs, generation.prompt_key)
         summary = self.summary

@@ -1,0 +1,210 @@
+"""`reclm dialogue build`: all dialogues of a kind into a file, one after another, and a manifest beside it.
+
+Users come first, then items, each by ascending index; equal inputs and seeds give equal bytes. A line is written when it is
+made, so memory does not grow with the file, but for 16 bytes a dialogue by which equal ones are known. The file takes its name when
+it is whole and every interaction behind it was looked up (`leakguard`), or not at all.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import InputError
+from ..types import ItemText
+from ..workspace import DIALOGUES, Workspace, atomic_path
+from .budget import Budget, estimated
+from .draws import Known
+from .first import ITEM, USER, Shown
+from .leakguard import NEIGHBORS, LeakGuard
+from .make import Maker, MakeSettings
+from .preferences import SHARES
+from .records import FORMAT, FORMS, KINDS, PREFERENCE, RL, SFT, Dialogue, line_of, sha256_of
+from .teacher import Teacher
+from .templates import INSTRUCT_VERSION, ROUNDS_VERSION, TEMPLATE_VERSION
+from .inputs import Inputs
+
+NO_NEIGHBORS = (
+    "there are no neighbors: prompts show own items alone, No and negatives are items of anybody; run `reclm neighbors` first to have them"
+)
+ALIKE = "the same as one before"
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """Which dialogues. sides: of "user" and "item". limit: users, and items, at most; who they are is drawn. variants: of each
+    user and item, each hiding other items. rounds: of sft, 1 or 2. n_negatives: of rl. held_out: share of the part that is never
+    trained on. corruptions: kind -> share, of preference.
+    """
+
+    kind: str
+    sides: tuple[str, ...] = (USER, ITEM)
+    form: str = "compact"
+    seed: int = 0
+    limit: int | None = None
+    variants: int = 1
+    rounds: int = 2
+    n_negatives: int = 10
+    held_out: float = 0.05
+    corruptions: dict[str, float] = field(default_factory=lambda: dict(SHARES))
+
+    def check(self) -> None:
+        """Raises InputError where a setting is none."""
+        for name, value, known in (("kind", self.kind, KINDS), ("form", self.form, FORMS), ("rounds", self.rounds, (1, 2))):
+            if value not in known:
+                raise InputError(f"expected {name} among {', '.join(map(str, known))}, found {value!r}; choose one of them")
+        if not self.sides or not set(self.sides) <= {USER, ITEM}:
+            raise InputError(f"expected the sides user and item, or one of them, found {self.sides!r}")
+        for name, value in (("limit", self.limit), ("variants", self.variants), ("n_negatives", self.n_negatives)):
+            if value is not None and value < 1:
+                raise InputError(f"expected {name} of at least 1, found {value}")
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"expected a held-out share from 0 to below 1, found {self.held_out}")
+
+    def as_dict(self) -> dict:
+        """What the manifest says of it: the options that the kind heeds."""
+        found = {"sides": list(self.sides), "form": self.form, "seed": self.seed, "limit": self.limit, "variants": self.variants}
+        found["held_out"] = self.held_out
+        found |= {SFT: {"rounds": self.rounds}, PREFERENCE: {"corruptions": self.corruptions}, RL: {"negatives": self.n_negatives}}[self.kind]
+        return found
+
+
+@dataclass
+class BuildSummary:
+    """What was made. counts: of dialogues by kind of count, see docs/dialogues.md. left_out: by reason."""
+
+    kind: str
+    n_dialogues: int = 0
+    sha256: str = ""
+    counts: dict = field(default_factory=dict)
+    left_out: dict = field(default_factory=dict)
+    n_pairs_checked: int = 0
+    notes: list[str] = field(default_factory=list)
+    manifest: dict = field(default_factory=dict)
+
+
+def default_path(ws: Workspace, kind: str) -> Path:
+    """Where dialogues of a kind lie in a workspace; `reclm tune` looks there."""
+    return ws.root / DIALOGUES / f"{kind}.jsonl"
+
+
+def manifest_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.manifest.json")
+
+
+def build(
+    ws: Workspace,
+    inputs: Inputs,
+    teacher: Teacher,
+    settings: BuildSettings,
+    *,
+    path: Path | None = None,
+    budget: Budget | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BuildSummary:
+    """Write the dialogues of a kind to `path` (the workspace's own, if None), and the manifest beside them.
+
+    inputs: what `load_inputs` read. progress: called with users and items done, and of all. Raises InputError where nothing could
+    be made, MissingArtefactError where an input is missing or stale, LeakError where something held out came in.
+    """
+    settings.check()
+    budget = budget or estimated(1024)
+    guard = LeakGuard.of(ws)
+    guard.check_matrix(inputs.train)
+    if not any(not text.is_empty() for text in inputs.texts):
+        raise InputError(f"expected items with texts in {ws.root}, found none with any: import titles or descriptions (`reclm import`)")
+    known = Known(inputs, guard.users, guard.items, settings.seed, settings.held_out)
+    make = MakeSettings(settings.kind, settings.form, settings.rounds, settings.n_negatives, settings.corruptions)
+    maker = Maker(known, guard, teacher, budget, make)
+    whom = [(side, idx, variant) for side in settings.sides for idx in _chosen(known, side, settings.limit) for variant in range(settings.variants)]
+    teacher.prepare(_asked(maker, whom))
+    path = default_path(ws, settings.kind) if path is None else Path(path)
+    summary = BuildSummary(settings.kind, notes=[NO_NEIGHBORS] if inputs.neighbors is None else [])
+    by = {name: Counter() for name in ("side", "part")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        with open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
+            for dialogue in _distinct(_made(maker, whom, progress), maker.left_out):
+                file.write(line_of(dialogue))
+                summary.n_dialogues += 1
+                by["side"][dialogue.side] += 1
+                by["part"][dialogue.part] += 1
+        guard.close()
+        left_out = maker.left_out + teacher.left_out
+        if not summary.n_dialogues:
+            reasons = "; ".join(f"{reason}: {n:,}" for reason, n in sorted(left_out.items())) or "nobody to make one of"
+            raise InputError(f"expected at least one dialogue, found that none can be made ({reasons}); nothing was written")
+        summary.sha256 = sha256_of(temporary)
+    summary.counts = {name: dict(sorted(counter.items())) for name, counter in by.items()} | dict(sorted(maker.counts.items()))
+    summary.left_out = dict(sorted(left_out.items()))
+    summary.n_pairs_checked = guard.n_checked
+    summary.manifest = _manifest(ws, inputs, teacher, settings, budget, summary)
+    with atomic_path(manifest_path(path)) as temporary:
+        temporary.write_text(json.dumps(summary.manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _chosen(known: Known, side: str, limit: int | None) -> list[int]:
+    """Indices, ascending: all of a side, or so many by lot."""
+    idxs: Sequence[int] = range(known.inputs.train.shape[0 if side == USER else 1])
+    if limit is None or limit >= len(idxs):
+        return list(idxs)
+    lots = sorted((known.lots("limit", side, idx, 0).random(), idx) for idx in idxs)
+    return sorted(idx for _, idx in lots[:limit])
+
+
+def _asked(maker: Maker, whom: Sequence[tuple[str, int, int]]) -> Iterator[Shown]:
+    for side, idx, variant in whom:
+        yield from maker.asked(side, idx, variant)
+
+
+def _made(maker: Maker, whom: Sequence[tuple[str, int, int]], progress: Callable[[int, int], None]) -> Iterator[Dialogue]:
+    for n_done, (side, idx, variant) in enumerate(whom, 1):
+        yield from maker.make(side, idx, variant)
+        if n_done % 64 == 0 or n_done == len(whom):
+            progress(n_done, len(whom))
+
+
+def _distinct(dialogues: Iterator[Dialogue], left_out: Counter) -> Iterator[Dialogue]:
+    """Each dialogue once: many users share a short history, and with it all that there is to learn."""
+    seen: set[bytes] = set()
+    for dialogue in dialogues:
+        content = repr(([message.text for message in dialogue.messages], dialogue.chosen, dialogue.rejected, dialogue.positives, dialogue.negatives))
+        digest = hashlib.blake2b(content.encode("utf-8", "replace"), digest_size=16).digest()
+        if digest in seen:
+            left_out[ALIKE] += 1
+            continue
+        seen.add(digest)
+        yield dialogue
+
+
+def _manifest(ws: Workspace, inputs: Inputs, teacher: Teacher, settings: BuildSettings, budget: Budget, summary: BuildSummary) -> dict:
+    """JSON-able; no times, no paths, so that equal builds have equal manifests."""
+    return {
+        "format": FORMAT,
+        "kind": settings.kind,
+        "sha256": summary.sha256,
+        "n_dialogues": summary.n_dialogues,
+        "counts": summary.counts,
+        "left_out": summary.left_out,
+        "options": settings.as_dict() | {"max_tokens": budget.max_tokens, "tokens_counted_by": budget.name},
+        "teacher": teacher.identity,
+        "templates": {"compact": TEMPLATE_VERSION, "instruct": INSTRUCT_VERSION, "rounds": ROUNDS_VERSION},
+        "inputs": {
+            "matrices/interactions": inputs.data_key,
+            "matrices/split": inputs.split_fingerprint,
+            NEIGHBORS: None if inputs.neighbors is None else ws.fingerprint(NEIGHBORS),
+            "texts": texts_digest(inputs.texts),
+        },
+        "pairs_checked": summary.n_pairs_checked,
+    }
+
+
+def texts_digest(texts: Sequence[ItemText]) -> str:
+    """A hash of all items' texts."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(repr((text.title, text.category, text.subcategory, text.description)).encode("utf-8", "replace"))
+    return digest.hexdigest()[:32]

@@ -1,0 +1,96 @@
+"""The first round: what is shown of a user or an item, as spans, as text and as a view.
+
+`Shown` holds indices, so that a leak guard can check every pair behind a prompt; `Writer` turns it into the prompt that
+`reclm profile` would ask for the same items. Left out: which items are hidden (`rounds`, `audiences`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from ..types import ItemText
+from .inputs import Inputs
+from .records import COMPACT, Span
+from .shorten import longest
+from .templates import INSTRUCT_MAX_ITEMS, instruct_spans, view_spans
+from .view import PromptView, prompt_view
+
+USER, ITEM = "user", "item"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a first round is made from: a user's items and neighbors, or an item and its co-items.
+
+    own: items, the oldest first (of an item: itself; empty where only neighbors are shown). near: of each neighbor its
+    items, ascending; of an item one co-item each. near_users: the neighbors in the same order; of an item empty. takers: of
+    an item, the users whose items the co-items were counted in. old: own items that had no room.
+    """
+
+    side: str
+    idx: int
+    own: tuple[int, ...]
+    near: tuple[tuple[int, ...], ...] = ()
+    near_users: tuple[int, ...] = ()
+    takers: tuple[int, ...] = ()
+    old: tuple[int, ...] = ()
+
+    def pairs(self, inputs: Inputs) -> Iterator[tuple[int, int]]:
+        """The (user, item) pairs of interactions that it is made from."""
+        if self.side == USER:
+            yield from ((self.idx, item) for item in self.own)
+            yield from ((user, item) for user, items in zip(self.near_users, self.near, strict=True) for item in items)
+        else:
+            yield from ((user, self.idx) for user in self.takers)
+            for (item,) in self.near:
+                yield from ((user, item) for user in sorted(set(self.takers).intersection(inputs.users_of(item))))
+
+
+class Writer:
+    """Prompts of what is shown, from the texts of `inputs`."""
+
+    def __init__(self, inputs: Inputs):
+        self.inputs = inputs
+        self.view = lru_cache(maxsize=1 << 12)(self._view)  # the teacher reads what the prompt shows
+
+    def _texts(self, shown: Shown) -> tuple[list[ItemText], list[list[ItemText]]]:
+        return self.inputs.show(shown.own), [self.inputs.show(items) for items in shown.near]
+
+    def _view(self, shown: Shown) -> PromptView:
+        return prompt_view(*self._texts(shown), stats=self.inputs.stats)
+
+    def spans(self, shown: Shown, form: str) -> tuple[Span, ...]:
+        """The first question. Raises InputError where there are no words to show."""
+        if form == COMPACT:
+            return view_spans(self.view(shown), shown.side, has_neighbors=bool(shown.near))
+        return instruct_spans(*self._plain(shown), shown.side)
+
+    def text(self, shown: Shown, form: str) -> str:
+        """The text of `spans`."""
+        return "".join(span.text for span in self.spans(shown, form))
+
+    def _plain(self, shown: Shown) -> tuple[list[ItemText], list[list[ItemText]]]:
+        """The newest own items, and of neighbors what the user does not have, shown or not."""
+        has = {*shown.own, *shown.old}
+        near = tuple(tuple(item for item in items if item not in has) for items in shown.near)
+        return self._texts(replace(shown, own=shown.own[-INSTRUCT_MAX_ITEMS:], near=near))
+
+    def shortened(self, shown: Shown, form: str, has_room: Callable[[str], bool]) -> Shown | None:
+        """`shown` with as much of it as has room, by the rule of `shorten`; None where nothing has."""
+        if has_room(self.text(shown, form)):
+            return shown
+        most = len(shown.own) if form == COMPACT or shown.side == ITEM else min(len(shown.own), INSTRUCT_MAX_ITEMS)
+        tried: dict[str, Shown] = {}
+
+        def write(n_own: int, near: list) -> str:
+            at = len(shown.own) - n_own
+            less = replace(
+                shown, own=shown.own[at:], old=shown.own[:at], near=tuple(near), near_users=shown.near_users[: len(near)],
+                takers=shown.takers if near else (),
+            )  # fmt: skip
+            text = self.text(less, form)
+            tried[text] = less
+            return text
+
+        text, _ = longest(write, len(shown.own), most, list(shown.near), has_room)
+        return tried[text] if has_room(text) else None

@@ -1,0 +1,193 @@
+"""From draws to dialogues: one user or item at a time, three kinds.
+
+Everything is decided by ids and a seed, so `asked` can tell beforehand what `make` will ask of the teacher. Each
+interaction behind a dialogue goes through the leak guard. Left out: files, and who is in them (`build`).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from ..errors import InputError
+from .audiences import Audiences
+from .budget import ANSWER_TOKENS, Budget
+from .draws import Draw, Known, Question
+from .first import ITEM, USER, Shown, Writer
+from .leakguard import LeakGuard
+from .preferences import ASKED, OF_OTHERS, asked_instead, corrupted, draw_kind, possible_kinds
+from .records import CATALOGUE, COMPACT, LABEL, PREFERENCE, RL, SFT, TEACHER, TRAIN, Dialogue, Message, Span
+from .rounds import UserRounds
+from .teacher import Teacher
+from .templates import NO, YES, candidate_spans, person_spans
+
+NO_TEXT, NO_HISTORY, TOO_LONG = "no text in the items", "no history and no neighbors", "longer than --max-tokens"
+SAME, NO_OTHER = "the rejected profile is the chosen one", "no profile of a similar user"
+
+
+@dataclass(frozen=True)
+class MakeSettings:
+    """What is made. form: of the prompts. rounds: 1 (nothing hidden) or 2. n_negatives: items of an rl dialogue that nobody
+    concerned has. corruptions: kind -> share.
+    """
+
+    kind: str
+    form: str = COMPACT
+    rounds: int = 2
+    n_negatives: int = 10
+    corruptions: Mapping[str, float] = field(default_factory=dict)
+
+
+class Maker:
+    """Makes the dialogues of one kind. left_out: counts by reason; counts: of what was made, beyond kind, side and part."""
+
+    def __init__(self, known: Known, guard: LeakGuard, teacher: Teacher, budget: Budget, settings: MakeSettings):
+        self.known, self.guard, self.teacher, self.budget, self.settings = known, guard, teacher, budget, settings
+        self.writer = Writer(known.inputs)
+        self.draws = {USER: UserRounds(known), ITEM: Audiences(known)}
+        self.left_out: Counter = Counter()
+        self.counts: Counter = Counter()
+        self.first = lru_cache(maxsize=1 << 12)(self._first)  # a neighbor's is asked for again and again
+
+    # -- first round ---------------------------------------------------------------
+
+    def _first(self, side: str, idx: int, variant: int) -> tuple[Draw, Shown, bool] | str:
+        """(draw, what has room of it, whether that is less); the reason where there is no first round."""
+        hide = self.settings.kind != SFT or self.settings.rounds == 2
+        hide = hide and not (self.teacher.is_whole and self.settings.kind == PREFERENCE)
+        draw = self.draws[side].draw(idx, variant, hide=hide)
+        if draw is None:
+            return NO_HISTORY if side == USER else NO_TEXT
+        reserve = 0 if self.settings.kind == RL else ANSWER_TOKENS
+        try:
+            shown = self.writer.shortened(draw.shown, self.settings.form, lambda text: self.budget.has_room(text, reserve=reserve))
+        except InputError:
+            return NO_TEXT
+        return (draw, shown, shown != draw.shown) if shown is not None else TOO_LONG
+
+    def _other(self, side: str, shown: Shown, variant: int) -> Shown | None:
+        """The first round of somebody similar: a neighbor, or the item that most users of the item have too."""
+        rng = self.known.lots("other", side, shown.idx, variant)
+        near = list(shown.near_users) if side == USER else [items[0] for items in shown.near]
+        for idx in rng.sample(near, len(near)):
+            found = self.first(side, idx, variant)
+            if not isinstance(found, str):
+                return found[1]
+        return None
+
+    def _rejected(self, side: str, shown: Shown, variant: int) -> tuple[str, Shown | None] | None:
+        """(kind, the first round to ask for it); None where no kind is possible."""
+        other = self._other(side, shown, variant)
+        kinds = possible_kinds(
+            shown, has_others=other is not None, writes=self.teacher.writes, has_times=self.known.inputs.times is not None
+        )
+        kind = draw_kind(self.settings.corruptions, kinds, self.known.lots("corruption", side, shown.idx, variant))
+        if kind is None:
+            return None
+        return kind, other if kind in OF_OTHERS else asked_instead(kind, shown) if kind in ASKED else None
+
+    def asked(self, side: str, idx: int, variant: int) -> Iterator[Shown]:
+        """What `make` will ask the teacher for."""
+        found = self.first(side, idx, variant)
+        if isinstance(found, str) or self.settings.kind == RL:
+            return
+        yield found[1]
+        if self.settings.kind == PREFERENCE and (rejected := self._rejected(side, found[1], variant)) and rejected[1] is not None:
+            yield rejected[1]
+
+    # -- dialogues -----------------------------------------------------------------
+
+    def make(self, side: str, idx: int, variant: int) -> Iterator[Dialogue]:
+        """The dialogues about one user or item; what cannot be made is counted."""
+        found = self.first(side, idx, variant)
+        if isinstance(found, str):
+            self.left_out[found] += 1
+            return
+        draw, shown, is_less = found
+        self.guard.check(shown.pairs(self.known.inputs))
+        spans = self.writer.spans(shown, self.settings.form)
+        made = {SFT: self._sft, PREFERENCE: self._preference, RL: self._rl}[self.settings.kind]
+        n_made = 0
+        for dialogue in made(draw, shown, Message("user", spans)):
+            n_made += 1
+            yield dialogue
+        self.counts["shortened"] += n_made if is_less else 0
+
+    def _base(self, draw: Draw, name: str = "") -> dict:
+        shown = draw.shown
+        ident = f"{shown.side}:{self.known.ident(shown.side, shown.idx)}:{draw.variant}{name}"
+        return {"id": ident, "side": shown.side, "form": self.settings.form, "part": self.known.part(shown.side, shown.idx)}
+
+    def _sft(self, draw: Draw, shown: Shown, question: Message) -> Iterator[Dialogue]:
+        target = self.teacher.answer(shown)
+        if not target:
+            return
+        first = (question, Message("assistant", (Span(target, TEACHER),)))
+        pair = self.draws[shown.side].pair(draw, question.text, self.settings.form) if self.settings.rounds == 2 else "asked for one round"
+        if isinstance(pair, str):
+            if self.budget.has_room(question.text, target):
+                self.counts[f"first round alone: {pair}"] += 1
+                yield Dialogue(SFT, messages=first, **self._base(draw))
+            else:
+                self.left_out[TOO_LONG] += 1
+            return
+        made = [self._asked(draw, first, one) for one in pair]
+        if any(dialogue is None for dialogue in made):  # both or none: as many Yes as No
+            self.left_out[TOO_LONG] += 2
+            return
+        for dialogue, one in zip(made, pair, strict=True):
+            self.guard.check(one.pairs)
+            label = YES if one.answer else NO
+            self.counts[label] += 1
+            self.counts[f"{label}, words of it shown"] += one.is_shown
+            self.counts[f"{label}, {one.found}"] += 1
+            yield dialogue
+
+    def _asked(self, draw: Draw, first: tuple[Message, Message], one: Question) -> Dialogue | None:
+        if draw.shown.side == USER:
+            spans = candidate_spans(self.known.inputs.texts[one.about], form=self.settings.form, origin=TRAIN if one.answer else CATALOGUE)
+        else:
+            items = self.draws[ITEM].person(one.about, draw.shown.idx)
+            spans = person_spans(self.known.inputs.show(items), form=self.settings.form)
+        label = YES if one.answer else NO
+        messages = (*first, Message("user", spans), Message("assistant", (Span(label, LABEL),)))
+        if not self.budget.has_room(*(message.text for message in messages)):
+            return None
+        return Dialogue(SFT, messages=messages, **self._base(draw, f":{label.lower()}"))
+
+    def _preference(self, draw: Draw, shown: Shown, question: Message) -> Iterator[Dialogue]:
+        chosen = self.teacher.answer(shown)
+        if not chosen:
+            return
+        drawn = self._rejected(shown.side, shown, draw.variant)
+        if drawn is None:
+            self.left_out["none of the corruptions is possible"] += 1
+            return
+        kind, asked = drawn
+        other = ""
+        if asked is not None:
+            self.guard.check(asked.pairs(self.known.inputs))
+            other = self.teacher.answer(asked)
+        rng = self.known.lots("merge", shown.side, shown.idx, draw.variant)
+        rejected = corrupted(kind, chosen, other, rng)
+        if rejected is None or rejected == chosen:
+            self.left_out[f"{kind}: {SAME if rejected == chosen else NO_OTHER}"] += 1
+        elif not (self.budget.has_room(question.text, chosen) and self.budget.has_room(question.text, rejected)):
+            self.left_out[TOO_LONG] += 1
+        else:
+            self.counts[kind] += 1
+            yield Dialogue(PREFERENCE, messages=(question,), chosen=chosen, rejected=rejected, corruption=kind, **self._base(draw))
+
+    def _rl(self, draw: Draw, shown: Shown, question: Message) -> Iterator[Dialogue]:
+        lists = self.draws[shown.side].lists(draw, self.settings.n_negatives)
+        if isinstance(lists, str):
+            self.left_out[lists] += 1
+            return
+        self.guard.check(lists.pairs)
+        texts = self.known.inputs.texts
+        self.counts["positives"] += len(lists.positives)
+        self.counts["negatives"] += len(lists.negatives)
+        yield Dialogue(
+            RL, messages=(question,), positives=tuple(texts[item].joined() for item in lists.positives),
+            negatives=tuple(texts[item].joined() for item in lists.negatives), **self._base(draw),
+        )  # fmt: skip

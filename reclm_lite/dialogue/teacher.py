@@ -1,0 +1,42 @@
+"""Who gives the first-round answers: what a build asks of a teacher. The teachers themselves are `profiles/targets.py`."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Protocol
+
+from .first import Shown
+
+
+class Teacher(Protocol):
+    """Profiles for first rounds.
+
+    identity: what decides the answers, without paths. writes: whether it answers any first round, such as one of neighbors
+    alone, and not only knows people's profiles. is_whole: whether its profiles were made from whole histories, hidden items
+    included. left_out: counts, by reason, the answers that cannot be used.
+    """
+
+    identity: str
+    writes: bool
+    is_whole: bool
+    left_out: Counter
+
+    def prepare(self, asked: Iterable[Shown]) -> None:
+        """Called once before `answer`, with everything that will be asked; one that answers at once does not look at it."""
+
+    def answer(self, shown: Shown) -> str:
+        """A profile in the usual form, or an empty text where there is none (counted in `left_out`)."""
+
+
+class NoTeacher:
+    """For dialogues without first-round answers."""
+
+    identity, writes, is_whole = "none", False, False
+
+    def __init__(self) -> None:
+        self.left_out: Counter = Counter()
+
+    def prepare(self, asked: Iterable[Shown]) -> None:
+        """Nothing is asked."""
+
+    def answer(self, shown: Shown) -> str:
+        raise AssertionError("no teacher was given")
