@@ -310,7 +310,6 @@ class Learner:
             "reward/total": torch.from_numpy(scored.total), "reward/gain": torch.from_numpy(scored.reward),
             **{f"reward/{name}": torch.from_numpy(values) for name, values in scored.parts.items()},
         }  # fmt: skip
-        sums = [values.double().sum().cpu() for values in per_answer.values()]
-        sums += [torch.tensor(len(scored.rollouts)).double(), scored.policy.entropy.double().sum().cpu(), lengths.double().sum().cpu()]
+        sums = [values.cpu().double().sum() for values in (*per_answer.values(), torch.ones(len(lengths)), scored.policy.entropy, lengths)]
         *sums, n, spread, n_tokens = self.group.sum(torch.stack(sums)).tolist()
         return {name: total / n for name, total in zip(per_answer, sums, strict=True)} | {"entropy": spread / n_tokens}

@@ -22,7 +22,7 @@ from . import losses
 from .base import Base
 from .rendering import Renderer
 
-_CHUNK_LOGITS = 1 << 24  # logits that exist at a time: 64 MiB of float32
+_CHUNK_LOGITS = 1 << 22  # logits that exist at a time: 16 MiB of float32
 
 
 @dataclass(frozen=True)
