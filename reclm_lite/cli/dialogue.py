@@ -147,7 +147,7 @@ def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
                     if not options["yes"] and not agreed():
                         raise click.ClickException("called off; nothing was sent")
 
-            yield SourceTargets(ws, inputs, source, RunSettings(), agree=agree, progress=update)
+            yield SourceTargets(ws, source, RunSettings(), agree=agree, progress=update)
 
 
 @command.command("show", short_help="Print some dialogues for reading.")

@@ -101,6 +101,15 @@ def _needs_torch(function: Callable) -> Callable:
     return wrapper
 
 
+def _refuse(why: str, *names: str) -> None:
+    """A usage error where one of these options was given: it would do nothing."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            option = next(p.opts[0] for p in context.command.params if p.name == name)
+            raise click.UsageError(f"{option} does nothing {why}: leave it out")
+
+
 def _base_settings(stage: dict[str, Any], base: str, *, full: bool = False) -> Any:
     import torch
 
@@ -145,8 +154,9 @@ def _lora(o: dict[str, Any]) -> Any:
 def _open(settings: Any, *, lora_r: int, pass_tokens: int, n_adapters: int = 1) -> Any:
     """The base, once its memory is known to be there."""
     from ..tune.base import load_base
-    from ..tune.memory import estimate, require_memory
+    from ..tune.memory import estimate, give_back_large_blocks, require_memory
 
+    give_back_large_blocks()
     say(require_memory(settings, estimate(settings, lora_r=lora_r, pass_tokens=pass_tokens, n_adapters=n_adapters)))
     base = load_base(settings)
     for note in base.notes:
@@ -159,7 +169,7 @@ def _tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_comm
         print_json({"stage": stage, "out": str(out), **facts})
         return
     if facts.get("already_done"):
-        say(f"This run is done; nothing was changed. Give --fresh to begin it again. Its figures:")
+        say("This run is done; nothing was changed. Give --fresh to begin it again. Its figures:")
     for name, value in facts.items():
         if name != "already_done":
             click.echo(f"{name:<28} {value:,.4f}" if isinstance(value, float) else f"{name:<28} {value:,}" if isinstance(value, int) else f"{name:<28} {value}")
@@ -204,6 +214,14 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
     full = full or from_scratch
     if o["optimizer"] == "muon" and not full:
         raise click.UsageError("--optimizer muon is for all weights: give --full, or leave it out")
+    if not from_scratch:
+        _refuse("without --from-scratch", "vocab", "layers", "width", "ffn", "heads")
+    if full:
+        _refuse("where all weights are trained", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
+    elif o["init_from"]:
+        _refuse("with --init-from, whose adapter has its own", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
+    if o["optimizer"] != "muon":
+        _refuse("without --optimizer muon", "lr_muon")
     dialogues, out = _paths("sft", o, "sft")
     group = Group.open(o["device"])
     if from_scratch:
@@ -256,6 +274,8 @@ def reward(as_json: bool, base: str, **o: Any) -> None:
     from ..tune.parallel import Group
     from ..tune.reward import RewardSettings, train_reward
 
+    if o["init_from"]:
+        _refuse("with --init-from, whose adapter has its own", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
     dialogues, out = _paths("preference", o, "reward")
     settings = RewardSettings(
         epochs=o["epochs"], max_steps=o["max_steps"], batch=o["batch"], max_length=o["max_length"], pass_tokens=o["pass_tokens"], lora=_lora(o),

@@ -1,0 +1,89 @@
+"""`reclm tune` as a user meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tiny_dialogues import preferences, sft_dialogues, tiny_base, write
+
+from reclm_lite.cli import main
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+QUICK = ["--max-steps", "2", "--batch", "4", "--threads", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("tune")
+    tiny_base(root / "base")
+    write(root / "sft.jsonl", sft_dialogues(40))
+    write(root / "preference.jsonl", preferences(40))
+    return root
+
+
+def run(*args: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_sft_and_reward_write_adapters_that_the_next_command_takes(root, tmp_path):
+    code, out, err = run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *QUICK)
+    assert code == 0, err
+    assert "eval/loss" in out and f"reclm tune reward --base {root / 'base'} --init-from {tmp_path / 'sft' / 'adapter'}" in err
+    assert "memory: tuning takes about" in err and "no chat template" in err
+    code, out, err = run(
+        "tune", "reward", "--base", root / "base", "--init-from", tmp_path / "sft" / "adapter", "--dialogues", root / "preference.jsonl",
+        "-o", tmp_path / "reward", *QUICK, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["eval/accuracy"] >= 0
+    assert (tmp_path / "reward" / "adapter" / "head.safetensors").is_file()
+
+
+def test_from_scratch_trains_a_tokenizer_and_a_whole_model(root, tmp_path):
+    sizes = ["--vocab", "300", "--layers", "1", "--width", "32", "--ffn", "64", "--heads", "2", "--max-length", "256"]
+    code, out, err = run("tune", "sft", "--from-scratch", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *sizes, *QUICK, "--optimizer", "muon")
+    assert code == 0, err
+    config = json.loads((tmp_path / "sft" / "model" / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["hidden_size"], config["vocab_size"]) == (1, 32, 300)
+
+
+def test_what_was_tuned_is_exported_and_proved(root, tmp_path):
+    """The adapter through `reclm export`: merged, compared with the original in token ids, logits and text."""
+    assert run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *QUICK, "--lr", "0.05")[0] == 0
+    code, out, err = run("export", "--base", root / "base", "--adapter", tmp_path / "sft" / "adapter", "--quant", "f16", "-o", tmp_path / "gguf", "--threads", "1")
+    assert code == 0, err
+    assert "proved" in out
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["sft", "-o", "x"], "--base"),
+        (["sft", "--base", "b", "--from-scratch"], "either --base or --from-scratch"),
+        (["sft", "--base", "b"], "give a workspace"),
+        (["sft", "--base", "b", "--optimizer", "muon", "-o", "x"], "--full"),
+        (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--layers", "3"], "--layers"),
+        (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--full", "--lora-r", "3"], "--lora-r"),
+        (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--lr-muon", "0.1"], "--lr-muon"),
+        (["reward", "-o", "x"], "--base"),
+    ],
+)
+def test_options_that_contradict_or_would_do_nothing_are_refused(args, message):
+    code, _, err = run("tune", *args)
+    assert code == 2 and message in err
+
+
+def test_a_base_that_is_not_there_is_one_sentence(root, tmp_path):
+    code, _, err = run("tune", "sft", "--base", tmp_path / "none", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "x")
+    assert code == 1 and "check --base" in err and "Traceback" not in err
+
+
+def test_too_little_memory_is_told_before_anything_is_loaded(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("reclm_lite.tune.memory.available_bytes", lambda: 100_000_000)
+    code, _, err = run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "x", *QUICK)
+    assert code == 1 and "nothing was started" in err and "--pass-tokens" in err
+    assert not (tmp_path / "x").exists()
