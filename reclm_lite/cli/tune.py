@@ -24,29 +24,38 @@ def command() -> None:
     """
 
 
-def _options(stage: str, default_batch: int, default_pass: int) -> Callable:
+def stage_options(stage: str, *, batch: int, every: int = 100) -> Callable:
     """What the stages share: where from, where to, on what."""
+    where = [
+        click.option("-w", "--workspace", "root", envvar="RECLM_WORKSPACE", type=FOLDER,
+                     help=f"Take the dialogues from this workspace's llm/dialogues and write to its llm/{stage}."),
+        click.option("--dialogues", type=click.Path(path_type=Path, dir_okay=False), help="A file of dialogues [default: the workspace's]."),
+        click.option("-o", "--out", "out_dir", type=FOLDER, help="The run's folder [default: the workspace's]."),
+        click.option("--batch", type=click.IntRange(min=1), default=batch, show_default=True, help="Dialogues a step, over all processes."),
+        click.option("--max-length", type=click.IntRange(min=16), default=1024, show_default=True,
+                     help="Tokens of a dialogue (for ppo: of a prompt) at most; longer ones are left out and counted."),
+        click.option("--save-every", type=click.IntRange(min=1), default=every, show_default=True, help="Steps between checkpoints."),
+        click.option("--eval-every", type=click.IntRange(min=1), default=every, show_default=True, help="Steps between measurements on held-out dialogues."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
+        click.option("--dtype", type=click.Choice(("auto", "float32", "bfloat16")), default="auto", show_default=True, help="auto: bfloat16 on a GPU, else float32."),
+        click.option("--qlora", is_flag=True, help="Base weights in 4 bits (nf4, bitsandbytes, on a GPU)."),
+        click.option("--gradient-checkpointing", is_flag=True, help="Less memory for activations, a third more time."),
+        click.option("--threads", "n_threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice]."),
+        click.option("--fresh", is_flag=True, help="Throw away the run that lies in the folder."),
+    ]  # fmt: skip
+    return _together(where)
 
+
+def _pass_options(default: int) -> Callable:
+    return _together([
+        click.option("--max-steps", type=click.IntRange(min=1), help="End after that many steps at most."),
+        click.option("--pass-tokens", type=click.IntRange(min=16), default=default, show_default=True, help="Tokens of one pass through the model: what decides the memory."),
+    ])  # fmt: skip
+
+
+def _together(options: list[Callable]) -> Callable:
     def decorate(function: Callable) -> Callable:
-        options = [
-            click.option("-w", "--workspace", "root", envvar="RECLM_WORKSPACE", type=FOLDER,
-                         help=f"Take the dialogues from this workspace's llm/dialogues and write to its llm/{stage}."),
-            click.option("--dialogues", type=click.Path(path_type=Path, dir_okay=False), help="A file of dialogues [default: the workspace's]."),
-            click.option("-o", "--out", "out_dir", type=FOLDER, help="The run's folder [default: the workspace's]."),
-            click.option("--max-steps", type=click.IntRange(min=1), help="End after that many steps at most."),
-            click.option("--batch", type=click.IntRange(min=1), default=default_batch, show_default=True, help="Dialogues a step, over all processes."),
-            click.option("--max-length", type=click.IntRange(min=16), default=1024, show_default=True, help="Tokens of a dialogue at most; longer ones are left out and counted."),
-            click.option("--pass-tokens", type=click.IntRange(min=16), default=default_pass, show_default=True, help="Tokens of one pass through the model: what decides the memory."),
-            click.option("--save-every", type=click.IntRange(min=1), default=100, show_default=True, help="Steps between checkpoints."),
-            click.option("--eval-every", type=click.IntRange(min=1), default=100, show_default=True, help="Steps between measurements on held-out dialogues."),
-            click.option("--seed", type=int, default=0, show_default=True),
-            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
-            click.option("--dtype", type=click.Choice(("auto", "float32", "bfloat16")), default="auto", show_default=True, help="auto: bfloat16 on a GPU, else float32."),
-            click.option("--qlora", is_flag=True, help="Base weights in 4 bits (nf4, bitsandbytes, on a GPU)."),
-            click.option("--gradient-checkpointing", is_flag=True, help="Less memory for activations, a third more time."),
-            click.option("--threads", "n_threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice]."),
-            click.option("--fresh", is_flag=True, help="Throw away the run that lies in the folder."),
-        ]  # fmt: skip
         for option in reversed(options):
             function = option(function)
         return function
@@ -55,38 +64,26 @@ def _options(stage: str, default_batch: int, default_pass: int) -> Callable:
 
 
 def _lora_options(r: int, alpha: int) -> Callable:
-    def decorate(function: Callable) -> Callable:
-        options = [
-            click.option("--lora-r", type=click.IntRange(min=1), default=r, show_default=True, help="Rank of the adapter."),
-            click.option("--lora-alpha", type=click.IntRange(min=1), default=alpha, show_default=True),
-            click.option("--lora-dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True),
-            click.option("--lora-targets", default="all-linear", show_default=True, help="Modules' names with commas between, or all-linear."),
-        ]
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
+    return _together([
+        click.option("--lora-r", type=click.IntRange(min=1), default=r, show_default=True, help="Rank of the adapter."),
+        click.option("--lora-alpha", type=click.IntRange(min=1), default=alpha, show_default=True),
+        click.option("--lora-dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True),
+        click.option("--lora-targets", default="all-linear", show_default=True, help="Modules' names with commas between, or all-linear."),
+    ])  # fmt: skip
 
 
 def _optimizer_options(lr: float) -> Callable:
-    def decorate(function: Callable) -> Callable:
-        options = [
-            click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=lr, show_default=True, help="Learning rate (of AdamW)."),
-            click.option("--warmup", type=click.FloatRange(0, 1, max_open=True), default=0.03, show_default=True, help="Share of the steps in which it rises."),
-            click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
-            click.option("--decay", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="The last share of the steps, in which it falls to zero."),
-            click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True),
-            click.option("--max-grad-norm", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True),
-        ]  # fmt: skip
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
+    return _together([
+        click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=lr, show_default=True, help="Learning rate (of AdamW)."),
+        click.option("--warmup", type=click.FloatRange(0, 1, max_open=True), default=0.03, show_default=True, help="Share of the steps in which it rises."),
+        click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
+        click.option("--decay", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="The last share of the steps, in which it falls to zero."),
+        click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True),
+        click.option("--max-grad-norm", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True),
+    ])  # fmt: skip
 
 
-def _needs_torch(function: Callable) -> Callable:
+def needs_torch(function: Callable) -> Callable:
     """One sentence where the extra is not installed."""
 
     @wraps(function)
@@ -101,7 +98,7 @@ def _needs_torch(function: Callable) -> Callable:
     return wrapper
 
 
-def _refuse(why: str, *names: str) -> None:
+def refuse(why: str, *names: str) -> None:
     """A usage error where one of these options was given: it would do nothing."""
     context = click.get_current_context()
     for name in names:
@@ -110,7 +107,7 @@ def _refuse(why: str, *names: str) -> None:
             raise click.UsageError(f"{option} does nothing {why}: leave it out")
 
 
-def _base_settings(stage: dict[str, Any], base: str, *, full: bool = False) -> Any:
+def base_settings(stage: dict[str, Any], base: str, *, full: bool = False) -> Any:
     import torch
 
     from ..tune.base import BaseSettings
@@ -120,7 +117,7 @@ def _base_settings(stage: dict[str, Any], base: str, *, full: bool = False) -> A
     return BaseSettings(base, stage["device"], stage["dtype"], stage["qlora"], stage["gradient_checkpointing"], full)
 
 
-def _paths(kind: str, stage: dict[str, Any], folder: str) -> tuple[Path, Path]:
+def dialogues_and_out(kind: str, stage: dict[str, Any], folder: str) -> tuple[Path, Path]:
     """The dialogues and the run's folder."""
     root = stage["root"]
     dialogues = stage["dialogues"] or (root and root / "llm" / "dialogues" / f"{kind}.jsonl")
@@ -151,7 +148,7 @@ def _lora(o: dict[str, Any]) -> Any:
     return LoraSettings(o["lora_r"], o["lora_alpha"], o["lora_dropout"], o["lora_targets"])
 
 
-def _open(settings: Any, *, lora_r: int, pass_tokens: int, n_adapters: int = 1) -> Any:
+def open_base(settings: Any, *, lora_r: int, pass_tokens: int, n_adapters: int = 1) -> Any:
     """The base, once its memory is known to be there."""
     from ..tune.base import load_base
     from ..tune.memory import estimate, give_back_large_blocks, require_memory
@@ -164,7 +161,7 @@ def _open(settings: Any, *, lora_r: int, pass_tokens: int, n_adapters: int = 1) 
     return base
 
 
-def _tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_command: str) -> None:
+def tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_command: str) -> None:
     if as_json:
         print_json({"stage": stage, "out": str(out), **facts})
         return
@@ -194,10 +191,11 @@ def _tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_comm
 @click.option("--lr-muon", type=click.FloatRange(min=0, min_open=True), default=0.02, show_default=True)
 @_optimizer_options(2e-4)
 @_lora_options(8, 16)
-@_options("sft", 32, 2048)
+@_pass_options(2048)
+@stage_options("sft", batch=32)
 @json_option
 @common
-@_needs_torch
+@needs_torch
 def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: Any) -> None:
     """Supervised fine-tuning on two-round dialogues; loss on both answers, none on the questions.
 
@@ -215,14 +213,14 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
     if o["optimizer"] == "muon" and not full:
         raise click.UsageError("--optimizer muon is for all weights: give --full, or leave it out")
     if not from_scratch:
-        _refuse("without --from-scratch", "vocab", "layers", "width", "ffn", "heads")
+        refuse("without --from-scratch", "vocab", "layers", "width", "ffn", "heads")
     if full:
-        _refuse("where all weights are trained", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
+        refuse("where all weights are trained", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
     elif o["init_from"]:
-        _refuse("with --init-from, whose adapter has its own", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
+        refuse("with --init-from, whose adapter has its own", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
     if o["optimizer"] != "muon":
-        _refuse("without --optimizer muon", "lr_muon")
-    dialogues, out = _paths("sft", o, "sft")
+        refuse("without --optimizer muon", "lr_muon")
+    dialogues, out = dialogues_and_out("sft", o, "sft")
     group = Group.open(o["device"])
     if from_scratch:
         base = str(_from_scratch(dialogues, out, o, group))
@@ -231,12 +229,12 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
         rounds=o["rounds"], label_weight=o["label_weight"], full=full, lora=_lora(o), loop=_loop(o),
         optimizer=_optimizer(o, optimizer=o["optimizer"], lr_muon=o["lr_muon"]),
     )  # fmt: skip
-    model = _open(_base_settings(o, base, full=full), lora_r=o["lora_r"], pass_tokens=o["pass_tokens"])
+    model = open_base(base_settings(o, base, full=full), lora_r=o["lora_r"], pass_tokens=o["pass_tokens"])
     with progress_bar("sft") as update:
         facts = train_sft(model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update)
     if group.is_main:
         made = f"--base {out / 'model'}" if full else f"--base {base} --sft {out / 'adapter'}"
-        _tell("sft", facts, out, as_json, f"reclm tune reward {made.replace('--sft', '--init-from')} …, or reclm export {made.replace('--sft', '--adapter')} -o {out / 'gguf'}")
+        tell("sft", facts, out, as_json, f"reclm tune reward {made.replace('--sft', '--init-from')} …, or reclm export {made.replace('--sft', '--adapter')} -o {out / 'gguf'}")
 
 
 def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> Path:
@@ -260,10 +258,11 @@ def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> 
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
 @_optimizer_options(1e-4)
 @_lora_options(4, 8)
-@_options("reward", 32, 4096)
+@_pass_options(4096)
+@stage_options("reward", batch=32)
 @json_option
 @common
-@_needs_torch
+@needs_torch
 def reward(as_json: bool, base: str, **o: Any) -> None:
     """Train the reward model on preference pairs: an adapter of its own and a scalar head on the same base.
 
@@ -275,15 +274,20 @@ def reward(as_json: bool, base: str, **o: Any) -> None:
     from ..tune.reward import RewardSettings, train_reward
 
     if o["init_from"]:
-        _refuse("with --init-from, whose adapter has its own", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
-    dialogues, out = _paths("preference", o, "reward")
+        refuse("with --init-from, whose adapter has its own", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
+    dialogues, out = dialogues_and_out("preference", o, "reward")
     settings = RewardSettings(
         epochs=o["epochs"], max_steps=o["max_steps"], batch=o["batch"], max_length=o["max_length"], pass_tokens=o["pass_tokens"], lora=_lora(o),
         loop=_loop(o), optimizer=_optimizer(o),
     )  # fmt: skip
     group = Group.open(o["device"])
-    model = _open(_base_settings(o, base), lora_r=o["lora_r"], pass_tokens=o["pass_tokens"])
+    model = open_base(base_settings(o, base), lora_r=o["lora_r"], pass_tokens=o["pass_tokens"])
     with progress_bar("reward") as update:
         facts = train_reward(model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update)
     if group.is_main:
-        _tell("reward", facts, out, as_json, f"reclm tune ppo --base {base} --reward {out / 'adapter'} …")
+        tell("reward", facts, out, as_json, f"reclm tune ppo --base {base} --reward {out / 'adapter'} …")
+
+
+from .tune_ppo import command as _ppo  # noqa: E402  (it takes the options above)
+
+command.add_command(_ppo)
