@@ -13,6 +13,7 @@ pytest.importorskip("peft")
 
 from reclm_lite.tune.adapters import LoraSettings, parameters  # noqa: E402
 from reclm_lite.tune.base import BaseSettings, load_base  # noqa: E402
+from reclm_lite.tune.batches import Weights  # noqa: E402
 from reclm_lite.tune.loop import LoopSettings  # noqa: E402
 from reclm_lite.tune.optim import OptimizerSettings  # noqa: E402
 from reclm_lite.tune.reward import RewardSettings, train_reward  # noqa: E402
@@ -34,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("base")
     torch.set_num_threads(1)
     base = load_base(BaseSettings(str(tiny_base(root / "start")), full=True))
-    settings = SftSettings(max_steps=120, epochs=20, batch=32, full=True, label_weight=10, optimizer=OptimizerSettings(lr=5e-3, optimizer="muon"))
+    settings = SftSettings(max_steps=120, epochs=20, batch=32, full=True, weights=Weights(label=10), optimizer=OptimizerSettings(lr=5e-3, optimizer="muon"))
     train_sft(base, write(root / "sft.jsonl", sft_dialogues(300)), root / "run", settings)
     return root / "run" / "model"
 

@@ -21,7 +21,7 @@ pytest.importorskip("peft")
 
 from reclm_lite.tune.adapters import LoraSettings, add_adapter, parameters  # noqa: E402
 from reclm_lite.tune.base import BaseSettings, load_base  # noqa: E402
-from reclm_lite.tune.batches import micro_batches, render, step_indices, steps_per_epoch  # noqa: E402
+from reclm_lite.tune.batches import Weights, micro_batches, render, step_indices, steps_per_epoch  # noqa: E402
 from reclm_lite.tune.loop import LoopSettings  # noqa: E402
 from reclm_lite.tune.optim import Optimizer, OptimizerSettings  # noqa: E402
 from reclm_lite.tune.parallel import Group  # noqa: E402
@@ -51,8 +51,8 @@ def open_base(folder: Path, full: bool = False):
     return load_base(BaseSettings(str(folder), full=full))
 
 
-def examples_of(base, n: int = 12):
-    return render(sft_dialogues(n), Renderer(base.tokenizer, base.form), 256)[0]
+def examples_of(base, n: int = 12, weights: Weights = Weights()):
+    return render(sft_dialogues(n), Renderer(base.tokenizer, base.form), 256, weights)[0]
 
 
 def task_of(base, settings: SftSettings, n: int = 12) -> SftTask:
@@ -63,7 +63,7 @@ def task_of(base, settings: SftSettings, n: int = 12) -> SftTask:
         with torch.no_grad():
             for parameter in parameters(base, name).values():
                 parameter.normal_(std=0.05)
-    return SftTask(base, name, examples_of(base, n), [], settings, Group())
+    return SftTask(base, name, examples_of(base, n, settings.weights), [], settings, Group())
 
 
 def gradients(task: SftTask, step: int = 0) -> dict[str, torch.Tensor]:
@@ -84,7 +84,7 @@ def adapter_bytes(out: Path) -> bytes:
 
 def test_the_loss_falls_and_the_second_answer_beats_chance_on_held_out_dialogues(tmp_path, folder):
     settings = SftSettings(
-        epochs=100, max_steps=120, batch=32, full=True, label_weight=10, loop=LoopSettings(save_every=500, eval_every=40, seed=1),
+        epochs=100, max_steps=120, batch=32, full=True, weights=Weights(label=10), loop=LoopSettings(save_every=500, eval_every=40, seed=1),
         optimizer=OptimizerSettings(lr=5e-3, optimizer="muon"),
     )  # fmt: skip
     facts = train_sft(open_base(folder, full=True), write(tmp_path / "sft.jsonl", sft_dialogues(600)), tmp_path / "run", settings)
@@ -98,7 +98,7 @@ def test_the_loss_falls_and_the_second_answer_beats_chance_on_held_out_dialogues
 def test_the_loss_is_transformers_own_of_the_same_labels(folder):
     base = open_base(folder)
     for label_weight in (1.0, 3.0):
-        task = task_of(base, replace(QUICK, label_weight=label_weight, batch=4, packing=False), n=4)
+        task = task_of(base, replace(QUICK, weights=Weights(label=label_weight), batch=4, packing=False), n=4)
         base.model.eval()
         total = weight = 0.0
         for example in task.examples:
@@ -307,3 +307,16 @@ def test_schedules_rise_and_fall():
         assert scales[-1] == pytest.approx(end, abs=1e-3)
     late = Optimizer(parameter, OptimizerSettings(schedule="linear", warmup=0.0, decay=0.4), 100)
     assert late.scale(59) == 1.0 and late.scale(80) == pytest.approx(0.5)
+
+
+def test_phrase_weight_raises_tokens_that_begin_a_phrase_and_half_of_it_those_that_end_one(folder):
+    base = open_base(folder)
+    example = examples_of(base, 1, Weights(phrase=6.0))[0]
+    pieces = [base.tokenizer.decode([i]) for i in example.tokens.ids]
+    weighed = [(piece.strip(), float(w)) for piece, w in zip(pieces, example.weights, strict=True) if w > 0]
+    # "User identity: a fan, b fan, c fan; User interests: a, b, c</s>" and "Yes</s>"
+    assert [piece for piece, w in weighed if w == 3.0] == [",", ",", ";", ",", ",", "</s>"]
+    assert len([1 for _, w in weighed if w == 6.0]) == 6
+    assert weighed[-2:] == [(sft_dialogues(1)[0].messages[3].text, 1.0), ("</s>", 1.0)]
+    plain = examples_of(base, 1)[0]
+    assert plain.weights.tolist() == plain.tokens.is_answer.astype(float).tolist()

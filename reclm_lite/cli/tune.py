@@ -185,6 +185,7 @@ def tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_comma
 @click.option("--full", is_flag=True, help="Train all weights, not an adapter.")
 @click.option("--rounds", type=click.IntRange(1, 2), default=2, show_default=True, help="1: leave the second round out.")
 @click.option("--label-weight", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Weight of Yes and No in the loss.")
+@click.option("--phrase-weight", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Weight of tokens that begin a phrase of a profile (half of it: that end one).")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True)
 @click.option("--packing/--no-packing", default=None, help="Several dialogues in one row [default: on a GPU].")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="adamw", show_default=True, help="muon: for the matrices of --full.")
@@ -204,6 +205,7 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
       reclm tune sft -w shop --base Qwen2.5-0.5B-Instruct
       reclm tune sft -w shop --from-scratch --epochs 10 --optimizer muon --lr 1.5e-3
     """
+    from ..tune.batches import Weights
     from ..tune.parallel import Group
     from ..tune.sft import SftSettings, train_sft
 
@@ -226,7 +228,7 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
         base = str(_from_scratch(dialogues, out, o, group))
     settings = SftSettings(
         epochs=o["epochs"], max_steps=o["max_steps"], batch=o["batch"], max_length=o["max_length"], pass_tokens=o["pass_tokens"], packing=o["packing"],
-        rounds=o["rounds"], label_weight=o["label_weight"], full=full, lora=_lora(o), loop=_loop(o),
+        rounds=o["rounds"], weights=Weights(o["label_weight"], o["phrase_weight"]), full=full, lora=_lora(o), loop=_loop(o),
         optimizer=_optimizer(o, optimizer=o["optimizer"], lr_muon=o["lr_muon"]),
     )  # fmt: skip
     model = open_base(base_settings(o, base, full=full), lora_r=o["lora_r"], pass_tokens=o["pass_tokens"])

@@ -11,19 +11,31 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..dialogue.records import LABEL, ORIGINS, Dialogue
+from ..dialogue.records import LABEL, ORIGINS, TEACHER, Dialogue
 from ..errors import InputError
 from .rendering import Renderer, Tokens
 
-_LABEL = 1 + ORIGINS.index(LABEL)
+_LABEL, _TEACHER = 1 + ORIGINS.index(LABEL), 1 + ORIGINS.index(TEACHER)
+_OPEN, _CLOSE = (",", ":"), (",", ";")  # what a phrase of a profile follows, and what follows it
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of answer tokens in the loss, where it is not 1. label: of Yes and No. phrase: of a token that begins a phrase of a profile
+    (half of it: of one that ends one), where a model decides what to say; the rest is saying it.
+    """
+
+    label: float = 1.0
+    phrase: float = 1.0
 
 
 @dataclass(frozen=True)
 class Example:
-    """A dialogue's tokens and its id."""
+    """A dialogue's tokens, its id, and weights: float32 (n,), of each token in the loss."""
 
     id: str
     tokens: Tokens
+    weights: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,22 +59,42 @@ class Micro:
         return Micro(*(None if t is None else t.to(device) for t in (self.ids, self.targets, self.weights, self.is_label, self.mask, self.positions)))
 
 
-def render(dialogues: Iterable[Dialogue], renderer: Renderer, max_length: int) -> tuple[list[Example], int]:
+def render(dialogues: Iterable[Dialogue], renderer: Renderer, max_length: int, weights: Weights = Weights()) -> tuple[list[Example], int]:
     """Examples of dialogues, and how many were left out since they have more than `max_length` tokens.
 
     Raises InputError where a dialogue is of the other form, or where none fits.
     """
     examples, n_long = [], 0
+    opening, closing = (np.array([n for n, text in _pieces(renderer) if text in marks], np.int32) for marks in (_OPEN, _CLOSE))
     for dialogue in dialogues:
         check_form(dialogue, renderer)
         tokens = renderer.dialogue(dialogue.messages)
         if len(tokens) > max_length:
             n_long += 1
         else:
-            examples.append(Example(dialogue.id, tokens))
+            examples.append(Example(dialogue.id, tokens, _weigh(tokens, weights, opening, closing)))
     if not examples and n_long:
         raise InputError(f"expected dialogues of at most {max_length} tokens, found {n_long}, all longer; give a larger --max-length, or build them shorter")
     return examples, n_long
+
+
+def _pieces(renderer: Renderer) -> Iterator[tuple[int, str]]:
+    """Tokens that may be a mark of the answer's form, and what they say."""
+    for piece, n in renderer.tokenizer.get_vocab().items():
+        if len(piece) <= 4 and (text := piece.lstrip("\u0120\u2581 ")) in {*_OPEN, *_CLOSE}:
+            yield n, text
+
+
+def _weigh(tokens: Tokens, weights: Weights, opening: np.ndarray, closing: np.ndarray) -> np.ndarray:
+    found = tokens.is_answer.astype(np.float32)
+    found[tokens.is_answer & (tokens.origin == _LABEL)] *= weights.label
+    if weights.phrase != 1:
+        teacher = tokens.origin == _TEACHER
+        after = np.concatenate([[False], teacher[:-1]])  # an answer's end, too, closes a phrase
+        opens = teacher & np.concatenate([[False], np.isin(tokens.ids[:-1], opening)])
+        closes = tokens.is_answer & after & (np.isin(tokens.ids, closing) | ~teacher)
+        found[opens | closes] = weights.phrase * (opens + 0.5 * closes)[opens | closes]
+    return found
 
 
 def check_form(dialogue: Dialogue, renderer: Renderer) -> None:
@@ -89,26 +121,26 @@ def steps_per_epoch(n: int, batch: int) -> int:
 
 
 def micro_batches(
-    examples: Sequence[Example], *, max_tokens: int, packing: bool, pad_id: int, label_weight: float = 1.0
+    examples: Sequence[Example], *, max_tokens: int, packing: bool, pad_id: int
 ) -> Iterator[Micro]:
     """Cut a step's examples into passes of at most `max_tokens` tokens (one example more than that has a pass of its own).
 
     packing: one row a pass, dialogues one after the other, each with positions of its own. Else rows of like length, padded on
-    the right. label_weight: of second-round answers in the loss; all other answer tokens weigh 1.
+    the right.
     """
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].tokens), i))
     if packing:
         for row in _first_fit(order, [len(e.tokens) for e in examples], max_tokens):
-            yield _packed([examples[i] for i in row], label_weight)
+            yield _packed([examples[i] for i in row])
         return
     chosen: list[int] = []
     for i in order:
         if chosen and (len(chosen) + 1) * len(examples[chosen[0]].tokens) > max_tokens:
-            yield _padded([examples[j] for j in chosen], pad_id, label_weight)
+            yield _padded([examples[j] for j in chosen], pad_id)
             chosen = []
         chosen.append(i)
     if chosen:
-        yield _padded([examples[j] for j in chosen], pad_id, label_weight)
+        yield _padded([examples[j] for j in chosen], pad_id)
 
 
 def _first_fit(order: Sequence[int], lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -125,17 +157,16 @@ def _first_fit(order: Sequence[int], lengths: Sequence[int], room: int) -> list[
     return rows
 
 
-def _targets(tokens: Tokens, label_weight: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _targets(example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What follows each token, its weight, and whether it is the first token of Yes or No."""
+    tokens, weights = example.tokens, example.weights
     is_label = tokens.origin == _LABEL
-    weights = tokens.is_answer.astype(np.float32)
-    weights[is_label] *= label_weight
     first = is_label & ~np.concatenate([[False], is_label[:-1]])
     return np.append(tokens.ids[1:], 0), np.append(weights[1:], 0.0), np.append(first[1:], False)
 
 
-def _packed(examples: Sequence[Example], label_weight: float) -> Micro:
-    parts = [_targets(e.tokens, label_weight) for e in examples]
+def _packed(examples: Sequence[Example]) -> Micro:
+    parts = [_targets(e) for e in examples]
     ids, targets, weights, labels = (
         np.concatenate(column) for column in ([e.tokens.ids for e in examples], *zip(*parts, strict=True))
     )
@@ -146,13 +177,13 @@ def _packed(examples: Sequence[Example], label_weight: float) -> Micro:
     )  # fmt: skip
 
 
-def _padded(examples: Sequence[Example], pad_id: int, label_weight: float) -> Micro:
+def _padded(examples: Sequence[Example], pad_id: int) -> Micro:
     shape = (len(examples), max(len(e.tokens) for e in examples))
     ids, targets = torch.full(shape, pad_id), torch.full(shape, pad_id)
     weights, labels, mask = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.int64)
     for row, example in enumerate(examples):
         n = len(example.tokens)
-        following, weight, label = _targets(example.tokens, label_weight)
+        following, weight, label = _targets(example)
         ids[row, :n] = torch.from_numpy(example.tokens.ids.astype(np.int64))
         targets[row, :n] = torch.from_numpy(following.astype(np.int64))
         weights[row, :n] = torch.from_numpy(weight.astype(np.float32))

@@ -2,8 +2,8 @@
 
     loss = sum_t w_t · -log p(x_t | x_<t) / sum_t w_t      w_t = 1 on tokens of answers (and what ends them), 0 elsewhere
 
-The sums run over all dialogues of a step, whatever passes or processes they were cut into. `label_weight` is the w of
-second-round answers: Yes and No are two tokens beside the forty of a profile.
+The sums run over all dialogues of a step, whatever passes or processes they were cut into. `batches.Weights` may raise w
+of second-round answers (Yes and No are two tokens beside the forty of a profile) and of tokens where a phrase begins or ends.
 
 Held-out dialogues give the loss that chooses the best step, and `accuracy`: how often Yes or No is told right when the profile of
 the first round is the teacher's. Paper: RecLM, arXiv 2412.19302, section 3.3.
@@ -21,7 +21,7 @@ from ..dialogue.templates import NO, YES
 from ..errors import InputError
 from .adapters import LoraSettings, add_adapter, parameters, save_adapter, use
 from .base import Base
-from .batches import Example, Micro, micro_batches, render, step_indices, steps_per_epoch
+from .batches import Example, Micro, Weights, micro_batches, render, step_indices, steps_per_epoch
 from .loop import LoopSettings, Outcome, Progress, train
 from .optim import Optimizer, OptimizerSettings
 from .parallel import Group
@@ -47,7 +47,7 @@ class SftSettings:
     pass_tokens: int = 2048
     packing: bool | None = None
     rounds: int = 2
-    label_weight: float = 1.0
+    weights: Weights = Weights()
     full: bool = False
     n_eval: int = 256
     lora: LoraSettings = LoraSettings()
@@ -59,8 +59,8 @@ class SftSettings:
         self.optimizer.check()
         if self.rounds not in (1, 2):
             raise InputError(f"expected 1 or 2 rounds, found {self.rounds}")
-        if self.epochs <= 0 or self.batch < 1 or self.label_weight < 0:
-            raise InputError(f"expected epochs above 0, a batch of at least 1 and a label weight of at least 0, found {self.epochs}, {self.batch}, {self.label_weight}")
+        if self.epochs <= 0 or self.batch < 1 or self.weights.label < 0 or self.weights.phrase <= 0:
+            raise InputError(f"expected epochs, weights and a batch above 0, found {self.epochs}, {self.weights} and {self.batch}")
 
 
 def read(path: Path, part: str, rounds: int = 2) -> list[Dialogue]:
@@ -102,7 +102,7 @@ class SftTask:
 
     def _cut(self, examples: Sequence[Example]) -> list[Micro]:
         return list(micro_batches(
-            examples, max_tokens=self.settings.pass_tokens, packing=self.packing, pad_id=self.base.pad_id, label_weight=self.settings.label_weight
+            examples, max_tokens=self.settings.pass_tokens, packing=self.packing, pad_id=self.base.pad_id
         ))  # fmt: skip
 
     def _loss(self, micro: Micro) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,7 +162,7 @@ def train_sft(
         raise InputError("expected LoRA to go on from an adapter, found --full; merge the adapter with `reclm export`, or leave out --full")
     renderer = Renderer(base.tokenizer, base.form)
     by_part = {part: read(dialogues, part, settings.rounds) for part in PARTS}
-    examples, n_long = render(by_part["train"], renderer, settings.max_length)
+    examples, n_long = render(by_part["train"], renderer, settings.max_length, settings.weights)
     if not examples:
         raise InputError(f"expected dialogues of part 'train' in {dialogues}, found none; build them with fewer held out")
     held_out, _ = render(by_part["held_out"][: settings.n_eval], renderer, settings.max_length)
