@@ -46,16 +46,43 @@ class Example:
     answer: str
 
 
+@dataclass(frozen=True)
+class Story:
+    """What a prompt shows, of whom ("user" or "item"), and, but for bare slots, what it was made from.
+
+    history, near: the items, and those of each neighbor. more: further items of the same theme; others: of another.
+    """
+
+    view: PromptView
+    side: str
+    history: tuple[ItemText, ...] = ()
+    near: tuple[tuple[ItemText, ...], ...] = ()
+    more: tuple[ItemText, ...] = ()
+    others: tuple[ItemText, ...] = ()
+
+    @property
+    def answer(self) -> str:
+        """The rule-based teacher's."""
+        return format_profile(RuleTeacher.from_view(self.view))
+
+
 class Histories:
-    """Draws examples: `example(seed, i)`."""
+    """Draws stories: `story(seed, i)`."""
 
     def __init__(self, pools: WordNetText, pieces: list[str] | None = None):
         self.pools = pools
         self.pieces = pieces or []
 
     def example(self, seed: int, index: int) -> Example:
+        """A story's first round in words."""
+        story = self.story(seed, index)
+        subject = ("Films" if story.view.film else "History") if story.side == "user" else "Film" if story.view.film else "Item"
+        return Example(render(story.view, subject), story.answer)
+
+    def story(self, seed: int, index: int, *, n_more: int = 0, bare: float = SHARE_BARE) -> Story:
+        """n_more: further items and others to draw. bare: the share of stories that are slots of a word or two."""
         rng = random.Random(f"{seed}/{index}")
-        if rng.random() < SHARE_BARE:
+        if rng.random() < bare:
             return self._bare(rng)
         style = rng.choices((self._news, self._film, self._product), (6, 2, 2))[0]
         invented = rng.choice((0.0, 0.05, 0.05, 0.3, 0.9))
@@ -66,16 +93,17 @@ class Histories:
         near = []
         for _ in range(rng.choice((0, 0, 1, 2, 3, 5))):
             own = [rng.choice(history)] if rng.random() < 0.4 else []
-            near.append(own + [style(rng, near_theme) for _ in range(rng.choice((1, 1, 2, 3)))])
+            near.append(tuple(own + [style(rng, near_theme) for _ in range(rng.choice((1, 1, 2, 3)))]))
         if rng.random() < 0.15:
-            view = item_view(history[0], [item for items in near for item in items])
-            subject = "Film" if view.film else "Item"
+            side, view = "item", item_view(history[0], [item for items in near for item in items])
+            history = history[:1]
         else:
-            view = prompt_view(history, near)
-            subject = "Films" if view.film else "History"
-        return Example(render(view, subject), format_profile(RuleTeacher.from_view(view)))
+            side, view = "user", prompt_view(history, near)
+        other = _Theme(self, rng, style == self._film, invented)
+        more, others = ([style(rng, t) for _ in range(n_more)] for t in (theme, other))
+        return Story(view, side, tuple(history), tuple(near), tuple(more), tuple(others))
 
-    def _bare(self, rng: random.Random) -> Example:
+    def _bare(self, rng: random.Random) -> Story:
         """Six slots of a word or two and nothing around them: what is to be said where, without the copying of long runs."""
         invented = rng.choice((0.0, 0.3, 0.9))
         slots: dict[str, str] = {}
@@ -96,7 +124,7 @@ class Histories:
         elif rng.random() < 0.5:
             lines = [f"{line} {rng.choice(_PREPS)} {rng.choice(self.pools.nouns)}" for line in lines]
         view = PromptView(tuple(topic.lower() for topic in topics), tuple(lines), film)
-        return Example(render(view, "Films" if view.film else "History"), format_profile(RuleTeacher.from_view(view)))
+        return Story(view, "user")
 
     def _word(self, rng: random.Random, invented: float) -> str:
         if rng.random() >= invented:
