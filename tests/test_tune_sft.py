@@ -23,7 +23,7 @@ from reclm_lite.tune.adapters import LoraSettings, add_adapter, parameters  # no
 from reclm_lite.tune.base import BaseSettings, load_base  # noqa: E402
 from reclm_lite.tune.batches import Weights, micro_batches, render, step_indices, steps_per_epoch  # noqa: E402
 from reclm_lite.tune.loop import LoopSettings  # noqa: E402
-from reclm_lite.tune.optim import Optimizer, OptimizerSettings  # noqa: E402
+from reclm_lite.tune.optim import Muon, Optimizer, OptimizerSettings, orthogonalised  # noqa: E402
 from reclm_lite.tune.parallel import Group  # noqa: E402
 from reclm_lite.tune.rendering import Renderer  # noqa: E402
 from reclm_lite.tune.run import read_metrics  # noqa: E402
@@ -320,3 +320,16 @@ def test_phrase_weight_raises_tokens_that_begin_a_phrase_and_half_of_it_those_th
     assert weighed[-2:] == [(sft_dialogues(1)[0].messages[3].text, 1.0), ("</s>", 1.0)]
     plain = examples_of(base, 1)[0]
     assert plain.weights.tolist() == plain.tokens.is_answer.astype(float).tolist()
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4)])
+def test_muon_moves_matrices_by_orthogonal_steps(shape):
+    torch.manual_seed(0)
+    singular = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
+    assert bool((singular > 0.6).all()) and bool((singular < 1.3).all())
+    w = torch.nn.Parameter(torch.zeros(shape))
+    optimizer = Muon([w], lr=0.1)
+    w.grad = torch.randn(shape)
+    optimizer.step()
+    assert float((w.detach() * w.grad).sum()) < 0  # against the gradient
+    assert float(torch.linalg.matrix_norm(w.detach(), 2)) == pytest.approx(0.1 * max(1.0, shape[0] / shape[1]) ** 0.5, rel=0.3)

@@ -1,4 +1,8 @@
-"""The optimizers and learning rates of SFT and the reward model: torch's own, chosen by name."""
+"""The optimizers and learning rates of SFT and the reward model, chosen by name.
+
+AdamW is torch's own. Muon is not: torch's orthogonalizes in bfloat16, which took 11 s a step on a CPU without bfloat16 arithmetic
+(4.5 million weights), and 0.4 s in float32.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -41,6 +45,41 @@ class OptimizerSettings:
             raise InputError(f"expected warmup from 0 to below 1 and decay of at most 1, found {self.warmup} and {self.decay}")
 
 
+def orthogonalised(update: torch.Tensor) -> torch.Tensor:
+    """The nearest (semi-)orthogonal matrix, roughly: five Newton-Schulz steps of a quintic, in the dtype of `update`."""
+    x = update / (update.norm() + 1e-7)
+    flipped = x.shape[0] > x.shape[1]
+    x = x.T if flipped else x
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if flipped else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised, for matrices: https://kellerjordan.github.io/posts/muon/.
+
+        m <- 0.95 m + 0.05 g;   W <- (1 - 0.01 lr) W - lr sqrt(max(1, rows / columns)) orthogonalised(0.05 g + 0.95 m)
+    """
+
+    def __init__(self, params: Sequence[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Change every matrix that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                average = state.setdefault("momentum", torch.zeros_like(p))
+                average.lerp_(p.grad, 1 - group["momentum"])
+                update = orthogonalised(p.grad.lerp(average, group["momentum"]))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
+
+
 class Optimizer:
     """One or two optimizers as one. `parameters`: by name; only these are changed."""
 
@@ -53,7 +92,7 @@ class Optimizer:
         rest = [p for p in self.parameters.values() if id(p) not in theirs]
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(torch.optim.Muon(matrices, lr=settings.lr_muon, weight_decay=0.01, momentum=0.95, nesterov=True))
+            self.parts.append(Muon(matrices, lr=settings.lr_muon, weight_decay=0.01))
         if rest:
             self.parts.append(torch.optim.AdamW(rest, lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.98 if matrices else 0.999)))
         self._rates = [part.param_groups[0]["lr"] for part in self.parts]
