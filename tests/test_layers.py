@@ -37,7 +37,7 @@ ALLOWED = {
     "data": {"errors", "types", "workspace", "__init__"},
     "text": {"assets", "errors", "types", "workspace", "provenance", "runtime", "data"},
     "cf": {"errors", "types", "memory", "workspace", "provenance", "kernels", "data"},
-    "dialogue": {"errors", "types", "workspace", "text", "data"},
+    "dialogue": {"errors", "types", "workspace", "text", "data", "cf"},
     "profiles": BASE | {"data", "text", "dialogue", "cf", "kernels"},
     "evaluate": BASE | {"data", "text", "dialogue", "cf", "kernels"},
     "serve": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels"},

@@ -25,6 +25,7 @@ NAME = "matrices/neighbors"
 BASIS_NONE, BASIS_COLLABORATIVE, BASIS_TEXT = 0, 1, 2
 # Fewer interactions than this leave a fitted vector close to that of the items themselves, or to its random start.
 MIN_INTERACTIONS = 2
+_N_TOGETHER = 4096  # histories that `Finder` looks up at once
 BASES = {BASIS_COLLABORATIVE: "collaborative", BASIS_TEXT: "text", BASIS_NONE: "none"}
 
 
@@ -122,6 +123,76 @@ def find_neighbors(
         indices[users], similarity[users] = ids, best
         basis[users] = np.where(ids[:, 0] >= 0, kind, BASIS_NONE)
     return indices, similarity, basis
+
+
+class Finder:
+    """Neighbors of users of whose history only a part is known.
+
+    `matrices/neighbors` knows whole histories: beside a part of one it would tell of the rest. Here a user's vector is the mean
+    over the items of the part, an item's the mean over the fitted vectors of its other users; with fewer than
+    `min_interactions` items it is the mean of their text vectors. Those compared with are told by their whole histories.
+    """
+
+    def __init__(self, split: Split, user_vectors: np.ndarray, item_text: np.ndarray | None, min_interactions: int = MIN_INTERACTIONS):
+        """user_vectors: float32 (n_users, dim), fitted on training alone. item_text: float32 (n_items, n_in) or None."""
+        train = split.train.tocsr()
+        degree = np.diff(train.indptr)
+        self.group = history_groups(train)
+        representatives = np.unique(self.group, return_index=True)[1]
+        representatives = representatives[degree[representatives] > 0].astype(np.int32)
+        self.users = normalize(user_vectors.astype(np.float32, copy=False))[0]
+        self.share = (1.0 / np.maximum(1, np.bincount(train.indices, minlength=train.shape[1]))).astype(np.float32)  # of an item's user
+        self.items = (sp.diags(self.share) @ (train.T.tocsr() @ self.users)).astype(np.float32)
+        self.min_interactions, self.item_text = min_interactions, None if item_text is None else normalize(item_text.astype(np.float32))[0]
+        usable = representatives if item_text is None else representatives[degree[representatives] >= min_interactions]
+        self.fitted = self._known(normalize((train @ self.items).astype(np.float32))[0], usable)
+        self.text = None if item_text is None else self._known(text_of_users(train, item_text), representatives)
+
+    @classmethod
+    def of(cls, ws: Workspace) -> "Finder":
+        """By the model that found the stored neighbors. Raises MissingArtefactError where these are missing."""
+        params = ws.provenance(NAME, made_by=ws.command_for(NAME))["params"]
+        fitted = interface.load(ws, params["model"])
+        vectors = fitted.user_vectors if fitted.train_user_vectors is None else fitted.train_user_vectors
+        item_text = None
+        if ws.has("vectors/items"):
+            item_text = ws.load("vectors/items", made_by=ws.command_for("vectors/items")).arrays["vectors"]
+        return cls(load_split(ws), vectors, item_text, params["min_interactions"])
+
+    def _known(self, vectors: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(ids, their vectors, place of each history group among them or -1)"""
+        users = users[(vectors[users] ** 2).sum(axis=1) > 0.5]
+        place = np.full(self.group.max(initial=0) + 1, -1, np.int64)
+        place[self.group[users]] = np.arange(len(users))
+        return users, np.ascontiguousarray(vectors[users]), place
+
+    def __call__(self, users: np.ndarray, parts: sp.csr_matrix, k: int) -> np.ndarray:
+        """int32 (n, k), -1 padded: who is like each of `users` (int (n,)), the nearest first, as far as its row of `parts` tells.
+
+        parts: CSR (n, n_items) of ones.
+        """
+        found = np.full((len(users), k), -1, np.int32)
+        for start in range(0, len(users), _N_TOGETHER):
+            block = slice(start, start + _N_TOGETHER)
+            found[block] = self._of(users[block], parts[block], k)
+        return found
+
+    def _of(self, users: np.ndarray, parts: sp.csr_matrix, k: int) -> np.ndarray:
+        n_items = np.diff(parts.indptr)
+        is_short = (n_items < self.min_interactions) if self.text is not None else np.zeros(len(users), bool)
+        # Less the user's own vector, which knows the whole history.
+        by_items = parts @ self.items - (parts @ self.share)[:, None] * self.users[users]
+        ways = [(self.fitted, by_items, ~is_short)]
+        if self.text is not None:
+            ways.append((self.text, parts @ self.item_text, is_short))
+        found = np.full((len(users), k), -1, np.int32)
+        for (ids, known, place), vectors, wanted in ways:
+            vectors = normalize(np.ascontiguousarray(vectors, np.float32))[0]
+            rows = np.flatnonzero(wanted & (n_items > 0) & ((vectors**2).sum(axis=1) > 0.5))
+            if len(rows) and len(ids):
+                best, _ = native.knn(vectors[rows], known, k, own=place[self.group[users[rows]]])
+                found[rows] = np.where(best >= 0, ids[np.maximum(best, 0)], -1)
+        return found
 
 
 def _nearest(

@@ -7,13 +7,17 @@ their own, the item's own title never among them.
 
 - Hidden is a fifth of the users, at least one and at most MAX_HIDDEN; the one asked about has some other item.
 - Persons are of the item's part (train, held out): nobody's pair with an item is trained on in one file and measured in another.
-- The No is a neighbor of the item's users ("near"), or anybody where there are none ("far"); among them one of whom a
-  title stands in the prompt if that is so of the Yes, and whose history is about as long.
+- The No is somebody like the Yes, found from what the Yes has beside the item ("near"); anybody where there are no neighbors
+  ("far"). Among them it is one of whom a title stands in the prompt if that is so of the Yes, and whose history is about as
+  long. Neighbors of the item's users would not do: they were found by the item too, and are nearer to it than its users are.
 - A reward ranks what hidden users have beside the item above what none of its users has.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
+
+import numpy as np
 
 from ..errors import InputError
 from .draws import MAX_HIDDEN, N_FAR, Draw, Known, Lists, Question, best_of
@@ -26,6 +30,7 @@ NO_PERSON = "nobody like the item's users who has not touched it"
 NO_NEGATIVE = "no item of similar users that none of the item's users has"
 _N_TRIED = 50  # users of an item that are looked at to find one to ask about
 _N_ASKED = 20  # users of an item whose neighbors are looked at
+_N_LIKE = 30  # persons like the Yes
 _N_NEAREST = 8  # persons of whom titles are chosen, those of the most equal history
 
 
@@ -35,6 +40,17 @@ class Audiences:
     def __init__(self, known: Known):
         self.known, self.inputs = known, known.inputs
         self.titles = lru_cache(maxsize=1 << 14)(self._titles)
+        self._like: tuple[int, np.ndarray] | None = None  # a variant, and who is like the hidden users
+
+    def _like_hidden(self, variant: int) -> np.ndarray:
+        """int32 (n_items, _N_LIKE), -1 padded: who is like the hidden user that is asked about, as far as its other items tell."""
+        if self._like is None or self._like[0] != variant:
+            n_items, parts = len(self.inputs.texts), {}
+            for item in range(n_items):
+                if self.known.keys[item] >= 0 and (hidden := self._hidden(item, self.inputs.users_of(item), variant)):
+                    parts[item] = hidden[0], self.person(hidden[0], item)
+            self._like = variant, self.known.like(parts, n_items, _N_LIKE)
+        return self._like[1]
 
     def person(self, user: int, item: int) -> list[int]:
         """The items that tell of a user who is asked about beside `item`: one of each title but the item's own."""
@@ -73,19 +89,23 @@ class Audiences:
         found = {other for user in (*draw.hidden[:1], *asked) for other in self.inputs.neighbor_ids(user)} - takers
         return [user for user in sorted(found) if self.known.keys[item] not in {self.known.keys[i] for i in self.inputs.items_of(user)}]
 
+    def _without_item(self, users: Sequence[int], item: int) -> list[int]:
+        """Those who may be asked about and have nothing of the item's title."""
+        keys = self.known.keys
+        found = [user for user in users if keys[item] not in {keys[other] for other in self.inputs.items_of(user)}]
+        return [user for user in found if self._may_be_asked(user, item)]
+
     def pair(self, draw: Draw, prompt: str, form: str) -> tuple[Question, Question] | str:
         """The Yes and the No to a first round whose text is `prompt`; the reason in words where there is no such pair."""
         if not draw.hidden:
             return NO_TAKER
         item, known, yes = draw.shown.idx, self.known, draw.hidden[0]
         rng = known.lots("question", ITEM, item, draw.variant)
-        pool, found = [user for user in self._like_them(item, draw, rng) if self._may_be_asked(user, item)], "near"
+        like = self._like_hidden(draw.variant)[item]
+        pool, found = self._without_item(like[like >= 0].tolist(), item), "near"
         if not pool:
             n_users = self.inputs.train.shape[0]
-            drawn = rng.sample(range(n_users), min(N_FAR, n_users))
-            has = set(self.inputs.users_of(item))
-            pool, found = [u for u in drawn if u not in has and self._may_be_asked(u, item) and len(self.person(u, item)) == len(
-                self.known.distinct(self.inputs.items_of(u)))], "far"  # fmt: skip
+            pool, found = self._without_item(rng.sample(range(n_users), min(2 * N_FAR, n_users)), item), "far"
         if not pool:
             return NO_PERSON
         size = math.log2(len(self.person(yes, item)))

@@ -1,6 +1,6 @@
 """`reclm dialogue build`: all dialogues of a kind into a file, one after another, and a manifest beside it.
 
-Users come first, then items, each by ascending index; equal inputs and seeds give equal bytes. A line is written when it is
+Users come first, then items, each variant after the other, by ascending index; equal inputs and seeds give equal bytes. A line is written when it is
 made, so memory does not grow with the file, but for 16 bytes a dialogue by which equal ones are known. The file takes its name when
 it is whole and every interaction behind it was looked up (`leakguard`), or not at all.
 """
@@ -18,13 +18,13 @@ from ..workspace import DIALOGUES, Workspace, atomic_path
 from .budget import Budget, estimated
 from .draws import Known
 from .first import ITEM, USER, Shown
+from .inputs import Inputs
 from .leakguard import NEIGHBORS, LeakGuard
-from .make import Maker, MakeSettings
+from .make import Made, Maker, MakeSettings
 from .preferences import SHARES
 from .records import FORMAT, FORMS, KINDS, PREFERENCE, RL, SFT, Dialogue, line_of, sha256_of
 from .teacher import Teacher
 from .templates import INSTRUCT_VERSION, ROUNDS_VERSION, TEMPLATE_VERSION
-from .inputs import Inputs
 
 NO_NEIGHBORS = (
     "there are no neighbors: prompts show own items alone, No and negatives are items of anybody; run `reclm neighbors` first to have them"
@@ -115,35 +115,46 @@ def build(
     guard.check_matrix(inputs.train)
     if not any(not text.is_empty() for text in inputs.texts):
         raise InputError(f"expected items with texts in {ws.root}, found none with any: import titles or descriptions (`reclm import`)")
-    known = Known(inputs, guard.users, guard.items, settings.seed, settings.held_out)
+    known = Known(inputs, guard.users, guard.items, settings.seed, settings.held_out, _finder(ws, inputs))
     make = MakeSettings(settings.kind, settings.form, settings.rounds, settings.n_negatives, settings.corruptions)
     maker = Maker(known, guard, teacher, budget, make)
-    whom = [(side, idx, variant) for side in settings.sides for idx in _chosen(known, side, settings.limit) for variant in range(settings.variants)]
-    teacher.prepare(_asked(maker, whom))
+    chosen = {side: _chosen(known, side, settings.limit) for side in settings.sides}
+    whom = [(side, idx, variant) for side in settings.sides for variant in range(settings.variants) for idx in chosen[side]]
+    teacher.prepare(_asked(maker, whom), maker.writer)
     path = default_path(ws, settings.kind) if path is None else Path(path)
     summary = BuildSummary(settings.kind, notes=[NO_NEIGHBORS] if inputs.neighbors is None else [])
-    by = {name: Counter() for name in ("side", "part")}
+    by, counts = {name: Counter() for name in ("side", "part")}, Counter()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         with open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-            for dialogue in _distinct(_made(maker, whom, progress), maker.left_out):
-                file.write(line_of(dialogue))
-                summary.n_dialogues += 1
-                by["side"][dialogue.side] += 1
-                by["part"][dialogue.part] += 1
+            for made in _distinct(_made(maker, whom, progress), maker.left_out):
+                file.writelines(map(line_of, made.dialogues))
+                summary.n_dialogues += len(made.dialogues)
+                for dialogue in made.dialogues:
+                    by["side"][dialogue.side] += 1
+                    by["part"][dialogue.part] += 1
+                counts += made.counts
         guard.close()
         left_out = maker.left_out + teacher.left_out
         if not summary.n_dialogues:
             reasons = "; ".join(f"{reason}: {n:,}" for reason, n in sorted(left_out.items())) or "nobody to make one of"
             raise InputError(f"expected at least one dialogue, found that none can be made ({reasons}); nothing was written")
         summary.sha256 = sha256_of(temporary)
-    summary.counts = {name: dict(sorted(counter.items())) for name, counter in by.items()} | dict(sorted(maker.counts.items()))
+    summary.counts = {name: dict(sorted(counter.items())) for name, counter in by.items()} | dict(sorted(counts.items()))
     summary.left_out = dict(sorted(left_out.items()))
     summary.n_pairs_checked = guard.n_checked
     summary.manifest = _manifest(ws, inputs, teacher, settings, budget, summary)
     with atomic_path(manifest_path(path)) as temporary:
         temporary.write_text(json.dumps(summary.manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def _finder(ws: Workspace, inputs: Inputs) -> "Finder | None":  # noqa: F821
+    if inputs.neighbors is None:
+        return None
+    from ..cf.neighbors import Finder  # numba is slow to load
+
+    return Finder.of(ws)
 
 
 def _chosen(known: Known, side: str, limit: int | None) -> list[int]:
@@ -160,24 +171,30 @@ def _asked(maker: Maker, whom: Sequence[tuple[str, int, int]]) -> Iterator[Shown
         yield from maker.asked(side, idx, variant)
 
 
-def _made(maker: Maker, whom: Sequence[tuple[str, int, int]], progress: Callable[[int, int], None]) -> Iterator[Dialogue]:
+def _made(maker: Maker, whom: Sequence[tuple[str, int, int]], progress: Callable[[int, int], None]) -> Iterator[Made]:
     for n_done, (side, idx, variant) in enumerate(whom, 1):
-        yield from maker.make(side, idx, variant)
+        if (made := maker.make(side, idx, variant)) is not None:
+            yield made
         if n_done % 64 == 0 or n_done == len(whom):
             progress(n_done, len(whom))
 
 
-def _distinct(dialogues: Iterator[Dialogue], left_out: Counter) -> Iterator[Dialogue]:
+def _distinct(found: Iterator[Made], left_out: Counter) -> Iterator[Made]:
     """Each dialogue once: many users share a short history, and with it all that there is to learn."""
     seen: set[bytes] = set()
-    for dialogue in dialogues:
-        content = repr(([message.text for message in dialogue.messages], dialogue.chosen, dialogue.rejected, dialogue.positives, dialogue.negatives))
-        digest = hashlib.blake2b(content.encode("utf-8", "replace"), digest_size=16).digest()
-        if digest in seen:
-            left_out[ALIKE] += 1
+    for made in found:
+        digests = {_digest(dialogue) for dialogue in made.dialogues}
+        if digests & seen:  # a pair goes as a whole, so that there stay as many Yes as No
+            left_out[ALIKE] += len(made.dialogues)
             continue
-        seen.add(digest)
-        yield dialogue
+        seen |= digests
+        yield made
+
+
+def _digest(dialogue: Dialogue) -> bytes:
+    """Of what can be learned from: all but the id and the part."""
+    content = repr(([message.text for message in dialogue.messages], dialogue.chosen, dialogue.rejected, dialogue.positives, dialogue.negatives))
+    return hashlib.blake2b(content.encode("utf-8", "replace"), digest_size=16).digest()
 
 
 def _manifest(ws: Workspace, inputs: Inputs, teacher: Teacher, settings: BuildSettings, budget: Budget, summary: BuildSummary) -> dict:

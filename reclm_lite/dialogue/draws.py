@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse as sp
 
 from .first import USER, Shown
 from .inputs import Inputs
@@ -51,13 +52,18 @@ class Lists:
 
 @dataclass(frozen=True)
 class Known:
-    """The inputs, who they are about, and what draws ask of them again and again. held_out: share of that part."""
+    """The inputs, who they are about, and what draws ask of them again and again.
+
+    held_out: share of that part. finder: who is like users of whose history a part is known, see `cf.neighbors.Finder`; None
+    where there are no neighbors.
+    """
 
     inputs: Inputs
     user_ids: list[str]
     item_ids: list[str]
     seed: int = 0
     held_out: float = 0.05
+    finder: Callable[[np.ndarray, sp.csr_matrix, int], np.ndarray] | None = None
     _parts: dict = field(default_factory=dict, compare=False)
 
     @cached_property
@@ -104,8 +110,23 @@ class Known:
         return found
 
     def far(self, rng: random.Random, without: set[int], n: int = N_FAR) -> dict[int, int]:
-        """key -> item of at most `n` items that somebody has in training, drawn."""
-        return self.distinct(rng.sample(self.touched, min(n + len(without), len(self.touched))), without)
+        """key -> item of items that somebody has in training, n drawn evenly and n as often as they are taken."""
+        taken, n_taken = self.inputs.train.indices, self.inputs.train.nnz
+        drawn = rng.sample(self.touched, min(n, len(self.touched))) + [int(taken[rng.randrange(n_taken)]) for _ in range(n)]
+        # Who has nearly everything gets what little is left.
+        return self.distinct(drawn, without) or self.distinct(self.touched, without)
+
+
+    def like(self, parts: dict[int, tuple[int, Sequence[int]]], n_rows: int, k: int) -> np.ndarray:
+        """int32 (n_rows, k), -1 padded: by row the users who are like one as far as some items tell. parts: row -> (user, items)."""
+        found = np.full((n_rows, k), -1, np.int32)
+        if self.finder is not None and parts:
+            users = np.array([user for user, _ in parts.values()], np.int64)
+            indptr = np.cumsum([0, *(len(items) for _, items in parts.values())])
+            indices = np.array([item for _, items in parts.values() for item in items], np.int32)
+            matrix = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=(len(parts), len(self.item_ids)))
+            found[list(parts)] = self.finder(users, matrix, k)
+        return found
 
 
 def best_of(candidates: Sequence[int], rng: random.Random, unlike: Callable[[int], tuple]) -> int:

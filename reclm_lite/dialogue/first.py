@@ -4,9 +4,10 @@
 `reclm profile` would ask for the same items. Left out: which items are hidden (`rounds`, `audiences`).
 """
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from ..types import ItemText
 from .inputs import Inputs
@@ -16,6 +17,7 @@ from .templates import INSTRUCT_MAX_ITEMS, instruct_spans, view_spans
 from .view import PromptView, prompt_view
 
 USER, ITEM = "user", "item"
+_N_VIEWS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,20 @@ class Writer:
 
     def __init__(self, inputs: Inputs):
         self.inputs = inputs
-        self.view = lru_cache(maxsize=1 << 12)(self._view)  # the teacher reads what the prompt shows
+        self._views: OrderedDict[bytes, PromptView] = OrderedDict()
 
     def _texts(self, shown: Shown) -> tuple[list[ItemText], list[list[ItemText]]]:
         return self.inputs.show(shown.own), [self.inputs.show(items) for items in shown.near]
 
-    def _view(self, shown: Shown) -> PromptView:
-        return prompt_view(*self._texts(shown), stats=self.inputs.stats)
+    def view(self, shown: Shown) -> PromptView:
+        """What the compact prompt shows; kept for a while, as a teacher by rule reads it too, and many users have the same."""
+        key = hashlib.blake2b(repr((shown.own, shown.near)).encode(), digest_size=16).digest()
+        found = self._views.get(key)
+        if found is None:
+            found = self._views[key] = prompt_view(*self._texts(shown), stats=self.inputs.stats)
+            if len(self._views) > _N_VIEWS:
+                self._views.popitem(last=False)
+        return found
 
     def spans(self, shown: Shown, form: str) -> tuple[Span, ...]:
         """The first question. Raises InputError where there are no words to show."""

@@ -38,15 +38,22 @@ class MakeSettings:
     corruptions: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Made:
+    """Dialogues that are written together or not at all: a Yes and its No, or a single one. counts: what they count as."""
+
+    dialogues: tuple[Dialogue, ...]
+    counts: Counter
+
+
 class Maker:
-    """Makes the dialogues of one kind. left_out: counts by reason; counts: of what was made, beyond kind, side and part."""
+    """Makes the dialogues of one kind. left_out: counts of those that could not be made, by reason."""
 
     def __init__(self, known: Known, guard: LeakGuard, teacher: Teacher, budget: Budget, settings: MakeSettings):
         self.known, self.guard, self.teacher, self.budget, self.settings = known, guard, teacher, budget, settings
         self.writer = Writer(known.inputs)
         self.draws = {USER: UserRounds(known), ITEM: Audiences(known)}
         self.left_out: Counter = Counter()
-        self.counts: Counter = Counter()
         self.first = lru_cache(maxsize=1 << 12)(self._first)  # a neighbor's is asked for again and again
 
     # -- first round ---------------------------------------------------------------
@@ -97,51 +104,46 @@ class Maker:
 
     # -- dialogues -----------------------------------------------------------------
 
-    def make(self, side: str, idx: int, variant: int) -> Iterator[Dialogue]:
-        """The dialogues about one user or item; what cannot be made is counted."""
+    def make(self, side: str, idx: int, variant: int) -> Made | None:
+        """The dialogues about one user or item; where there are none, that is counted."""
         found = self.first(side, idx, variant)
         if isinstance(found, str):
             self.left_out[found] += 1
-            return
+            return None
         draw, shown, is_less = found
         self.guard.check(shown.pairs(self.known.inputs))
-        spans = self.writer.spans(shown, self.settings.form)
-        made = {SFT: self._sft, PREFERENCE: self._preference, RL: self._rl}[self.settings.kind]
-        n_made = 0
-        for dialogue in made(draw, shown, Message("user", spans)):
-            n_made += 1
-            yield dialogue
-        self.counts["shortened"] += n_made if is_less else 0
+        question = Message("user", self.writer.spans(shown, self.settings.form))
+        made = {SFT: self._sft, PREFERENCE: self._preference, RL: self._rl}[self.settings.kind](draw, shown, question)
+        if made is not None and is_less:
+            made.counts["shortened"] += len(made.dialogues)
+        return made
 
     def _base(self, draw: Draw, name: str = "") -> dict:
         shown = draw.shown
         ident = f"{shown.side}:{self.known.ident(shown.side, shown.idx)}:{draw.variant}{name}"
         return {"id": ident, "side": shown.side, "form": self.settings.form, "part": self.known.part(shown.side, shown.idx)}
 
-    def _sft(self, draw: Draw, shown: Shown, question: Message) -> Iterator[Dialogue]:
-        target = self.teacher.answer(shown)
+    def _sft(self, draw: Draw, shown: Shown, question: Message) -> Made | None:
+        target = self.teacher.answer(shown, self.writer)
         if not target:
-            return
+            return None
         first = (question, Message("assistant", (Span(target, TEACHER),)))
         pair = self.draws[shown.side].pair(draw, question.text, self.settings.form) if self.settings.rounds == 2 else "asked for one round"
         if isinstance(pair, str):
             if self.budget.has_room(question.text, target):
-                self.counts[f"first round alone: {pair}"] += 1
-                yield Dialogue(SFT, messages=first, **self._base(draw))
-            else:
-                self.left_out[TOO_LONG] += 1
-            return
-        made = [self._asked(draw, first, one) for one in pair]
-        if any(dialogue is None for dialogue in made):  # both or none: as many Yes as No
+                return Made((Dialogue(SFT, messages=first, **self._base(draw)),), Counter({f"first round alone: {pair}": 1}))
+            self.left_out[TOO_LONG] += 1
+            return None
+        made = tuple(filter(None, (self._asked(draw, first, one) for one in pair)))
+        if len(made) < len(pair):  # as many Yes as No
             self.left_out[TOO_LONG] += 2
-            return
-        for dialogue, one in zip(made, pair, strict=True):
+            return None
+        counts: Counter = Counter()
+        for one in pair:
             self.guard.check(one.pairs)
             label = YES if one.answer else NO
-            self.counts[label] += 1
-            self.counts[f"{label}, words of it shown"] += one.is_shown
-            self.counts[f"{label}, {one.found}"] += 1
-            yield dialogue
+            counts += Counter({label: 1, f"{label}, words of it shown": int(one.is_shown), f"{label}, {one.found}": 1})
+        return Made(made, counts)
 
     def _asked(self, draw: Draw, first: tuple[Message, Message], one: Question) -> Dialogue | None:
         if draw.shown.side == USER:
@@ -155,19 +157,19 @@ class Maker:
             return None
         return Dialogue(SFT, messages=messages, **self._base(draw, f":{label.lower()}"))
 
-    def _preference(self, draw: Draw, shown: Shown, question: Message) -> Iterator[Dialogue]:
-        chosen = self.teacher.answer(shown)
+    def _preference(self, draw: Draw, shown: Shown, question: Message) -> Made | None:
+        chosen = self.teacher.answer(shown, self.writer)
         if not chosen:
-            return
+            return None
         drawn = self._rejected(shown.side, shown, draw.variant)
         if drawn is None:
             self.left_out["none of the corruptions is possible"] += 1
-            return
+            return None
         kind, asked = drawn
         other = ""
         if asked is not None:
             self.guard.check(asked.pairs(self.known.inputs))
-            other = self.teacher.answer(asked)
+            other = self.teacher.answer(asked, self.writer)
         rng = self.known.lots("merge", shown.side, shown.idx, draw.variant)
         rejected = corrupted(kind, chosen, other, rng)
         if rejected is None or rejected == chosen:
@@ -175,19 +177,19 @@ class Maker:
         elif not (self.budget.has_room(question.text, chosen) and self.budget.has_room(question.text, rejected)):
             self.left_out[TOO_LONG] += 1
         else:
-            self.counts[kind] += 1
-            yield Dialogue(PREFERENCE, messages=(question,), chosen=chosen, rejected=rejected, corruption=kind, **self._base(draw))
+            dialogue = Dialogue(PREFERENCE, messages=(question,), chosen=chosen, rejected=rejected, corruption=kind, **self._base(draw))
+            return Made((dialogue,), Counter({kind: 1}))
+        return None
 
-    def _rl(self, draw: Draw, shown: Shown, question: Message) -> Iterator[Dialogue]:
+    def _rl(self, draw: Draw, shown: Shown, question: Message) -> Made | None:
         lists = self.draws[shown.side].lists(draw, self.settings.n_negatives)
         if isinstance(lists, str):
             self.left_out[lists] += 1
-            return
+            return None
         self.guard.check(lists.pairs)
         texts = self.known.inputs.texts
-        self.counts["positives"] += len(lists.positives)
-        self.counts["negatives"] += len(lists.negatives)
-        yield Dialogue(
+        dialogue = Dialogue(
             RL, messages=(question,), positives=tuple(texts[item].joined() for item in lists.positives),
             negatives=tuple(texts[item].joined() for item in lists.negatives), **self._base(draw),
         )  # fmt: skip
+        return Made((dialogue,), Counter(positives=len(lists.positives), negatives=len(lists.negatives)))

@@ -6,19 +6,25 @@ that similar users have and the user has never touched in training (No); so ther
 
 - Hidden is a fifth of the history, at least one item and at most MAX_HIDDEN; the one asked about is one that neighbors have,
   where there is any. Items with the same title go together: what is hidden stands in no line of the user's own.
+- The neighbors are found anew from what is shown. Those of the whole history were found by the hidden items as well: where
+  histories are short they all have them, and their other items are like what is shown, so that a model would learn to say
+  No to what is alike.
 - Whoever has items of one title only has nothing to hide, and gets a first round alone.
-- No word of a candidate may tell its label. A Yes that neighbors have meets a No that neighbors have; a Yes that none has
-  meets a No of the neighbors' neighbors that no neighbor has ("second"), or, where there is none (or are no neighbors),
-  of anybody ("far"). Among these the No is taken that stands in the prompt if the Yes does and else does not, that as
-  many neighbors have, and that is about as popular.
+- A No is found where its Yes is, so that nothing but taste tells them apart: among the items of neighbors ("near"), else of the
+  neighbors' neighbors ("second"), else of anybody ("far"). Of these it is one that stands in the prompt if the Yes does and
+  else does not, that as many neighbors have, and that is about as popular.
 - Every item the user has in training is excluded from the No, shown or hidden. Validation and test are not looked at, or
   their absence among the No would tell of them; so a few No are items the user takes later: noise in the labels.
 """
 
+import random
 from collections import Counter
+
+import numpy as np
 
 from .draws import MAX_HIDDEN, Draw, Known, Lists, Question, best_of
 from .first import USER, Shown
+from .inputs import N_NEIGHBORS
 from .records import COMPACT
 from .view import from_phrase, shown_title
 
@@ -31,29 +37,45 @@ class UserRounds:
 
     def __init__(self, known: Known):
         self.known, self.inputs = known, known.inputs
+        self._like: tuple[int, np.ndarray] | None = None  # a variant, and its neighbors
+
+    def _neighbors(self, variant: int) -> np.ndarray:
+        """int32 (n_users, N_NEIGHBORS), -1 padded: of users with something hidden, the neighbors by what is shown."""
+        if self._like is None or self._like[0] != variant:
+            n_users, parts = self.inputs.train.shape[0], {}
+            for user in range(n_users):
+                own = self.inputs.by_age(user)
+                if hidden := self._hidden(user, own, variant):
+                    parts[user] = user, self._shown(own, hidden)
+            self._like = variant, self.known.like(parts, n_users, N_NEIGHBORS)
+        return self._like[1]
+
+    def _shown(self, own: tuple[int, ...], hidden: tuple[int, ...]) -> tuple[int, ...]:
+        """What is left of a history without the titles that are hidden."""
+        gone = {self.known.keys[item] for item in hidden}
+        return tuple(item for item in own if self.known.keys[item] not in gone)
 
     def draw(self, user: int, variant: int, *, hide: bool = True) -> Draw | None:
         """What a first round shows of a user; None where there is neither a history nor a neighbor."""
         own = self.inputs.by_age(user)
-        near = sorted((self.inputs.items_of(other), other) for other in self.inputs.neighbor_ids(user))
+        hidden = self._hidden(user, own, variant) if hide else ()
+        shown = self._shown(own, hidden)
+        ids = [other for other in self._neighbors(variant)[user].tolist() if other >= 0] if hidden else self.inputs.neighbor_ids(user)
+        near = sorted((self.inputs.items_of(other), other) for other in ids)
         if not own and not near:
             return None
-        hidden = self._hidden(user, own, near, variant) if hide else ()
-        keys = self.known.keys
-        gone = {keys[item] for item in hidden}
-        shown = tuple(item for item in own if keys[item] not in gone)
-        return Draw(Shown(USER, user, shown, tuple(items for items, _ in near), tuple(other for _, other in near)), hidden, variant)
+        items, users = tuple(items for items, _ in near), tuple(other for _, other in near)
+        held = self._held(items)
+        hidden = tuple(sorted(hidden, key=lambda item: held[self.known.keys[item]] == 0))  # else in the order of their draw
+        return Draw(Shown(USER, user, shown, items, users), hidden, variant)
 
-    def _hidden(self, user: int, own: tuple[int, ...], near: list, variant: int) -> tuple[int, ...]:
-        """One item of each hidden title, the one to ask about first."""
+    def _hidden(self, user: int, own: tuple[int, ...], variant: int) -> tuple[int, ...]:
+        """One item of each hidden title."""
         titles = self.known.distinct(own)
         if len(titles) < 2:
             return ()
-        rng = self.known.lots("hide", USER, user, variant)
-        held = self._held(tuple(items for items, _ in near))
-        first = rng.choice([key for key in titles if held[key]] or list(titles))
-        n_more = min(MAX_HIDDEN, max(1, len(titles) // 5)) - 1
-        return tuple(titles[key] for key in (first, *rng.sample([key for key in titles if key != first], n_more)))
+        n_hidden = min(MAX_HIDDEN, max(1, len(titles) // 5))
+        return tuple(self.known.lots("hide", USER, user, variant).sample(list(titles.values()), n_hidden))
 
     def _held(self, near: tuple[tuple[int, ...], ...]) -> Counter:
         """By how many neighbors each title is held."""
@@ -72,18 +94,10 @@ class UserRounds:
         known, keys, shown = self.known, self.known.keys, draw.shown
         rng = known.lots("question", USER, shown.idx, draw.variant)
         yes, own = draw.hidden[0], {keys[item] for item in self.inputs.items_of(shown.idx)}
-        all_near = self._near_of(draw)
-        held = self._held(all_near)
-        if held[keys[yes]]:
-            found, pool = "near", known.distinct([item for items in all_near for item in items], own)
-            if not pool:
-                return NO_NEGATIVE
-        else:
-            found, pool = "second", self._second(shown, own | set(held)) if all_near else {}
-            if not pool:
-                found, pool = "far", known.far(rng, own | set(held))
-            if not pool:
-                return NO_NEGATIVE
+        held = self._held(shown.near)
+        found, pool = self._pool_of(yes, shown, own, held, rng)
+        if not pool:
+            return NO_NEGATIVE
 
         def is_shown(item: int) -> bool:
             title = shown_title(self.inputs.texts[item])
@@ -93,12 +107,21 @@ class UserRounds:
         no = best_of(list(pool.values()), rng, lambda item: (
             is_shown(item) != told, abs(held[keys[item]] - held[keys[yes]]), round(abs(known.popularity[item] - known.popularity[yes]), 1),
         ))  # fmt: skip
-        takers = tuple((other, no) for other in self.inputs.neighbor_ids(shown.idx) if no in self.inputs.items_of(other))
+        takers = tuple((other, no) for other, items in zip(shown.near_users, shown.near, strict=True) if no in items)
         return Question(True, yes, ((shown.idx, yes),), told, found), Question(False, no, takers, is_shown(no), found)
 
-    def _near_of(self, draw: Draw) -> tuple[tuple[int, ...], ...]:
-        """All neighbors' items, those that had no room in the prompt included."""
-        return self.inputs.neighbors_of(draw.shown.idx)
+    def _pool_of(self, yes: int, shown: Shown, own: set[int], held: Counter, rng: random.Random) -> tuple[str, dict[int, int]]:
+        """Where the item of a Yes is found, and what the user has not among what is there too."""
+        key = self.known.keys[yes]
+        if held[key]:
+            return "near", self._near(shown, own)
+        second = self._second(shown, own - {key} | set(held)) if shown.near else {}
+        if second.pop(key, None) is not None:
+            return "second", second
+        return "far", self.known.far(rng, own | set(held) | set(second))
+
+    def _near(self, shown: Shown, without: set[int]) -> dict[int, int]:
+        return self.known.distinct([item for items in shown.near for item in items], without)
 
     def lists(self, draw: Draw, n_negatives: int) -> Lists | str:
         """The hidden items, and items of similar users that the user has never touched; the reason where one is empty."""
@@ -109,7 +132,7 @@ class UserRounds:
         taken = {known.keys[item] for item in self.inputs.items_of(shown.idx)}
         negatives: list[int] = []
         pools = (
-            lambda: known.distinct([item for items in self._near_of(draw) for item in items], taken),
+            lambda: self._near(shown, taken),
             lambda: self._second(shown, taken),
             lambda: known.far(rng, taken),
         )

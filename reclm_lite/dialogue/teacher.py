@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
-from .first import Shown
+from .first import Shown, Writer
 
 
 class Teacher(Protocol):
@@ -12,7 +12,7 @@ class Teacher(Protocol):
 
     identity: what decides the answers, without paths. writes: whether it answers any first round, such as one of neighbors
     alone, and not only knows people's profiles. is_whole: whether its profiles were made from whole histories, hidden items
-    included. left_out: counts, by reason, the answers that cannot be used.
+    included. left_out: counts, by reason, the answers that cannot be used. writer: makes prompts of what is shown.
     """
 
     identity: str
@@ -20,10 +20,10 @@ class Teacher(Protocol):
     is_whole: bool
     left_out: Counter
 
-    def prepare(self, asked: Iterable[Shown]) -> None:
+    def prepare(self, asked: Iterable[Shown], writer: Writer) -> None:
         """Called once before `answer`, with everything that will be asked; one that answers at once does not look at it."""
 
-    def answer(self, shown: Shown) -> str:
+    def answer(self, shown: Shown, writer: Writer) -> str:
         """A profile in the usual form, or an empty text where there is none (counted in `left_out`)."""
 
 
@@ -35,8 +35,8 @@ class NoTeacher:
     def __init__(self) -> None:
         self.left_out: Counter = Counter()
 
-    def prepare(self, asked: Iterable[Shown]) -> None:
+    def prepare(self, asked: Iterable[Shown], writer: Writer) -> None:
         """Nothing is asked."""
 
-    def answer(self, shown: Shown) -> str:
+    def answer(self, shown: Shown, writer: Writer) -> str:
         raise AssertionError("no teacher was given")

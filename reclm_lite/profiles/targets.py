@@ -7,10 +7,9 @@ whole histories; one that quotes what its person has in validation or test alone
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 
-from ..dialogue.first import USER, Shown, Writer
+from ..dialogue.first import Shown, Writer
 from ..dialogue.inputs import Inputs
 from ..dialogue.leakguard import Quotes
 from ..dialogue.records import COMPACT, INSTRUCT, sha256_of
@@ -38,14 +37,13 @@ class RulesTargets:
     def __init__(self, inputs: Inputs):
         self.identity = Rules(inputs).identity(RunSettings().sampling)
         self.left_out: Counter = Counter()
-        self._writer = Writer(inputs)
 
-    def prepare(self, asked: Iterable[Shown]) -> None:
+    def prepare(self, asked: Iterable[Shown], writer: Writer) -> None:
         """Nothing to prepare."""
 
-    def answer(self, shown: Shown) -> str:
+    def answer(self, shown: Shown, writer: Writer) -> str:
         try:
-            return format_profile(parse_profile(format_profile(RuleTeacher.from_view(self._writer.view(shown)))))
+            return format_profile(parse_profile(format_profile(RuleTeacher.from_view(writer.view(shown)))))
         except (InputError, ProfileFormatError) as error:
             self.left_out[NO_FORM if isinstance(error, ProfileFormatError) else NO_PROFILE] += 1
             return ""
@@ -61,7 +59,7 @@ class SourceTargets:
     writes, is_whole = True, False
 
     def __init__(
-        self, ws: Workspace, inputs: Inputs, source: Source, run: RunSettings, *,
+        self, ws: Workspace, source: Source, run: RunSettings, *,
         agree: Callable[[Source, list[Group]], None] = lambda source, groups: None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ):  # fmt: skip
@@ -70,23 +68,22 @@ class SourceTargets:
             self.tries = self.tries[:1]
         self.identity = source.identity(self.tries[0])
         self.left_out: Counter = Counter()
-        self._writer = Writer(inputs)
         self._form = INSTRUCT if source.instruct else COMPACT
         self._ids = TellingIds(ws)
 
-    def _prompt(self, shown: Shown) -> str | None:
+    def _prompt(self, shown: Shown, writer: Writer) -> str | None:
         """The prompt that the source gets, in its own form; None where nothing can be shown, or has room."""
         try:
-            shown = self._writer.shortened(shown, self._form, self.source.has_room)
+            shown = writer.shortened(shown, self._form, self.source.has_room)
         except InputError:
             return None
-        return None if shown is None else self._writer.text(shown, self._form)
+        return None if shown is None else writer.text(shown, self._form)
 
-    def prepare(self, asked: Iterable[Shown]) -> None:
+    def prepare(self, asked: Iterable[Shown], writer: Writer) -> None:
         """Ask for everything that is not in the store, each prompt once; a second time where an answer has not the form."""
         whose: dict[tuple[str, str], set[int]] = {}
         for shown in asked:
-            if (prompt := self._prompt(shown)) is not None:
+            if (prompt := self._prompt(shown, writer)) is not None:
                 whose.setdefault((shown.side, prompt), set()).add(shown.idx)
         groups = {side: [Group(prompt, tuple(sorted(idxs))) for (one, prompt), idxs in whose.items() if one == side] for side in store.SIDES}
         with self.ws.writing():
@@ -116,8 +113,8 @@ class SourceTargets:
         found = store.get_generation(self.ws, key)
         return found is not None and found.status == OK
 
-    def answer(self, shown: Shown) -> str:
-        prompt = self._prompt(shown)
+    def answer(self, shown: Shown, writer: Writer) -> str:
+        prompt = self._prompt(shown, writer)
         for sampling in self.tries if prompt is not None else ():
             found = store.get_generation(self.ws, store.prompt_key(self.source.identity(sampling), prompt))
             if found is not None and found.status == OK:
@@ -157,10 +154,10 @@ class KnownTargets:
                 raise
             return parse_profile(shorter)
 
-    def prepare(self, asked: Iterable[Shown]) -> None:
+    def prepare(self, asked: Iterable[Shown], writer: Writer) -> None:
         """Nothing to prepare."""
 
-    def answer(self, shown: Shown) -> str:
+    def answer(self, shown: Shown, writer: Writer) -> str:
         found = self._texts.get((shown.side, shown.idx), "")
         if not found:
             self.left_out[NO_PROFILE] += 1
