@@ -1,4 +1,4 @@
-"""Evaluates a profile model on real catalogues it never saw: `python recipes/profile_model/evaluate.py CHECKPOINT --data DIR --encoder DIR`.
+"""Evaluates a profile model on real catalogues it never saw: `python recipes/profile_model/evaluate.py MODEL --data DIR`.
 
 For a sample of users of ml-latest-small and of the published MIND split:
 - parsed: the share of greedy answers in the published form;
@@ -7,6 +7,7 @@ For a sample of users of ml-latest-small and of the published MIND split:
   item vector from the item vectors and the mean profile vector from the profiles'; `plain` does not;
 - the same for the rule-based teacher.
 
+Answers are written freely: greedy decoding, nothing constrained. Vectors are those of the bundled encoder.
 The data are used for nothing else: neither model nor tokenizer has seen them.
 """
 
@@ -16,22 +17,21 @@ import json
 import random
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(1, str(Path(__file__).parents[2]))
+from typing import Any
 
 import numpy as np
-import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reclm_lite.dialogue.templates import format_profile, parse_profile, user_prompt
 from reclm_lite.errors import ProfileFormatError
 from reclm_lite.profiles.teachers import RuleTeacher
 from reclm_lite.text.keyphrases import PhraseStats
 from reclm_lite.types import ItemText
-from train import complete
 
+Encode = Callable[[Sequence[str]], np.ndarray]
+MAX_NEW_TOKENS = 110
 Catalogue = tuple[dict[str, ItemText], dict[str, list[str]]]
 
 
@@ -89,7 +89,21 @@ def own_above_other(profiles: np.ndarray, history_means: np.ndarray, n_others: i
     return float(((own > drawn) + 0.5 * (own == drawn)).mean())
 
 
-def evaluate(name: str, catalogue: Catalogue, checkpoint: Path | None, encode, n_users: int, seed: int = 0) -> dict:
+@dataclass(frozen=True)
+class Prepared:
+    """What models are measured on: of each chosen user the prompt, the teacher's answer and the mean vector of the history.
+
+    means: float32 (n_users, dim); centre: float32 (dim,), the mean of the catalogue's vectors (of a sample).
+    """
+
+    prompts: list[str]
+    taught: list[str]
+    means: np.ndarray
+    centre: np.ndarray
+
+
+def prepare(catalogue: Catalogue, encode: Encode, n_users: int, seed: int = 0) -> Prepared:
+    """Draw users with distinct histories."""
     items, users = catalogue
     distinct = {frozenset(own): user for user, own in sorted(users.items(), reverse=True)}
     chosen = random.Random(seed).sample(sorted(distinct.values()), min(n_users, len(distinct)))
@@ -98,70 +112,134 @@ def evaluate(name: str, catalogue: Catalogue, checkpoint: Path | None, encode, n
     teacher = RuleTeacher(stats)
     histories = [[items[i] for i in users[u]] for u in chosen]
     neighbors = [[[items[i] for i in users[o]] for o in near[u]] for u in chosen]
-    taught = [format_profile(teacher.profile(h, n)) for h, n in zip(histories, neighbors)]
-
     ids = sorted({i for u in chosen for i in users[u]} | set(random.Random(seed).sample(sorted(items), min(1500, len(items)))))
-    item_vectors = encode([items[i].joined() for i in ids])
-    centre = item_vectors.mean(axis=0)
+    vectors = encode([items[i].joined() for i in ids])
     row = {item: n for n, item in enumerate(ids)}
-    means = np.stack([item_vectors[[row[i] for i in users[u]]].mean(axis=0) for u in chosen])
+    return Prepared(
+        [user_prompt(h, n, stats=stats) for h, n in zip(histories, neighbors, strict=True)],
+        [format_profile(teacher.profile(h, n)) for h, n in zip(histories, neighbors, strict=True)],
+        np.stack([vectors[[row[i] for i in users[u]]].mean(axis=0) for u in chosen]),
+        vectors.mean(axis=0),
+    )
+
+
+def kept(path: Path | None, make: Callable[[], Prepared]) -> Prepared:
+    """What lies at `path`, or is made and put there."""
+    if path is None:
+        return make()
+    if not path.is_file():
+        found = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, prompts=found.prompts, taught=found.taught, means=found.means, centre=found.centre)
+    with np.load(path, allow_pickle=False) as file:
+        return Prepared(file["prompts"].tolist(), file["taught"].tolist(), file["means"], file["centre"])
+
+
+def evaluate(name: str, data: Prepared, complete: Callable[[list[str]], list[str]] | None, encode: Encode) -> dict[str, Any]:
+    """The figures of a model (or of the teacher alone) on one data set."""
 
     def measure(texts: list[str], rows: list[int]) -> dict[str, float]:
         vectors = encode(texts)
         return {
-            "own_above_other_plain": round(own_above_other(vectors, means[rows]), 4),
-            "own_above_other_centred": round(own_above_other(vectors - vectors.mean(axis=0), means[rows] - centre), 4),
+            "own_above_other_plain": round(own_above_other(vectors, data.means[rows]), 4),
+            "own_above_other_centred": round(own_above_other(vectors - vectors.mean(axis=0), data.means[rows] - data.centre), 4),
         }
 
-    result = {"data": name, "n_users": len(chosen), "teacher": measure(taught, list(range(len(chosen))))}
-    if checkpoint:
-        model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint)
-        prompts = [user_prompt(h, n, stats=stats) for h, n in zip(histories, neighbors)]
-        answers = complete(model, tokenizer, prompts)
-        parsed, same, copied = [], 0, 0
-        for n, answer in enumerate(answers):
+    n = len(data.prompts)
+    result: dict[str, Any] = {"data": name, "n_users": n, "teacher": measure(data.taught, list(range(n)))}
+    if complete:
+        answers = complete(data.prompts)
+        parsed, same, copied, failed = [], 0, 0, []
+        for row, answer in enumerate(answers):
             try:
                 profile = parse_profile(answer)
-            except ProfileFormatError:
+            except ProfileFormatError as error:
+                failed.append({"prompt": data.prompts[row], "answer": answer, "error": str(error)})
                 continue
-            parsed.append(n)
-            same += len(set(profile.interests) & set(parse_profile(taught[n]).interests))
-            copied += sum(phrase in prompts[n] for phrase in profile.interests)
-        lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
+            parsed.append(row)
+            same += len(set(profile.interests) & set(parse_profile(data.taught[row]).interests))
+            copied += sum(phrase in data.prompts[row] for phrase in profile.interests)
         result["model"] = {
-            "parsed": round(len(parsed) / len(chosen), 4),
+            "parsed": round(len(parsed) / n, 4),
             "interests_as_teacher": round(same / max(1, 3 * len(parsed)), 4),
             "interests_in_prompt": round(copied / max(1, 3 * len(parsed)), 4),
-            "prompt_tokens_mean": round(sum(lengths) / len(lengths), 1),
-            "prompt_tokens_max": max(lengths),
-            **measure([answers[n] for n in parsed], parsed),
+            **measure([answers[row] for row in parsed], parsed),
         }
-        result["examples"] = [{"prompt": prompts[n], "answer": answers[n], "teacher": taught[n]} for n in range(min(8, len(chosen)))]
+        result["failed"] = failed
+        result["examples"] = [{"prompt": data.prompts[i], "answer": answers[i], "teacher": data.taught[i]} for i in range(min(8, n))]
     return result
+
+
+def by_transformers(folder: Path, adapter: Path | None) -> Callable[[list[str]], list[str]]:
+    """Greedy answers of a checkpoint in float32, written freely; prompts of like length are decoded together."""
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    model.eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+
+    @torch.no_grad()
+    def complete(prompts: list[str]) -> list[str]:
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        answers = [""] * len(prompts)
+        for start in range(0, len(order), 64):
+            chosen = order[start : start + 64]
+            inputs = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True)
+            tokens = model.generate(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False, max_new_tokens=MAX_NEW_TOKENS
+            )
+            texts = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            for i, text in zip(chosen, texts, strict=True):
+                answers[i] = text
+        return answers
+
+    return complete
+
+
+def by_llama_cpp(path: Path, n_threads: int) -> Callable[[list[str]], list[str]]:
+    """Greedy answers of a GGUF, written freely."""
+    from reclm_lite.convert.parity import greedy_text
+    from reclm_lite.runtime import load_model
+
+    def complete(prompts: list[str]) -> list[str]:
+        with load_model(path) as model:
+            return [greedy_text(model, prompt, MAX_NEW_TOKENS, n_threads=n_threads) for prompt in prompts]
+
+    return complete
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, nargs="?", help="Hugging Face folder; without it the teacher alone")
+    parser.add_argument("model", type=Path, nargs="?", help="a checkpoint's folder, or a GGUF file; without it the teacher alone")
+    parser.add_argument("--adapter", type=Path, help="a LoRA adapter's folder, merged into the checkpoint")
     parser.add_argument("--data", type=Path, required=True, help="folder with ml-latest-small and reclm-mind")
-    parser.add_argument("--encoder", type=Path, required=True, help="sentence-transformers folder of all-MiniLM-L6-v2")
-    parser.add_argument("--users", type=int, default=500)
+    parser.add_argument("--users", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of users")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="folder for prompts and vectors of the data, so that the next model need not wait for them")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON too")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    from sentence_transformers import SentenceTransformer
+    from reclm_lite.text.encoder import TextEncoder
 
-    encoder = SentenceTransformer(str(args.encoder), device="cpu")
+    encoder = TextEncoder(n_threads=args.threads)
+    complete = None
+    if args.model:
+        complete = by_llama_cpp(args.model, args.threads) if args.model.suffix == ".gguf" else by_transformers(args.model, args.adapter)
+        if args.model.suffix != ".gguf":
+            import torch
 
-    def encode(texts: list[str]) -> np.ndarray:
-        return encoder.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False).astype(np.float32)
-
+            torch.set_num_threads(args.threads)
     found = []
     for name, read in (("ml-latest-small", movielens), ("reclm-mind", mind)):
-        found.append(evaluate(name, read(args.data / name), args.checkpoint, encode, args.users))
-        print(json.dumps({k: v for k, v in found[-1].items() if k != "examples"}), file=sys.stderr, flush=True)
+        path = args.keep and args.keep / f"{name}-{args.users}-{args.seed}.npz"
+        data = kept(path, lambda: prepare(read(args.data / name), encoder.encode, args.users, args.seed))
+        found.append(evaluate(name, data, complete, encoder.encode))
+        print(json.dumps({k: v for k, v in found[-1].items() if k not in ("examples", "failed")}), file=sys.stderr, flush=True)
     text = json.dumps(found, indent=1, ensure_ascii=False)
     if args.out:
         args.out.write_text(text + "\n", encoding="utf-8")
