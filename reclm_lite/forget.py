@@ -26,12 +26,13 @@ from .errors import InputError, WorkspaceError
 from .profiles.store import find_idx, usable_profiles
 from .profiles.vectors import profiles_digest
 from .user_rows import NAMES_USERS, Remaining, UnknownLayout, has_rows_of_users, remove_users
-from .workspace import FORGETTING, Workspace, artefact_fingerprint, atomic_path, write_arrays, write_toml
+from .workspace import DIALOGUES, FORGETTING, Workspace, artefact_fingerprint, atomic_path, write_arrays, write_toml
 
 INTERACTIONS, NEIGHBORS, SPLIT = "matrices/interactions", "matrices/neighbors", "matrices/split"
 _ARRAY_FOLDERS = ("matrices", "vectors", "models")
 # What an import that was killed leaves behind (data/dataset.py).
 _LEFT_OVER = ("matrices/interactions-next",)
+_DIALOGUES = ("sft.jsonl", "preference.jsonl", "rl.jsonl")
 _OWN_FILES = ("workspace.db", "workspace.db-wal", "workspace.db-shm", "workspace.toml", ".lock")
 
 
@@ -236,13 +237,18 @@ class _Forgetting:
             write_toml(self._temporary(self.ws.toml_path), config)
 
     def _other_files(self) -> None:
-        """Reports, checkpoints and temporary files go; what is not of this software is named."""
+        """Reports, dialogues, checkpoints and temporary files go; what is not of this software is named."""
         ws, foreign = self.ws, []
         known = {ws.root / name for name in _OWN_FILES} | set(self.renamed)
         if any((ws.root / "reports").glob("*")):
             self._delete(ws.root / "reports", "reports may show anybody", f"reclm report -w {ws.argument}")
         for path in sorted(ws.root.rglob("*")):
             relative = path.relative_to(ws.root)
+            if relative.is_relative_to(DIALOGUES):
+                if not path.is_dir():
+                    again = f"reclm dialogue build {path.stem} -w {ws.argument}" if path.name in _DIALOGUES else ""
+                    self._delete(path, "dialogues hold the histories of many, and of neighbors", again)
+                continue
             if path in known or path.is_dir() and not path.name.endswith(".checkpoint") or relative.parts[0] == "reports":
                 continue
             if any(part.startswith(".") and part.endswith(".checkpoint") for part in relative.parts):
@@ -327,7 +333,7 @@ class _Forgetting:
         if sentences:
             summary.remains.append(Remains(" ".join(sentences), again))
         summary.remains.append(Remains(
-            "The files that were imported, reports written elsewhere and copies of the workspace are not touched: "
+            "The files that were imported, reports and dialogues written elsewhere and copies of the workspace are not touched: "
             "take the person out of them as well, or the next import brings them back."
         ))  # fmt: skip
 
