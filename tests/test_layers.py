@@ -45,7 +45,9 @@ ALLOWED = {
     "status": BASE | {"data", "cf", "profiles", "evaluate"},
     "user_rows": set(),
     "forget": BASE | {"data", "profiles", "user_rows"},
-    "bench": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve", "report", "convert"},
+    # Dialogues are made before and models exported after: tuning knows neither workspaces nor GGUF.
+    "tune": {"errors", "memory", "dialogue", "__init__"},
+    "bench": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve", "report", "convert", "tune"},
 }
 # Of cf, sibling stages may use the interface (and what the interface is made of), not its insides.
 CF_IS_PUBLIC_AS = {"interface", "neighbors"}

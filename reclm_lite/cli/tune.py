@@ -108,12 +108,10 @@ def refuse(why: str, *names: str) -> None:
 
 
 def base_settings(stage: dict[str, Any], base: str, *, full: bool = False) -> Any:
-    import torch
-
-    from ..tune.base import BaseSettings
+    from ..tune.base import BaseSettings, use_threads
 
     if stage["n_threads"]:
-        torch.set_num_threads(stage["n_threads"])
+        use_threads(stage["n_threads"])
     return BaseSettings(base, stage["device"], stage["dtype"], stage["qlora"], stage["gradient_checkpointing"], full)
 
 

@@ -91,6 +91,11 @@ class Base:
         return torch.tanh(logits / cap) * cap if cap else logits
 
 
+def use_threads(n_threads: int) -> None:
+    """CPU threads of torch, for the whole process."""
+    torch.set_num_threads(n_threads)
+
+
 def choose_device(name: str) -> torch.device:
     """The device of a name; raises InputError where it is not there."""
     if name == "auto":
