@@ -19,7 +19,7 @@ from reclm_lite.dialogue.inputs import load_inputs
 from reclm_lite.dialogue.leakguard import LeakGuard, Quotes
 from reclm_lite.dialogue.records import KINDS, PREFERENCE, SFT, read_dialogues
 from reclm_lite.dialogue.rounds import UserRounds
-from reclm_lite.errors import InputError, LeakError, MissingArtefactError
+from reclm_lite.errors import InputError, LeakError, MissingArtefactError, ReclmError
 from reclm_lite.forget import forget_user
 from reclm_lite.profiles.generate import RunSettings
 from reclm_lite.profiles.sources import SourceSettings, open_source
@@ -249,6 +249,26 @@ def test_answers_that_do_not_parse_are_left_out_and_counted(ws, tmp_path, fake_e
         summary = build(ws, inputs, SourceTargets(ws, source, RunSettings()), BuildSettings(SFT), path=tmp_path / "a.jsonl")
     assert summary.left_out["first-round answer without the form"] > 0 and summary.n_dialogues > 0
     assert "nonsense" not in (tmp_path / "a.jsonl").read_text()
+
+
+def test_a_teacher_that_falls_silent_ends_the_build_and_what_it_said_is_kept(ws, tmp_path, fake_engine, monkeypatch):
+    inputs, answer_all = load_inputs(ws), FakeEngine.generate
+
+    def some(self, prompts, **options):
+        yield from list(answer_all(self, prompts, **options))[:5]
+
+    def run():
+        with open_source(SourceSettings(str(fake_engine), n_threads=1), inputs) as source:
+            return build(ws, inputs, SourceTargets(ws, source, RunSettings()), BuildSettings(SFT, sides=("user",)), path=tmp_path / "a.jsonl")
+
+    monkeypatch.setattr(FakeEngine, "generate", some)
+    with pytest.raises(ReclmError, match="answered 5 of .* run the command again"):
+        run()
+    assert not (tmp_path / "a.jsonl").exists()
+    monkeypatch.setattr(FakeEngine, "generate", answer_all)
+    FakeEngine.asked.clear()
+    n = run().n_dialogues
+    assert n and len(FakeEngine.asked) < n  # five were not asked again
 
 
 # -- forgetting ----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ..dialogue.inputs import Inputs
 from ..dialogue.leakguard import Quotes
 from ..dialogue.records import COMPACT, INSTRUCT, sha256_of
 from ..dialogue.templates import format_profile, parse_profile
-from ..errors import InputError, ProfileFormatError
+from ..errors import InputError, ProfileFormatError, ReclmError
 from ..types import Profile
 from ..workspace import Workspace
 from . import store
@@ -101,10 +101,16 @@ class SourceTargets:
                     store.put_uses(self.ws, side, group.idxs, keys[id(group)])
             if missing and not number:
                 self.agree(self.source, missing)
-            for n, (group, generation) in enumerate(self.source.answers(side, missing, sampling, Brake()) if missing else (), 1):
+            n = 0
+            for n, (_, generation) in enumerate(self.source.answers(side, missing, sampling, Brake()) if missing else (), 1):
                 with self.ws.db:
                     store.put_generation(self.ws, self._ids.judged(generation))
                 self.progress(n, len(missing))
+            if n < len(missing):
+                raise ReclmError(
+                    f"the teacher answered {n:,} of {len(missing):,} prompts and then no more; what it answered is kept: "
+                    "see that it works, then run the command again to go on from there"
+                )
             pending = [group for group in pending if not self._is_ok(keys[id(group)])]
             if not pending:
                 return
