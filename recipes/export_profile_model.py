@@ -1,9 +1,9 @@
 """Makes the bundled profile model from a trained checkpoint.
 
-    python recipes/export_profile_model.py CHECKPOINT_DIR
+    python recipes/export_profile_model.py CHECKPOINT_DIR --adapter ADAPTER_DIR
 
-The checkpoint is what `recipes/profile_model/train.py` saves: a small Llama with a GPT-2-style byte-level BPE and tied
-embeddings. Writes `reclm_lite/assets/reclm-profile-q8_0.gguf` with a provenance file beside it, after proving
+The checkpoint and the adapter are what `recipes/profile_model/make.sh` makes by `reclm tune`: a small Llama with a GPT-2-style
+byte-level BPE and tied embeddings, and the LoRA of PPO, which is merged into it. Writes `reclm_lite/assets/reclm-profile-q8_0.gguf` with a provenance file beside it, after proving
 that nothing was lost: token ids on adversarial texts and on the prompts, logits and greedy text of the float32
 GGUF against transformers, and of the Q8_0 file against the float32 one. Needs the `dev` extra.
 """
@@ -113,6 +113,18 @@ def check_parity(checkpoint: Path, f32: Path, q8: Path, prompts: list[str]) -> d
     return report
 
 
+def merged(checkpoint: Path, adapter: Path, out: Path) -> Path:
+    """The checkpoint with the adapter in its weights, float32, as transformers saves it."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(out)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(out)
+    return out
+
+
 def make(checkpoint: Path, out: Path, *, allow_untrained: bool) -> dict[str, Any]:
     prompts = sample_prompts()
     metadata = {"general.license": "apache-2.0"}
@@ -139,7 +151,7 @@ def make(checkpoint: Path, out: Path, *, allow_untrained: bool) -> dict[str, Any
         "source": "trained from scratch by recipes/profile_model",
         "source_sha256": file_sha256(checkpoint / "model.safetensors"),
         "licence": "Apache-2.0",
-        "recipe": "python recipes/export_profile_model.py CHECKPOINT_DIR",
+        "recipe": "recipes/profile_model/make.sh OUT",
         "fallback_tensors": report["fallback_tensors"],
         "parity": measured,
         "made_with": {name: version(name) for name in ("llama-cpp-python", "gguf", "torch", "transformers")},
@@ -149,11 +161,16 @@ def make(checkpoint: Path, out: Path, *, allow_untrained: bool) -> dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="directory with config.json, model.safetensors, tokenizer.json")
+    parser.add_argument("--adapter", type=Path, help="a LoRA adapter's folder, merged into the checkpoint")
     parser.add_argument("--out", type=Path, default=ASSET)
     parser.add_argument("--allow-untrained", action="store_true", help="write the file even if its profiles do not parse")
     arguments = parser.parse_args()
     try:
-        provenance = make(arguments.checkpoint, arguments.out, allow_untrained=arguments.allow_untrained)
+        with tempfile.TemporaryDirectory() as scratch:
+            checkpoint = arguments.checkpoint
+            if arguments.adapter:
+                checkpoint = merged(checkpoint, arguments.adapter, Path(scratch))
+            provenance = make(checkpoint, arguments.out, allow_untrained=arguments.allow_untrained)
     except ModelError as error:
         sys.exit(f"error: {error}")
     text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"

@@ -1,31 +1,39 @@
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")
 
-from reclm_lite.dialogue.templates import parse_profile
+from reclm_lite.dialogue.preferences import SHARES
+from reclm_lite.dialogue.records import KINDS, LABEL, PREFERENCE, RL, SFT, line_of, read_dialogues
+from reclm_lite.dialogue.templates import NO, YES, parse_profile
+from reclm_lite.tune.scratch import ScratchSettings
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "profile_model"
 ADJECTIVES = "red old quiet bright northern wooden early hidden narrow golden".split()
 NOUNS = "harbour moss engine lantern orchard glacier violin bridge kettle meadow compass tunnel".split()
+SIZES = ScratchSettings(vocab=400, layers=2, width=64, ffn=128, heads=4, n_ctx=256)
 
 
 @pytest.fixture(scope="module")
 def recipe():
-    """The recipe's modules, imported as the script itself imports them."""
+    """The recipe's modules by name, imported as its scripts import them."""
     sys.path.insert(0, str(RECIPE))
     try:
         import copying
+        import dialogues
+        import evaluate
+        import start
         import synthetic
-        import train
         import wordnet_text
 
-        yield {"train": train, "synthetic": synthetic, "wordnet_text": wordnet_text, "copying": copying}
+        yield {m.__name__: m for m in (copying, dialogues, evaluate, start, synthetic, wordnet_text)}
     finally:
         sys.path.remove(str(RECIPE))
 
@@ -40,11 +48,8 @@ def pools(recipe):
 
 
 @pytest.fixture(scope="module")
-def config(recipe):
-    return recipe["train"].Config(
-        vocab=400, tokenizer_texts=200, layers=2, width=64, ffn=128, heads=4, steps=24, copy_steps=4, batch=4,
-        warmup=4, lr_matrix=0.01, lr_other=3e-3, autocast=False,
-    )  # fmt: skip
+def histories(recipe, pools):
+    return recipe["synthetic"].Histories(pools, ["ab", " cd"])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,72 +60,109 @@ def one_thread():
     torch.set_num_threads(n_threads)
 
 
-def weights(folder):
-    from safetensors.torch import load_file
-
-    return load_file(next(iter(folder.glob("step-*"))) / "model.safetensors")
-
-
 @pytest.fixture(scope="module")
-def whole_run(recipe, pools, config, tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole")
-    return out, recipe["train"].train(out, config, pools=pools, n_eval=0)
+def made(recipe, pools, tmp_path_factory):
+    """A small start."""
+    out = tmp_path_factory.mktemp("recipe") / "start"
+    recipe["start"].make_start(out, pools, sizes=SIZES, copy_steps=4, n_texts=100)
+    return out
 
 
-def test_loss_falls(whole_run, config):
-    losses = whole_run[1]
-    task = losses[config.copy_steps :]
-    assert sum(task[-4:]) < 0.9 * sum(task[:4])
-
-
-def test_an_interrupted_run_continues_as_if_it_had_not_been(recipe, pools, config, whole_run, tmp_path):
-    first = recipe["train"].train(tmp_path, config, pools=pools, n_eval=0, stop_at=11)
-    second = recipe["train"].train(tmp_path, config, pools=pools, n_eval=0)
-    assert first + second == whole_run[1]
-    expected, found = weights(whole_run[0]), weights(tmp_path)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-
-
-def test_a_half_written_checkpoint_is_not_taken_for_one(recipe, tmp_path):
-    (tmp_path / "partial").mkdir()
-    assert recipe["train"].latest_checkpoint(tmp_path) is None
-
-
-def test_examples_depend_on_seed_and_index_alone(recipe, pools):
-    histories = recipe["synthetic"].Histories(pools, ["ab", " cd"])
+def test_stories_depend_on_seed_and_index_alone(recipe, pools, histories):
     again = recipe["synthetic"].Histories(pools, ["ab", " cd"])
-    drawn = [histories.example(7, i) for i in range(40)]
-    assert [again.example(7, i) for i in reversed(range(40))] == drawn[::-1]
-    assert [histories.example(8, i) for i in range(40)] != drawn
+    drawn = [histories.story(7, i) for i in range(40)]
+    assert [again.story(7, i) for i in reversed(range(40))] == drawn[::-1]
+    assert [histories.story(8, i) for i in range(40)] != drawn
 
 
-def test_every_example_is_a_valid_profile_of_what_its_prompt_shows(recipe, pools):
-    histories = recipe["synthetic"].Histories(pools, ["ab", " cd"])
-    for index in range(200):
-        example = histories.example(3, index)
+def test_further_items_change_nothing_of_a_story(histories):
+    for i in range(20):
+        more = histories.story(7, i, n_more=2)
+        assert replace(more, more=(), others=()) == histories.story(7, i)
+        assert len(more.more) == len(more.others) == (2 if more.history else 0)
+
+
+def test_every_story_has_a_valid_profile_of_what_its_prompt_shows(histories):
+    for i in range(200):
+        example = histories.example(3, i)
         profile = parse_profile(example.answer)
-        shown = [phrase for phrase in profile.interests if phrase in example.prompt]
-        assert shown, example
+        assert [phrase for phrase in profile.interests if phrase in example.prompt], example
 
 
-def test_checkpoint_loads_as_an_ordinary_llama_that_adds_bos_only(whole_run, config):
+def test_the_start_loads_as_an_ordinary_llama_that_adds_bos_only(made):
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    folder = next(iter(whole_run[0].glob("step-*")))
-    model, tokenizer = LlamaForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = LlamaForCausalLM.from_pretrained(made), AutoTokenizer.from_pretrained(made)
     ids = tokenizer("Profile:\n")["input_ids"]
     assert ids[0] == tokenizer.bos_token_id == 0 and tokenizer.eos_token_id == 1 not in ids
     assert tokenizer.decode(ids[1:]) == "Profile:\n"
-    assert model.config.tie_word_embeddings and model.config.vocab_size == config.vocab
+    assert model.config.tie_word_embeddings and model.config.vocab_size == SIZES.vocab
 
 
-def test_the_written_heads_copy_before_any_training(recipe, config):
-    train = recipe["train"]
-    model = train.new_model(replace(config, width=256, vocab=1000, ffn=256))
+def test_the_written_heads_copy_before_any_training(recipe, pools, tmp_path):
+    from transformers import LlamaForCausalLM
+
+    sizes = replace(SIZES, width=256, vocab=1000, ffn=256)
+    recipe["start"].make_start(tmp_path, pools, sizes=sizes, copy_steps=0, n_texts=100)
+    model = LlamaForCausalLM.from_pretrained(tmp_path)
     once = torch.randint(3, 1000, (8, 20), generator=torch.Generator().manual_seed(0))
     ids = torch.cat([torch.zeros(8, 1, dtype=torch.long), once, once], dim=1)
     with torch.no_grad():
         predicted = model(ids).logits.argmax(-1)
     share = (predicted[:, 22:-1] == ids[:, 23:]).float().mean().item()
     assert share > 0.3  # by chance it would be 0.001
+
+
+def test_training_on_copying_lowers_its_loss(recipe, pools, tmp_path):
+    first = recipe["start"].make_start(tmp_path, pools, sizes=SIZES, copy_steps=1, n_texts=100)
+    assert recipe["start"].make_start(tmp_path, pools, sizes=SIZES, copy_steps=20, n_texts=100) < 0.9 * first
+
+
+@pytest.fixture(scope="module")
+def drawn(recipe, histories):
+    """Dialogues of every kind."""
+    m = recipe["dialogues"]
+    return {SFT: list(m.sft(histories, 400)), PREFERENCE: list(m.preferences(histories, 300)), RL: list(m.rl(histories, 100))}
+
+
+def test_the_dialogues_are_what_the_training_reads(drawn, tmp_path):
+    for kind in KINDS:
+        path = tmp_path / f"{kind}.jsonl"
+        path.write_text("".join(map(line_of, drawn[kind])), encoding="utf-8")
+        assert list(read_dialogues(path, kind)) == drawn[kind]
+        assert 0 < sum(d.part == "held_out" for d in drawn[kind]) < 0.05 * len(drawn[kind])
+
+
+def test_second_rounds_are_yes_about_half_the_time(drawn):
+    said = Counter(d.messages[3].text for d in drawn[SFT] if len(d.messages) == 4)
+    assert set(said) == {YES, NO} and min(said.values()) > 0.35 * sum(said.values())
+    assert all(d.messages[3].spans[0].origin == LABEL for d in drawn[SFT] if len(d.messages) == 4)
+    assert 0.1 < sum(said.values()) / len(drawn[SFT]) < 0.4
+
+
+def test_rejected_profiles_are_spoiled_in_every_way(drawn):
+    assert {d.corruption for d in drawn[PREFERENCE]} == set(SHARES)
+    assert all(parse_profile(d.chosen) and d.rejected != d.chosen for d in drawn[PREFERENCE])
+
+
+def test_prompts_of_rl_have_items_of_both_kinds_to_rank(drawn):
+    assert all(len(d.positives) == len(d.negatives) > 0 and not set(d.positives) & set(d.negatives) for d in drawn[RL])
+
+
+def test_own_above_other_is_one_where_each_profile_is_its_own_history_alone(recipe):
+    vectors = np.eye(6, dtype=np.float32)
+    assert recipe["evaluate"].own_above_other(vectors, vectors) == 1.0
+    assert recipe["evaluate"].own_above_other(np.ones_like(vectors), vectors) == 0.5  # ties
+
+
+def test_the_figures_count_what_parses_and_whose_words_are_the_teachers(recipe):
+    m = recipe["evaluate"]
+    good, other = (f"User identity: a fan, b fan, c fan; User interests: {x}" for x in ("moss, kettle, tunnel", "moss, kettle, violin"))
+    data = m.Prepared(["# moss kettle tunnel"] * 4, [good] * 4, np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+
+    def encode(texts):
+        return np.ones((len(texts), 4), np.float32)
+
+    found = m.evaluate("made up", data, lambda prompts: [good, other, "moss", good], encode)
+    assert found["model"]["parsed"] == 0.75 and len(found["failed"]) == 1
+    assert found["model"]["interests_as_teacher"] == found["model"]["interests_in_prompt"] == round(8 / 9, 4)

@@ -2,7 +2,7 @@
 
 Writes `sft.jsonl`, `preference.jsonl` and `rl.jsonl` as `reclm dialogue build` does, out of `synthetic.Histories` in the place
 of a workspace. Second rounds: will somebody take another item of the theme (Yes), or one of another theme (No)? Rejected
-profiles by the kinds of `reclm_lite.dialogue.preferences`, but for `stale`: made-up histories have no times.
+profiles by the kinds and shares of `reclm_lite.dialogue.preferences`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from synthetic import Histories, Story
 from transformers import AutoTokenizer
 from wordnet_text import WORDNET, WordNetText, read_wordnet
 
-from reclm_lite.dialogue.preferences import OF_OTHERS, SHARES, SMOOTHED, STALE, corrupted
+from reclm_lite.dialogue.preferences import ASKED, OF_OTHERS, SHARES, SMOOTHED, STALE, corrupted
 from reclm_lite.dialogue.records import (
     CATALOGUE, COMPACT, LABEL, PREFERENCE, RL, SFT, TEACHER, TRAIN, Dialogue, Message, Span, line_of,
 )  # fmt: skip
@@ -26,6 +26,7 @@ from reclm_lite.dialogue.view import prompt_view
 from reclm_lite.errors import InputError
 
 HELD_OUT = 50  # one in so many
+_N_SPARE = 20  # stories at most for a pair, where some cannot be spoiled in the way that was drawn
 _SEEDS = {SFT: 3, PREFERENCE: 5, RL: 7}
 
 
@@ -64,28 +65,37 @@ def sft(source: Histories, n: int, *, second_rounds: float = 0.4) -> Iterator[Di
         yield Dialogue(SFT, f"{story.side}:{i}", story.side, COMPACT, _part(i), tuple(messages))
 
 
+def _instead(kind: str, story: Story, rng: random.Random) -> str:
+    """The other profile that a corruption takes: a neighbor's, or the teacher's of less. Empty where it cannot be had."""
+    if kind in OF_OTHERS:
+        own, near = rng.choice((story.more, story.others)), ()
+    elif kind == SMOOTHED:
+        own, near = (), story.near
+    else:
+        own, near = story.history[: len(story.history) // 2], story.near
+    if not (own or near) or (kind == STALE and not own):
+        return ""
+    try:
+        return Story(prompt_view(own, near), story.side).answer
+    except InputError:
+        return ""
+
+
 def preferences(source: Histories, n: int) -> Iterator[Dialogue]:
-    """One pair a story; the neighbor is another story with as many slots filled."""
-    shares = {kind: share for kind, share in SHARES.items() if kind != STALE}
+    """`n` pairs; the neighbor is somebody of the same theme or of another, and made-up histories have the oldest item first."""
     for i in range(n):
         rng = random.Random(f"preference/{i}")
-        story = source.story(_SEEDS[PREFERENCE], i, bare=0.25)
-        other = source.story(_SEEDS[PREFERENCE], n + i, bare=0.25)
-        kind = rng.choices(list(shares), list(shares.values()))[0]
-        theirs = other.answer if kind in OF_OTHERS else ""
-        if kind == SMOOTHED:
-            if not story.near or not story.history:
+        kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+        for spare in range(_N_SPARE):
+            story = source.story(_SEEDS[PREFERENCE], _N_SPARE * i + spare, n_more=3, bare=0.0)
+            if story.side == "item" and kind in ASKED:
                 continue
-            try:
-                theirs = Story(prompt_view([], story.near), story.side).answer  # what the neighbors alone would be said to like
-            except InputError:
-                continue
-        rejected = corrupted(kind, story.answer, theirs, rng)
-        if rejected is None or rejected == story.answer:
-            continue
-        yield Dialogue(
-            PREFERENCE, f"{story.side}:{i}", story.side, COMPACT, _part(i), (_question(story),), chosen=story.answer, rejected=rejected, corruption=kind
-        )
+            rejected = corrupted(kind, story.answer, _instead(kind, story, rng) if kind in (*OF_OTHERS, *ASKED) else "", rng)
+            if rejected is not None and rejected != story.answer:
+                yield Dialogue(
+                    PREFERENCE, f"{story.side}:{i}", story.side, COMPACT, _part(i), (_question(story),), chosen=story.answer, rejected=rejected, corruption=kind
+                )
+                break
 
 
 def rl(source: Histories, n: int) -> Iterator[Dialogue]:

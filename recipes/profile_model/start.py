@@ -60,10 +60,10 @@ def make_start(out: Path, pools: WordNetText, *, sizes: ScratchSettings = SIZES,
         loss.backward()
         optimizer.step(step)
         if (step + 1) % 20 == 0:
-            print(f"copying {step + 1}/{copy_steps}: loss {float(loss):.3f}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            print(f"copying {step + 1}/{copy_steps}: loss {float(loss.detach()):.3f}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     model.save_pretrained(out)
     AutoTokenizer.from_pretrained(out).save_pretrained(out)
-    return float(loss)
+    return float(loss.detach())
 
 
 def main() -> None:

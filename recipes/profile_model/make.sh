@@ -1,0 +1,42 @@
+#!/bin/sh
+# Makes the bundled profile model from nothing: recipes/profile_model/make.sh OUT [WORDNET] [DATA]
+#
+# OUT      folder of the runs; the same call again goes on where it was stopped.
+# WORDNET  folder of WordNet 3.0's data files (Debian: apt install wordnet-base) [/usr/share/wordnet].
+# DATA     folder with ml-latest-small and reclm-mind, to measure with; they are not learned from.
+#
+# One thread: on two cores a second one does not pay where anything else runs. docs/profile-model.md has the figures.
+set -eu
+here=$(dirname "$0")
+out=$1
+wordnet=${2:-/usr/share/wordnet}
+data=${3:-}
+python=${PYTHON:-python}
+reclm=${RECLM:-reclm}
+
+[ -f "$out/start/made" ] || { "$python" "$here/start.py" "$out/start" --wordnet "$wordnet" --threads 1; touch "$out/start/made"; }
+[ -f "$out/dialogues/made" ] || {
+    "$python" "$here/dialogues.py" "$out/start" "$out/dialogues" --wordnet "$wordnet" --sft 48000 --preferences 6000 --rl 4000
+    touch "$out/dialogues/made"
+}
+
+"$reclm" tune sft --base "$out/start" --dialogues "$out/dialogues/sft.jsonl" -o "$out/sft" --full --optimizer muon --lr 1.5e-3 --lr-muon 0.02 \
+    --epochs 1 --max-steps 1100 --schedule linear --decay 0.4 --warmup 0.04 --label-weight 6 --phrase-weight 6 \
+    --batch 32 --max-length 192 --pass-tokens 1024 --save-every 50 --eval-every 150 --threads 1 --seed 1
+
+"$reclm" tune reward --base "$out/sft/model" --dialogues "$out/dialogues/preference.jsonl" -o "$out/reward" --lora-r 8 --lora-alpha 16 \
+    --lora-dropout 0 --lr 2e-3 --batch 32 --max-length 256 --pass-tokens 1024 --save-every 50 --eval-every 50 --threads 1 --seed 1
+
+"$reclm" tune ppo --base "$out/sft/model" --reward "$out/reward/adapter" --dialogues "$out/dialogues/rl.jsonl" -o "$out/ppo" \
+    --weight model=0.5 --weight parse=2 --weight rank=1 --threads 1 --seed 1
+
+"$reclm" export --base "$out/sft/model" --adapter "$out/ppo/adapter" --quant q8_0 -o "$out/gguf" --name reclm-profile --threads 1
+
+[ -z "$data" ] || for stage in sft ppo gguf; do
+    case $stage in
+    sft) set -- "$out/sft/model" ;;
+    ppo) set -- "$out/sft/model" --adapter "$out/ppo/adapter" ;;
+    gguf) set -- "$out/gguf/reclm-profile-q8_0.gguf" ;;
+    esac
+    "$python" "$here/evaluate.py" "$@" --data "$data" --keep "$out/measured" --out "$out/measured/$stage.json"
+done
