@@ -17,7 +17,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the JS
 
 @click.group("bench")
 def command() -> None:
-    """Measure this machine: kernels, models, export and profiles, each beside its peers in the same run.
+    """Measure this machine: kernels, models, export, profiles and tuning, each beside its peers in the same run.
 
     A table on stdout, one JSON line last. A missed target does not fail the command; a wrong result does.
     """
@@ -156,6 +156,33 @@ def profile(
         n_threads, quants=quants or bench.QUANTS, workspace=root, n_slots=n_slots, checkpoint=checkpoint, seed=seed, **sizes
     )
     _tell(bench.run(settings, _progress), as_json)
+
+
+@command.command("tune")
+@click.option("--trl-python", type=click.Path(path_type=Path, dir_okay=False),
+              help="The Python of an environment with trl 1.12, the last release with PPO: `python -m venv trl; trl/bin/pip install trl==1.12.0 peft`.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=4), help="Answers a step, a multiple of 4 [default: 16].")
+@click.option("--steps", type=click.IntRange(min=2), help="Steps; those after the first are timed [default: 3].")
+@click.option("--seed", type=int, default=0, show_default=True)
+@threads_option
+@quick_option
+@json_option
+@common
+def tune(trl_python: Path | None, batch: int | None, steps: int | None, seed: int, n_threads: int | None, quick: bool, as_json: bool) -> None:
+    """Peak memory and answers per second of PPO beside TRL's PPOTrainer, on the same random model of 31 million weights.
+
+    \b
+    Example:
+      reclm bench tune --trl-python trl/bin/python --threads 2
+    """
+    from ..bench import tune as bench
+    from ..kernels import native
+
+    if batch is not None and batch % 4:
+        raise click.UsageError(f"--batch: expected a multiple of 4 (answers in one pass), found {batch}")
+    sizes = {"vocab": 400, "width": 64, "layers": 2, "ffn": 128, "heads": 4, "max_new_tokens": 8, "batch": 8, "steps": 2, "targets": False} if quick else {}
+    sizes |= {name: value for name, value in (("batch", batch), ("steps", steps)) if value}
+    _tell(bench.run(bench.Settings(n_threads or native.default_threads(), trl_python=trl_python, seed=seed, **sizes), _progress), as_json)
 
 
 def _progress(what: str) -> None:
