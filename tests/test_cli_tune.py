@@ -87,3 +87,21 @@ def test_too_little_memory_is_told_before_anything_is_loaded(root, tmp_path, mon
     code, _, err = run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "x", *QUICK)
     assert code == 1 and "nothing was started" in err and "--pass-tokens" in err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_adapter_of_one(root, tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    from safetensors.numpy import load_file
+
+    command = ["-m", "reclm_lite.cli", "tune", "sft", "--base", str(root / "base"), "--dialogues", str(root / "sft.jsonl"), "--lora-dropout", "0",
+               "--lr", "0.01", "--save-every", "1", *QUICK]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for launch, out in (([sys.executable], "one"), ([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"], "two")):
+        subprocess.run([*launch, *command, "-o", str(tmp_path / out)], check=True, capture_output=True, env=env)
+    one, two = (load_file(tmp_path / out / "adapter" / "adapter_model.safetensors") for out in ("one", "two"))
+    assert max(float(abs(v).max()) for n, v in one.items() if "lora_B" in n) > 1e-3
+    assert max(float(abs(one[n] - two[n]).max()) for n in one) < 1e-5
