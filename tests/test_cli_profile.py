@@ -197,6 +197,8 @@ def test_an_empty_deadline_is_refused(root):
         ("endpoint", ("--threads", "1"), "--threads is not asked of an endpoint"),
         ("rules", ("--slots", "4"), "--slots does nothing with --model rules"),
         ("rules", ("--seed", "0"), "--seed does nothing with --model rules"),
+        ("rules", ("--retries", "1"), "--retries does nothing with --model rules"),
+        ("rules", ("--fallback", "rules"), "--fallback does nothing with --model rules"),
         ("rules", ("--top-k", "40"), "--top-k does nothing with --model rules"),
         ("rules", ("--free",), "--guided/--free does nothing with --model rules"),
         ("rules", ("--max-new-tokens", "32"), "--max-new-tokens does nothing with --model rules"),

@@ -103,7 +103,7 @@ _SAMPLING = ("temperature", "top_k", "seed", "guided")
 # Options that only one kind of source heeds: elsewhere they would be passed over in silence.
 _OF_ENDPOINTS = ("price_in", "price_out", "requests_per_minute")
 _NOT_OF_ENDPOINTS = ("guided", "top_k", "n_threads")
-_NOT_OF_RULES = ("temperature", "top_k", "seed", "guided", "n_slots", "n_threads", "max_new_tokens")
+_NOT_OF_RULES = ("temperature", "top_k", "seed", "guided", "n_slots", "n_threads", "max_new_tokens", "retries", "fallback")
 
 
 def _is_given(name: str) -> bool:
