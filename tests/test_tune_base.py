@@ -224,7 +224,7 @@ def test_a_damaged_base_is_told_in_one_sentence(folder, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("settings", [{"device": "cuda"}, {"device": "cuda:3"}, {"qlora": True}, {"device": "no such"}])
+@pytest.mark.parametrize("settings", [{"device": "cuda"}, {"device": "cuda:3"}, {"device": "no such"}])
 def test_a_device_that_is_not_there_is_told(folder, settings):
     with pytest.raises(InputError, match="--device|device|GPU"):
         load_base(BaseSettings(str(folder), **settings))
@@ -249,3 +249,26 @@ def test_gradient_checkpointing_gives_the_same_gradients(folder):
         found.append({n: p.grad for n, p in base.causal.named_parameters()})
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name], rtol=1e-5, atol=1e-7)
+
+
+def test_qlora_holds_the_base_in_four_bits_and_trains_the_adapter(tmp_path):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    folder = tiny_base(tmp_path / "base", layers=2, width=128)
+    whole, base = load_base(BaseSettings(str(folder))), load_base(BaseSettings(str(folder), qlora=True))
+    linear = base.causal.model.layers[0].mlp.up_proj
+    assert isinstance(linear, bitsandbytes.nn.Linear4bit) and linear.weight.quant_type == "nf4"
+    near, exact = outputs(base, None), outputs(whole, None)
+    assert 1e-4 < float((near - exact).abs().mean()) < 0.5 * float(exact.abs().mean())
+    add_adapter(base, "sft", LoraSettings(r=2))
+    randomize(base, "sft")
+    base.model.train()
+    base.logits(base.hidden(torch.arange(8)[None])).square().mean().backward()
+    assert all(float(p.grad.abs().sum()) > 0 for p in parameters(base, "sft").values())
+    with pytest.raises(InputError, match="cannot be trained"):
+        load_base(BaseSettings(str(folder), qlora=True, full=True))
+
+
+def test_qlora_without_bitsandbytes_is_told(folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match="reclm-lite.qlora."):
+        load_base(BaseSettings(str(folder), qlora=True))

@@ -333,3 +333,39 @@ def test_muon_moves_matrices_by_orthogonal_steps(shape):
     optimizer.step()
     assert float((w.detach() * w.grad).sum()) < 0  # against the gradient
     assert float(torch.linalg.matrix_norm(w.detach(), 2)) == pytest.approx(0.1 * max(1.0, shape[0] / shape[1]) ** 0.5, rel=0.3)
+
+
+def test_a_kill_between_a_checkpoint_and_its_mark_keeps_the_best(tmp_path, folder, dialogues, monkeypatch):
+    from reclm_lite.tune import run
+
+    class Stopped(Exception):
+        pass
+
+    ordinary = run._write
+
+    def stop(path: Path, text: str) -> None:
+        if path.name == "best":
+            raise Stopped
+        ordinary(path, text)
+
+    monkeypatch.setattr(SftTask, "is_better", lambda *_: False)  # the first that is measured, step 3, stays the best
+    train_sft(open_base(folder), dialogues, tmp_path / "whole", QUICK)
+    monkeypatch.setattr(run, "_write", stop)
+    with pytest.raises(Stopped):
+        train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK)
+    monkeypatch.setattr(run, "_write", ordinary)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert (checkpoints / "step-000003").is_dir() and not (checkpoints / "best").exists()
+    assert train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK)["best_step"] == 3
+    assert adapter_bytes(tmp_path / "run") == adapter_bytes(tmp_path / "whole")
+
+
+def test_metrics_stand_in_tensorboard_too(tmp_path, folder, dialogues):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    logged = [(m["step"], m["loss"]) for m in read_metrics(tmp_path / "run") if "loss" in m]
+    assert [(e.step, pytest.approx(e.value, rel=1e-5)) for e in events.Scalars("loss")] == logged
+    assert "eval/loss" in events.Tags()["scalars"]

@@ -39,7 +39,7 @@ def stage_options(stage: str, *, batch: int, every: int = 100) -> Callable:
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
         click.option("--dtype", type=click.Choice(("auto", "float32", "bfloat16")), default="auto", show_default=True, help="auto: bfloat16 on a GPU, else float32."),
-        click.option("--qlora", is_flag=True, help="Base weights in 4 bits (nf4, bitsandbytes, on a GPU)."),
+        click.option("--qlora", is_flag=True, help="Base weights in 4 bits (nf4); needs the extra [qlora]."),
         click.option("--gradient-checkpointing", is_flag=True, help="Less memory for activations, a third more time."),
         click.option("--threads", "n_threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice]."),
         click.option("--fresh", is_flag=True, help="Throw away the run that lies in the folder."),

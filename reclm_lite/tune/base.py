@@ -27,8 +27,7 @@ _SAMPLE = 1 << 16  # bytes of each end of a weight file that its fingerprint rea
 @dataclass(frozen=True)
 class BaseSettings:
     """base: a folder or a hub name. device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto"
-    (bfloat16 on a GPU, float32 elsewhere), "float32" or "bfloat16". qlora: base weights in 4 bits (nf4), by bitsandbytes on
-    a GPU. gradient_checkpointing: activations are computed anew in the backward pass. full: all weights will be trained, so they
+    (bfloat16 on a GPU, float32 elsewhere), "float32" or "bfloat16". qlora: base weights in 4 bits (nf4), by bitsandbytes. gradient_checkpointing: activations are computed anew in the backward pass. full: all weights will be trained, so they
     stay float32 and bfloat16 is what is computed in.
     """
 
@@ -164,7 +163,7 @@ def load_base(settings: BaseSettings) -> Base:
     folder = locate(settings.base)
     options: dict[str, Any] = {"dtype": torch.float32 if settings.full else dtype}
     if settings.qlora:
-        options["quantization_config"] = _nf4(device, settings)
+        options["quantization_config"] = _nf4(device, dtype, settings)
         options["device_map"] = {"": device}
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -200,19 +199,19 @@ def load_base(settings: BaseSettings) -> Base:
     return base
 
 
-def _nf4(device: torch.device, settings: BaseSettings) -> Any:
+def _nf4(device: torch.device, dtype: torch.dtype, settings: BaseSettings) -> Any:
     if settings.full:
         raise InputError("expected LoRA with --qlora, found --full: weights in 4 bits cannot be trained; leave one out")
-    if device.type != "cuda":
-        raise InputError(f"expected a GPU for --qlora, found {device.type}; leave out --qlora, or run where a GPU is")
+    if device.type not in ("cuda", "cpu"):
+        raise InputError(f"expected a GPU of CUDA, or a CPU, for --qlora, found {device.type}; leave out --qlora")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise InputError("expected the package bitsandbytes for --qlora, found none; run `pip install bitsandbytes`") from error
+        raise InputError('expected the package bitsandbytes for --qlora, found none; run `pip install "reclm-lite[qlora]"`') from error
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_use_double_quant=True
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
     )
 
 

@@ -117,4 +117,8 @@ def _restore(run: Run, task: Task, optimizer: Optimizer) -> tuple[int, dict[str,
         return 0, {}, 0
     _load(task, checkpoint.tensors)
     restore_optimizer_state(optimizer.parts, optimizer.names, checkpoint.tensors)
-    return checkpoint.step, checkpoint.state["best"], checkpoint.state["best_step"]
+    best, best_step = checkpoint.state["best"], checkpoint.state["best_step"]
+    marked = run.best()
+    if best and best_step == checkpoint.step and (marked is None or marked.step != checkpoint.step):  # killed before it was marked
+        run.save(checkpoint.step, _state(task, optimizer), is_best=True, best=best, best_step=best_step)
+    return checkpoint.step, best, best_step

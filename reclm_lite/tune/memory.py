@@ -101,7 +101,7 @@ def require_memory(settings: BaseSettings, need: Need) -> str:
     """A line for the log. Raises ModelError where the memory of the device is too little."""
     device = choose_device(settings.device)
     have = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-    remedy = f"It takes {need}. Give fewer --pass-tokens, --gradient-checkpointing, LoRA in the place of --full, --qlora on a GPU, or a smaller base."
+    remedy = f"It takes {need}. Give fewer --pass-tokens, --gradient-checkpointing, LoRA in the place of --full, --qlora, or a smaller base."
     return require(need.total, "tuning", remedy, available=have)
 
 
