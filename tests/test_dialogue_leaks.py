@@ -97,7 +97,7 @@ def test_a_person_told_by_a_held_out_item_ends_the_build(ws, monkeypatch):
     from reclm_lite.dialogue.audiences import Audiences
 
     original = Audiences.person
-    monkeypatch.setattr(Audiences, "person", lambda self, user, item: [*original(self, user, item), *VALID.get(user, [])])
+    monkeypatch.setattr(Audiences, "person", lambda self, *args: [*original(self, *args), *VALID.get(args[0], [])])
     with pytest.raises(LeakError, match="validation holds out"):
         built(ws, load_inputs(ws), SFT)
 

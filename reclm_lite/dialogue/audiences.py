@@ -2,8 +2,8 @@
 
 From training interactions alone. The first round shows an item and what its users have too; some of its users are hidden, so
 that their items count for nothing there. The second asks about a hidden user (Yes) and, in another dialogue, about
-somebody like the item's users who has never touched it in training (No). Both are told by at most three titles of
-their own, the item's own title never among them.
+somebody like the item's users who has never touched it in training (No). Both are told by at most three titles among
+their newest items, the item's own title never among them.
 
 - Hidden is a fifth of the users, at least one and at most MAX_HIDDEN; the one asked about has some other item.
 - Persons are of the item's part (train, held out): nobody's pair with an item is trained on in one file and measured in another.
@@ -28,6 +28,7 @@ from .view import from_phrase, title_lines
 NO_TAKER = "no user of the item's part with another item"
 NO_PERSON = "nobody like the item's users who has not touched it"
 NO_NEGATIVE = "no item of similar users that none of the item's users has"
+_N_TOLD = 20  # items of a person among which titles are chosen, the newest
 _N_TRIED = 50  # users of an item that are looked at to find one to ask about
 _N_ASKED = 20  # users of an item whose neighbors are looked at
 _N_LIKE = 30  # persons like the Yes
@@ -39,6 +40,8 @@ class Audiences:
 
     def __init__(self, known: Known):
         self.known, self.inputs = known, known.inputs
+        self.history = lru_cache(maxsize=1 << 14)(self._history)
+        self.held = lru_cache(maxsize=1 << 14)(self._held)
         self.titles = lru_cache(maxsize=1 << 14)(self._titles)
         self._like: tuple[int, np.ndarray] | None = None  # a variant, and who is like the hidden users
 
@@ -48,20 +51,35 @@ class Audiences:
             n_items, parts = len(self.inputs.texts), {}
             for item in range(n_items):
                 if self.known.keys[item] >= 0 and (hidden := self._hidden(item, self.inputs.users_of(item), variant)):
-                    parts[item] = hidden[0], self.person(hidden[0], item)
+                    parts[item] = hidden[0], self.person(hidden[0], item, len(self.history(hidden[0])))
             self._like = variant, self.known.like(parts, n_items, _N_LIKE)
         return self._like[1]
 
-    def person(self, user: int, item: int) -> list[int]:
-        """The items that tell of a user who is asked about beside `item`: one of each title but the item's own."""
+    def _history(self, user: int) -> tuple[int, ...]:
+        """The user's training items, the newest first, one of each title."""
+        return tuple(self.known.distinct(self.inputs.by_age(user)[::-1]).values())
+
+    def _n_others(self, user: int, item: int) -> int:
+        """How many titles a user has beside the item's."""
+        return len(self.history(user)) - self._has(user, item)
+
+    def _has(self, user: int, item: int) -> bool:
+        """Whether a user has something of the item's title."""
+        return self.known.keys[item] in self.held(user)
+
+    def _held(self, user: int) -> frozenset[int]:
+        return frozenset(self.known.keys[item] for item in self.history(user))
+
+    def person(self, user: int, item: int, n: int = _N_TOLD) -> list[int]:
+        """The items that tell of a user who is asked about beside `item`: the newest n of other titles."""
         keys = self.known.keys
-        return list(self.known.distinct(self.inputs.items_of(user), {keys[item]}).values())
+        return [other for other in self.history(user)[: n + 1] if keys[other] != keys[item]][:n]
 
     def _titles(self, items: tuple[int, ...]) -> tuple[str, ...]:
         return title_lines(self.inputs.show(items))
 
     def _may_be_asked(self, user: int, item: int) -> bool:
-        return self.known.part(USER, user) == self.known.part(ITEM, item) and bool(self.person(user, item))
+        return self.known.part(USER, user) == self.known.part(ITEM, item) and self._n_others(user, item) > 0
 
     def draw(self, item: int, variant: int, *, hide: bool = True) -> Draw | None:
         """What a first round shows of an item; None where it has no words."""
@@ -87,13 +105,11 @@ class Audiences:
         takers = set(self.inputs.users_of(item))
         asked = rng.sample(draw.shown.takers, min(_N_ASKED, len(draw.shown.takers)))
         found = {other for user in (*draw.hidden[:1], *asked) for other in self.inputs.neighbor_ids(user)} - takers
-        return [user for user in sorted(found) if self.known.keys[item] not in {self.known.keys[i] for i in self.inputs.items_of(user)}]
+        return [user for user in sorted(found) if not self._has(user, item)]
 
     def _without_item(self, users: Sequence[int], item: int) -> list[int]:
         """Those who may be asked about and have nothing of the item's title."""
-        keys = self.known.keys
-        found = [user for user in users if keys[item] not in {keys[other] for other in self.inputs.items_of(user)}]
-        return [user for user in found if self._may_be_asked(user, item)]
+        return [user for user in users if not self._has(user, item) and self._may_be_asked(user, item)]
 
     def pair(self, draw: Draw, prompt: str, form: str) -> tuple[Question, Question] | str:
         """The Yes and the No to a first round whose text is `prompt`; the reason in words where there is no such pair."""
@@ -108,14 +124,14 @@ class Audiences:
             pool, found = self._without_item(rng.sample(range(n_users), min(2 * N_FAR, n_users)), item), "far"
         if not pool:
             return NO_PERSON
-        size = math.log2(len(self.person(yes, item)))
+        size = math.log2(self._n_others(yes, item))
 
         def is_shown(user: int) -> bool:
             lines = self.titles(tuple(self.person(user, item)))
             return any(line in prompt for line in lines)
 
         def unlike(user: int) -> float:
-            return round(abs(math.log2(len(self.person(user, item))) - size), 1)
+            return round(abs(math.log2(self._n_others(user, item)) - size), 1)
 
         nearest = sorted(rng.sample(pool, len(pool)), key=unlike)[:_N_NEAREST]
         try:

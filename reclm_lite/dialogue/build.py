@@ -1,7 +1,7 @@
 """`reclm dialogue build`: all dialogues of a kind into a file, one after another, and a manifest beside it.
 
 Users come first, then items, each variant after the other, by ascending index; equal inputs and seeds give equal bytes. A line is written when it is
-made, so memory does not grow with the file, but for 16 bytes a dialogue by which equal ones are known. The file takes its name when
+made, so memory grows by no more than a digest of each, by which equal ones are known. The file takes its name when
 it is whole and every interaction behind it was looked up (`leakguard`), or not at all.
 """
 
@@ -192,8 +192,10 @@ def _distinct(found: Iterator[Made], left_out: Counter) -> Iterator[Made]:
 
 
 def _digest(dialogue: Dialogue) -> bytes:
-    """Of what can be learned from: all but the id and the part."""
-    content = repr(([message.text for message in dialogue.messages], dialogue.chosen, dialogue.rejected, dialogue.positives, dialogue.negatives))
+    """Of what can be learned from. Neither the rejected text nor negatives count: they are drawn for each user, so that those
+    of many users who share a prompt would outweigh all others.
+    """
+    content = repr(([message.text for message in dialogue.messages], dialogue.chosen, dialogue.corruption, dialogue.positives))
     return hashlib.blake2b(content.encode("utf-8", "replace"), digest_size=16).digest()
 
 

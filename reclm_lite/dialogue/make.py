@@ -73,12 +73,12 @@ class Maker:
         return (draw, shown, shown != draw.shown) if shown is not None else TOO_LONG
 
     def _other(self, side: str, shown: Shown, variant: int) -> Shown | None:
-        """The first round of somebody similar: a neighbor, or the item that most users of the item have too."""
+        """The first round of somebody similar that shows other items: of a neighbor, or of an item that the item's users have too."""
         rng = self.known.lots("other", side, shown.idx, variant)
         near = list(shown.near_users) if side == USER else [items[0] for items in shown.near]
         for idx in rng.sample(near, len(near)):
             found = self.first(side, idx, variant)
-            if not isinstance(found, str):
+            if not isinstance(found, str) and found[1].own != shown.own:
                 return found[1]
         return None
 
