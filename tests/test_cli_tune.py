@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tiny_dialogues import preferences, sft_dialogues, tiny_base, write
+from tiny_dialogues import preferences, rl_dialogues, sft_dialogues, tiny_base, write
 
 from reclm_lite.cli import main
 
@@ -21,6 +21,7 @@ def root(tmp_path_factory) -> Path:
     tiny_base(root / "base")
     write(root / "sft.jsonl", sft_dialogues(40))
     write(root / "preference.jsonl", preferences(40))
+    write(root / "rl.jsonl", rl_dialogues(40))
     return root
 
 
@@ -29,7 +30,7 @@ def run(*args: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_sft_and_reward_write_adapters_that_the_next_command_takes(root, tmp_path):
+def test_each_stage_writes_what_the_next_command_takes(root, tmp_path):
     code, out, err = run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *QUICK)
     assert code == 0, err
     assert "eval/loss" in out and f"reclm tune reward --base {root / 'base'} --init-from {tmp_path / 'sft' / 'adapter'}" in err
@@ -41,6 +42,19 @@ def test_sft_and_reward_write_adapters_that_the_next_command_takes(root, tmp_pat
     assert code == 0, err
     assert json.loads(out)["eval/accuracy"] >= 0
     assert (tmp_path / "reward" / "adapter" / "head.safetensors").is_file()
+    ppo = [
+        "tune", "ppo", "--base", root / "base", "--sft", tmp_path / "sft" / "adapter", "--reward", tmp_path / "reward" / "adapter", "--dialogues", root / "rl.jsonl",
+        "-o", tmp_path / "ppo", "--steps", "1", "--batch", "4", "--eval-answers", "2", "--max-new-tokens", "8", "--threads", "1", "--device", "cpu",
+    ]  # fmt: skip
+    code, out, err = run(*ppo)
+    assert code == 0, err
+    assert "SFT policy" in out and "reward/model" in out and "reward/parse" in out and "reward/rank" in out
+    report = json.loads((tmp_path / "ppo" / "report.json").read_text())
+    assert report["weights"] == {"model": 1.0, "parse": 1.0, "rank": 1.0}
+    code, out, err = run(*ppo)
+    assert code == 0 and "is done; nothing was changed" in err
+    code, _, err = run(*ppo, "--weight", "parse=2", "--weight", "model=1")
+    assert code == 1 and "weights" in err and "--fresh" in err
 
 
 def test_from_scratch_trains_a_tokenizer_and_a_whole_model(root, tmp_path):
@@ -70,6 +84,14 @@ def test_what_was_tuned_is_exported_and_proved(root, tmp_path):
         (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--full", "--lora-r", "3"], "--lora-r"),
         (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--lr-muon", "0.1"], "--lr-muon"),
         (["reward", "-o", "x"], "--base"),
+        (["ppo", "--base", "b", "--weight", "model=1"], "give the reward model with --reward"),
+        (["ppo", "--base", "b", "--weight", "taste=1"], "a part among model, parse, rank"),
+        (["ppo", "--base", "b", "--weight", "parse=-1"], "at least 0"),
+        (["ppo", "--base", "b", "--weight", "parse=0"], "above 0"),
+        (["ppo", "--base", "b", "--reward", "r", "--weight", "parse=1"], "--reward does nothing"),
+        (["ppo", "--base", "b", "--group-size", "4"], "--group-size does nothing"),
+        (["ppo", "--base", "b", "--algorithm", "grpo", "--value-lr", "1"], "--value-lr does nothing"),
+        (["ppo", "--base", "b", "--sft", "s", "--lora-r", "4"], "--lora-r does nothing"),
     ],
 )
 def test_options_that_contradict_or_would_do_nothing_are_refused(args, message):

@@ -93,6 +93,9 @@ def needs_torch(function: Callable) -> Callable:
         missing = [name for name in ("torch", "transformers", "peft", "accelerate") if find_spec(name) is None]
         if missing:
             raise click.ClickException(f'expected {", ".join(missing)} for tuning, found none; run `pip install "reclm-lite[tune]"`')
+        import warnings
+
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of names that peft still uses
         return function(*args, **kwargs)
 
     return wrapper
@@ -160,15 +163,27 @@ def open_base(settings: Any, *, lora_r: int, pass_tokens: int, n_adapters: int =
 
 
 def tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_command: str) -> None:
+    """What came out, for people or as JSON, and the next command."""
     if as_json:
         print_json({"stage": stage, "out": str(out), **facts})
         return
     if facts.get("already_done"):
         say("This run is done; nothing was changed. Give --fresh to begin it again. Its figures:")
     for name, value in facts.items():
-        if name != "already_done":
-            click.echo(f"{name:<28} {value:,.4f}" if isinstance(value, float) else f"{name:<28} {value:,}" if isinstance(value, int) else f"{name:<28} {value}")
+        if name != "already_done" and not isinstance(value, dict):
+            click.echo(f"{name:<28} {number(value)}")
+    if "before" in facts:
+        click.echo(f"{'on held-out prompts':<28} {'SFT policy':>12} {'best step':>12}")
+        for name, value in facts["before"].items():
+            click.echo(f"  {name:<26} {number(value):>12} {number(facts['after'][name]):>12}")
     say(f"Written to {out}. Next: {next_command}")
+
+
+def number(value: object) -> str:
+    """A figure for people."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:,.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value) if value not in (None, "") else "-"
 
 
 @command.command("sft")
