@@ -26,6 +26,7 @@ from .parallel import Group
 RUN, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
 RUNNING, DONE = "running", "done"
 _KEPT = 2
+_SHOWN = 4  # settings that differ, in a message
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
@@ -220,12 +221,13 @@ def _compare(found: dict[str, Any], about: dict[str, Any], folder: Path) -> None
     if found.get("stage") != about["stage"]:
         raise InputError(f"expected a run of {about['stage']} in {folder}, found one of {found.get('stage')}; give another --out")
     old, new = found.get("settings", {}), about["settings"]
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            raise InputError(
-                f"expected the settings of the run in {folder}, found {name} = {new.get(name)!r} where that run has {old.get(name)!r}; "
-                f"give the same settings to go on with it, another --out, or --fresh to begin again (removes {shell_word(folder)})"
-            )
+    if different := [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]:
+        shown = "; ".join(f"{name} = {new.get(name)!r} where that run has {old.get(name)!r}" for name in different[:_SHOWN])
+        more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+        raise InputError(
+            f"expected the settings of the run in {folder}, found {shown}{more}. Give the same settings to go on with it, another --out, "
+            f"or --fresh to begin again (removes {shell_word(folder)})"
+        )
 
 
 def _read(path: Path) -> dict[str, Any] | None:
