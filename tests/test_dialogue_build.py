@@ -170,6 +170,16 @@ def test_users_with_the_same_history_are_in_the_same_part_in_every_file(tmp_path
     assert all(len(found) == 1 for found in parts.values()) and {part for found in parts.values() for part in found} == {"train", "held_out"}
 
 
+def test_no_first_round_is_in_both_parts(tmp_path):
+    """Users of two items who hide one show what users of one item do, whose history is another."""
+    train = {user: [user % 6] if user < 12 else [user % 6, 6 + user % 6] for user in range(24)}
+    with dialogue_workspace(tmp_path / "ws", train=train, valid={}, test={}, with_neighbors=False) as ws:
+        summary = make(ws, SFT, sides=("user",), held_out=0.5, variants=3)
+        firsts = {part: {d.messages[0].text for d in read_dialogues(default_path(ws, SFT), SFT, part=part)} for part in ("train", "held_out")}
+    assert all(firsts.values()) and not firsts["train"] & firsts["held_out"]
+    assert summary.left_out["the first round of one that is held out"] > 0
+
+
 # -- preference, rl ------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from .inputs import Inputs
 from .leakguard import NEIGHBORS, LeakGuard
 from .make import Made, Maker, MakeSettings
 from .preferences import SHARES
-from .records import FORMAT, FORMS, KINDS, PREFERENCE, RL, SFT, Dialogue, line_of, sha256_of
+from .records import FORMAT, FORMS, KINDS, PARTS, PREFERENCE, RL, SFT, Dialogue, line_of, sha256_of
 from .teacher import Teacher
 from .templates import INSTRUCT_VERSION, ROUNDS_VERSION, TEMPLATE_VERSION
 
@@ -30,6 +30,7 @@ NO_NEIGHBORS = (
     "there are no neighbors: prompts show own items alone, No and negatives are items of anybody; run `reclm neighbors` first to have them"
 )
 ALIKE = "the same as one before"
+HELD_OUT_PROMPT = "the first round of one that is held out"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def build(
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         with open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-            for made in _distinct(_made(maker, whom, progress), maker.left_out):
+            for made in _distinct(_made(maker, whom, progress), _held_out(maker, whom), maker.left_out):
                 file.writelines(map(line_of, made.dialogues))
                 summary.n_dialogues += len(made.dialogues)
                 for dialogue in made.dialogues:
@@ -179,10 +180,25 @@ def _made(maker: Maker, whom: Sequence[tuple[str, int, int]], progress: Callable
             progress(n_done, len(whom))
 
 
-def _distinct(found: Iterator[Made], left_out: Counter) -> Iterator[Made]:
-    """Each dialogue once: many users share a short history, and with it all that there is to learn."""
+def _held_out(maker: Maker, whom: Sequence[tuple[str, int, int]]) -> set[bytes]:
+    """Digests of the first rounds that are held out."""
+    found = set()
+    for side, idx, variant in whom:
+        if maker.known.part(side, idx) == PARTS[1] and not isinstance(first := maker.first(side, idx, variant), str):
+            found.add(_digest_of(maker.writer.text(first[1], maker.settings.form)))
+    return found
+
+
+def _distinct(found: Iterator[Made], held_out: set[bytes], left_out: Counter) -> Iterator[Made]:
+    """Each dialogue once, as many users share a short history, and with it all that there is to learn; in training, no first
+    round that is held out, which users of other histories may come to by what they hide.
+    """
     seen: set[bytes] = set()
     for made in found:
+        first = made.dialogues[0]
+        if first.part == PARTS[0] and _digest_of(first.messages[0].text) in held_out:
+            left_out[HELD_OUT_PROMPT] += len(made.dialogues)
+            continue
         digests = {_digest(dialogue) for dialogue in made.dialogues}
         if digests & seen:  # a pair goes as a whole, so that there stay as many Yes as No
             left_out[ALIKE] += len(made.dialogues)
@@ -195,8 +211,11 @@ def _digest(dialogue: Dialogue) -> bytes:
     """Of what can be learned from. Neither the rejected text nor negatives count: they are drawn for each user, so that those
     of many users who share a prompt would outweigh all others.
     """
-    content = repr(([message.text for message in dialogue.messages], dialogue.chosen, dialogue.corruption, dialogue.positives))
-    return hashlib.blake2b(content.encode("utf-8", "replace"), digest_size=16).digest()
+    return _digest_of(repr(([message.text for message in dialogue.messages], dialogue.chosen, dialogue.corruption, dialogue.positives)))
+
+
+def _digest_of(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
 
 
 def _manifest(ws: Workspace, inputs: Inputs, teacher: Teacher, settings: BuildSettings, budget: Budget, summary: BuildSummary) -> dict:
