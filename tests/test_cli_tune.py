@@ -65,12 +65,33 @@ def test_from_scratch_trains_a_tokenizer_and_a_whole_model(root, tmp_path):
     assert (config["num_hidden_layers"], config["hidden_size"], config["vocab_size"]) == (1, 32, 300)
 
 
-def test_what_was_tuned_is_exported_and_proved(root, tmp_path):
-    """The adapter through `reclm export`: merged, compared with the original in token ids, logits and text."""
+def test_what_was_tuned_is_exported_proved_and_written_with_by_the_engine(root, tmp_path):
+    """The adapter through `reclm export`: merged, compared with the original in token ids, logits and text; then the engine's answers to
+    prompts are those of the tuned model in torch.
+    """
+    from reclm_lite.profiles.scheduler import Engine
+    from reclm_lite.tune.adapters import LoraSettings, add_adapter, use
+    from reclm_lite.tune.base import BaseSettings, load_base
+    from reclm_lite.tune.rendering import Renderer
+
     assert run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *QUICK, "--lr", "0.05")[0] == 0
     code, out, err = run("export", "--base", root / "base", "--adapter", tmp_path / "sft" / "adapter", "--quant", "f16", "-o", tmp_path / "gguf", "--threads", "1")
     assert code == 0, err
     assert "proved" in out
+    base = load_base(BaseSettings(str(root / "base")))
+    add_adapter(base, "sft", LoraSettings(), load=tmp_path / "sft" / "adapter", trainable=False)
+    base.model.eval()
+    renderer, prompts = Renderer(base.tokenizer, base.form), [d.messages[:1] for d in sft_dialogues(3)]
+    with Engine(tmp_path / "gguf" / "adapter-f16.gguf", 1, 2, n_ctx=256) as engine:
+        answers = {r.index: r.text for r in engine.generate([p[0].text for p in prompts], max_new_tokens=20)}
+    for n, prompt in enumerate(prompts):
+        ids = torch.tensor([renderer.prompt(prompt)])
+        for _ in range(20):
+            with torch.no_grad(), use(base, "sft"):
+                ids = torch.cat([ids, base.logits(base.hidden(ids)[:, -1:]).argmax(-1)], dim=1)
+        mine = ids[0, len(renderer.prompt(prompt)) :].tolist()
+        mine = mine[: mine.index(renderer.end[0])] if renderer.end[0] in mine else mine
+        assert base.tokenizer.decode(mine).strip() == answers[n].strip()
 
 
 @pytest.mark.parametrize(
