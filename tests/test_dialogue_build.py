@@ -177,7 +177,7 @@ def test_no_first_round_is_in_both_parts(tmp_path):
         summary = make(ws, SFT, sides=("user",), held_out=0.5, variants=3)
         firsts = {part: {d.messages[0].text for d in read_dialogues(default_path(ws, SFT), SFT, part=part)} for part in ("train", "held_out")}
     assert all(firsts.values()) and not firsts["train"] & firsts["held_out"]
-    assert summary.left_out["the first round of one that is held out"] > 0
+    assert summary.left_out["held out, with a first round that is trained on"] > 0
 
 
 # -- preference, rl ------------------------------------------------------------------
@@ -264,8 +264,8 @@ def test_a_budget_is_kept_and_what_it_cost_is_counted(ws, tmp_path, form):
     path = tmp_path / "sft.jsonl"
     whole = make(ws, SFT, path=path, form=form, sides=("user",))
     assert not whole.counts.get("shortened")
-    prompts = sorted(estimated(0).count(dialogue.messages[0].text) for dialogue in read_dialogues(path, SFT))
-    budget = estimated(prompts[len(prompts) // 2] + AROUND + ANSWER_TOKENS)
+    prompts = sorted(estimated(0, form).count(dialogue.messages[0].text) for dialogue in read_dialogues(path, SFT))
+    budget = estimated(prompts[len(prompts) // 2] + AROUND + ANSWER_TOKENS + {"compact": 120, "instruct": 170}[form], form)
     summary = make(ws, SFT, path=path, form=form, sides=("user",), budget=budget)
     for dialogue in read_dialogues(path, SFT):
         assert sum(budget.count(message.text) for message in dialogue.messages) <= budget.max_tokens

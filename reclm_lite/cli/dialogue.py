@@ -72,7 +72,7 @@ def build_command(
     from ..workspace import Workspace
 
     _refuse_what_does_nothing(kind, options)
-    budget = exact(max_tokens, tokenizer) if tokenizer else estimated(max_tokens)
+    budget = exact(max_tokens, tokenizer) if tokenizer else estimated(max_tokens, form)
     with Workspace.open(root) as ws, ws.writing():
         inputs = load_inputs(ws)
         with _teacher(ws, inputs, kind, side, options) as teacher, progress_bar(f"writing {kind} dialogues", eta=False) as update:

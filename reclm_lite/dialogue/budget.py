@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from .records import COMPACT
 from .view import units
 
 ESTIMATE = "estimate"
@@ -26,9 +27,11 @@ class Budget:
         return AROUND + reserve + sum(map(self.count, texts)) <= self.max_tokens
 
 
-def estimated(max_tokens: int) -> Budget:
-    """Two units (`view.units`) count as a token: rather too many for vocabularies larger than the bundled model's."""
-    return Budget(max_tokens, lambda text: math.ceil(units(text) / 2), ESTIMATE)
+def estimated(max_tokens: int, form: str = COMPACT) -> Budget:
+    """Compact prompts: two units (`view.units`) a token, as small vocabularies have. Plain words: three bytes, English having about four."""
+    if form == COMPACT:
+        return Budget(max_tokens, lambda text: math.ceil(units(text) / 2), ESTIMATE)
+    return Budget(max_tokens, lambda text: math.ceil(len(text.encode("utf-8", "replace")) / 3), ESTIMATE)
 
 
 def exact(max_tokens: int, folder: Path) -> Budget:

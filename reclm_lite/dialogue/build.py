@@ -30,7 +30,7 @@ NO_NEIGHBORS = (
     "there are no neighbors: prompts show own items alone, No and negatives are items of anybody; run `reclm neighbors` first to have them"
 )
 ALIKE = "the same as one before"
-HELD_OUT_PROMPT = "the first round of one that is held out"
+TRAINED_ON = "held out, with a first round that is trained on"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def build(
     be made, MissingArtefactError where an input is missing or stale, LeakError where something held out came in.
     """
     settings.check()
-    budget = budget or estimated(1024)
+    budget = budget or estimated(1024, settings.form)
     guard = LeakGuard.of(ws)
     guard.check_matrix(inputs.train)
     if not any(not text.is_empty() for text in inputs.texts):
@@ -128,7 +128,7 @@ def build(
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         with open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-            for made in _distinct(_made(maker, whom, progress), _held_out(maker, whom), maker.left_out):
+            for made in _distinct(_made(maker, whom, progress), _trained_on(maker, whom), maker.left_out):
                 file.writelines(map(line_of, made.dialogues))
                 summary.n_dialogues += len(made.dialogues)
                 for dialogue in made.dialogues:
@@ -180,24 +180,26 @@ def _made(maker: Maker, whom: Sequence[tuple[str, int, int]], progress: Callable
             progress(n_done, len(whom))
 
 
-def _held_out(maker: Maker, whom: Sequence[tuple[str, int, int]]) -> set[bytes]:
-    """Digests of the first rounds that are held out."""
-    found = set()
+def _trained_on(maker: Maker, whom: Sequence[tuple[str, int, int]]) -> set[bytes]:
+    """Digests of the first rounds that are in training; none where nothing is held out."""
+    found: set[bytes] = set()
+    if not any(maker.known.part(side, idx) == PARTS[1] for side, idx, _ in whom):
+        return found
     for side, idx, variant in whom:
-        if maker.known.part(side, idx) == PARTS[1] and not isinstance(first := maker.first(side, idx, variant), str):
+        if maker.known.part(side, idx) == PARTS[0] and not isinstance(first := maker.first(side, idx, variant), str):
             found.add(_digest_of(maker.writer.text(first[1], maker.settings.form)))
     return found
 
 
-def _distinct(found: Iterator[Made], held_out: set[bytes], left_out: Counter) -> Iterator[Made]:
-    """Each dialogue once, as many users share a short history, and with it all that there is to learn; in training, no first
-    round that is held out, which users of other histories may come to by what they hide.
+def _distinct(found: Iterator[Made], trained_on: set[bytes], left_out: Counter) -> Iterator[Made]:
+    """Each dialogue once, as many users share a short history, and with it all that there is to learn; held out, no first
+    round that is trained on, which users of other histories may come to by what they hide.
     """
     seen: set[bytes] = set()
     for made in found:
         first = made.dialogues[0]
-        if first.part == PARTS[0] and _digest_of(first.messages[0].text) in held_out:
-            left_out[HELD_OUT_PROMPT] += len(made.dialogues)
+        if first.part == PARTS[1] and _digest_of(first.messages[0].text) in trained_on:
+            left_out[TRAINED_ON] += len(made.dialogues)
             continue
         digests = {_digest(dialogue) for dialogue in made.dialogues}
         if digests & seen:  # a pair goes as a whole, so that there stay as many Yes as No

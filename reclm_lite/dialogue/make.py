@@ -7,9 +7,10 @@ interaction behind a dialogue goes through the leak guard. Left out: files, and 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from ..errors import InputError
+from ..types import ItemText
 from .audiences import Audiences
 from .budget import ANSWER_TOKENS, Budget
 from .draws import Draw, Known, Question
@@ -20,6 +21,7 @@ from .records import CATALOGUE, COMPACT, LABEL, PREFERENCE, RL, SFT, TEACHER, TR
 from .rounds import UserRounds
 from .teacher import Teacher
 from .templates import NO, YES, candidate_spans, person_spans
+from .view import MAX_LINE, N_SLOTS
 
 NO_TEXT, NO_HISTORY, TOO_LONG = "no text in the items", "no history and no neighbors", "longer than --max-tokens"
 SAME, NO_OTHER = "the rejected profile is the chosen one", "no profile of a similar user"
@@ -65,12 +67,21 @@ class Maker:
         draw = self.draws[side].draw(idx, variant, hide=hide)
         if draw is None:
             return NO_HISTORY if side == USER else NO_TEXT
-        reserve = 0 if self.settings.kind == RL else ANSWER_TOKENS
         try:
-            shown = self.writer.shortened(draw.shown, self.settings.form, lambda text: self.budget.has_room(text, reserve=reserve))
+            shown = self.writer.shortened(draw.shown, self.settings.form, lambda text: self.budget.has_room(text, reserve=self._reserve))
         except InputError:
             return NO_TEXT
         return (draw, shown, shown != draw.shown) if shown is not None else TOO_LONG
+
+    @cached_property
+    def _reserve(self) -> int:
+        """Tokens that a first question must leave free: for an answer, and for a second round of the longest titles."""
+        if self.settings.kind == RL:
+            return 0
+        if self.settings.kind == PREFERENCE or self.settings.rounds == 1:
+            return ANSWER_TOKENS
+        shortest = "".join(span.text for span in person_spans([ItemText("x")], form=self.settings.form))
+        return ANSWER_TOKENS + self.budget.count(shortest) + N_SLOTS * MAX_LINE // 2
 
     def _other(self, side: str, shown: Shown, variant: int) -> Shown | None:
         """The first round of somebody similar that shows other items: of a neighbor, or of an item that the item's users have too."""
