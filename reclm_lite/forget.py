@@ -32,6 +32,7 @@ INTERACTIONS, NEIGHBORS, SPLIT = "matrices/interactions", "matrices/neighbors", 
 _ARRAY_FOLDERS = ("matrices", "vectors", "models")
 # What an import that was killed leaves behind (data/dataset.py).
 _LEFT_OVER = ("matrices/interactions-next",)
+_TUNE_RUN, _TUNE_SAMPLES = "run.json", "samples.jsonl"  # of a run of `reclm tune`
 _DIALOGUES = ("sft.jsonl", "preference.jsonl", "rl.jsonl")
 _OWN_FILES = ("workspace.db", "workspace.db-wal", "workspace.db-shm", "workspace.toml", ".lock")
 
@@ -242,12 +243,18 @@ class _Forgetting:
         known = {ws.root / name for name in _OWN_FILES} | set(self.renamed)
         if any((ws.root / "reports").glob("*")):
             self._delete(ws.root / "reports", "reports may show anybody", f"reclm report -w {ws.argument}")
+        tuned = {path.parent for path in ws.root.glob(f"llm/*/{_TUNE_RUN}")}
+        tuned_files = tuned | {folder.with_name(f"{folder.name}-base") for folder in tuned}  # of models from scratch
         for path in sorted(ws.root.rglob("*")):
             relative = path.relative_to(ws.root)
             if relative.is_relative_to(DIALOGUES):
                 if not path.is_dir():
                     again = f"reclm dialogue build {path.stem} -w {ws.argument}" if path.name in _DIALOGUES else ""
                     self._delete(path, "dialogues hold the histories of many, and of neighbors", again)
+                continue
+            if any(path.is_relative_to(folder) for folder in tuned_files):
+                if path.name == _TUNE_SAMPLES:
+                    self._delete(path, "samples of a tuning show what people have")
                 continue
             if path in known or path.is_dir() and not path.name.endswith(".checkpoint") or relative.parts[0] == "reports":
                 continue
@@ -258,6 +265,12 @@ class _Forgetting:
                 self._delete(path, "left over from a command that was interrupted")
             elif relative.parent.as_posix() not in _ARRAY_FOLDERS or path.suffix != ".safetensors":
                 foreign.append(relative.as_posix())
+        if tuned:
+            again = [f"reclm tune {folder.name} -w {ws.argument} --fresh …" for folder in sorted(tuned)]
+            self.summary.remains.append(Remains(
+                "Language models that were tuned here (and files exported from them) have learned from dialogues with everybody's histories: build the "
+                f"dialogues and tune again, with the options in each {_TUNE_RUN}.", again
+            ))  # fmt: skip
         if foreign:
             more = f" and {len(foreign) - 5:,} more" if len(foreign) > 5 else ""
             names = f"{', '.join(foreign[:5])}{more}"

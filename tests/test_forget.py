@@ -401,6 +401,24 @@ def test_files_of_somebody_elses_are_named_and_left(root):
     assert (root / "orders.csv").exists() and any("orders.csv" in remains.text for remains in summary.remains)
 
 
+def test_runs_of_tuning_lose_their_samples_and_are_named_with_their_commands(root):
+    runs = root / "llm"
+    for stage in ("sft", "ppo"):
+        (runs / stage / "checkpoints").mkdir(parents=True)
+        (runs / stage / "run.json").write_text("{}")
+        (runs / stage / "metrics.jsonl").write_text('{"step": 1}\n')
+    (runs / "sft-base").mkdir()
+    (runs / "sft-base" / "tokenizer.json").write_text("{}")
+    (runs / "ppo" / "samples.jsonl").write_text(f'{{"id": "user:{ID}", "prompt": "zq7"}}\n')
+    with Workspace.open(root) as ws:
+        summary = forget_user(ws, ID)
+    assert not (runs / "ppo" / "samples.jsonl").exists() and (runs / "ppo" / "metrics.jsonl").exists()
+    told = next(r for r in summary.remains if "Language models that were tuned here" in r.text)
+    assert [command.split(" -w")[0] for command in told.commands] == ["reclm tune ppo", "reclm tune sft"]
+    assert not any("did not write" in r.text for r in summary.remains)
+    assert not [path for path in root.rglob("*") if path.is_file() and b"zq7" in path.read_bytes()]
+
+
 def test_the_summary_names_what_still_knows_the_person_and_the_commands(root):
     with Workspace.open(root) as ws:
         remains = forget_user(ws, ID).remains
