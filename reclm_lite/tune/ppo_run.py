@@ -76,8 +76,7 @@ def train_ppo(
             run.finish(f"stopped: {error}")
             raise
         report = {"algorithm": settings.algorithm, "weights": weights, "n_prompts": len(training), "n_left_out_long": n_long, **report}
-        if group.is_main:
-            _write(learner, out, report, sha256_of(dialogues))
+        _write(learner, run, report, sha256_of(dialogues))
         run.finish(facts=report)
         group.barrier()
         return report
@@ -254,11 +253,12 @@ class _Ppo:
             parameter.copy_(tensors[name])
 
 
-def _write(learner: Learner, out: Path, report: Mapping[str, Any], dialogues_sha256: str) -> None:
+def _write(learner: Learner, run: Run, report: Mapping[str, Any], dialogues_sha256: str) -> None:
     from safetensors.torch import save_file
 
-    save_adapter(learner.base, POLICY, out / "adapter", stage=STAGE, dialogues_sha256=dialogues_sha256)
-    if learner.settings.algorithm == PPO:
-        head = {name: t.detach().cpu().contiguous() for name, t in learner.value_head.state_dict().items()}
-        save_file(head, out / "value_head.safetensors")
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    run.publish("adapter", lambda folder: save_adapter(learner.base, POLICY, folder, stage=STAGE, dialogues_sha256=dialogues_sha256))
+    if learner.group.is_main:
+        if learner.settings.algorithm == PPO:
+            head = {name: t.detach().cpu().contiguous() for name, t in learner.value_head.state_dict().items()}
+            save_file(head, run.folder / "value_head.safetensors")
+        (run.folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

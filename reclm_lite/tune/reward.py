@@ -168,8 +168,8 @@ def train_reward(
             "n_pairs": len(pairs), "n_left_out_long": n_long, "n_held_out": len(held_out), "n_steps": task.n_steps,
             "n_parameters": sum(p.numel() for p in task.parameters.values()), **best,
         }  # fmt: skip
-        if group.is_main:
-            model.save(out / "adapter", dialogues_sha256=sha256_of(dialogues), eval={k: v for k, v in best.items() if k.startswith("eval/")})
+        figures = {k: v for k, v in best.items() if k.startswith("eval/")}
+        run.publish("adapter", lambda folder: model.save(folder, dialogues_sha256=sha256_of(dialogues), eval=figures))
         run.finish(facts=facts)
         group.barrier()
         return facts

@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,19 @@ class Run:
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line).get("step", 0) <= step]
                 if len(kept) < len(lines):
                     _write(path, "".join(kept))
+
+    def publish(self, name: str, write: Callable[[Path], None]) -> None:
+        """Have `write` fill a folder, which gets its name in the run's folder when it is complete; one that was there goes."""
+        if self.group.rank == 0:
+            partial, done = self.folder / f"{name}.partial", self.folder / name
+            shutil.rmtree(partial, ignore_errors=True)
+            write(partial)
+            for path in (*partial.iterdir(), partial):
+                _sync(path)
+            if done.exists():
+                shutil.rmtree(done)
+            os.replace(partial, done)
+        self.group.barrier()
 
     def close(self) -> None:
         for file in (self._metrics, self._writer):

@@ -180,11 +180,10 @@ def train_sft(
             "n_dialogues": len(examples), "n_left_out_long": n_long, "n_held_out": len(held_out), "n_steps": task.n_steps,
             "n_parameters": sum(p.numel() for p in task.parameters.values()), **best,
         }  # fmt: skip
-        if group.is_main:
-            if name:
-                save_adapter(base, name, out / "adapter", stage=STAGE, dialogues_sha256=sha256_of(dialogues))
-            else:
-                save_model(base, out / "model")
+        if name:
+            run.publish("adapter", lambda folder: save_adapter(base, name, folder, stage=STAGE, dialogues_sha256=sha256_of(dialogues)))
+        else:
+            run.publish("model", lambda folder: save_model(base, folder))
         run.finish(facts=facts)
         group.barrier()
         return facts
