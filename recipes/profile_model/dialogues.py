@@ -101,7 +101,7 @@ def preferences(source: Histories, n: int) -> Iterator[Dialogue]:
 def rl(source: Histories, n: int) -> Iterator[Dialogue]:
     """Prompts with items of the theme and of another that they do not show."""
     for i in range(n):
-        story = source.story(_SEEDS[RL], i, n_more=4, bare=0.0)
+        story = source.story(_SEEDS[RL], i, n_more=3, bare=0.0)
         yield Dialogue(
             RL, f"{story.side}:{i}", story.side, COMPACT, _part(i), (_question(story),),
             positives=tuple(item.joined() for item in story.more), negatives=tuple(item.joined() for item in story.others),
@@ -114,8 +114,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--wordnet", type=Path, default=WORDNET, help="folder with data.noun, data.verb, data.adj, data.adv")
     parser.add_argument("--sft", type=int, default=80_000)
-    parser.add_argument("--preferences", type=int, default=8_000)
-    parser.add_argument("--rl", type=int, default=8_000)
+    parser.add_argument("--preferences", type=int, default=6_000)
+    parser.add_argument("--rl", type=int, default=4_000)
     args = parser.parse_args()
     source = histories(read_wordnet(args.wordnet), args.start)
     args.out.mkdir(parents=True, exist_ok=True)

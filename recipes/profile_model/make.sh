@@ -5,6 +5,8 @@
 # WORDNET  folder of WordNet 3.0's data files (Debian: apt install wordnet-base) [/usr/share/wordnet].
 # DATA     folder with ml-latest-small and reclm-mind, to measure with; they are not learned from.
 #
+# STEPS    (from the environment) of SFT, 32 dialogues each [2250]; another number is another run, so give another OUT.
+#
 # One thread: on two cores a second one does not pay where anything else runs. docs/profile-model.md has the figures.
 set -eu
 here=$(dirname "$0")
@@ -13,22 +15,24 @@ wordnet=${2:-/usr/share/wordnet}
 data=${3:-}
 python=${PYTHON:-python}
 reclm=${RECLM:-reclm}
+steps=${STEPS:-2250}
 
 [ -f "$out/start/made" ] || { "$python" "$here/start.py" "$out/start" --wordnet "$wordnet" --threads 1; touch "$out/start/made"; }
 [ -f "$out/dialogues/made" ] || {
-    "$python" "$here/dialogues.py" "$out/start" "$out/dialogues" --wordnet "$wordnet" --sft 48000 --preferences 6000 --rl 4000
+    "$python" "$here/dialogues.py" "$out/start" "$out/dialogues" --wordnet "$wordnet" --sft $((steps * 33))
     touch "$out/dialogues/made"
 }
 
 "$reclm" tune sft --base "$out/start" --dialogues "$out/dialogues/sft.jsonl" -o "$out/sft" --full --optimizer muon --lr 1.5e-3 --lr-muon 0.02 \
-    --epochs 1 --max-steps 1100 --schedule linear --decay 0.4 --warmup 0.04 --label-weight 6 --phrase-weight 6 \
+    --epochs 1 --max-steps "$steps" --schedule linear --decay 0.4 --warmup 0.04 --label-weight 6 --phrase-weight 6 \
     --batch 32 --max-length 192 --pass-tokens 1024 --save-every 50 --eval-every 150 --threads 1 --seed 1
 
 "$reclm" tune reward --base "$out/sft/model" --dialogues "$out/dialogues/preference.jsonl" -o "$out/reward" --lora-r 8 --lora-alpha 16 \
-    --lora-dropout 0 --lr 2e-3 --batch 32 --max-length 256 --pass-tokens 1024 --save-every 50 --eval-every 50 --threads 1 --seed 1
+    --lora-dropout 0 --lr 2e-3 --batch 32 --max-length 256 --pass-tokens 1024 --max-steps 130 --save-every 65 --eval-every 65 --threads 1 --seed 1
 
 "$reclm" tune ppo --base "$out/sft/model" --reward "$out/reward/adapter" --dialogues "$out/dialogues/rl.jsonl" -o "$out/ppo" \
-    --weight model=0.5 --weight parse=2 --weight rank=1 --threads 1 --seed 1
+    --steps 36 --batch 32 --micro-batch 32 --epochs 2 --lr 1e-3 --lora-r 8 --lora-alpha 16 --eval-answers 64 --eval-every 12 --save-every 12 \
+    --weight model=0.5 --weight parse=3 --weight rank=1 --max-length 256 --threads 1 --seed 1
 
 "$reclm" export --base "$out/sft/model" --adapter "$out/ppo/adapter" --quant q8_0 -o "$out/gguf" --name reclm-profile --threads 1
 

@@ -210,8 +210,11 @@ class _Theme:
             topic = rng.choice(TOPICS)
         else:
             topic = source._word(rng, self.invented)
-        if rng.random() < 0.25:
+        draw = rng.random()
+        if draw < 0.25:
             topic += rng.choice("_ -") + rng.choice(_SUBS)
+        elif draw < 0.4:  # `finance-real-estate`, `foodanddrink`: words within which a copy may lose its place
+            topic = rng.choice(("-", "-", "and", "")).join([topic, *rng.sample(TOPICS, rng.choice((1, 1, 2)))])
         return topic.title() if rng.random() < 0.3 else topic
 
     def pick(self, rng: random.Random) -> tuple[str, str]:
