@@ -219,7 +219,7 @@ def test_options_of_the_source_at_hand_and_defaults_are_not_refused(root, server
     profile_users(root, "--model", "m", "--endpoint", server.url, "--yes", "--slots", 1, "--temperature", 0.5, "--seed", 3,
                   "--price-in", 1, "--price-out", 2, "--requests-per-minute", 60000, "--max-new-tokens", 64)  # fmt: skip
     assert server.asked
-    profile_users(root, "--model", "rules", "--retries", 1, "--engine", "local")
+    profile_users(root, "--model", "rules", "--engine", "local", "--reuse", "history")
 
 
 # -- what is said ---------------------------------------------------------------------------
