@@ -9,6 +9,7 @@ import argparse
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -24,6 +25,7 @@ from reclm_lite.dialogue.records import (
 from reclm_lite.dialogue.templates import NO, YES, candidate_spans, person_spans, view_spans
 from reclm_lite.dialogue.view import prompt_view
 from reclm_lite.errors import InputError
+from reclm_lite.types import ItemText
 
 HELD_OUT = 50  # one in so many
 _N_SPARE = 20  # stories at most for a pair, where some cannot be spoiled in the way that was drawn
@@ -98,13 +100,18 @@ def preferences(source: Histories, n: int) -> Iterator[Dialogue]:
                 break
 
 
+def _ranked(items: tuple[ItemText, ...]) -> tuple[str, ...]:
+    """Without descriptions: their vectors would be most of the time of a step of PPO."""
+    return tuple(replace(item, description="").joined() for item in items)
+
+
 def rl(source: Histories, n: int) -> Iterator[Dialogue]:
     """Prompts with items of the theme and of another that they do not show."""
     for i in range(n):
-        story = source.story(_SEEDS[RL], i, n_more=3, bare=0.0)
+        story = source.story(_SEEDS[RL], i, n_more=2, bare=0.0)
         yield Dialogue(
             RL, f"{story.side}:{i}", story.side, COMPACT, _part(i), (_question(story),),
-            positives=tuple(item.joined() for item in story.more), negatives=tuple(item.joined() for item in story.others),
+            positives=_ranked(story.more), negatives=_ranked(story.others),
         )  # fmt: skip
 
 

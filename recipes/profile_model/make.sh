@@ -5,7 +5,7 @@
 # WORDNET  folder of WordNet 3.0's data files (Debian: apt install wordnet-base) [/usr/share/wordnet].
 # DATA     folder with ml-latest-small and reclm-mind, to measure with; they are not learned from.
 #
-# STEPS    (from the environment) of SFT, 32 dialogues each [2250]; another number is another run, so give another OUT.
+# STEPS    (from the environment) of SFT, 32 dialogues each [3000]; another number is another run, so give another OUT.
 #
 # One thread: on two cores a second one does not pay where anything else runs. docs/profile-model.md has the figures.
 set -eu
@@ -15,7 +15,7 @@ wordnet=${2:-/usr/share/wordnet}
 data=${3:-}
 python=${PYTHON:-python}
 reclm=${RECLM:-reclm}
-steps=${STEPS:-2250}
+steps=${STEPS:-3000}
 
 [ -f "$out/start/made" ] || { "$python" "$here/start.py" "$out/start" --wordnet "$wordnet" --threads 1; touch "$out/start/made"; }
 [ -f "$out/dialogues/made" ] || {
