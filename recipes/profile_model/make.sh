@@ -27,12 +27,13 @@ steps=${STEPS:-3000}
     --epochs 1 --max-steps "$steps" --schedule linear --decay 0.4 --warmup 0.04 --label-weight 6 --phrase-weight 6 \
     --batch 32 --max-length 192 --pass-tokens 1024 --save-every 50 --eval-every 150 --threads 1 --seed 1
 
-"$reclm" tune reward --base "$out/sft/model" --dialogues "$out/dialogues/preference.jsonl" -o "$out/reward" --lora-r 8 --lora-alpha 16 \
-    --lora-dropout 0 --lr 2e-3 --batch 32 --max-length 256 --pass-tokens 1024 --max-steps 130 --save-every 65 --eval-every 65 --threads 1 --seed 1
+"$reclm" tune reward --base "$out/sft/model" --dialogues "$out/dialogues/preference.jsonl" -o "$out/reward" --lora-r 32 --lora-alpha 64 \
+    --lora-dropout 0 --lr 1.5e-3 --schedule linear --warmup 0.1 --epochs 2 --max-steps 260 \
+    --batch 32 --max-length 160 --pass-tokens 1024 --save-every 65 --eval-every 65 --threads 1 --seed 2
 
 "$reclm" tune ppo --base "$out/sft/model" --reward "$out/reward/adapter" --dialogues "$out/dialogues/rl.jsonl" -o "$out/ppo" \
-    --steps 36 --batch 32 --micro-batch 32 --epochs 2 --lr 1e-3 --lora-r 8 --lora-alpha 16 --eval-answers 64 --eval-every 12 --save-every 12 \
-    --weight model=0.5 --weight parse=3 --weight rank=1 --max-length 256 --threads 1 --seed 1
+    --steps 40 --batch 128 --micro-batch 32 --epochs 2 --lr 1e-3 --lora-r 16 --lora-alpha 32 --max-new-tokens 80 --max-length 256 \
+    --weight model=0.5 --weight parse=3 --weight rank=1 --eval-answers 80 --eval-every 10 --save-every 10 --threads 1 --seed 1
 
 "$reclm" export --base "$out/sft/model" --adapter "$out/ppo/adapter" --quant q8_0 -o "$out/gguf" --name reclm-profile --threads 1
 
