@@ -148,3 +148,19 @@ def test_two_processes_make_the_adapter_of_one(root, tmp_path):
     one, two = (load_file(tmp_path / out / "adapter" / "adapter_model.safetensors") for out in ("one", "two"))
     assert max(float(abs(v).max()) for n, v in one.items() if "lora_B" in n) > 1e-3
     assert max(float(abs(one[n] - two[n]).max()) for n in one) < 1e-5
+
+
+def test_from_scratch_leaves_a_folder_of_somebody_elses_alone_and_asks_for_fresh_on_other_sizes(root, tmp_path):
+    (tmp_path / "mine-base").mkdir()
+    (tmp_path / "mine-base" / "model.safetensors").write_text("years of work")
+    sizes = ["--vocab", "300", "--width", "32", "--ffn", "64", "--heads", "2", "--max-length", "256", "--layers"]
+    start = ["tune", "sft", "--from-scratch", "--dialogues", root / "sft.jsonl", *QUICK, *sizes]
+    for fresh in ([], ["--fresh"]):
+        code, _, err = run(*start, 1, "-o", tmp_path / "mine", *fresh)
+        assert code == 1 and "files of another make" in err
+    assert (tmp_path / "mine-base" / "model.safetensors").read_text() == "years of work"
+    assert run(*start, 1, "-o", tmp_path / "run")[0] == 0
+    code, _, err = run(*start, 2, "-o", tmp_path / "run")
+    assert code == 1 and "other sizes" in err
+    assert run(*start, 2, "-o", tmp_path / "run", "--fresh")[0] == 0
+    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["num_hidden_layers"] == 2

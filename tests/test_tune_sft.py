@@ -369,3 +369,57 @@ def test_metrics_stand_in_tensorboard_too(tmp_path, folder, dialogues):
     logged = [(m["step"], m["loss"]) for m in read_metrics(tmp_path / "run") if "loss" in m]
     assert [(e.step, pytest.approx(e.value, rel=1e-5)) for e in events.Scalars("loss")] == logged
     assert "eval/loss" in events.Tags()["scalars"]
+
+
+# -- what --fresh may remove, and what makes another run ------------------------------------
+
+
+def test_fresh_removes_a_run_of_its_stage_alone_and_nothing_that_it_reads(tmp_path, folder, dialogues):
+    train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK)
+    adapter = tmp_path / "run" / "adapter"
+    with pytest.raises(InputError, match="which --fresh removes"):
+        train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK, init_from=adapter, fresh=True)
+    assert (adapter / "adapter_model.safetensors").is_file()
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**about, "stage": "reward"}))
+    with pytest.raises(InputError, match="found one of reward"):
+        train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK, fresh=True)
+    assert (adapter / "adapter_model.safetensors").is_file()
+    (tmp_path / "run" / "run.json").write_text('{"mine": 1}')
+    with pytest.raises(InputError, match="other files"):
+        train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK, fresh=True)
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
+    (tmp_path / "run" / "gguf").mkdir()
+    (tmp_path / "run" / "gguf" / "model.gguf").write_text("exported")
+    train_sft(open_base(folder), dialogues, tmp_path / "run", replace(QUICK, batch=4), fresh=True)
+    assert (tmp_path / "run" / "gguf" / "model.gguf").read_text() == "exported"
+
+
+def test_another_adapter_to_begin_with_is_another_run_though_its_folder_has_the_same_name(tmp_path, folder, dialogues):
+    for seed in (1, 2):
+        train_sft(open_base(folder), dialogues, tmp_path / f"first{seed}", replace(QUICK, max_steps=2, loop=LoopSettings(2, 2, seed)))
+    train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK, init_from=tmp_path / "first1" / "adapter")
+    with pytest.raises(InputError, match="init_sha256"):
+        train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK, init_from=tmp_path / "first2" / "adapter")
+
+
+def test_two_processes_do_not_tune_in_one_folder(tmp_path, folder, dialogues):
+    from reclm_lite.tune.run import Run
+
+    with Run.open(tmp_path / "run", "sft", {}), pytest.raises(InputError, match="another one tuning there"):
+        Run.open(tmp_path / "run", "sft", {})
+    Run.open(tmp_path / "run", "sft", {}).close()
+
+
+def test_parameters_that_diverged_are_not_given_out(tmp_path, folder, dialogues):
+    wild = replace(QUICK, max_steps=1, optimizer=OptimizerSettings(lr=1e30, warmup=0.0))
+    with pytest.raises(ModelError, match="diverged"):
+        train_sft(open_base(folder), dialogues, tmp_path / "run", wild)
+    assert not (tmp_path / "run" / "adapter").exists() and not list((tmp_path / "run").glob("checkpoints/step-*"))
+    assert "diverged" in json.loads((tmp_path / "run" / "run.json").read_text())["state"]
+
+
+def test_dialogues_longer_than_the_base_can_read_are_left_out(tmp_path, folder):
+    long = [replace(d, messages=(replace(d.messages[0], spans=d.messages[0].spans * 30), *d.messages[1:])) for d in sft_dialogues(4)]
+    path = write(tmp_path / "sft.jsonl", [*sft_dialogues(40)[4:], *long])
+    assert train_sft(open_base(folder), path, tmp_path / "run", replace(QUICK, max_length=4096))["n_left_out_long"] == 4  # of 256 positions

@@ -36,7 +36,7 @@ def stage_options(stage: str, *, batch: int, every: int = 100) -> Callable:
                      help="Tokens of a dialogue (for ppo: of a prompt) at most; longer ones are left out and counted."),
         click.option("--save-every", type=click.IntRange(min=1), default=every, show_default=True, help="Steps between checkpoints."),
         click.option("--eval-every", type=click.IntRange(min=1), default=every, show_default=True, help="Steps between measurements on held-out dialogues."),
-        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
         click.option("--dtype", type=click.Choice(("auto", "float32", "bfloat16")), default="auto", show_default=True, help="auto: bfloat16 on a GPU, else float32."),
         click.option("--qlora", is_flag=True, help="Base weights in 4 bits (nf4); needs the extra [qlora]."),
@@ -74,7 +74,7 @@ def _lora_options(r: int, alpha: int) -> Callable:
 
 def _optimizer_options(lr: float) -> Callable:
     return _together([
-        click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=lr, show_default=True, help="Learning rate (of AdamW)."),
+        click.option("--lr", type=click.FloatRange(0, 10, min_open=True), default=lr, show_default=True, help="Learning rate (of AdamW)."),
         click.option("--warmup", type=click.FloatRange(0, 1, max_open=True), default=0.03, show_default=True, help="Share of the steps in which it rises."),
         click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
         click.option("--decay", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="The last share of the steps, in which it falls to zero."),
@@ -253,16 +253,31 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
 
 
 def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> Path:
-    """The base beside the run's folder, made where it is not there."""
-    from ..dialogue.records import SFT, read_dialogues
-    from ..tune.scratch import ScratchSettings, make_base
+    """The base beside the run's folder, made where it is not there; one of other sizes or dialogues, or another's, is refused."""
+    import json
+    import os
+    import shutil
+
+    from ..dialogue.records import SFT, read_dialogues, sha256_of
+    from ..tune.scratch import ScratchSettings, as_dict, make_base
 
     settings = ScratchSettings(o["vocab"], o["layers"], o["width"], o["ffn"], o["heads"], o["max_length"], o["seed"])
     settings.check()
+    out = out.resolve()
     folder = out.with_name(f"{out.name}-base")
-    if group.is_main and (o["fresh"] or not (folder / "config.json").is_file()):
+    about, note = {**as_dict(settings), "dialogues_sha256": sha256_of(dialogues) if dialogues.is_file() else ""}, folder / "reclm.json"
+    found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
+    if folder.exists() and found != about and (found is None or not o["fresh"]):
+        what = "files of another make" if found is None else "a base of other sizes or dialogues"
+        raise click.ClickException(f"expected a base made here before, or nothing, at {folder}, found {what}; give another --out" + ("" if found is None else ", or --fresh"))
+    if group.is_main and found != about:
         say(f"training a tokenizer of {settings.vocab:,} tokens on {dialogues}")
-        make_base(folder, (message.text for d in read_dialogues(dialogues, SFT, part="train") for message in d.messages), settings)
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        make_base(partial, (message.text for d in read_dialogues(dialogues, SFT, part="train") for message in d.messages), settings)
+        (partial / "reclm.json").write_text(json.dumps(about), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
     group.barrier()
     return folder
 

@@ -81,7 +81,7 @@ def command(as_json: bool, base: str, sft: Path | None, reward: Path | None, wei
     model = open_base(base_settings(o, base), lora_r=o["lora_r"], pass_tokens=o["micro_batch"] * min(o["max_length"], 512), n_adapters=3)
     signals, about = _signals(wanted, model, reward, o["n_threads"])
     with progress_bar(o["algorithm"]) as update:
-        report = train_ppo(model, dialogues, out, settings, signals=signals, sft=sft, about=about, group=group, fresh=o["fresh"], progress=update)
+        report = train_ppo(model, dialogues, out, settings, signals=signals, sft=sft, about=about, reads=[reward] if reward else [], group=group, fresh=o["fresh"], progress=update)
     if group.is_main:
         tell("ppo", report, out, as_json, f"reclm export --base {base} --adapter {out / 'adapter'} -o {out / 'gguf'}")
 
@@ -95,7 +95,7 @@ def _weights(given: tuple[str, ...], reward: Path | None) -> dict[str, float]:
             value = float(number)
         except ValueError:
             value = float("nan")
-        if part not in PARTS or not equals or not value >= 0:
+        if part not in PARTS or not equals or not 0 <= value < float("inf"):
             raise click.UsageError(f"--weight: expected PART=NUMBER with a part among {', '.join(PARTS)} and a number of at least 0, found {text!r}")
         found[part] = value
     found = {part: value for part, value in found.items() if value}

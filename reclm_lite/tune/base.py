@@ -53,12 +53,23 @@ class Base:
     fingerprint: str
     path: Path
     autocast: bool = False
+    qlora: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
     def causal(self) -> Any:
         """The causal model itself, whatever adapters it has."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def dtype_name(self) -> str:
+        """Of the weights, for a run's settings."""
+        return "nf4" if self.qlora else str(self.dtype).removeprefix("torch.")
+
+    @property
+    def n_ctx(self) -> int:
+        """Positions that the model was made for."""
+        return int(getattr(self.causal.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
 
     @property
     def pad_id(self) -> int:
@@ -139,11 +150,14 @@ def locate(name: str) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """16 hex digits of the configuration and of size, beginning and end of every weight file (they may be many gigabytes).
+    """16 hex digits of configuration, tokenizer and chat template, and of size, beginning and end of every weight file (they may be many gigabytes).
 
     The beginning of a safetensors file holds names, shapes and dtypes.
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        if (folder / name).is_file():
+            digest.update((folder / name).read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
         digest.update(f"{size}".encode())
@@ -180,7 +194,7 @@ def load_base(settings: BaseSettings) -> Base:
         raise ModelError(f"expected at most {n_rows} tokens as the model in {folder} has embeddings, found a tokenizer of {len(tokenizer)}")
     base = Base(
         model, tokenizer, INSTRUCT if tokenizer.chat_template else COMPACT, device, dtype, fingerprint(folder), folder,
-        autocast=settings.full and dtype == torch.bfloat16,
+        autocast=settings.full and dtype == torch.bfloat16, qlora=settings.qlora,
     )  # fmt: skip
     if base.form == COMPACT:
         base.notes.append("the base has no chat template: it is shown the compact prompt as plain text")

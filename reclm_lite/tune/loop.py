@@ -58,7 +58,7 @@ class LoopSettings:
 def train(run: Run, task: Task, optimizer: Optimizer, settings: LoopSettings, progress: Progress = lambda *_: None) -> Mapping[str, float]:
     """Train to the end, from the newest checkpoint on; leaves the best evaluated parameters in place and returns their figures.
 
-    Raises ModelError where a loss is not finite; the last good parameters are in the newest checkpoint.
+    Raises ModelError where a loss, a held-out figure or a parameter is not finite; nothing of that is saved.
     """
     start, best, best_step = _restore(run, task, optimizer)
     seconds, n_tokens = time.monotonic(), 0
@@ -72,12 +72,11 @@ def train(run: Run, task: Task, optimizer: Optimizer, settings: LoopSettings, pr
         done = step + 1
         if not (math.isfinite(outcome.loss) and math.isfinite(norm)):
             optimizer.clear()
-            run.save(step, _state(task, optimizer), best=best, best_step=best_step)
             run.finish(f"stopped: the loss of step {done} is not finite")
             shown = ", ".join(outcome.ids[:8]) + (" …" if len(outcome.ids) > 8 else "")
             raise ModelError(
-                f"expected a finite loss, found {outcome.loss} (gradient norm {norm}) in step {done}; stopped with the parameters of "
-                f"step {step} in {run.folder}/checkpoints. The batch: {shown}. Look at these dialogues, or give a smaller learning rate"
+                f"expected a finite loss, found {outcome.loss} (gradient norm {norm}) in step {done}; stopped; what was saved "
+                f"before is in {run.folder}/checkpoints. The batch: {shown}. Look at these dialogues, or begin again (--fresh) with a smaller learning rate"
             )
         now = time.monotonic()
         run.log(
@@ -90,15 +89,28 @@ def train(run: Run, task: Task, optimizer: Optimizer, settings: LoopSettings, pr
             figures = dict(task.evaluate())
             if figures:
                 run.log(done, **figures)
+                _require_finite(run, figures, task, done)
                 is_best = not best or task.is_better(figures, best)
             if is_best:
                 best, best_step = figures, done
             seconds, n_tokens = time.monotonic(), 0  # an evaluation is not training
         if done % settings.save_every == 0 or done == task.n_steps or is_best:
             run.save(done, _state(task, optimizer), is_best=is_best, best=best, best_step=best_step)
+    _require_finite(run, {}, task, task.n_steps)
     if best and best_step != task.n_steps and (checkpoint := run.best()) is not None:
         _load(task, checkpoint.tensors)
     return {**best, "best_step": best_step or task.n_steps}
+
+
+def _require_finite(run: Run, figures: Mapping[str, float], task: Task, step: int) -> None:
+    """Raises ModelError where training has diverged: such parameters are neither saved nor given out."""
+    if all(map(math.isfinite, figures.values())) and all(bool(torch.isfinite(p).all()) for p in task.parameters.values()):
+        return
+    run.finish(f"stopped: diverged by step {step}")
+    raise ModelError(
+        f"expected finite parameters and figures after step {step}, found others: training has diverged; what was saved before is in "
+        f"{run.folder}/checkpoints. Begin again (--fresh) with a smaller learning rate"
+    )
 
 
 def _state(task: Task, optimizer: Optimizer) -> dict[str, torch.Tensor]:

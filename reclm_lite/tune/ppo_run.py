@@ -40,13 +40,13 @@ _CHOOSING, _REPORTING = -1, -2  # numbers of "steps" that draw the answers of ev
 
 def train_ppo(
     base: Base, dialogues: Path, out: Path, settings: PpoSettings = PpoSettings(), *, signals: Mapping[str, Signal],
-    sft: Path | None = None, about: Mapping[str, Any] | None = None, group: Group | None = None, fresh: bool = False,
+    sft: Path | None = None, about: Mapping[str, Any] | None = None, reads: Sequence[Path] = (), group: Group | None = None, fresh: bool = False,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Tune the SFT policy towards `signals`, mixed by `settings.weights`; writes `out/adapter` and returns the report.
 
     sft: the adapter of SFT; None where SFT trained all weights of `base`. about: what else decides the result, JSON-able, such
-    as the reward model's hash. The same call again goes on where a kill left it, or, when all is done, does nothing.
+    as the reward model's hash; reads: its files. The same call again goes on where a kill left it, or, when all is done, does nothing.
     Raises InputError on unusable dialogues, folders or settings; ModelError where a loss is not finite.
     """
     settings.check()
@@ -58,11 +58,12 @@ def train_ppo(
     if min(len(training), settings.batch, settings.n_eval) < group.world:
         raise InputError(f"expected at least a prompt for each of {group.world} processes, found {len(training)} and a batch of {settings.batch}")
     facts = {
-        "base": base.path.name, "base_fingerprint": base.fingerprint, "dtype": str(base.dtype).removeprefix("torch."),
+        "base": base.path.name, "base_fingerprint": base.fingerprint, "dtype": base.dtype_name,
         "dialogues_sha256": sha256_of(dialogues), "n_processes": group.world, "sft_sha256": sha256_of(sft / WEIGHTS) if sft else "",
         **asdict(settings), "weights": weights, **(about or {}),
     }  # fmt: skip
-    with Run.open(out, STAGE, facts, group=group, fresh=fresh) as run:
+    inputs = [path for path in (base.path, dialogues, sft, *reads) if path is not None]
+    with Run.open(out, STAGE, facts, group=group, fresh=fresh, inputs=inputs) as run:
         if run.is_done:
             return {**run.about["facts"], "already_done": True}
         torch.manual_seed(settings.seed)

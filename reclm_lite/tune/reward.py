@@ -16,7 +16,7 @@ import torch
 
 from ..dialogue.records import PREFERENCE, Dialogue, read_dialogues, sha256_of
 from ..errors import InputError
-from .adapters import LoraSettings
+from .adapters import WEIGHTS, LoraSettings, check_base
 from .base import Base
 from .batches import check_form, pad_right, step_indices, steps_per_epoch
 from .loop import LoopSettings, Outcome, Progress, train
@@ -152,14 +152,17 @@ def train_reward(
     """
     settings.check()
     group = group or Group()
-    init = init_from.name if init_from else ""
-    with Run.open(out, STAGE, run_settings(base, dialogues, settings, group, init_from=init), group=group, fresh=fresh) as run:
+    init = sha256_of(init_from / WEIGHTS) if init_from else ""
+    if init_from is not None:
+        check_base(init_from, base)
+    inputs = [path for path in (base.path, dialogues, init_from) if path is not None]
+    with Run.open(out, STAGE, run_settings(base, dialogues, settings, group, init_sha256=init), group=group, fresh=fresh, inputs=inputs) as run:
         if run.is_done:
             return {**run.about["facts"], "already_done": True}
         torch.manual_seed(settings.loop.seed)
         model = RewardModel.new(base, settings.lora, init_from=init_from)
-        pairs, n_long = _pairs(list(read_dialogues(dialogues, PREFERENCE, part="train")), model, settings.max_length)
-        held_out, _ = _pairs(list(read_dialogues(dialogues, PREFERENCE, part="held_out"))[: settings.n_eval], model, settings.max_length)
+        pairs, n_long = _pairs(list(read_dialogues(dialogues, PREFERENCE, part="train")), model, min(settings.max_length, base.n_ctx))
+        held_out, _ = _pairs(list(read_dialogues(dialogues, PREFERENCE, part="held_out"))[: settings.n_eval], model, min(settings.max_length, base.n_ctx))
         if not pairs:
             raise InputError(f"expected pairs of part 'train' in {dialogues}, found none; build them with fewer held out")
         task = RewardTask(model, pairs, held_out, settings, group)

@@ -25,6 +25,8 @@ from .parallel import Group
 
 RUN, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
 RUNNING, DONE = "running", "done"
+_OWN = (RUN, METRICS, "samples.jsonl", "report.json", "value_head.safetensors", CHECKPOINTS, "tensorboard", "adapter", "model")
+_LOCK = ".lock"
 _KEPT = 2
 _SHOWN = 4  # settings that differ, in a message
 
@@ -51,31 +53,36 @@ class Run:
         self.folder, self.group, self.about = Path(folder), group, about
         self._writer: Any = None
         self._metrics: Any = None
+        self._lock: Any = None
 
     @classmethod
-    def open(cls, folder: Path, stage: str, settings: Mapping[str, Any], *, group: Group | None = None, fresh: bool = False) -> "Run":
+    def open(cls, folder: Path, stage: str, settings: Mapping[str, Any], *, group: Group | None = None, fresh: bool = False, inputs: Iterable[Path] = ()) -> "Run":
         """A new run, or the one that lies in `folder`, if it is of the same stage and settings.
 
-        settings: JSON-able, everything that decides the result. fresh: throw away what is there. Raises InputError where
-        another run, or anything else, lies there.
+        settings: JSON-able, everything that decides the result. fresh: throw away the run of this stage that lies there, and nothing
+        else; inputs: files and folders that it reads, which must not lie in it then. Raises InputError where another run, or anything
+        else, lies there, or where another process is at work.
         """
         folder, group = Path(folder), group or Group()
         about = {"stage": stage, "settings": json.loads(json.dumps(dict(settings))), "state": RUNNING, "versions": _versions()}
-        group.barrier()
-        if fresh and group.rank == 0:
-            _remove(folder)
-        group.barrier()
-        found = _read(folder / RUN)
-        if found is None and folder.is_dir() and any(folder.iterdir()):
+        if fresh:
+            _refuse_to_remove(folder, stage, inputs)
+        found = None if fresh else _read(folder / RUN)
+        if found is None and not fresh and _holds_files(folder):
             raise InputError(f"expected an empty folder, or one of `reclm tune`, at {folder}, found other files; give another --out")
         if found is not None:
             _compare(found, about, folder)
-            about = {**found, **about, "state": found["state"]}  # what `finish` recorded stays
+            about = {**found, **about, "state": found["state"] if found["state"] == DONE else RUNNING}  # what `finish` recorded stays
+        group.barrier()  # all have read before the first one writes
         run = cls(folder, group, about)
-        group.barrier()
-        if found is None and group.rank == 0:
+        if group.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            run._write_about()
+            run._lock = _lock(folder)
+            if fresh:
+                _remove(folder)
+            if not run.is_done:
+                run._write_about()
+        group.barrier()
         return run
 
     @property
@@ -140,7 +147,7 @@ class Run:
         checkpoint = None if found is None else _load(found)
         self.group.barrier()
         if self.group.rank == 0:
-            self._cut(checkpoint.step if checkpoint else 0)
+            self._cut(checkpoint.step if checkpoint else -1)
         return checkpoint
 
     def best(self) -> Checkpoint | None:
@@ -171,10 +178,10 @@ class Run:
         self.group.barrier()
 
     def close(self) -> None:
-        for file in (self._metrics, self._writer):
+        for file in (self._metrics, self._writer, self._lock):
             if file is not None:
                 file.close()
-        self._metrics = self._writer = None
+        self._metrics = self._writer = self._lock = None
 
     def __enter__(self) -> "Run":
         return self
@@ -253,13 +260,44 @@ def _read(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "settings" in found and "state" in found else None
 
 
-def _remove(folder: Path) -> None:
-    """The folder of a run, and no other."""
-    if not folder.exists():
+def _holds_files(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(path.name != _LOCK for path in folder.iterdir()))
+
+
+def _refuse_to_remove(folder: Path, stage: str, inputs: Iterable[Path]) -> None:
+    """Raises InputError unless `folder` is a run of this stage, or nothing, and none of the inputs lies in it."""
+    if not _holds_files(folder):
         return
-    if not (folder / RUN).is_file() and any(folder.iterdir()):
+    found = _read(folder / RUN)
+    if found is None:
         raise InputError(f"expected a run of `reclm tune` in {folder} for --fresh, found other files; give another --out")
-    shutil.rmtree(folder)
+    if found.get("stage") != stage:
+        raise InputError(f"expected a run of {stage} in {folder} for --fresh, found one of {found.get('stage')}; give another --out")
+    for path in inputs:
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"expected what the run reads outside of {folder}, which --fresh removes, found {path}; give another --out")
+
+
+def _remove(folder: Path) -> None:
+    """What a run writes, and nothing else."""
+    for path in [*(folder / name for name in _OWN), *folder.glob("*.partial")]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _lock(folder: Path) -> Any:
+    """An open file that no other process can lock, so that two do not write one run."""
+    import fcntl
+
+    file = (folder / _LOCK).open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise InputError(f"expected {folder} for this process alone, found another one tuning there; wait for it, or give another --out") from error
+    return file
 
 
 def _write(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ import torch
 from ..dialogue.records import PARTS, SFT, Dialogue, read_dialogues, sha256_of
 from ..dialogue.templates import NO, YES
 from ..errors import InputError
-from .adapters import LoraSettings, add_adapter, parameters, save_adapter, use
+from .adapters import WEIGHTS, LoraSettings, add_adapter, check_base, parameters, save_adapter, use
 from .base import Base
 from .batches import Example, Micro, Weights, micro_batches, render, step_indices, steps_per_epoch
 from .loop import LoopSettings, Outcome, Progress, train
@@ -142,7 +142,7 @@ class SftTask:
 def run_settings(base: Base, dialogues: Path, settings: Any, group: Group, **more: Any) -> dict[str, Any]:
     """What decides a run's result, for `Run.open`: another value of any of these is another run."""
     return {
-        "base": base.path.name, "base_fingerprint": base.fingerprint, "dtype": str(base.dtype).removeprefix("torch."),
+        "base": base.path.name, "base_fingerprint": base.fingerprint, "dtype": base.dtype_name,
         "dialogues_sha256": sha256_of(dialogues), "n_processes": group.world, **asdict(settings), **more,
     }  # fmt: skip
 
@@ -162,12 +162,15 @@ def train_sft(
         raise InputError("expected LoRA to go on from an adapter, found --full; merge the adapter with `reclm export`, or leave out --full")
     renderer = Renderer(base.tokenizer, base.form)
     by_part = {part: read(dialogues, part, settings.rounds) for part in PARTS}
-    examples, n_long = render(by_part["train"], renderer, settings.max_length, settings.weights)
+    examples, n_long = render(by_part["train"], renderer, min(settings.max_length, base.n_ctx), settings.weights)
     if not examples:
         raise InputError(f"expected dialogues of part 'train' in {dialogues}, found none; build them with fewer held out")
-    held_out, _ = render(by_part["held_out"][: settings.n_eval], renderer, settings.max_length)
-    init = init_from.name if init_from else ""
-    with Run.open(out, STAGE, run_settings(base, dialogues, settings, group, init_from=init), group=group, fresh=fresh) as run:
+    held_out, _ = render(by_part["held_out"][: settings.n_eval], renderer, min(settings.max_length, base.n_ctx))
+    init = sha256_of(init_from / WEIGHTS) if init_from else ""
+    if init_from is not None:
+        check_base(init_from, base)
+    inputs = [path for path in (base.path, dialogues, init_from) if path is not None]
+    with Run.open(out, STAGE, run_settings(base, dialogues, settings, group, init_sha256=init), group=group, fresh=fresh, inputs=inputs) as run:
         if run.is_done:
             return {**run.about["facts"], "already_done": True}
         torch.manual_seed(settings.loop.seed)
