@@ -192,12 +192,13 @@ class Learner:
             return measure(self.base, rollouts, temperature=sampling.temperature, micro_batch=micro_batch, value_head=value_head)
 
     def _hold_still(self) -> None:
-        """No dropout anywhere; what computes activations anew in the backward pass does so in training mode alone."""
-        modules = list(self.base.model.modules())
-        self.base.model.train(any(getattr(module, "gradient_checkpointing", False) for module in modules))
-        for module in modules:
-            if isinstance(module, torch.nn.Dropout):
-                module.eval()
+        """No dropout anywhere, that of attention included, which is no module of its own; what computes activations anew in the
+        backward pass does so in training mode alone, so just these modules are in it.
+        """
+        self.base.model.eval()
+        for module in self.base.model.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = True
 
     # -- a step
 
