@@ -26,7 +26,8 @@ from .errors import InputError, WorkspaceError
 from .profiles.store import find_idx, usable_profiles
 from .profiles.vectors import profiles_digest
 from .user_rows import NAMES_USERS, Remaining, UnknownLayout, has_rows_of_users, remove_users
-from .workspace import DIALOGUES, FORGETTING, Workspace, artefact_fingerprint, atomic_path, write_arrays, write_toml
+from .files import atomic_path
+from .workspace import DIALOGUES, FORGETTING, Workspace, artefact_fingerprint, write_arrays, write_toml
 
 INTERACTIONS, NEIGHBORS, SPLIT = "matrices/interactions", "matrices/neighbors", "matrices/split"
 _ARRAY_FOLDERS = ("matrices", "vectors", "models")

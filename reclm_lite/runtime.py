@@ -9,7 +9,6 @@ the callers.
 import collections
 import ctypes
 import functools
-import hashlib
 import os
 import re
 import signal
@@ -24,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from reclm_lite.errors import ModelError
+from reclm_lite.files import file_sha256
 from reclm_lite.gguf_file import GgufSummary, TensorInfo, check_gguf
 
-__all__ = ["GgufSummary", "TensorInfo", "check_gguf"]  # part of this module's interface
+__all__ = ["GgufSummary", "TensorInfo", "check_gguf", "file_sha256"]  # part of this module's interface
 
 _ERROR_LEVEL = 4  # enum ggml_log_level
 _BUFFER_SIZE = re.compile(rb"([\w ]*?) buffer size = *([\d.]+) MiB")
@@ -46,20 +46,6 @@ def pick_threads(n_threads: int | None = None) -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, min(os.cpu_count() or 1, len(os.sched_getaffinity(0))))
     return os.cpu_count() or 1
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as hex; remembered in memory as long as its size and times stay the same."""
-    path = Path(path).resolve()
-    stat = path.stat()
-    return _sha256_of(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
-@functools.lru_cache(maxsize=64)
-def _sha256_of(path: Path, size_bytes: int, mtime_ns: int, ctime_ns: int) -> str:
-    del size_bytes, mtime_ns, ctime_ns  # part of the cache key only
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @functools.cache

@@ -32,6 +32,7 @@ import numpy as np
 
 from . import __version__
 from .errors import MissingArtefactError, WorkspaceError, shell_word
+from .files import atomic_path, sync
 from .schema import SCHEMA, SCHEMA_VERSION, upgrade
 
 log = logging.getLogger(__name__)
@@ -73,25 +74,6 @@ def fingerprint_arrays(arrays: Mapping[str, np.ndarray], params: Mapping) -> str
 def artefact_fingerprint(arrays: Mapping[str, np.ndarray], inputs: Mapping[str, str], params: Mapping) -> str:
     """The fingerprint of an artefact: of its arrays, its settings and its inputs' fingerprints."""
     return fingerprint_arrays(arrays, {"params": params, "inputs": dict(inputs)})
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it onto `path` only if the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise WorkspaceError(
-                f"no space left on the disk while writing {path}: nothing was replaced; free some space and run the command again"
-            ) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
@@ -290,7 +272,8 @@ class Workspace:
             else:
                 path.unlink(missing_ok=True)
         for folder in {self.root, *(self.root / name for name in FOLDERS)}:
-            _sync_folder(folder)
+            if folder.is_dir():
+                sync(folder)
         with self.db:  # what is made from now on is not for this plan to delete
             done = json.dumps({"rename": [], "empty": [], "delete": []})
             self.db.execute("UPDATE meta SET value=? WHERE key=?", (done, FORGETTING))
@@ -425,16 +408,6 @@ class Workspace:
             raise MissingArtefactError(
                 f"{name} is stale: {', '.join(stale)} changed since it was made; run `{made_by}` again"
             )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames and deletions in a folder last through a power failure."""
-    if folder.is_dir():
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def write_toml(path: Path, config: Mapping) -> None:

@@ -20,7 +20,8 @@ from reclm_lite.dialogue.build import BuildSettings, build, default_path, manife
 from reclm_lite.dialogue.first import Shown
 from reclm_lite.dialogue.inputs import load_inputs
 from reclm_lite.dialogue.preferences import asked_instead, possible_kinds
-from reclm_lite.dialogue.records import FORMS, KINDS, ORIGINS, PREFERENCE, RL, SFT, read_dialogues, sha256_of
+from reclm_lite.files import file_sha256
+from reclm_lite.dialogue.records import FORMS, KINDS, ORIGINS, PREFERENCE, RL, SFT, read_dialogues
 from reclm_lite.dialogue.templates import NO, YES, candidate_spans, instruct_prompt, item_spans, parse_profile, person_spans, user_prompt, user_spans
 from reclm_lite.errors import InputError, MissingArtefactError
 from reclm_lite.profiles.prompts import user_prompt_of
@@ -251,7 +252,7 @@ def test_the_manifest_tells_what_was_made_of_what_and_nothing_of_the_machine(ws,
     summary = make(ws, SFT, limit=10)
     path = default_path(ws, SFT)
     manifest = json.loads(manifest_path(path).read_text())
-    assert manifest == summary.manifest and manifest["sha256"] == sha256_of(path)
+    assert manifest == summary.manifest and manifest["sha256"] == file_sha256(path)
     assert manifest["n_dialogues"] == len(list(read_dialogues(path, SFT))) == sum(manifest["counts"]["side"].values())
     assert manifest["counts"][YES] == manifest["counts"][NO] > 0 and manifest["pairs_checked"] > 0
     assert manifest["inputs"]["matrices/split"] == ws.fingerprint("matrices/split")

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from checkpoints import save_llama, train_qwen2
 from tiny_dialogues import sft_dialogues, tiny_base
-from tiny_llama import write_tiny_llama
 
 from reclm_lite.dialogue.records import ORIGINS
 from reclm_lite.errors import InputError, ModelError

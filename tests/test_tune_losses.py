@@ -19,6 +19,17 @@ def close(found, wanted, tolerance=1e-5):
     np.testing.assert_allclose(np.asarray(found.detach() if isinstance(found, torch.Tensor) else found), wanted, atol=tolerance, rtol=0)
 
 
+def answers_of(logits, ids, is_answer):
+    """(sum of the losses of answer tokens, how many): the first token is told by nothing."""
+    counted = is_answer[:, 1:]
+    return losses.weighted_cross_entropy(logits[:, :-1][counted], ids[:, 1:][counted], torch.ones(int(counted.sum()))), counted.sum()
+
+
+def test_weighted_cross_entropy_weighs_by_hand():
+    logits = torch.tensor([[0.0, math.log(3)], [5.0, 5.0]])  # p = (1/4, 3/4) and (1/2, 1/2)
+    close(losses.weighted_cross_entropy(logits, torch.tensor([1, 0]), torch.tensor([1.0, 6.0])), math.log(4 / 3) + 6 * math.log(2))
+
+
 def test_masked_cross_entropy_is_transformers_loss_on_the_answers():
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -31,7 +42,7 @@ def test_masked_cross_entropy_is_transformers_loss_on_the_answers():
     is_answer = torch.rand(3, 12) < 0.4
     is_answer[:, 0] = True  # told by nothing: both leave it out
     wanted = model(input_ids=ids, labels=ids.masked_fill(~is_answer, -100))
-    total, count = losses.masked_cross_entropy(wanted.logits, ids, is_answer)
+    total, count = answers_of(wanted.logits, ids, is_answer)
     assert count == is_answer[:, 1:].sum()
     close(total / count, wanted.loss.item())
     parameter = model.model.layers[0].mlp.up_proj.weight
@@ -42,8 +53,8 @@ def test_masked_cross_entropy_is_transformers_loss_on_the_answers():
 def test_masked_cross_entropy_of_parts_adds_up_to_that_of_the_whole():
     torch.manual_seed(1)
     logits, ids, is_answer = torch.randn(4, 7, 9), torch.randint(0, 9, (4, 7)), torch.rand(4, 7) < 0.5
-    parts = [losses.masked_cross_entropy(logits[i : i + 1], ids[i : i + 1], is_answer[i : i + 1]) for i in range(4)]
-    total, count = losses.masked_cross_entropy(logits, ids, is_answer)
+    parts = [answers_of(logits[i : i + 1], ids[i : i + 1], is_answer[i : i + 1]) for i in range(4)]
+    total, count = answers_of(logits, ids, is_answer)
     close(sum(part[0] for part in parts), total.item())
     assert sum(int(part[1]) for part in parts) == count
 

@@ -160,6 +160,20 @@ def test_gradient_checkpointing_changes_no_gradient(adapted):
         torch.testing.assert_close(a[name], b[name], atol=1e-6, rtol=1e-4)
 
 
+def test_dropout_of_the_bases_attention_stays_out_of_ppo_with_gradient_checkpointing_too(adapted):
+    found = []
+    for dropout in (0.0, 0.5):
+        learner = learner_of(adapted, gradient_checkpointing=True)
+        for layer in learner.base.causal.model.layers:
+            layer.self_attn.attention_dropout = dropout
+        scored = learner.score(learner.rollouts(tune_toy.dialogues()[:6], POLICY, 1))
+        assert float(scored.kl.abs().max()) == 0.0  # the policy is a copy of its reference yet
+        found.append((scored.rollouts.answers, gradients(learner, scored, 4)))
+    assert found[0][0] == found[1][0]
+    for name, gradient in found[0][1].items():
+        assert torch.equal(gradient, found[1][1][name]), name
+
+
 def test_the_value_loss_moves_the_adapter_only_where_it_is_told_to(adapted):
     found = []
     for share in (0.0, 0.5, 1.0):

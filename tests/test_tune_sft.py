@@ -423,3 +423,28 @@ def test_dialogues_longer_than_the_base_can_read_are_left_out(tmp_path, folder):
     long = [replace(d, messages=(replace(d.messages[0], spans=d.messages[0].spans * 30), *d.messages[1:])) for d in sft_dialogues(4)]
     path = write(tmp_path / "sft.jsonl", [*sft_dialogues(40)[4:], *long])
     assert train_sft(open_base(folder), path, tmp_path / "run", replace(QUICK, max_length=4096))["n_left_out_long"] == 4  # of 256 positions
+
+
+# -- other arithmetic, other bases ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_bfloat16_learns_what_float32_does(tmp_path, folder, dialogues, full):
+    settings = replace(QUICK, full=full, max_steps=12, loop=LoopSettings(12, 6))
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        base = load_base(BaseSettings(str(folder), dtype=dtype, full=full))
+        losses[dtype] = train_sft(base, dialogues, tmp_path / dtype, settings)["eval/loss"]
+        trained = {p.dtype for p in base.model.parameters() if p.requires_grad}
+        assert trained == {torch.float32}  # what is trained stays so, whatever is computed in
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05) and losses["bfloat16"] != losses["float32"]
+
+
+def test_a_base_with_a_chat_template_is_tuned_on_dialogues_of_plain_words(tmp_path):
+    from test_tune_base import chat_base
+
+    base = load_base(BaseSettings(str(chat_base(tmp_path / "chat"))))
+    path = write(tmp_path / "sft.jsonl", sft_dialogues(40, form="instruct"))
+    facts = train_sft(base, path, tmp_path / "run", replace(QUICK, max_length=2048))
+    first = read_metrics(tmp_path / "run")[0]["eval/loss"]
+    assert facts["eval/loss"] < first and facts["n_dialogues"] == 32

@@ -75,7 +75,7 @@ def _measure(folder: Path, settings: Settings, say: Say, about: dict[str, Any]) 
     from ..tune.memory import count_parameters
     from ..tune.rendering import Renderer
     from ..tune.scratch import ScratchSettings, make_base
-    from .tune_job import _dialogues
+    from .tune_job import dialogues_of
 
     say("making the model")
     texts = sample_prompts(None, n=settings.batch * settings.steps + 2, seed=settings.seed)
@@ -83,7 +83,7 @@ def _measure(folder: Path, settings: Settings, say: Say, about: dict[str, Any]) 
     made = make_base(folder / "base", texts, sizes)
     base = load_base(BaseSettings(str(made), device="cpu"))
     renderer = Renderer(base.tokenizer, base.form)
-    prompts = [renderer.prompt(dialogue.messages) for dialogue in _dialogues(texts)][:-2]
+    prompts = [renderer.prompt(dialogue.messages) for dialogue in dialogues_of(texts)][:-2]
     n_tokens = sum(map(len, prompts)) / len(prompts)
     group = Group(
         "PPO", f"a Llama of {count_parameters(made) / 1e6:.0f} M weights, {settings.batch} answers of at most {settings.max_new_tokens} tokens to prompts of "

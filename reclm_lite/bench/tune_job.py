@@ -36,12 +36,12 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     loaded = peak_resident_bytes()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rl.jsonl"
-        path.write_text("".join(map(line_of, _dialogues(job["texts"]))), encoding="utf-8")
+        path.write_text("".join(map(line_of, dialogues_of(job["texts"]))), encoding="utf-8")
         train_ppo(base, path, Path(folder) / "run", settings, signals={"model": reward}, progress=lambda *_: ends.append(time.monotonic()))
     return {"seconds": [b - a for a, b in zip(ends, ends[1:], strict=False)], "peak_bytes": peak_resident_bytes(), "loaded_bytes": loaded}
 
 
-def _dialogues(texts: list[str]) -> list[Dialogue]:
+def dialogues_of(texts: list[str]) -> list[Dialogue]:
     """Prompts; the last two are held out, for a run measures itself."""
     n = len(texts)
     return [

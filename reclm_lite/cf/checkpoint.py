@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ..workspace import atomic_path, fingerprint_arrays, write_arrays
+from ..files import atomic_path
+from ..workspace import fingerprint_arrays, write_arrays
 from .layers import Params
 
 log = logging.getLogger(__name__)

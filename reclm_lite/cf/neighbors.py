@@ -62,9 +62,8 @@ def neighbors(
         ws.require_fresh("vectors/items", made_by=made_by)
         artefact = ws.load("vectors/items", made_by=made_by)
         item_text, inputs["vectors/items"] = artefact.arrays["vectors"], artefact.fingerprint
-    vectors = fitted.user_vectors if fitted.train_user_vectors is None else fitted.train_user_vectors
     found = Neighbors(
-        *find_neighbors(split, vectors, k, item_text=item_text, min_interactions=min_interactions)
+        *find_neighbors(split, _of_training(fitted), k, item_text=item_text, min_interactions=min_interactions)
     )
     with ws.writing():
         ws.save(
@@ -72,6 +71,18 @@ def neighbors(
             inputs=inputs, params={"k": k, "model": model, "min_interactions": min_interactions},
         )  # fmt: skip
     return found
+
+
+def _of_training(fitted: interface.FittedModel) -> np.ndarray:
+    """float32 (n_users, dim): the user vectors that were fitted on training alone."""
+    return fitted.user_vectors if fitted.train_user_vectors is None else fitted.train_user_vectors
+
+
+def _who_stands_for_whom(train: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """(group of each user by equal histories, int32 the first user of each group that has a history)."""
+    group = history_groups(train)
+    first = np.unique(group, return_index=True)[1]
+    return group, first[np.diff(train.indptr)[first] > 0].astype(np.int32)
 
 
 def find_neighbors(
@@ -90,13 +101,10 @@ def find_neighbors(
     train = split.train
     n_users = train.shape[0]
     degree = np.diff(train.indptr)
+    group, representatives = _who_stands_for_whom(train)
     indices = np.full((n_users, k), -1, np.int32)
     similarity = np.zeros((n_users, k), np.float32)
     basis = np.zeros(n_users, np.uint8)
-    group = history_groups(train)
-    representatives = np.unique(group, return_index=True)[1]
-    representatives = representatives[degree[representatives] > 0].astype(np.int32)
-
     usable = degree >= min_interactions
     passes = [(BASIS_COLLABORATIVE, user_vectors, usable)]
     text = None if item_text is None else text_of_users(train, item_text)
@@ -137,9 +145,7 @@ class Finder:
         """user_vectors: float32 (n_users, dim), fitted on training alone. item_text: float32 (n_items, n_in) or None."""
         train = split.train.tocsr()
         degree = np.diff(train.indptr)
-        self.group = history_groups(train)
-        representatives = np.unique(self.group, return_index=True)[1]
-        representatives = representatives[degree[representatives] > 0].astype(np.int32)
+        self.group, representatives = _who_stands_for_whom(train)
         self.users = normalize(user_vectors.astype(np.float32, copy=False))[0]
         self.share = (1.0 / np.maximum(1, np.bincount(train.indices, minlength=train.shape[1]))).astype(np.float32)  # of an item's user
         self.items = (sp.diags(self.share) @ (train.T.tocsr() @ self.users)).astype(np.float32)
@@ -153,11 +159,10 @@ class Finder:
         """By the model that found the stored neighbors. Raises MissingArtefactError where these are missing."""
         params = ws.provenance(NAME, made_by=ws.command_for(NAME))["params"]
         fitted = interface.load(ws, params["model"])
-        vectors = fitted.user_vectors if fitted.train_user_vectors is None else fitted.train_user_vectors
         item_text = None
         if ws.has("vectors/items"):
             item_text = ws.load("vectors/items", made_by=ws.command_for("vectors/items")).arrays["vectors"]
-        return cls(load_split(ws), vectors, item_text, params["min_interactions"])
+        return cls(load_split(ws), _of_training(fitted), item_text, params["min_interactions"])
 
     def _known(self, vectors: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(ids, their vectors, place of each history group among them or -1)"""

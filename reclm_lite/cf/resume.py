@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ReclmError, WorkspaceError
-from ..workspace import Workspace, atomic_path
+from ..files import atomic_path
+from ..workspace import Workspace
 from .interface import artefact_name
 
 # Counts up when what a checkpoint holds, or what training does with equal settings, changes.

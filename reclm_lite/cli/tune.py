@@ -253,31 +253,14 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
 
 
 def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> Path:
-    """The base beside the run's folder, made where it is not there; one of other sizes or dialogues, or another's, is refused."""
-    import json
-    import os
-    import shutil
-
-    from ..dialogue.records import SFT, read_dialogues, sha256_of
-    from ..tune.scratch import ScratchSettings, as_dict, make_base
+    """The base beside the run's folder, made where it is not there."""
+    from ..tune.scratch import ScratchSettings, base_for
 
     settings = ScratchSettings(o["vocab"], o["layers"], o["width"], o["ffn"], o["heads"], o["max_length"], o["seed"])
-    settings.check()
     out = out.resolve()
     folder = out.with_name(f"{out.name}-base")
-    about, note = {**as_dict(settings), "dialogues_sha256": sha256_of(dialogues) if dialogues.is_file() else ""}, folder / "reclm.json"
-    found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
-    if folder.exists() and found != about and (found is None or not o["fresh"]):
-        what = "files of another make" if found is None else "a base of other sizes or dialogues"
-        raise click.ClickException(f"expected a base made here before, or nothing, at {folder}, found {what}; give another --out" + ("" if found is None else ", or --fresh"))
-    if group.is_main and found != about:
-        say(f"training a tokenizer of {settings.vocab:,} tokens on {dialogues}")
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        make_base(partial, (message.text for d in read_dialogues(dialogues, SFT, part="train") for message in d.messages), settings)
-        (partial / "reclm.json").write_text(json.dumps(about), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+    if group.is_main and base_for(dialogues, folder, settings, fresh=o["fresh"]):
+        say(f"trained a tokenizer of {settings.vocab:,} tokens on {dialogues}; the base is {folder}")
     group.barrier()
     return folder
 

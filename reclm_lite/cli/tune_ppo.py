@@ -110,21 +110,21 @@ def _weights(given: tuple[str, ...], reward: Path | None) -> dict[str, float]:
 
 def _signals(wanted: dict[str, float], model: Any, reward: Path | None, n_threads: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The callables of the parts, and what of them decides the result."""
-    from ..dialogue.records import sha256_of
+    from ..files import file_sha256
     from ..tune.reward_model import RewardModel
-    from ..tune.signals import ModelScore, Rank, parses
+    from ..tune.signals import MODEL, PARSE, RANK, ModelScore, Rank, parses
 
     signals: dict[str, Any] = {}
     about: dict[str, Any] = {}
-    if "model" in wanted:
-        signals["model"] = ModelScore(RewardModel.load(model, reward))
-        about["reward_sha256"] = sha256_of(reward / "adapter_model.safetensors") + sha256_of(reward / "head.safetensors")
-    if "parse" in wanted:
-        signals["parse"] = parses
-    if "rank" in wanted:
+    if MODEL in wanted:
+        signals[MODEL] = ModelScore(RewardModel.load(model, reward))
+        about["reward_sha256"] = file_sha256(reward / "adapter_model.safetensors") + file_sha256(reward / "head.safetensors")
+    if PARSE in wanted:
+        signals[PARSE] = parses
+    if RANK in wanted:
         from ..assets import encoder_path
         from ..text.encoder import TextEncoder
 
-        signals["rank"] = Rank(TextEncoder(encoder_path(), n_threads))
-        about["encoder_sha256"] = sha256_of(encoder_path())
+        signals[RANK] = Rank(TextEncoder(encoder_path(), n_threads))
+        about["encoder_sha256"] = file_sha256(encoder_path())
     return signals, about

@@ -22,8 +22,7 @@ import numpy as np
 from ..errors import InputError
 from .draws import MAX_HIDDEN, N_FAR, Draw, Known, Lists, Question, best_of
 from .first import ITEM, USER, Shown
-from .records import COMPACT
-from .view import from_phrase, title_lines
+from .view import title_lines
 
 NO_TAKER = "no user of the item's part with another item"
 NO_PERSON = "nobody like the item's users who has not touched it"

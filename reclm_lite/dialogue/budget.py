@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import file_sha256
 from .records import COMPACT
 from .view import units
 
@@ -36,8 +37,6 @@ def estimated(max_tokens: int, form: str = COMPACT) -> Budget:
 
 def exact(max_tokens: int, folder: Path) -> Budget:
     """Counted by the `tokenizer.json` of a folder. Raises InputError where there is none that can be read."""
-    from .records import sha256_of
-
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
         raise InputError(f"expected a folder with a tokenizer.json, found {folder}: give the base model's folder, or leave --tokenizer out")
@@ -51,4 +50,4 @@ def exact(max_tokens: int, folder: Path) -> Budget:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare exceptions
         raise InputError(f"expected a tokenizer in {path}, found what cannot be read as one ({error}); give another --tokenizer") from error
-    return Budget(max_tokens, lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids), f"sha256:{sha256_of(path)}")
+    return Budget(max_tokens, lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids), f"sha256:{file_sha256(path)}")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..types import ItemText
-from ..workspace import DIALOGUES, Workspace, atomic_path
+from ..files import atomic_path, file_sha256
+from ..workspace import DIALOGUES, Workspace
 from .budget import Budget, estimated
 from .draws import Known
 from .first import ITEM, USER, Shown
@@ -22,7 +23,7 @@ from .inputs import Inputs
 from .leakguard import NEIGHBORS, LeakGuard
 from .make import Made, Maker, MakeSettings
 from .preferences import SHARES
-from .records import FORMAT, FORMS, KINDS, PARTS, PREFERENCE, RL, SFT, Dialogue, line_of, sha256_of
+from .records import FORMAT, FORMS, KINDS, PARTS, PREFERENCE, RL, SFT, Dialogue, line_of
 from .teacher import Teacher
 from .templates import INSTRUCT_VERSION, ROUNDS_VERSION, TEMPLATE_VERSION
 
@@ -140,7 +141,7 @@ def build(
         if not summary.n_dialogues:
             reasons = "; ".join(f"{reason}: {n:,}" for reason, n in sorted(left_out.items())) or "nobody to make one of"
             raise InputError(f"expected at least one dialogue, found that none can be made ({reasons}); nothing was written")
-        summary.sha256 = sha256_of(temporary)
+        summary.sha256 = file_sha256(temporary)
     summary.counts = {name: dict(sorted(counter.items())) for name, counter in by.items()} | dict(sorted(counts.items()))
     summary.left_out = dict(sorted(left_out.items()))
     summary.n_pairs_checked = guard.n_checked

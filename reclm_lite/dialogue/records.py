@@ -14,7 +14,6 @@ answer). There are no others: validation and test interactions have no name here
 `part` is `train` or `held_out`: dialogues that are never trained on, to measure with. Both come from training interactions.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -157,12 +156,3 @@ def _one_of(value: object, known: tuple[str, ...]) -> str:
     if value not in known:
         raise ValueError(f"{value!r} where one of {', '.join(known)} should be")
     return str(value)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -19,7 +19,8 @@ from typing import BinaryIO
 from ..data.importers.files import read_source
 from ..dialogue.templates import format_profile, parse_profile
 from ..errors import InputError, ProfileFormatError
-from ..workspace import Workspace, atomic_path, now
+from ..files import atomic_path
+from ..workspace import Workspace, now
 from .pace import counted
 from .prompts import HISTORY, NEIGHBORS, TEXT
 from .store import SIDES, one_side

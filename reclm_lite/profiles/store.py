@@ -285,11 +285,16 @@ def end_job(ws: Workspace, job_id: int, state: str, detail: dict) -> None:
 
 def unfinished_job(ws: Workspace, kind: str) -> dict | None:
     """The detail of the last job of a kind, where it did not end as 'done'; else None."""
-    row = ws.db.execute("SELECT state, detail FROM jobs WHERE kind=? ORDER BY job_id DESC LIMIT 1", (kind,)).fetchone()
+    row = _last_job(ws, kind)
     return json.loads(row[1]) if row and row[0] != "done" else None
 
 
 def last_state(ws: Workspace, kind: str) -> str | None:
     """How the last job of a kind ended, or None where there was none."""
-    row = ws.db.execute("SELECT state FROM jobs WHERE kind=? ORDER BY job_id DESC LIMIT 1", (kind,)).fetchone()
+    row = _last_job(ws, kind)
     return row[0] if row else None
+
+
+def _last_job(ws: Workspace, kind: str) -> tuple[str, str] | None:
+    """State and detail of the last job of a kind."""
+    return ws.db.execute("SELECT state, detail FROM jobs WHERE kind=? ORDER BY job_id DESC LIMIT 1", (kind,)).fetchone()

@@ -12,14 +12,15 @@ from pathlib import Path
 from ..dialogue.first import Shown, Writer
 from ..dialogue.inputs import Inputs
 from ..dialogue.leakguard import Quotes
-from ..dialogue.records import COMPACT, INSTRUCT, sha256_of
+from ..dialogue.records import COMPACT, INSTRUCT
 from ..dialogue.templates import format_profile, parse_profile
 from ..errors import InputError, ProfileFormatError, ReclmError
+from ..files import file_sha256
 from ..types import Profile
 from ..workspace import Workspace
 from . import store
 from .answers import OK, Brake, Group, Source
-from .exchange import RECLM, read_profiles
+from .exchange import read_profiles
 from .generate import RunSettings
 from .ids import TellingIds
 from .sources.rules import Rules
@@ -202,7 +203,7 @@ def file_targets(ws: Workspace, path: Path, side: str | None, form: str | None) 
     texts, bad = read_profiles(ws, path, side=side, form=form)
     if not texts:
         raise InputError(f"expected profiles of this workspace's users or items in {path}, found none; see that its ids are those of the import")
-    found = KnownTargets(ws, texts, f"{path.name}, sha256:{sha256_of(path)}", cut=True)
+    found = KnownTargets(ws, texts, f"{path.name}, sha256:{file_sha256(path)}", cut=True)
     if bad:
         found.left_out["rows that are of nobody here, or have no text"] = bad
     return found

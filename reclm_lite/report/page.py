@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ProfileFormatError
-from ..workspace import Workspace, atomic_path
+from ..files import atomic_path
+from ..workspace import Workspace
 from . import plots, tables
 from .facts import COVERAGE_K, EXAMPLE_K, Facts, Person, gather
 

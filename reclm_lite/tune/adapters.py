@@ -6,10 +6,9 @@ holds peft's `adapter_config.json` and `adapter_model.safetensors`, which `reclm
 
 import contextlib
 import json
-import logging
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ import torch
 
 from ..errors import InputError
 from .base import Base
-
-log = logging.getLogger(__name__)
 
 NOTE = "reclm.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -166,8 +163,3 @@ def _set(base: Base, name: str, state: dict[str, torch.Tensor]) -> None:
     if missing or outcome.unexpected_keys:
         odd = (missing or outcome.unexpected_keys)[0]
         raise InputError(f"expected an adapter of {base.path}, found one without or with another {odd}; give the base that it was trained on")
-
-
-def as_dict(lora: LoraSettings) -> dict[str, Any]:
-    """For a run's settings."""
-    return asdict(lora)

@@ -8,7 +8,6 @@ Left out: adapters (adapters.py), and what is trained.
 """
 
 import hashlib
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ import torch
 from ..dialogue.records import COMPACT, INSTRUCT
 from ..errors import InputError, ModelError
 
-log = logging.getLogger(__name__)
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SAMPLE = 1 << 16  # bytes of each end of a weight file that its fingerprint reads
 
@@ -27,8 +24,9 @@ _SAMPLE = 1 << 16  # bytes of each end of a weight file that its fingerprint rea
 @dataclass(frozen=True)
 class BaseSettings:
     """base: a folder or a hub name. device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto"
-    (bfloat16 on a GPU, float32 elsewhere), "float32" or "bfloat16". qlora: base weights in 4 bits (nf4), by bitsandbytes. gradient_checkpointing: activations are computed anew in the backward pass. full: all weights will be trained, so they
-    stay float32 and bfloat16 is what is computed in.
+    (bfloat16 on a GPU, float32 elsewhere), "float32" or "bfloat16". qlora: base weights in 4 bits (nf4), by bitsandbytes.
+    gradient_checkpointing: activations are computed anew in the backward pass. full: all weights will be trained, so they stay
+    float32 and bfloat16 is what is computed in.
     """
 
     base: str
@@ -150,9 +148,9 @@ def locate(name: str) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """16 hex digits of configuration, tokenizer and chat template, and of size, beginning and end of every weight file (they may be many gigabytes).
+    """16 hex digits of configuration, tokenizer and chat template, and of size, beginning and end of every weight file.
 
-    The beginning of a safetensors file holds names, shapes and dtypes.
+    The files may be many gigabytes. The beginning of a safetensors file holds names, shapes and dtypes.
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for name in ("tokenizer.json", "chat_template.jinja"):

@@ -128,25 +128,34 @@ def micro_batches(
     packing: one row a pass, dialogues one after the other, each with positions of its own. Else rows of like length, padded on
     the right.
     """
-    order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].tokens), i))
+    lengths = [len(example.tokens) for example in examples]
     if packing:
-        for row in _first_fit(order, [len(e.tokens) for e in examples], max_tokens):
+        for row in _first_fit(lengths, max_tokens):
             yield _packed([examples[i] for i in row])
-        return
-    chosen: list[int] = []
-    for i in order:
-        if chosen and (len(chosen) + 1) * len(examples[chosen[0]].tokens) > max_tokens:
-            yield _padded([examples[j] for j in chosen], pad_id)
-            chosen = []
-        chosen.append(i)
-    if chosen:
-        yield _padded([examples[j] for j in chosen], pad_id)
+    else:
+        for chosen in by_length(lengths, max_tokens):
+            yield _padded([examples[i] for i in chosen], pad_id)
 
 
-def _first_fit(order: Sequence[int], lengths: Sequence[int], room: int) -> list[list[int]]:
+def by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices of sequences in passes, the longest first, each of at most `max_tokens` tokens with its padding (or of one sequence)."""
+    passes: list[list[int]] = []
+    for i in _longest_first(lengths):
+        if passes and (len(passes[-1]) + 1) * lengths[passes[-1][0]] <= max_tokens:
+            passes[-1].append(i)
+        else:
+            passes.append([i])
+    return passes
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+
+
+def _first_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
     rows: list[list[int]] = []
     left: list[int] = []
-    for i in order:
+    for i in _longest_first(lengths):
         place = next((n for n, space in enumerate(left) if space >= lengths[i]), None)
         if place is None:
             rows.append([i])
@@ -178,21 +187,18 @@ def _packed(examples: Sequence[Example]) -> Micro:
 
 
 def _padded(examples: Sequence[Example], pad_id: int) -> Micro:
-    shape = (len(examples), max(len(e.tokens) for e in examples))
-    ids, targets = torch.full(shape, pad_id), torch.full(shape, pad_id)
-    weights, labels, mask = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.int64)
+    ids, mask = pad_right([e.tokens.ids for e in examples], pad_id, torch.device("cpu"))
+    targets, weights, labels = torch.full_like(ids, pad_id), torch.zeros(ids.shape), torch.zeros(ids.shape, dtype=torch.bool)
     for row, example in enumerate(examples):
         n = len(example.tokens)
         following, weight, label = _targets(example)
-        ids[row, :n] = torch.from_numpy(example.tokens.ids.astype(np.int64))
         targets[row, :n] = torch.from_numpy(following.astype(np.int64))
         weights[row, :n] = torch.from_numpy(weight.astype(np.float32))
         labels[row, :n] = torch.from_numpy(label)
-        mask[row, :n] = 1
     return Micro(ids, targets, weights, labels, mask)
 
 
-def pad_right(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_right(sequences: Sequence[Sequence[int] | np.ndarray], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """ids, mask: int64 (n, longest) of token sequences."""
     longest = max(map(len, sequences))
     ids = torch.full((len(sequences), longest), pad_id)

@@ -17,15 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def masked_cross_entropy(logits: Tensor, ids: Tensor, is_answer: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of -log p(ids[t] | ids[<t]) over answer tokens, and how many they are; divide one by the other for the mean.
+def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """sum_t w_t · -log softmax(logits_t)[targets_t]; divided by the sum of all weights of a batch it is their mean.
 
-    logits: (batch, length, n_vocab), those at t - 1 tell of ids[t]. ids: int64 (batch, length). is_answer: bool
-    (batch, length); the first token is told by nothing and never counts. Returns float32 () and int64 ().
+    logits: (n, n_vocab), those that tell of `targets`: int64 (n,). weights: float32 (n,). Returns float32 ().
     """
-    counted = is_answer[:, 1:]
-    logprobs = token_logprobs(logits[:, :-1][counted], ids[:, 1:][counted])
-    return -logprobs.sum(), counted.sum()
+    return -token_logprobs(logits, targets) @ weights
 
 
 def ranking_loss(chosen: Tensor, rejected: Tensor) -> Tensor:

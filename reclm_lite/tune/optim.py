@@ -123,10 +123,6 @@ class Optimizer:
         for parameter in self.parameters.values():
             parameter.grad = None
 
-    @property
-    def gradients(self) -> Sequence[torch.nn.Parameter]:
-        return list(self.parameters.values())
-
 
 def _is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
     return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name

@@ -53,19 +53,12 @@ class Group:
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over processes: for losses divided by the count of the whole batch."""
-        self._reduce(parameters, 1.0)
-
-    def mean_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its mean over processes: for losses divided by the count of a process's own share."""
-        self._reduce(parameters, 1.0 / self.world)
-
-    def _reduce(self, parameters: Iterable[torch.nn.Parameter], scale: float) -> None:
         if self.accelerator is None:
             return
         for parameter in parameters:
             if parameter.grad is None:  # of no use to this process's share; the others wait for it all the same
                 parameter.grad = torch.zeros_like(parameter)
-            parameter.grad.copy_(self.sum(parameter.grad) * scale)
+            parameter.grad.copy_(self.sum(parameter.grad))
 
     def gather(self, items: Sequence[T]) -> list[T]:
         """What all processes hold, in the order that `share` took apart where `items` is a share; picklable things."""

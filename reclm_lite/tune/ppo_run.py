@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..dialogue.records import PARTS, RL, Dialogue, read_dialogues, sha256_of
+from ..dialogue.records import PARTS, RL, Dialogue, read_dialogues
 from ..errors import InputError, ModelError
+from ..files import file_sha256
 from .adapters import WEIGHTS, add_adapter, save_adapter
 from .base import Base
 from .batches import check_form
@@ -59,7 +60,7 @@ def train_ppo(
         raise InputError(f"expected at least a prompt for each of {group.world} processes, found {len(training)} and a batch of {settings.batch}")
     facts = {
         "base": base.path.name, "base_fingerprint": base.fingerprint, "dtype": base.dtype_name,
-        "dialogues_sha256": sha256_of(dialogues), "n_processes": group.world, "sft_sha256": sha256_of(sft / WEIGHTS) if sft else "",
+        "dialogues_sha256": file_sha256(dialogues), "n_processes": group.world, "sft_sha256": file_sha256(sft / WEIGHTS) if sft else "",
         **asdict(settings), "weights": weights, **(about or {}),
     }  # fmt: skip
     inputs = [path for path in (base.path, dialogues, sft, *reads) if path is not None]
@@ -77,7 +78,7 @@ def train_ppo(
             run.finish(f"stopped: {error}")
             raise
         report = {"algorithm": settings.algorithm, "weights": weights, "n_prompts": len(training), "n_left_out_long": n_long, **report}
-        _write(learner, run, report, sha256_of(dialogues))
+        _write(learner, run, report, file_sha256(dialogues))
         run.finish(facts=report)
         group.barrier()
         return report

@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from ..dialogue.records import PREFERENCE, Dialogue, read_dialogues, sha256_of
+from ..dialogue.records import PARTS, PREFERENCE, Dialogue, read_dialogues
 from ..errors import InputError
-from .adapters import WEIGHTS, LoraSettings, check_base
+from ..files import file_sha256
+from .adapters import LoraSettings
 from .base import Base
-from .batches import check_form, pad_right, step_indices, steps_per_epoch
+from .batches import by_length, check_form, pad_right, step_indices, steps_per_epoch
 from .loop import LoopSettings, Outcome, Progress, train
 from .losses import ranking_loss
 from .optim import Optimizer, OptimizerSettings
 from .parallel import Group
-from .reward_model import STAGE, RewardModel, by_length
-from .run import Run
-from .sft import run_settings
+from .reward_model import STAGE, RewardModel
+from .stage import open_run
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class RewardTask:
         return Outcome(loss, n_tokens, [p.id for p in whole], {"accuracy": n_right / len(whole)})
 
     def _passes(self, pairs: Sequence[Pair]) -> list[list[int]]:
-        return by_length([max(p.chosen, p.rejected, key=len) for p in pairs], self.settings.pass_tokens // 2)
+        return by_length([p.longest for p in pairs], self.settings.pass_tokens // 2)
 
     def _scores(self, pairs: Sequence[Pair], chosen: Sequence[int]) -> torch.Tensor:
         """float32 (n, 2): of the chosen and the rejected answers, which went through the model together."""
@@ -152,17 +152,15 @@ def train_reward(
     """
     settings.check()
     group = group or Group()
-    init = sha256_of(init_from / WEIGHTS) if init_from else ""
-    if init_from is not None:
-        check_base(init_from, base)
-    inputs = [path for path in (base.path, dialogues, init_from) if path is not None]
-    with Run.open(out, STAGE, run_settings(base, dialogues, settings, group, init_sha256=init), group=group, fresh=fresh, inputs=inputs) as run:
+    with open_run(STAGE, base, dialogues, out, settings, init_from=init_from, group=group, fresh=fresh) as run:
         if run.is_done:
             return {**run.about["facts"], "already_done": True}
         torch.manual_seed(settings.loop.seed)
         model = RewardModel.new(base, settings.lora, init_from=init_from)
-        pairs, n_long = _pairs(list(read_dialogues(dialogues, PREFERENCE, part="train")), model, min(settings.max_length, base.n_ctx))
-        held_out, _ = _pairs(list(read_dialogues(dialogues, PREFERENCE, part="held_out"))[: settings.n_eval], model, min(settings.max_length, base.n_ctx))
+        parts = {part: list(read_dialogues(dialogues, PREFERENCE, part=part)) for part in PARTS}
+        max_length = min(settings.max_length, base.n_ctx)
+        pairs, n_long = _pairs(parts["train"], model, max_length)
+        held_out, _ = _pairs(parts["held_out"][: settings.n_eval], model, max_length)
         if not pairs:
             raise InputError(f"expected pairs of part 'train' in {dialogues}, found none; build them with fewer held out")
         task = RewardTask(model, pairs, held_out, settings, group)
@@ -172,7 +170,7 @@ def train_reward(
             "n_parameters": sum(p.numel() for p in task.parameters.values()), **best,
         }  # fmt: skip
         figures = {k: v for k, v in best.items() if k.startswith("eval/")}
-        run.publish("adapter", lambda folder: model.save(folder, dialogues_sha256=sha256_of(dialogues), eval=figures))
+        run.publish("adapter", lambda folder: model.save(folder, dialogues_sha256=file_sha256(dialogues), eval=figures))
         run.finish(facts=facts)
         group.barrier()
         return facts

@@ -15,7 +15,7 @@ from ..dialogue.records import Message
 from ..errors import InputError
 from .adapters import LoraSettings, add_adapter, check_base, parameters, read_note, save_adapter, use
 from .base import Base
-from .batches import pad_right
+from .batches import by_length, pad_right
 from .rendering import Renderer
 
 ADAPTER, HEAD = "reward", "head.safetensors"
@@ -80,7 +80,7 @@ class RewardModel:
         found = [0.0] * len(sequences)
         was_training = self.base.model.training
         self.base.model.eval()
-        for chosen in by_length(sequences, pass_tokens):
+        for chosen in by_length([len(sequence) for sequence in sequences], pass_tokens):
             ids, mask = pad_right([sequences[i] for i in chosen], self.base.pad_id, self.base.device)
             for i, score in zip(chosen, self.score(ids, mask).tolist(), strict=True):
                 found[i] = score
@@ -93,14 +93,3 @@ class RewardModel:
 
         save_adapter(self.base, self.adapter, folder, stage=STAGE, **note)
         save_file({"weight": self.head.weight.detach().float().cpu().contiguous()}, folder / HEAD)
-
-
-def by_length(sequences: Sequence[Sequence[int]], pass_tokens: int) -> list[list[int]]:
-    """Indices of sequences in passes, the longest first, each of at most `pass_tokens` tokens with its padding."""
-    passes: list[list[int]] = []
-    for i in sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i)):
-        if passes and (len(passes[-1]) + 1) * len(sequences[passes[-1][0]]) <= pass_tokens:
-            passes[-1].append(i)
-        else:
-            passes.append([i])
-    return passes

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ..dialogue.records import Dialogue
 from . import losses
 from .base import Base
+from .batches import pad_right
 from .rendering import Renderer
 
 _CHUNK_LOGITS = 1 << 22  # logits that exist at a time: 16 MiB of float32
@@ -124,19 +125,14 @@ def _until_end(ids: list[int], ends: set[int]) -> list[int]:
 
 def collate(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> AnswerBatch:
     """Prompts with their answers as one batch, no longer than its longest pair."""
-    length = max(len(p) + len(a) for p, a in zip(prompts, answers)) - 1
-    ids = torch.full((len(prompts), length), pad_id)
-    mask = torch.zeros_like(ids)
+    ids, mask = pad_right([[*prompt, *answer][:-1] for prompt, answer in zip(prompts, answers)], pad_id, device)
     rows, columns, targets = [], [], []
     for row, (prompt, answer) in enumerate(zip(prompts, answers)):
-        whole = [*prompt, *answer]
-        ids[row, : len(whole) - 1] = torch.tensor(whole[:-1])
-        mask[row, : len(whole) - 1] = 1
         rows += [row] * len(answer)
-        columns += range(len(prompt) - 1, len(whole) - 1)
+        columns += range(len(prompt) - 1, len(prompt) + len(answer) - 1)
         targets += answer
     places = (torch.tensor(t, dtype=torch.int64).to(device) for t in (rows, columns, targets))
-    return AnswerBatch(ids.to(device), mask.to(device), *places)
+    return AnswerBatch(ids, mask, *places)
 
 
 def states_of(base: Base, batch: AnswerBatch) -> Tensor:

@@ -10,7 +10,6 @@ number (`seed_step`), so what follows a checkpoint is the same whether the run w
 """
 
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError, shell_word
+from ..files import atomic_folder, atomic_path
 from .parallel import Group
 
 RUN, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
@@ -119,27 +119,22 @@ class Run:
         from safetensors.torch import save_file
 
         if self.group.rank == 0:
-            top = self.folder / CHECKPOINTS
-            partial, done = top / "partial", top / f"step-{step:06d}"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            save_file({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, partial / "tensors.safetensors")
-            (partial / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
-            for path in (*partial.iterdir(), partial):
-                _sync(path)
-            if done.exists():
-                shutil.rmtree(done)
-            os.replace(partial, done)
+            top, name = self.folder / CHECKPOINTS, f"step-{step:06d}"
+            top.mkdir(exist_ok=True)
+            with atomic_folder(top / name) as folder:
+                folder.mkdir()
+                save_file({n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}, folder / "tensors.safetensors")
+                (folder / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
             if is_best:
-                _write(top / "best", done.name)
+                _write(top / "best", name)
             self._tidy(top)
         self.group.barrier()
 
     def _tidy(self, top: Path) -> None:
         best = (top / "best").read_text() if (top / "best").is_file() else ""
-        for old in sorted(top.glob("step-*"))[:-_KEPT]:
-            if old.name != best:
-                shutil.rmtree(old)
+        old = [path for path in sorted(top.glob("step-*"))[:-_KEPT] if path.name != best]
+        for path in (*old, *top.glob(".step-*")):  # the latter: what a kill left of one
+            shutil.rmtree(path)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint; metrics after it are cut off, for they will be made again."""
@@ -167,14 +162,8 @@ class Run:
     def publish(self, name: str, write: Callable[[Path], None]) -> None:
         """Have `write` fill a folder, which gets its name in the run's folder when it is complete; one that was there goes."""
         if self.group.rank == 0:
-            partial, done = self.folder / f"{name}.partial", self.folder / name
-            shutil.rmtree(partial, ignore_errors=True)
-            write(partial)
-            for path in (*partial.iterdir(), partial):
-                _sync(path)
-            if done.exists():
-                shutil.rmtree(done)
-            os.replace(partial, done)
+            with atomic_folder(self.folder / name) as folder:
+                write(folder)
         self.group.barrier()
 
     def close(self) -> None:
@@ -280,7 +269,7 @@ def _refuse_to_remove(folder: Path, stage: str, inputs: Iterable[Path]) -> None:
 
 def _remove(folder: Path) -> None:
     """What a run writes, and nothing else."""
-    for path in [*(folder / name for name in _OWN), *folder.glob("*.partial")]:
+    for path in [*(folder / name for name in _OWN), *folder.glob(".*.partial")]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -301,18 +290,8 @@ def _lock(folder: Path) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    _sync(partial)
-    os.replace(partial, path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _versions() -> dict[str, str]:

@@ -4,15 +4,19 @@ For tests, for recipes, and for whoever has no base at hand. The tokenizer is a 
 `reclm export` and llama.cpp know; there is no chat template, so the model reads the compact prompt.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from ..dialogue.records import SFT, read_dialogues
 from ..errors import InputError
+from ..files import atomic_folder, file_sha256
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+NOTE = "reclm.json"
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,23 @@ def make_base(folder: Path, texts: Iterable[str], settings: ScratchSettings = Sc
     return folder
 
 
-def as_dict(settings: ScratchSettings) -> dict[str, int]:
-    """For a run's settings."""
-    return asdict(settings)
+
+def base_for(dialogues: Path, folder: Path, settings: ScratchSettings, *, fresh: bool = False) -> bool:
+    """Have a base in `folder`, its tokenizer trained on a file of SFT dialogues; whether it was made now.
+
+    Raises InputError where files of another make lie there, or (without `fresh`) a base of other sizes or dialogues.
+    """
+    settings.check()
+    note, about = folder / NOTE, {**asdict(settings), "dialogues_sha256": file_sha256(dialogues) if dialogues.is_file() else ""}
+    found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
+    if found == about:
+        return False
+    if folder.exists() and (found is None or not fresh):
+        what, remedy = ("files of another make", "") if found is None else ("a base of other sizes or dialogues", ", or --fresh")
+        raise InputError(f"expected a base made here before, or nothing, at {folder}, found {what}; give another --out{remedy}")
+    texts = (message.text for dialogue in read_dialogues(dialogues, SFT, part="train") for message in dialogue.messages)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as partial:
+        make_base(partial, texts, settings)
+        (partial / NOTE).write_text(json.dumps(about), encoding="utf-8")
+    return True

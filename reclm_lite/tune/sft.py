@@ -10,23 +10,25 @@ the first round is the teacher's. Paper: RecLM, arXiv 2412.19302, section 3.3.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..dialogue.records import PARTS, SFT, Dialogue, read_dialogues, sha256_of
+from ..dialogue.records import PARTS, SFT, Dialogue, read_dialogues
 from ..dialogue.templates import NO, YES
 from ..errors import InputError
-from .adapters import WEIGHTS, LoraSettings, add_adapter, check_base, parameters, save_adapter, use
+from ..files import file_sha256
+from .adapters import LoraSettings, add_adapter, parameters, save_adapter, use
 from .base import Base
 from .batches import Example, Micro, Weights, micro_batches, render, step_indices, steps_per_epoch
 from .loop import LoopSettings, Outcome, Progress, train
+from .losses import weighted_cross_entropy
 from .optim import Optimizer, OptimizerSettings
 from .parallel import Group
 from .rendering import Renderer
-from .run import Run
+from .stage import open_run
 
 STAGE, ADAPTER = "sft", "sft"
 
@@ -110,8 +112,7 @@ class SftTask:
         hidden = self.base.hidden(micro.ids, micro.mask, micro.positions)
         counted = micro.weights > 0
         logits = self.base.logits(hidden[counted])
-        losses = torch.nn.functional.cross_entropy(logits, micro.targets[counted], reduction="none")
-        return losses @ micro.weights[counted], logits
+        return weighted_cross_entropy(logits, micro.targets[counted], micro.weights[counted]), logits
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
@@ -139,14 +140,6 @@ class SftTask:
         return new["eval/loss"] < old["eval/loss"]
 
 
-def run_settings(base: Base, dialogues: Path, settings: Any, group: Group, **more: Any) -> dict[str, Any]:
-    """What decides a run's result, for `Run.open`: another value of any of these is another run."""
-    return {
-        "base": base.path.name, "base_fingerprint": base.fingerprint, "dtype": base.dtype_name,
-        "dialogues_sha256": sha256_of(dialogues), "n_processes": group.world, **asdict(settings), **more,
-    }  # fmt: skip
-
-
 def train_sft(
     base: Base, dialogues: Path, out: Path, settings: SftSettings = SftSettings(), *, init_from: Path | None = None,
     group: Group | None = None, fresh: bool = False, progress: Progress = lambda *_: None,
@@ -162,15 +155,12 @@ def train_sft(
         raise InputError("expected LoRA to go on from an adapter, found --full; merge the adapter with `reclm export`, or leave out --full")
     renderer = Renderer(base.tokenizer, base.form)
     by_part = {part: read(dialogues, part, settings.rounds) for part in PARTS}
-    examples, n_long = render(by_part["train"], renderer, min(settings.max_length, base.n_ctx), settings.weights)
+    max_length = min(settings.max_length, base.n_ctx)
+    examples, n_long = render(by_part["train"], renderer, max_length, settings.weights)
     if not examples:
         raise InputError(f"expected dialogues of part 'train' in {dialogues}, found none; build them with fewer held out")
-    held_out, _ = render(by_part["held_out"][: settings.n_eval], renderer, min(settings.max_length, base.n_ctx))
-    init = sha256_of(init_from / WEIGHTS) if init_from else ""
-    if init_from is not None:
-        check_base(init_from, base)
-    inputs = [path for path in (base.path, dialogues, init_from) if path is not None]
-    with Run.open(out, STAGE, run_settings(base, dialogues, settings, group, init_sha256=init), group=group, fresh=fresh, inputs=inputs) as run:
+    held_out, _ = render(by_part["held_out"][: settings.n_eval], renderer, max_length)
+    with open_run(STAGE, base, dialogues, out, settings, init_from=init_from, group=group, fresh=fresh) as run:
         if run.is_done:
             return {**run.about["facts"], "already_done": True}
         torch.manual_seed(settings.loop.seed)
@@ -184,7 +174,7 @@ def train_sft(
             "n_parameters": sum(p.numel() for p in task.parameters.values()), **best,
         }  # fmt: skip
         if name:
-            run.publish("adapter", lambda folder: save_adapter(base, name, folder, stage=STAGE, dialogues_sha256=sha256_of(dialogues)))
+            run.publish("adapter", lambda folder: save_adapter(base, name, folder, stage=STAGE, dialogues_sha256=file_sha256(dialogues)))
         else:
             run.publish("model", lambda folder: save_model(base, folder))
         run.finish(facts=facts)
