@@ -6,10 +6,10 @@
                   the others)
     logits        answer tokens of a pass × vocabulary × 4 bytes × 3 (logits, probabilities, gradient)
 
-Beside runs of 31 M and 87 M weights on a CPU it was between 0.8 and 1.5 of the peak; the libraries themselves take about half a gigabyte.
+docs/results.md has it beside the peaks of real runs (0.74 to 1.22 of them); the libraries themselves take about half a gigabyte.
 
-On a CPU glibc keeps what large tensors leave free, in pieces that fit no other tensor: training with LoRA took 3.6 GB so,
-and 2.1 GB where blocks of 4 MB and more are given back at once, for a fifth more time (`give_back_large_blocks`).
+On a CPU glibc keeps what large tensors leave free, in pieces that fit no other tensor: training with LoRA took 3.3 GB so,
+and 1.9 GB where blocks of 4 MB and more are given back at once, for a tenth more time (`give_back_large_blocks`).
 """
 
 import ctypes
