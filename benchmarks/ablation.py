@@ -24,7 +24,7 @@ from reclm_lite.cf.fit import fit
 from reclm_lite.cf.interface import baselines
 from reclm_lite.data.dataset import load_split
 from reclm_lite.evaluate.settings import SETTINGS, evaluate
-from reclm_lite.profiles.generate import RunSettings, run_profiles
+from reclm_lite.profiles.generate import run_profiles
 from reclm_lite.profiles.sources import SourceSettings
 from reclm_lite.profiles.vectors import embed_profiles
 from reclm_lite.workspace import Workspace
@@ -46,22 +46,15 @@ def profile_vectors(ws: Workspace, source: str, n_threads: int | None) -> np.nda
         means = np.asarray(train @ items, dtype=np.float32)
         return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
     rules = source == "rules"
-    run_profiles(
-        ws, "users", source=SourceSettings(source if rules else str(Path(source).absolute()), n_threads=None if rules else n_threads),
-        settings=RunSettings(fresh=False),
-    )  # fmt: skip
+    run_profiles(ws, "users", source=SourceSettings(source if rules else str(Path(source).absolute()), n_threads=None if rules else n_threads))
     embed_profiles(ws)
     return ws.load(VECTORS, made_by="reclm embed profiles").arrays["vectors"]
 
 
 def put(ws: Workspace, vectors: np.ndarray, what: str) -> None:
     """Vectors in the place of the profiles'."""
-    arrays = {}
-    if ws.has(VECTORS):
-        arrays = dict(ws.load(VECTORS, made_by="reclm embed profiles").arrays)
-    arrays = {name: array for name, array in arrays.items() if len(array) != len(vectors) or name == "vectors"}
     with ws.writing():
-        ws.save(VECTORS, {**arrays, "vectors": vectors}, inputs={"matrices/split": ws.fingerprint("matrices/split")}, params={"ablation": what})
+        ws.save(VECTORS, {"vectors": vectors}, inputs={"matrices/split": ws.fingerprint("matrices/split")}, params={"ablation": what})
 
 
 def figures(ws: Workspace, profiles: str, seeds: list[int], n_threads: int | None, model: str) -> dict[str, list[float]]:
