@@ -223,7 +223,7 @@ with Workspace.open(Path(sys.argv[1])) as ws:
         ws.save = die
     elif point == "commit":
         dataset.os.replace = die
-        import reclm_lite.workspace as module  # which writes the arrays' own file by os.replace as well
+        import reclm_lite.files as module  # which writes the arrays' own file by os.replace as well
         module.os = type("Os", (), {**vars(os), "replace": staticmethod(os.rename)})
     elif point == "config":
         ws.set_config = die
