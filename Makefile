@@ -9,7 +9,7 @@ SOURCES := $(shell git ls-files reclm_lite kernels convert CMakeLists.txt pyproj
 LLAMA_FLAGS := -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_OPENSSL=OFF
 INSTALL := CMAKE_ARGS="$(LLAMA_FLAGS)" $(VENV)/bin/pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-all sanitize install clean
+.PHONY: quickstart test test-all test-gpu sanitize install clean
 
 quickstart: install
 	$(VENV)/bin/reclm quickstart
@@ -22,6 +22,10 @@ test: $(VENV)/dev.stamp
 
 test-all: $(VENV)/dev.stamp
 	$(VENV)/bin/pytest tests $(PYTEST_ARGS)
+
+# The pinned torch is for CPUs: install one for your GPU into .venv first.
+test-gpu: $(VENV)/dev.stamp
+	RECLM_TEST_GPU=1 $(VENV)/bin/pytest tests/test_tune_gpu.py $(PYTEST_ARGS)
 
 # The kernels' own tests once more, with every read and write of theirs checked. Python's memory is not ours: leaks are not looked for.
 SANITIZED := build-sanitize/libreclm_kernels.so

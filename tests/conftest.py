@@ -7,6 +7,9 @@ import pytest
 
 # A child started by `python -c` in the repository must find the installed package, not this folder without its kernels.
 os.environ.setdefault("PYTHONSAFEPATH", "1")
+# The suite says what holds on a CPU, wherever it runs; `make test-gpu` is for what holds on a GPU.
+if not os.environ.get("RECLM_TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

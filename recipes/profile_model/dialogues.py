@@ -6,9 +6,10 @@ profiles by the kinds and shares of `reclm_lite.dialogue.preferences`.
 """
 
 import argparse
+import multiprocessing
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,9 +48,9 @@ def _part(i: int) -> str:
     return "held_out" if i % HELD_OUT == HELD_OUT - 1 else "train"
 
 
-def sft(source: Histories, n: int, *, second_rounds: float = 0.4) -> Iterator[Dialogue]:
-    """Two rounds where the story has items and a draw says so, else one."""
-    for i in range(n):
+def sft(source: Histories, n: int, begin: int = 0, *, second_rounds: float = 0.4) -> Iterator[Dialogue]:
+    """Numbers `begin` to n - 1: two rounds where the story has items and a draw says so, else one."""
+    for i in range(begin, n):
         rng = random.Random(f"sft/{i}")
         story = source.story(_SEEDS[SFT], i, n_more=1)
         messages = [_question(story), Message("assistant", (Span(story.answer, TEACHER),))]
@@ -83,9 +84,9 @@ def _instead(kind: str, story: Story, rng: random.Random) -> str:
         return ""
 
 
-def preferences(source: Histories, n: int) -> Iterator[Dialogue]:
-    """`n` pairs; the neighbor is somebody of the same theme or of another, and made-up histories have the oldest item first."""
-    for i in range(n):
+def preferences(source: Histories, n: int, begin: int = 0) -> Iterator[Dialogue]:
+    """Pairs `begin` to n - 1; the neighbor is somebody of the same theme or of another, and made-up histories have the oldest item first."""
+    for i in range(begin, n):
         rng = random.Random(f"preference/{i}")
         kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
         for spare in range(_N_SPARE):
@@ -105,14 +106,29 @@ def _ranked(items: tuple[ItemText, ...]) -> tuple[str, ...]:
     return tuple(replace(item, description="").joined() for item in items)
 
 
-def rl(source: Histories, n: int) -> Iterator[Dialogue]:
-    """Prompts with items of the theme and of another that they do not show."""
-    for i in range(n):
+def rl(source: Histories, n: int, begin: int = 0) -> Iterator[Dialogue]:
+    """Prompts `begin` to n - 1, with items of the theme and of another that they do not show."""
+    for i in range(begin, n):
         story = source.story(_SEEDS[RL], i, n_more=2, bare=0.0)
         yield Dialogue(
             RL, f"{story.side}:{i}", story.side, COMPACT, _part(i), (_question(story),),
             positives=_ranked(story.more), negatives=_ranked(story.others),
         )  # fmt: skip
+
+
+KINDS: dict[str, Callable[[Histories, int, int], Iterator[Dialogue]]] = {SFT: sft, PREFERENCE: preferences, RL: rl}
+_CHUNK = 500
+_source: Histories  # of a worker process
+
+
+def _begin_worker(wordnet: Path, start: Path) -> None:
+    global _source
+    _source = histories(read_wordnet(wordnet), start)
+
+
+def _lines(chunk: tuple[str, int, int]) -> list[str]:
+    kind, begin, end = chunk
+    return [line_of(dialogue) for dialogue in KINDS[kind](_source, end, begin)]
 
 
 def main() -> None:
@@ -123,13 +139,18 @@ def main() -> None:
     parser.add_argument("--sft", type=int, default=80_000)
     parser.add_argument("--preferences", type=int, default=6_000)
     parser.add_argument("--rl", type=int, default=4_000)
+    parser.add_argument("--jobs", type=int, default=1, help="processes; the files are the same with any number")
     args = parser.parse_args()
-    source = histories(read_wordnet(args.wordnet), args.start)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, made in ((SFT, sft(source, args.sft)), (PREFERENCE, preferences(source, args.preferences)), (RL, rl(source, args.rl))):
-        with (args.out / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-            n = sum(bool(file.write(line_of(dialogue))) for dialogue in made)
-        print(f"{n:,} dialogues in {args.out / name}.jsonl", file=sys.stderr)
+    with multiprocessing.get_context("spawn").Pool(args.jobs, _begin_worker, (args.wordnet, args.start)) as pool:
+        for kind, n in ((SFT, args.sft), (PREFERENCE, args.preferences), (RL, args.rl)):
+            chunks = [(kind, begin, min(begin + _CHUNK, n)) for begin in range(0, n, _CHUNK)]
+            with (args.out / f"{kind}.jsonl").open("w", encoding="utf-8") as file:
+                found = 0
+                for lines in pool.imap(_lines, chunks):
+                    file.writelines(lines)
+                    found += len(lines)
+            print(f"{found:,} dialogues in {args.out / kind}.jsonl", file=sys.stderr)
 
 
 if __name__ == "__main__":

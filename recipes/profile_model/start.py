@@ -46,15 +46,16 @@ def copy_batch(step: int, seed: int, vocab: int, n_tokens: int) -> tuple[torch.T
     return ids, weights
 
 
-def make_start(out: Path, pools: WordNetText, *, sizes: ScratchSettings = SIZES, seed: int = 1, copy_steps: int = 100, n_texts: int = N_TEXTS) -> float:
+def make_start(out: Path, pools: WordNetText, *, sizes: ScratchSettings = SIZES, seed: int = 1, copy_steps: int = 100, n_texts: int = N_TEXTS, device: str = "cpu") -> float:
     """Write the base to `out`; returns the last loss of copying."""
     make_base(out, tokenizer_texts(pools, seed, n_texts), sizes)
     model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32)
     write_copying(model, seed)
+    model.to(device)
     optimizer = Optimizer(dict(model.named_parameters()), RATES, copy_steps)
     loss, began = torch.tensor(0.0), time.monotonic()
     for step in range(copy_steps):
-        ids, weights = copy_batch(step, seed, sizes.vocab, 2560)
+        ids, weights = (t.to(device) for t in copy_batch(step, seed, sizes.vocab, 2560))
         hidden = model.model(ids, use_cache=False).last_hidden_state[weights > 0]
         loss = torch.nn.functional.cross_entropy(model.lm_head(hidden), ids.roll(-1, 1)[weights > 0])
         loss.backward()
@@ -70,10 +71,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--wordnet", type=Path, default=WORDNET, help="folder with data.noun, data.verb, data.adj, data.adv")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    make_start(args.out, read_wordnet(args.wordnet))
+    make_start(args.out, read_wordnet(args.wordnet), device=args.device)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def render(dialogues: Iterable[Dialogue], renderer: Renderer, max_length: int, w
     Raises InputError where a dialogue is of the other form, or where none fits.
     """
     examples, n_long = [], 0
-    opening, closing = (np.array([n for n, text in _pieces(renderer) if text in marks], np.int32) for marks in (_OPEN, _CLOSE))
+    opening, closing = (_table(renderer, marks) for marks in (_OPEN, _CLOSE))
     for dialogue in dialogues:
         check_form(dialogue, renderer)
         tokens = renderer.dialogue(dialogue.messages)
@@ -78,11 +78,12 @@ def render(dialogues: Iterable[Dialogue], renderer: Renderer, max_length: int, w
     return examples, n_long
 
 
-def _pieces(renderer: Renderer) -> Iterator[tuple[int, str]]:
-    """Tokens that may be a mark of the answer's form, and what they say."""
-    for piece, n in renderer.tokenizer.get_vocab().items():
-        if len(piece) <= 4 and (text := piece.lstrip("\u0120\u2581 ")) in {*_OPEN, *_CLOSE}:
-            yield n, text
+def _table(renderer: Renderer, marks: Sequence[str]) -> np.ndarray:
+    """bool (vocabulary,): which tokens say one of these marks of the answer's form."""
+    vocabulary = renderer.tokenizer.get_vocab()
+    found = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
+    found[[n for piece, n in vocabulary.items() if len(piece) <= 4 and piece.lstrip("\u0120\u2581 ") in marks]] = True
+    return found
 
 
 def _weigh(tokens: Tokens, weights: Weights, opening: np.ndarray, closing: np.ndarray) -> np.ndarray:
@@ -91,8 +92,8 @@ def _weigh(tokens: Tokens, weights: Weights, opening: np.ndarray, closing: np.nd
     if weights.phrase != 1:
         teacher = tokens.origin == _TEACHER
         after = np.concatenate([[False], teacher[:-1]])  # an answer's end, too, closes a phrase
-        opens = teacher & np.concatenate([[False], np.isin(tokens.ids[:-1], opening)])
-        closes = tokens.is_answer & after & (np.isin(tokens.ids, closing) | ~teacher)
+        opens = teacher & np.concatenate([[False], opening[tokens.ids[:-1]]])
+        closes = tokens.is_answer & after & (closing[tokens.ids] | ~teacher)
         found[opens | closes] = weights.phrase * (opens + 0.5 * closes)[opens | closes]
     return found
 
