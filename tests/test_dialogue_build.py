@@ -1,6 +1,7 @@
 """Dialogues say what training says, hide what they ask about, and are the same at each build."""
 
 import dataclasses
+import itertools
 import json
 import re
 import sys
@@ -16,12 +17,14 @@ from profile_workspace import make_workspace, text_of
 
 from reclm_lite.data.dataset import item_texts
 from reclm_lite.dialogue.budget import ANSWER_TOKENS, AROUND, estimated, exact
-from reclm_lite.dialogue.build import BuildSettings, build, default_path, manifest_path
+from reclm_lite.dialogue.build import BuildSettings, _finder, build, default_path, manifest_path
+from reclm_lite.dialogue.draws import Known
 from reclm_lite.dialogue.first import Shown
 from reclm_lite.dialogue.inputs import load_inputs
 from reclm_lite.dialogue.preferences import asked_instead, possible_kinds
 from reclm_lite.files import file_sha256
 from reclm_lite.dialogue.records import FORMS, KINDS, ORIGINS, PREFERENCE, RL, SFT, read_dialogues
+from reclm_lite.dialogue.rounds import UserRounds
 from reclm_lite.dialogue.templates import NO, YES, candidate_spans, instruct_prompt, item_spans, parse_profile, person_spans, user_prompt, user_spans
 from reclm_lite.errors import InputError, MissingArtefactError
 from reclm_lite.profiles.prompts import user_prompt_of
@@ -234,6 +237,23 @@ def test_rl_lists_are_hidden_items_and_items_never_touched(ws, tmp_path):
             item = int(dialogue.id.split(":")[1].removeprefix("i"))
             theirs = {other for items in TRAIN.values() if item in items for other in items}
             assert positives <= theirs and not negatives & theirs and item not in positives
+
+
+def test_rl_negatives_of_users_come_from_where_the_positives_are_found(ws):
+    inputs, found = load_inputs(ws), Counter()
+    n_users, n_items = inputs.train.shape
+    known = Known(inputs, list(map(str, range(n_users))), list(map(str, range(n_items))), finder=_finder(ws, inputs))
+    rounds = UserRounds(known)
+    for user, variant in itertools.product(range(inputs.train.shape[0]), range(4)):
+        draw = rounds.draw(user, variant)
+        lists = rounds.lists(draw, 5) if draw else ""
+        if isinstance(lists, str):
+            continue
+        near = {item for items in draw.shown.near for item in items}
+        where = {item in near for item in (*lists.positives, *lists.negatives)}
+        assert len(where) == 1 and set(lists.positives) <= set(draw.hidden)
+        found[where.pop()] += 1
+    assert found[True] and found[False]
 
 
 # -- files ---------------------------------------------------------------------------

@@ -124,24 +124,18 @@ class UserRounds:
         return self.known.distinct([item for items in shown.near for item in items], without)
 
     def lists(self, draw: Draw, n_negatives: int) -> Lists | str:
-        """The hidden items, and items of similar users that the user has never touched; the reason where one is empty."""
+        """Hidden items, and items that the user has never touched from where those are found; the reason where one is empty.
+
+        As in a pair, both come from one pool: were negatives always what similar users have, the least alike of the shown items
+        would have the best rank, since a hidden item mostly lies farther away.
+        """
         if not draw.hidden:
             return NOTHING_HIDDEN
-        known, shown = self.known, draw.shown
-        rng = known.lots("lists", USER, shown.idx, draw.variant)
-        taken = {known.keys[item] for item in self.inputs.items_of(shown.idx)}
-        negatives: list[int] = []
-        pools = (
-            lambda: self._near(shown, taken),
-            lambda: self._second(shown, taken),
-            lambda: known.far(rng, taken),
-        )
-        for pool in pools:
-            found = list(pool().values())
-            negatives += rng.sample(found, min(len(found), n_negatives - len(negatives)))
-            taken |= {known.keys[item] for item in negatives}
-            if len(negatives) == n_negatives:
-                break
-        if not negatives:
+        shown, own = draw.shown, {self.known.keys[item] for item in self.inputs.items_of(draw.shown.idx)}
+        rng, held = self.known.lots("lists", USER, shown.idx, draw.variant), self._held(shown.near)
+        found, pool = self._pool_of(draw.hidden[0], shown, own, held, rng)
+        if not pool:
             return NO_NEGATIVE
-        return Lists(draw.hidden, tuple(negatives), tuple((shown.idx, item) for item in draw.hidden))
+        negatives = rng.sample(list(pool.values()), min(len(pool), n_negatives))
+        positives = tuple(item for item in draw.hidden if self._pool_of(item, shown, own, held, rng)[0] == found)
+        return Lists(positives, tuple(negatives), tuple((shown.idx, item) for item in positives))
