@@ -344,20 +344,32 @@ def test_a_kill_between_a_checkpoint_and_its_mark_keeps_the_best(tmp_path, folde
     ordinary = run._write
 
     def stop(path: Path, text: str) -> None:
-        if path.name == "best":
+        if path.name == "best" and text == "step-000003":
             raise Stopped
         ordinary(path, text)
 
-    monkeypatch.setattr(SftTask, "is_better", lambda *_: False)  # the first that is measured, step 3, stays the best
+    train_sft(open_base(folder), dialogues, tmp_path / "first", QUICK)
+    beginning = read_metrics(tmp_path / "first")[0]["eval/loss"]
+    monkeypatch.setattr(SftTask, "is_better", lambda _, new, old: old["eval/loss"] == beginning)  # nothing is better than step 3
     train_sft(open_base(folder), dialogues, tmp_path / "whole", QUICK)
     monkeypatch.setattr(run, "_write", stop)
     with pytest.raises(Stopped):
         train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK)
     monkeypatch.setattr(run, "_write", ordinary)
     checkpoints = tmp_path / "run" / "checkpoints"
-    assert (checkpoints / "step-000003").is_dir() and not (checkpoints / "best").exists()
+    assert (checkpoints / "step-000003").is_dir() and (checkpoints / "best").read_text() == "step-000000"
     assert train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK)["best_step"] == 3
     assert adapter_bytes(tmp_path / "run") == adapter_bytes(tmp_path / "whole")
+
+
+def test_what_only_gets_worse_is_given_back_as_it_was(tmp_path, folder, dialogues, monkeypatch):
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(SftTask, "is_better", lambda *_: False)
+    facts = train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK)
+    assert facts["best_step"] == 0 and facts["eval/loss"] == read_metrics(tmp_path / "run")[0]["eval/loss"]
+    written = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert not any(tensor.any() for name, tensor in written.items() if "lora_B" in name)  # an adapter that changes nothing
 
 
 def test_metrics_stand_in_tensorboard_too(tmp_path, folder, dialogues):
@@ -415,7 +427,7 @@ def test_parameters_that_diverged_are_not_given_out(tmp_path, folder, dialogues)
     wild = replace(QUICK, max_steps=1, optimizer=OptimizerSettings(lr=1e30, warmup=0.0))
     with pytest.raises(ModelError, match="diverged"):
         train_sft(open_base(folder), dialogues, tmp_path / "run", wild)
-    assert not (tmp_path / "run" / "adapter").exists() and not list((tmp_path / "run").glob("checkpoints/step-*"))
+    assert not (tmp_path / "run" / "adapter").exists() and [p.name for p in (tmp_path / "run").glob("checkpoints/step-*")] == ["step-000000"]
     assert "diverged" in json.loads((tmp_path / "run" / "run.json").read_text())["state"]
 
 

@@ -110,7 +110,7 @@ def save_adapter(base: Base, name: str, folder: Path, **note: Any) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     config = deepcopy(base.model.peft_config[name])
-    config.inference_mode, config.base_model_name_or_path = True, base.path.name
+    config.inference_mode, config.base_model_name_or_path = True, base.name
     config.save_pretrained(str(folder))
     state = peft.get_peft_model_state_dict(base.model, adapter_name=name)
     save_file({key: value.detach().to("cpu").contiguous().clone() for key, value in state.items()}, folder / WEIGHTS, metadata={"format": "pt"})

@@ -39,8 +39,8 @@ class BaseSettings:
 
 @dataclass
 class Base:
-    """model: a causal model of transformers or, once it has adapters, peft's wrapper around it. form: "compact" or
-    "instruct". fingerprint: of configuration and weights, which adapters remember. autocast: compute in bfloat16 over float32 weights.
+    """model: a causal model of transformers or, once it has adapters, peft's wrapper around it. name: of its folder, or on
+    its hub. form: "compact" or "instruct". fingerprint: of configuration and weights, which adapters remember. autocast: compute in bfloat16 over float32 weights.
     """
 
     model: Any
@@ -50,6 +50,7 @@ class Base:
     dtype: torch.dtype
     fingerprint: str
     path: Path
+    name: str
     autocast: bool = False
     qlora: bool = False
     notes: list[str] = field(default_factory=list)
@@ -192,7 +193,7 @@ def load_base(settings: BaseSettings) -> Base:
         raise ModelError(f"expected at most {n_rows} tokens as the model in {folder} has embeddings, found a tokenizer of {len(tokenizer)}")
     base = Base(
         model, tokenizer, INSTRUCT if tokenizer.chat_template else COMPACT, device, dtype, fingerprint(folder), folder,
-        autocast=settings.full and dtype == torch.bfloat16, qlora=settings.qlora,
+        folder.name if Path(settings.base).expanduser().is_dir() else settings.base, autocast=settings.full and dtype == torch.bfloat16, qlora=settings.qlora,
     )  # fmt: skip
     if base.form == COMPACT:
         base.notes.append("the base has no chat template: it is shown the compact prompt as plain text")

@@ -62,8 +62,11 @@ def train(run: Run, task: Task, optimizer: Optimizer, settings: LoopSettings, pr
     """
     start, best, best_step = _restore(run, task, optimizer)
     seconds, n_tokens = time.monotonic(), 0
-    if start == 0 and (figures := dict(task.evaluate())):
+    if start == 0 and not best and (figures := dict(task.evaluate())):
         run.log(0, **figures)
+        _require_finite(run, figures, task, 0)
+        best = figures  # what training makes worse from the first step on is given back as it was
+        run.save(0, _state(task, optimizer), is_best=True, best=best, best_step=0)
     for step in range(start, task.n_steps):
         seed_step(settings.seed, step, run.group.rank)
         outcome = task.backward(step)
@@ -99,7 +102,7 @@ def train(run: Run, task: Task, optimizer: Optimizer, settings: LoopSettings, pr
     _require_finite(run, {}, task, task.n_steps)
     if best and best_step != task.n_steps and (checkpoint := run.best()) is not None:
         _load(task, checkpoint.tensors)
-    return {**best, "best_step": best_step or task.n_steps}
+    return {**best, "best_step": best_step if best else task.n_steps}
 
 
 def _require_finite(run: Run, figures: Mapping[str, float], task: Task, step: int) -> None:

@@ -59,7 +59,7 @@ def train_ppo(
     if min(len(training), settings.batch, settings.n_eval) < group.world:
         raise InputError(f"expected at least a prompt for each of {group.world} processes, found {len(training)} and a batch of {settings.batch}")
     facts = {
-        "base": base.path.name, "base_fingerprint": base.fingerprint, "dtype": base.dtype_name,
+        "base": base.name, "base_fingerprint": base.fingerprint, "dtype": base.dtype_name,
         "dialogues_sha256": file_sha256(dialogues), "n_processes": group.world, "sft_sha256": file_sha256(sft / WEIGHTS) if sft else "",
         **asdict(settings), "weights": weights, **(about or {}),
     }  # fmt: skip

@@ -19,7 +19,7 @@ def open_run(stage: str, base: Base, dialogues: Path, out: Path, settings: Any, 
     if init_from is not None:
         check_base(init_from, base)
     about = {
-        "base": base.path.name, "base_fingerprint": base.fingerprint, "dtype": base.dtype_name, "dialogues_sha256": file_sha256(dialogues),
+        "base": base.name, "base_fingerprint": base.fingerprint, "dtype": base.dtype_name, "dialogues_sha256": file_sha256(dialogues),
         "n_processes": group.world, **asdict(settings), "init_sha256": file_sha256(init_from / WEIGHTS) if init_from else "",
     }  # fmt: skip
     inputs = [path for path in (base.path, dialogues, init_from) if path is not None]
