@@ -7,9 +7,12 @@ the mean text vector of the history in a profile's place), their vectors, and Li
 and once more with profile vectors dealt to other users, since a gain that shuffled profiles give too is none. Beside
 them LightGCN without profiles, popularity and random. A model is selected on validation; the figures are of test. Intervals are
 95 %, of the mean over seeds by Student's t. Prints a table, and one JSON line last. Needs `reclm neighbors` and `embed items`.
+With `--results FILE` each fit's figures are kept there, by the vectors' hash, and a run that was stopped, or one with more
+variants, makes the others alone.
 """
 
 import argparse
+import hashlib
 import json
 import shutil
 import statistics
@@ -24,6 +27,7 @@ from reclm_lite.cf.fit import fit
 from reclm_lite.cf.interface import baselines
 from reclm_lite.data.dataset import load_split
 from reclm_lite.evaluate.settings import SETTINGS, evaluate
+from reclm_lite.files import atomic_path
 from reclm_lite.profiles.generate import run_profiles
 from reclm_lite.profiles.sources import SourceSettings
 from reclm_lite.profiles.vectors import embed_profiles
@@ -57,16 +61,33 @@ def put(ws: Workspace, vectors: np.ndarray, what: str) -> None:
         ws.save(VECTORS, {"vectors": vectors}, inputs={"matrices/split": ws.fingerprint("matrices/split")}, params={"ablation": what})
 
 
-def figures(ws: Workspace, profiles: str, seeds: list[int], n_threads: int | None, model: str) -> dict[str, list[float]]:
-    """Metrics of each seed, by `setting metric`."""
+class Kept:
+    """Figures of fits that were made before, by what they were made of."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.figures = json.loads(path.read_text()) if path is not None and path.exists() else {}
+
+    def add(self, key: str, figures: dict[str, float]) -> None:
+        self.figures[key] = figures
+        if self.path is not None:
+            with atomic_path(self.path) as temporary:
+                temporary.write_text(json.dumps(self.figures, indent=1) + "\n")
+
+
+def figures(ws: Workspace, vectors: np.ndarray | None, seeds: list[int], n_threads: int | None, model: str, kept: Kept) -> dict[str, list[float]]:
+    """Metrics of each seed, by `setting metric`. vectors: of the profiles that lie in the workspace; None: without profiles."""
     found: dict[str, list[float]] = {}
-    split = load_split(ws)
+    split, hashed = load_split(ws), "none" if vectors is None else hashlib.sha256(vectors.tobytes()).hexdigest()[:16]
     for seed in seeds:
-        fitted = fit(ws, model, profiles=profiles, seed=seed, restart=True, n_threads=n_threads, notice=lambda _: None)
-        for setting in SETTINGS:
-            means = evaluate(split, fitted, setting, n_threads=n_threads).means
-            for metric in METRICS:
-                found.setdefault(f"{setting} {metric}", []).append(means[metric])
+        key = f"{model} {ws.fingerprint('matrices/split')} {hashed} {seed}"
+        if key not in kept.figures:
+            profiles = "none" if vectors is None else "users"
+            fitted = fit(ws, model, profiles=profiles, seed=seed, restart=True, n_threads=n_threads, notice=lambda _: None)
+            means = {setting: evaluate(split, fitted, setting, n_threads=n_threads).means for setting in SETTINGS}
+            kept.add(key, {f"{setting} {metric}": means[setting][metric] for setting in SETTINGS for metric in METRICS})
+        for name, value in kept.figures[key].items():
+            found.setdefault(name, []).append(value)
     return found
 
 
@@ -82,12 +103,13 @@ def main() -> None:
     parser.add_argument("--model", default="lightgcn")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--results", type=Path, metavar="FILE")
     options = parser.parse_args()
     variants = dict(text.partition("=")[::2] for text in options.variant)
     for name, source in variants.items():
         if source not in ("rules", "text") and not Path(source).is_file():
             parser.error(f"--variant {name}: expected a GGUF file, rules or text, found {source!r}")
-    seeds, results = list(range(options.seeds)), {}
+    seeds, results, kept = list(range(options.seeds)), {}, Kept(options.results)
     with tempfile.TemporaryDirectory(dir=options.workspace.absolute().parent) as folder:
         copy = Path(folder) / "ws"
         shutil.copytree(options.workspace, copy)
@@ -103,14 +125,14 @@ def main() -> None:
                 made[name] = profile_vectors(ws, source, options.threads)
                 say(f"{name}: vectors in {time.monotonic() - start:.0f} s")
             say(f"{options.model} without profiles")
-            results["without profiles"] = figures(ws, "none", seeds, options.threads, options.model)
+            results["without profiles"] = figures(ws, None, seeds, options.threads, options.model, kept)
             for name, vectors in made.items():
                 has = np.flatnonzero(np.any(vectors != 0, axis=1))
                 dealt = vectors.copy()
                 dealt[has] = vectors[np.random.default_rng(0).permutation(has)]
                 for kind, those in ((name, vectors), (f"{name}, shuffled", dealt)):
                     put(ws, those, kind)
-                    results[kind] = figures(ws, "users", seeds, options.threads, options.model)
+                    results[kind] = figures(ws, those, seeds, options.threads, options.model, kept)
                     say(f"{kind}: R@20 {statistics.mean(results[kind]['full recall@20']):.4f}")
     columns = [f"{setting} {metric}" for setting in SETTINGS for metric in METRICS]
     width = max(map(len, results))
