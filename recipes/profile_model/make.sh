@@ -5,8 +5,8 @@
 # WORDNET  folder of WordNet 3.0's data files (Debian: apt install wordnet-base) [/usr/share/wordnet].
 # DATA     folder with ml-latest-small and reclm-mind, to measure with; they are not learned from.
 #
-# DEVICE   (from the environment) cpu or cuda [cpu]. On a GPU each step sees more, and there are more of them.
-# STEPS, BATCH  of SFT [3000 of 32 dialogues, each seen once; on a GPU 5000 of 64, seen three times]; other numbers are another run, so give another OUT.
+# DEVICE   (from the environment) cpu or cuda [cpu]. The bundled weights are of SFT on a GPU.
+# STEPS    of SFT [3000 of 32 dialogues, each seen once; on a GPU 4000 of 64, seen three times]; another number is another run, so give another OUT.
 #
 # On a CPU one thread: on two cores a second one does not pay where anything else runs. docs/profile-model.md has the figures.
 set -eu
@@ -18,11 +18,9 @@ python=${PYTHON:-python}
 reclm=${RECLM:-reclm}
 device=${DEVICE:-cpu}
 if [ "$device" = cpu ]; then
-    steps=${STEPS:-3000} batch=${BATCH:-32} pass_tokens=1024 threads=1 jobs=1 epochs=1
-    pairs=6000 prompts=4000 reward_steps=260 ppo_steps=40 ppo_batch=128 ppo_lr=1e-3
+    steps=${STEPS:-3000} batch=32 pass_tokens=1024 threads=1 jobs=1 epochs=1
 else
-    steps=${STEPS:-5000} batch=${BATCH:-64} pass_tokens=16384 threads=${THREADS:-8} jobs=${JOBS:-$(nproc)} epochs=3
-    pairs=24000 prompts=12000 reward_steps=700 ppo_steps=80 ppo_batch=256 ppo_lr=5e-4
+    steps=${STEPS:-4000} batch=64 pass_tokens=16384 threads=${THREADS:-8} jobs=${JOBS:-$(nproc)} epochs=3
 fi
 
 [ -f "$out/start/made" ] || {
@@ -31,7 +29,7 @@ fi
 }
 [ -f "$out/dialogues/made" ] || {
     "$python" "$here/dialogues.py" "$out/start" "$out/dialogues" --wordnet "$wordnet" --sft $((steps * batch * 33 / 32 / epochs)) \
-        --preferences "$pairs" --rl "$prompts" --jobs "$jobs"
+        --preferences 6000 --rl 4000 --jobs "$jobs"
     touch "$out/dialogues/made"
 }
 
@@ -40,12 +38,12 @@ fi
     --pass-tokens "$pass_tokens" --no-packing --save-every 50 --eval-every 150 --device "$device" --dtype float32 --threads "$threads" --seed 1
 
 "$reclm" tune reward --base "$out/sft/model" --dialogues "$out/dialogues/preference.jsonl" -o "$out/reward" --lora-r 32 --lora-alpha 64 \
-    --lora-dropout 0 --lr 1.5e-3 --schedule linear --warmup 0.1 --epochs 2 --max-steps "$reward_steps" \
+    --lora-dropout 0 --lr 1.5e-3 --schedule linear --warmup 0.1 --epochs 2 --max-steps 260 \
     --batch 32 --max-length 160 --pass-tokens "$pass_tokens" --save-every 65 --eval-every 65 --device "$device" --dtype float32 --threads "$threads" --seed 2
 
 "$reclm" tune ppo --base "$out/sft/model" --reward "$out/reward/adapter" --dialogues "$out/dialogues/rl.jsonl" -o "$out/ppo" \
-    --steps "$ppo_steps" --batch "$ppo_batch" --micro-batch 32 --epochs 2 --lr "$ppo_lr" --lora-r 16 --lora-alpha 32 --max-new-tokens 80 --max-length 256 \
-    --weight model=0.5 --weight parse=3 --weight rank=1 --eval-answers 80 --eval-every 10 --save-every 10 \
+    --steps 16 --batch 128 --micro-batch 32 --epochs 2 --lr 1e-3 --lora-r 16 --lora-alpha 32 --max-new-tokens 80 --max-length 256 \
+    --weight model=0.5 --weight parse=3 --weight rank=1 --eval-answers 80 --eval-every 4 --save-every 4 \
     --device "$device" --dtype float32 --threads "$threads" --seed 1
 
 "$reclm" export --base "$out/sft/model" --adapter "$out/ppo/adapter" --quant q8_0 -o "$out/gguf" --name reclm-profile --threads 1
