@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 
-def shell_word(path: Path) -> str:
+def shell_word(path: Path | str) -> str:
     """`path` as one word of a shell command that a message names: quoted where it must be."""
     return shlex.quote(str(path))
 

@@ -15,6 +15,7 @@ pytest.importorskip("peft")
 
 from reclm_lite.tune.adapters import LoraSettings, add_adapter, check_base, parameters, save_adapter, use  # noqa: E402
 from reclm_lite.tune.base import BaseSettings, fingerprint, load_base  # noqa: E402
+from reclm_lite.tune.memory import estimate  # noqa: E402
 from reclm_lite.tune.rendering import Renderer  # noqa: E402
 
 CHATML = (
@@ -219,6 +220,26 @@ def test_a_damaged_base_is_told_in_one_sentence(folder, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="cannot load"):
+        load_base(BaseSettings(str(tmp_path)))
+
+
+def test_damaged_settings_and_weights_are_told_before_anything_is_loaded(folder, tmp_path):
+    for name, content in (("config.json", b"{"), ("config.json", b"[]"), ("model.safetensors", b"abc"), ("model.safetensors", b"\xff" * 64)):
+        for file in folder.iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises((InputError, ModelError), match="check --base"):
+            estimate(BaseSettings(str(tmp_path)), lora_r=2, pass_tokens=64)
+
+
+def test_weights_that_are_not_finite_are_told(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({name: torch.full_like(w, float("nan")) for name, w in weights.items()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="finite"):
         load_base(BaseSettings(str(tmp_path)))
 
 

@@ -57,6 +57,19 @@ def test_it_tells_good_profiles_from_every_kind_of_corruption(tmp_path, folder, 
     assert read_metrics(tmp_path / "run")[0]["eval/accuracy"] < 0.9  # untrained
 
 
+def test_pairs_are_read_before_a_run_is_made(tmp_path, folder):
+    wrong = write(tmp_path / "sft.jsonl", sft_dialogues(20))
+    with pytest.raises(InputError):
+        train_reward(open_base(folder), wrong, tmp_path / "run", QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_model_is_no_beginning_for_sft(tmp_path, folder, pairs):
+    train_reward(open_base(folder), pairs, tmp_path / "run", QUICK)
+    with pytest.raises(InputError, match="reward model"):
+        train_sft(open_base(folder), write(tmp_path / "sft.jsonl", sft_dialogues(40)), tmp_path / "sft", SftSettings(), init_from=tmp_path / "run" / "adapter")
+
+
 def test_a_reward_model_comes_back_with_the_same_scores(tmp_path, folder, pairs):
     trained = open_base(folder)
     train_reward(trained, pairs, tmp_path / "run", QUICK)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -370,6 +371,34 @@ def test_what_only_gets_worse_is_given_back_as_it_was(tmp_path, folder, dialogue
     assert facts["best_step"] == 0 and facts["eval/loss"] == read_metrics(tmp_path / "run")[0]["eval/loss"]
     written = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert not any(tensor.any() for name, tensor in written.items() if "lora_B" in name)  # an adapter that changes nothing
+
+
+def test_a_damaged_checkpoint_can_be_removed_even_if_it_was_the_best(tmp_path, folder, dialogues):
+    out = tmp_path / "run"
+    whole = train_sft(open_base(folder), dialogues, out, QUICK)
+    newest = out / "checkpoints" / "step-000006"
+    assert whole["best_step"] == 6
+    about = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**about, "state": "running"}))
+    (newest / "tensors.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match="remove it, and the run goes on"):
+        train_sft(open_base(folder), dialogues, out, QUICK)
+    shutil.rmtree(newest)
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    (out / "metrics.jsonl").write_text("\n".join([*lines[:2], "{broken", *lines[2:]]) + "\n")
+    before = adapter_bytes(out)
+    facts = train_sft(open_base(folder), dialogues, out, QUICK)
+    assert facts["best_step"] == 6 and adapter_bytes(out) == before
+    assert [m["step"] for m in read_metrics(out)][-1] == 6
+
+
+def test_fresh_removes_a_run_whose_settings_cannot_be_read(tmp_path, folder, dialogues):
+    out = tmp_path / "run"
+    train_sft(open_base(folder), dialogues, out, QUICK)
+    (out / "run.json").write_text("{")
+    with pytest.raises(InputError, match="--fresh"):
+        train_sft(open_base(folder), dialogues, out, QUICK)
+    assert train_sft(open_base(folder), dialogues, out, QUICK, fresh=True)["n_steps"] == 6
 
 
 def test_metrics_stand_in_tensorboard_too(tmp_path, folder, dialogues):

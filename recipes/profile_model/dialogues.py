@@ -10,6 +10,7 @@ import multiprocessing
 import random
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,13 +142,17 @@ def main() -> None:
     parser.add_argument("--rl", type=int, default=4_000)
     parser.add_argument("--jobs", type=int, default=1, help="processes; the files are the same with any number")
     args = parser.parse_args()
+    if args.jobs < 1:
+        parser.error(f"expected --jobs of at least 1, found {args.jobs}")
     args.out.mkdir(parents=True, exist_ok=True)
-    with multiprocessing.get_context("spawn").Pool(args.jobs, _begin_worker, (args.wordnet, args.start)) as pool:
+    _begin_worker(args.wordnet, args.start)  # here too: what is missing is told once, before any process begins
+    # An executor, not a pool: a pool would begin a process that died anew for ever.
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), _begin_worker, (args.wordnet, args.start)) as pool:
         for kind, n in ((SFT, args.sft), (PREFERENCE, args.preferences), (RL, args.rl)):
             chunks = [(kind, begin, min(begin + _CHUNK, n)) for begin in range(0, n, _CHUNK)]
             with (args.out / f"{kind}.jsonl").open("w", encoding="utf-8") as file:
                 found = 0
-                for lines in pool.imap(_lines, chunks):
+                for lines in map(_lines, chunks) if args.jobs == 1 else pool.map(_lines, chunks):
                     file.writelines(lines)
                     found += len(lines)
             print(f"{found:,} dialogues in {args.out / kind}.jsonl", file=sys.stderr)

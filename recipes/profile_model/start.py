@@ -18,6 +18,7 @@ from synthetic import Histories
 from transformers import AutoTokenizer, LlamaForCausalLM
 from wordnet_text import WORDNET, WordNetText, read_wordnet
 
+from reclm_lite.tune.base import choose_device
 from reclm_lite.tune.optim import Optimizer, OptimizerSettings
 from reclm_lite.tune.scratch import ScratchSettings, make_base
 
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    choose_device(args.device)  # one that is not there is told before the work
     torch.set_num_threads(args.threads)
     make_start(args.out, read_wordnet(args.wordnet), device=args.device)
 

@@ -1,10 +1,11 @@
-"""`reclm bench`"""
+"""`reclm bench`; `quant` is in `bench_quant`."""
 
 from pathlib import Path
 
 import click
 
 from ._options import common, say, threads_option
+from .bench_quant import command as quant
 
 PARTS = ("spmm", "topk", "knn", "training")
 MODELS = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "random", "popularity", "ease", "itemknn", "gfcf")
@@ -21,6 +22,9 @@ def command() -> None:
 
     A table on stdout, one JSON line last. A missed target does not fail the command; a wrong result does.
     """
+
+
+command.add_command(quant)
 
 
 @command.command("kernels")

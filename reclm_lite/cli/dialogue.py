@@ -82,6 +82,7 @@ def build_command(
                 SHARES if corruptions is None else parse_shares(corruptions),
             )  # fmt: skip
             summary = build(ws, inputs, teacher, settings, path=path, budget=budget, progress=update)
+        elsewhere = f" --dialogues {shell_word(path)}" if path else ""
         path = path or default_path(ws, kind)
     if as_json:
         print_json(summary.manifest)
@@ -91,7 +92,7 @@ def build_command(
     if summary.left_out:
         say(f"Left out: {_told(summary.left_out)}.")
     next_stage = {"sft": "sft", "preference": "reward", "rl": "ppo"}[kind]
-    say(f"Next: reclm tune {next_stage} -w {shell_word(root)}")
+    say(f"Next: reclm tune {next_stage} -w {shell_word(root)}{elsewhere}")
 
 
 def _told(counts: dict) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..errors import shell_word
 from ._options import common, json_option, print_json, progress_bar, say
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -176,6 +177,8 @@ def tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_comma
         click.echo(f"{'on held-out prompts':<28} {'SFT policy':>12} {'best step':>12}")
         for name, value in facts["before"].items():
             click.echo(f"  {name:<26} {number(value):>12} {number(facts['after'][name]):>12}")
+    if facts.get("best_step") == 0 and not facts.get("already_done"):
+        say("No step was better than the beginning on held-out dialogues, so what was written is the beginning: try another --lr, more steps or more dialogues.")
     say(f"Written to {out}. Next: {next_command}")
 
 
@@ -248,8 +251,8 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
     with progress_bar("sft") as update:
         facts = train_sft(model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update)
     if group.is_main:
-        made = f"--base {out / 'model'}" if full else f"--base {base} --sft {out / 'adapter'}"
-        tell("sft", facts, out, as_json, f"reclm tune reward {made.replace('--sft', '--init-from')} …, or reclm export {made.replace('--sft', '--adapter')} -o {out / 'gguf'}")
+        made = f"--base {shell_word(out / 'model')}" if full else f"--base {shell_word(base)} --sft {shell_word(out / 'adapter')}"
+        tell("sft", facts, out, as_json, f"reclm tune reward {made.replace('--sft', '--init-from')} …, or reclm export {made.replace('--sft', '--adapter')} -o {shell_word(out / 'gguf')}")
 
 
 def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> Path:
@@ -298,7 +301,7 @@ def reward(as_json: bool, base: str, **o: Any) -> None:
     with progress_bar("reward") as update:
         facts = train_reward(model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update)
     if group.is_main:
-        tell("reward", facts, out, as_json, f"reclm tune ppo --base {base} --reward {out / 'adapter'} …")
+        tell("reward", facts, out, as_json, f"reclm tune ppo --base {shell_word(base)} --reward {shell_word(out / 'adapter')} …")
 
 
 from .tune_ppo import command as _ppo  # noqa: E402  (it takes the options above)

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from ..errors import shell_word
 from ._options import common, json_option, progress_bar
 from .tune import FOLDER, base_settings, dialogues_and_out, needs_torch, open_base, refuse, stage_options, tell
 
@@ -83,7 +84,7 @@ def command(as_json: bool, base: str, sft: Path | None, reward: Path | None, wei
     with progress_bar(o["algorithm"]) as update:
         report = train_ppo(model, dialogues, out, settings, signals=signals, sft=sft, about=about, reads=[reward] if reward else [], group=group, fresh=o["fresh"], progress=update)
     if group.is_main:
-        tell("ppo", report, out, as_json, f"reclm export --base {base} --adapter {out / 'adapter'} -o {out / 'gguf'}")
+        tell("ppo", report, out, as_json, f"reclm export --base {shell_word(base)} --adapter {shell_word(out / 'adapter')} -o {shell_word(out / 'gguf')}")
 
 
 def _weights(given: tuple[str, ...], reward: Path | None) -> dict[str, float]:
@@ -97,6 +98,8 @@ def _weights(given: tuple[str, ...], reward: Path | None) -> dict[str, float]:
             value = float("nan")
         if part not in PARTS or not equals or not 0 <= value < float("inf"):
             raise click.UsageError(f"--weight: expected PART=NUMBER with a part among {', '.join(PARTS)} and a number of at least 0, found {text!r}")
+        if part in found:
+            raise click.UsageError(f"--weight {part}: given twice, leave one out")
         found[part] = value
     found = {part: value for part, value in found.items() if value}
     if "model" in found and reward is None:

@@ -42,7 +42,10 @@ def add_adapter(
 
     if load is not None:
         check_base(load, base)
-        config = peft.LoraConfig.from_pretrained(str(load))
+        try:
+            config = peft.LoraConfig.from_pretrained(str(load))
+        except Exception as error:  # not JSON, not an object, no LoRA: peft fails in as many ways
+            raise InputError(f"expected the settings of a LoRA adapter in {load / 'adapter_config.json'}, found: {str(error)[:200]}; tune anew, or copy it again") from error
         config.base_model_name_or_path = None  # a name of another machine, of which peft would warn
     elif copy_of is not None:
         config = deepcopy(base.model.peft_config[copy_of])
@@ -140,6 +143,12 @@ def check_base(folder: Path, base: Base) -> None:
             f"expected an adapter trained on {base.path} (fingerprint {base.fingerprint}) in {folder}, found one of another base "
             f"({trained_on}); give that base, or tune anew"
         )
+
+
+def refuse_reward(folder: Path) -> None:
+    """Raises InputError where an adapter is a reward model's, which writes nothing."""
+    if read_note(folder).get("stage") == "reward":
+        raise InputError(f"expected an adapter of `reclm tune sft` or `ppo` in {folder}, found a reward model; give another folder")
 
 
 def _read(folder: Path) -> dict[str, torch.Tensor]:

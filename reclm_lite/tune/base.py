@@ -116,6 +116,8 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         found = f"{torch.cuda.device_count()} of them" if torch.cuda.is_available() else "none that this torch can use"
         raise InputError(f"expected a GPU for --device {name}, found {found}; give --device cpu, or install torch for your GPU")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"expected a device such as auto, cpu, cuda or cuda:1, found {name!r}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("expected an Apple GPU for --device mps, found none; give --device cpu")
     return device
@@ -240,6 +242,8 @@ def _check_head(base: Base) -> None:
         apart = base.logits(base.hidden(ids))
     finally:
         base.causal.train(was_training)
+    if not bool(torch.isfinite(whole).all()):
+        raise ModelError(f"expected finite logits of {base.path}, found others: its weights are damaged, or too large for {base.dtype_name}; copy it again, or give --dtype float32")
     if whole.shape != apart.shape or not torch.allclose(whole, apart, rtol=1e-3, atol=1e-3):
         raise ModelError(
             f"expected logits of {base.path} that are the output layer of its last states, found others: this architecture "

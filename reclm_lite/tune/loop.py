@@ -31,10 +31,13 @@ class Outcome:
 
 
 class Task(Protocol):
-    """What is trained. parameters: by name, all that changes. n_steps: of the whole run."""
+    """What is trained. parameters: by name, all that changes. n_steps: of the whole run. start_serves: whether what it begins with
+    is worth keeping where nothing is better.
+    """
 
     parameters: dict[str, torch.nn.Parameter]
     n_steps: int
+    start_serves: bool
 
     def backward(self, step: int) -> Outcome:
         """Add the step's gradients to the parameters, summed over processes."""
@@ -65,8 +68,9 @@ def train(run: Run, task: Task, optimizer: Optimizer, settings: LoopSettings, pr
     if start == 0 and not best and (figures := dict(task.evaluate())):
         run.log(0, **figures)
         _require_finite(run, figures, task, 0)
-        best = figures  # what training makes worse from the first step on is given back as it was
-        run.save(0, _state(task, optimizer), is_best=True, best=best, best_step=0)
+        if task.start_serves:
+            best = figures
+            run.save(0, _state(task, optimizer), is_best=True, best=best, best_step=0)
     for step in range(start, task.n_steps):
         seed_step(settings.seed, step, run.group.rank)
         outcome = task.backward(step)
@@ -134,6 +138,8 @@ def _restore(run: Run, task: Task, optimizer: Optimizer) -> tuple[int, dict[str,
     restore_optimizer_state(optimizer.parts, optimizer.names, checkpoint.tensors)
     best, best_step = checkpoint.state["best"], checkpoint.state["best_step"]
     marked = run.best()
+    if best and best_step != checkpoint.step and (marked is None or marked.step != best_step):  # somebody removed it
+        best, best_step = {}, 0
     if best and best_step == checkpoint.step and (marked is None or marked.step != checkpoint.step):  # killed before it was marked
         run.save(checkpoint.step, _state(task, optimizer), is_best=True, best=best, best_step=best_step)
     return checkpoint.step, best, best_step

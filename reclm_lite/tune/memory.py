@@ -14,6 +14,7 @@ and 1.9 GB where blocks of 4 MB and more are given back at once, for a tenth mor
 
 import ctypes
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, ModelError
 from ..memory import available_bytes, in_units, require
 from .base import BaseSettings, choose_device, choose_dtype, locate
 
@@ -54,14 +55,13 @@ def count_parameters(folder: Path) -> int:
     """Of a checkpoint, by the headers of its safetensors files."""
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                n = 1
-                for size in entry["shape"]:
-                    n *= size
-                total += n
+        try:
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(size)) if size < path.stat().st_size else None
+            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"transformers cannot load {folder} as a causal model: {path.name} has no header of safetensors; copy it again, or check --base") from error
     if not total:
         raise InputError(f"expected weights in safetensors in {folder}, found none; convert the checkpoint with transformers")
     return total
@@ -72,8 +72,11 @@ def estimate(settings: BaseSettings, *, lora_r: int, pass_tokens: int, n_adapter
     device = choose_device(settings.device)
     size = choose_dtype(settings.dtype, device).itemsize
     folder = locate(settings.base)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"expected the settings of a model in {folder / 'config.json'}, found: {error}; copy it again, or check --base") from error
     n = count_parameters(folder)
     width, layers, vocab = (_number(config, key, folder) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
     ffn = int(config.get("intermediate_size") or 4 * width)

@@ -25,7 +25,7 @@ import torch
 from ..dialogue.records import PARTS, RL, Dialogue, read_dialogues
 from ..errors import InputError, ModelError
 from ..files import file_sha256
-from .adapters import WEIGHTS, add_adapter, save_adapter
+from .adapters import WEIGHTS, add_adapter, refuse_reward, save_adapter
 from .base import Base
 from .batches import check_form
 from .loop import Progress
@@ -69,6 +69,7 @@ def train_ppo(
             return {**run.about["facts"], "already_done": True}
         torch.manual_seed(settings.seed)
         if sft is not None:
+            refuse_reward(sft)
             add_adapter(base, REFERENCE, settings.lora, trainable=False, load=sft)
         add_adapter(base, POLICY, settings.lora, copy_of=REFERENCE if sft is not None else None)
         learner = Learner(base, renderer, mixture, settings, group)
@@ -245,8 +246,9 @@ class _Ppo:
         learner.mixture.load(state["unit"])
         self.entropy, self.best, self.over, self.stopped = state["entropy"], state["best"], state["over"], state["stopped"]
         marked = self.run.best()
-        if self.best["step"] == checkpoint.step and (marked is None or marked.step != checkpoint.step):
-            self._save(checkpoint.step, is_best=True)  # killed between the checkpoint and its mark
+        if marked is None or marked.step != self.best["step"]:  # killed between the checkpoint and its mark; or somebody removed the best
+            self.best["step"] = checkpoint.step
+            self._save(checkpoint.step, is_best=True)
         return checkpoint.step
 
     @torch.no_grad()

@@ -24,7 +24,8 @@ from .loop import LoopSettings, Outcome, Progress, train
 from .losses import ranking_loss
 from .optim import Optimizer, OptimizerSettings
 from .parallel import Group
-from .reward_model import STAGE, RewardModel
+from .rendering import Renderer
+from .reward_model import STAGE, RewardModel, ids_of
 from .stage import open_run
 
 
@@ -64,7 +65,9 @@ class Pair:
 
 
 class RewardTask:
-    """A `loop.Task`."""
+    """A `loop.Task`. A head of random numbers is no reward model, however it does on few pairs."""
+
+    start_serves = False
 
     def __init__(self, model: RewardModel, pairs: Sequence[Pair], held_out: Sequence[Pair], settings: RewardSettings, group: Group):
         self.model, self.pairs, self.held_out, self.settings, self.group = model, pairs, held_out, settings, group
@@ -128,11 +131,11 @@ class RewardTask:
         return rank(new) > rank(old)
 
 
-def _pairs(dialogues: Sequence[Dialogue], model: RewardModel, max_length: int) -> tuple[list[Pair], int]:
+def _pairs(dialogues: Sequence[Dialogue], renderer: Renderer, max_length: int) -> tuple[list[Pair], int]:
     found, n_long = [], 0
     for d in dialogues:
-        check_form(d, model.renderer)
-        pair = Pair(d.id, d.corruption, model.ids(d.messages, d.chosen), model.ids(d.messages, d.rejected))
+        check_form(d, renderer)
+        pair = Pair(d.id, d.corruption, ids_of(renderer, d.messages, d.chosen), ids_of(renderer, d.messages, d.rejected))
         if pair.longest > max_length:
             n_long += 1
         else:
@@ -152,17 +155,18 @@ def train_reward(
     """
     settings.check()
     group = group or Group()
+    renderer = Renderer(base.tokenizer, base.form)
+    parts = {part: list(read_dialogues(dialogues, PREFERENCE, part=part)) for part in PARTS}
+    max_length = min(settings.max_length, base.n_ctx)
+    pairs, n_long = _pairs(parts["train"], renderer, max_length)
+    held_out, _ = _pairs(parts["held_out"][: settings.n_eval], renderer, max_length)
+    if not pairs:
+        raise InputError(f"expected pairs of part 'train' in {dialogues}, found none; build them with fewer held out")
     with open_run(STAGE, base, dialogues, out, settings, init_from=init_from, group=group, fresh=fresh) as run:
         if run.is_done:
             return {**run.about["facts"], "already_done": True}
         torch.manual_seed(settings.loop.seed)
         model = RewardModel.new(base, settings.lora, init_from=init_from)
-        parts = {part: list(read_dialogues(dialogues, PREFERENCE, part=part)) for part in PARTS}
-        max_length = min(settings.max_length, base.n_ctx)
-        pairs, n_long = _pairs(parts["train"], model, max_length)
-        held_out, _ = _pairs(parts["held_out"][: settings.n_eval], model, max_length)
-        if not pairs:
-            raise InputError(f"expected pairs of part 'train' in {dialogues}, found none; build them with fewer held out")
         task = RewardTask(model, pairs, held_out, settings, group)
         best = train(run, task, Optimizer(task.parameters, settings.optimizer, task.n_steps), settings.loop, progress)
         facts = {

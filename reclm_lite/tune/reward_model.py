@@ -22,6 +22,11 @@ ADAPTER, HEAD = "reward", "head.safetensors"
 STAGE = "reward"
 
 
+def ids_of(renderer: Renderer, messages: Sequence[Message], answer: str) -> list[int]:
+    """Tokens of a prompt and an answer to it, its end included."""
+    return [*renderer.prompt(messages), *renderer.answer(answer)]
+
+
 class RewardModel:
     """base: with the adapter on it. head: float32 (1, width), no bias: only differences of scores mean anything."""
 
@@ -45,7 +50,8 @@ class RewardModel:
 
         check_base(folder, base)
         if (stage := read_note(folder).get("stage")) != STAGE or not (folder / HEAD).is_file():
-            raise InputError(f"expected a reward model in {folder}, found {stage or 'an adapter without a note'}; give the adapter folder of `reclm tune reward`")
+            found = f"no {HEAD}" if stage == STAGE else stage or "an adapter without a note"
+            raise InputError(f"expected a reward model in {folder}, found {found}; give the adapter folder of `reclm tune reward`")
         try:
             weight = load_file(folder / HEAD)["weight"]
         except (SafetensorError, KeyError) as error:
@@ -62,10 +68,6 @@ class RewardModel:
         """The adapter's and the head's, by name."""
         return {**parameters(self.base, self.adapter), "head.weight": self.head.weight}
 
-    def ids(self, messages: Sequence[Message], answer: str) -> list[int]:
-        """Tokens of a prompt and an answer to it, its end included."""
-        return [*self.renderer.prompt(messages), *self.renderer.answer(answer)]
-
     def score(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """float32 (batch,) of ids, mask int64 (batch, length), padded on the right or on the left."""
         with use(self.base, self.adapter):
@@ -76,7 +78,7 @@ class RewardModel:
     @torch.no_grad()
     def scores(self, prompts: Sequence[Sequence[Message]], answers: Sequence[str], *, pass_tokens: int = 4096) -> list[float]:
         """Scores of answers to prompts, in passes of at most `pass_tokens` tokens, without gradients and dropout."""
-        sequences = [self.ids(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        sequences = [ids_of(self.renderer, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         found = [0.0] * len(sequences)
         was_training = self.base.model.training
         self.base.model.eval()

@@ -10,6 +10,7 @@ number (`seed_step`), so what follows a checkpoint is the same whether the run w
 """
 
 import json
+import math
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -135,6 +136,8 @@ class Run:
         old = [path for path in sorted(top.glob("step-*"))[:-_KEPT] if path.name != best]
         for path in (*old, *top.glob(".step-*")):  # the latter: what a kill left of one
             shutil.rmtree(path)
+        for path in top.glob(".best.*"):
+            path.unlink(missing_ok=True)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint; metrics after it are cut off, for they will be made again."""
@@ -146,16 +149,17 @@ class Run:
         return checkpoint
 
     def best(self) -> Checkpoint | None:
-        """The checkpoint that was marked best, or None."""
-        name = self.folder / CHECKPOINTS / "best"
-        return _load(self.folder / CHECKPOINTS / name.read_text()) if name.is_file() else None
+        """The checkpoint that was marked best, or None where none is marked or the marked one is gone."""
+        mark = self.folder / CHECKPOINTS / "best"
+        name = mark.read_text(encoding="utf-8").strip() if mark.is_file() else ""
+        return _load(mark.with_name(name)) if name and mark.with_name(name).is_dir() else None
 
     def _cut(self, step: int) -> None:
         for name in (METRICS, "samples.jsonl"):
             path = self.folder / name
             if path.is_file():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [line for line in lines if line.endswith("\n") and json.loads(line).get("step", 0) <= step]
+                kept = [line for line in lines if _step_of(line) <= step]
                 if len(kept) < len(lines):
                     _write(path, "".join(kept))
 
@@ -215,6 +219,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; endless where a kill, or somebody, left it broken, so that it is cut off."""
+    try:
+        return float(json.loads(line).get("step", 0)) if line.endswith("\n") else math.inf
+    except (ValueError, AttributeError):
+        return math.inf
+
+
 def _load(folder: Path) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -257,7 +269,10 @@ def _refuse_to_remove(folder: Path, stage: str, inputs: Iterable[Path]) -> None:
     """Raises InputError unless `folder` is a run of this stage, or nothing, and none of the inputs lies in it."""
     if not _holds_files(folder):
         return
-    found = _read(folder / RUN)
+    try:
+        found = _read(folder / RUN)
+    except InputError:  # a damaged one, whose stage nobody knows: what is removed has a run's names
+        found = {"stage": stage} if (folder / CHECKPOINTS).is_dir() or (folder / METRICS).is_file() else None
     if found is None:
         raise InputError(f"expected a run of `reclm tune` in {folder} for --fresh, found other files; give another --out")
     if found.get("stage") != stage:

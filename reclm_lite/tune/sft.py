@@ -74,6 +74,8 @@ def read(path: Path, part: str, rounds: int = 2) -> list[Dialogue]:
 class SftTask:
     """A `loop.Task`. Answers' logits alone are computed."""
 
+    start_serves = True
+
     def __init__(self, base: Base, adapter: str | None, examples: Sequence[Example], held_out: Sequence[Example], settings: SftSettings, group: Group):
         self.base, self.adapter, self.examples, self.held_out, self.settings, self.group = base, adapter, examples, held_out, settings, group
         whole = dict(sorted(base.causal.named_parameters()))

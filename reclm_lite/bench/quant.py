@@ -1,0 +1,374 @@
+"""`reclm bench quant`: how small a profile model may be before the recommendations suffer.
+
+From one unquantized GGUF file the types asked for are made, with and without importance matrix, and each is measured beside
+it: size and speed (`quant_jobs`), next-token distributions (`quant_logits`), profiles (`quant_profiles`), recommendations of a
+backbone fed with those profiles (`quant_downstream`). Every figure is kept (`quant_state`), so that a run goes on where it was
+stopped, and a second one costs nothing. What comes of the figures: `quant_results` (rows, the choice), `quant_tables`, `quant_page`.
+The text
+encoder has a part of its own (`quant_encoder`).
+"""
+
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..cf.fit import TRAINED
+from ..errors import InputError, ModelError
+from ..profiles.calibration import sample_prompts
+from ..profiles.generate import Observer
+from ..profiles.pace import in_words
+from ..profiles.sampling import Sampling
+from ..profiles.scheduler import Tokenizer
+from ..profiles.sources import SourceSettings
+from ..profiles.sources.gguf import Model
+from ..text.vectors import Encoder
+from . import (
+    machine,
+    quant_downstream,
+    quant_encoder,
+    quant_int8,
+    quant_profiles,
+    quant_results,
+)
+from .quant_files import DEFAULT_TYPES, Asked, File, Maker, open_reference, parse_types
+from .quant_intervals import MIN_UNITS
+from .quant_jobs import run_job
+from .quant_state import State, digest, digest_of_texts
+
+PACKAGES = ("llama-cpp-python", "gguf")
+N_PROMPTS, N_CALIBRATION = 256, 192
+N_ANSWER = 48  # tokens of the reference's answer that are compared
+STATE, FILES = "quant-state", "files"
+_SCRATCH = ("logits-", "fits-", "encoder-")  # folders beside the figures, for the time of a run
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """root: the workspace. model: an unquantized GGUF. types: types to make, and GGUF files to take as they are.
+
+    n_users: whose profiles are written, None for all. n_prompts: distinct prompts for speed, logits and free answers. seeds: of
+    the fits, from 0. epochs: of a fit at most, None for the backbone's own. max_loss: of recall, relative, for the choice. encoder_model: an unquantized text encoder to
+    quantize and compare as well.
+    """
+
+    root: Path
+    model: Path
+    out: Path
+    n_threads: int
+    types: tuple[str, ...] = DEFAULT_TYPES
+    imatrix: bool = True
+    n_users: int | None = None
+    n_prompts: int = N_PROMPTS
+    n_seeds: int = 5
+    backbone: str = "lightgcn"
+    epochs: int | None = None
+    n_slots: int | None = None
+    turns: int = 3
+    seed: int = 0
+    max_loss: float = 0.01
+    encoder_model: Path | None = None
+
+    def check(self) -> None:
+        """Raises InputError where a setting is none."""
+        if self.backbone not in TRAINED:
+            raise InputError(
+                f"expected a backbone that takes profiles, one of {', '.join(TRAINED)}, found {self.backbone!r}; check --backbone"
+            )
+        if self.n_prompts < MIN_UNITS:
+            raise InputError(
+                f"expected at least {MIN_UNITS} prompts, as fewer give no interval, found --prompts {self.n_prompts}; ask for more"
+            )
+        if not 0 < self.max_loss < 1:
+            raise InputError(f"expected a loss between 0 and 100 %, found {100 * self.max_loss:g} %; check --max-loss")
+        if self.n_users is not None and self.n_users < MIN_UNITS:
+            raise InputError(f"expected at least {MIN_UNITS} users, as fewer give no interval, found --users {self.n_users}; ask for more")
+
+
+@dataclass
+class Measured:
+    """What was found of one file; None where it was not measured. fits: figures by seed."""
+
+    file: File
+    speed: dict[str, Any] | None = None
+    logits: dict[str, Any] | None = None
+    profiles: dict[str, Any] | None = None
+    downstream: dict[str, Any] | None = None
+
+
+def run(settings: Settings, say: Say = lambda _: None, *, encoder: Encoder | None = None) -> dict[str, Any]:
+    """Measure; returns the document of `quant_results.document`. encoder: of the profiles, None for the bundled one."""
+    settings.check()
+    return _Run(settings, say, encoder).all()
+
+
+class _Steps(Observer):
+    """Tells what is being done, and how long the rest will take by what the like took so far."""
+
+    def __init__(self, say: Say):
+        self._say, self.left, self.seconds = say, Counter(), {}
+        self._label, self._told_at = "", 0.0
+
+    @contextmanager
+    def step(self, kind: str, label: str) -> Iterator[None]:
+        started = time.monotonic()
+        self.begin(kind, label)
+        self._say(self._label + self._rest())
+        try:
+            yield
+        finally:
+            self.left[kind] -= self.left[kind] > 0
+            self.seconds.setdefault(kind, []).append(time.monotonic() - started)
+
+    def _rest(self) -> str:
+        known = [(n, self.seconds[kind]) for kind, n in self.left.items() if n and kind in self.seconds]
+        total = sum(n * sum(spent) / len(spent) for n, spent in known)
+        n_steps = sum(self.left.values())
+        unknown = any(n and kind not in self.seconds for kind, n in self.left.items())
+        if not n_steps:
+            return ""
+        about = f", {'at least' if unknown else 'about'} {in_words(total)}" if total >= 1 else ""
+        return f" ({n_steps} step{'s'[: n_steps > 1]} to go{about})"
+
+    def begin(self, kind: str, label: str) -> None:
+        """What `progress` and `sequences` tell of from here on."""
+        self._label, self._told_at = f"{label}: {kind}", time.monotonic()
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Of a run of profiles, every ten seconds."""
+        if note:
+            self._tell(f"{done:,} of {total:,} users, {note}")
+
+    def sequences(self, done: int, total: int) -> None:
+        """Of an importance matrix, every ten seconds."""
+        self._tell(f"{done:,} of {total:,} prompts")
+
+    def _tell(self, text: str) -> None:
+        if time.monotonic() - self._told_at >= 10:
+            self._told_at = time.monotonic()
+            self._say(f"{self._label}: {text}")
+
+    def say(self, sentence: str) -> None:
+        self._say(sentence)
+
+
+class _Run:
+    """One run: its settings, its state, the files it compares."""
+
+    def __init__(self, settings: Settings, say: Say, encoder: Encoder | None):
+        self.settings, self.encoder = settings, encoder
+        self.asked: list[Asked] = parse_types(settings.types, imatrix=settings.imatrix)
+        self.reference = open_reference(settings.model)
+        if settings.encoder_model is not None:
+            open_reference(settings.encoder_model, option="--encoder")
+        self.model = Model(settings.model, False, SourceSettings(n_threads=settings.n_threads))
+        self.state = State(settings.out / STATE)
+        self.steps, self.notes = _Steps(say), list(self.model.notes)
+
+    def all(self) -> dict[str, Any]:
+        settings = self.settings
+        with quant_profiles.open_copy(settings.root, self.state.folder / "workspace") as ws, ws.writing():  # one run at a time
+            for left in [path for kind in _SCRATCH for path in self.state.folder.glob(f"{kind}*")]:
+                if left.is_dir():  # of a run that was killed
+                    shutil.rmtree(left)
+            self.split = quant_profiles.load_split(ws)
+            inputs = quant_profiles.load_inputs(ws)
+            self.users = quant_profiles.choose_users(self.split, inputs, settings.n_users, settings.seed)
+            self._draw_prompts()
+            found = [Measured(self.reference), *(Measured(file) for file in self._files())]
+            self._speeds(found)
+            self._logits(found)
+            keys = self._profiles(found, ws)
+            plain = self._downstream(found, ws, keys)
+        encoders = None
+        if settings.encoder_model is not None:
+            with self.steps.step("vectors", settings.encoder_model.name):
+                encoders = quant_encoder.measure(
+                    settings.root,
+                    settings.encoder_model,
+                    settings.out / FILES,
+                    self.state,
+                    n_threads=settings.n_threads,
+                    seed=settings.seed,
+                )
+        return quant_results.document(
+            asdict(settings), self._about(), found, plain, self.int8, encoders, notes=self.notes, n_users=len(self.users), n_all_users=self.split.n_users,
+            max_loss=settings.max_loss, n_kept=self.state.n_found, n_made=self.state.n_made,
+        )  # fmt: skip
+
+    def _about(self) -> dict[str, Any]:
+        about = machine.facts(self.settings.n_threads)
+        about["versions"] |= {name: machine.version(name) for name in PACKAGES}
+        return about
+
+    def _draw_prompts(self) -> None:
+        """Prompts to measure with, and others for the importance matrix where there are enough."""
+        settings, model = self.settings, self.model
+        with_tokens = Tokenizer(settings.model, model.wrap)
+        try:
+            drawn = sample_prompts(settings.root, n=2 * (settings.n_prompts + N_CALIBRATION), instruct=model.instruct, seed=settings.seed)
+            tokens = {prompt: with_tokens(prompt).tolist() for prompt in drawn}
+        finally:
+            with_tokens.close()
+        fitting = [prompt for prompt in drawn if len(tokens[prompt]) <= model.max_prompt_tokens]
+        self.prompts = fitting[: settings.n_prompts]
+        rest = fitting[settings.n_prompts :][:N_CALIBRATION]
+        if len(self.prompts) < MIN_UNITS:
+            raise InputError(
+                f"expected at least {MIN_UNITS} distinct prompts that {settings.model.name} has room for, found {len(self.prompts)}; "
+                "use a workspace with more users, or a model with a larger context"
+            )
+        self.calibration = rest if len(rest) >= MIN_UNITS else self.prompts
+        if self.calibration is self.prompts and settings.imatrix:
+            self.notes.append("The importance matrix was collected from the prompts that are measured with: there are too few for both.")
+        self.tokens = [tokens[prompt] for prompt in self.prompts]
+
+    def _files(self) -> list[File]:
+        maker = Maker(self.reference, self.settings.out / FILES, self.state, self.settings.n_threads)
+        imatrix = None
+        if any(asked.imatrix for asked in self.asked):
+            self.steps.begin("importance matrix", self.reference.name)
+            imatrix = maker.imatrix(self.calibration, self.steps.sequences)
+        files = []
+        self.steps.left["making"] = sum(not maker.is_there(asked, imatrix) for asked in self.asked)
+        for asked in self.asked:
+            if maker.is_there(asked, imatrix):
+                files.append(maker.make(asked, imatrix))
+                continue
+            with self.steps.step("making", asked.name):
+                files.append(maker.make(asked, imatrix))
+        return files
+
+    def _each(
+        self, kind: str, found: Sequence[Measured], key: Callable[[Measured], dict], make: Callable[[Measured], Any]
+    ) -> Iterator[tuple[Measured, Any]]:
+        """(file, figures) of all files that are not excluded; one that cannot be measured is excluded from here on."""
+        left = [each for each in found if not each.file.excluded]
+        self.steps.left[kind] = sum(not self.state.has(kind, key(each)) for each in left)
+        for each in left:
+            kept = self.state.get(kind, key(each))
+            if kept is not None:
+                self.state.n_found += 1
+                yield each, kept
+                continue
+            try:
+                with self.steps.step(kind, each.file.name):
+                    value = make(each)
+            except ModelError as error:
+                if each.file is self.reference:
+                    raise
+                each.file = File(**{**vars(each.file), "excluded": str(error)})
+                continue
+            self.state.n_made += 1
+            yield each, self.state.put(kind, key(each), value)
+
+    def _speeds(self, found: Sequence[Measured]) -> None:
+        settings, model, wrap = self.settings, self.model, self.model.wrap
+        n_ctx = min(model.n_ctx, max(map(len, self.tokens)) + model.max_new_tokens)
+        common = {"prompts": self.prompts, "n_slots": settings.n_slots, "n_ctx": n_ctx, "max_new": model.max_new_tokens,
+                  "n_threads": settings.n_threads, "turns": settings.turns}  # fmt: skip
+        chat = [wrap.before, wrap.after, wrap.name] if wrap else None
+        where = {"cpu": machine.cpu_name(), "llama": machine.version("llama-cpp-python")}
+        common_key = {**common, "prompts": digest_of_texts(self.prompts), "chat": wrap.name if wrap else None, **where}
+        for each, value in self._each(
+            "speed", found, lambda each: {"file": each.file.sha256, **common_key},
+            lambda each: run_job("speed", model=each.file.path, chat=chat, **common),
+        ):  # fmt: skip
+            each.speed = value
+
+    def _logits(self, found: Sequence[Measured]) -> None:
+        n_answer = min(N_ANSWER, self.model.max_new_tokens)
+        common = {"reference": self.reference.sha256, "tokens": digest(self.tokens), "n_answer": n_answer}
+        with tempfile.TemporaryDirectory(dir=self.state.folder, prefix="logits-") as folder:
+
+            def measure(each: Measured) -> dict[str, Any]:
+                threads = self.settings.n_threads
+                whole = run_job("logits", model=self.reference.path, folder=folder, n_threads=threads, prompts=self.tokens, n_answer=n_answer) \
+                    if not (Path(folder) / "sequences.npz").is_file() else None  # fmt: skip
+                if each.file is self.reference and whole is not None:
+                    return whole
+                return run_job("logits", model=each.file.path, folder=folder, n_threads=threads)
+
+            for each, value in self._each("logits", found, lambda each: {"file": each.file.sha256, **common}, measure):
+                each.logits = value
+
+    def _profiles(self, found: Sequence[Measured], ws: Any) -> dict[str, str]:
+        """What the vectors of each file's profiles hash to, by the file's SHA-256."""
+        common = {"reference": self.reference.sha256, "users": digest(self.users), "split": self.split.fingerprint, "data": ws.fingerprint("matrices/interactions"),
+                  "neighbors": ws.fingerprint("matrices/neighbors"), "encoder": _identity(self.encoder), "source": self.model.identity(Sampling(guided=True))}  # fmt: skip
+        self.written: dict[str, quant_profiles.Written] = {}
+
+        def measure(each: Measured) -> dict[str, Any]:
+            ours, theirs = self._write(each.file, ws), self._write(self.reference, ws)
+            return quant_profiles.similarity(ours, theirs) | {
+                "n_users": len(self.users), "n_written": len(ours.texts), "vectors": quant_downstream.vectors_key(ours.vectors),
+            }  # fmt: skip
+
+        keys = {}
+        for each, value in self._each("profiles", found, lambda each: {"file": each.file.sha256, **common}, measure):
+            each.profiles = value
+            keys[each.file.sha256] = value["vectors"]
+        return keys
+
+    def _write(self, file: File, ws: Any) -> quant_profiles.Written:
+        if file.sha256 not in self.written:
+            for other in self.written.keys() - {self.reference.sha256}:  # vectors of all users, so only two at a time
+                del self.written[other]
+            self.written[file.sha256] = quant_profiles.write_profiles(
+                ws,
+                file,
+                self.users,
+                n_threads=self.settings.n_threads,
+                n_slots=self.settings.n_slots,
+                encoder=self.encoder,
+                observer=self.steps,
+            )
+        return self.written[file.sha256]
+
+    def _downstream(self, found: Sequence[Measured], ws: Any, keys: dict[str, str]) -> dict[str, Any]:
+        """Fills in every file's comparison; returns that of the backbone without profiles."""
+        settings, seeds = self.settings, range(self.settings.n_seeds)
+        with tempfile.TemporaryDirectory(dir=self.state.folder, prefix="fits-") as folder:
+            fits = quant_downstream.Fits(
+                settings.root, Path(folder) / "workspace", self.state, settings.backbone, settings.epochs, settings.n_threads
+            )
+            measured = [each for each in found if each.file.sha256 in keys]
+            wanted = {"none", *keys.values()}
+            self.steps.left["fit"] = sum(not fits.has(key, seed) for key in wanted for seed in seeds)
+            try:
+
+                def figures(file: File | None) -> list[dict[str, Any]]:
+                    key = "none" if file is None else keys[file.sha256]
+                    if all(fits.has(key, seed) for seed in seeds):
+                        return [fits.figures(None, key, seed) for seed in seeds]
+                    self.steps.begin("profiles from the store", "" if file is None else file.name)
+                    vectors = None if file is None else self._write(file, ws).vectors
+                    made = []
+                    for seed in seeds:
+                        with self.steps.step("fit", f"{settings.backbone}, {file.name if file else 'no'} profiles, seed {seed}"):
+                            made.append(fits.figures(vectors, key, seed))
+                    return made
+
+                reference = figures(self.reference)
+                self.int8 = quant_int8.summary([seed["int8"] for seed in reference], quant_downstream.K)
+                for each in measured:
+                    found_here = reference if each.file is self.reference else figures(each.file)
+                    each.downstream = quant_downstream.compare(found_here, reference, self.split, self.users)
+                return quant_downstream.compare(figures(None), reference, self.split, self.users)
+            finally:
+                fits.close()
+
+
+def _identity(encoder: Encoder | None) -> Any:
+    if encoder is not None:
+        return encoder.identity
+    from ..assets import encoder_path
+    from ..runtime import file_sha256
+
+    return file_sha256(encoder_path())

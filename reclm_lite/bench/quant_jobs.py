@@ -1,0 +1,151 @@
+"""The work on one file that `reclm bench quant` does in a process of its own: its speed, its logits, an encoder's vectors.
+
+    echo '{"kind": "speed", "model": "…", "prompts": ["…"], …}' | python -m reclm_lite.bench.quant_jobs
+
+The job comes on stdin, its result is one JSON line on stdout. A process of its own: peak memory is the file's alone, and a file
+that makes llama.cpp abort takes nothing else along.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from ..memory import peak_resident_bytes, resident_bytes
+
+_WARM_UP = "Profile:"
+_N_PREFILL, _N_DECODE = 512, 32  # tokens of the plain measurements, where the context has room for them
+
+
+def run_job(kind: str, **arguments: Any) -> dict[str, Any]:
+    """Run a job in a fresh process; returns its result. Raises ModelError with the last line it wrote where it fails."""
+    job = json.dumps({"kind": kind, **arguments}, default=str)
+    # -P: the installed package, also where the working directory is the repository.
+    run = subprocess.run([sys.executable, "-P", "-m", __name__], input=job, capture_output=True, text=True, check=False)
+    if run.returncode:
+        why = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ModelError(
+            f"expected to measure {kind} of {arguments.get('model')}, found exit code {run.returncode}: {why}; leave it out of --types"
+        )
+    return json.loads(run.stdout.strip().splitlines()[-1])
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """Do `job`; returns its result."""
+    return _KINDS[job.pop("kind")](**job)
+
+
+def _speed(
+    model: str, prompts: Sequence[str], n_threads: int, n_slots: int | None, n_ctx: int, max_new: int, chat: list[str] | None, turns: int
+) -> dict[str, Any]:
+    """Seconds of loading, tokens/s of one sequence, and the free greedy answers of the product's scheduler with their pace.
+
+    The file is in the page cache when it is loaded. peak_bytes: resident pages of the process at most; base_bytes: before
+    the first weights were read, so that peak - base is what the file and its contexts take.
+    """
+    from ..kernels import decoding
+    from ..profiles.chat import ChatWrap
+    from ..profiles.scheduler import Engine, Sampling
+    from ..runtime import llama_lib, load_model
+
+    llama_lib()
+    decoding.warm_up()
+    path, base_bytes = Path(model), resident_bytes()
+    loads, prefills, decodes = [], [], []
+    load_model(path, use_mmap=False).close()
+    for _ in range(turns):
+        started = time.perf_counter()
+        with load_model(path, use_mmap=False) as loaded:
+            loads.append(time.perf_counter() - started)
+            prefill, decode = _plain(loaded, prompts, n_threads)
+        prefills.append(prefill)
+        decodes.append(decode)
+    with Engine(path, n_threads, n_slots, n_ctx=n_ctx, chat=ChatWrap(*chat) if chat else None) as engine:
+        list(engine.generate([_WARM_UP], max_new_tokens=4))
+        started = time.perf_counter()
+        results = list(engine.generate(prompts, max_new_tokens=max_new, sampling=Sampling(), window=len(prompts)))
+        seconds = time.perf_counter() - started
+        about = {"n_slots": engine.n_slots, "n_workers": len(engine.workers)}
+    results.sort(key=lambda result: result.index)
+    return {
+        "load_seconds": loads,
+        "prefill_tokens_per_s": prefills,
+        "decode_tokens_per_s": decodes,
+        "profiles_per_s": len(prompts) / seconds,
+        "seconds": seconds,
+        "texts": [result.text for result in results],
+        "finishes": [result.finish for result in results],
+        "n_prompt_tokens": sum(result.n_prompt_tokens for result in results),
+        "n_new_tokens": sum(result.n_new_tokens for result in results),
+        "base_bytes": base_bytes,
+        "peak_bytes": peak_resident_bytes(),
+        **about,
+    }
+
+
+def _plain(model: Any, prompts: Sequence[str], n_threads: int) -> tuple[float, float]:
+    """(prefill, decode) in tokens/s of one sequence alone: a batch of prompt tokens, then one token after the other."""
+    lib = model.lib
+    tokens: list[int] = []
+    n_prefill = min(_N_PREFILL, model.n_ctx_train - _N_DECODE - 1)
+    while len(tokens) < n_prefill:
+        before = len(tokens)
+        for prompt in prompts:
+            tokens += model.tokenize(prompt, add_special=False)
+        if len(tokens) == before:
+            raise ModelError("expected prompts with tokens, found none")
+    n_ctx = n_prefill + _N_DECODE + 1
+    with model.context(n_threads=n_threads, n_ctx=n_ctx, n_batch=n_prefill, n_ubatch=n_prefill) as context:
+
+        def decode(some: Sequence[int]) -> None:
+            array = (lib.llama_token * len(some))(*some)
+            if lib.llama_decode(context.handle, lib.llama_batch_get_one(array, len(some))) != 0:
+                raise ModelError(f"llama.cpp could not decode {len(some)} tokens with {model.path}")
+            lib.llama_synchronize(context.handle)
+
+        decode(tokens[:1])  # the first call sets up the threads and the graph
+        lib.llama_memory_clear(lib.llama_get_memory(context.handle), True)
+        started = time.perf_counter()
+        decode(tokens[:n_prefill])
+        prefilled = time.perf_counter()
+        for token in tokens[:_N_DECODE]:
+            decode([token])
+        ended = time.perf_counter()
+    return n_prefill / (prefilled - started), _N_DECODE / (ended - prefilled)
+
+
+def _logits(**arguments: Any) -> dict[str, Any]:
+    """See `quant_logits`."""
+    from . import quant_logits
+
+    return quant_logits.measure(**arguments)
+
+
+def _encode(model: str, texts: Sequence[str], n_threads: int, out: str) -> dict[str, Any]:
+    """An encoder's vectors of `texts`, to `out`; seconds of loading and texts/s."""
+    import numpy as np
+
+    from ..text.encoder import TextEncoder
+
+    texts = list(texts)
+    started = time.perf_counter()
+    with TextEncoder(Path(model), n_threads=n_threads) as encoder:
+        load_seconds = time.perf_counter() - started
+        encoder.encode(texts[:16])
+        started = time.perf_counter()
+        vectors = np.asarray(encoder.encode(texts), np.float32)
+        seconds = time.perf_counter() - started
+    if not np.isfinite(vectors).all():
+        raise ModelError("expected finite vectors, found NaN or infinity")
+    np.save(out, vectors)
+    return {"load_seconds": load_seconds, "texts_per_s": len(texts) / seconds, "peak_bytes": peak_resident_bytes()}
+
+
+_KINDS = {"speed": _speed, "logits": _logits, "encode": _encode}
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.load(sys.stdin))))

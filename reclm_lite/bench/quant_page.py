@@ -1,0 +1,254 @@
+"""`quant.html`: the results of `reclm bench quant` as one page that needs nothing but itself.
+
+No script, no network; the style sheet is the report's. It reads on a phone, in print and in the dark. All text from data goes
+through `html.escape` here, in `quant_plots` or in `report.tables`.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from typing import Any
+
+from ..report.tables import metric_label, pairs_html, table_html
+from . import quant_encoder, quant_int8
+from .quant_downstream import GROUPS, METRICS, K
+from .quant_plots import Mark, frontier_plot, rows_plot
+from .quant_results import CHOSEN, HEADLINE, TOO_SMALL
+from .quant_tables import loss_of, number
+
+_TITLES = {CHOSEN: "Ship {name}", TOO_SMALL: "Too small a sample to tell"}
+_KEY = (
+    '<ul class="key" aria-label="Marks">'
+    '<li><svg viewBox="0 0 14 14" aria-hidden="true"><rect class="dot reference-row" x="3" y="3" width="8" height="8"/></svg>not quantized</li>'
+    '<li><svg viewBox="0 0 14 14" aria-hidden="true"><circle class="dot" cx="7" cy="7" r="4.5"/></svg>without importance matrix</li>'
+    '<li><svg viewBox="0 0 14 14" aria-hidden="true"><path class="dot profiles" d="M7,1 l6,6 l-6,6 l-6,-6 Z"/></svg>with one</li></ul>'
+)
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """The whole page as HTML."""
+    rows = sorted((row for row in document["files"] if not row["excluded"]), key=lambda row: (-row["size_bytes"], row["name"]))
+    excluded = [row for row in document["files"] if row["excluded"]]
+    sections = [
+        ("frontier", "Size against loss", _frontier(document, rows)),
+        ("recommendations", "Recommendations", _recommendations(document, rows)),
+        ("profiles", "Profiles", _profiles(rows)),
+        ("distributions", "Next tokens", _distributions(rows)),
+        ("speed", "Size and speed", _speed(rows)),
+        *(
+            [
+                (
+                    "excluded",
+                    "Excluded",
+                    pairs_html("Files that were not measured to the end", [(row["name"], row["excluded"]) for row in excluded]),
+                )
+            ]
+            if excluded
+            else []
+        ),
+        *([("encoder", "Text encoder", _encoders(document["encoders"]))] if document["encoders"] else []),
+        ("made", "How it was measured", _made(document)),
+    ]
+    links = "".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title, _ in sections)
+    body = "".join(
+        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{escape(title)}</h2>{html}</section>'
+        for key, title, html in sections
+    )
+    style = resources.files("reclm_lite.report").joinpath("style.css").read_text(encoding="utf-8")
+    choice = document["choice"]
+    title = _TITLES.get(choice["state"], "Keep {name}").format(name=choice["name"])
+    sentence = escape(choice["sentence"]).replace(" %", "\u00a0%")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f"<title>Quantization of {escape(_model_name(document))}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f'<header><p class="kicker">Quantization of {escape(_model_name(document))}</p><h1>{escape(title)}</h1>'
+        f'<p class="soft">Profiles of {document["n_users"]:,} users, {escape(document["settings"]["backbone"])}, {document["settings"]["n_seeds"]} seeds.</p>'
+        f'<p class="lede">{sentence}</p><nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
+        f"<main>{body}</main>\n"
+        "<footer><p>Written by reclm-lite on this machine. The page holds everything it shows and loads nothing.</p></footer>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def _model_name(document: Mapping[str, Any]) -> str:
+    return str(document["settings"]["model"]).replace("\\", "/").rpartition("/")[2]
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    return "reference" if row["is_reference"] else "imatrix" if row["imatrix"] else "plain"
+
+
+def _megabytes(row: Mapping[str, Any]) -> str:
+    return f"{row['size_bytes'] / 1e6:,.1f} MB"
+
+
+def _figure(title: str, note: str, svg: str) -> str:
+    return f"<figure><figcaption>{escape(title)}<span>{escape(note)}</span></figcaption>{svg}</figure>"
+
+
+# -- sections ---------------------------------------------------------------------------
+
+
+def _frontier(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    marks = []
+    for row in rows:
+        pair = row["downstream"][HEADLINE]
+        if pair is not None and pair["loss"] is not None:
+            low, high = pair["loss_interval"] or (None, None)
+            marks.append((row["size_bytes"] / 1e6, Mark(row["name"], _megabytes(row), pair["loss"], low, high, _kind(row), loss_of(pair))))
+    if not marks:
+        return "<p>No user of this sample had anything held out that was found: there is no loss to show.</p>"
+    bound = document["choice"]["max_loss"]
+    in_rows = [mark for _, mark in marks]
+    plain = document["without_profiles"][HEADLINE]
+    if plain is not None and plain["loss"] is not None:
+        low, high = plain["loss_interval"] or (None, None)
+        in_rows.append(Mark("no profiles", "the backbone alone", plain["loss"], low, high, "reference", loss_of(plain)))
+    note = f"Loss of Recall@20 beside the unquantized file; the dashed line is the bound of {100 * bound:g} %."
+    by_loss = rows_plot(in_rows, title="Loss of Recall@20", axis="loss of Recall@20", lines={bound: f"{100 * bound:g} %"}, percent=True)
+    scatter = frontier_plot(marks, title="Size and loss", x_axis="size of the file, MB", y_axis="loss of Recall@20", bound=bound)
+    return f'{_KEY}<div class="pair">{_figure("The frontier", note, scatter)}{_figure("With 95 % intervals", "Negative: better than the unquantized file.", by_loss)}</div>'
+
+
+def _recommendations(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = [f"{group} {metric}" for group in GROUPS for metric in METRICS]
+    told = [(row["name"], row["downstream"], row["is_reference"]) for row in rows] + [("no profiles", document["without_profiles"], False)]
+    body = []
+    for name, pairs, is_reference in told:
+        cells = "".join(f'<td class="number">{_difference(pairs[column], is_reference)}</td>' for column in columns)
+        body.append(f'<tr><th scope="row">{escape(name)}</th>{cells}<td class="number">{escape(loss_of(pairs[HEADLINE]))}</td></tr>')
+    titles = {"full": "all", "unseen": "unseen items", "cold": f"users of at most {document['cold_items']}"}
+    head = "".join(
+        f'<th scope="col" class="number">{metric_label(column.split()[1])}<br>{escape(titles[column.split()[0]])}</th>'
+        for column in columns
+    )
+    counts = "; ".join(
+        f"{titles[group]}: {(pair or {}).get('n_users', 0):,} users"
+        for group in GROUPS
+        for pair in [rows[0]["downstream"][f"{group} {METRICS[0]}"]]
+    )
+    caption = f"Values of the unquantized file, differences from it over the same users and seeds, 95 % intervals below ({counts})."
+    int8 = f"<p>{escape(quant_int8.sentence(document['int8_items'], K))}</p>".replace(" %", "\u00a0%")
+    return table_html(caption, f'<th scope="col">File</th>{head}<th scope="col" class="number">Loss of Recall@20, all</th>', body) + int8
+
+
+def _difference(pair: Mapping[str, Any] | None, is_reference: bool) -> str:
+    if pair is None:
+        return "no users"
+    if is_reference:
+        return f"<strong>{pair['value']:.4f}</strong>"
+    interval = pair["interval"]
+    below = f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "too few for an interval"
+    return f'{pair["difference"]:+.4f}<span class="interval">{below}</span>'
+
+
+def _profiles(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = (
+        ("parse_share", "Parse, free", 100, 1),
+        ("free_exact_share", "Same answer, free", 100, 1),
+        ("exact_share", "Same profile", 100, 1),
+        ("cosine", "Cosine", 1, 3),
+    )
+    marks = [_mark(row, row["cosine"], 3) for row in rows if row["cosine"]["value"] is not None]
+    plot = (
+        _figure(
+            "Profiles beside the unquantized file's",
+            "Mean cosine of their text vectors; a profile that is missing counts as 0.",
+            rows_plot(marks, title="Cosine of profiles", axis="mean cosine", from_zero=False),
+        )
+        if marks
+        else ""
+    )
+    note = "Free: greedy answers with nothing held to the form, per cent. Same profile and cosine: as the product writes them, once for each distinct prompt."
+    return f"{_table(note, rows, columns)}{plot}"
+
+
+def _distributions(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = (("mean_kl", "Mean KL", 1, None), ("answer_mean_kl", "KL in answers", 1, None), ("kl_99", "KL, 99th percentile", 1, None), ("top1_agreement", "Top-1, %", 100, 1),
+               ("perplexity", "Perplexity", 1, None), ("answer_perplexity", "Perplexity of answers", 1, None))  # fmt: skip
+    note = f"Over {rows[0]['n_positions']:,} positions of {rows[0]['n_prompts']:,} prompts with the unquantized file's greedy answers; KL in nats."
+    return _table(note, rows, columns)
+
+
+def _speed(rows: Sequence[Mapping[str, Any]]) -> str:
+    body = []
+    for row in rows:
+        cells = [f"{row['size_bytes'] / 1e6:,.1f}", f"{row['bits_per_weight']:.2f}", f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['load_seconds']:.3f}",
+                 *(_ranged(row, name) for name in ("prefill_tokens_per_s", "decode_tokens_per_s")), f"{row['profiles_per_s']:,.2f}"]  # fmt: skip
+        body.append(
+            f'<tr><th scope="row">{escape(row["name"])}</th>' + "".join(f'<td class="number">{cell}</td>' for cell in cells) + "</tr>"
+        )
+    head = "".join(
+        f'<th scope="col" class="number">{title}</th>'
+        for title in ("MB", "Bits/weight", "Peak MB", "Load, s", "Prefill, tokens/s", "Decode, tokens/s", "Profiles/s")
+    )
+    marks = [
+        Mark(row["name"], _megabytes(row), row["profiles_per_s"], kind=_kind(row), shown=f"{row['profiles_per_s']:,.2f}") for row in rows
+    ]
+    plot = _figure(
+        "Profiles per second",
+        "Free greedy answers to distinct prompts, many at once.",
+        rows_plot(marks, title="Profiles per second", axis="profiles/s"),
+    )
+    return (
+        table_html(
+            "Each file in a process of its own; medians, with the least and the most below.", f'<th scope="col">File</th>{head}', body
+        )
+        + plot
+    )
+
+
+def _encoders(rows: Sequence[Mapping[str, Any]]) -> str:
+    head, *told = quant_encoder.cells(rows)
+    body = [
+        "".join([f'<tr><th scope="row">{escape(row[0])}</th>', *(f'<td class="number">{escape(cell)}</td>' for cell in row[1:]), "</tr>"])
+        for row in told
+    ]
+    titles = "".join(f'<th scope="col"{" class=number" if at else ""}>{escape(title)}</th>' for at, title in enumerate(head))
+    return table_html("Vectors of the catalogue's texts beside the unquantized encoder's, 95 % intervals over texts.", titles, body)
+
+
+def _ranged(row: Mapping[str, Any], name: str) -> str:
+    low, high = row[f"{name}_range"]
+    return f'{row[name]:,.0f}<span class="interval">{low:,.0f} to {high:,.0f}</span>'
+
+
+def _mark(row: Mapping[str, Any], figure: Mapping[str, Any], digits: int) -> Mark:
+    low, high = figure["interval"] or (None, None)
+    return Mark(row["name"], _megabytes(row), figure["value"], low, high, _kind(row), number(figure["value"], digits))
+
+
+def _table(caption: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, float, int | None]]) -> str:
+    body = []
+    for row in rows:
+        cells = []
+        for name, _, scale, digits in columns:
+            figure = row[name]
+            if figure["value"] is None:
+                cells.append('<td class="number">none</td>')
+                continue
+            ends = [number(scale * end, digits) for end in figure["interval"] or ()]
+            span = f'<span class="interval">{ends[0]}–{ends[1]}</span>' if ends else ""
+            cells.append(f'<td class="number">{number(scale * figure["value"], digits)}{span}</td>')
+        body.append(f'<tr><th scope="row">{escape(row["name"])}</th>{"".join(cells)}</tr>')
+    head = "".join(f'<th scope="col" class="number">{escape(title)}</th>' for _, title, _, _ in columns)
+    return table_html(f"{caption} Below each value, its 95 % interval.", f'<th scope="col">File</th>{head}', body)
+
+
+def _made(document: Mapping[str, Any]) -> str:
+    about, settings = document["machine"], document["settings"]
+    pairs = [
+        (
+            "Machine",
+            f"{about['cpu']}, {about['n_cores']} cores, {about['n_threads']} threads, {about['isa']}, load {about['load_average']}",
+        ),
+        ("Versions", ", ".join(f"{name} {value}" for name, value in about["versions"].items())),
+        ("Users", f"{document['n_users']:,} of {document['n_all_users']:,}, drawn with seed {settings['seed']}"),
+        ("Fits", f"{settings['backbone']}, seeds 0 to {settings['n_seeds'] - 1}, epochs {settings['epochs'] or 'by default'}"),
+        *((f"SHA-256 of {row['name']}", row["sha256"]) for row in document["files"] if row["sha256"]),
+    ]
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in document["notes"])
+    return notes + pairs_html("What the figures were made with", pairs)

@@ -1,0 +1,195 @@
+"""What the measurements of `reclm bench quant` say: a row of figures with intervals for each file, and the file to ship.
+
+The choice is the smallest file whose relative loss of full Recall@20 has its upper 95 % bound (the upper end of the two-sided
+interval) below the bound asked for. Where no file has, it says whether files lose more or the sample is too small to tell, and
+for how many users the interval would be narrow enough. Left out: how rows look (`quant_tables`, `quant_page`).
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..evaluate.intervals import bootstrap_mean
+from ..profiles.answers import OK, judge
+from .quant_downstream import COLD_ITEMS
+from .quant_intervals import MIN_UNITS, ratio, wilson
+
+HEADLINE = "full recall@20"
+CHOSEN, TOO_SMALL, LOSE_MORE, REFERENCE = "chosen", "sample too small", "all lose more", "reference"
+
+
+def document(
+    settings: Mapping[str, Any], machine: Mapping[str, Any], found: Sequence[Any], plain: Mapping[str, Any], int8: Mapping[str, Any] | None,
+    encoders: Sequence[Mapping[str, Any]] | None, *, notes: Sequence[str], n_users: int, n_all_users: int, max_loss: float, n_kept: int, n_made: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything as one JSON-able dict. found: `quant.Measured`, the reference first; plain: the backbone without profiles;
+    int8: of `quant_int8.summary`; encoders: of `quant_encoder.measure`.
+    """
+    reference = found[0]
+    rows = [row_of(each, reference) for each in found]
+    notes = list(notes)
+    if n_users < n_all_users:
+        notes.append(
+            f"Profiles were written for {n_users:,} of {n_all_users:,} users; the others have none in the fits, and recommendations are compared over the former."
+        )
+    if settings["n_seeds"] < 2:
+        notes.append("One seed tells nothing of how much fits differ by chance: recommendations have no intervals; use --seeds 2 or more.")
+    return {
+        "benchmark": "quant",
+        "machine": dict(machine),
+        "settings": {name: str(value) if hasattr(value, "parts") else value for name, value in settings.items()},
+        "n_users": n_users,
+        "n_all_users": n_all_users,
+        "cold_items": COLD_ITEMS,
+        "files": rows,
+        "without_profiles": plain,
+        "int8_items": int8,
+        "encoders": encoders,
+        "choice": choose(rows, plain, max_loss),
+        "notes": notes,
+        "n_measurements": {"kept": n_kept, "made": n_made},
+    }
+
+
+def row_of(each: Any, reference: Any) -> dict[str, Any]:
+    """A file's figures. Intervals are [low, high] at 95 %, or None where there are too few users, prompts or seeds."""
+    row: dict[str, Any] = {**each.file.as_dict(), "is_reference": each is reference}
+    if each.file.excluded:
+        return row
+    return (
+        row
+        | _speed(each.speed, reference.speed)
+        | _logits(each.logits, reference.logits)
+        | _profiles(each.profiles)
+        | {"downstream": each.downstream}
+    )
+
+
+def _speed(speed: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+    texts, theirs = speed["texts"], reference["texts"]
+    n = len(texts)
+    n_parse = sum(judge("", text, finish).status == OK for text, finish in zip(texts, speed["finishes"], strict=True))
+    n_same = sum(a == b for a, b in zip(texts, theirs, strict=True))
+    out: dict[str, Any] = {}
+    for name in ("load_seconds", "prefill_tokens_per_s", "decode_tokens_per_s"):
+        out[name] = statistics.median(speed[name])
+        out[f"{name}_range"] = [min(speed[name]), max(speed[name])]
+    return out | {
+        "profiles_per_s": speed["profiles_per_s"],
+        "peak_bytes": speed["peak_bytes"],
+        "model_bytes": speed["peak_bytes"] - speed["base_bytes"],
+        "n_prompts": n,
+        "parse_share": _share(n_parse, n),
+        "free_exact_share": _share(n_same, n),
+    }
+
+
+def _logits(logits: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+    def figure(sums: str, counts: str, of: Mapping[str, Any] = logits) -> dict[str, Any]:
+        value, interval = ratio(of[sums], of[counts])
+        return {"value": value, "interval": interval and list(interval)}
+
+    def exponential(sums: str, counts: str) -> dict[str, Any]:
+        nats = figure(sums, counts)
+        return {"value": math.exp(nats["value"]), "interval": nats["interval"] and [math.exp(end) for end in nats["interval"]]}
+
+    beside = {"sums": [a - b for a, b in zip(logits["nll_sums"], reference["nll_sums"], strict=True)], "n": logits["n_tokens"]}
+    return {
+        "n_positions": sum(logits["n_tokens"]),
+        "perplexity": exponential("nll_sums", "n_tokens"),
+        "answer_perplexity": exponential("answer_nll_sums", "n_answer_tokens"),
+        "log_perplexity_ratio": figure("sums", "n", beside),
+        "mean_kl": figure("kl_sums", "n_kl"),
+        "answer_mean_kl": figure("answer_kl_sums", "n_answer_kl"),
+        "kl_99": {"value": logits["kl_99"], "interval": logits["kl_99_interval"]},
+        "top1_agreement": figure("n_agree", "n_tokens"),
+    }
+
+
+def _profiles(profiles: Mapping[str, Any]) -> dict[str, Any]:
+    cosines = profiles["cosines"]
+    interval = list(bootstrap_mean(np.array(cosines))) if len(cosines) >= MIN_UNITS else None
+    return {
+        "n_users": profiles["n_users"],
+        "n_written": profiles["n_written"],
+        "exact_share": _share(profiles["n_exact"], profiles["n_prompts"]),
+        "cosine": {"value": statistics.fmean(cosines) if cosines else None, "interval": interval, "n": len(cosines)},
+    }
+
+
+def _share(n_hits: int, n: int) -> dict[str, Any]:
+    interval = wilson(n_hits, n)
+    return {"value": n_hits / n if n else None, "interval": interval and list(interval), "n": n}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The file to ship and why, in a sentence. state: CHOSEN, REFERENCE, TOO_SMALL or LOSE_MORE."""
+
+    state: str
+    name: str | None
+    sentence: str
+    max_loss: float
+
+
+def choose(rows: Sequence[Mapping[str, Any]], plain: Mapping[str, Any] | None, max_loss: float) -> dict[str, Any]:
+    """The smallest file whose loss is below `max_loss` at 95 %, as a dict of `Choice`."""
+    reference = rows[0]
+    smaller = sorted(
+        (row for row in rows[1:] if not row["excluded"] and row["size_bytes"] < reference["size_bytes"]),
+        key=lambda row: (row["size_bytes"], row["name"]),
+    )
+    bound = f"{100 * max_loss:g} %"
+    losses = [(row, (row["downstream"] or {}).get(HEADLINE)) for row in smaller]
+    told = [(row, loss) for row, loss in losses if loss is not None and loss["loss_interval"] is not None]
+    kept = reference["name"]
+    for row, loss in told:
+        if loss["loss_interval"][1] < max_loss:
+            text = f"{row['name']} is the smallest file whose Recall@20 is at most {bound} below {kept}'s: {_loss(loss)}.{_worthless(plain, max_loss)}"
+            return _told(Choice(CHOSEN, row["name"], text, max_loss))
+    if smaller and not told:
+        why = "no recall to lose in this sample" if all(loss is None or loss["loss"] is None for _, loss in losses) else "no interval"
+        text = f"The sample is too small to tell: there is {why}; use at least {MIN_UNITS} users with something held out and 2 seeds."
+        return _told(Choice(TOO_SMALL, None, text, max_loss))
+    open_ones = [(row, loss) for row, loss in told if loss["loss_interval"][0] <= max_loss]
+    if open_ones:
+        row, loss = min(open_ones, key=lambda pair: (pair[1]["loss_interval"][1], pair[0]["size_bytes"]))
+        text = f"no file's loss is below {bound} for certain, and that of {row['name']} may be ({_loss(loss)}).{_enough(loss, max_loss)}"
+        return _told(Choice(TOO_SMALL, None, f"The sample is too small to tell: {text}", max_loss))
+    if told:
+        return _told(Choice(LOSE_MORE, kept, f"Every smaller file loses more than {bound} of Recall@20: keep {kept}.", max_loss))
+    return _told(Choice(REFERENCE, kept, f"There is no smaller file that could be measured: keep {kept}.", max_loss))
+
+
+def _told(choice: Choice) -> dict[str, Any]:
+    return dataclasses.asdict(choice)
+
+
+def _loss(loss: Mapping[str, Any]) -> str:
+    low, high = loss["loss_interval"]
+    return f"a loss of {100 * loss['loss']:.2f} %, 95 % interval {100 * low:.2f} to {100 * high:.2f} %, {loss['n_users']:,} users, {loss['n_seeds']} seeds"
+
+
+def _enough(loss: Mapping[str, Any], max_loss: float) -> str:
+    """For how many users or seeds the interval would be narrow enough, were the loss what it seems."""
+    room = max_loss - loss["loss"]
+    users, seeds = loss["users_half"], loss["seeds_half"]
+    if room <= 0:
+        return " Were the loss what it seems, a larger sample would only show that it is too much."
+    if seeds >= users:
+        return f" What the seeds differ by is most of it: more than {loss['n_seeds']} seeds would help most."
+    n = math.ceil(loss["n_users"] * (math.hypot(users, seeds) / room) ** 2)
+    return f" About {n:,} users would do, were the loss what it seems."
+
+
+def _worthless(plain: Mapping[str, Any] | None, max_loss: float) -> str:
+    """A warning where the backbone without profiles is as good: then the test had nothing to find."""
+    loss = (plain or {}).get(HEADLINE)
+    if loss is None or loss["loss_interval"] is None or loss["loss_interval"][0] > max_loss:
+        return ""
+    low, high = (100 * end for end in loss["loss_interval"])
+    return f" But without any profiles the loss is {100 * loss['loss']:.2f} % ({low:.2f} to {high:.2f} %): these profiles are not shown to matter to this backbone."

@@ -1,0 +1,140 @@
+"""The results of `reclm bench quant` as a table in the terminal and as `quant.csv`, a row a file."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import quant_encoder, quant_int8
+from .machine import sentence
+from .quant_downstream import GROUPS, METRICS, K
+
+_FIGURES = ("perplexity", "answer_perplexity", "log_perplexity_ratio", "mean_kl", "answer_mean_kl", "kl_99", "top1_agreement", "parse_share",
+            "free_exact_share", "exact_share", "cosine")  # fmt: skip
+_PLAIN = ("size_bytes", "bits_per_weight", "n_fallback", "load_seconds", "peak_bytes", "model_bytes", "prefill_tokens_per_s", "decode_tokens_per_s",
+          "profiles_per_s", "n_positions", "n_prompts", "n_users", "n_written")  # fmt: skip
+_OF_PAIRS = ("value", "difference", "loss", "n_users", "n_seeds")
+
+
+def lines_of(document: Mapping[str, Any]) -> list[str]:
+    """Plain text: the machine, three tables, notes, the choice."""
+    rows = [row for row in document["files"] if not row["excluded"]]
+    lines = [sentence(document["machine"])]
+    lines += ["", "Size and speed (one sequence: prefill, decode; all together: profiles)"]
+    lines += _table(
+        ("file", "MB", "bits/w", "load s", "peak MB", "prefill/s", "decode/s", "profiles/s"),
+        [
+            (row["name"], f"{row['size_bytes'] / 1e6:,.1f}", f"{row['bits_per_weight']:.2f}", f"{row['load_seconds']:.3f}", f"{row['peak_bytes'] / 1e6:,.0f}",
+             f"{row['prefill_tokens_per_s']:,.0f}", f"{row['decode_tokens_per_s']:,.0f}", f"{row['profiles_per_s']:,.2f}")
+            for row in rows
+        ],
+    )  # fmt: skip
+    lines += ["", f"Beside {rows[0]['name']}, with 95 % intervals"]
+    lines += _table(
+        ("file", "perplexity", "of answers", "mean KL", "99 % KL", "top-1 %", "parse %", "exact %", "cosine"),
+        [
+            (row["name"], _figure(row["perplexity"]), _figure(row["answer_perplexity"]), _figure(row["mean_kl"]), _figure(row["kl_99"]),
+             *(_figure(row[name], 100, 1) for name in ("top1_agreement", "parse_share", "exact_share")), _figure(row["cosine"], 1, 3))
+            for row in rows
+        ],
+    )  # fmt: skip
+    lines += [
+        "",
+        f"{document['settings']['backbone']} with these profiles: the difference from {rows[0]['name']}, 95 % intervals; cold: at most {document['cold_items']} interactions",
+    ]
+    columns = [f"{group} {metric}" for group in GROUPS for metric in METRICS]
+    told = [(row["name"], row["downstream"]) for row in rows] + [("no profiles", document["without_profiles"])]
+    lines += _table(
+        ("file", *(column.replace("recall", "R").replace("ndcg", "N") for column in columns), "loss of R@20, full"),
+        [
+            (name, *(_difference(pairs[column], name == rows[0]["name"]) for column in columns), loss_of(pairs["full recall@20"]))
+            for name, pairs in told
+        ],
+    )
+    if document["encoders"]:
+        head, *told = quant_encoder.cells(document["encoders"])
+        lines += ["", "The text encoder on the catalogue's texts, with 95 % intervals", *_table(head, told)]
+    for row in document["files"]:
+        if row["excluded"]:
+            lines.append(f"excluded: {row['name']}: {row['excluded']}")
+    kept = document["n_measurements"]
+    return [
+        *lines,
+        "",
+        quant_int8.sentence(document["int8_items"], K),
+        *document["notes"],
+        f"{kept['made']} measurements made, {kept['kept']} kept from before.",
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(head[i]), *(len(row[i]) for row in rows)) for i in range(len(head))]
+    return [
+        "  " + "  ".join(cell.ljust(width) if not i else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in (head, *rows)
+    ]
+
+
+def number(value: float, digits: int | None = None) -> str:
+    """Three significant digits, or so many decimals."""
+    if digits is not None:
+        return f"{value:.{digits}f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _figure(figure: Mapping[str, Any], scale: float = 1, digits: int | None = None) -> str:
+    if figure["value"] is None:
+        return "none"
+    text = number(scale * figure["value"], digits)
+    if figure["interval"] is None:
+        return text
+    low, high = (number(scale * end, digits) for end in figure["interval"])
+    return f"{text} ({low}–{high})"
+
+
+def _difference(pair: Mapping[str, Any] | None, is_reference: bool) -> str:
+    if pair is None:
+        return "no users"
+    if is_reference:
+        return f"{pair['value']:.4f}, n={pair['n_users']:,}"
+    if pair["interval"] is None:
+        return f"{pair['difference']:+.4f}, too few"
+    return f"{pair['difference']:+.4f} ±{pair['interval'][1] - pair['difference']:.4f}"
+
+
+def loss_of(pair: Mapping[str, Any] | None) -> str:
+    """The relative loss in per cent with its interval."""
+    if pair is None or pair["loss"] is None:
+        return "none"
+    if pair["loss_interval"] is None:
+        return f"{100 * pair['loss']:.2f} %, too few"
+    low, high = (100 * end for end in pair["loss_interval"])
+    return f"{100 * pair['loss']:.2f} % ({low:.2f} to {high:.2f})"
+
+
+def csv_of(document: Mapping[str, Any]) -> str:
+    """A row a file, each figure with columns `_low` and `_high`; empty where there is none."""
+    pairs = [f"{group} {metric}" for group in GROUPS for metric in METRICS]
+    head = ["name", "ftype", "imatrix", "excluded", "sha256", *_PLAIN]
+    for name in _FIGURES:
+        head += [name, f"{name}_low", f"{name}_high"]
+    for name in pairs:
+        stem = name.replace(" ", "_")
+        head += [f"{stem}_{what}" for what in _OF_PAIRS] + [
+            f"{stem}_{what}_{end}" for what in ("difference", "loss") for end in ("low", "high")
+        ]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    told = [*document["files"], {"name": "no profiles", "downstream": document["without_profiles"]}]
+    for row in told:
+        cells = [row.get(name, "") for name in head[: 5 + len(_PLAIN)]]
+        for name in _FIGURES:
+            figure = row.get(name) or {"value": "", "interval": None}
+            cells += [figure["value"], *(figure["interval"] or ("", ""))]
+        for name in pairs:
+            pair = (row.get("downstream") or {}).get(name) or {}
+            cells += [pair.get(what, "") for what in _OF_PAIRS]
+            cells += [*(pair.get("interval") or ("", "")), *(pair.get("loss_interval") or ("", ""))]
+        writer.writerow(["" if cell is None else cell for cell in cells])
+    return out.getvalue()
