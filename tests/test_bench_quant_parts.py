@@ -9,7 +9,8 @@ import pytest
 from reclm_lite.bench import quant_encoder, quant_tables
 from reclm_lite.bench.quant_files import parse_types
 from reclm_lite.bench.quant_logits import stored_masks
-from reclm_lite.bench.quant_plots import Mark, frontier, frontier_plot, nice_ticks
+from reclm_lite.bench.quant_plots import Mark, frontier, frontier_plot
+from reclm_lite.report.plots import nice_ticks
 from reclm_lite.bench.quant_profiles import Written, similarity
 from reclm_lite.bench.quant_state import State
 from reclm_lite.errors import InputError
@@ -62,11 +63,6 @@ def test_a_profile_that_a_file_did_not_manage_counts_as_another_with_cosine_zero
     ours = Written({0: "a", 1: "c", 2: "a"}, {}, np.vstack([vectors, [[0, 0]]]).astype(np.float32))
     found = similarity(ours, theirs)  # users 0 and 2 share a prompt; nobody wrote one for user 3
     assert found == {"n_prompts": 3, "n_exact": 1, "cosines": [1.0, pytest.approx(0.8), 0.0], "n_missing": 1}
-
-
-def test_nearest_leaves_out_a_row_itself_and_breaks_ties_by_the_lower_row():
-    vectors = np.array([[1, 0], [1, 0], [0.6, 0.8], [0, 1]], np.float32)
-    assert quant_encoder.nearest(vectors, 2).tolist() == [[1, 2], [0, 2], [3, 0], [2, 0]]
 
 
 def test_numbers_are_short_in_the_table():

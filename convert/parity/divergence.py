@@ -60,9 +60,15 @@ def _top(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.take_along_axis(best, order, 1), np.take_along_axis(values, order, 1)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Of float64 rows (n, n_vocab), in nats."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def kl_of(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+    """float64 (n,): KL(p | q) of each row, in nats; at least 0, which rounding may miss."""
+    return np.maximum(np.einsum("ij,ij->i", np.exp(log_p), log_p - log_q), 0.0)
 
 
 @dataclass
@@ -147,11 +153,11 @@ def measure(plan: Plan, stored: Stored, pieces: Iterable[tuple[int, np.ndarray]]
 
 def _compare(found: np.ndarray, expected: np.ndarray) -> dict[str, np.ndarray]:
     """Per-position figures of float64 logits (n, n_vocab)."""
-    log_p, log_q = _log_softmax(expected), _log_softmax(found)
+    log_p, log_q = log_softmax(expected), log_softmax(found)
     a, b = expected - expected.mean(axis=1, keepdims=True), found - found.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return {
-        "kl": np.maximum(np.einsum("ij,ij->i", np.exp(log_p), log_p - log_q), 0.0),
+        "kl": kl_of(log_p, log_q),
         "cosine": np.einsum("ij,ij->i", a, b) / np.where(norms > 0, norms, 1.0),
         "error": np.square(b - a).mean(axis=1),
         "power": np.square(a).mean(axis=1),

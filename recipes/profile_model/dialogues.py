@@ -148,11 +148,12 @@ def main() -> None:
     _begin_worker(args.wordnet, args.start)  # here too: what is missing is told once, before any process begins
     # An executor, not a pool: a pool would begin a process that died anew for ever.
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), _begin_worker, (args.wordnet, args.start)) as pool:
+        apply = pool.map if args.jobs > 1 else map
         for kind, n in ((SFT, args.sft), (PREFERENCE, args.preferences), (RL, args.rl)):
             chunks = [(kind, begin, min(begin + _CHUNK, n)) for begin in range(0, n, _CHUNK)]
             with (args.out / f"{kind}.jsonl").open("w", encoding="utf-8") as file:
                 found = 0
-                for lines in map(_lines, chunks) if args.jobs == 1 else pool.map(_lines, chunks):
+                for lines in apply(_lines, chunks):
                     file.writelines(lines)
                     found += len(lines)
             print(f"{found:,} dialogues in {args.out / kind}.jsonl", file=sys.stderr)

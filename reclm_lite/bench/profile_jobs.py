@@ -7,15 +7,14 @@ memory is the kernel's high-water mark of resident pages, mapped files included.
 """
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
 from ..memory import peak_resident_bytes
+from . import process
 
 _WARM_UP = "Profile:"
 _COUNTERS = ("n_reused_tokens", "n_decoded_tokens", "n_steps", "seconds_running", "seconds_in_llama")
@@ -23,13 +22,7 @@ _COUNTERS = ("n_reused_tokens", "n_decoded_tokens", "n_steps", "seconds_running"
 
 def run_job(kind: str, **arguments: Any) -> dict[str, Any]:
     """Run a job in a fresh process; returns its result. Raises ModelError with the last line it wrote where it fails."""
-    job = json.dumps({"kind": kind, **arguments}, default=str)
-    # -P: the installed package, also where the working directory is the repository.
-    run = subprocess.run([sys.executable, "-P", "-m", __name__], input=job, capture_output=True, text=True)
-    if run.returncode:
-        why = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ModelError(f"expected the job {kind!r} of the benchmark to end well, found exit code {run.returncode}: {why}")
-    return json.loads(run.stdout.strip().splitlines()[-1])
+    return process.run(process.python(__name__), {"kind": kind, **arguments}, f"the job {kind!r} of the benchmark")
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
@@ -61,10 +54,11 @@ def _without_bos(model: Any, text: str) -> str:
     return text.removeprefix(model.piece(bos, special=True).decode("utf-8", errors="replace"))
 
 
-def _engine(
-    model: str, prompts: Sequence[str], n_threads: int, n_slots: int | None, n_ctx: int, max_new: int, guided: bool, chat: list[str] | None
-) -> dict[str, Any]:
-    """This project's scheduler. n_ctx: of the longest prompt with its answer, as `reclm profile` has it."""
+def engine_answers(
+    model: str, prompts: Sequence[str], n_threads: int, n_slots: int | None, n_ctx: int, max_new: int, guided: bool, chat: list[str] | None,
+    window: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """This project's scheduler. n_ctx: of the longest prompt with its answer, as `reclm profile` has it; window: prompts read ahead."""
     from ..profiles.chat import ChatWrap
     from ..profiles.scheduler import Engine, Sampling
 
@@ -73,7 +67,7 @@ def _engine(
         list(engine.generate([_WARM_UP], max_new_tokens=4))
         before = {name: getattr(engine, name, None) for name in _COUNTERS}
         started = time.perf_counter()
-        results = list(engine.generate(prompts, max_new_tokens=max_new, sampling=sampling))
+        results = list(engine.generate(prompts, max_new_tokens=max_new, sampling=sampling, window=window))
         seconds = time.perf_counter() - started
         spent = {name: None if was is None else getattr(engine, name) - was for name, was in before.items()}
         about = {"n_slots": engine.n_slots, "n_workers": len(engine.workers), "n_ctx": engine.n_ctx}
@@ -170,7 +164,7 @@ def _encode(encode: Any, texts: Sequence[str], out: str) -> dict[str, Any]:
 
 _KINDS = {
     "vocabulary": _vocabulary,
-    "engine": _engine,
+    "engine": engine_answers,
     "loop": _loop,
     "differences": _differences,
     "users": _users,

@@ -4,8 +4,7 @@ From one unquantized GGUF file the types asked for are made, with and without im
 it: size and speed (`quant_jobs`), next-token distributions (`quant_logits`), profiles (`quant_profiles`), recommendations of a
 backbone fed with those profiles (`quant_downstream`). Every figure is kept (`quant_state`), so that a run goes on where it was
 stopped, and a second one costs nothing. What comes of the figures: `quant_results` (rows, the choice), `quant_tables`, `quant_page`.
-The text
-encoder has a part of its own (`quant_encoder`).
+The text encoder has a part of its own (`quant_encoder`).
 """
 
 import shutil
@@ -13,8 +12,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,8 @@ from ..profiles.sampling import Sampling
 from ..profiles.scheduler import Tokenizer
 from ..profiles.sources import SourceSettings
 from ..profiles.sources.gguf import Model
-from ..text.vectors import Encoder
-from . import (
-    machine,
-    quant_downstream,
-    quant_encoder,
-    quant_int8,
-    quant_profiles,
-    quant_results,
-)
+from ..text.vectors import Encoder, open_encoder
+from . import machine, quant_downstream, quant_encoder, quant_int8, quant_profiles, quant_results
 from .quant_files import DEFAULT_TYPES, Asked, File, Maker, open_reference, parse_types
 from .quant_intervals import MIN_UNITS
 from .quant_jobs import run_job
@@ -87,8 +79,6 @@ class Settings:
             )
         if not 0 < self.max_loss < 1:
             raise InputError(f"expected a loss between 0 and 100 %, found {100 * self.max_loss:g} %; check --max-loss")
-        if self.n_users is not None and self.n_users < MIN_UNITS:
-            raise InputError(f"expected at least {MIN_UNITS} users, as fewer give no interval, found --users {self.n_users}; ask for more")
 
 
 @dataclass
@@ -236,13 +226,11 @@ class _Run:
             self.steps.begin("importance matrix", self.reference.name)
             imatrix = maker.imatrix(self.calibration, self.steps.sequences)
         files = []
-        self.steps.left["making"] = sum(not maker.is_there(asked, imatrix) for asked in self.asked)
+        missing = [asked for asked in self.asked if not maker.is_there(asked, imatrix)]
+        self.steps.left["making"] = len(missing)
         for asked in self.asked:
-            if maker.is_there(asked, imatrix):
-                files.append(maker.make(asked, imatrix))
-                continue
-            with self.steps.step("making", asked.name):
-                files.append(maker.make(asked, imatrix))
+            with self.steps.step("making", asked.name) if asked in missing else nullcontext():
+                files.append(maker.make(asked, imatrix, is_there=asked not in missing))
         return files
 
     def _each(
@@ -252,21 +240,19 @@ class _Run:
         left = [each for each in found if not each.file.excluded]
         self.steps.left[kind] = sum(not self.state.has(kind, key(each)) for each in left)
         for each in left:
-            kept = self.state.get(kind, key(each))
-            if kept is not None:
-                self.state.n_found += 1
-                yield each, kept
-                continue
-            try:
+
+            def told(each: Measured = each) -> Any:
                 with self.steps.step(kind, each.file.name):
-                    value = make(each)
+                    return make(each)
+
+            try:
+                value = self.state.once(kind, key(each), told)
             except ModelError as error:
                 if each.file is self.reference:
                     raise
-                each.file = File(**{**vars(each.file), "excluded": str(error)})
+                each.file = replace(each.file, excluded=str(error))
                 continue
-            self.state.n_made += 1
-            yield each, self.state.put(kind, key(each), value)
+            yield each, value
 
     def _speeds(self, found: Sequence[Measured]) -> None:
         settings, model, wrap = self.settings, self.model, self.model.wrap
@@ -301,7 +287,7 @@ class _Run:
     def _profiles(self, found: Sequence[Measured], ws: Any) -> dict[str, str]:
         """What the vectors of each file's profiles hash to, by the file's SHA-256."""
         common = {"reference": self.reference.sha256, "users": digest(self.users), "split": self.split.fingerprint, "data": ws.fingerprint("matrices/interactions"),
-                  "neighbors": ws.fingerprint("matrices/neighbors"), "encoder": _identity(self.encoder), "source": self.model.identity(Sampling(guided=True))}  # fmt: skip
+                  "neighbors": ws.fingerprint("matrices/neighbors"), "encoder": self._encoder_identity(), "source": self.model.identity(Sampling(guided=True))}  # fmt: skip
         self.written: dict[str, quant_profiles.Written] = {}
 
         def measure(each: Measured) -> dict[str, Any]:
@@ -315,6 +301,10 @@ class _Run:
             each.profiles = value
             keys[each.file.sha256] = value["vectors"]
         return keys
+
+    def _encoder_identity(self) -> Any:
+        with open_encoder(self.encoder) as encoder:
+            return encoder.identity
 
     def _write(self, file: File, ws: Any) -> quant_profiles.Written:
         if file.sha256 not in self.written:
@@ -363,12 +353,3 @@ class _Run:
                 return quant_downstream.compare(figures(None), reference, self.split, self.users)
             finally:
                 fits.close()
-
-
-def _identity(encoder: Encoder | None) -> Any:
-    if encoder is not None:
-        return encoder.identity
-    from ..assets import encoder_path
-    from ..runtime import file_sha256
-
-    return file_sha256(encoder_path())

@@ -15,6 +15,7 @@ import numpy as np
 from ..data.dataset import item_texts
 from ..errors import InputError, ModelError
 from ..evaluate.intervals import bootstrap_mean
+from ..kernels.topk import knn
 from ..workspace import Workspace
 from . import machine
 from .quant_files import Asked, File, Maker, open_reference
@@ -81,17 +82,10 @@ def _beside(file: File, reference: File, encode: Any, vectors: Mapping[str, np.n
         encode(reference)
     ours, theirs = vectors[file.sha256], vectors[reference.sha256]
     k = min(K, len(ours) - 1)
-    near, expected = nearest(ours, k), nearest(theirs, k)
+    near, expected = (knn(rows, rows, k, own=np.arange(len(rows)))[0] for rows in (ours, theirs))
     kept = [len(set(a) & set(b)) / k for a, b in zip(near.tolist(), expected.tolist(), strict=True)]
     cosines = np.einsum("ij,ij->i", ours.astype(np.float64), theirs.astype(np.float64)).round(8)
     return {**found, "cosines": cosines.tolist(), "kept": kept}
-
-
-def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
-    """int64 (n, k): of rows of length 1, the k others of largest product, ties to the lower row."""
-    products = vectors @ vectors.T
-    np.fill_diagonal(products, -np.inf)
-    return np.argsort(-products, axis=1, kind="stable")[:, :k]
 
 
 def _figures(kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ is excluded and the reason told. Left out: the gate's comparison with the checkp
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +122,18 @@ class Maker:
             self.state.put("imatrix", made_of, {"sha256": file_sha256(path), "n_texts": len(texts)})
         return path
 
-    def make(self, asked: Asked, imatrix: Path | None) -> File:
-        """The file, judged. One that cannot be used comes back excluded."""
+    def make(self, asked: Asked, imatrix: Path | None, *, is_there: bool | None = None) -> File:
+        """The file, judged. One that cannot be used comes back excluded. is_there: what the method of that name said, None to ask it."""
         path = self.path(asked)
         try:
-            if asked.given is None:
+            if not (self.is_there(asked, imatrix) if is_there is None else is_there):
                 self._quantize(asked, path, imatrix)
             summary = check_gguf(path)
             file = _described(asked, path, summary)
             problem = self._judge(file, summary)
         except ModelError as error:
             return File(asked.name, asked.ftype, asked.imatrix, path, excluded=str(error))
-        return file if not problem else File(**{**vars(file), "excluded": problem})
+        return replace(file, excluded=problem)
 
     def _made_of(self, asked: Asked, imatrix: Path | None) -> dict[str, Any]:
         matrix = file_sha256(imatrix) if asked.imatrix and imatrix is not None else None
@@ -150,8 +150,6 @@ class Maker:
         return kept is not None and path.is_file() and file_sha256(path) == kept["sha256"]
 
     def _quantize(self, asked: Asked, path: Path, imatrix: Path | None) -> None:
-        if self.is_there(asked, imatrix):
-            return
         made_of = self._made_of(asked, imatrix)
         matrix = read_imatrix(imatrix) if asked.imatrix and imatrix is not None else None
         quantize_gguf(self.reference.path, path, asked.ftype, imatrix=matrix, n_threads=self.n_threads)

@@ -16,27 +16,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 Z = 1.959964
 MIN_UNITS = 30  # users or prompts; fewer give no interval
-# Student's t, two-sided 95 %, by degrees of freedom
-_T = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 Interval = tuple[float, float] | None
 
 
 def students_t(n: int) -> float:
     """The two-sided 95 % quantile for the mean of `n` values; infinite for one."""
-    return _T[n - 1] if n - 1 < len(_T) else Z
+    return float(stats.t.ppf(0.975, n - 1)) if n > 1 else math.inf
 
 
 def wilson(n_hits: int, n: int) -> Interval:
     """Of a share, (low, high); None where there is nothing."""
     if n == 0:
         return None
-    share, z2 = n_hits / n, Z * Z
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    found = stats.binomtest(n_hits, n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def ratio(sums: Sequence[float], counts: Sequence[float], *, n_resamples: int = 1000, seed: int = 0) -> tuple[float, Interval]:

@@ -7,7 +7,6 @@ that makes llama.cpp abort takes nothing else along.
 """
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -16,22 +15,15 @@ from typing import Any
 
 from ..errors import ModelError
 from ..memory import peak_resident_bytes, resident_bytes
+from . import process
 
-_WARM_UP = "Profile:"
 _N_PREFILL, _N_DECODE = 512, 32  # tokens of the plain measurements, where the context has room for them
 
 
 def run_job(kind: str, **arguments: Any) -> dict[str, Any]:
     """Run a job in a fresh process; returns its result. Raises ModelError with the last line it wrote where it fails."""
-    job = json.dumps({"kind": kind, **arguments}, default=str)
-    # -P: the installed package, also where the working directory is the repository.
-    run = subprocess.run([sys.executable, "-P", "-m", __name__], input=job, capture_output=True, text=True, check=False)
-    if run.returncode:
-        why = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ModelError(
-            f"expected to measure {kind} of {arguments.get('model')}, found exit code {run.returncode}: {why}; leave it out of --types"
-        )
-    return json.loads(run.stdout.strip().splitlines()[-1])
+    what = f"measuring {kind} of {arguments.get('model')}"
+    return process.run(process.python(__name__), {"kind": kind, **arguments}, what, remedy="; leave it out of --types")
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
@@ -48,9 +40,8 @@ def _speed(
     the first weights were read, so that peak - base is what the file and its contexts take.
     """
     from ..kernels import decoding
-    from ..profiles.chat import ChatWrap
-    from ..profiles.scheduler import Engine, Sampling
     from ..runtime import llama_lib, load_model
+    from .profile_jobs import engine_answers
 
     llama_lib()
     decoding.warm_up()
@@ -64,26 +55,15 @@ def _speed(
             prefill, decode = _plain(loaded, prompts, n_threads)
         prefills.append(prefill)
         decodes.append(decode)
-    with Engine(path, n_threads, n_slots, n_ctx=n_ctx, chat=ChatWrap(*chat) if chat else None) as engine:
-        list(engine.generate([_WARM_UP], max_new_tokens=4))
-        started = time.perf_counter()
-        results = list(engine.generate(prompts, max_new_tokens=max_new, sampling=Sampling(), window=len(prompts)))
-        seconds = time.perf_counter() - started
-        about = {"n_slots": engine.n_slots, "n_workers": len(engine.workers)}
-    results.sort(key=lambda result: result.index)
+    answers = engine_answers(model, prompts, n_threads, n_slots, n_ctx, max_new, guided=False, chat=chat, window=len(prompts))
     return {
         "load_seconds": loads,
         "prefill_tokens_per_s": prefills,
         "decode_tokens_per_s": decodes,
-        "profiles_per_s": len(prompts) / seconds,
-        "seconds": seconds,
-        "texts": [result.text for result in results],
-        "finishes": [result.finish for result in results],
-        "n_prompt_tokens": sum(result.n_prompt_tokens for result in results),
-        "n_new_tokens": sum(result.n_new_tokens for result in results),
+        "profiles_per_s": len(prompts) / answers["seconds"],
+        **{name: answers[name] for name in ("texts", "finishes", "n_slots", "n_workers")},
         "base_bytes": base_bytes,
         "peak_bytes": peak_resident_bytes(),
-        **about,
     }
 
 

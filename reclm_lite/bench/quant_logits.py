@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..convert.parity.divergence import kl_of, log_softmax
 from ..convert.parity.logits import greedy_tokens, sequence_logits
 from ..errors import ModelError
 from ..runtime import Model, load_model
@@ -107,12 +108,12 @@ def _read(
         stored = np.cumsum(mask) - 1 + start  # the row of each stored position
         for at in range(0, len(logits), _PIECE_ROWS):
             part = np.arange(at, min(at + _PIECE_ROWS, len(logits)))
-            log_q = _log_softmax(logits[part])
+            log_q = log_softmax(logits[part].astype(np.float64))
             nll[part] = -log_q[np.arange(len(part)), np.asarray(sequences[i][at + 1 : at + 1 + len(part)])]
             inside = mask[part]
             if inside.any():
-                log_p = _log_softmax(rows[stored[part[inside]]])
-                kl.append(np.maximum(np.einsum("ij,ij->i", np.exp(log_p), log_p - log_q[inside]), 0.0))
+                log_p = log_softmax(rows[stored[part[inside]]].astype(np.float64))
+                kl.append(kl_of(log_p, log_q[inside]))
         answer = np.arange(len(nll)) >= n_prompt[i] - 1
         sums["nll_sums"][i], sums["n_tokens"][i] = float(nll.sum()), len(nll)
         sums["answer_nll_sums"][i], sums["n_answer_tokens"][i] = float(nll[answer].sum()), int(answer.sum())
@@ -122,12 +123,6 @@ def _read(
         of_answer = all_kl[-1][answer[mask]]
         sums["answer_kl_sums"][i], sums["n_answer_kl"][i] = float(of_answer.sum()), len(of_answer)
     return {**sums, **_percentile(all_kl)}
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """float64 of the same shape."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def _percentile(all_kl: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -1,18 +1,18 @@
 """`quant.html`: the results of `reclm bench quant` as one page that needs nothing but itself.
 
-No script, no network; the style sheet is the report's. It reads on a phone, in print and in the dark. All text from data goes
-through `html.escape` here, in `quant_plots` or in `report.tables`.
+Frame, style sheet, tables and dots are the report's. All text from data goes through `html.escape` here or in `report`.
 """
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from typing import Any
 
+from ..report.plots import dot_plot
+from ..report.shell import shell
 from ..report.tables import metric_label, pairs_html, table_html
 from . import quant_encoder, quant_int8
 from .quant_downstream import GROUPS, METRICS, K
-from .quant_plots import Mark, frontier_plot, rows_plot
+from .quant_plots import Mark, dot_of, frontier_plot
 from .quant_results import CHOSEN, HEADLINE, TOO_SMALL
 from .quant_tables import loss_of, number
 
@@ -49,28 +49,12 @@ def render(document: Mapping[str, Any]) -> str:
         *([("encoder", "Text encoder", _encoders(document["encoders"]))] if document["encoders"] else []),
         ("made", "How it was measured", _made(document)),
     ]
-    links = "".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title, _ in sections)
-    body = "".join(
-        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{escape(title)}</h2>{html}</section>'
-        for key, title, html in sections
-    )
-    style = resources.files("reclm_lite.report").joinpath("style.css").read_text(encoding="utf-8")
-    choice = document["choice"]
-    title = _TITLES.get(choice["state"], "Keep {name}").format(name=choice["name"])
-    sentence = escape(choice["sentence"]).replace(" %", "\u00a0%")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>Quantization of {escape(_model_name(document))}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<header><p class="kicker">Quantization of {escape(_model_name(document))}</p><h1>{escape(title)}</h1>'
-        f'<p class="soft">Profiles of {document["n_users"]:,} users, {escape(document["settings"]["backbone"])}, {document["settings"]["n_seeds"]} seeds.</p>'
-        f'<p class="lede">{sentence}</p><nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
-        f"<main>{body}</main>\n"
-        "<footer><p>Written by reclm-lite on this machine. The page holds everything it shows and loads nothing.</p></footer>\n"
-        "</body>\n</html>\n"
-    )
+    choice, about = document["choice"], f"Quantization of {_model_name(document)}"
+    return shell(
+        about, kicker=about, heading=_TITLES.get(choice["state"], "Keep {name}").format(name=choice["name"]), sections=sections,
+        soft=f"Profiles of {document['n_users']:,} users, {document['settings']['backbone']}, {document['settings']['n_seeds']} seeds.",
+        lede=escape(choice["sentence"]).replace(" %", "\u00a0%"),
+    )  # fmt: skip
 
 
 def _model_name(document: Mapping[str, Any]) -> str:
@@ -108,7 +92,9 @@ def _frontier(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) ->
         low, high = plain["loss_interval"] or (None, None)
         in_rows.append(Mark("no profiles", "the backbone alone", plain["loss"], low, high, "reference", loss_of(plain)))
     note = f"Loss of Recall@20 beside the unquantized file; the dashed line is the bound of {100 * bound:g} %."
-    by_loss = rows_plot(in_rows, title="Loss of Recall@20", axis="loss of Recall@20", lines={bound: f"{100 * bound:g} %"}, percent=True)
+    by_loss = dot_plot(
+        list(map(dot_of, in_rows)), title="Loss of Recall@20", axis="loss of Recall@20", reference=bound, reference_label=f"{100 * bound:g} %", percent=True
+    )
     scatter = frontier_plot(marks, title="Size and loss", x_axis="size of the file, MB", y_axis="loss of Recall@20", bound=bound)
     return f'{_KEY}<div class="pair">{_figure("The frontier", note, scatter)}{_figure("With 95 % intervals", "Negative: better than the unquantized file.", by_loss)}</div>'
 
@@ -157,7 +143,7 @@ def _profiles(rows: Sequence[Mapping[str, Any]]) -> str:
         _figure(
             "Profiles beside the unquantized file's",
             "Mean cosine of their text vectors; a profile that is missing counts as 0.",
-            rows_plot(marks, title="Cosine of profiles", axis="mean cosine", from_zero=False),
+            dot_plot(list(map(dot_of, marks)), title="Cosine of profiles", axis="mean cosine", from_zero=False),
         )
         if marks
         else ""
@@ -191,7 +177,7 @@ def _speed(rows: Sequence[Mapping[str, Any]]) -> str:
     plot = _figure(
         "Profiles per second",
         "Free greedy answers to distinct prompts, many at once.",
-        rows_plot(marks, title="Profiles per second", axis="profiles/s"),
+        dot_plot(list(map(dot_of, marks)), title="Profiles per second", axis="profiles/s"),
     )
     return (
         table_html(

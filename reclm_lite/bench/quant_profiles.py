@@ -109,8 +109,3 @@ def similarity(found: Written, reference: Written) -> dict:
         n_exact += ours == theirs
         cosines.append(1.0 if ours == theirs else round(float(np.dot(found.vectors[user], reference.vectors[user])), 6))
     return {"n_prompts": len(cosines), "n_exact": n_exact, "cosines": cosines, "n_missing": n_missing}
-
-
-def encoder_identity(ws: Workspace) -> object:
-    """Which encoder made the vectors that lie in the copy."""
-    return ws.provenance(VECTORS, made_by="reclm embed profiles")["params"]["encoder"]

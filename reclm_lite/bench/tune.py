@@ -9,18 +9,14 @@ TRL dropped PPO after 1.12, which wants an environment of its own: `--trl-python
 and more back at once; ours does so by itself, the peer is given glibc's variable.
 """
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, ModelError
-from . import machine, results
+from ..errors import InputError
+from . import machine, process, results
 from .results import NOT_INSTALLED, Group, Target
 from .timing import Timing
 
@@ -94,7 +90,8 @@ def _measure(folder: Path, settings: Settings, say: Say, about: dict[str, Any]) 
     for name, algorithm in ((OURS, "ppo"), (GRPO, "grpo")):
         say(name)
         batch = settings.batch // settings.group_size if algorithm == "grpo" else settings.batch
-        found = _run([sys.executable, "-P", "-m", "reclm_lite.bench.tune_job"], {**job, "texts": texts, "algorithm": algorithm, "batch": batch}, {})
+        command = process.python("reclm_lite.bench.tune_job")
+        found = process.run(command, {**job, "texts": texts, "algorithm": algorithm, "batch": batch}, f"the contender {command[-1]}")
         peaks[name] = _add(group, name, found)
     for name, copies in PEERS.items():
         if settings.trl_python is None:
@@ -102,7 +99,7 @@ def _measure(folder: Path, settings: Settings, say: Say, about: dict[str, Any]) 
             continue
         say(name)
         peer = [str(settings.trl_python), "-P", str(Path(__file__).with_name("tune_peer.py"))]
-        found = _run(peer, {**job, "prompts": prompts, "copies": copies}, _MALLOC)
+        found = process.run(peer, {**job, "prompts": prompts, "copies": copies}, f"the contender {peer[-1]}", environment=_MALLOC)
         about["versions"]["trl"] = found["version"]
         peaks[name] = _add(group, name, found)
     if settings.targets:
@@ -116,11 +113,3 @@ def _add(group: Group, name: str, found: dict[str, Any]) -> int:
     note = f"{found['peak_bytes'] / 1e6:,.0f} MB at the peak, {found['loaded_bytes'] / 1e6:,.0f} MB before the first step"
     group.add(name, Timing.of(found["seconds"]), note, peak_bytes=found["peak_bytes"], loaded_bytes=found["loaded_bytes"], seconds=found["seconds"])
     return found["peak_bytes"]
-
-
-def _run(command: list[str], job: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
-    run = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, env={**os.environ, **environment})
-    if run.returncode:
-        why = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ModelError(f"expected the contender {command[-1]} to end well, found exit code {run.returncode}: {why}")
-    return json.loads(run.stdout.strip().splitlines()[-1])

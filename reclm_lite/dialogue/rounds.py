@@ -110,15 +110,19 @@ class UserRounds:
         takers = tuple((other, no) for other, items in zip(shown.near_users, shown.near, strict=True) if no in items)
         return Question(True, yes, ((shown.idx, yes),), told, found), Question(False, no, takers, is_shown(no), found)
 
+    def _where(self, key: int, held: Counter, second: dict[int, int]) -> str:
+        """Where a title is found: with neighbors, with their neighbors (`second`), or with anybody."""
+        return "near" if held[key] else "second" if key in second else "far"
+
     def _pool_of(self, yes: int, shown: Shown, own: set[int], held: Counter, rng: random.Random) -> tuple[str, dict[int, int]]:
         """Where the item of a Yes is found, and what the user has not among what is there too."""
         key = self.known.keys[yes]
-        if held[key]:
-            return "near", self._near(shown, own)
-        second = self._second(shown, own - {key} | set(held)) if shown.near else {}
-        if second.pop(key, None) is not None:
-            return "second", second
-        return "far", self.known.far(rng, own | set(held) | set(second))
+        second = self._second(shown, own - {key} | set(held)) if shown.near and not held[key] else {}
+        found = self._where(key, held, second)
+        second.pop(key, None)
+        if found == "near":
+            return found, self._near(shown, own)
+        return found, second if found == "second" else self.known.far(rng, own | set(held) | set(second))
 
     def _near(self, shown: Shown, without: set[int]) -> dict[int, int]:
         return self.known.distinct([item for items in shown.near for item in items], without)
@@ -137,5 +141,6 @@ class UserRounds:
         if not pool:
             return NO_NEGATIVE
         negatives = rng.sample(list(pool.values()), min(len(pool), n_negatives))
-        positives = tuple(item for item in draw.hidden if self._pool_of(item, shown, own, held, rng)[0] == found)
+        second = self._second(shown, set(held)) if shown.near and found != "near" else {}  # the hidden ones among them
+        positives = tuple(item for item in draw.hidden if self._where(self.known.keys[item], held, second) == found)
         return Lists(positives, tuple(negatives), tuple((shown.idx, item) for item in positives))

@@ -7,7 +7,6 @@ the dark. Everything that comes from data goes through `html.escape` here or in 
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from ..files import atomic_path
 from ..workspace import Workspace
 from . import plots, tables
 from .facts import COVERAGE_K, EXAMPLE_K, Facts, Person, gather
+from .shell import shell
 
 HEADLINE_METRIC = "ndcg@20"
 
@@ -44,27 +44,11 @@ def render(facts: Facts) -> str:
         ("split", "Split and settings", _split(facts)),
         ("provenance", "Provenance", _provenance(facts)),
     ]
-    links = "".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title, _ in sections)
-    body = "".join(
-        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{escape(title)}</h2>{html}</section>'
-        for key, title, html in sections
-    )
-    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
-    title = escape(facts.name)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{title}: recommendation report</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<header><p class="kicker">Recommendation report</p><h1>{title}</h1>'
-        f'<p class="soft">{_plural(facts.n_users, "user")}, {_plural(facts.n_items, "item")}, '
-        f"{_plural(facts.n_interactions, 'interaction')}. Made {escape(facts.created[:16].replace('T', ' '))} UTC.</p>"
-        f'<p class="lede">{headline(facts)}</p><nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
-        f"<main>{body}</main>\n"
-        "<footer><p>Written by reclm-lite on this machine. The page holds everything it shows and loads nothing.</p></footer>\n"
-        "</body>\n</html>\n"
-    )
+    made = facts.created[:16].replace("T", " ")
+    return shell(
+        f"{facts.name}: recommendation report", kicker="Recommendation report", heading=facts.name, lede=headline(facts), sections=sections,
+        soft=f"{_plural(facts.n_users, 'user')}, {_plural(facts.n_items, 'item')}, {_plural(facts.n_interactions, 'interaction')}. Made {made} UTC.",
+    )  # fmt: skip
 
 
 # -- what came out ------------------------------------------------------------------

@@ -19,6 +19,7 @@ from .base import Base
 
 NOTE = "reclm.json"
 WEIGHTS = "adapter_model.safetensors"
+REWARD = "reward"  # the stage of adapters that score
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,11 @@ def read_note(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def check_base(folder: Path, base: Base) -> None:
-    """Raises InputError unless `folder` is an adapter that was trained on this base, as far as its note or its shapes tell."""
+def check_base(folder: Path, base: Base, *, writes: bool = False) -> None:
+    """Raises InputError unless `folder` is an adapter that was trained on this base, as far as its note or its shapes tell.
+
+    writes: whether it has to be one that writes, no reward model.
+    """
     folder = Path(folder)
     for name in ("adapter_config.json", WEIGHTS):
         if not (folder / name).is_file():
@@ -143,11 +147,7 @@ def check_base(folder: Path, base: Base) -> None:
             f"expected an adapter trained on {base.path} (fingerprint {base.fingerprint}) in {folder}, found one of another base "
             f"({trained_on}); give that base, or tune anew"
         )
-
-
-def refuse_reward(folder: Path) -> None:
-    """Raises InputError where an adapter is a reward model's, which writes nothing."""
-    if read_note(folder).get("stage") == "reward":
+    if writes and read_note(folder).get("stage") == REWARD:
         raise InputError(f"expected an adapter of `reclm tune sft` or `ppo` in {folder}, found a reward model; give another folder")
 
 

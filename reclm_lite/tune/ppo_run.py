@@ -25,7 +25,7 @@ import torch
 from ..dialogue.records import PARTS, RL, Dialogue, read_dialogues
 from ..errors import InputError, ModelError
 from ..files import file_sha256
-from .adapters import WEIGHTS, add_adapter, refuse_reward, save_adapter
+from .adapters import WEIGHTS, add_adapter, check_base, save_adapter
 from .base import Base
 from .batches import check_form
 from .loop import Progress
@@ -52,6 +52,8 @@ def train_ppo(
     """
     settings.check()
     group = group or Group()
+    if sft is not None:  # before there is a run that the right one could not go on with
+        check_base(sft, base, writes=True)
     renderer = Renderer(base.tokenizer, base.form)
     weights = settings.weights or dict.fromkeys(sorted(signals), 1.0)
     mixture = Mixture(signals, weights, settings.unfinished_penalty, tuple(settings.normalize))
@@ -69,7 +71,6 @@ def train_ppo(
             return {**run.about["facts"], "already_done": True}
         torch.manual_seed(settings.seed)
         if sft is not None:
-            refuse_reward(sft)
             add_adapter(base, REFERENCE, settings.lora, trainable=False, load=sft)
         add_adapter(base, POLICY, settings.lora, copy_of=REFERENCE if sft is not None else None)
         learner = Learner(base, renderer, mixture, settings, group)

@@ -13,13 +13,13 @@ import torch
 
 from ..dialogue.records import Message
 from ..errors import InputError
-from .adapters import LoraSettings, add_adapter, check_base, parameters, read_note, save_adapter, use
+from .adapters import REWARD, LoraSettings, add_adapter, check_base, parameters, read_note, save_adapter, use
 from .base import Base
 from .batches import by_length, pad_right
 from .rendering import Renderer
 
 ADAPTER, HEAD = "reward", "head.safetensors"
-STAGE = "reward"
+STAGE = REWARD
 
 
 def ids_of(renderer: Renderer, messages: Sequence[Message], answer: str) -> list[int]:

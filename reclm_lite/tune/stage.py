@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import file_sha256
-from .adapters import WEIGHTS, check_base, refuse_reward
+from .adapters import WEIGHTS, check_base
 from .base import Base
 from .parallel import Group
 from .run import Run
@@ -17,8 +17,7 @@ def open_run(stage: str, base: Base, dialogues: Path, out: Path, settings: Any, 
     settings: the stage's dataclass. init_from: an adapter to begin with; raises InputError where it is none of this base's.
     """
     if init_from is not None:
-        check_base(init_from, base)
-        refuse_reward(init_from)
+        check_base(init_from, base, writes=True)
     about = {
         "base": base.name, "base_fingerprint": base.fingerprint, "dtype": base.dtype_name, "dialogues_sha256": file_sha256(dialogues),
         "n_processes": group.world, **asdict(settings), "init_sha256": file_sha256(init_from / WEIGHTS) if init_from else "",
