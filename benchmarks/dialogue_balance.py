@@ -4,7 +4,7 @@
 
 Draws second rounds as `reclm dialogue build sft` does and prints, for each feature of the item (or person) asked about, the area under
 the ROC curve: 0.5 tells nothing. Last, of users: whether a hidden item is nearer to the user's shown ones than a random item that is as
-popular, which is what texts can tell at all. Needs `reclm neighbors` and `reclm embed items`. Prints one JSON line last.
+popular, which is what texts can tell at all; and, of the lists of `rl`, the share of pairs that the rules' profiles rank right. Needs `reclm neighbors` and `reclm embed items`. Prints one JSON line last.
 """
 
 import argparse
@@ -14,16 +14,21 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
+from reclm_lite.assets import encoder_path
 from reclm_lite.cf.neighbors import Finder
 from reclm_lite.data.dataset import item_ids, user_ids
 from reclm_lite.dialogue.audiences import Audiences
 from reclm_lite.dialogue.draws import Known
 from reclm_lite.dialogue.first import Writer
 from reclm_lite.dialogue.inputs import load_inputs
-from reclm_lite.dialogue.records import COMPACT
+from reclm_lite.dialogue.records import COMPACT, RL, Dialogue
 from reclm_lite.dialogue.rounds import UserRounds
+from reclm_lite.profiles.targets import RulesTargets
+from reclm_lite.text.encoder import TextEncoder
+from reclm_lite.tune.signals import Rank
 from reclm_lite.workspace import Workspace
 
+N_NEGATIVES = 3  # in a list
 Features = dict[str, tuple[list[float], list[float]]]
 
 
@@ -88,11 +93,30 @@ def of_items(known: Known, vectors: np.ndarray, n: int, rng: np.random.Generator
     return found
 
 
+def of_lists(known: Known, n: int, rng: np.random.Generator) -> np.ndarray:
+    """float32 (n,) or fewer: of users of `reclm dialogue build rl`, the part `rank` of PPO's reward for the profile that the rules write."""
+    draws, writer, teacher, texts = UserRounds(known), Writer(known.inputs), RulesTargets(known.inputs), known.inputs.texts
+    dialogues, answers = [], []
+    for user in rng.permutation(known.inputs.train.shape[0]).tolist():
+        draw = draws.draw(user, 0)
+        lists = draws.lists(draw, N_NEGATIVES) if draw is not None else ""
+        if isinstance(lists, str):
+            continue
+        positives, negatives = (tuple(texts[item].joined() for item in items) for items in (lists.positives, lists.negatives))
+        dialogues.append(Dialogue(RL, f"user:{user}", "user", COMPACT, "train", (), positives=positives, negatives=negatives))
+        answers.append(teacher.answer(draw.shown, writer))
+        if len(answers) == n:
+            break
+    with TextEncoder(encoder_path()) as encoder:
+        return Rank(encoder)(dialogues, answers)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-w", "--workspace", type=Path, required=True)
     parser.add_argument("--users", type=int, default=4000)
     parser.add_argument("--items", type=int, default=1500)
+    parser.add_argument("--lists", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with Workspace.open(options.workspace) as ws:
@@ -104,6 +128,9 @@ def main() -> None:
         for name, (yes, no) in features.items():
             result[f"{side}: {name}"] = {"auc": round(auc(yes, no), 3), "n": len(yes)}
             print(f"{side}: {name:<52} {result[f'{side}: {name}']['auc']:.3f}  ({len(yes):,} pairs)")
+    ranks = of_lists(known, options.lists, rng)
+    result["user: rank of the rules' profiles"] = {"mean": round(float(ranks.mean()), 3), "n": len(ranks)}
+    print(f"user: {'the rules profile, hidden items above negatives':<52} {ranks.mean():.3f}  ({len(ranks):,} users, standard error {ranks.std() / len(ranks) ** 0.5:.3f})")
     print(json.dumps(result))
 
 

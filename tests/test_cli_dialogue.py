@@ -33,7 +33,13 @@ def test_build_writes_into_the_workspace_says_what_and_names_the_next_command(ro
         code, out, err = run("build", kind, "-w", root)
         assert code == 0 and out == "", err
         assert (root / "llm" / "dialogues" / f"{kind}.jsonl.manifest.json").is_file()
-        assert f"{kind} dialogues to" in err and f"Next: reclm tune {stage} -w {root}" in err
+        assert f"{kind} dialogues to" in err and err.rstrip().endswith(f"Next: reclm tune {stage} -w {root}")
+
+
+def test_the_next_command_reads_the_file_that_was_written(root, tmp_path):
+    file = tmp_path / "my own.jsonl"
+    code, _, err = run("build", "sft", "-w", root, "-o", file, "--limit", 5)
+    assert code == 0 and err.rstrip().endswith(f"Next: reclm tune sft -w {root} --dialogues '{file}'"), err
 
 
 def test_json_is_the_manifest(root, tmp_path):

@@ -57,6 +57,21 @@ def test_each_stage_writes_what_the_next_command_takes(root, tmp_path):
     assert code == 1 and "weights" in err and "--fresh" in err
 
 
+def test_the_next_command_can_be_pasted_and_a_beginning_that_nothing_beat_is_told(root, tmp_path):
+    out = tmp_path / "läuf é"
+    code, _, err = run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", out, *QUICK, "--lr", "9", "--max-grad-norm", "1e9")
+    assert code == 0, err
+    assert f"--init-from '{out / 'adapter'}'" in err and "No step was better than the beginning" in err
+    code, _, err = run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "good", *QUICK, "--lr", "1e-2")
+    assert code == 0 and "No step was better" not in err
+
+
+def test_a_weight_that_is_given_twice_is_refused(root, tmp_path):
+    ppo = ["tune", "ppo", "--base", root / "base", "--dialogues", root / "rl.jsonl", "-o", tmp_path / "ppo"]
+    code, _, err = run(*ppo, "--weight", "parse=1", "--weight", "parse=5")
+    assert code == 2 and "given twice" in err
+
+
 def test_from_scratch_trains_a_tokenizer_and_a_whole_model(root, tmp_path):
     sizes = ["--vocab", "300", "--layers", "1", "--width", "32", "--ffn", "64", "--heads", "2", "--max-length", "256"]
     code, out, err = run("tune", "sft", "--from-scratch", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *sizes, *QUICK, "--optimizer", "muon")

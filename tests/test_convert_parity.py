@@ -22,8 +22,8 @@ from checkpoints import (
 from reclm_lite.convert.export import export_checkpoint
 from reclm_lite.convert.merge import open_source
 from reclm_lite.convert.parity import Gate, Verdict, strings, templates
-from reclm_lite.convert.parity.bounds import ROUNDING
-from reclm_lite.convert.parity.divergence import measure, store
+from reclm_lite.convert.parity.bounds import ROUNDING, SLACK, TAIL, TAIL_OF_SUMS, UNQUANTIZED_NOISE, logit_bounds
+from reclm_lite.convert.parity.divergence import Divergence, Stored, measure, store
 from reclm_lite.convert.parity.logits import greedy_tokens, sequence_logits
 from reclm_lite.convert.parity.plan import Plan
 from reclm_lite.convert.parity.tokens import (
@@ -96,6 +96,18 @@ def _set(reader: object, key: str, value: float) -> None:
 
 
 # -- strings ---------------------------------------------------------------------------------------------------
+
+
+def test_single_positions_of_float32_files_have_the_wider_berth_and_no_others():
+    rows = np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32)
+    stored = Stored(rows, [np.zeros((8, 2), np.int64)], [np.sort(rows[:, :2], axis=1)[:, ::-1]])
+    found = Divergence(8, 8, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, [], [])
+    for kind, tail in (("f32", TAIL_OF_SUMS), ("f16", TAIL), ("bf16", TAIL)):
+        noise = UNQUANTIZED_NOISE[kind]
+        bounds = logit_bounds(noise, 10.0, stored, found)
+        assert bounds.min_cosine == pytest.approx(max(-1.0, 1 - (tail * SLACK * 10 * noise) ** 2 / 2))
+        assert bounds.mean_cosine == pytest.approx(1 - (SLACK * 10 * noise) ** 2 / 2)
+    assert logit_bounds(UNQUANTIZED_NOISE["f32"], 10.0, stored, found).min_cosine > 0.9999
 
 
 def test_there_are_a_thousand_different_strings_of_every_kind():

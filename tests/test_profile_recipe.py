@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -131,6 +132,25 @@ def test_the_dialogues_are_what_the_training_reads(drawn, tmp_path):
         path.write_text("".join(map(line_of, drawn[kind])), encoding="utf-8")
         assert list(read_dialogues(path, kind)) == drawn[kind]
         assert 0 < sum(d.part == "held_out" for d in drawn[kind]) < 0.05 * len(drawn[kind])
+
+
+def script(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, RECIPE / "dialogues.py", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+def test_any_number_of_processes_writes_the_same_files_and_a_missing_wordnet_ends_them(made, tmp_path):
+    line = "00001740 03 n 01 {0} 0 000 @ 0000 n 0000 | the {0} of a town near the river; \"they saw the {0} in the morning\"\n"
+    for part in ("noun", "verb", "adj", "adv"):
+        (tmp_path / f"data.{part}").write_text("".join(line.format(word) for word in (*NOUNS, *ADJECTIVES, "Oslo", "Nile", "Ada")))
+    counts = ("--sft", 520, "--preferences", 30, "--rl", 20, "--wordnet", tmp_path)
+    for jobs in (1, 2):
+        ended = script(made, tmp_path / str(jobs), *counts, "--jobs", jobs)
+        assert ended.returncode == 0, ended.stderr
+    for kind in KINDS:
+        one, two = ((tmp_path / str(jobs) / f"{kind}.jsonl").read_bytes() for jobs in (1, 2))
+        assert one == two and one
+    ended = script(made, tmp_path / "none", "--wordnet", tmp_path / "nowhere", "--jobs", 2)
+    assert ended.returncode != 0 and "expected WordNet's" in ended.stderr
 
 
 def test_second_rounds_are_yes_about_half_the_time(drawn):

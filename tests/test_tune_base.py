@@ -203,6 +203,16 @@ def test_a_damaged_adapter_is_named(base, tmp_path):
         add_adapter(base, "again", LoraSettings(), load=tmp_path / "adapter")
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"peft_type": "IA3"}'])
+def test_damaged_settings_of_an_adapter_are_told(folder, tmp_path, content):
+    base = load_base(BaseSettings(str(folder)))
+    add_adapter(base, "sft", LoraSettings(r=2))
+    save_adapter(base, "sft", tmp_path / "adapter", stage="sft")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(content)
+    with pytest.raises(InputError, match="adapter"):
+        add_adapter(load_base(BaseSettings(str(folder))), "sft", LoraSettings(), load=tmp_path / "adapter")
+
+
 def test_unknown_lora_targets_are_refused(base):
     with pytest.raises(InputError, match="lora-targets"):
         add_adapter(base, "sft", LoraSettings(targets="no_such_module"))
@@ -244,7 +254,7 @@ def test_weights_that_are_not_finite_are_told(folder, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("settings", [{"device": "cuda"}, {"device": "cuda:3"}, {"device": "no such"}])
+@pytest.mark.parametrize("settings", [{"device": "cuda"}, {"device": "cuda:3"}, {"device": "no such"}, {"device": "meta"}])
 def test_a_device_that_is_not_there_is_told(folder, settings):
     with pytest.raises(InputError, match="--device|device|GPU"):
         load_base(BaseSettings(str(folder), **settings))

@@ -162,7 +162,7 @@ def test_ppo_with_all_its_adapters_in_bfloat16(folder, written, tmp_path):
     train_reward(load_base(BaseSettings(str(folder))), write(tmp_path / "p.jsonl", preferences(100)), tmp_path / "reward", replace(REWARD, max_steps=10))
     base = load_base(BaseSettings(str(folder)))
     model = RewardModel.load(base, tmp_path / "reward" / "adapter")
-    rl = write(tmp_path / "rl.jsonl", [replace(d, messages=d.messages) for d in tune_toy.dialogues()])
+    rl = write(tmp_path / "rl.jsonl", tune_toy.dialogues())
     settings = PpoSettings(
         steps=3, batch=16, micro_batch=8, n_eval=8, eval_every=2, save_every=2, kl_ceiling=1e6, entropy_floor=0.0, sampling=Sampling(max_new_tokens=8),
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """PPO and GRPO on a toy: what they reach, what they change, what stops them, and that a kill changes nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -250,6 +251,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(toy, tmp_pa
         train_ppo(load(toy[0]), toy[1], tmp_path, replace(QUICK, epochs=1, n_mini_batches=4, micro_batch=2), signals=SIGNALS)
     assert json.loads((tmp_path / "run.json").read_text())["state"].startswith("stopped: ")
     assert sorted(p.name for p in (tmp_path / "checkpoints").glob("step-*"))[-1] == "step-000002"
+
+
+def test_a_best_checkpoint_that_was_removed_does_not_stop_the_run(toy, tmp_path):
+    settings = replace(QUICK, steps=6, kl_target=1e5)
+    report = train_ppo(load(toy[0]), toy[1], tmp_path, settings, signals=SIGNALS)
+    assert report["best_step"] > 0
+    about = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**about, "state": "running"}))
+    shutil.rmtree(tmp_path / "checkpoints" / f"step-{report['best_step']:06d}")
+    again = train_ppo(load(toy[0]), toy[1], tmp_path, settings, signals=SIGNALS)
+    assert again["n_steps"] == 6 and (tmp_path / "checkpoints" / f"step-{again['best_step']:06d}").is_dir()
+
+
+def test_a_reward_model_is_no_policy_and_leaves_no_run_behind(adapted, tmp_path):
+    path, file, _, reward = adapted
+    with pytest.raises(InputError, match="found a reward model"):
+        train_ppo(load(path), file, tmp_path / "run", QUICK, signals=SIGNALS, sft=reward)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("limits, says", [({"kl_ceiling": 1e-3, "kl_target": 1e-4}, "kl above"), ({"entropy_floor": 5.0}, "entropy below")])

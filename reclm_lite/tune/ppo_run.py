@@ -247,8 +247,9 @@ class _Ppo:
         learner.mixture.load(state["unit"])
         self.entropy, self.best, self.over, self.stopped = state["entropy"], state["best"], state["over"], state["stopped"]
         marked = self.run.best()
-        if marked is None or marked.step != self.best["step"]:  # killed between the checkpoint and its mark; or somebody removed the best
-            self.best["step"] = checkpoint.step
+        if marked is None or marked.step != self.best["step"]:
+            if self.best["step"] != checkpoint.step:  # somebody removed it; else the run was killed between a checkpoint and its mark
+                self.best = {"gain": 0.0, "kl": 0.0, "step": checkpoint.step}
             self._save(checkpoint.step, is_best=True)
         return checkpoint.step
 
