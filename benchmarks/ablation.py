@@ -12,7 +12,6 @@ more variants, makes the others alone.
 """
 
 import argparse
-import contextlib
 import json
 import shutil
 import statistics
@@ -93,16 +92,16 @@ def main() -> None:
                 made[name] = profile_vectors(ws, source, options.threads)
                 say(f"{name}: vectors in {time.monotonic() - start:.0f} s")
         state = State(options.results or Path(folder) / "results")
-        with contextlib.closing(Fits(options.workspace, Path(folder) / "fits", state, options.model, None, options.threads)) as fits:
-            say(f"{options.model} without profiles")
-            results["without profiles"] = by_metric(fits, None, seeds)
-            for name, vectors in made.items():
-                has = np.flatnonzero(np.any(vectors != 0, axis=1))
-                dealt = vectors.copy()
-                dealt[has] = vectors[np.random.default_rng(0).permutation(has)]
-                for kind, those in ((name, vectors), (f"{name}, shuffled", dealt)):
-                    results[kind] = by_metric(fits, those, seeds)
-                    say(f"{kind}: R@20 {statistics.mean(results[kind]['full recall@20']):.4f}")
+        fits = Fits(options.workspace, Path(folder) / "fits", state, options.model, None, options.threads)
+        say(f"{options.model} without profiles")
+        results["without profiles"] = by_metric(fits, None, seeds)
+        for name, vectors in made.items():
+            has = np.flatnonzero(np.any(vectors != 0, axis=1))
+            dealt = vectors.copy()
+            dealt[has] = vectors[np.random.default_rng(0).permutation(has)]
+            for kind, those in ((name, vectors), (f"{name}, shuffled", dealt)):
+                results[kind] = by_metric(fits, those, seeds)
+                say(f"{kind}: R@20 {statistics.mean(results[kind]['full recall@20']):.4f}")
     columns = [f"{setting} {metric}" for setting in SETTINGS for metric in METRICS]
     width = max(map(len, results))
     print(f"{options.model}, {len(seeds)} seeds".ljust(width) + "".join(f"{column:>24}" for column in columns))

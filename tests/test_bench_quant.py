@@ -21,6 +21,7 @@ from tiny_llama import write_tiny_llama
 from reclm_lite.assets import encoder_path, profile_model_path
 from reclm_lite.bench import quant, quant_encoder, quant_output, quant_page
 from reclm_lite.bench import quant_jobs as jobs
+from reclm_lite.bench.quant_downstream import Fits
 from reclm_lite.bench.quant_files import Asked, Maker, open_reference, parse_types
 from reclm_lite.bench.quant_logits import measure
 from reclm_lite.bench.quant_profiles import choose_users, open_copy
@@ -123,7 +124,7 @@ def test_the_workspace_is_left_as_it_was(whole):
 def test_a_second_run_measures_nothing_and_says_the_same(whole, root, model, monkeypatch):
     monkeypatch.setattr(quant, "run_job", lambda *_, **__: pytest.fail("a job was run again"))
     monkeypatch.setattr("reclm_lite.bench.quant_profiles.run_profiles", lambda *_, **__: pytest.fail("profiles were written again"))
-    monkeypatch.setattr("reclm_lite.bench.quant_downstream.fit", lambda *_, **__: pytest.fail("a model was fitted again"))
+    monkeypatch.setattr("reclm_lite.bench.quant_downstream.fit_arrays", lambda *_, **__: pytest.fail("a model was fitted again"))
     again = quant.run(settings(root, model, whole.out), encoder=HashEncoder())
     assert again["n_measurements"]["made"] == 0 < again["n_measurements"]["kept"]
     for name in ("files", "without_profiles", "choice"):
@@ -324,7 +325,9 @@ def test_an_encoder_is_compared_with_its_quantized_files_and_kept(root, tmp_path
     monkeypatch.setattr(quant_encoder, "TYPES", ("q4_0",))
     model, state = tmp_path / "encoder-f16.gguf", State(tmp_path / "state")
     quantize_file(encoder_path(), model, 1, n_threads=1, requantize=True)
-    rows = quant_encoder.measure(root, model, tmp_path / "files", state, n_threads=1)
+    fits = Fits(root, tmp_path / "fits", state, "lightgcn", 1, 1)
+    about = {"n_threads": 1, "fits": fits, "seeds": range(2)}
+    rows = quant_encoder.measure(root, model, tmp_path / "files", state, **about)
     assert [row["name"] for row in rows] == ["f16", "q4_0"] and not any(row["excluded"] for row in rows)
     same, small = rows
     assert same["cosine"]["value"] == pytest.approx(1, abs=1e-6) and same["neighbours_kept"]["value"] == 1
@@ -334,8 +337,17 @@ def test_an_encoder_is_compared_with_its_quantized_files_and_kept(root, tmp_path
         and small["size_bytes"] < same["size_bytes"] / 2
     )
     assert small["min_cosine"] <= small["cosine"]["interval"][0] and small["texts_per_s"] > 0
+    first, second = (row["downstream"]["full recall@20"] for row in rows)
+    assert first["difference"] == 0 and first["n_users"] == second["n_users"] == N_USERS and second["n_seeds"] == 2
+    assert second["reference"] == first["value"] and second["interval"][0] <= second["difference"] <= second["interval"][1]
+    assert small["downstream"]["full ndcg@20"]["difference"] != 0
     monkeypatch.setattr(quant_encoder, "run_job", lambda *_, **__: pytest.fail("encoded again"))
-    assert quant_encoder.measure(root, model, tmp_path / "files", state, n_threads=1) == rows
+    monkeypatch.setattr("reclm_lite.bench.quant_downstream.fit_arrays", lambda *_, **__: pytest.fail("fitted again"))
+    assert quant_encoder.measure(root, model, tmp_path / "files", state, **about) == rows
+    for lost in state.folder.glob("encoder-*.npy"):
+        lost.unlink()
+    with pytest.raises(pytest.fail.Exception, match="encoded again"):
+        quant_encoder.measure(root, model, tmp_path / "files", state, **about)
     with pytest.raises(ModelError, match="expected --encoder in F16, BF16 or F32, found Q8_0"):
         quant_encoder.measure(root, encoder_path(), tmp_path / "files", state, n_threads=1)
     monkeypatch.undo()
@@ -345,7 +357,7 @@ def test_an_encoder_is_compared_with_its_quantized_files_and_kept(root, tmp_path
 
 def test_encoders_are_in_the_table_and_on_the_page(whole):
     figure = {"value": 0.99, "interval": [0.98, 1.0]}
-    row = {**whole.document["files"][0], "texts_per_s": 50.0, "cosine": figure, "min_cosine": 0.9, "neighbours_kept": figure}
+    row = {**whole.document["files"][0], "texts_per_s": 50.0, "downstream": None, "cosine": figure, "min_cosine": 0.9, "neighbours_kept": figure}
     document = {**whole.document, "encoders": [row, {**row, "name": "q1", "excluded": "why not"}]}
     assert any("99.0 (98.0–100.0)" in line for line in quant_output.lines(document, auto=False))
     page = Page(quant_page.render(document))

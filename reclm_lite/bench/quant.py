@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,14 @@ from ..text.vectors import Encoder, open_encoder
 from . import machine, quant_downstream, quant_encoder, quant_int8, quant_profiles, quant_results
 from .quant_files import DEFAULT_TYPES, Asked, File, Maker, open_reference, parse_types
 from .quant_intervals import MIN_UNITS
-from .quant_jobs import run_job
+from .quant_jobs import merged, run_job
 from .quant_state import State, digest, digest_of_texts
 
 PACKAGES = ("llama-cpp-python", "gguf")
 N_PROMPTS, N_CALIBRATION = 256, 192
 N_ANSWER = 48  # tokens of the reference's answer that are compared
 STATE, FILES = "quant-state", "files"
-_SCRATCH = ("logits-", "fits-", "encoder-")  # folders beside the figures, for the time of a run
+_SCRATCH = ("logits-", "fits-")  # folders beside the figures, for the time of a run
 Say = Callable[[str], None]
 
 
@@ -83,9 +83,10 @@ class Settings:
 
 @dataclass
 class Measured:
-    """What was found of one file; None where it was not measured. fits: figures by seed."""
+    """What was found of one file; None where it was not measured. turns: of its speed."""
 
     file: File
+    turns: list[dict[str, Any]] = field(default_factory=list)
     speed: dict[str, Any] | None = None
     logits: dict[str, Any] | None = None
     profiles: dict[str, Any] | None = None
@@ -176,17 +177,7 @@ class _Run:
             self._logits(found)
             keys = self._profiles(found, ws)
             plain = self._downstream(found, ws, keys)
-        encoders = None
-        if settings.encoder_model is not None:
-            with self.steps.step("vectors", settings.encoder_model.name):
-                encoders = quant_encoder.measure(
-                    settings.root,
-                    settings.encoder_model,
-                    settings.out / FILES,
-                    self.state,
-                    n_threads=settings.n_threads,
-                    seed=settings.seed,
-                )
+            encoders = self._encoders()
         return quant_results.document(
             asdict(settings), self._about(), found, plain, self.int8, encoders, notes=self.notes, n_users=len(self.users), n_all_users=self.split.n_users,
             max_loss=settings.max_loss, n_kept=self.state.n_found, n_made=self.state.n_made,
@@ -234,19 +225,20 @@ class _Run:
         return files
 
     def _each(
-        self, kind: str, found: Sequence[Measured], key: Callable[[Measured], dict], make: Callable[[Measured], Any]
+        self, kind: str, wanted: Sequence[tuple[Measured, dict[str, Any]]], make: Callable[[Measured, dict[str, Any]], Any]
     ) -> Iterator[tuple[Measured, Any]]:
-        """(file, figures) of all files that are not excluded; one that cannot be measured is excluded from here on."""
-        left = [each for each in found if not each.file.excluded]
-        self.steps.left[kind] = sum(not self.state.has(kind, key(each)) for each in left)
-        for each in left:
+        """(file, figures) by what they are kept under, of files that are not excluded; one that cannot be measured is excluded from here on."""
+        self.steps.left[kind] = sum(not each.file.excluded and not self.state.has(kind, key) for each, key in wanted)
+        for each, key in wanted:
+            if each.file.excluded:
+                continue
 
-            def told(each: Measured = each) -> Any:
+            def told(each: Measured = each, key: dict[str, Any] = key) -> Any:
                 with self.steps.step(kind, each.file.name):
-                    return make(each)
+                    return make(each, key)
 
             try:
-                value = self.state.once(kind, key(each), told)
+                value = self.state.once(kind, key, told)
             except ModelError as error:
                 if each.file is self.reference:
                     raise
@@ -255,25 +247,34 @@ class _Run:
             yield each, value
 
     def _speeds(self, found: Sequence[Measured]) -> None:
+        """In turns, each over a share of the prompts, so that what else the machine does falls on all files alike."""
         settings, model, wrap = self.settings, self.model, self.model.wrap
         n_ctx = min(model.n_ctx, max(map(len, self.tokens)) + model.max_new_tokens)
-        common = {"prompts": self.prompts, "n_slots": settings.n_slots, "n_ctx": n_ctx, "max_new": model.max_new_tokens,
-                  "n_threads": settings.n_threads, "turns": settings.turns}  # fmt: skip
+        common = {"n_slots": settings.n_slots, "n_ctx": n_ctx, "max_new": model.max_new_tokens, "n_threads": settings.n_threads}
         chat = [wrap.before, wrap.after, wrap.name] if wrap else None
-        where = {"cpu": machine.cpu_name(), "llama": machine.version("llama-cpp-python")}
-        common_key = {**common, "prompts": digest_of_texts(self.prompts), "chat": wrap.name if wrap else None, **where}
-        for each, value in self._each(
-            "speed", found, lambda each: {"file": each.file.sha256, **common_key},
-            lambda each: run_job("speed", model=each.file.path, chat=chat, **common),
-        ):  # fmt: skip
-            each.speed = value
+        where = {"chat": wrap.name if wrap else None, "cpu": machine.cpu_name(), "llama": machine.version("llama-cpp-python")}
+        shares = [self.prompts[turn :: settings.turns] for turn in range(settings.turns)]
+        digests = list(map(digest_of_texts, shares))
+        wanted = [
+            (each, {"file": each.file.sha256, "turn": turn, "prompts": digests[turn], **common, **where})
+            for turn in range(settings.turns)
+            for each in found
+        ]
+
+        def measure(each: Measured, key: dict[str, Any]) -> dict[str, Any]:
+            return run_job("speed", model=each.file.path, prompts=shares[key["turn"]], chat=chat, **common)
+
+        for each, value in self._each("speed", wanted, measure):
+            each.turns.append(value)
+        for each in found:
+            each.speed = None if each.file.excluded else merged(each.turns)
 
     def _logits(self, found: Sequence[Measured]) -> None:
         n_answer = min(N_ANSWER, self.model.max_new_tokens)
         common = {"reference": self.reference.sha256, "tokens": digest(self.tokens), "n_answer": n_answer}
         with tempfile.TemporaryDirectory(dir=self.state.folder, prefix="logits-") as folder:
 
-            def measure(each: Measured) -> dict[str, Any]:
+            def measure(each: Measured, _: dict[str, Any]) -> dict[str, Any]:
                 threads = self.settings.n_threads
                 whole = run_job("logits", model=self.reference.path, folder=folder, n_threads=threads, prompts=self.tokens, n_answer=n_answer) \
                     if not (Path(folder) / "sequences.npz").is_file() else None  # fmt: skip
@@ -281,7 +282,7 @@ class _Run:
                     return whole
                 return run_job("logits", model=each.file.path, folder=folder, n_threads=threads)
 
-            for each, value in self._each("logits", found, lambda each: {"file": each.file.sha256, **common}, measure):
+            for each, value in self._each("logits", [(each, {"file": each.file.sha256, **common}) for each in found], measure):
                 each.logits = value
 
     def _profiles(self, found: Sequence[Measured], ws: Any) -> dict[str, str]:
@@ -290,14 +291,14 @@ class _Run:
                   "neighbors": ws.fingerprint("matrices/neighbors"), "encoder": self._encoder_identity(), "source": self.model.identity(Sampling(guided=True))}  # fmt: skip
         self.written: dict[str, quant_profiles.Written] = {}
 
-        def measure(each: Measured) -> dict[str, Any]:
+        def measure(each: Measured, _: dict[str, Any]) -> dict[str, Any]:
             ours, theirs = self._write(each.file, ws), self._write(self.reference, ws)
             return quant_profiles.similarity(ours, theirs) | {
                 "n_users": len(self.users), "n_written": len(ours.texts), "vectors": quant_downstream.vectors_key(ours.vectors),
             }  # fmt: skip
 
         keys = {}
-        for each, value in self._each("profiles", found, lambda each: {"file": each.file.sha256, **common}, measure):
+        for each, value in self._each("profiles", [(each, {"file": each.file.sha256, **common}) for each in found], measure):
             each.profiles = value
             keys[each.file.sha256] = value["vectors"]
         return keys
@@ -325,31 +326,39 @@ class _Run:
         """Fills in every file's comparison; returns that of the backbone without profiles."""
         settings, seeds = self.settings, range(self.settings.n_seeds)
         with tempfile.TemporaryDirectory(dir=self.state.folder, prefix="fits-") as folder:
-            fits = quant_downstream.Fits(
-                settings.root, Path(folder) / "workspace", self.state, settings.backbone, settings.epochs, settings.n_threads
-            )
-            measured = [each for each in found if each.file.sha256 in keys]
+            fits = quant_downstream.Fits(settings.root, Path(folder), self.state, settings.backbone, settings.epochs, settings.n_threads)
+            with_int8 = keys[self.reference.sha256]
             wanted = {"none", *keys.values()}
-            self.steps.left["fit"] = sum(not fits.has(key, seed) for key in wanted for seed in seeds)
-            try:
+            self.steps.left["fit"] = sum(not fits.has(key, seed, int8=key == with_int8) for key in wanted for seed in seeds)
 
-                def figures(file: File | None) -> list[dict[str, Any]]:
-                    key = "none" if file is None else keys[file.sha256]
-                    if all(fits.has(key, seed) for seed in seeds):
-                        return [fits.figures(None, key, seed) for seed in seeds]
-                    self.steps.begin("profiles from the store", "" if file is None else file.name)
-                    vectors = None if file is None else self._write(file, ws).vectors
-                    made = []
-                    for seed in seeds:
-                        with self.steps.step("fit", f"{settings.backbone}, {file.name if file else 'no'} profiles, seed {seed}"):
-                            made.append(fits.figures(vectors, key, seed))
-                    return made
+            def figures(file: File | None) -> list[dict[str, Any]]:
+                key = "none" if file is None else keys[file.sha256]
+                int8 = key == with_int8
+                if all(fits.has(key, seed, int8=int8) for seed in seeds):
+                    return [fits.figures(None, key, seed, int8=int8) for seed in seeds]
+                self.steps.begin("profiles from the store", "" if file is None else file.name)
+                vectors = None if file is None else self._write(file, ws).vectors
+                made = []
+                for seed in seeds:
+                    with self.steps.step("fit", f"{settings.backbone}, {file.name if file else 'no'} profiles, seed {seed}"):
+                        made.append(fits.figures(vectors, key, seed, int8=int8))
+                return made
 
-                reference = figures(self.reference)
-                self.int8 = quant_int8.summary([seed["int8"] for seed in reference], quant_downstream.K)
-                for each in measured:
+            reference = figures(self.reference)
+            self.int8 = quant_int8.summary([seed["int8"] for seed in reference], quant_downstream.K)
+            for each in found:
+                if each.file.sha256 in keys:
                     found_here = reference if each.file is self.reference else figures(each.file)
                     each.downstream = quant_downstream.compare(found_here, reference, self.split, self.users)
-                return quant_downstream.compare(figures(None), reference, self.split, self.users)
-            finally:
-                fits.close()
+            return quant_downstream.compare(figures(None), reference, self.split, self.users)
+
+    def _encoders(self) -> list[dict[str, Any]] | None:
+        settings = self.settings
+        if settings.encoder_model is None:
+            return None
+        with tempfile.TemporaryDirectory(dir=self.state.folder, prefix="fits-") as folder:
+            fits = quant_downstream.Fits(settings.root, Path(folder), self.state, settings.backbone, settings.epochs, settings.n_threads)
+            return quant_encoder.measure(
+                settings.root, settings.encoder_model, settings.out / FILES, self.state, n_threads=settings.n_threads, seed=settings.seed, fits=fits,
+                seeds=range(settings.n_seeds), steps=self.steps,
+            )  # fmt: skip

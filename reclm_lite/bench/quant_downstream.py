@@ -1,7 +1,6 @@
 """What quantization costs in recommendations: a backbone fitted with the profiles of each file, ranked for the same users.
 
-For each file and seed the backbone is fitted with that file's profile vectors, in a copy of the workspace, and every user with
-something held out is ranked. Figures are kept by the vectors' hash: files that write the same profiles share their fits. What
+For each file and seed the backbone is fitted with that file's profile vectors, and every user with something held out is ranked. Figures are kept by the vectors' hash: files that write the same profiles share their fits. What
 is compared is the same users under the same seeds, those alone who were given profiles:
 
     full     all candidates
@@ -19,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from ..cf.fit import fit
+from ..cf.fit import settings_of
+from ..cf.inputs import load_inputs
+from ..cf.phases import PROFILE_PHASES, checkpoint_path, fit_arrays
 from ..data.dataset import Split, load_split
 from ..evaluate.settings import SETTINGS, evaluate
 from ..workspace import Workspace
 from . import quant_int8
-from .profile_prompts import scratch_copy
 from .quant_intervals import Paired, paired
-from .quant_profiles import VECTORS
 from .quant_state import State
 
 K = 20
@@ -41,52 +40,58 @@ def vectors_key(vectors: np.ndarray | None) -> str:
 
 
 class Fits:
-    """Fits of one backbone in a scratch copy of a workspace, remembered in `state`. Close it."""
+    """Fits of one backbone on a workspace's split, remembered in `state`; the workspace is left as it is.
 
-    def __init__(self, root: Path, scratch: Path, state: State, backbone: str, epochs: int | None, n_threads: int):
-        self.root, self.scratch, self.state = root, scratch, state
+    scratch: a folder for the part of a fit that knows nothing of profiles: where they stand beside the model (the residual
+    encoder), files that differ in profiles alone share it, seed by seed, to the last bit.
+    """
+
+    def __init__(self, root: Path, scratch: Path, state: State, backbone: str, epochs: int | None, n_threads: int | None):
+        self.scratch, self.state = scratch, state
         self.backbone, self.epochs, self.n_threads = backbone, epochs, n_threads
-        self._ws: Workspace | None = None
+        used: dict[str, str] = {}
         with Workspace.open(root) as ws:
             self.split: Split = load_split(ws)
-            self._items = ws.fingerprint("vectors/items")
+            self._inputs = load_inputs(ws, self.split, "none", used)
+        self._items = used.get("vectors/items")
+        self._settings = settings_of(backbone)
 
-    def made_of(self, vectors: str, seed: int) -> dict[str, Any]:
-        return {"backbone": self.backbone, "epochs": self.epochs, "split": self.split.fingerprint, "items": self._items,
-                "vectors": vectors, "seed": seed}  # fmt: skip
+    def made_of(self, vectors: str, seed: int, *, int8: bool = False, text: str | None = None) -> dict[str, Any]:
+        return {"backbone": self.backbone, "epochs": self.epochs, "split": self.split.fingerprint, "items": text or self._items,
+                "vectors": vectors, "seed": seed, "int8": int8}  # fmt: skip
 
-    def has(self, vectors: str, seed: int) -> bool:
-        return self.state.has("fit", self.made_of(vectors, seed))
+    def has(self, vectors: str, seed: int, *, int8: bool = False, text: str | None = None) -> bool:
+        return self.state.has("fit", self.made_of(vectors, seed, int8=int8, text=text))
 
-    def figures(self, vectors: np.ndarray | None, key: str, seed: int) -> dict[str, Any]:
-        """{setting: {"users": […], "recall@20": […], "ndcg@20": […]}} over all users who are ranked; "int8": see `quant_int8`."""
-        return self.state.once("fit", self.made_of(key, seed), lambda: self._fit(vectors, seed))
+    def figures(
+        self, vectors: np.ndarray | None, key: str, seed: int, *, int8: bool = False, text: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """{setting: {"users": […], "recall@20": […], "ndcg@20": […]}} over all users who are ranked.
 
-    def _fit(self, vectors: np.ndarray | None, seed: int) -> dict[str, Any]:
-        ws = self._open()
-        if vectors is not None:
-            with ws.writing():
-                ws.save(VECTORS, {"vectors": vectors}, inputs={"matrices/split": self.split.fingerprint}, params={"made_by": "bench quant"})
-        fitted = fit(
-            ws, self.backbone, profiles="none" if vectors is None else "users", seed=seed, epochs=self.epochs, restart=True,
-            n_threads=self.n_threads, notice=lambda _: None,
-        )  # fmt: skip
-        found = {}
+        vectors: of the profiles, or None; key: what `vectors_key` says of them. int8: also "int8", see `quant_int8`. text:
+        items' text vectors in the place of the workspace's.
+        """
+        made_of = self.made_of(key, seed, int8=int8, text=None if text is None else vectors_key(text))
+        return self.state.once("fit", made_of, lambda: self._fit(vectors, seed, int8, text))
+
+    def _fit(self, vectors: np.ndarray | None, seed: int, int8: bool, text: np.ndarray | None) -> dict[str, Any]:
+        inputs = dataclasses.replace(self._inputs, user_profiles=vectors)
+        folder = None
+        if text is not None:
+            inputs = dataclasses.replace(inputs, text=text)
+        elif self._settings.encoder == "residual":
+            folder = self.scratch / f"seed-{seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+        fitted = fit_arrays(
+            inputs, self.backbone, settings=self._settings, seed=seed, epochs=self.epochs, n_threads=self.n_threads, checkpoint=folder
+        )
+        for phase in PROFILE_PHASES if folder is not None else ():
+            checkpoint_path(folder, phase).unlink(missing_ok=True)
+        found: dict[str, Any] = {}
         for setting in SETTINGS:
             result = evaluate(self.split, fitted, setting, (K,), n_threads=self.n_threads)
             found[setting] = {"users": result.users.tolist()} | {metric: result.per_user[metric].round(8).tolist() for metric in METRICS}
-        return found | {"int8": quant_int8.measure(fitted, self.split, K, self.n_threads)}
-
-    def _open(self) -> Workspace:
-        if self._ws is None:
-            self._ws = Workspace.open(scratch_copy(self.root, self.scratch))
-        return self._ws
-
-    def close(self) -> None:
-        """Safe to call twice."""
-        if self._ws is not None:
-            self._ws.close()
-            self._ws = None
+        return found | ({"int8": quant_int8.measure(fitted, self.split, K, self.n_threads)} if int8 else {})
 
 
 def compare(

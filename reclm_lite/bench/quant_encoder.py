@@ -1,118 +1,136 @@
-"""The text encoder in Q8_0 and Q4_0 beside F16: how far vectors of the catalogue's own texts turn, and what that does to neighbours.
+"""The text encoder in Q8_0 and Q4_0 beside F16: how far vectors of the catalogue's own texts turn, what that does to neighbours,
+and to recommendations.
 
-For each file, in a process of its own: load time, texts/s, peak memory; and beside the unquantized file's vectors, the cosine of
-every text and the share of its K nearest texts that stay, with intervals over texts. Left out: a backbone fitted with each
-file's vectors.
+Each file makes the vectors of all items, as `reclm embed items` does, in a process of its own: load time, texts/s, peak memory. Beside
+the unquantized file's vectors: the cosine of texts and the share of their K nearest that stay, with intervals over texts; and the
+backbone, without profiles, fitted with each file's vectors, over the same users and seeds.
 """
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..data.dataset import item_texts
 from ..errors import InputError, ModelError
 from ..evaluate.intervals import bootstrap_mean
+from ..files import atomic_path
 from ..kernels.topk import knn
 from ..workspace import Workspace
 from . import machine
+from .quant_downstream import Fits, compare, vectors_key
 from .quant_files import Asked, File, Maker, open_reference
 from .quant_intervals import MIN_UNITS
 from .quant_jobs import run_job
-from .quant_state import State, digest_of_texts
+from .quant_state import State, digest, digest_of_texts
 
 TYPES = ("q8_0", "q4_0")
 K = 20
-MAX_TEXTS = 2000
+MAX_TEXTS = 2000  # that are compared one by one
 
 
-def measure(root: Path, model: Path, folder: Path, state: State, *, n_threads: int, seed: int = 0) -> list[dict[str, Any]]:
-    """A row for each file, the unquantized one first. Raises InputError for a workspace with too few texts, ModelError for a file
-    that is no unquantized GGUF, or no encoder.
+class Steps(Protocol):
+    """Told what is being done."""
+
+    def step(self, kind: str, label: str) -> AbstractContextManager[None]: ...
+
+
+class Silent:
+    """Steps that nobody is told of."""
+
+    def step(self, kind: str, label: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def measure(
+    root: Path, model: Path, folder: Path, state: State, *, n_threads: int, seed: int = 0, fits: Fits | None = None, seeds: Sequence[int] = (),
+    steps: Steps | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """A row for each file, the unquantized one first; fits: to fit a backbone with each file's vectors, for each of `seeds`.
+
+    Raises InputError for a workspace with too few texts, ModelError for a file that is no unquantized GGUF, or no encoder.
     """
-    texts = _texts(root, seed)
+    steps = steps or Silent()
+    texts, chosen = _texts(root, seed)
     reference = open_reference(model, option="--encoder")
     maker = Maker(reference, folder, state, n_threads)
-    files = [reference, *(maker.make(Asked(ftype), None) for ftype in TYPES)]
-    common = {"reference": reference.sha256, "texts": digest_of_texts(texts), "n_threads": n_threads, "cpu": machine.cpu_name(),
-              "llama": machine.version("llama-cpp-python")}  # fmt: skip
-    made_of = {file.sha256: {"file": file.sha256, **common} for file in files}
-    with tempfile.TemporaryDirectory(dir=state.folder, prefix="encoder-") as scratch:
-        vectors: dict[str, np.ndarray] = {}
+    common = {"texts": digest_of_texts(texts), "n_threads": n_threads, "cpu": machine.cpu_name(), "llama": machine.version("llama-cpp-python")}
 
-        def encode(file: File) -> dict[str, Any]:
-            path = Path(scratch) / f"{file.sha256}.npy"
-            found = run_job("encode", model=file.path, texts=texts, n_threads=n_threads, out=path)
-            vectors[file.sha256] = np.load(path)
+    def encode(file: File) -> tuple[dict[str, Any], np.ndarray]:
+        made_of = {"file": file.sha256, **common}
+        path = state.folder / f"encoder-{digest(made_of)}.npy"
+        if state.has("encoder", made_of) and path.is_file():
+            return state.once("encoder", made_of, dict), np.load(path)
+        state.path("encoder", made_of).unlink(missing_ok=True)
+
+        def made() -> dict[str, Any]:
+            with steps.step("vectors", file.name), atomic_path(path) as temporary:
+                partial = temporary.with_suffix(".npy")  # numpy adds it to names without
+                found = run_job("encode", model=file.path, texts=texts, n_threads=n_threads, out=partial)
+                partial.replace(temporary)
             return found
 
-        rows = []
-        for file in files:
-            row: dict[str, Any] = {**file.as_dict(), "is_reference": file is reference}
-            if not file.excluded:
-                try:
-                    row |= _figures(
-                        state.once("encoder", made_of[file.sha256], lambda file=file: _beside(file, reference, encode, vectors))
-                    )
-                except ModelError as error:
-                    if file is reference:
-                        raise
-                    row["excluded"] = str(error)
-            rows.append(row)
+        found = state.once("encoder", made_of, made)
+        return found, np.load(path)
+
+    def fitted(vectors: np.ndarray, name: str) -> list[dict[str, Any]]:
+        out = []
+        for each in seeds if fits is not None else ():
+            there = fits.has("none", each, text=vectors_key(vectors))
+            with nullcontext() if there else steps.step("fit", f"{fits.backbone}, vectors of {name}, seed {each}"):
+                out.append(fits.figures(None, "none", each, text=vectors))
+        return out
+
+    rows, theirs, base = [], None, []
+    for file in (reference, *(maker.make(Asked(ftype), None) for ftype in TYPES)):
+        row: dict[str, Any] = {**file.as_dict(), "is_reference": file is reference}
+        if not file.excluded:
+            try:
+                speed, vectors = encode(file)
+                if theirs is None or vectors.shape == theirs.shape:
+                    theirs = vectors if theirs is None else theirs
+                    row |= speed | _beside(vectors[chosen], theirs[chosen])
+                    found = fitted(vectors, file.name)
+                    base = base or found
+                    users = range(fits.split.n_users) if fits is not None else ()
+                    row["downstream"] = compare(found, base, fits.split, users) if fits is not None and found else None
+                else:
+                    row["excluded"] = f"expected vectors of shape {theirs.shape}, found {vectors.shape}"
+            except ModelError as error:
+                if file is reference:
+                    raise
+                row["excluded"] = str(error)
+        rows.append(row)
     return rows
 
 
-def _texts(root: Path, seed: int) -> list[str]:
+def _texts(root: Path, seed: int) -> tuple[list[str], np.ndarray]:
+    """(the text of every item, empty for none; rows of distinct texts to compare, ascending)."""
     with Workspace.open(root) as ws:
-        distinct = list(dict.fromkeys(text for item in item_texts(ws) if (text := item.joined().strip())))
+        texts = [item.joined().strip() for item in item_texts(ws)]
+    first: dict[str, int] = {}
+    for row, text in enumerate(texts):
+        if text:
+            first.setdefault(text, row)
+    distinct = np.array(list(first.values()), np.int64)
     if len(distinct) < MIN_UNITS:
         raise InputError(
             f"expected at least {MIN_UNITS} distinct item texts to compare encoders on, found {len(distinct)}; leave out --encoder"
         )
-    chosen = np.random.default_rng(seed).permutation(len(distinct))[:MAX_TEXTS]
-    return [distinct[at] for at in sorted(chosen.tolist())]
+    return texts, np.sort(np.random.default_rng(seed).permutation(distinct)[:MAX_TEXTS])
 
 
-def _beside(file: File, reference: File, encode: Any, vectors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What is kept of a file: its speed, and for each text its cosine with the reference's vector and the share of neighbours kept."""
-    found = encode(file)
-    if reference.sha256 not in vectors:
-        encode(reference)
-    ours, theirs = vectors[file.sha256], vectors[reference.sha256]
+def _beside(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    """For rows of texts: the cosine of each with the reference's vector, and the share of its nearest neighbours that stay."""
     k = min(K, len(ours) - 1)
     near, expected = (knn(rows, rows, k, own=np.arange(len(rows)))[0] for rows in (ours, theirs))
-    kept = [len(set(a) & set(b)) / k for a, b in zip(near.tolist(), expected.tolist(), strict=True)]
-    cosines = np.einsum("ij,ij->i", ours.astype(np.float64), theirs.astype(np.float64)).round(8)
-    return {**found, "cosines": cosines.tolist(), "kept": kept}
-
-
-def _figures(kept: Mapping[str, Any]) -> dict[str, Any]:
-    cosines, neighbours = np.array(kept["cosines"]), np.array(kept["kept"])
+    kept = np.array([len(set(a) & set(b)) / k for a, b in zip(near.tolist(), expected.tolist(), strict=True)])
+    cosines = np.einsum("ij,ij->i", ours.astype(np.float64), theirs.astype(np.float64))
     return {
-        **{name: kept[name] for name in ("load_seconds", "texts_per_s", "peak_bytes")},
         "n_texts": len(cosines),
         "cosine": {"value": float(cosines.mean()), "interval": list(bootstrap_mean(cosines))},
         "min_cosine": float(cosines.min()),
-        "neighbours_kept": {"value": float(neighbours.mean()), "interval": list(bootstrap_mean(neighbours))},
+        "neighbours_kept": {"value": float(kept.mean()), "interval": list(bootstrap_mean(kept))},
     }
-
-
-def cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """A table: its head, then a row a file; an excluded one says why."""
-
-    def figure(one: Mapping[str, Any], scale: float, digits: int) -> str:
-        low, high = (scale * end for end in one["interval"])
-        return f"{scale * one['value']:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
-
-    out: list[tuple[str, ...]] = [("encoder", "MB", "bits/w", "load s", "peak MB", "texts/s", "cosine", "least", f"nearest {K} kept, %")]
-    for row in rows:
-        if row["excluded"]:
-            out.append((row["name"], "excluded", "", "", "", "", "", "", row["excluded"]))
-            continue
-        out.append(
-            (row["name"], f"{row['size_bytes'] / 1e6:,.1f}", f"{row['bits_per_weight']:.2f}", f"{row['load_seconds']:.3f}", f"{row['peak_bytes'] / 1e6:,.0f}",
-             f"{row['texts_per_s']:,.1f}", figure(row["cosine"], 1, 5), f"{row['min_cosine']:.5f}", figure(row["neighbours_kept"], 100, 1))
-        )  # fmt: skip
-    return out

@@ -26,15 +26,26 @@ def run_job(kind: str, **arguments: Any) -> dict[str, Any]:
     return process.run(process.python(__name__), {"kind": kind, **arguments}, what, remedy="; leave it out of --types")
 
 
+def merged(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One file's turns of "speed" as one: figures as lists, the answers of all prompts in their order, the most of its memory."""
+    lists = {name: [turn[name] for turn in turns] for name in ("load_seconds", "prefill_tokens_per_s", "decode_tokens_per_s", "profiles_per_s")}
+    answers = {name: [""] * sum(len(turn["texts"]) for turn in turns) for name in ("texts", "finishes")}
+    for name, all_of in answers.items():
+        for at, turn in enumerate(turns):
+            all_of[at :: len(turns)] = turn[name]
+    most = max(turns, key=lambda turn: turn["peak_bytes"])
+    return lists | answers | {name: most[name] for name in ("n_slots", "n_workers", "base_bytes", "peak_bytes")}
+
+
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Do `job`; returns its result."""
     return _KINDS[job.pop("kind")](**job)
 
 
 def _speed(
-    model: str, prompts: Sequence[str], n_threads: int, n_slots: int | None, n_ctx: int, max_new: int, chat: list[str] | None, turns: int
+    model: str, prompts: Sequence[str], n_threads: int, n_slots: int | None, n_ctx: int, max_new: int, chat: list[str] | None
 ) -> dict[str, Any]:
-    """Seconds of loading, tokens/s of one sequence, and the free greedy answers of the product's scheduler with their pace.
+    """One turn: seconds of loading, tokens/s of one sequence, and the free greedy answers of the product's scheduler with their pace.
 
     The file is in the page cache when it is loaded. peak_bytes: resident pages of the process at most; base_bytes: before
     the first weights were read, so that peak - base is what the file and its contexts take.
@@ -46,20 +57,16 @@ def _speed(
     llama_lib()
     decoding.warm_up()
     path, base_bytes = Path(model), resident_bytes()
-    loads, prefills, decodes = [], [], []
     load_model(path, use_mmap=False).close()
-    for _ in range(turns):
-        started = time.perf_counter()
-        with load_model(path, use_mmap=False) as loaded:
-            loads.append(time.perf_counter() - started)
-            prefill, decode = _plain(loaded, prompts, n_threads)
-        prefills.append(prefill)
-        decodes.append(decode)
+    started = time.perf_counter()
+    with load_model(path, use_mmap=False) as loaded:
+        load_seconds = time.perf_counter() - started
+        prefill, decode = _plain(loaded, prompts, n_threads)
     answers = engine_answers(model, prompts, n_threads, n_slots, n_ctx, max_new, guided=False, chat=chat, window=len(prompts))
     return {
-        "load_seconds": loads,
-        "prefill_tokens_per_s": prefills,
-        "decode_tokens_per_s": decodes,
+        "load_seconds": load_seconds,
+        "prefill_tokens_per_s": prefill,
+        "decode_tokens_per_s": decode,
         "profiles_per_s": len(prompts) / answers["seconds"],
         **{name: answers[name] for name in ("texts", "finishes", "n_slots", "n_workers")},
         "base_bytes": base_bytes,
@@ -106,23 +113,22 @@ def _logits(**arguments: Any) -> dict[str, Any]:
 
 
 def _encode(model: str, texts: Sequence[str], n_threads: int, out: str) -> dict[str, Any]:
-    """An encoder's vectors of `texts`, to `out`; seconds of loading and texts/s."""
+    """An encoder's vectors of `texts`, as `reclm embed items` makes them, to `out`; seconds of loading and distinct texts/s."""
     import numpy as np
 
     from ..text.encoder import TextEncoder
+    from ..text.vectors import EmbedCounts, embed_texts
 
-    texts = list(texts)
     started = time.perf_counter()
     with TextEncoder(Path(model), n_threads=n_threads) as encoder:
         load_seconds = time.perf_counter() - started
-        encoder.encode(texts[:16])
+        encoder.encode(list(texts[:16]))
+        counts = EmbedCounts("items")
         started = time.perf_counter()
-        vectors = np.asarray(encoder.encode(texts), np.float32)
+        arrays, _ = embed_texts(texts, encoder, None, None, counts)
         seconds = time.perf_counter() - started
-    if not np.isfinite(vectors).all():
-        raise ModelError("expected finite vectors, found NaN or infinity")
-    np.save(out, vectors)
-    return {"load_seconds": load_seconds, "texts_per_s": len(texts) / seconds, "peak_bytes": peak_resident_bytes()}
+    np.save(out, arrays["vectors"])
+    return {"load_seconds": load_seconds, "texts_per_s": counts.n_texts_embedded / seconds, "peak_bytes": peak_resident_bytes()}
 
 
 _KINDS = {"speed": _speed, "logits": _logits, "encode": _encode}

@@ -10,11 +10,11 @@ from typing import Any
 from ..report.plots import dot_plot
 from ..report.shell import shell
 from ..report.tables import metric_label, pairs_html, table_html
-from . import quant_encoder, quant_int8
+from . import quant_int8
 from .quant_downstream import GROUPS, METRICS, K
 from .quant_plots import Mark, dot_of, frontier_plot
 from .quant_results import CHOSEN, HEADLINE, TOO_SMALL
-from .quant_tables import loss_of, number
+from .quant_tables import encoder_cells, loss_of, number
 
 _TITLES = {CHOSEN: "Ship {name}", TOO_SMALL: "Too small a sample to tell"}
 _KEY = (
@@ -163,7 +163,7 @@ def _speed(rows: Sequence[Mapping[str, Any]]) -> str:
     body = []
     for row in rows:
         cells = [f"{row['size_bytes'] / 1e6:,.1f}", f"{row['bits_per_weight']:.2f}", f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['load_seconds']:.3f}",
-                 *(_ranged(row, name) for name in ("prefill_tokens_per_s", "decode_tokens_per_s")), f"{row['profiles_per_s']:,.2f}"]  # fmt: skip
+                 *(_ranged(row, name) for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "profiles_per_s"))]  # fmt: skip
         body.append(
             f'<tr><th scope="row">{escape(row["name"])}</th>' + "".join(f'<td class="number">{cell}</td>' for cell in cells) + "</tr>"
         )
@@ -172,7 +172,7 @@ def _speed(rows: Sequence[Mapping[str, Any]]) -> str:
         for title in ("MB", "Bits/weight", "Peak MB", "Load, s", "Prefill, tokens/s", "Decode, tokens/s", "Profiles/s")
     )
     marks = [
-        Mark(row["name"], _megabytes(row), row["profiles_per_s"], kind=_kind(row), shown=f"{row['profiles_per_s']:,.2f}") for row in rows
+        Mark(row["name"], _megabytes(row), row["profiles_per_s"], *row["profiles_per_s_range"], _kind(row), f"{row['profiles_per_s']:,.2f}") for row in rows
     ]
     plot = _figure(
         "Profiles per second",
@@ -181,14 +181,14 @@ def _speed(rows: Sequence[Mapping[str, Any]]) -> str:
     )
     return (
         table_html(
-            "Each file in a process of its own; medians, with the least and the most below.", f'<th scope="col">File</th>{head}', body
+            "Each file in processes of its own, in turns; medians, with the least and the most below.", f'<th scope="col">File</th>{head}', body
         )
         + plot
     )
 
 
 def _encoders(rows: Sequence[Mapping[str, Any]]) -> str:
-    head, *told = quant_encoder.cells(rows)
+    head, *told = encoder_cells(rows)
     body = [
         "".join([f'<tr><th scope="row">{escape(row[0])}</th>', *(f'<td class="number">{escape(cell)}</td>' for cell in row[1:]), "</tr>"])
         for row in told
@@ -199,7 +199,7 @@ def _encoders(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _ranged(row: Mapping[str, Any], name: str) -> str:
     low, high = row[f"{name}_range"]
-    return f'{row[name]:,.0f}<span class="interval">{low:,.0f} to {high:,.0f}</span>'
+    return f'{number(row[name])}<span class="interval">{number(low)} to {number(high)}</span>'
 
 
 def _mark(row: Mapping[str, Any], figure: Mapping[str, Any], digits: int) -> Mark:

@@ -75,11 +75,10 @@ def _speed(speed: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, 
     n_parse = sum(judge("", text, finish).status == OK for text, finish in zip(texts, speed["finishes"], strict=True))
     n_same = sum(a == b for a, b in zip(texts, theirs, strict=True))
     out: dict[str, Any] = {}
-    for name in ("load_seconds", "prefill_tokens_per_s", "decode_tokens_per_s"):
+    for name in ("load_seconds", "prefill_tokens_per_s", "decode_tokens_per_s", "profiles_per_s"):
         out[name] = statistics.median(speed[name])
         out[f"{name}_range"] = [min(speed[name]), max(speed[name])]
     return out | {
-        "profiles_per_s": speed["profiles_per_s"],
         "peak_bytes": speed["peak_bytes"],
         "model_bytes": speed["peak_bytes"] - speed["base_bytes"],
         "n_prompts": n,

@@ -5,9 +5,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import quant_encoder, quant_int8
+from . import quant_int8
 from .machine import sentence
 from .quant_downstream import GROUPS, METRICS, K
+from .quant_encoder import K as N_NEAREST
 
 _FIGURES = ("perplexity", "answer_perplexity", "log_perplexity_ratio", "mean_kl", "answer_mean_kl", "kl_99", "top1_agreement", "parse_share",
             "free_exact_share", "exact_share", "cosine")  # fmt: skip
@@ -52,7 +53,7 @@ def lines_of(document: Mapping[str, Any]) -> list[str]:
         ],
     )
     if document["encoders"]:
-        head, *told = quant_encoder.cells(document["encoders"])
+        head, *told = encoder_cells(document["encoders"])
         lines += ["", "The text encoder on the catalogue's texts, with 95 % intervals", *_table(head, told)]
     for row in document["files"]:
         if row["excluded"]:
@@ -138,3 +139,24 @@ def csv_of(document: Mapping[str, Any]) -> str:
             cells += [*(pair.get("interval") or ("", "")), *(pair.get("loss_interval") or ("", ""))]
         writer.writerow(["" if cell is None else cell for cell in cells])
     return out.getvalue()
+
+
+def encoder_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The text encoders as a table: its head, then a row a file; an excluded one says why."""
+
+    def figure(one: Mapping[str, Any], scale: float, digits: int) -> str:
+        low, high = (scale * end for end in one["interval"])
+        return f"{scale * one['value']:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+    out: list[tuple[str, ...]] = [("encoder", "MB", "bits/w", "load s", "peak MB", "texts/s", "cosine", "least", f"nearest {N_NEAREST} kept, %", "R@20", "loss of R@20")]
+    for row in rows:
+        if row["excluded"]:
+            out.append((row["name"], "excluded", "", "", "", "", "", "", "", "", row["excluded"]))
+            continue
+        pair = (row["downstream"] or {}).get("full recall@20")
+        out.append(
+            (row["name"], f"{row['size_bytes'] / 1e6:,.1f}", f"{row['bits_per_weight']:.2f}", f"{row['load_seconds']:.3f}", f"{row['peak_bytes'] / 1e6:,.0f}",
+             f"{row['texts_per_s']:,.1f}", figure(row["cosine"], 1, 5), f"{row['min_cosine']:.5f}", figure(row["neighbours_kept"], 100, 1),
+             "not fitted" if row["downstream"] is None else "no users" if pair is None else f"{pair['value']:.4f}", "" if pair is None else loss_of(pair))
+        )  # fmt: skip
+    return out

@@ -33,9 +33,16 @@ from .vectors import Vectors
 
 log = logging.getLogger(__name__)
 MIN_BATCH = 64
+# Phases that read profiles where those stand beside the model; the others are the same with and without them.
+PROFILE_PHASES = ("profiles", "refit profiles")
 
 # progress(done, total, note)
 Progress = Callable[..., None]
+
+
+def checkpoint_path(folder: Path, phase: str) -> Path:
+    """Where a phase of a fit keeps what it has reached."""
+    return folder / f"{phase.replace(' ', '-')}.safetensors"
 
 
 def fit_arrays(
@@ -170,7 +177,7 @@ class _Fit:
     def _train(
         self, phase: str, module: Trainable, interactions: sp.csr_matrix, config: TrainConfig, validate: Validate | None
     ) -> Trained:
-        checkpoint = None if self.checkpoint is None else self.checkpoint / f"{phase.replace(' ', '-')}.safetensors"
+        checkpoint = None if self.checkpoint is None else checkpoint_path(self.checkpoint, phase)
         return train(
             module, interactions, config, validate=validate, progress=self.report, phase=phase, checkpoint=checkpoint,
             n_threads=self.n_threads,
@@ -208,7 +215,7 @@ class _Fit:
         tower = self._tower(base)
         self.report.begin(self.settings.tower_epochs)
         trained = self._train(
-            "profiles", tower, self.inputs.split.train, self._tower_config(self.settings.tower_epochs),
+            PROFILE_PHASES[0], tower, self.inputs.split.train, self._tower_config(self.settings.tower_epochs),
             lambda parts: tower.best_gates(parts, validate)[1:],
         )  # fmt: skip
         if not trained.ndcg_20 > figures[1]:
@@ -221,7 +228,7 @@ class _Fit:
         self, base: Vectors, fold: FoldState, interactions: sp.csr_matrix, gates: tuple[float, float], epochs: int
     ) -> tuple[Vectors, FoldState]:
         tower = self._tower(base)
-        trained = self._train("refit profiles", tower, interactions, self._tower_config(epochs), None)
+        trained = self._train(PROFILE_PHASES[1], tower, interactions, self._tower_config(epochs), None)
         return tower.joined(tower.vectors(trained.params), gates), tower.fold(fold, trained.params, gates)
 
     # -- the result -----------------------------------------------------------------
