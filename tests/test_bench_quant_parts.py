@@ -6,14 +6,14 @@ import re
 import numpy as np
 import pytest
 
-from reclm_lite.bench import quant_encoder, quant_tables
+from reclm_lite.bench import quant_tables
 from reclm_lite.bench.quant_files import parse_types
 from reclm_lite.bench.quant_logits import stored_masks
-from reclm_lite.bench.quant_plots import Mark, frontier, frontier_plot
-from reclm_lite.report.plots import nice_ticks
 from reclm_lite.bench.quant_profiles import Written, similarity
 from reclm_lite.bench.quant_state import State
 from reclm_lite.errors import InputError
+from reclm_lite.report.frontier import Mark, frontier, frontier_plot
+from reclm_lite.report.plots import nice_ticks
 
 
 def test_types_come_with_and_without_importance_matrix_where_both_can_be_had():

@@ -27,7 +27,14 @@ from ..profiles.scheduler import Tokenizer
 from ..profiles.sources import SourceSettings
 from ..profiles.sources.gguf import Model
 from ..text.vectors import Encoder, open_encoder
-from . import machine, quant_downstream, quant_encoder, quant_int8, quant_profiles, quant_results
+from . import (
+    machine,
+    quant_downstream,
+    quant_encoder,
+    quant_int8,
+    quant_profiles,
+    quant_results,
+)
 from .quant_files import DEFAULT_TYPES, Asked, File, Maker, open_reference, parse_types
 from .quant_intervals import MIN_UNITS
 from .quant_jobs import merged, run_job
@@ -179,7 +186,7 @@ class _Run:
             plain = self._downstream(found, ws, keys)
             encoders = self._encoders()
         return quant_results.document(
-            asdict(settings), self._about(), found, plain, self.int8, encoders, notes=self.notes, n_users=len(self.users), n_all_users=self.split.n_users,
+            asdict(settings), self._about(), found, plain, self.int8, encoders, split=self.split.fingerprint, notes=self.notes, n_users=len(self.users), n_all_users=self.split.n_users,
             max_loss=settings.max_loss, n_kept=self.state.n_found, n_made=self.state.n_made,
         )  # fmt: skip
 

@@ -7,30 +7,25 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ..report import frontier
+from ..report.frontier import HEADLINE, Mark, dot_of, loss_of
 from ..report.plots import dot_plot
 from ..report.shell import shell
 from ..report.tables import metric_label, pairs_html, table_html
 from . import quant_int8
 from .quant_downstream import GROUPS, METRICS, K
-from .quant_plots import Mark, dot_of, frontier_plot
-from .quant_results import CHOSEN, HEADLINE, TOO_SMALL
-from .quant_tables import encoder_cells, loss_of, number
+from .quant_results import CHOSEN, TOO_SMALL
+from .quant_tables import encoder_cells, number
 
 _TITLES = {CHOSEN: "Ship {name}", TOO_SMALL: "Too small a sample to tell"}
-_KEY = (
-    '<ul class="key" aria-label="Marks">'
-    '<li><svg viewBox="0 0 14 14" aria-hidden="true"><rect class="dot reference-row" x="3" y="3" width="8" height="8"/></svg>not quantized</li>'
-    '<li><svg viewBox="0 0 14 14" aria-hidden="true"><circle class="dot" cx="7" cy="7" r="4.5"/></svg>without importance matrix</li>'
-    '<li><svg viewBox="0 0 14 14" aria-hidden="true"><path class="dot profiles" d="M7,1 l6,6 l-6,6 l-6,-6 Z"/></svg>with one</li></ul>'
-)
 
 
 def render(document: Mapping[str, Any]) -> str:
     """The whole page as HTML."""
-    rows = sorted((row for row in document["files"] if not row["excluded"]), key=lambda row: (-row["size_bytes"], row["name"]))
+    rows = frontier.measured(document)
     excluded = [row for row in document["files"] if row["excluded"]]
     sections = [
-        ("frontier", "Size against loss", _frontier(document, rows)),
+        ("frontier", "Size against loss", frontier.section(document)),
         ("recommendations", "Recommendations", _recommendations(document, rows)),
         ("profiles", "Profiles", _profiles(rows)),
         ("distributions", "Next tokens", _distributions(rows)),
@@ -61,42 +56,7 @@ def _model_name(document: Mapping[str, Any]) -> str:
     return str(document["settings"]["model"]).replace("\\", "/").rpartition("/")[2]
 
 
-def _kind(row: Mapping[str, Any]) -> str:
-    return "reference" if row["is_reference"] else "imatrix" if row["imatrix"] else "plain"
-
-
-def _megabytes(row: Mapping[str, Any]) -> str:
-    return f"{row['size_bytes'] / 1e6:,.1f} MB"
-
-
-def _figure(title: str, note: str, svg: str) -> str:
-    return f"<figure><figcaption>{escape(title)}<span>{escape(note)}</span></figcaption>{svg}</figure>"
-
-
 # -- sections ---------------------------------------------------------------------------
-
-
-def _frontier(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    marks = []
-    for row in rows:
-        pair = row["downstream"][HEADLINE]
-        if pair is not None and pair["loss"] is not None:
-            low, high = pair["loss_interval"] or (None, None)
-            marks.append((row["size_bytes"] / 1e6, Mark(row["name"], _megabytes(row), pair["loss"], low, high, _kind(row), loss_of(pair))))
-    if not marks:
-        return "<p>No user of this sample had anything held out that was found: there is no loss to show.</p>"
-    bound = document["choice"]["max_loss"]
-    in_rows = [mark for _, mark in marks]
-    plain = document["without_profiles"][HEADLINE]
-    if plain is not None and plain["loss"] is not None:
-        low, high = plain["loss_interval"] or (None, None)
-        in_rows.append(Mark("no profiles", "the backbone alone", plain["loss"], low, high, "reference", loss_of(plain)))
-    note = f"Loss of Recall@20 beside the unquantized file; the dashed line is the bound of {100 * bound:g} %."
-    by_loss = dot_plot(
-        list(map(dot_of, in_rows)), title="Loss of Recall@20", axis="loss of Recall@20", reference=bound, reference_label=f"{100 * bound:g} %", percent=True
-    )
-    scatter = frontier_plot(marks, title="Size and loss", x_axis="size of the file, MB", y_axis="loss of Recall@20", bound=bound)
-    return f'{_KEY}<div class="pair">{_figure("The frontier", note, scatter)}{_figure("With 95 % intervals", "Negative: better than the unquantized file.", by_loss)}</div>'
 
 
 def _recommendations(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -140,7 +100,7 @@ def _profiles(rows: Sequence[Mapping[str, Any]]) -> str:
     )
     marks = [_mark(row, row["cosine"], 3) for row in rows if row["cosine"]["value"] is not None]
     plot = (
-        _figure(
+        frontier.figure(
             "Profiles beside the unquantized file's",
             "Mean cosine of their text vectors; a profile that is missing counts as 0.",
             dot_plot(list(map(dot_of, marks)), title="Cosine of profiles", axis="mean cosine", from_zero=False),
@@ -172,9 +132,9 @@ def _speed(rows: Sequence[Mapping[str, Any]]) -> str:
         for title in ("MB", "Bits/weight", "Peak MB", "Load, s", "Prefill, tokens/s", "Decode, tokens/s", "Profiles/s")
     )
     marks = [
-        Mark(row["name"], _megabytes(row), row["profiles_per_s"], *row["profiles_per_s_range"], _kind(row), f"{row['profiles_per_s']:,.2f}") for row in rows
+        Mark(row["name"], frontier.megabytes(row), row["profiles_per_s"], *row["profiles_per_s_range"], frontier.kind_of(row), f"{row['profiles_per_s']:,.2f}") for row in rows
     ]
-    plot = _figure(
+    plot = frontier.figure(
         "Profiles per second",
         "Free greedy answers to distinct prompts, many at once.",
         dot_plot(list(map(dot_of, marks)), title="Profiles per second", axis="profiles/s"),
@@ -204,7 +164,7 @@ def _ranged(row: Mapping[str, Any], name: str) -> str:
 
 def _mark(row: Mapping[str, Any], figure: Mapping[str, Any], digits: int) -> Mark:
     low, high = figure["interval"] or (None, None)
-    return Mark(row["name"], _megabytes(row), figure["value"], low, high, _kind(row), number(figure["value"], digits))
+    return Mark(row["name"], frontier.megabytes(row), figure["value"], low, high, frontier.kind_of(row), number(figure["value"], digits))
 
 
 def _table(caption: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, float, int | None]]) -> str:

@@ -15,19 +15,20 @@ import numpy as np
 
 from ..evaluate.intervals import bootstrap_mean
 from ..profiles.answers import OK, judge
+from ..report.frontier import HEADLINE
+from ..workspace import now
 from .quant_downstream import COLD_ITEMS
 from .quant_intervals import MIN_UNITS, ratio, wilson
 
-HEADLINE = "full recall@20"
 CHOSEN, TOO_SMALL, LOSE_MORE, REFERENCE = "chosen", "sample too small", "all lose more", "reference"
 
 
 def document(
     settings: Mapping[str, Any], machine: Mapping[str, Any], found: Sequence[Any], plain: Mapping[str, Any], int8: Mapping[str, Any] | None,
-    encoders: Sequence[Mapping[str, Any]] | None, *, notes: Sequence[str], n_users: int, n_all_users: int, max_loss: float, n_kept: int, n_made: int,
+    encoders: Sequence[Mapping[str, Any]] | None, *, split: str, notes: Sequence[str], n_users: int, n_all_users: int, max_loss: float, n_kept: int, n_made: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything as one JSON-able dict. found: `quant.Measured`, the reference first; plain: the backbone without profiles;
-    int8: of `quant_int8.summary`; encoders: of `quant_encoder.measure`.
+    int8: of `quant_int8.summary`; encoders: of `quant_encoder.measure`; split: its fingerprint.
     """
     reference = found[0]
     rows = [row_of(each, reference) for each in found]
@@ -40,6 +41,8 @@ def document(
         notes.append("One seed tells nothing of how much fits differ by chance: recommendations have no intervals; use --seeds 2 or more.")
     return {
         "benchmark": "quant",
+        "created": now(),
+        "split": split,
         "machine": dict(machine),
         "settings": {name: str(value) if hasattr(value, "parts") else value for name, value in settings.items()},
         "n_users": n_users,

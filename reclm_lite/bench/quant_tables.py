@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..report.frontier import HEADLINE, loss_of
 from . import quant_int8
 from .machine import sentence
 from .quant_downstream import GROUPS, METRICS, K
@@ -30,28 +31,34 @@ def lines_of(document: Mapping[str, Any]) -> list[str]:
             for row in rows
         ],
     )  # fmt: skip
-    lines += ["", f"Beside {rows[0]['name']}, with 95 % intervals"]
+    lines += ["", f"Next tokens beside {rows[0]['name']}, with 95 % intervals; KL in nats"]
     lines += _table(
-        ("file", "perplexity", "of answers", "mean KL", "99 % KL", "top-1 %", "parse %", "exact %", "cosine"),
+        ("file", "perplexity", "of answers", "mean KL", "KL, 99th percentile", "top-1 %"),
         [
-            (row["name"], _figure(row["perplexity"]), _figure(row["answer_perplexity"]), _figure(row["mean_kl"]), _figure(row["kl_99"]),
-             *(_figure(row[name], 100, 1) for name in ("top1_agreement", "parse_share", "exact_share")), _figure(row["cosine"], 1, 3))
+            (row["name"], *(_figure(row[name]) for name in ("perplexity", "answer_perplexity", "mean_kl", "kl_99")), _figure(row["top1_agreement"], 100, 1))
             for row in rows
         ],
     )  # fmt: skip
-    lines += [
-        "",
-        f"{document['settings']['backbone']} with these profiles: the difference from {rows[0]['name']}, 95 % intervals; cold: at most {document['cold_items']} interactions",
-    ]
-    columns = [f"{group} {metric}" for group in GROUPS for metric in METRICS]
-    told = [(row["name"], row["downstream"]) for row in rows] + [("no profiles", document["without_profiles"])]
+    lines += ["", f"Profiles beside those of {rows[0]['name']}, with 95 % intervals; free: nothing held to the form"]
     lines += _table(
-        ("file", *(column.replace("recall", "R").replace("ndcg", "N") for column in columns), "loss of R@20, full"),
+        ("file", "parse, free %", "same, free %", "same %", "cosine"),
         [
-            (name, *(_difference(pairs[column], name == rows[0]["name"]) for column in columns), loss_of(pairs["full recall@20"]))
-            for name, pairs in told
+            (row["name"], *(_figure(row[name], 100, 1) for name in ("parse_share", "free_exact_share", "exact_share")), _figure(row["cosine"], 1, 3))
+            for row in rows
         ],
     )
+    told = [(row["name"], row["downstream"]) for row in rows] + [("no profiles", document["without_profiles"])]
+    for metric in METRICS:
+        name = metric.replace("recall", "Recall").replace("ndcg", "NDCG")
+        lines += ["", f"{name} of {document['settings']['backbone']} with these profiles: differences from {rows[0]['name']}, 95 % intervals"]
+        loss = metric == HEADLINE.split()[1]
+        lines += _table(
+            ("file", "all", "unseen items", f"users of at most {document['cold_items']}", *(["loss, all"] if loss else [])),
+            [
+                (name, *(_difference(pairs[f"{group} {metric}"], name == rows[0]["name"]) for group in GROUPS), *([loss_of(pairs[HEADLINE])] if loss else []))
+                for name, pairs in told
+            ],
+        )
     if document["encoders"]:
         head, *told = encoder_cells(document["encoders"])
         lines += ["", "The text encoder on the catalogue's texts, with 95 % intervals", *_table(head, told)]
@@ -103,16 +110,6 @@ def _difference(pair: Mapping[str, Any] | None, is_reference: bool) -> str:
     return f"{pair['difference']:+.4f} ±{pair['interval'][1] - pair['difference']:.4f}"
 
 
-def loss_of(pair: Mapping[str, Any] | None) -> str:
-    """The relative loss in per cent with its interval."""
-    if pair is None or pair["loss"] is None:
-        return "none"
-    if pair["loss_interval"] is None:
-        return f"{100 * pair['loss']:.2f} %, too few"
-    low, high = (100 * end for end in pair["loss_interval"])
-    return f"{100 * pair['loss']:.2f} % ({low:.2f} to {high:.2f})"
-
-
 def csv_of(document: Mapping[str, Any]) -> str:
     """A row a file, each figure with columns `_low` and `_high`; empty where there is none."""
     pairs = [f"{group} {metric}" for group in GROUPS for metric in METRICS]
@@ -153,7 +150,7 @@ def encoder_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         if row["excluded"]:
             out.append((row["name"], "excluded", "", "", "", "", "", "", "", "", row["excluded"]))
             continue
-        pair = (row["downstream"] or {}).get("full recall@20")
+        pair = (row["downstream"] or {}).get(HEADLINE)
         out.append(
             (row["name"], f"{row['size_bytes'] / 1e6:,.1f}", f"{row['bits_per_weight']:.2f}", f"{row['load_seconds']:.3f}", f"{row['peak_bytes'] / 1e6:,.0f}",
              f"{row['texts_per_s']:,.1f}", figure(row["cosine"], 1, 5), f"{row['min_cosine']:.5f}", figure(row["neighbours_kept"], 100, 1),

@@ -19,11 +19,13 @@ from ..errors import MissingArtefactError, ReclmError
 from ..profiles.store import get_profile
 from ..serve.recommend import Recommendation, Recommender
 from ..workspace import Workspace, now
+from . import frontier
 
 log = logging.getLogger(__name__)
 
 N_EXAMPLES = 3
 EXAMPLE_K = 10
+QUANTIZATION = "reports/quant/quant.json"  # where `reclm bench quant` leaves its results unless told otherwise
 # Catalogue coverage is measured on at most this many users, evenly spaced over all who have a history.
 COVERAGE_USERS = 400
 COVERAGE_K = 20
@@ -79,6 +81,8 @@ class Facts:
     artefacts: list[ArtefactLine]
     software: list[tuple[str, str]]
     commands: list[str] = field(default_factory=list)
+    quantization: dict | None = None
+    quantization_is_current: bool = False
 
 
 def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
@@ -87,10 +91,10 @@ def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
     recommender = Recommender(ws)
     known = recommender.known
     lengths = np.diff(known.indptr).astype(np.int64)
-    split_params, split_sizes, missing = {}, {}, ""
+    split_params, split_sizes, missing, split_is = {}, {}, "", None
     try:
         split = load_split(ws)
-        split_params = split.params
+        split_params, split_is = split.params, split.fingerprint
         for part in ("train", "valid", "test", "unseen"):
             split_sizes[part] = int(getattr(split, part).nnz)
         split_sizes["full_candidates"] = len(split.full_candidates)
@@ -102,6 +106,7 @@ def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
     except MissingArtefactError as error:
         missing = str(error)
     n_coverage, n_covered = _coverage(recommender, lengths)
+    quantization = frontier.read(ws.root / QUANTIZATION)
     return Facts(
         name=interactions.name or ws.root.name,
         created=now(),
@@ -124,6 +129,8 @@ def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
         artefacts=_artefacts(ws),
         software=_software(),
         commands=_commands(ws),
+        quantization=quantization,
+        quantization_is_current=quantization is not None and quantization.get("split") == split_is,
     )
 
 

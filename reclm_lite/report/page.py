@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ProfileFormatError
 from ..files import atomic_path
 from ..workspace import Workspace
-from . import plots, tables
+from . import frontier, plots, tables
 from .facts import COVERAGE_K, EXAMPLE_K, Facts, Person, gather
 from .shell import shell
 
@@ -40,6 +40,7 @@ def render(facts: Facts) -> str:
         ("models", "Models compared", _models(facts)),
         ("people", "Three users", _people(facts.people)),
         ("coverage", "Coverage", _coverage(facts)),
+        *([("quantization", "Size of the profile model", _quantization(facts))] if facts.quantization else []),
         ("data", "The data", _data(facts)),
         ("split", "Split and settings", _split(facts)),
         ("provenance", "Provenance", _provenance(facts)),
@@ -204,6 +205,22 @@ def _profile(person: Person) -> str:
         f'<dl class="profile"><dt>Identity</dt><dd>{escape(", ".join(profile.identity))}</dd>'
         f"<dt>Interests</dt><dd>{escape(', '.join(profile.interests))}</dd></dl>{source}"
     )
+
+
+# -- quantization ---------------------------------------------------------------------
+
+
+def _quantization(facts: Facts) -> str:
+    document = facts.quantization or {}
+    settings, when = document["settings"], str(document.get("created", ""))[:16].replace("T", " ")
+    model = str(settings["model"]).replace("\\", "/").rpartition("/")[2]
+    old = "" if facts.quantization_is_current else "<strong>The data or the split have changed since.</strong> "
+    note = (
+        f"{old}Files made of {escape(model)}, each writing the profiles of {_plural(document['n_users'], 'user')} that {escape(settings['backbone'])} was fitted with, "
+        f"{_plural(settings['n_seeds'], 'seed')}. Measured {escape(when)} UTC by <code>reclm bench quant</code>; its own page, <code>quant.html</code>, has the rest."
+    )
+    sentence = escape(document["choice"]["sentence"]).replace(" %", "\u00a0%")
+    return f'<p>{sentence}</p>{frontier.section(document)}<p class="note">{note}</p>'
 
 
 # -- coverage, data, split ----------------------------------------------------------------

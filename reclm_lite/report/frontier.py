@@ -1,13 +1,27 @@
-"""The plot of `quant.html` that the report has not: the frontier of size and loss; and files as dots of `report.plots`.
+"""How small the profile model may be: the results of `reclm bench quant` as size against loss, for the report and for `quant.html`.
 
-Classes are those of the report's style sheet, so that dark mode and print restyle them; nothing is told by colour alone: files
-with an importance matrix are diamonds, the unquantized one a square.
+Reads the document that the benchmark writes (`quant.json`). Classes are those of the report's style sheet, so that dark mode and
+print restyle them; nothing is told by colour alone: files with an importance matrix are diamonds, the unquantized one a square.
 """
 
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
 
-from ..report.plots import WIDTH, Dot, marker, nice_ticks, svg, text, tick_text
+from .plots import WIDTH, Dot, dot_plot, marker, nice_ticks, svg, text, tick_text
+
+log = logging.getLogger(__name__)
+HEADLINE = "full recall@20"
+KEY = (
+    '<ul class="key" aria-label="Marks">'
+    '<li><svg viewBox="0 0 14 14" aria-hidden="true"><rect class="dot reference-row" x="3" y="3" width="8" height="8"/></svg>not quantized</li>'
+    '<li><svg viewBox="0 0 14 14" aria-hidden="true"><circle class="dot" cx="7" cy="7" r="4.5"/></svg>without importance matrix</li>'
+    '<li><svg viewBox="0 0 14 14" aria-hidden="true"><path class="dot profiles" d="M7,1 l6,6 l-6,6 l-6,-6 Z"/></svg>with one</li></ul>'
+)
 
 _CHAR = 7.4  # units that a character of a label takes, about
 
@@ -26,6 +40,73 @@ class Mark:
 
 
 _LOOKS = {"plain": ("plain", "circle"), "imatrix": ("profiles", "diamond"), "reference": ("reference-row", "square")}
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The results at `path`, or None where there are none, or none that can be read: the log says why."""
+    if not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        section(document)
+        _ = [document["settings"][name] for name in ("model", "backbone", "n_seeds")], document["n_users"] + 0, document["choice"]["sentence"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        log.warning("%s is left out of the report: expected what `reclm bench quant` writes, found %s: %s", path, type(error).__name__, error)
+        return None
+    return document
+
+
+def loss_of(pair: Mapping[str, Any] | None) -> str:
+    """The relative loss in per cent with its interval."""
+    if pair is None or pair["loss"] is None:
+        return "none"
+    if pair["loss_interval"] is None:
+        return f"{100 * pair['loss']:.2f} %, too few"
+    low, high = (100 * end for end in pair["loss_interval"])
+    return f"{100 * pair['loss']:.2f} % ({low:.2f} to {high:.2f})"
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """How a file is marked."""
+    return "reference" if row["is_reference"] else "imatrix" if row["imatrix"] else "plain"
+
+
+def megabytes(row: Mapping[str, Any]) -> str:
+    return f"{row['size_bytes'] / 1e6:,.1f} MB"
+
+
+def measured(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of files that were measured to the end, the largest first."""
+    return sorted((row for row in document["files"] if not row["excluded"]), key=lambda row: (-row["size_bytes"], row["name"]))
+
+
+def section(document: Mapping[str, Any]) -> str:
+    """Size against loss as HTML: the frontier, and every file with its interval, beside the backbone without profiles."""
+    marks = []
+    for row in measured(document):
+        pair = row["downstream"][HEADLINE]
+        if pair is not None and pair["loss"] is not None:
+            low, high = pair["loss_interval"] or (None, None)
+            marks.append((row["size_bytes"] / 1e6, Mark(row["name"], megabytes(row), pair["loss"], low, high, kind_of(row), loss_of(pair))))
+    if not marks:
+        return "<p>No user of this sample had anything held out that was found: there is no loss to show.</p>"
+    bound = document["choice"]["max_loss"]
+    in_rows = [mark for _, mark in marks]
+    plain = document["without_profiles"][HEADLINE]
+    if plain is not None and plain["loss"] is not None:
+        low, high = plain["loss_interval"] or (None, None)
+        in_rows.append(Mark("no profiles", "the backbone alone", plain["loss"], low, high, "reference", loss_of(plain)))
+    note = f"Loss of Recall@20 beside the unquantized file; the dashed line is the bound of {100 * bound:g} %."
+    by_loss = dot_plot(
+        list(map(dot_of, in_rows)), title="Loss of Recall@20", axis="loss of Recall@20", reference=bound, reference_label=f"{100 * bound:g} %", percent=True
+    )
+    scatter = frontier_plot(marks, title="Size and loss", x_axis="size of the file, MB", y_axis="loss of Recall@20", bound=bound)
+    figures = figure("The frontier", note, scatter) + figure("With 95 % intervals", "Negative: better than the unquantized file.", by_loss)
+    return f'{KEY}<div class="pair">{figures}</div>'
+
+
+def figure(title: str, note: str, drawn: str) -> str:
+    return f"<figure><figcaption>{escape(title)}<span>{escape(note)}</span></figcaption>{drawn}</figure>"
 
 
 def dot_of(mark: Mark) -> Dot:
