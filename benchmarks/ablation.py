@@ -3,10 +3,12 @@
     python benchmarks/ablation.py -w WS --variant full=ppo.gguf --variant "no second round"=one.gguf --variant "no RL"=sft.gguf
 
 For each variant, in a copy of the workspace: profiles of all users by that GGUF (`rules` and `text` are variants too: `text` has
-the mean text vector of the history in a profile's place), their vectors, and LightGCN fitted with them, for each seed;
+the mean text vector of the history in a profile's place; and a copy of the workspace in which the profiles lie already, with their
+vectors), and LightGCN fitted with them, for each seed;
 and once more with profile vectors dealt to other users, since a gain that shuffled profiles give too is none. Beside
 them LightGCN without profiles, popularity and random. A model is selected on validation; the figures are of test. Intervals are
-95 %, of the mean over seeds by Student's t. Prints a table, and one JSON line last. Needs `reclm neighbors` and `embed items`.
+95 %, of the mean over seeds by Student's t. `--set encoder=published` joins profiles as the paper does, with no gate that validation
+could close. Prints a table, and one JSON line last. Needs `reclm neighbors` and `embed items`.
 With `--results FOLDER` each fit's figures are kept there, as those of `reclm bench quant` are, and a run that was stopped, or one with
 more variants, makes the others alone.
 """
@@ -46,6 +48,11 @@ def profile_vectors(ws: Workspace, source: str, n_threads: int | None) -> np.nda
         items = ws.load("vectors/items", made_by="reclm embed items").arrays["vectors"]
         means = np.asarray(train @ items, dtype=np.float32)
         return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
+    if Path(source).is_dir():
+        with Workspace.open(Path(source)) as other:
+            if load_split(other).fingerprint != load_split(ws).fingerprint:
+                raise SystemExit(f"expected the split of the workspace in {source}, found another: copy the workspace, then write profiles in the copy")
+            return other.load(VECTORS, made_by="reclm embed profiles").arrays["vectors"]
     rules = source == "rules"
     run_profiles(ws, "users", source=SourceSettings(source if rules else str(Path(source).absolute()), n_threads=None if rules else n_threads))
     embed_profiles(ws)
@@ -66,16 +73,17 @@ def interval(values: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-w", "--workspace", type=Path, required=True)
-    parser.add_argument("--variant", action="append", default=[], metavar="NAME=GGUF|rules|text", required=True)
+    parser.add_argument("--variant", action="append", default=[], metavar="NAME=GGUF|WORKSPACE|rules|text", required=True)
     parser.add_argument("--model", default="lightgcn")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="NAME=VALUE", help="a setting of the model")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--results", type=Path, metavar="FOLDER")
     options = parser.parse_args()
     variants = dict(text.partition("=")[::2] for text in options.variant)
     for name, source in variants.items():
-        if source not in ("rules", "text") and not Path(source).is_file():
-            parser.error(f"--variant {name}: expected a GGUF file, rules or text, found {source!r}")
+        if source not in ("rules", "text") and not Path(source).exists():
+            parser.error(f"--variant {name}: expected a GGUF file, a workspace, rules or text, found {source!r}")
     seeds, results = list(range(options.seeds)), {}
     with tempfile.TemporaryDirectory(dir=options.workspace.absolute().parent) as folder:
         copy = Path(folder) / "ws"
@@ -92,7 +100,7 @@ def main() -> None:
                 made[name] = profile_vectors(ws, source, options.threads)
                 say(f"{name}: vectors in {time.monotonic() - start:.0f} s")
         state = State(options.results or Path(folder) / "results")
-        fits = Fits(options.workspace, Path(folder) / "fits", state, options.model, None, options.threads)
+        fits = Fits(options.workspace, Path(folder) / "fits", state, options.model, None, options.threads, options.assignments)
         say(f"{options.model} without profiles")
         results["without profiles"] = by_metric(fits, None, seeds)
         for name, vectors in made.items():
@@ -103,12 +111,13 @@ def main() -> None:
                 results[kind] = by_metric(fits, those, seeds)
                 say(f"{kind}: R@20 {statistics.mean(results[kind]['full recall@20']):.4f}")
     columns = [f"{setting} {metric}" for setting in SETTINGS for metric in METRICS]
-    width = max(map(len, results))
-    print(f"{options.model}, {len(seeds)} seeds".ljust(width) + "".join(f"{column:>24}" for column in columns))
+    head = f"{' '.join([options.model, *options.assignments])}, {len(seeds)} seeds"
+    width = max(map(len, (head, *results)))
+    print(head.ljust(width) + "".join(f"{column:>24}" for column in columns))
     for name, row in results.items():
         cells = (f"{statistics.mean(row[c]):.4f} ± {interval(row[c]):.4f}" if len(row[c]) > 1 else f"{row[c][0]:.4f}" for c in columns)
         print(name.ljust(width) + "".join(f"{cell:>24}" for cell in cells))
-    print(json.dumps({"model": options.model, "seeds": seeds, "variants": list(variants), "results": results}))
+    print(json.dumps({"model": options.model, "seeds": seeds, "variants": list(variants), "settings": options.assignments, "results": results}))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import numpy as np
 from ..cf.fit import settings_of
 from ..cf.inputs import load_inputs
 from ..cf.phases import PROFILE_PHASES, checkpoint_path, fit_arrays
+from ..cf.settings import override
 from ..data.dataset import Split, load_split
 from ..evaluate.settings import SETTINGS, evaluate
 from ..workspace import Workspace
@@ -46,19 +47,22 @@ class Fits:
     encoder), files that differ in profiles alone share it, seed by seed, to the last bit.
     """
 
-    def __init__(self, root: Path, scratch: Path, state: State, backbone: str, epochs: int | None, n_threads: int | None):
-        self.scratch, self.state = scratch, state
+    def __init__(
+        self, root: Path, scratch: Path, state: State, backbone: str, epochs: int | None, n_threads: int | None, assignments: Sequence[str] = ()
+    ):
+        """assignments: `name=value`, settings in the place of the backbone's own."""
+        self.scratch, self.state, self.assignments = scratch, state, list(assignments)
         self.backbone, self.epochs, self.n_threads = backbone, epochs, n_threads
         used: dict[str, str] = {}
         with Workspace.open(root) as ws:
             self.split: Split = load_split(ws)
             self._inputs = load_inputs(ws, self.split, "none", used)
         self._items = used.get("vectors/items")
-        self._settings = settings_of(backbone)
+        self._settings = override(settings_of(backbone), self.assignments)
 
     def made_of(self, vectors: str, seed: int, *, int8: bool = False, text: str | None = None) -> dict[str, Any]:
         return {"backbone": self.backbone, "epochs": self.epochs, "split": self.split.fingerprint, "items": text or self._items,
-                "vectors": vectors, "seed": seed, "int8": int8}  # fmt: skip
+                "vectors": vectors, "seed": seed, "int8": int8, "settings": self.assignments}  # fmt: skip
 
     def has(self, vectors: str, seed: int, *, int8: bool = False, text: str | None = None) -> bool:
         return self.state.has("fit", self.made_of(vectors, seed, int8=int8, text=text))
