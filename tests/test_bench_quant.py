@@ -34,6 +34,7 @@ from reclm_lite.errors import (
     WorkspaceError,
 )
 from reclm_lite.profiles.prompts import load_inputs
+from reclm_lite.report import write_report
 from reclm_lite.runtime import load_model, quantize_file
 from reclm_lite.text.vectors import embed_items
 from reclm_lite.workspace import Workspace
@@ -263,6 +264,16 @@ def test_divergence_is_that_of_logits_computed_one_sequence_at_a_time(model, tmp
     assert found["kl_99_interval"][0] <= found["kl_99"] <= found["kl_99_interval"][1] + 1e-12
 
 
+def test_of_sequences_that_hold_their_answers_none_is_decoded(model, tmp_path):
+    sequences = [list(range(5, 25)), list(range(30, 42))]
+    found = measure(str(model), str(tmp_path), 1, sequences, n_prompt=[11, 7])
+    assert found["n_tokens"] == [19, 11] and found["n_answer_tokens"] == [9, 5] == found["n_answer_kl"]
+    with load_model(model) as loaded:
+        logits = gguf_logits(loaded, sequences[1], n_threads=1).astype(float)
+    log_q = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert found["answer_nll_sums"][1] == pytest.approx(-sum(log_q[at, sequences[1][at + 1]] for at in range(6, 11)), rel=1e-3)
+
+
 # -- profiles -------------------------------------------------------------------------
 
 
@@ -314,6 +325,27 @@ def test_settings_that_cannot_be_used_are_refused_before_any_work(root, model, t
     with pytest.raises(InputError, match=why):
         quant.run(settings(root, model, tmp_path / "out", **options))
     assert not (tmp_path / "out").exists()
+
+
+# -- the report of a workspace ------------------------------------------------------------------------
+
+
+def test_the_report_shows_the_frontier_where_it_was_measured(whole, root, tmp_path, caplog):
+    mine = shutil.copytree(root, tmp_path / "ws")
+    with Workspace.open(mine) as ws:
+        assert "Size of the profile model" not in Page(write_report(ws).read_text()).text
+        quant_output.write(whole.document, mine / "reports" / "quant")
+        page = Page(write_report(ws).read_text())
+        assert not page.open and "Size of the profile model" in page.text and "The data or the split have changed" not in page.text
+        assert "The frontier" in page.text and "no profiles, the backbone alone" in page.text
+        assert whole.document["choice"]["sentence"].replace(" %", "\u00a0%") in page.text
+        quant_output.write({**whole.document, "split": "another"}, mine / "reports" / "quant")
+        assert "The data or the split have changed since." in Page(write_report(ws).read_text()).text
+        for damage in ("{", "[]", json.dumps({**whole.document, "files": [{}]}), json.dumps({**whole.document, "choice": None})):
+            (mine / "reports" / "quant" / "quant.json").write_text(damage)
+            caplog.clear()
+            assert "Size of the profile model" not in Page(write_report(ws).read_text()).text
+            assert "quant.json is left out of the report: expected what `reclm bench quant` writes" in caplog.text
 
 
 # -- the text encoder -----------------------------------------------------------------------

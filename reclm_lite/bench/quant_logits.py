@@ -9,7 +9,7 @@ every position after the first token comes
 
 KL needs whole rows of the reference: they lie in a file, of at most `MAX_STORED_BYTES`, those of answers first and of prompts
 evenly thinned; the others count positions of all sequences. Keys and values are float32 (`convert.parity.logits`): weights
-are compared, not caches. Left out: chunks of running text as llama.cpp's own tool reads them.
+are compared, not caches. `benchmarks/perplexity.py` holds these figures to llama.cpp's own tool.
 """
 
 from collections.abc import Sequence
@@ -49,8 +49,11 @@ def stored_masks(n_prompt: Sequence[int], lengths: Sequence[int], limit: int) ->
     return np.split(keep, np.cumsum([length - 1 for length in lengths])[:-1])
 
 
-def measure(model: str, folder: str, n_threads: int, prompts: Sequence[Sequence[int]] | None = None, n_answer: int = 0) -> dict[str, Any]:
-    """Figures by sequence. prompts: given for the reference alone, whose sequences and rows then go to `folder`.
+def measure(
+    model: str, folder: str, n_threads: int, prompts: Sequence[Sequence[int]] | None = None, n_answer: int = 0, n_prompt: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Figures by sequence. prompts: given for the reference alone, whose sequences and rows then go to `folder`. n_prompt: how many
+    tokens of each belong to no answer, where they hold one already and none is to be decoded.
 
     {"nll_sums", "n_tokens", "answer_nll_sums", "n_answer_tokens", "n_agree", "kl_sums", "n_kl", "answer_kl_sums", "n_answer_kl",
     "kl_99", "kl_99_interval"}.
@@ -59,8 +62,10 @@ def measure(model: str, folder: str, n_threads: int, prompts: Sequence[Sequence[
     place = Path(folder)
     with load_model(Path(model)) as loaded:
         if prompts is not None:
-            sequences = sequences_of(loaded, prompts, n_answer, n_threads)
-            n_prompt = [len(prompt) for prompt in prompts]
+            if n_prompt is None:
+                sequences, n_prompt = sequences_of(loaded, prompts, n_answer, n_threads), [len(prompt) for prompt in prompts]
+            else:
+                sequences = [list(prompt) for prompt in prompts]
             masks = stored_masks(n_prompt, list(map(len, sequences)), max(64, MAX_STORED_BYTES // (4 * loaded.n_vocab)))
             rows = np.lib.format.open_memmap(
                 place / "rows.npy", mode="w+", dtype=np.float32, shape=(sum(int(mask.sum()) for mask in masks), loaded.n_vocab)

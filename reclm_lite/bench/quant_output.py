@@ -10,12 +10,13 @@ from . import quant_page, quant_tables
 
 
 def write(document: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write the results, each whole or not at all; returns the paths."""
+    """Write the results, each whole or not at all; returns the paths. The folder is made."""
     texts = {
         "quant.json": json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n",
         "quant.csv": quant_tables.csv_of(document),
         "quant.html": quant_page.render(document),
     }
+    out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
