@@ -23,6 +23,7 @@ import re
 import shutil
 import sqlite3
 import struct
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -99,6 +100,7 @@ class Workspace:
         self.toml_path = self.root / "workspace.toml"
         self._lock_handle = None
         self._lock_depth = 0
+        self._writing_since = 0.0
         self.db = self._connect()
         plan = self.get_meta(FORGETTING)
         if plan is not None:  # a kill came between: half of the files may still be the old ones
@@ -236,7 +238,7 @@ class Workspace:
             handle.truncate(0)
             handle.write(f"pid {os.getpid()}")
             handle.flush()
-            self._lock_handle = handle
+            self._lock_handle, self._writing_since = handle, time.monotonic()
         self._lock_depth += 1
         try:
             if self._lock_depth == 1:
@@ -330,7 +332,7 @@ class Workspace:
         """Write arrays with provenance by atomic rename; returns the fingerprint.
 
         inputs: name -> fingerprint of each artefact this one was made from.
-        params: JSON-able settings that made it.
+        params: JSON-able settings that made it. Its provenance also says how many seconds the writer's lock has been held for it.
         """
         arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
         params = json.loads(json.dumps(params, default=str))
@@ -342,6 +344,8 @@ class Workspace:
             "created": now(),
             "made_by": f"reclm-lite {__version__}",
         }
+        if self._lock_depth:
+            provenance["seconds"] = round(time.monotonic() - self._writing_since, 3)
         target = self.path(name)
         target.parent.mkdir(exist_ok=True)
         with atomic_path(target) as temporary:

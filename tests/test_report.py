@@ -10,6 +10,8 @@ import scipy.sparse as sp
 
 from reclm_lite.cf.interface import FittedModel, save
 from reclm_lite.data.dataset import Imported, Split, save_imported, save_split
+from reclm_lite.profiles.store import end_job, start_job
+from reclm_lite.profiles.summary import Summary
 from reclm_lite.report import plots, tables, write_report
 from reclm_lite.report.page import headline
 from reclm_lite.report.facts import gather
@@ -186,6 +188,24 @@ def test_a_damaged_model_is_left_out_with_the_command_that_makes_it(ws, caplog):
     assert left_out.startswith("gfcf: damaged") and "stale" not in left_out[:40]
     assert f"models/gfcf is left out of the report: {ws.path('models/gfcf')}" in caplog.text
     assert f"make it again with `reclm fit gfcf -w {ws.argument}`" in caplog.text
+
+
+def test_what_each_stage_took_is_told_where_it_was_noted(ws, monkeypatch):
+    assert "No stage has noted its time." not in "".join(parse(write_report(ws, evaluation=EVALUATION).read_text()).text)
+    clock = iter((100.0, 103.25, 103.25))
+    monkeypatch.setattr("reclm_lite.workspace.time.monotonic", lambda: next(clock))
+    with ws.writing():
+        ws.save("vectors/items", {"vectors": np.ones((N_ITEMS, 8), np.float32)}, inputs={}, params={})
+    assert ws.provenance("vectors/items", made_by="")["seconds"] == 3.25
+    ws.save("matrices/neighbors", {"indices": np.zeros((N_USERS, 3), np.int32)}, inputs={}, params={})  # without the lock: not known
+    assert "seconds" not in ws.provenance("matrices/neighbors", made_by="")
+    monkeypatch.undo()
+    summary = Summary("users", f"{HOSTILE}.gguf, of four bits", n_generated=1234, seconds=200.0, profiles_per_s=6.17, ended_by="deadline")
+    end_job(ws, start_job(ws, "profile users", {}), "deadline", summary.as_dict())
+    html = write_report(ws, evaluation=EVALUATION).read_text()
+    text = "".join(parse(html).text)
+    assert "vectors/items3.2 s" in text and "matrices/neighbors" not in text.split("What each stage took")[1].split("Provenance")[0]
+    assert "3 min for 1,234 generated, 6.2 profiles/s; ended by: deadline" in text and HOSTILE not in html
 
 
 def test_headline_names_the_best_and_says_where_intervals_overlap(ws):

@@ -289,6 +289,12 @@ def unfinished_job(ws: Workspace, kind: str) -> dict | None:
     return json.loads(row[1]) if row and row[0] != "done" else None
 
 
+def last_job(ws: Workspace, kind: str) -> dict | None:
+    """The detail of the last job of a kind, however it ended, or None where there was none."""
+    row = _last_job(ws, kind)
+    return json.loads(row[1]) if row else None
+
+
 def last_state(ws: Workspace, kind: str) -> str | None:
     """How the last job of a kind ended, or None where there was none."""
     row = _last_job(ws, kind)

@@ -16,7 +16,8 @@ import numpy as np
 from .. import __version__
 from ..data.dataset import load_interactions, load_split
 from ..errors import MissingArtefactError, ReclmError
-from ..profiles.store import get_profile
+from ..profiles.generate import job_kind
+from ..profiles.store import get_profile, last_job
 from ..serve.recommend import Recommendation, Recommender
 from ..workspace import Workspace, now
 from . import frontier
@@ -47,13 +48,26 @@ class Person:
 
 @dataclass(frozen=True)
 class ArtefactLine:
-    """One stored artefact and what it was made from."""
+    """One stored artefact and what it was made from. seconds: that it took to make, None where that was not noted."""
 
     name: str
     fingerprint: str
     created: str
     params: dict
     stale: list[str]
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class GenerationLine:
+    """The last run that wrote profiles of one side; rates are in profiles and tokens a second."""
+
+    side: str
+    source: str
+    n_generated: int
+    seconds: float
+    profiles_per_s: float
+    ended_by: str
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,7 @@ class Facts:
     artefacts: list[ArtefactLine]
     software: list[tuple[str, str]]
     commands: list[str] = field(default_factory=list)
+    generations: list[GenerationLine] = field(default_factory=list)
     quantization: dict | None = None
     quantization_is_current: bool = False
 
@@ -129,6 +144,7 @@ def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
         artefacts=_artefacts(ws),
         software=_software(),
         commands=_commands(ws),
+        generations=_generations(ws),
         quantization=quantization,
         quantization_is_current=quantization is not None and quantization.get("split") == split_is,
     )
@@ -192,8 +208,17 @@ def _artefacts(ws: Workspace) -> list[ArtefactLine]:
             except ReclmError as error:
                 log.warning("%s is left out of the report: %s", name, error)
                 continue
-            lines.append(ArtefactLine(name, provenance["fingerprint"], provenance["created"], provenance["params"], stale))
+            lines.append(ArtefactLine(name, provenance["fingerprint"], provenance["created"], provenance["params"], stale, provenance.get("seconds")))
     return lines
+
+
+def _generations(ws: Workspace) -> list[GenerationLine]:
+    found = []
+    for side in ("users", "items"):
+        job = last_job(ws, job_kind(side))
+        if job is not None and "seconds" in job:
+            found.append(GenerationLine(side, job["source"].split(",")[0], *(job[name] for name in ("n_generated", "seconds", "profiles_per_s", "ended_by"))))
+    return found
 
 
 def _software() -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import ProfileFormatError
 from ..files import atomic_path
+from ..profiles.pace import in_words
 from ..workspace import Workspace
 from . import frontier, plots, tables
 from .facts import COVERAGE_K, EXAMPLE_K, Facts, Person, gather
@@ -43,6 +44,7 @@ def render(facts: Facts) -> str:
         *([("quantization", "Size of the profile model", _quantization(facts))] if facts.quantization else []),
         ("data", "The data", _data(facts)),
         ("split", "Split and settings", _split(facts)),
+        ("timings", "How long it took", _timings(facts)),
         ("provenance", "Provenance", _provenance(facts)),
     ]
     made = facts.created[:16].replace("T", " ")
@@ -311,6 +313,27 @@ def _split(facts: Facts) -> str:
         "<p>Models are fitted on the training part, selected on the validation part and measured once on the rest.</p>"
         + tables.pairs_html("How the interactions were divided", rows)
     )
+
+
+# -- timings ------------------------------------------------------------------------------
+
+
+def _timings(facts: Facts) -> str:
+    """Seconds of every stage that noted them: artefacts, and the profiles' generation."""
+    rows = [(line.name, _seconds(line.seconds)) for line in facts.artefacts if line.seconds is not None]
+    for run in facts.generations:
+        end = "" if run.ended_by == "done" else f"; ended by: {run.ended_by}"
+        rows.append(
+            (f"profiles of {run.side}, by {run.source}", f"{_seconds(run.seconds)} for {run.n_generated:,} generated, {run.profiles_per_s:,.1f} profiles/s{end}")
+        )
+    if not rows:
+        return "<p>No stage has noted its time.</p>"
+    note = '<p class="note">Of the last run of each; of one that was interrupted and went on, the part after that.</p>'
+    return tables.pairs_html("What each stage took", rows) + note
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else in_words(seconds)
 
 
 # -- provenance ---------------------------------------------------------------------------
