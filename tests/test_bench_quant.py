@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import re
 import shutil
+import subprocess
 import sys
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -394,6 +397,27 @@ def test_encoders_are_in_the_table_and_on_the_page(whole):
     assert any("99.0 (98.0–100.0)" in line for line in quant_output.lines(document, auto=False))
     page = Page(quant_page.render(document))
     assert not page.open and "Text encoder" in page.text and "why not" in page.text
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium to lay the page out")
+@pytest.mark.parametrize("width", [360, 1200])
+def test_in_a_browser_nothing_sticks_out_of_the_page_and_words_do_not_lie_on_each_other(whole, tmp_path, width):
+    page = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", quant_page.render(whole.document))
+    ask = """
+        const d = frame.contentDocument, boxes = e => e.getBoundingClientRect();
+        const words = [...d.querySelectorAll("svg")].map(s => [...s.querySelectorAll("text")].map(boxes));
+        const touching = words.flatMap(w => w.flatMap((a, i) => w.slice(i + 1).filter(
+            b => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4)));
+        document.title = JSON.stringify([d.documentElement.scrollWidth, frame.clientWidth, words.flat().length, touching.length]);"""
+    outer = f'<iframe id="frame" style="border:0;width:{width}px;height:900px" srcdoc="{escape(page, quote=True)}"></iframe><script>onload = () => {{{ask}}}</script>'
+    (tmp_path / "outer.html").write_text(outer, encoding="utf-8")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", "--dump-dom"]
+    done = subprocess.run([*command, (tmp_path / "outer.html").as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    content, inside, n_words, n_touching = json.loads(re.search("<title>(.*?)</title>", done.stdout)[1])
+    assert inside == width and content <= width and n_words > 30 and n_touching == 0
 
 
 # -- the command --------------------------------------------------------------------------
