@@ -130,5 +130,5 @@ def test_an_excluded_or_larger_file_is_never_chosen():
 def test_profiles_that_are_not_shown_to_matter_are_told_beside_the_choice():
     rows = [BIG, row("q4", 30, 0.0)]
     without = row("none", 0, 0.005, 0.02)["downstream"]
-    assert "not shown to matter" in choose(rows, without, 0.01)["sentence"]
-    assert "matter" not in choose(rows, row("none", 0, 0.2, 0.02)["downstream"], 0.01)["sentence"]
+    assert "not shown to be worth more than the bound" in choose(rows, without, 0.01)["sentence"]
+    assert "worth more" not in choose(rows, row("none", 0, 0.2, 0.02)["downstream"], 0.01)["sentence"]

@@ -15,7 +15,7 @@ from ..report.tables import metric_label, pairs_html, table_html
 from . import quant_int8
 from .quant_downstream import GROUPS, METRICS, K
 from .quant_results import CHOSEN, TOO_SMALL
-from .quant_tables import encoder_cells, number
+from .quant_tables import encoder_cells, number, signed
 
 _TITLES = {CHOSEN: "Ship {name}", TOO_SMALL: "Too small a sample to tell"}
 
@@ -60,25 +60,33 @@ def _model_name(document: Mapping[str, Any]) -> str:
 
 
 def _recommendations(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = [f"{group} {metric}" for group in GROUPS for metric in METRICS]
     told = [(row["name"], row["downstream"], row["is_reference"]) for row in rows] + [("no profiles", document["without_profiles"], False)]
-    body = []
-    for name, pairs, is_reference in told:
-        cells = "".join(f'<td class="number">{_difference(pairs[column], is_reference)}</td>' for column in columns)
-        body.append(f'<tr><th scope="row">{escape(name)}</th>{cells}<td class="number">{escape(loss_of(pairs[HEADLINE]))}</td></tr>')
-    titles = {"full": "all", "unseen": "unseen items", "cold": f"users of at most {document['cold_items']}"}
-    head = "".join(
-        f'<th scope="col" class="number">{metric_label(column.split()[1])}<br>{escape(titles[column.split()[0]])}</th>'
-        for column in columns
-    )
-    counts = "; ".join(
-        f"{titles[group]}: {(pair or {}).get('n_users', 0):,} users"
-        for group in GROUPS
-        for pair in [rows[0]["downstream"][f"{group} {METRICS[0]}"]]
-    )
-    caption = f"Values of the unquantized file, differences from it over the same users and seeds, 95 % intervals below ({counts})."
+    titles = {"full": "All", "unseen": "Unseen items", "cold": f"Users of at most {document['cold_items']}"}
+    counts = [(rows[0]["downstream"][f"{group} {METRICS[0]}"] or {}).get("n_users", 0) for group in GROUPS]
+    out = []
+    for metric in METRICS:
+        with_loss = f"full {metric}" == HEADLINE
+        body = []
+        for name, pairs, is_reference in told:
+            cells = [_difference(pairs[f"{group} {metric}"], is_reference) for group in GROUPS]
+            cells += [_loss(pairs[HEADLINE])] if with_loss else []
+            body.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(_cell(cell) for cell in cells)}</tr>')
+        heads = [f"{escape(titles[group])}<br>{n:,} users" for group, n in zip(GROUPS, counts, strict=True)] + (["Loss, all"] if with_loss else [])
+        head = "".join(f'<th scope="col" class="number">{title}</th>' for title in heads)
+        caption = f"{metric_label(metric)}: of the unquantized file, and differences from it over the same users and seeds; below each, its 95 % interval."
+        out.append(table_html(caption, f'<th scope="col">File</th>{head}', body))
     int8 = f"<p>{escape(quant_int8.sentence(document['int8_items'], K))}</p>".replace(" %", "\u00a0%")
-    return table_html(caption, f'<th scope="col">File</th>{head}<th scope="col" class="number">Loss of Recall@20, all</th>', body) + int8
+    return "".join(out) + int8
+
+
+def _cell(html: str) -> str:
+    return f'<td class="number">{html}</td>'
+
+
+def _loss(pair: Mapping[str, Any] | None) -> str:
+    """The relative loss in per cent, its interval below it."""
+    value, _, interval = loss_of(pair).partition(" (")
+    return escape(value) + (f'<span class="interval">{escape(interval.rstrip(")"))}</span>' if interval else "")
 
 
 def _difference(pair: Mapping[str, Any] | None, is_reference: bool) -> str:
@@ -87,8 +95,8 @@ def _difference(pair: Mapping[str, Any] | None, is_reference: bool) -> str:
     if is_reference:
         return f"<strong>{pair['value']:.4f}</strong>"
     interval = pair["interval"]
-    below = f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "too few for an interval"
-    return f'{pair["difference"]:+.4f}<span class="interval">{below}</span>'
+    below = f"{signed(interval[0])} to {signed(interval[1])}" if interval else "too few for an interval"
+    return f'{signed(pair["difference"])}<span class="interval">{below}</span>'
 
 
 def _profiles(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -194,4 +194,4 @@ def _worthless(plain: Mapping[str, Any] | None, max_loss: float) -> str:
     if loss is None or loss["loss_interval"] is None or loss["loss_interval"][0] > max_loss:
         return ""
     low, high = (100 * end for end in loss["loss_interval"])
-    return f" But without any profiles the loss is {100 * loss['loss']:.2f} % ({low:.2f} to {high:.2f} %): these profiles are not shown to matter to this backbone."
+    return f" But without any profiles the loss is {100 * loss['loss']:.2f} % ({low:.2f} to {high:.2f} %): these profiles are not shown to be worth more than the bound to this backbone."

@@ -90,6 +90,12 @@ def number(value: float, digits: int | None = None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def signed(value: float) -> str:
+    """Four decimals with their sign; none where they are all zero."""
+    text = f"{value:+.4f}"
+    return text if float(text) else "0.0000"
+
+
 def _figure(figure: Mapping[str, Any], scale: float = 1, digits: int | None = None) -> str:
     if figure["value"] is None:
         return "none"
@@ -106,8 +112,8 @@ def _difference(pair: Mapping[str, Any] | None, is_reference: bool) -> str:
     if is_reference:
         return f"{pair['value']:.4f}, n={pair['n_users']:,}"
     if pair["interval"] is None:
-        return f"{pair['difference']:+.4f}, too few"
-    return f"{pair['difference']:+.4f} ±{pair['interval'][1] - pair['difference']:.4f}"
+        return f"{signed(pair['difference'])}, too few"
+    return f"{signed(pair['difference'])} ±{pair['interval'][1] - pair['difference']:.4f}"
 
 
 def csv_of(document: Mapping[str, Any]) -> str:
