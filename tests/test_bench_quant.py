@@ -25,7 +25,7 @@ from reclm_lite.assets import encoder_path, profile_model_path
 from reclm_lite.bench import quant, quant_encoder, quant_output, quant_page
 from reclm_lite.bench import quant_jobs as jobs
 from reclm_lite.bench.quant_downstream import Fits
-from reclm_lite.bench.quant_files import Asked, Maker, open_reference, parse_types
+from reclm_lite.bench.quant_files import Asked, Maker, open_reference, parse_types, verdict_on
 from reclm_lite.bench.quant_logits import measure
 from reclm_lite.bench.quant_profiles import choose_users, open_copy
 from reclm_lite.bench.quant_state import State
@@ -237,6 +237,24 @@ def test_a_reference_that_is_quantized_or_damaged_is_refused(model, tmp_path):
     (tmp_path / "half.gguf").write_bytes(model.read_bytes()[:100_000])
     with pytest.raises(ModelError, match="not a whole GGUF file"):
         open_reference(tmp_path / "half.gguf")
+
+
+def test_what_the_export_found_of_a_file_counts(model, tmp_path):
+    path = Path(shutil.copy(model, tmp_path / "f16.gguf"))
+    assert verdict_on(open_reference(path)) == (None, "")
+    entry = {"file": "x.gguf", "ftype": "f16", "size_bytes": 1, "sha256": open_reference(path).sha256, "made_from": "x"}
+    for passed, parity, expected in ((True, {"passed": True}, (True, "")), (True, None, (None, ""))):
+        manifest = {"format": 1, "identity": "x", "imatrix": None, "files": [{**entry, "passed": passed, "parity": parity}]}
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        assert verdict_on(open_reference(path)) == expected
+    manifest["files"][0] |= {"passed": False, "parity": {"passed": False, "reasons": ["expected a smaller error"]}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match="fails the parity gate: expected a smaller error .manifest.json beside it.: export it again"):
+        open_reference(path)
+    maker = Maker(open_reference(model), tmp_path / "files", State(tmp_path / "state"), 1)
+    assert "fails the parity gate: expected a smaller error" in maker.make(Asked("", given=path), None).excluded
+    (tmp_path / "manifest.json").write_text("[]")  # not an export's: it says nothing of files
+    assert verdict_on(open_reference(path)) == (None, "")
 
 
 # -- distributions ------------------------------------------------------------------

@@ -35,7 +35,7 @@ from . import (
     quant_profiles,
     quant_results,
 )
-from .quant_files import DEFAULT_TYPES, Asked, File, Maker, open_reference, parse_types
+from .quant_files import DEFAULT_TYPES, Asked, File, Maker, open_reference, parse_types, verdict_on
 from .quant_intervals import MIN_UNITS
 from .quant_jobs import merged, run_job
 from .quant_state import State, digest, digest_of_texts
@@ -168,6 +168,11 @@ class _Run:
         self.model = Model(settings.model, False, SourceSettings(n_threads=settings.n_threads))
         self.state = State(settings.out / STATE)
         self.steps, self.notes = _Steps(say), list(self.model.notes)
+        proved = verdict_on(self.reference)[0]
+        self.notes.append(
+            f"{settings.model.name} was proved against its checkpoint by reclm export; the files made of it are held to it."
+            if proved else f"Files are held to {settings.model.name}; nothing beside it says that it was proved against its checkpoint, as reclm export does."
+        )  # fmt: skip
 
     def all(self) -> dict[str, Any]:
         settings = self.settings

@@ -2,7 +2,8 @@
 
 A file that an earlier run made is taken if its hash is the one that was noted; a file of the user's is taken as it is. Every
 file is held to the unquantized one: the same tensors up to the rounding of its type, the same metadata. One that is not
-is excluded and the reason told. Left out: the gate's comparison with the checkpoint, which needs the checkpoint (`reclm export`).
+is excluded and the reason told; so is one that the manifest of `reclm export` beside it calls unequal to its checkpoint. Left out: the
+gate's comparison with the checkpoint itself, which needs the checkpoint.
 """
 
 import math
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..convert.imatrix import collect_imatrix, read_imatrix
+from ..convert.manifest import NAME as MANIFEST
+from ..convert.manifest import load_manifest
 from ..convert.parity.weights import compare_metadata, compare_weights
 from ..convert.quantize import FTYPES, NEEDS_IMATRIX, UNQUANTIZED_FTYPES, quantize_gguf
 from ..errors import InputError, ModelError
@@ -73,7 +76,24 @@ def open_reference(path: Path, option: str = "--model") -> File:
             f"expected {option} in F16, BF16 or F32, found {', '.join(quantized) or 'no matrices'} in {path}: "
             "quantize from the unquantized file, which `reclm export --quant f16` makes"
         )
-    return _described(Asked(matrices.most_common(1)[0][0].lower()), Path(path), summary)
+    file = _described(Asked(matrices.most_common(1)[0][0].lower()), Path(path), summary)
+    reason = verdict_on(file)[1]
+    if reason:
+        raise ModelError(f"expected {option} to be the model it was made from, but {reason}: export it again, and look into why")
+    return file
+
+
+def verdict_on(file: File) -> tuple[bool | None, str]:
+    """What the manifest of `reclm export` beside a file says of it: (whether it is its checkpoint, why not). None: nothing."""
+    try:
+        manifest = load_manifest(file.path.parent)
+    except ModelError:
+        return None, ""
+    for entry in manifest["files"] if manifest else ():
+        if entry["sha256"] == file.sha256 and entry.get("parity"):
+            reasons = entry["parity"].get("reasons") or ["the manifest has no reason"]
+            return entry["passed"], "" if entry["passed"] else f"it fails the parity gate: {reasons[0]} ({MANIFEST} beside it)"
+    return None, ""
 
 
 def parse_types(names: Sequence[str], *, imatrix: bool) -> list[Asked]:
@@ -157,6 +177,10 @@ class Maker:
 
     def _judge(self, file: File, summary: GgufSummary) -> str:
         """Why a file is not the reference up to rounding; empty where it is."""
+
+        said = verdict_on(file)[1]
+        if said:
+            return said
 
         def compare() -> dict[str, Any]:
             problems = [*compare_weights(self._summary, summary).problems, *compare_metadata(self.reference.path, file.path)]
