@@ -71,6 +71,7 @@ def test_numbers_are_short_in_the_table():
 
 def test_the_frontier_joins_those_that_nothing_smaller_beats():
     assert frontier([(9.0, 0.0), (5.0, 0.01), (3.0, 0.2), (4.0, 0.3), (2.0, 0.25)]) == [(2.0, 0.25), (3.0, 0.2), (5.0, 0.01), (9.0, 0.0)]
+    assert frontier([(9.0, 0.2), (5.0, 0.01), (3.0, 0.3), (4.0, 0.0), (9.0, 0.1)], more_is_better=True) == [(9.0, 0.1), (5.0, 0.01), (4.0, 0.0)]
 
 
 @pytest.mark.parametrize("values", [[0.0], [0.0, 0.0], [-0.2, 0.013], [0.0, 9.05], [0.0, 1e-9], [-3.0, -1.0]])

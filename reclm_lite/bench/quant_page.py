@@ -29,7 +29,7 @@ def render(document: Mapping[str, Any]) -> str:
         ("recommendations", "Recommendations", _recommendations(document, rows)),
         ("profiles", "Profiles", _profiles(rows)),
         ("distributions", "Next tokens", _distributions(rows)),
-        ("speed", "Size and speed", _speed(rows)),
+        ("speed", "Size and speed", _speed(document, rows)),
         *(
             [
                 (
@@ -127,7 +127,7 @@ def _distributions(rows: Sequence[Mapping[str, Any]]) -> str:
     return _table(note, rows, columns)
 
 
-def _speed(rows: Sequence[Mapping[str, Any]]) -> str:
+def _speed(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     body = []
     for row in rows:
         cells = [f"{row['size_bytes'] / 1e6:,.1f}", f"{row['bits_per_weight']:.2f}", f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['load_seconds']:.3f}",
@@ -142,17 +142,18 @@ def _speed(rows: Sequence[Mapping[str, Any]]) -> str:
     marks = [
         Mark(row["name"], frontier.megabytes(row), row["profiles_per_s"], *row["profiles_per_s_range"], frontier.kind_of(row), f"{row['profiles_per_s']:,.2f}") for row in rows
     ]
-    plot = frontier.figure(
+    plots = frontier.figure(
         "Profiles per second",
-        "Free greedy answers to distinct prompts, many at once.",
+        "Free greedy answers to distinct prompts, many at once; whiskers: the least and the most of the turns.",
         dot_plot(list(map(dot_of, marks)), title="Profiles per second", axis="profiles/s"),
     )
-    return (
-        table_html(
-            "Each file in processes of its own, in turns; medians, with the least and the most below.", f'<th scope="col">File</th>{head}', body
-        )
-        + plot
-    )
+    by_loss = frontier.marks_of(document, lambda row: row["profiles_per_s"])
+    if by_loss:
+        bound = document["choice"]["max_loss"]
+        drawn = frontier.frontier_plot(by_loss, title="Speed and loss", x_axis="profiles/s", y_axis="loss of Recall@20", bound=bound, more_is_better=True)
+        plots += frontier.figure("Speed against loss", f"The dashed line is the bound of {100 * bound:g} %.", drawn)
+    caption = "Each file in processes of its own, in turns; medians, with the least and the most below."
+    return table_html(caption, f'<th scope="col">File</th>{head}', body) + f'<div class="pair">{plots}</div>'
 
 
 def _encoders(rows: Sequence[Mapping[str, Any]]) -> str:

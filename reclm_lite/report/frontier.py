@@ -6,7 +6,7 @@ print restyle them; nothing is told by colour alone: files with an importance ma
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -80,14 +80,20 @@ def measured(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted((row for row in document["files"] if not row["excluded"]), key=lambda row: (-row["size_bytes"], row["name"]))
 
 
-def section(document: Mapping[str, Any]) -> str:
-    """Size against loss as HTML: the frontier, and every file with its interval, beside the backbone without profiles."""
+def marks_of(document: Mapping[str, Any], measure: Callable[[Mapping[str, Any]], float]) -> list[tuple[float, "Mark"]]:
+    """Of every file that has a loss: what `measure` says of its row, and its loss as a mark."""
     marks = []
     for row in measured(document):
         pair = row["downstream"][HEADLINE]
         if pair is not None and pair["loss"] is not None:
             low, high = pair["loss_interval"] or (None, None)
-            marks.append((row["size_bytes"] / 1e6, Mark(row["name"], megabytes(row), pair["loss"], low, high, kind_of(row), loss_of(pair))))
+            marks.append((measure(row), Mark(row["name"], megabytes(row), pair["loss"], low, high, kind_of(row), loss_of(pair))))
+    return marks
+
+
+def section(document: Mapping[str, Any]) -> str:
+    """Size against loss as HTML: the frontier, and every file with its interval, beside the backbone without profiles."""
+    marks = marks_of(document, lambda row: row["size_bytes"] / 1e6)
     if not marks:
         return "<p>No user of this sample had anything held out that was found: there is no loss to show.</p>"
     bound = document["choice"]["max_loss"]
@@ -115,10 +121,10 @@ def dot_of(mark: Mark) -> Dot:
     return Dot(f"{mark.name}, {mark.detail}", mark.value, mark.low, mark.high, group, shape, mark.shown)
 
 
-def frontier_plot(marks: Sequence[tuple[float, Mark]], *, title: str, x_axis: str, y_axis: str, bound: float | None = None) -> str:
-    """Files by size (x, from zero) and loss (y, a share), each with its interval; a line joins those that no other file beats.
+def frontier_plot(marks: Sequence[tuple[float, Mark]], *, title: str, x_axis: str, y_axis: str, bound: float | None = None, more_is_better: bool = False) -> str:
+    """Files by size or speed (x, from zero) and loss (y, a share), each with its interval; a line joins those that no other file beats.
 
-    bound: a dashed horizontal. Names are put where there is room; where there is none, pointing at the mark tells.
+    bound: a dashed horizontal. more_is_better: of x. Names are put where there is room; where there is none, pointing at the mark tells.
     """
     height, left, right, top, bottom_room = 340, 56, 16, 34, 46
     inner_w, inner_h = WIDTH - left - right, height - top - bottom_room
@@ -142,7 +148,7 @@ def frontier_plot(marks: Sequence[tuple[float, Mark]], *, title: str, x_axis: st
         out.append(text(x_of(tick), height - bottom_room + 16, f"{tick:g}", "tick", "middle"))
     if bound is not None:
         out.append(f'<line class="reference" x1="{left}" x2="{WIDTH - right}" y1="{y_of(bound):.1f}" y2="{y_of(bound):.1f}"/>')
-    best = frontier([(x, mark.value) for x, mark in marks])
+    best = frontier([(x, mark.value) for x, mark in marks], more_is_better=more_is_better)
     if len(best) > 1:
         points = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in best)
         out.append(f'<polyline class="line" points="{points}"/>')
@@ -161,10 +167,10 @@ def frontier_plot(marks: Sequence[tuple[float, Mark]], *, title: str, x_axis: st
     return svg(out, height, title, f"{y_axis} against {x_axis}: {told}.")
 
 
-def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those of (size, loss) that no other is both smaller and better than, by size."""
+def frontier(points: Sequence[tuple[float, float]], *, more_is_better: bool = False) -> list[tuple[float, float]]:
+    """Those of (size, loss) that no other is both smaller and better than, by size; or of (speed, loss), from the fastest on."""
     out: list[tuple[float, float]] = []
-    for x, y in sorted(set(points)):
+    for x, y in sorted(set(points), key=lambda point: (-point[0] if more_is_better else point[0], point[1])):
         if not out or y < out[-1][1]:
             out.append((x, y))
     return out
