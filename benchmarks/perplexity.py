@@ -80,13 +80,13 @@ def main() -> None:
         print(f"{len(chunks)} chunks of {options.n_ctx} tokens", file=sys.stderr)
         mine = ours(files, chunks, folder)
         other = theirs(options.tool, files, folder / "text.txt", options.n_ctx, folder)
-    print(f"{'file':<12}{'perplexity':>12}{'llama.cpp':>12}{'ratio':>9}{'mean KL':>12}{'llama.cpp':>12}{'ratio':>9}")
+    print(f"{'file':<12}{'perplexity':>14}{'llama.cpp':>14}{'ratio':>9}{'mean KL':>12}{'llama.cpp':>12}{'ratio':>9}")
     rows = []
     for path, a, b in zip(files, mine, other, strict=True):
         ratios = {key: a[key] / b[key] if b[key] else None for key in a}
         rows.append({"file": path.stem, "ours": a, "llama.cpp": b, "ratio": ratios})
         shown = ["" if ratio is None else f"{ratio:.4f}" for ratio in ratios.values()]
-        print(f"{path.stem[:11]:<12}{a['perplexity']:>12.5f}{b['perplexity']:>12.5f}{shown[0]:>9}{a['mean_kl']:>12.6f}{b['mean_kl']:>12.6f}{shown[1]:>9}")
+        print(f"{path.stem[-11:]:<12}{a['perplexity']:>14.7g}{b['perplexity']:>14.7g}{shown[0]:>9}{a['mean_kl']:>12.6f}{b['mean_kl']:>12.6f}{shown[1]:>9}")
     print(json.dumps({"n_chunks": len(chunks), "n_ctx": options.n_ctx, "rows": rows}))
 
 
