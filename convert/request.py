@@ -101,6 +101,11 @@ def _check_folders(base: Path, adapter: Path | None, out_dir: Path) -> None:
             f"expected an adapter (adapter_config.json) at {adapter}, found a checkpoint (config.json): "
             "base and adapter may have been given the wrong way round"
         )
+    if adapter is not None and (adapter / "head.safetensors").is_file():
+        raise ModelError(
+            f"expected an adapter that writes profiles at {adapter}, found a reward model's (head.safetensors), which scores them: "
+            "give the adapter of `reclm tune sft` or `reclm tune ppo`"
+        )
     if out_dir.exists() and not out_dir.is_dir():
         raise ModelError(f"expected a folder to write to at {out_dir}, found a file; choose another path")
     for folder in filter(None, (base, adapter)):

@@ -282,6 +282,12 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence(
     assert (tmp_path / "file").read_text() == "mine" and not list(tmp_path.glob("out/*"))
 
 
+def test_a_reward_models_adapter_is_told_from_one_that_writes(base: Path, adapter: Path, tmp_path: Path) -> None:
+    (adapter / "head.safetensors").write_bytes(b"")
+    message = refusal("--base", base, "--adapter", adapter, "-o", tmp_path / "out", *PLAIN)
+    assert "found a reward model's (head.safetensors)" in message and "reclm tune ppo" in message
+
+
 def test_pickled_weights_and_bad_values_are_refused(base: Path, tmp_path: Path) -> None:
     edit(base, lambda tensors: tensors[UP].__setitem__((3, 3), np.nan))
     assert f"NaN or infinity in tensor {UP!r}" in refusal("--base", base, "-o", tmp_path / "out", *PLAIN)
