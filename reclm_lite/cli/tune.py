@@ -257,9 +257,14 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
 
 def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> Path:
     """The base beside the run's folder, made where it is not there."""
+    from ..tune.memory import Sizes, estimate, require_memory
     from ..tune.scratch import ScratchSettings, base_for
 
     settings = ScratchSettings(o["vocab"], o["layers"], o["width"], o["ffn"], o["heads"], o["max_length"], o["seed"])
+    settings.check()
+    sizes = Sizes(settings.n_parameters, settings.width, settings.layers, settings.vocab, settings.ffn, settings.width)
+    to_be_made = base_settings(o, "", full=True)
+    require_memory(to_be_made, estimate(to_be_made, lora_r=0, pass_tokens=o["pass_tokens"], sizes=sizes))  # before it is made
     out = out.resolve()
     folder = out.with_name(f"{out.name}-base")
     if group.is_main and base_for(dialogues, folder, settings, fresh=o["fresh"]):

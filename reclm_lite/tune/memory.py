@@ -67,11 +67,20 @@ def count_parameters(folder: Path) -> int:
     return total
 
 
-def estimate(settings: BaseSettings, *, lora_r: int, pass_tokens: int, n_adapters: int = 1) -> Need:
-    """What training takes. lora_r: the rank, where not all weights are trained. n_adapters: that lie on the base."""
-    device = choose_device(settings.device)
-    size = choose_dtype(settings.dtype, device).itemsize
-    folder = locate(settings.base)
+@dataclass(frozen=True)
+class Sizes:
+    """Of a causal model. kv: the columns of its keys."""
+
+    n_parameters: int
+    width: int
+    layers: int
+    vocab: int
+    ffn: int
+    kv: int
+
+
+def sizes_of(folder: Path) -> Sizes:
+    """Of a checkpoint. Raises InputError where its settings cannot be read."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = config.get("text_config", config)
@@ -79,18 +88,27 @@ def estimate(settings: BaseSettings, *, lora_r: int, pass_tokens: int, n_adapter
         raise InputError(f"expected the settings of a model in {folder / 'config.json'}, found: {error}; copy it again, or check --base") from error
     n = count_parameters(folder)
     width, layers, vocab = (_number(config, key, folder) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
-    ffn = int(config.get("intermediate_size") or 4 * width)
     n_heads = int(config.get("num_attention_heads") or 1)
     kv = width * int(config.get("num_key_value_heads") or n_heads) // n_heads
-    weights = n * 4 if settings.full else round(n * 0.5625) + vocab * width * size if settings.qlora else n * size
-    lora = layers * lora_r * (2 * (width + width) + 2 * (width + kv) + 3 * (width + ffn))
-    optimizer = 12 * n if settings.full else n_adapters * lora * 4 + 12 * lora
+    return Sizes(n, width, layers, vocab, int(config.get("intermediate_size") or 4 * width), kv)
+
+
+def estimate(settings: BaseSettings, *, lora_r: int, pass_tokens: int, n_adapters: int = 1, sizes: Sizes | None = None) -> Need:
+    """What training takes. lora_r: the rank, where not all weights are trained. n_adapters: that lie on the base. sizes: of a base that is
+    yet to be made.
+    """
+    device = choose_device(settings.device)
+    size = choose_dtype(settings.dtype, device).itemsize
+    m = sizes or sizes_of(locate(settings.base))
+    weights = m.n_parameters * 4 if settings.full else round(m.n_parameters * 0.5625) + m.vocab * m.width * size if settings.qlora else m.n_parameters * size
+    lora = m.layers * lora_r * (2 * (m.width + m.width) + 2 * (m.width + m.kv) + 3 * (m.width + m.ffn))
+    optimizer = 12 * m.n_parameters if settings.full else n_adapters * lora * 4 + 12 * lora
     # Per token of a layer: inputs and outputs of its products, of the norms (which reckon in float32) and of the gate.
-    layer = (8 * width + 3 * kv + 4 * ffn) * size + 4 * width * 4
+    layer = (8 * m.width + 3 * m.kv + 4 * m.ffn) * size + 4 * m.width * 4
     if not settings.full:
-        layer += (6 * width + ffn) * 9  # what dropout gives to the adapters, its masks, and their products
-    per_token = layers * width * size + layer if settings.gradient_checkpointing else layers * layer
-    return Need(weights, optimizer, pass_tokens * per_token, round(pass_tokens * _ANSWER_SHARE) * vocab * 4 * 3)
+        layer += (6 * m.width + m.ffn) * 9  # what dropout gives to the adapters, its masks, and their products
+    per_token = m.layers * m.width * size + layer if settings.gradient_checkpointing else m.layers * layer
+    return Need(weights, optimizer, pass_tokens * per_token, round(pass_tokens * _ANSWER_SHARE) * m.vocab * 4 * 3)
 
 
 def _number(config: dict[str, Any], key: str, folder: Path) -> int:
@@ -104,7 +122,8 @@ def require_memory(settings: BaseSettings, need: Need) -> str:
     """A line for the log. Raises ModelError where the memory of the device is too little."""
     device = choose_device(settings.device)
     have = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-    remedy = f"It takes {need}. Give fewer --pass-tokens, --gradient-checkpointing, LoRA in the place of --full, --qlora, or a smaller base."
+    others = "or a smaller model" if settings.full else "--qlora, or a smaller base"
+    remedy = f"It takes {need}. Give fewer --pass-tokens, --gradient-checkpointing, {'LoRA in the place of --full, ' if settings.full else ''}{others}."
     return require(need.total, "tuning", remedy, available=have)
 
 

@@ -31,6 +31,11 @@ class ScratchSettings:
     n_ctx: int = 1024
     seed: int = 0
 
+    @property
+    def n_parameters(self) -> int:
+        """Of a model of these sizes, its embeddings used for the output too; the tokenizer may come to fewer tokens than asked for."""
+        return self.vocab * self.width + self.layers * (4 * self.width**2 + 3 * self.width * self.ffn + 2 * self.width) + self.width
+
     def check(self) -> None:
         """Raises InputError where a size is impossible."""
         if self.width % self.heads or (self.width // self.heads) % 2:
