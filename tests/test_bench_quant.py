@@ -22,7 +22,7 @@ from reclm_lite.convert.parity.logits import gguf_logits
 from tiny_llama import write_tiny_llama
 
 from reclm_lite.assets import encoder_path, profile_model_path
-from reclm_lite.bench import quant, quant_encoder, quant_output, quant_page
+from reclm_lite.bench import quant, quant_encoder, quant_output, quant_page, quant_tables
 from reclm_lite.bench import quant_jobs as jobs
 from reclm_lite.bench.quant_downstream import Fits
 from reclm_lite.bench.quant_files import Asked, Maker, open_reference, parse_types, verdict_on
@@ -415,6 +415,9 @@ def test_encoders_are_in_the_table_and_on_the_page(whole):
     assert any("99.0 (98.0–100.0)" in line for line in quant_output.lines(document, auto=False))
     page = Page(quant_page.render(document))
     assert not page.open and "Text encoder" in page.text and "why not" in page.text
+    rows = list(csv.DictReader(io.StringIO(quant_tables.csv_of(document))))
+    assert [row["kind"] for row in rows] == ["profile model", "profile model", "backbone", "encoder", "encoder"]
+    assert (rows[3]["texts_per_s"], rows[3]["neighbours_kept_low"], rows[4]["excluded"]) == ("50.0", "0.98", "why not")
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

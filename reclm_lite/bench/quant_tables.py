@@ -12,9 +12,9 @@ from .quant_downstream import GROUPS, METRICS, K
 from .quant_encoder import K as N_NEAREST
 
 _FIGURES = ("perplexity", "answer_perplexity", "log_perplexity_ratio", "mean_kl", "answer_mean_kl", "kl_99", "top1_agreement", "parse_share",
-            "free_exact_share", "exact_share", "cosine")  # fmt: skip
+            "free_exact_share", "exact_share", "cosine", "neighbours_kept")  # fmt: skip
 _PLAIN = ("size_bytes", "bits_per_weight", "n_fallback", "load_seconds", "peak_bytes", "model_bytes", "prefill_tokens_per_s", "decode_tokens_per_s",
-          "profiles_per_s", "n_positions", "n_prompts", "n_users", "n_written")  # fmt: skip
+          "profiles_per_s", "n_positions", "n_prompts", "n_users", "n_written", "n_texts", "texts_per_s")  # fmt: skip
 _OF_PAIRS = ("value", "difference", "loss", "n_users", "n_seeds")
 
 
@@ -117,9 +117,12 @@ def _difference(pair: Mapping[str, Any] | None, is_reference: bool) -> str:
 
 
 def csv_of(document: Mapping[str, Any]) -> str:
-    """A row a file, each figure with columns `_low` and `_high`; empty where there is none."""
+    """A row a file, each figure with columns `_low` and `_high`; empty where there is none. kind: "profile model", "backbone" (without
+    profiles) or "encoder", whose `cosine` is of texts and whose recommendations are of the backbone fitted with its vectors.
+    """
     pairs = [f"{group} {metric}" for group in GROUPS for metric in METRICS]
-    head = ["name", "ftype", "imatrix", "excluded", "sha256", *_PLAIN]
+    first = ["kind", "name", "ftype", "imatrix", "excluded", "sha256", *_PLAIN]
+    head = list(first)
     for name in _FIGURES:
         head += [name, f"{name}_low", f"{name}_high"]
     for name in pairs:
@@ -130,9 +133,11 @@ def csv_of(document: Mapping[str, Any]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
-    told = [*document["files"], {"name": "no profiles", "downstream": document["without_profiles"]}]
+    told = [{"kind": "profile model", **row} for row in document["files"]]
+    told.append({"kind": "backbone", "name": "no profiles", "downstream": document["without_profiles"]})
+    told += [{"kind": "encoder", **row} for row in document["encoders"] or ()]
     for row in told:
-        cells = [row.get(name, "") for name in head[: 5 + len(_PLAIN)]]
+        cells = [row.get(name, "") for name in first]
         for name in _FIGURES:
             figure = row.get(name) or {"value": "", "interval": None}
             cells += [figure["value"], *(figure["interval"] or ("", ""))]
