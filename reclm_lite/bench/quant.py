@@ -358,11 +358,13 @@ class _Run:
 
             reference = figures(self.reference)
             self.int8 = quant_int8.summary([seed["int8"] for seed in reference], quant_downstream.K)
-            for each in found:
-                if each.file.sha256 in keys:
-                    found_here = reference if each.file is self.reference else figures(each.file)
-                    each.downstream = quant_downstream.compare(found_here, reference, self.split, self.users)
-            return quant_downstream.compare(figures(None), reference, self.split, self.users)
+            measured = [each for each in found if each.file.sha256 in keys]
+            of_files = [reference if each.file is self.reference else figures(each.file) for each in measured]
+            compared = [quant_downstream.compare(each, reference, self.split, self.users) for each in (*of_files, figures(None))]
+            *of_each, plain = quant_downstream.told(compared)
+            for each, told in zip(measured, of_each, strict=True):
+                each.downstream = told
+            return plain
 
     def _encoders(self) -> list[dict[str, Any]] | None:
         settings = self.settings

@@ -26,7 +26,7 @@ from ..data.dataset import Split, load_split
 from ..evaluate.settings import SETTINGS, evaluate
 from ..workspace import Workspace
 from . import quant_int8
-from .quant_intervals import Paired, paired
+from .quant_intervals import Paired, paired, pooled
 from .quant_state import State
 
 K = 20
@@ -100,18 +100,28 @@ class Fits:
 
 def compare(
     found: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], split: Split, users: Sequence[int]
-) -> dict[str, dict[str, Any] | None]:
-    """{"full recall@20": a `Paired` as a dict, …}; None for a group without users. found, reference: figures by seed, in order."""
+) -> dict[str, Paired | None]:
+    """{"full recall@20": …}; None for a group without users. found, reference: figures by seed, in order."""
     chosen = np.zeros(split.n_users, bool)
     chosen[list(users)] = True
     few = np.diff(split.train.indptr) <= COLD_ITEMS
-    out: dict[str, dict[str, Any] | None] = {}
+    out: dict[str, Paired | None] = {}
     for group in GROUPS:
         setting = "full" if group == "cold" else group
         ranked = np.array(reference[0][setting]["users"], np.int64)
         keep = chosen[ranked] & (few[ranked] if group == "cold" else True) if len(ranked) else np.zeros(0, bool)
         for metric in METRICS:
             ours, theirs = (np.array([seed[setting][metric] for seed in side], np.float64)[:, keep] for side in (found, reference))
-            result: Paired | None = paired(ours, theirs) if keep.any() else None
-            out[f"{group} {metric}"] = None if result is None else dataclasses.asdict(result)
+            out[f"{group} {metric}"] = paired(ours, theirs) if keep.any() else None
+    return out
+
+
+def told(compared: Sequence[dict[str, Paired | None]]) -> list[dict[str, dict[str, Any] | None]]:
+    """Comparisons of several files with one reference as dicts, what seeds differ by taken together."""
+    out: list[dict[str, dict[str, Any] | None]] = [{} for _ in compared]
+    for name in compared[0] if compared else ():
+        pairs = [each[name] for each in compared]
+        together = pooled(pairs) if all(pair is not None for pair in pairs) else pairs
+        for row, pair in zip(out, together, strict=True):
+            row[name] = None if pair is None else pair.as_dict()
     return out

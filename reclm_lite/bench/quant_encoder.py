@@ -20,9 +20,9 @@ from ..files import atomic_path
 from ..kernels.topk import knn
 from ..workspace import Workspace
 from . import machine
-from .quant_downstream import Fits, compare, vectors_key
+from .quant_downstream import Fits, compare, told, vectors_key
 from .quant_files import Asked, File, Maker, open_reference
-from .quant_intervals import MIN_UNITS
+from .quant_intervals import MIN_UNITS, Paired
 from .quant_jobs import run_job
 from .quant_state import State, digest, digest_of_texts
 
@@ -83,7 +83,9 @@ def measure(
                 out.append(fits.figures(None, "none", each, text=vectors))
         return out
 
-    rows, theirs, base = [], None, []
+    rows: list[dict[str, Any]] = []
+    compared: list[dict[str, Paired | None]] = []
+    theirs, base = None, []
     for file in (reference, *(maker.make(Asked(ftype), None) for ftype in TYPES)):
         row: dict[str, Any] = {**file.as_dict(), "is_reference": file is reference}
         if not file.excluded:
@@ -94,8 +96,10 @@ def measure(
                     row |= speed | _beside(vectors[chosen], theirs[chosen])
                     found = fitted(vectors, file.name)
                     base = base or found
-                    users = range(fits.split.n_users) if fits is not None else ()
-                    row["downstream"] = compare(found, base, fits.split, users) if fits is not None and found else None
+                    row["downstream"] = None
+                    if fits is not None and found:
+                        compared.append(compare(found, base, fits.split, range(fits.split.n_users)))
+                        row["downstream"] = {}  # filled in when all are known
                 else:
                     row["excluded"] = f"expected vectors of shape {theirs.shape}, found {vectors.shape}"
             except ModelError as error:
@@ -103,6 +107,8 @@ def measure(
                     raise
                 row["excluded"] = str(error)
         rows.append(row)
+    for row, together in zip([row for row in rows if row.get("downstream") is not None], told(compared), strict=True):
+        row["downstream"] = together
     return rows
 
 

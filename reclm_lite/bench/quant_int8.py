@@ -73,7 +73,7 @@ def summary(by_seed: Sequence[dict[str, Any] | None], k: int) -> dict[str, Any] 
             "float32": pair.reference,
             "int8": pair.value,
             "difference": pair.difference,
-            "interval": pair.interval and list(pair.interval),
+            "interval": pair.as_dict()["interval"],
         },
     }
 

@@ -6,19 +6,24 @@
               give another difference to everybody. half = sqrt((z * se_users)^2 + (t * se_seeds)^2), se_users of the users'
               means over seeds, se_seeds of the seeds' means over users with Student's t. What is neither a user's nor a
               seed's own is counted in both, which makes the interval wider rather than narrower.
+    pooled    the same with one se_seeds for all files of a run, the root of their mean variance: what seeds differ by is the
+              backbone's, and of three to five seeds a file's own says next to nothing.
+    choice    one-sided tests of all files' losses against the bound, together (Holm)
 
 The relative loss is 1 - file / reference, a ratio of means: its interval is that of its linear part, (loss_u - r * ref_u).
-Left out: corrections for looking at several files.
+Intervals are of one file each; only the choice is corrected for how many there are.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
 
-Z = 1.959964
+_LEAST = 1e-9  # chances below it are none
 MIN_UNITS = 30  # users or prompts; fewer give no interval
 Interval = tuple[float, float] | None
 
@@ -49,23 +54,68 @@ def ratio(sums: Sequence[float], counts: Sequence[float], *, n_resamples: int = 
 
 
 @dataclass(frozen=True)
+class Errors:
+    """Standard errors of a mean over users and seeds: of users, of seeds, and the degrees of freedom of the latter."""
+
+    users: float
+    seeds: float
+    df: int
+
+    def half(self, level: float = 0.975) -> float:
+        """Half the width of the interval whose ends each are passed with a chance of 1 - level."""
+        of_seeds = float(stats.t.ppf(level, self.df)) * self.seeds if self.df else 0.0
+        return math.hypot(float(stats.norm.ppf(level)) * self.users, of_seeds)
+
+
+def chance_beyond(value: float, errors: Errors, bound: float) -> float:
+    """The chance, were the mean at `bound`, to find `value` or less: what one-sided tests call p. 0 where nothing differs by chance."""
+    if value >= bound:
+        return 1.0
+    if errors.half() == 0 or value + errors.half(1 - _LEAST) < bound:
+        return 0.0
+    return 1 - float(brentq(lambda level: value + errors.half(level) - bound, 0.5, 1 - _LEAST, xtol=1e-9))
+
+
+def holm(chances: Sequence[float], level: float = 0.025) -> list[bool]:
+    """Which of several hypotheses fall, so that with a chance of `level` at most a true one is among them (Holm, 1979)."""
+    order = np.argsort(chances, kind="stable")
+    out = [False] * len(chances)
+    for rank, at in enumerate(order.tolist()):
+        if chances[at] > level / (len(chances) - rank):
+            break
+        out[at] = True
+    return out
+
+
+@dataclass(frozen=True)
 class Paired:
     """A metric of a file beside the reference's, over the same users and seeds.
 
-    interval: of `difference`; loss: relative, 1 - value / reference (None where the reference has none of it); half widths
-    `users_half`, `seeds_half`: the loss's, of users and of seeds alone, in the same unit.
+    interval: of `difference`; loss: relative, 1 - value / reference (None where the reference has none of it). Intervals are None for
+    fewer than MIN_UNITS users or 2 seeds.
     """
 
     value: float
     reference: float
     difference: float
-    interval: Interval
     loss: float | None
-    loss_interval: Interval
-    users_half: float | None
-    seeds_half: float | None
     n_users: int
     n_seeds: int
+    of_difference: Errors
+    of_loss: Errors | None
+
+    @property
+    def has_intervals(self) -> bool:
+        return self.n_users >= MIN_UNITS and self.n_seeds > 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """With "interval" and "loss_interval" as [low, high] or None."""
+        spans = {"interval": (self.difference, self.of_difference), "loss_interval": (self.loss, self.of_loss)}
+        found = asdict(self)
+        for name, (value, errors) in spans.items():
+            known = self.has_intervals and value is not None and errors is not None
+            found[name] = [value - errors.half(), value + errors.half()] if known else None
+        return found
 
 
 def paired(found: np.ndarray, reference: np.ndarray) -> Paired:
@@ -74,23 +124,35 @@ def paired(found: np.ndarray, reference: np.ndarray) -> Paired:
     if found.shape != reference.shape or n_users == 0:
         raise ValueError(f"expected metrics of the same users and seeds, found shapes {found.shape} and {reference.shape}")
     value, base = float(found.mean()), float(reference.mean())
-    enough = n_users >= MIN_UNITS and n_seeds > 1
-    users, seeds = _halves(found - reference)
-    half = math.hypot(users, seeds)
-    interval = (value - base - half, value - base + half) if enough else None
-    loss = loss_interval = users_half = seeds_half = None
-    if base > 0:
-        loss = 1 - value / base
-        users, seeds = _halves((reference - found - loss * reference) / base)
-        half = math.hypot(users, seeds)
-        if enough:
-            loss_interval, users_half, seeds_half = (loss - half, loss + half), users, seeds
-    return Paired(value, base, value - base, interval, loss, loss_interval, users_half, seeds_half, n_users, n_seeds)
+    loss = 1 - value / base if base > 0 else None
+    of_loss = None if loss is None else _errors((reference - found - loss * reference) / base)
+    return Paired(value, base, value - base, loss, n_users, n_seeds, _errors(found - reference), of_loss)
 
 
-def _halves(values: np.ndarray) -> tuple[float, float]:
-    """Half widths of the mean of values (n_seeds, n_users), of users and of seeds; 0 where there is one alone."""
+def pooled(pairs: Sequence[Paired]) -> list[Paired]:
+    """The same pairs, what their seeds differ by taken together; all of one metric, seeds and users. A single one stays as it is."""
+
+    def together(errors: Sequence[Errors]) -> tuple[float, int]:
+        return math.sqrt(sum(each.seeds**2 for each in errors) / len(errors)), sum(each.df for each in errors)
+
+    differing = [pair for pair in pairs if pair.of_difference.users or pair.of_difference.seeds]  # the others are the reference over again
+    if len(differing) < 2:
+        return list(pairs)
+    seeds, df = together([pair.of_difference for pair in differing])
+    losses = [pair.of_loss for pair in differing if pair.of_loss is not None]
+    of_losses = together(losses) if losses else (0.0, 0)
+    out = []
+    for pair in pairs:
+        if pair in differing:
+            of_loss = pair.of_loss and Errors(pair.of_loss.users, *of_losses)
+            pair = replace(pair, of_difference=Errors(pair.of_difference.users, seeds, df), of_loss=of_loss)
+        out.append(pair)
+    return out
+
+
+def _errors(values: np.ndarray) -> Errors:
+    """Of the mean of values (n_seeds, n_users); 0 where there is one user or seed alone."""
     n_seeds, n_users = values.shape
-    users = Z * float(values.mean(axis=0).std(ddof=1)) / math.sqrt(n_users) if n_users > 1 else 0.0
-    seeds = students_t(n_seeds) * float(values.mean(axis=1).std(ddof=1)) / math.sqrt(n_seeds) if n_seeds > 1 else 0.0
-    return users, seeds
+    users = float(values.mean(axis=0).std(ddof=1)) / math.sqrt(n_users) if n_users > 1 else 0.0
+    seeds = float(values.mean(axis=1).std(ddof=1)) / math.sqrt(n_seeds) if n_seeds > 1 else 0.0
+    return Errors(users, seeds, n_seeds - 1)

@@ -1,7 +1,7 @@
 """What the measurements of `reclm bench quant` say: a row of figures with intervals for each file, and the file to ship.
 
-The choice is the smallest file whose relative loss of full Recall@20 has its upper 95 % bound (the upper end of the two-sided
-interval) below the bound asked for. Where no file has, it says whether files lose more or the sample is too small to tell, and
+The choice is the smallest file whose relative loss of full Recall@20 is below the bound asked for at 95 % (one-sided at 2.5 %, all
+files tested together by Holm's method, since the smallest of many is a choice among many). Where no file has, it says whether files lose more or the sample is too small to tell, and
 for how many users the interval would be narrow enough. Left out: how rows look (`quant_tables`, `quant_page`).
 """
 
@@ -9,6 +9,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..profiles.answers import OK, judge
 from ..report.frontier import HEADLINE
 from ..workspace import now
 from .quant_downstream import COLD_ITEMS
-from .quant_intervals import MIN_UNITS, ratio, wilson
+from .quant_intervals import MIN_UNITS, Errors, chance_beyond, holm, ratio, wilson
 
 CHOSEN, TOO_SMALL, LOSE_MORE, REFERENCE = "chosen", "sample too small", "all lose more", "reference"
 
@@ -139,29 +140,34 @@ class Choice:
 
 
 def choose(rows: Sequence[Mapping[str, Any]], plain: Mapping[str, Any] | None, max_loss: float) -> dict[str, Any]:
-    """The smallest file whose loss is below `max_loss` at 95 %, as a dict of `Choice`."""
+    """The smallest file whose loss is below `max_loss` at 95 %, all files looked at together, as a dict of `Choice`."""
     reference = rows[0]
     smaller = sorted(
         (row for row in rows[1:] if not row["excluded"] and row["size_bytes"] < reference["size_bytes"]),
-        key=lambda row: (row["size_bytes"], row["name"]),
+        key=lambda row: (row["size_bytes"], not row["imatrix"], row["name"]),
     )
     bound = f"{100 * max_loss:g} %"
     losses = [(row, (row["downstream"] or {}).get(HEADLINE)) for row in smaller]
     told = [(row, loss) for row, loss in losses if loss is not None and loss["loss_interval"] is not None]
     kept = reference["name"]
-    for row, loss in told:
-        if loss["loss_interval"][1] < max_loss:
-            text = f"{row['name']} is the smallest file whose Recall@20 is at most {bound} below {kept}'s: {_loss(loss)}.{_worthless(plain, max_loss)}"
+    chances = [chance_beyond(loss["loss"], Errors(**loss["of_loss"]), max_loss) for _, loss in told]
+    among = f", among {len(told)} files (Holm)" if len(told) > 1 else ""
+    for (row, loss), is_below in zip(told, holm(chances), strict=True):
+        if is_below:
+            text = (
+                f"{row['name']} is the smallest file whose Recall@20 is at most {bound} below {kept}'s, at 95 % confidence{among}: "
+                f"{_loss(loss)}.{_worthless(plain, max_loss)}"
+            )
             return _told(Choice(CHOSEN, row["name"], text, max_loss))
     if smaller and not told:
         why = "no recall to lose in this sample" if all(loss is None or loss["loss"] is None for _, loss in losses) else "no interval"
         text = f"The sample is too small to tell: there is {why}; use at least {MIN_UNITS} users with something held out and 2 seeds."
         return _told(Choice(TOO_SMALL, None, text, max_loss))
-    open_ones = [(row, loss) for row, loss in told if loss["loss_interval"][0] <= max_loss]
-    if open_ones:
-        row, loss = min(open_ones, key=lambda pair: (pair[1]["loss_interval"][1], pair[0]["size_bytes"]))
-        text = f"no file's loss is below {bound} for certain, and that of {row['name']} may be ({_loss(loss)}).{_enough(loss, max_loss)}"
-        return _told(Choice(TOO_SMALL, None, f"The sample is too small to tell: {text}", max_loss))
+    if any(loss["loss_interval"][0] <= max_loss for _, loss in told):
+        row, loss = min(zip(told, chances, strict=True), key=lambda pair: (pair[1], pair[0][1]["loss"]))[0]
+        text = f"The sample is too small to tell: of no file is it certain, at 95 %{among}, that it loses less than {bound}. "
+        text += f"{row['name']} comes nearest: {_loss(loss)}.{_enough(loss, max_loss, len(told))}"
+        return _told(Choice(TOO_SMALL, None, text, max_loss))
     if told:
         return _told(Choice(LOSE_MORE, kept, f"Every smaller file loses more than {bound} of Recall@20: keep {kept}.", max_loss))
     return _told(Choice(REFERENCE, kept, f"There is no smaller file that could be measured: keep {kept}.", max_loss))
@@ -176,15 +182,15 @@ def _loss(loss: Mapping[str, Any]) -> str:
     return f"a loss of {100 * loss['loss']:.2f} %, 95 % interval {100 * low:.2f} to {100 * high:.2f} %, {loss['n_users']:,} users, {loss['n_seeds']} seeds"
 
 
-def _enough(loss: Mapping[str, Any], max_loss: float) -> str:
-    """For how many users or seeds the interval would be narrow enough, were the loss what it seems."""
-    room = max_loss - loss["loss"]
-    users, seeds = loss["users_half"], loss["seeds_half"]
+def _enough(loss: Mapping[str, Any], max_loss: float, n_files: int) -> str:
+    """For how many users or seeds the bound would hold, were the loss what it seems."""
+    room, errors, level = max_loss - loss["loss"], Errors(**loss["of_loss"]), 1 - 0.025 / n_files
     if room <= 0:
-        return " Were the loss what it seems, a larger sample would only show that it is too much."
-    if seeds >= users:
-        return f" What the seeds differ by is most of it: more than {loss['n_seeds']} seeds would help most."
-    n = math.ceil(loss["n_users"] * (math.hypot(users, seeds) / room) ** 2)
+        return " Were the losses what they seem, none would be below it."
+    of_seeds = replace(errors, users=0.0).half(level)
+    if of_seeds >= room:
+        return f" What seeds differ by is too much of it: give more than {loss['n_seeds']} --seeds."
+    n = math.ceil(loss["n_users"] * replace(errors, seeds=0.0).half(level) ** 2 / (room**2 - of_seeds**2))
     return f" About {n:,} users would do, were the loss what it seems."
 
 
