@@ -1,6 +1,7 @@
 """`reclm bench quant`: files made and judged, figures kept, the same users paired, and a choice that knows when it cannot choose."""
 
 import csv
+import fcntl
 import io
 import json
 import re
@@ -22,10 +23,22 @@ from reclm_lite.convert.parity.logits import gguf_logits
 from tiny_llama import write_tiny_llama
 
 from reclm_lite.assets import encoder_path, profile_model_path
-from reclm_lite.bench import quant, quant_encoder, quant_output, quant_page, quant_tables
+from reclm_lite.bench import (
+    quant,
+    quant_encoder,
+    quant_output,
+    quant_page,
+    quant_tables,
+)
 from reclm_lite.bench import quant_jobs as jobs
 from reclm_lite.bench.quant_downstream import Fits
-from reclm_lite.bench.quant_files import Asked, Maker, open_reference, parse_types, verdict_on
+from reclm_lite.bench.quant_files import (
+    Asked,
+    Maker,
+    open_reference,
+    parse_types,
+    verdict_on,
+)
 from reclm_lite.bench.quant_logits import measure
 from reclm_lite.bench.quant_profiles import choose_users, open_copy
 from reclm_lite.bench.quant_state import State
@@ -36,6 +49,7 @@ from reclm_lite.errors import (
     ModelError,
     WorkspaceError,
 )
+from reclm_lite.files import file_sha256
 from reclm_lite.profiles.prompts import load_inputs
 from reclm_lite.report import write_report
 from reclm_lite.runtime import load_model, quantize_file
@@ -158,6 +172,41 @@ def test_two_runs_into_one_folder_are_refused(whole, root, model):
     copy = whole.out / "quant-state" / "workspace"
     with Workspace.open(copy) as other, other.writing(), pytest.raises(WorkspaceError, match="another reclm process"):
         quant.run(settings(root, model, whole.out), encoder=HashEncoder())
+
+
+def test_a_run_into_a_folder_that_another_one_works_in_leaves_its_copy_alone(whole, root, model, tmp_path):
+    other = shutil.copytree(root, tmp_path / "ws")
+    with Workspace.open(other) as ws:
+        store_split(ws, [matrix(N_USERS, N_ITEMS, rows) for rows in (*histories(1), {})])
+    before = (whole.out / "quant-state" / "workspace" / "copied-from.json").read_text()
+    with (whole.out / "quant-state" / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(WorkspaceError, match="another reclm process is measuring into .*give another --out"):
+            quant.run(settings(other, model, whole.out), encoder=HashEncoder())
+    assert (whole.out / "quant-state" / "workspace" / "copied-from.json").read_text() == before
+
+
+@pytest.mark.parametrize("out", ["", "models/x", "quant"])
+def test_a_folder_within_the_workspace_is_refused_but_for_its_reports(root, model, out):
+    before = sorted(root.rglob("*"))
+    with pytest.raises(InputError, match="outside the workspace or under its reports"):
+        quant.run(settings(root, model, root / out))
+    assert sorted(root.rglob("*")) == before
+    settings(root, model, root / "reports" / "quant").check()
+
+
+def test_two_models_of_one_name_do_not_share_files(tmp_path):
+    others = []
+    for seed in (1, 2):
+        (tmp_path / str(seed)).mkdir()
+        others.append(write_tiny_llama(tmp_path / str(seed) / "m.gguf", quantization="F16", seed=seed))
+    made = [Maker(open_reference(path), tmp_path / "files", State(tmp_path / "state"), 1).make(Asked("q4_0"), None) for path in others]
+    assert made[0].path != made[1].path and all(file.sha256 == file_sha256(file.path) for file in made) and made[0].sha256 != made[1].sha256
+
+
+def test_an_encoder_that_is_none_is_told_before_any_work(root, model, tmp_path):
+    with pytest.raises(ModelError, match="expected an embedding model"):
+        quant.run(settings(root, model, tmp_path / "out", encoder_model=model))
 
 
 def test_a_file_that_cannot_be_measured_is_excluded_and_the_others_are_told(whole, root, model, tmp_path, monkeypatch):
@@ -362,7 +411,11 @@ def test_the_report_shows_the_frontier_where_it_was_measured(whole, root, tmp_pa
         assert whole.document["choice"]["sentence"].replace(" %", "\u00a0%") in page.text
         quant_output.write({**whole.document, "split": "another"}, mine / "reports" / "quant")
         assert "The data or the split have changed since." in Page(write_report(ws).read_text()).text
-        for damage in ("{", "[]", json.dumps({**whole.document, "files": [{}]}), json.dumps({**whole.document, "choice": None})):
+        rows = whole.document["files"]
+        odd = [{"files": [{}]}, {"choice": None}, {"files": [{**rows[0], "size_bytes": 10**400}, *rows[1:]]}, {"choice": {**whole.document["choice"], "max_loss": float("inf")}},
+               {"settings": {**whole.document["settings"], "n_seeds": None}}, {"choice": {**whole.document["choice"], "sentence": 3}}]  # fmt: skip
+        odd = [json.dumps({**whole.document, **change}) for change in odd]
+        for damage in ("{", "[]", "[" * 100_000, *odd):
             (mine / "reports" / "quant" / "quant.json").write_text(damage)
             caplog.clear()
             assert "Size of the profile model" not in Page(write_report(ws).read_text()).text
@@ -444,7 +497,7 @@ def test_in_a_browser_nothing_sticks_out_of_the_page_and_words_do_not_lie_on_eac
 # -- the command --------------------------------------------------------------------------
 
 
-def test_the_command_prints_a_table_the_choice_and_one_json_line_last(whole, root, model, monkeypatch, tmp_path):
+def test_the_command_prints_tables_and_the_choice_or_one_json_line(whole, root, model, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(quant, "run", lambda asked, say: seen.append(asked) or whole.document)
     command = [
@@ -466,10 +519,10 @@ def test_the_command_prints_a_table_the_choice_and_one_json_line_last(whole, roo
     result = CliRunner().invoke(main, [*command, "--auto"])
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert json.loads(lines[-1]) == json.loads(json.dumps(whole.document)) and whole.document["choice"]["sentence"] in lines
+    assert lines[-1] == whole.document["choice"]["sentence"] and "{" not in result.stdout
     assert seen[0].types == ("q8_0", "q4_k_m", "q2_k") and seen[0].max_loss == pytest.approx(0.025)
     result = CliRunner().invoke(main, [*command, "--json"])
-    assert len(result.stdout.splitlines()) == 1 and (tmp_path / "quant.json").is_file()
+    assert json.loads(result.stdout) == json.loads(json.dumps(whole.document)) and (tmp_path / "quant.json").is_file()
 
 
 def test_the_command_refuses_in_one_sentence(root, tmp_path):

@@ -16,10 +16,21 @@ from reclm_lite.report.frontier import Mark, frontier, frontier_plot
 from reclm_lite.report.plots import nice_ticks
 
 
-def test_types_come_with_and_without_importance_matrix_where_both_can_be_had():
-    names = [asked.name for asked in parse_types(["Q8_0", "q4_k_m", "iq2_xs", "a/b.gguf"], imatrix=True)]
+def test_types_come_with_and_without_importance_matrix_where_both_can_be_had(tmp_path):
+    (tmp_path / "b.gguf").write_bytes(b"")
+    names = [asked.name for asked in parse_types(["Q8_0", "q4_k_m", "iq2_xs", str(tmp_path / "b.gguf")], imatrix=True)]
     assert names == ["q8_0", "q4_k_m", "q4_k_m+imatrix", "iq2_xs+imatrix", "b.gguf"]
     assert [asked.name for asked in parse_types(["q4_k_m"], imatrix=False)] == ["q4_k_m"]
+
+
+def test_given_files_are_told_apart_by_as_much_of_their_path_as_it_takes(tmp_path):
+    for name in ("a/x.gguf", "b/x.gguf", "c/y.gguf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    paths = [str(tmp_path / name) for name in ("a/x.gguf", "b/x.gguf", "a/../a/x.gguf", "c/y.gguf")]
+    assert [asked.name for asked in parse_types(paths, imatrix=False)] == ["a/x.gguf", "b/x.gguf", "y.gguf"]
+    with pytest.raises(InputError, match="expected a GGUF file at .*none.gguf, which --types names, found none"):
+        parse_types([str(tmp_path / "none.gguf")], imatrix=False)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ stopped, and a second one costs nothing. What comes of the figures: `quant_resul
 The text encoder has a part of its own (`quant_encoder`).
 """
 
+import fcntl
 import shutil
 import tempfile
 import time
@@ -17,8 +18,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..cf.fit import TRAINED
-from ..errors import InputError, ModelError
+from ..errors import InputError, ModelError, WorkspaceError
 from ..profiles.calibration import sample_prompts
 from ..profiles.generate import Observer
 from ..profiles.pace import in_words
@@ -26,6 +28,7 @@ from ..profiles.sampling import Sampling
 from ..profiles.scheduler import Tokenizer
 from ..profiles.sources import SourceSettings
 from ..profiles.sources.gguf import Model
+from ..text.encoder import TextEncoder
 from ..text.vectors import Encoder, open_encoder
 from . import (
     machine,
@@ -35,7 +38,15 @@ from . import (
     quant_profiles,
     quant_results,
 )
-from .quant_files import DEFAULT_TYPES, Asked, File, Maker, open_reference, parse_types, verdict_on
+from .quant_files import (
+    DEFAULT_TYPES,
+    Asked,
+    File,
+    Maker,
+    open_reference,
+    parse_types,
+    verdict_on,
+)
 from .quant_intervals import MIN_UNITS
 from .quant_jobs import merged, run_job
 from .quant_state import State, digest, digest_of_texts
@@ -85,7 +96,13 @@ class Settings:
                 f"expected at least {MIN_UNITS} prompts, as fewer give no interval, found --prompts {self.n_prompts}; ask for more"
             )
         if not 0 < self.max_loss < 1:
-            raise InputError(f"expected a loss between 0 and 100 %, found {100 * self.max_loss:g} %; check --max-loss")
+            hint = f": {self.max_loss:g} without a per cent sign is a share; for {self.max_loss:g} % write {self.max_loss:g}%" if self.max_loss >= 1 else ""
+            raise InputError(f"expected a loss between 0 and 100 %, found {100 * self.max_loss:g} %{hint}; check --max-loss")
+        out, root = self.out.resolve(), self.root.resolve()
+        if out == root or (root in out.parents and out.relative_to(root).parts[0] != "reports"):
+            raise InputError(
+                f"expected --out outside the workspace or under its reports/, found {self.out}: a copy of the workspace goes there; give another folder"
+            )
 
 
 @dataclass
@@ -156,6 +173,17 @@ class _Steps(Observer):
         self._say(sentence)
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process. Raises WorkspaceError where another one has it."""
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise WorkspaceError(f"another reclm process is measuring into {folder.parent}: wait for it to end, or give another --out") from error
+        yield
+
+
 class _Run:
     """One run: its settings, its state, the files it compares."""
 
@@ -165,8 +193,13 @@ class _Run:
         self.reference = open_reference(settings.model)
         if settings.encoder_model is not None:
             open_reference(settings.encoder_model, option="--encoder")
+            with TextEncoder(settings.encoder_model, n_threads=1):  # one that is none is told now, not after hours
+                pass
         self.model = Model(settings.model, False, SourceSettings(n_threads=settings.n_threads))
-        self.state = State(settings.out / STATE)
+        try:
+            self.state = State(settings.out / STATE)
+        except OSError as error:
+            raise InputError(f"expected a folder that can be written at {settings.out}, found: {error.strerror}; check --out") from error
         self.steps, self.notes = _Steps(say), list(self.model.notes)
         proved = verdict_on(self.reference)[0]
         self.notes.append(
@@ -175,8 +208,14 @@ class _Run:
         )  # fmt: skip
 
     def all(self) -> dict[str, Any]:
+        with _alone(self.state.folder):
+            return self._all()
+
+    def _all(self) -> dict[str, Any]:
         settings = self.settings
-        with quant_profiles.open_copy(settings.root, self.state.folder / "workspace") as ws, ws.writing():  # one run at a time
+        with quant_profiles.open_copy(settings.root, self.state.folder / "workspace") as ws, ws.writing():
+            if not ws.has("matrices/neighbors"):
+                self.notes.append("The workspace has no neighbors, so every profile is of its user's own history alone.")
             for left in [path for kind in _SCRATCH for path in self.state.folder.glob(f"{kind}*")]:
                 if left.is_dir():  # of a run that was killed
                     shutil.rmtree(left)
@@ -300,7 +339,7 @@ class _Run:
     def _profiles(self, found: Sequence[Measured], ws: Any) -> dict[str, str]:
         """What the vectors of each file's profiles hash to, by the file's SHA-256."""
         common = {"reference": self.reference.sha256, "users": digest(self.users), "split": self.split.fingerprint, "data": ws.fingerprint("matrices/interactions"),
-                  "neighbors": ws.fingerprint("matrices/neighbors"), "encoder": self._encoder_identity(), "source": self.model.identity(Sampling(guided=True))}  # fmt: skip
+                  "neighbors": ws.fingerprint("matrices/neighbors"), "encoder": self._encoder_identity(), "source": self.model.identity(Sampling(guided=True)), "version": __version__}  # fmt: skip
         self.written: dict[str, quant_profiles.Written] = {}
 
         def measure(each: Measured, _: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import __version__
 from ..cf.fit import settings_of
 from ..cf.inputs import load_inputs
 from ..cf.phases import PROFILE_PHASES, checkpoint_path, fit_arrays
@@ -25,7 +26,7 @@ from ..cf.settings import override
 from ..data.dataset import Split, load_split
 from ..evaluate.settings import SETTINGS, evaluate
 from ..workspace import Workspace
-from . import quant_int8
+from . import machine, quant_int8
 from .quant_intervals import Paired, paired, pooled
 from .quant_state import State
 
@@ -51,18 +52,19 @@ class Fits:
         self, root: Path, scratch: Path, state: State, backbone: str, epochs: int | None, n_threads: int | None, assignments: Sequence[str] = ()
     ):
         """assignments: `name=value`, settings in the place of the backbone's own."""
-        self.scratch, self.state, self.assignments = scratch, state, list(assignments)
+        self.scratch, self.state = scratch, state
         self.backbone, self.epochs, self.n_threads = backbone, epochs, n_threads
         used: dict[str, str] = {}
         with Workspace.open(root) as ws:
             self.split: Split = load_split(ws)
             self._inputs = load_inputs(ws, self.split, "none", used)
         self._items = used.get("vectors/items")
-        self._settings = override(settings_of(backbone), self.assignments)
+        self._settings = override(settings_of(backbone), list(assignments))
 
     def made_of(self, vectors: str, seed: int, *, int8: bool = False, text: str | None = None) -> dict[str, Any]:
         return {"backbone": self.backbone, "epochs": self.epochs, "split": self.split.fingerprint, "items": text or self._items,
-                "vectors": vectors, "seed": seed, "int8": int8, "settings": self.assignments}  # fmt: skip
+                "vectors": vectors, "seed": seed, "settings": dataclasses.asdict(self._settings), "version": __version__,
+                "int8": {"cpu": machine.cpu_name(), "n_threads": self.n_threads} if int8 else None}  # fmt: skip
 
     def has(self, vectors: str, seed: int, *, int8: bool = False, text: str | None = None) -> bool:
         return self.state.has("fit", self.made_of(vectors, seed, int8=int8, text=text))

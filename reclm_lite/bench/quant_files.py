@@ -31,16 +31,17 @@ IMATRIX_FILE = "imatrix.gguf"
 
 @dataclass(frozen=True)
 class Asked:
-    """One file to compare: a type to make, with or without importance matrix, or a file that is there."""
+    """One file to compare: a type to make, with or without importance matrix, or a file that is there (label: what it is called)."""
 
     ftype: str
     imatrix: bool = False
     given: Path | None = None
+    label: str = ""
 
     @property
     def name(self) -> str:
         if self.given is not None:
-            return self.given.name
+            return self.label or self.given.name
         return f"{self.ftype}+imatrix" if self.imatrix else self.ftype
 
 
@@ -102,9 +103,12 @@ def parse_types(names: Sequence[str], *, imatrix: bool) -> list[Asked]:
     imatrix: whether a matrix is to be had; then every type that gains by it comes twice.
     """
     asked: dict[Asked, None] = {}
+    labels = _labels([name for name in names if name.lower().endswith(".gguf")])
     for name in names:
         if name.lower().endswith(".gguf"):
-            asked[Asked("", given=Path(name))] = None
+            if not Path(name).is_file():
+                raise InputError(f"expected a GGUF file at {name}, which --types names, found none; check the path")
+            asked[Asked("", given=Path(name).resolve(), label=labels[name])] = None
             continue
         ftype = name.lower()
         if ftype not in FTYPES or ftype in UNQUANTIZED_FTYPES:
@@ -123,14 +127,27 @@ def parse_types(names: Sequence[str], *, imatrix: bool) -> list[Asked]:
     return list(asked)
 
 
+def _labels(paths: Sequence[str]) -> dict[str, str]:
+    """What each path is called: its name, or with the folders that make it unique."""
+    by_path = {Path(path).resolve(): path for path in paths}
+    out = {}
+    for path in paths:
+        parts = Path(path).resolve().parts
+        others = [other.parts for other in by_path if other.parts != parts]
+        n = next((n for n in range(1, len(parts)) if all(other[-n:] != parts[-n:] for other in others)), len(parts))
+        out[path] = "/".join(parts[-n:])
+    return out
+
+
 class Maker:
-    """Makes the files in `folder`, or finds them there; notes their hashes in `state`."""
+    """Makes the files in a folder of the reference's own in `folder`, or finds them there; notes their hashes in `state`."""
 
     def __init__(self, reference: File, folder: Path, state: State, n_threads: int):
-        self.reference, self.folder, self.state, self.n_threads = reference, folder, state, n_threads
+        self.reference, self.state, self.n_threads = reference, state, n_threads
+        self.folder = folder / f"{reference.path.stem}-{reference.sha256[:8]}"
         self.llama = machine.version("llama-cpp-python")
         self._summary = check_gguf(reference.path)
-        folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def imatrix(self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> Path:
         """The importance matrix of the reference on `texts`. progress: told of sequences, where it has to be collected."""

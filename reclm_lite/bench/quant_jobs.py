@@ -23,7 +23,7 @@ _N_PREFILL, _N_DECODE = 512, 32  # tokens of the plain measurements, where the c
 def run_job(kind: str, **arguments: Any) -> dict[str, Any]:
     """Run a job in a fresh process; returns its result. Raises ModelError with the last line it wrote where it fails."""
     what = f"measuring {kind} of {arguments.get('model')}"
-    return process.run(process.python(__name__), {"kind": kind, **arguments}, what, remedy="; leave it out of --types")
+    return process.run(process.python(__name__), {"kind": kind, **arguments}, what, remedy="; check --encoder" if kind == "encode" else "; leave it out of --types")
 
 
 def merged(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -134,4 +134,5 @@ def _encode(model: str, texts: Sequence[str], n_threads: int, out: str) -> dict[
 _KINDS = {"speed": _speed, "logits": _logits, "encode": _encode}
 
 if __name__ == "__main__":
+    process.end_with_parent()
     print(json.dumps(main(json.load(sys.stdin))))

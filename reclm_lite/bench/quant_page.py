@@ -15,9 +15,9 @@ from ..report.tables import metric_label, pairs_html, table_html
 from . import quant_int8
 from .quant_downstream import GROUPS, METRICS, K
 from .quant_results import CHOSEN, TOO_SMALL
-from .quant_tables import encoder_cells, number, signed
+from .quant_tables import PROMPTS_NOTE, encoder_cells, number, signed
 
-_TITLES = {CHOSEN: "Ship {name}", TOO_SMALL: "Too small a sample to tell"}
+_TITLES = {CHOSEN: "Smallest within {bound}: {name}", TOO_SMALL: "Too small a sample to tell"}
 
 
 def render(document: Mapping[str, Any]) -> str:
@@ -46,7 +46,7 @@ def render(document: Mapping[str, Any]) -> str:
     ]
     choice, about = document["choice"], f"Quantization of {_model_name(document)}"
     return shell(
-        about, kicker=about, heading=_TITLES.get(choice["state"], "Keep {name}").format(name=choice["name"]), sections=sections,
+        about, kicker=about, heading=_TITLES.get(choice["state"], "Keep {name}").format(name=choice["name"], bound=f"{100 * choice['max_loss']:g}\u00a0%"), sections=sections,
         soft=f"Profiles of {document['n_users']:,} users, {document['settings']['backbone']}, {document['settings']['n_seeds']} seeds.",
         lede=escape(choice["sentence"]).replace(" %", "\u00a0%"),
     )  # fmt: skip
@@ -121,9 +121,9 @@ def _profiles(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _distributions(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = (("mean_kl", "Mean KL", 1, None), ("answer_mean_kl", "KL in answers", 1, None), ("kl_99", "KL, 99th percentile", 1, None), ("top1_agreement", "Top-1, %", 100, 1),
-               ("perplexity", "Perplexity", 1, None), ("answer_perplexity", "Perplexity of answers", 1, None))  # fmt: skip
-    note = f"Over {rows[0]['n_positions']:,} positions of {rows[0]['n_prompts']:,} prompts with the unquantized file's greedy answers; KL in nats."
+    columns = (("answer_perplexity", "Perplexity of answers", 1, 4), ("answer_mean_kl", "KL in answers", 1, None), ("mean_kl", "Mean KL", 1, None),
+               ("kl_99", "KL, 99th percentile", 1, None), ("top1_agreement", "Top-1, %", 100, 1), ("perplexity", "Perplexity, all", 1, None))  # fmt: skip
+    note = f"Over {rows[0]['n_positions']:,} positions of {rows[0]['n_prompts']:,} prompts with the unquantized file's greedy answers; KL in nats. {PROMPTS_NOTE}"
     return _table(note, rows, columns)
 
 
@@ -163,7 +163,8 @@ def _encoders(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in told
     ]
     titles = "".join(f'<th scope="col"{" class=number" if at else ""}>{escape(title)}</th>' for at, title in enumerate(head))
-    return table_html("Vectors of the catalogue's texts beside the unquantized encoder's, 95 % intervals over texts.", titles, body)
+    caption = "Vectors of the catalogue's texts beside the unquantized encoder's, and the backbone fitted with them, without profiles; 95 % intervals."
+    return table_html(caption, titles, body)
 
 
 def _ranged(row: Mapping[str, Any], name: str) -> str:

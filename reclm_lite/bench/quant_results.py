@@ -36,7 +36,7 @@ def document(
     notes = list(notes)
     if n_users < n_all_users:
         notes.append(
-            f"Profiles were written for {n_users:,} of {n_all_users:,} users; the others have none in the fits, and recommendations are compared over the former."
+            f"Profiles were written for {n_users:,} of {n_all_users:,} users; the others have none in the fits, which makes losses look smaller than they are, and recommendations are compared over the former."
         )
     if settings["n_seeds"] < 2:
         notes.append("One seed tells nothing of how much fits differ by chance: recommendations have no intervals; use --seeds 2 or more.")

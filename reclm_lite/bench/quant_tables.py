@@ -15,6 +15,7 @@ _FIGURES = ("perplexity", "answer_perplexity", "log_perplexity_ratio", "mean_kl"
             "free_exact_share", "exact_share", "cosine", "neighbours_kept")  # fmt: skip
 _PLAIN = ("size_bytes", "bits_per_weight", "n_fallback", "load_seconds", "peak_bytes", "model_bytes", "prefill_tokens_per_s", "decode_tokens_per_s",
           "profiles_per_s", "n_positions", "n_prompts", "n_users", "n_written", "n_texts", "texts_per_s")  # fmt: skip
+PROMPTS_NOTE = "A profile model learns its answers alone: of answers the figures tell its quality, of prompts only how far files differ."
 _OF_PAIRS = ("value", "difference", "loss", "n_users", "n_seeds")
 
 
@@ -31,11 +32,12 @@ def lines_of(document: Mapping[str, Any]) -> list[str]:
             for row in rows
         ],
     )  # fmt: skip
-    lines += ["", f"Next tokens beside {rows[0]['name']}, with 95 % intervals; KL in nats"]
+    lines += ["", f"Next tokens beside {rows[0]['name']}, with 95 % intervals; KL in nats. {PROMPTS_NOTE}"]
     lines += _table(
-        ("file", "perplexity", "of answers", "mean KL", "KL, 99th percentile", "top-1 %"),
+        ("file", "perplexity of answers", "KL in answers", "mean KL", "KL, 99th percentile", "top-1 %", "perplexity, all"),
         [
-            (row["name"], *(_figure(row[name]) for name in ("perplexity", "answer_perplexity", "mean_kl", "kl_99")), _figure(row["top1_agreement"], 100, 1))
+            (row["name"], _figure(row["answer_perplexity"], 1, 4), *(_figure(row[name]) for name in ("answer_mean_kl", "mean_kl", "kl_99")),
+             _figure(row["top1_agreement"], 100, 1), number(row["perplexity"]["value"]))
             for row in rows
         ],
     )  # fmt: skip
@@ -61,7 +63,7 @@ def lines_of(document: Mapping[str, Any]) -> list[str]:
         )
     if document["encoders"]:
         head, *told = encoder_cells(document["encoders"])
-        lines += ["", "The text encoder on the catalogue's texts, with 95 % intervals", *_table(head, told)]
+        lines += ["", f"The text encoder on the catalogue's texts; {document['settings']['backbone']} with its item vectors and no profiles; 95 % intervals", *_table(head, told)]
     for row in document["files"]:
         if row["excluded"]:
             lines.append(f"excluded: {row['name']}: {row['excluded']}")
@@ -156,7 +158,7 @@ def encoder_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         low, high = (scale * end for end in one["interval"])
         return f"{scale * one['value']:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
-    out: list[tuple[str, ...]] = [("encoder", "MB", "bits/w", "load s", "peak MB", "texts/s", "cosine", "least", f"nearest {N_NEAREST} kept, %", "R@20", "loss of R@20")]
+    out: list[tuple[str, ...]] = [("encoder", "MB", "bits/w", "load s", "peak MB", "texts/s", "cosine", "least", f"nearest {N_NEAREST} kept, %", "R@20 (users)", "loss of R@20")]
     for row in rows:
         if row["excluded"]:
             out.append((row["name"], "excluded", "", "", "", "", "", "", "", "", row["excluded"]))
@@ -165,6 +167,6 @@ def encoder_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         out.append(
             (row["name"], f"{row['size_bytes'] / 1e6:,.1f}", f"{row['bits_per_weight']:.2f}", f"{row['load_seconds']:.3f}", f"{row['peak_bytes'] / 1e6:,.0f}",
              f"{row['texts_per_s']:,.1f}", figure(row["cosine"], 1, 5), f"{row['min_cosine']:.5f}", figure(row["neighbours_kept"], 100, 1),
-             "not fitted" if row["downstream"] is None else "no users" if pair is None else f"{pair['value']:.4f}", "" if pair is None else loss_of(pair))
+             "not fitted" if row["downstream"] is None else "no users" if pair is None else f"{pair['value']:.4f} ({pair['n_users']:,})", "" if pair is None else loss_of(pair))
         )  # fmt: skip
     return out

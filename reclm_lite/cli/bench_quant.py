@@ -53,7 +53,7 @@ class Percent(click.ParamType):
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of users and prompts.")
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print the JSON line alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print what quant.json holds, as one line, in the place of tables.")
 @common
 def command(
     root: Path, model: Path, types: tuple[str, ...], imatrix: str, encoder_model: Path | None, n_users: int | None, n_prompts: int | None, n_seeds: int, backbone: str,
@@ -76,7 +76,7 @@ def command(
 
     wanted = tuple(part.strip() for text in types for part in text.split(",") if part.strip())
     settings = quant.Settings(
-        root, model, out or root / "reports" / "quant", n_threads or native.default_threads(), wanted or quant.DEFAULT_TYPES,
+        root, model, out or root / "reports" / "quant", n_threads or native.default_threads(), wanted if types else quant.DEFAULT_TYPES,
         imatrix=imatrix == "auto", n_users=n_users, n_prompts=n_prompts or quant.N_PROMPTS, n_seeds=n_seeds, backbone=backbone, epochs=epochs,
         n_slots=n_slots, seed=seed, max_loss=max_loss, encoder_model=encoder_model,
     )  # fmt: skip
@@ -85,4 +85,5 @@ def command(
     for line in [] if as_json else quant_output.lines(document, auto=auto):
         click.echo(line)
     say(f"written: {', '.join(map(str, written))}")
-    click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))

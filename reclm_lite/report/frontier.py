@@ -6,6 +6,7 @@ print restyle them; nothing is told by colour alone: files with an importance ma
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -46,11 +47,19 @@ def read(path: Path) -> dict[str, Any] | None:
     """The results at `path`, or None where there are none, or none that can be read: the log says why."""
     if not path.is_file():
         return None
+
+    def refuse(constant: str) -> float:
+        raise ValueError(f"{constant} is no number of JSON")
+
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
         section(document)
-        _ = [document["settings"][name] for name in ("model", "backbone", "n_seeds")], document["n_users"] + 0, document["choice"]["sentence"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        settings, choice = document["settings"], document["choice"]
+        if not all(isinstance(text, str) for text in (settings["model"], settings["backbone"], choice["sentence"])):
+            raise TypeError("a text is none")
+        if not all(isinstance(n, int) for n in (settings["n_seeds"], document["n_users"])):
+            raise TypeError("a count is none")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         log.warning("%s is left out of the report: expected what `reclm bench quant` writes, found %s: %s", path, type(error).__name__, error)
         return None
     return document
@@ -94,6 +103,9 @@ def marks_of(document: Mapping[str, Any], measure: Callable[[Mapping[str, Any]],
 def section(document: Mapping[str, Any]) -> str:
     """Size against loss as HTML: the frontier, and every file with its interval, beside the backbone without profiles."""
     marks = marks_of(document, lambda row: row["size_bytes"] / 1e6)
+    numbers = [x for x, _ in marks] + [end for _, mark in marks for end in (mark.value, mark.low, mark.high) if end is not None]
+    if not all(math.isfinite(number) and abs(number) < 1e15 for number in numbers):
+        raise ValueError("expected finite sizes and losses")
     if not marks:
         return "<p>No user of this sample had anything held out that was found: there is no loss to show.</p>"
     bound = document["choice"]["max_loss"]
