@@ -473,13 +473,16 @@ def test_encoders_are_in_the_table_and_on_the_page(whole):
     assert (rows[3]["texts_per_s"], rows[3]["neighbours_kept_low"], rows[4]["excluded"]) == ("50.0", "0.98", "why not")
 
 
+INTERVAL = {"value": 0.98765, "interval": [0.98123, 0.99456]}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium to lay the page out")
-@pytest.mark.parametrize("width", [360, 1200])
-def test_in_a_browser_nothing_sticks_out_of_the_page_and_words_do_not_lie_on_each_other(whole, tmp_path, width):
-    page = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", quant_page.render(whole.document))
+@pytest.mark.parametrize(("width", "medium"), [(360, "screen"), (1200, "screen"), (692, "print")])
+def test_in_a_browser_nothing_sticks_out_of_the_page_and_words_do_not_lie_on_each_other(whole, tmp_path, width, medium):
+    document = {**whole.document, "encoders": [{**whole.document["files"][0], "texts_per_s": 50.0, "min_cosine": 0.9, "neighbours_kept": INTERVAL, "cosine": INTERVAL}]}
+    page = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", quant_page.render(document))
+    page = page.replace("@media print", "@media all") if medium == "print" else page
     ask = """
         const d = frame.contentDocument, boxes = e => e.getBoundingClientRect();
         const words = [...d.querySelectorAll("svg")].map(s => [...s.querySelectorAll("text")].map(boxes));
