@@ -12,7 +12,7 @@ from reclm_lite.bench.quant_logits import stored_masks
 from reclm_lite.bench.quant_profiles import Written, similarity
 from reclm_lite.bench.quant_state import State
 from reclm_lite.errors import InputError
-from reclm_lite.report.frontier import Mark, frontier, frontier_plot
+from reclm_lite.report.frontier import frontier, frontier_plot, marked
 from reclm_lite.report.plots import nice_ticks
 
 
@@ -93,7 +93,7 @@ def test_ticks_are_few_and_enclose_all_values(values):
 
 
 def test_names_of_files_of_one_size_do_not_lie_on_each_other():
-    marks = [(3.0 + i / 1000, Mark(f"file{i}", "3 MB", 0.1)) for i in range(6)]
+    marks = [(3.0 + i / 1000, marked(f"file{i}", "3 MB", 0.1, None, "plain", "")) for i in range(6)]
     svg = frontier_plot(marks, title="t", x_axis="MB", y_axis="loss")
     places = re.findall(r'<text class="label" x="([\d.]+)" y="([\d.]+)"', svg)
     assert 2 <= len(places) == len(set(places)) and svg.count("<circle") == 6

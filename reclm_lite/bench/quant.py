@@ -377,7 +377,7 @@ class _Run:
         """Fills in every file's comparison; returns that of the backbone without profiles."""
         settings, seeds = self.settings, range(self.settings.n_seeds)
         with tempfile.TemporaryDirectory(dir=self.state.folder, prefix="fits-") as folder:
-            fits = quant_downstream.Fits(settings.root, Path(folder), self.state, settings.backbone, settings.epochs, settings.n_threads)
+            fits = self.fits = quant_downstream.Fits(settings.root, Path(folder), self.state, settings.backbone, settings.epochs, settings.n_threads)
             with_int8 = keys[self.reference.sha256]
             wanted = {"none", *keys.values()}
             self.steps.left["fit"] = sum(not fits.has(key, seed, int8=key == with_int8) for key in wanted for seed in seeds)
@@ -409,9 +409,7 @@ class _Run:
         settings = self.settings
         if settings.encoder_model is None:
             return None
-        with tempfile.TemporaryDirectory(dir=self.state.folder, prefix="fits-") as folder:
-            fits = quant_downstream.Fits(settings.root, Path(folder), self.state, settings.backbone, settings.epochs, settings.n_threads)
-            return quant_encoder.measure(
-                settings.root, settings.encoder_model, settings.out / FILES, self.state, n_threads=settings.n_threads, seed=settings.seed, fits=fits,
-                seeds=range(settings.n_seeds), steps=self.steps,
-            )  # fmt: skip
+        return quant_encoder.measure(
+            settings.root, settings.encoder_model, settings.out / FILES, self.state, n_threads=settings.n_threads, seed=settings.seed, fits=self.fits,
+            seeds=range(settings.n_seeds), steps=self.steps,
+        )  # fmt: skip

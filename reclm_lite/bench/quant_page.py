@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from ..report import frontier
-from ..report.frontier import HEADLINE, Mark, dot_of, loss_of
+from ..report.frontier import HEADLINE, Mark, loss_of, mark_of
 from ..report.plots import dot_plot
 from ..report.shell import shell
 from ..report.tables import metric_label, pairs_html, table_html
@@ -44,16 +44,12 @@ def render(document: Mapping[str, Any]) -> str:
         *([("encoder", "Text encoder", _encoders(document["encoders"]))] if document["encoders"] else []),
         ("made", "How it was measured", _made(document)),
     ]
-    choice, about = document["choice"], f"Quantization of {_model_name(document)}"
+    choice, about = document["choice"], f"Quantization of {frontier.model_name(document)}"
     return shell(
         about, kicker=about, heading=_TITLES.get(choice["state"], "Keep {name}").format(name=choice["name"], bound=f"{100 * choice['max_loss']:g}\u00a0%"), sections=sections,
         soft=f"Profiles of {document['n_users']:,} users, {document['settings']['backbone']}, {document['settings']['n_seeds']} seeds.",
         lede=escape(choice["sentence"]).replace(" %", "\u00a0%"),
     )  # fmt: skip
-
-
-def _model_name(document: Mapping[str, Any]) -> str:
-    return str(document["settings"]["model"]).replace("\\", "/").rpartition("/")[2]
 
 
 # -- sections ---------------------------------------------------------------------------
@@ -111,7 +107,7 @@ def _profiles(rows: Sequence[Mapping[str, Any]]) -> str:
         frontier.figure(
             "Profiles beside the unquantized file's",
             "Mean cosine of their text vectors; a profile that is missing counts as 0.",
-            dot_plot(list(map(dot_of, marks)), title="Cosine of profiles", axis="mean cosine", from_zero=False),
+            dot_plot(marks, title="Cosine of profiles", axis="mean cosine", from_zero=False),
         )
         if marks
         else ""
@@ -140,12 +136,12 @@ def _speed(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
         for title in ("MB", "Bits/weight", "Peak MB", "Load, s", "Prefill, tokens/s", "Decode, tokens/s", "Profiles/s")
     )
     marks = [
-        Mark(row["name"], frontier.megabytes(row), row["profiles_per_s"], *row["profiles_per_s_range"], frontier.kind_of(row), f"{row['profiles_per_s']:,.2f}") for row in rows
+        mark_of(row, row["profiles_per_s"], row["profiles_per_s_range"], f"{row['profiles_per_s']:,.2f}") for row in rows
     ]
     plots = frontier.figure(
         "Profiles per second",
         "Free greedy answers to distinct prompts, many at once; whiskers: the least and the most of the turns.",
-        dot_plot(list(map(dot_of, marks)), title="Profiles per second", axis="profiles/s"),
+        dot_plot(marks, title="Profiles per second", axis="profiles/s"),
     )
     by_loss = frontier.marks_of(document, lambda row: row["profiles_per_s"])
     if by_loss:
@@ -173,8 +169,7 @@ def _ranged(row: Mapping[str, Any], name: str) -> str:
 
 
 def _mark(row: Mapping[str, Any], figure: Mapping[str, Any], digits: int) -> Mark:
-    low, high = figure["interval"] or (None, None)
-    return Mark(row["name"], frontier.megabytes(row), figure["value"], low, high, frontier.kind_of(row), number(figure["value"], digits))
+    return mark_of(row, figure["value"], figure["interval"], number(figure["value"], digits))
 
 
 def _table(caption: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, float, int | None]]) -> str:

@@ -13,33 +13,22 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .plots import WIDTH, Dot, dot_plot, marker, nice_ticks, svg, text, tick_text
+from .plots import WIDTH, Dot, dot_plot, key, marker, nice_ticks, svg, text, tick_text
 
 log = logging.getLogger(__name__)
 HEADLINE = "full recall@20"
-KEY = (
-    '<ul class="key" aria-label="Marks">'
-    '<li><svg viewBox="0 0 14 14" aria-hidden="true"><rect class="dot reference-row" x="3" y="3" width="8" height="8"/></svg>not quantized</li>'
-    '<li><svg viewBox="0 0 14 14" aria-hidden="true"><circle class="dot" cx="7" cy="7" r="4.5"/></svg>without importance matrix</li>'
-    '<li><svg viewBox="0 0 14 14" aria-hidden="true"><path class="dot profiles" d="M7,1 l6,6 l-6,6 l-6,-6 Z"/></svg>with one</li></ul>'
-)
-
+KEY = key("not quantized", "without importance matrix", "with one")
 _CHAR = 7.4  # units that a character of a label takes, about
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A file's figure. detail: said beside its name, such as its size. kind: "plain", "imatrix" or "reference"."""
+class Mark(Dot):
+    """A file's figure; name: its label without what is said beside it."""
 
-    name: str
-    detail: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    kind: str = "plain"
-    shown: str = ""
+    name: str = ""
 
 
+_ASIDE = {"profiles": 4, "plain": -4}  # files of one size stand beside each other
 _LOOKS = {"plain": ("plain", "circle"), "imatrix": ("profiles", "diamond"), "reference": ("reference-row", "square")}
 
 
@@ -75,15 +64,6 @@ def loss_of(pair: Mapping[str, Any] | None) -> str:
     return f"{100 * pair['loss']:.2f} % ({low:.2f} to {high:.2f})"
 
 
-def kind_of(row: Mapping[str, Any]) -> str:
-    """How a file is marked."""
-    return "reference" if row["is_reference"] else "imatrix" if row["imatrix"] else "plain"
-
-
-def megabytes(row: Mapping[str, Any]) -> str:
-    return f"{row['size_bytes'] / 1e6:,.1f} MB"
-
-
 def measured(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rows of files that were measured to the end, the largest first."""
     return sorted((row for row in document["files"] if not row["excluded"]), key=lambda row: (-row["size_bytes"], row["name"]))
@@ -95,28 +75,26 @@ def marks_of(document: Mapping[str, Any], measure: Callable[[Mapping[str, Any]],
     for row in measured(document):
         pair = row["downstream"][HEADLINE]
         if pair is not None and pair["loss"] is not None:
-            low, high = pair["loss_interval"] or (None, None)
-            marks.append((measure(row), Mark(row["name"], megabytes(row), pair["loss"], low, high, kind_of(row), loss_of(pair))))
+            marks.append((measure(row), mark_of(row, pair["loss"], pair["loss_interval"], loss_of(pair))))
     return marks
 
 
 def section(document: Mapping[str, Any]) -> str:
     """Size against loss as HTML: the frontier, and every file with its interval, beside the backbone without profiles."""
     marks = marks_of(document, lambda row: row["size_bytes"] / 1e6)
-    numbers = [x for x, _ in marks] + [end for _, mark in marks for end in (mark.value, mark.low, mark.high) if end is not None]
+    numbers = [x for x, _ in marks] + [end for _, each in marks for end in (each.value, each.low, each.high) if end is not None]
     if not all(math.isfinite(number) and abs(number) < 1e15 for number in numbers):
         raise ValueError("expected finite sizes and losses")
     if not marks:
         return "<p>No user of this sample had anything held out that was found: there is no loss to show.</p>"
     bound = document["choice"]["max_loss"]
-    in_rows = [mark for _, mark in marks]
+    in_rows = [each for _, each in marks]
     plain = document["without_profiles"][HEADLINE]
     if plain is not None and plain["loss"] is not None:
-        low, high = plain["loss_interval"] or (None, None)
-        in_rows.append(Mark("no profiles", "the backbone alone", plain["loss"], low, high, "reference", loss_of(plain)))
+        in_rows.append(marked("no profiles", "the backbone alone", plain["loss"], plain["loss_interval"], "reference", loss_of(plain)))
     note = f"Loss of Recall@20 beside the unquantized file; the dashed line is the bound of {100 * bound:g} %."
     by_loss = dot_plot(
-        list(map(dot_of, in_rows)), title="Loss of Recall@20", axis="loss of Recall@20", reference=bound, reference_label=f"{100 * bound:g} %", percent=True
+        in_rows, title="Loss of Recall@20", axis="loss of Recall@20", reference=bound, reference_label=f"{100 * bound:g} %", percent=True
     )
     scatter = frontier_plot(marks, title="Size and loss", x_axis="size of the file, MB", y_axis="loss of Recall@20", bound=bound)
     figures = figure("The frontier", note, scatter) + figure("With 95 % intervals", "Negative: better than the unquantized file.", by_loss)
@@ -127,10 +105,21 @@ def figure(title: str, note: str, drawn: str) -> str:
     return f"<figure><figcaption>{escape(title)}<span>{escape(note)}</span></figcaption>{drawn}</figure>"
 
 
-def dot_of(mark: Mark) -> Dot:
-    """The mark as a line of `report.plots.dot_plot`."""
-    group, shape = _LOOKS[mark.kind]
-    return Dot(f"{mark.name}, {mark.detail}", mark.value, mark.low, mark.high, group, shape, mark.shown)
+def marked(name: str, detail: str, value: float, interval: Sequence[float] | None, kind: str, shown: str) -> Mark:
+    """A mark in the looks of its kind: "plain", "imatrix" or "reference"."""
+    low, high = interval or (None, None)
+    return Mark(f"{name}, {detail}", value, low, high, *_LOOKS[kind], shown, name)
+
+
+def mark_of(row: Mapping[str, Any], value: float, interval: Sequence[float] | None, shown: str) -> Mark:
+    """The mark of a file's row, its size beside its name."""
+    kind = "reference" if row["is_reference"] else "imatrix" if row["imatrix"] else "plain"
+    return marked(row["name"], f"{row['size_bytes'] / 1e6:,.1f} MB", value, interval, kind, shown)
+
+
+def model_name(document: Mapping[str, Any]) -> str:
+    """The unquantized file's name without its folder, of either system's paths."""
+    return str(document["settings"]["model"]).replace("\\", "/").rpartition("/")[2]
 
 
 def frontier_plot(marks: Sequence[tuple[float, Mark]], *, title: str, x_axis: str, y_axis: str, bound: float | None = None, more_is_better: bool = False) -> str:
@@ -164,18 +153,17 @@ def frontier_plot(marks: Sequence[tuple[float, Mark]], *, title: str, x_axis: st
     if len(best) > 1:
         points = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in best)
         out.append(f'<polyline class="line" points="{points}"/>')
-    places = [(x_of(x) + {"imatrix": 4, "plain": -4}.get(mark.kind, 0), y_of(mark.value), mark) for x, mark in marks]
+    places = [(x_of(x) + _ASIDE.get(mark.group, 0), y_of(mark.value), mark) for x, mark in marks]
     for x, y, mark in places:
-        dot = dot_of(mark)
         if mark.low is not None and mark.high is not None:
             low, high = y_of(mark.low), y_of(mark.high)
             out.append(
-                f'<path class="whisker {dot.group}" d="M{x:.1f},{low:.1f} V{high:.1f} M{x - 4:.1f},{low:.1f} h8 M{x - 4:.1f},{high:.1f} h8"/>'
+                f'<path class="whisker {mark.group}" d="M{x:.1f},{low:.1f} V{high:.1f} M{x - 4:.1f},{low:.1f} h8 M{x - 4:.1f},{high:.1f} h8"/>'
             )
-        out.append(marker(x, y, dot, f"{dot.label}: {dot.shown}"))
+        out.append(marker(x, y, mark, f"{mark.label}: {mark.shown}"))
     out += _labels(places, left, WIDTH - right, top - 16, height - bottom_room)
     out.append(text(left + inner_w / 2, height - 8, x_axis, "axis", "middle"))
-    told = "; ".join(f"{mark.name} {mark.detail}, {mark.shown}" for _, mark in marks)
+    told = "; ".join(f"{mark.label}, {mark.shown}" for _, mark in marks)
     return svg(out, height, title, f"{y_axis} against {x_axis}: {told}.")
 
 

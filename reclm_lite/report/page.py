@@ -118,14 +118,7 @@ def _models(facts: Facts) -> str:
         reason = f" {escape(facts.evaluation_missing)}" if facts.evaluation_missing else ""
         return f"<p>Nothing has been evaluated yet.{reason}</p>"
     rows = facts.evaluation["rows"]
-    key = (
-        '<ul class="key" aria-label="Marks">'
-        '<li><svg viewBox="0 0 14 14" aria-hidden="true"><rect class="dot reference-row" x="3" y="3" width="8" height="8"/></svg>'
-        "uses nothing of the user</li>"
-        '<li><svg viewBox="0 0 14 14" aria-hidden="true"><circle class="dot" cx="7" cy="7" r="4.5"/></svg>without profiles</li>'
-        '<li><svg viewBox="0 0 14 14" aria-hidden="true"><path class="dot profiles" d="M7,1 l6,6 l-6,6 l-6,-6 Z"/></svg>'
-        "with profiles</li></ul>"
-    )
+    key = plots.key("uses nothing of the user", "without profiles", "with profiles")
     figures, html_tables = [], []
     for setting in tables.SETTINGS:
         group = tables.rows_of(rows, setting)
@@ -215,10 +208,9 @@ def _profile(person: Person) -> str:
 def _quantization(facts: Facts) -> str:
     document = facts.quantization or {}
     settings, when = document["settings"], str(document.get("created", ""))[:16].replace("T", " ")
-    model = str(settings["model"]).replace("\\", "/").rpartition("/")[2]
     old = "" if facts.quantization_is_current else "<strong>The data or the split have changed since.</strong> "
     note = (
-        f"{old}Files made of {escape(model)}, each writing the profiles of {_plural(document['n_users'], 'user')} that {escape(settings['backbone'])} was fitted with, "
+        f"{old}Files made of {escape(frontier.model_name(document))}, each writing the profiles of {_plural(document['n_users'], 'user')} that {escape(settings['backbone'])} was fitted with, "
         f"{_plural(settings['n_seeds'], 'seed')}. Measured {escape(when)} UTC by <code>reclm bench quant</code>; its own page, <code>quant.html</code>, has the rest."
     )
     sentence = escape(document["choice"]["sentence"]).replace(" %", "\u00a0%")

@@ -31,6 +31,17 @@ class Dot:
     shown: str = ""
 
 
+def key(reference: str, plain: str, profiles: str) -> str:
+    """What the three marks of dot plots stand for: square, circle, diamond. The words are HTML."""
+    drawn = (
+        ('<rect class="dot reference-row" x="3" y="3" width="8" height="8"/>', reference),
+        ('<circle class="dot" cx="7" cy="7" r="4.5"/>', plain),
+        ('<path class="dot profiles" d="M7,1 l6,6 l-6,6 l-6,-6 Z"/>', profiles),
+    )
+    items = "".join(f'<li><svg viewBox="0 0 14 14" aria-hidden="true">{shape}</svg>{words}</li>' for shape, words in drawn)
+    return f'<ul class="key" aria-label="Marks">{items}</ul>'
+
+
 def history_histogram(lengths: np.ndarray) -> str:
     """How many users have how many interactions, in bins that double. lengths: int (n_users,)."""
     lengths = np.asarray(lengths, dtype=np.int64)
