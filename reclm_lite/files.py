@@ -2,12 +2,14 @@
 
 import contextlib
 import errno
+import fcntl
 import functools
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from .errors import WorkspaceError
 
@@ -24,6 +26,17 @@ def _sha256_of(path: Path, size_bytes: int, mtime_ns: int, ctime_ns: int) -> str
     del size_bytes, mtime_ns, ctime_ns  # part of the cache key only
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def lock_file(path: Path) -> IO[str] | None:
+    """`path`, opened and locked until it is closed; None where another process has it."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
 
 
 @contextlib.contextmanager

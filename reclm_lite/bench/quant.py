@@ -7,7 +7,6 @@ stopped, and a second one costs nothing. What comes of the figures: `quant_resul
 The text encoder has a part of its own (`quant_encoder`).
 """
 
-import fcntl
 import shutil
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Any
 from .. import __version__
 from ..cf.fit import TRAINED
 from ..errors import InputError, ModelError, WorkspaceError
+from ..files import lock_file
 from ..profiles.calibration import sample_prompts
 from ..profiles.generate import Observer
 from ..profiles.pace import in_words
@@ -176,11 +176,10 @@ class _Steps(Observer):
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process. Raises WorkspaceError where another one has it."""
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise WorkspaceError(f"another reclm process is measuring into {folder.parent}: wait for it to end, or give another --out") from error
+    lock = lock_file(folder / ".lock")
+    if lock is None:
+        raise WorkspaceError(f"another reclm process is measuring into {folder.parent}: wait for it to end, or give another --out")
+    with lock:
         yield
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError, shell_word
-from ..files import atomic_folder, atomic_path
+from ..files import atomic_folder, atomic_path, lock_file
 from .parallel import Group
 
 RUN, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
@@ -293,14 +293,9 @@ def _remove(folder: Path) -> None:
 
 def _lock(folder: Path) -> Any:
     """An open file that no other process can lock, so that two do not write one run."""
-    import fcntl
-
-    file = (folder / _LOCK).open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise InputError(f"expected {folder} for this process alone, found another one tuning there; wait for it, or give another --out") from error
+    file = lock_file(folder / _LOCK)
+    if file is None:
+        raise InputError(f"expected {folder} for this process alone, found another one tuning there; wait for it, or give another --out")
     return file
 
 
