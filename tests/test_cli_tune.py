@@ -140,28 +140,6 @@ def test_a_base_that_is_not_there_is_one_sentence(root, tmp_path):
     assert code == 1 and "check --base" in err and "Traceback" not in err
 
 
-def test_too_little_memory_is_told_before_anything_is_loaded(root, tmp_path, monkeypatch):
-    monkeypatch.setattr("reclm_lite.tune.memory.available_bytes", lambda: 100_000_000)
-    code, _, err = run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "x", *QUICK)
-    assert code == 1 and "nothing was started" in err and "--pass-tokens" in err
-    assert not (tmp_path / "x").exists()
-
-
-def test_a_model_from_scratch_that_memory_has_no_room_for_is_not_begun(root, tmp_path):
-    code, _, err = run("tune", "sft", "--from-scratch", "--width", "65536", "--layers", "100", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "x", *QUICK)
-    assert code == 1 and "nothing was started" in err and "a smaller model" in err and not list(tmp_path.iterdir())
-
-
-def test_the_size_of_a_model_from_scratch_is_that_of_the_one_made(root):
-    from reclm_lite.tune.memory import Sizes, count_parameters, sizes_of
-    from reclm_lite.tune.scratch import ScratchSettings, make_base
-
-    settings = ScratchSettings(vocab=300, layers=2, width=16, ffn=24, heads=2)
-    folder = make_base(root / "sized", ["a text or two"], settings)
-    assert count_parameters(folder) == settings.n_parameters
-    assert sizes_of(folder) == Sizes(settings.n_parameters, 16, 2, 300, 24, 16)
-
-
 @pytest.mark.slow
 def test_two_processes_make_the_adapter_of_one(root, tmp_path):
     import os

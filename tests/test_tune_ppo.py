@@ -106,6 +106,13 @@ def test_metrics_and_samples_say_what_happened(toy, tmp_path):
         assert sample["total"] == expected - QUICK.unfinished_penalty * (not sample["ended"])
 
 
+@pytest.mark.parametrize("signal, told", [(lambda dialogues, answers: np.ones(len(answers)), True), (tune_toy.likes_blue, False)])
+def test_a_reward_that_is_the_same_for_every_answer_is_told(toy, tmp_path, caplog, signal, told):
+    settings = replace(QUICK, steps=1, unfinished_penalty=0.0)
+    report = train_ppo(load(toy[0]), toy[1], tmp_path, settings, signals={"part": signal})
+    assert ("have the same reward" in caplog.text) == told and (report["sft_std"] == 0) == told
+
+
 def test_four_models_are_one_base_and_only_policy_and_value_head_change(adapted):
     learner = learner_of(adapted)
     model = learner.base.model

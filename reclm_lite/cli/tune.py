@@ -13,6 +13,7 @@ from ._options import common, json_option, print_json, progress_bar, say
 FOLDER = click.Path(path_type=Path, file_okay=False)
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "linear", "cosine")
+FEWER = "fewer --pass-tokens"  # the remedy where memory is too little
 
 
 @click.group("tune")
@@ -150,17 +151,29 @@ def _lora(o: dict[str, Any]) -> Any:
     return LoraSettings(o["lora_r"], o["lora_alpha"], o["lora_dropout"], o["lora_targets"])
 
 
-def open_base(settings: Any, *, lora_r: int, pass_tokens: int, n_adapters: int = 1) -> Any:
-    """The base, once its memory is known to be there."""
+def open_base(settings: Any, smaller: str, **of_estimate: Any) -> Any:
+    """The base, once its memory is known to be there. smaller: the options that make a pass smaller; of_estimate: see `memory.estimate`."""
     from ..tune.base import load_base
     from ..tune.memory import estimate, give_back_large_blocks, require_memory
 
     give_back_large_blocks()
-    say(require_memory(settings, estimate(settings, lora_r=lora_r, pass_tokens=pass_tokens, n_adapters=n_adapters)))
+    say(require_memory(settings, estimate(settings, **of_estimate), smaller))
     base = load_base(settings)
-    for note in base.notes:
+    for note in (*base.notes, *_if_not_exported(base)):
         say(note)
     return base
+
+
+def _if_not_exported(base: Any) -> list[str]:
+    """A word before hours are spent on what has no way into this project's own engine."""
+    from ..convert.families import family_of
+    from ..errors import ModelError
+
+    try:
+        family_of(base.causal.config.to_dict())
+    except ModelError:
+        return [f"`reclm export` does not convert models of type {base.causal.config.model_type}: it can be tuned, but llama.cpp's own converter has to make its GGUF file of the merged weights"]
+    return []
 
 
 def tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_command: str) -> None:
@@ -203,7 +216,7 @@ def number(value: object) -> str:
 @click.option("--label-weight", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Weight of Yes and No in the loss.")
 @click.option("--phrase-weight", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Weight of tokens that begin a phrase of a profile (half of it: that end one).")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True)
-@click.option("--packing/--no-packing", default=None, help="Several dialogues in one row [default: on a GPU].")
+@click.option("--packing/--no-packing", default=None, help="Several dialogues in one row [default: on a GPU, where the base can keep them apart].")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="adamw", show_default=True, help="muon: for the matrices of --full.")
 @click.option("--lr-muon", type=click.FloatRange(min=0, min_open=True), default=0.02, show_default=True)
 @_optimizer_options(2e-4)
@@ -247,7 +260,7 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
         rounds=o["rounds"], weights=Weights(o["label_weight"], o["phrase_weight"]), full=full, lora=_lora(o), loop=_loop(o),
         optimizer=_optimizer(o, optimizer=o["optimizer"], lr_muon=o["lr_muon"]),
     )  # fmt: skip
-    model = open_base(base_settings(o, base, full=full), lora_r=o["lora_r"], pass_tokens=o["pass_tokens"])
+    model = open_base(base_settings(o, base, full=full), FEWER, lora_r=o["lora_r"], pass_tokens=o["pass_tokens"])
     with progress_bar("sft") as update:
         facts = train_sft(model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update)
     if group.is_main:
@@ -264,7 +277,7 @@ def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> 
     settings.check()
     sizes = Sizes(settings.n_parameters, settings.width, settings.layers, settings.vocab, settings.ffn, settings.width)
     to_be_made = base_settings(o, "", full=True)
-    require_memory(to_be_made, estimate(to_be_made, lora_r=0, pass_tokens=o["pass_tokens"], sizes=sizes))  # before it is made
+    require_memory(to_be_made, estimate(to_be_made, lora_r=0, pass_tokens=o["pass_tokens"], sizes=sizes), FEWER)  # before it is made
     out = out.resolve()
     folder = out.with_name(f"{out.name}-base")
     if group.is_main and base_for(dialogues, folder, settings, fresh=o["fresh"]):
@@ -302,7 +315,7 @@ def reward(as_json: bool, base: str, **o: Any) -> None:
         loop=_loop(o), optimizer=_optimizer(o),
     )  # fmt: skip
     group = Group.open(o["device"])
-    model = open_base(base_settings(o, base), lora_r=o["lora_r"], pass_tokens=o["pass_tokens"])
+    model = open_base(base_settings(o, base), FEWER, lora_r=o["lora_r"], pass_tokens=o["pass_tokens"], logits=0)
     with progress_bar("reward") as update:
         facts = train_reward(model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update)
     if group.is_main:

@@ -11,6 +11,7 @@ from .tune import FOLDER, base_settings, dialogues_and_out, needs_torch, open_ba
 
 ALGORITHMS = ("ppo", "grpo")
 PARTS = ("model", "parse", "rank")
+USUAL_PROMPT = 256  # tokens, for a first word about memory; the prompts themselves are asked when they are read
 
 
 @click.command("ppo")
@@ -58,7 +59,7 @@ def command(as_json: bool, base: str, sft: Path | None, reward: Path | None, wei
     from ..tune.adapters import LoraSettings
     from ..tune.parallel import Group
     from ..tune.ppo import PpoSettings
-    from ..tune.ppo_run import train_ppo
+    from ..tune.ppo_run import of_estimate, train_ppo
     from ..tune.rollout import Sampling
 
     if o["algorithm"] == "ppo":
@@ -79,7 +80,7 @@ def command(as_json: bool, base: str, sft: Path | None, reward: Path | None, wei
     )  # fmt: skip
     settings.check()
     group = Group.open(o["device"])
-    model = open_base(base_settings(o, base), lora_r=o["lora_r"], pass_tokens=o["micro_batch"] * min(o["max_length"], 512), n_adapters=3)
+    model = open_base(base_settings(o, base), "a smaller --micro-batch or --batch", **of_estimate(settings, min(o["max_length"], USUAL_PROMPT)))
     signals, about = _signals(wanted, model, reward, o["n_threads"])
     with progress_bar(o["algorithm"]) as update:
         report = train_ppo(model, dialogues, out, settings, signals=signals, sft=sft, about=about, reads=[reward] if reward else [], group=group, fresh=o["fresh"], progress=update)

@@ -4,8 +4,11 @@
     optimizer     trained parameters × 4 bytes × (gradient + two moments), and the parameter itself where it is an adapter's
     activations   tokens of a pass × what the backward pass needs of each layer (or, with checkpointing, of one, and its input of
                   the others)
-    logits        answer tokens of a pass × vocabulary × 4 bytes × 3 (logits, probabilities, gradient)
+    logits        those that exist at a time × 4 bytes × 3 (logits, probabilities, gradient)
+    sampling      tokens of a batch of answers × keys and values of every layer, and the logits of its last tokens; before anything is
+                  learned, so that of this and of activations with logits the larger one counts
 
+What a dialogue's length decides is told once more when the dialogues are read, before the first step (`require_longest`).
 docs/results.md has it beside the peaks of real runs (0.74 to 1.22 of them); the libraries themselves take about half a gigabyte.
 
 On a CPU glibc keeps what large tensors leave free, in pieces that fit no other tensor: training with LoRA took 3.3 GB so,
@@ -24,7 +27,7 @@ import torch
 
 from ..errors import InputError, ModelError
 from ..memory import available_bytes, in_units, require
-from .base import BaseSettings, choose_device, choose_dtype, locate
+from .base import Base, BaseSettings, choose_device, choose_dtype, locate
 
 LIBRARIES_BYTES = 550_000_000
 _M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 4_000_000  # of glibc's mallopt
@@ -39,15 +42,22 @@ class Need:
     optimizer: int
     activations: int
     logits: int
+    sampling: int = 0
+
+    @property
+    def running(self) -> int:
+        """What is not there yet when the model has been loaded."""
+        return self.optimizer + max(self.activations + self.logits, self.sampling)
 
     @property
     def total(self) -> int:
-        return LIBRARIES_BYTES + self.weights + self.optimizer + self.activations + self.logits
+        return LIBRARIES_BYTES + self.weights + self.running
 
     def __str__(self) -> str:
+        sampling = f", or {in_units(self.sampling)} while answers are sampled" if self.sampling else ""
         return (
             f"{in_units(self.total)} (weights {in_units(self.weights)}, optimizer {in_units(self.optimizer)}, activations "
-            f"{in_units(self.activations)}, logits {in_units(self.logits)}, libraries {in_units(LIBRARIES_BYTES)})"
+            f"{in_units(self.activations)} and logits {in_units(self.logits)}{sampling}, libraries {in_units(LIBRARIES_BYTES)})"
         )
 
 
@@ -80,22 +90,35 @@ class Sizes:
 
 
 def sizes_of(folder: Path) -> Sizes:
-    """Of a checkpoint. Raises InputError where its settings cannot be read."""
+    """Of a checkpoint, by the names that transformers has for its settings. Raises InputError where they cannot be read."""
+    import transformers
+
+    path = folder / "config.json"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = config.get("text_config", config)
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"expected the settings of a model in {folder / 'config.json'}, found: {error}; copy it again, or check --base") from error
-    n = count_parameters(folder)
-    width, layers, vocab = (_number(config, key, folder) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
-    n_heads = int(config.get("num_attention_heads") or 1)
-    kv = width * int(config.get("num_key_value_heads") or n_heads) // n_heads
-    return Sizes(n, width, layers, vocab, int(config.get("intermediate_size") or 4 * width), kv)
+        config = transformers.AutoConfig.from_pretrained(folder).get_text_config()
+    except Exception as error:  # not JSON, not an object, an architecture that this transformers lacks
+        raise InputError(f"expected the settings of a model in {path}, found: {str(error).splitlines()[0][:300]}; copy it again, or check --base") from error
+    found = [_first(config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
+    if None in found:
+        raise InputError(f"expected width, layers and vocabulary of a causal model in {path}, found {found}; check --base")
+    width, layers, vocab = (int(n or 0) for n in found)
+    n_heads = _first(config, "num_attention_heads") or 1
+    kv = width * (_first(config, "num_key_value_heads", "num_kv_heads") or n_heads) // n_heads
+    return Sizes(count_parameters(folder), width, layers, vocab, _first(config, "intermediate_size", "ffn_dim", "n_inner") or 4 * width, kv)
 
 
-def estimate(settings: BaseSettings, *, lora_r: int, pass_tokens: int, n_adapters: int = 1, sizes: Sizes | None = None) -> Need:
-    """What training takes. lora_r: the rank, where not all weights are trained. n_adapters: that lie on the base. sizes: of a base that is
-    yet to be made.
+def _first(config: Any, *names: str) -> int | None:
+    """The first of these settings that is a number."""
+    return next((value for name in names if isinstance(value := getattr(config, name, None), int)), None)
+
+
+def estimate(
+    settings: BaseSettings, *, lora_r: int, pass_tokens: int, n_adapters: int = 1, logits: int | None = None, sampled: tuple[int, int] = (0, 0),
+    sizes: Sizes | None = None,
+) -> Need:  # fmt: skip
+    """What training takes. lora_r: the rank, where not all weights are trained. n_adapters: that lie on the base. logits: that exist at a
+    time at most (None: of all answer tokens of a pass). sampled: answers at a time, and tokens of each with its prompt. sizes: of a
+    base that is yet to be made.
     """
     device = choose_device(settings.device)
     size = choose_dtype(settings.dtype, device).itemsize
@@ -108,23 +131,31 @@ def estimate(settings: BaseSettings, *, lora_r: int, pass_tokens: int, n_adapter
     if not settings.full:
         layer += (6 * m.width + m.ffn) * 9  # what dropout gives to the adapters, its masks, and their products
     per_token = m.layers * m.width * size + layer if settings.gradient_checkpointing else m.layers * layer
-    return Need(weights, optimizer, pass_tokens * per_token, round(pass_tokens * _ANSWER_SHARE) * m.vocab * 4 * 3)
+    n_logits = round(pass_tokens * _ANSWER_SHARE) * m.vocab
+    n_answers, n_tokens = sampled
+    sampling = n_answers * n_tokens * m.layers * 2 * m.kv * size + n_answers * m.vocab * 4 * 4
+    return Need(weights, optimizer, pass_tokens * per_token, (n_logits if logits is None else min(n_logits, logits)) * 4 * 3, sampling)
 
 
-def _number(config: dict[str, Any], key: str, folder: Path) -> int:
-    value = config.get(key)
-    if not isinstance(value, int):
-        raise InputError(f"expected the number {key!r} in {folder / 'config.json'}, found {value!r}; give the folder of a causal model")
-    return value
-
-
-def require_memory(settings: BaseSettings, need: Need) -> str:
-    """A line for the log. Raises ModelError where the memory of the device is too little."""
-    device = choose_device(settings.device)
-    have = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+def require_memory(settings: BaseSettings, need: Need, remedy: str) -> str:
+    """A line for the log. Raises ModelError where the memory of the device is too little. remedy: the options that make a pass smaller."""
     others = "or a smaller model" if settings.full else "--qlora, or a smaller base"
-    remedy = f"It takes {need}. Give fewer --pass-tokens, --gradient-checkpointing, {'LoRA in the place of --full, ' if settings.full else ''}{others}."
-    return require(need.total, "tuning", remedy, available=have)
+    full = "LoRA in the place of --full, " if settings.full else ""
+    return require(need.total, "tuning", f"It takes {need}. Give {remedy}, --gradient-checkpointing, {full}{others}.", available=_available(settings))
+
+
+def require_longest(base: Base, n_tokens: int, remedy: str, **of_estimate: Any) -> None:
+    """Raises ModelError where the longest dialogue, of `n_tokens`, is too much for what the loaded model has left. of_estimate: what
+    `estimate` is to be given.
+    """
+    need = estimate(base.settings, sizes=sizes_of(base.path), **of_estimate)
+    what = f"a pass with the longest dialogue, {n_tokens:,} tokens,"
+    require(need.running, what, f"Tuning takes {need}. Give {remedy}, or --gradient-checkpointing.", available=_available(base.settings))
+
+
+def _available(settings: BaseSettings) -> int:
+    device = choose_device(settings.device)
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_bytes()
 
 
 def give_back_large_blocks() -> None:

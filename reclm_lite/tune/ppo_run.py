@@ -13,9 +13,10 @@ chosen for. The first half's answers of the SFT policy also set the unit of the 
 """
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,15 @@ from .adapters import WEIGHTS, add_adapter, check_base, save_adapter
 from .base import Base
 from .batches import check_form
 from .loop import Progress
+from .memory import require_longest
 from .parallel import Group
 from .ppo import POLICY, PPO, REFERENCE, Learner, PpoSettings, Scored
 from .rendering import Renderer
+from .rollout import CHUNK_LOGITS
 from .run import Run, named_optimizer_state, restore_optimizer_state
 from .signals import Mixture, Signal
 
+log = logging.getLogger(__name__)
 STAGE = "ppo"
 _CHOOSING, _REPORTING = -1, -2  # numbers of "steps" that draw the answers of evaluations: every time the same draws
 
@@ -57,9 +61,10 @@ def train_ppo(
     renderer = Renderer(base.tokenizer, base.form)
     weights = settings.weights or dict.fromkeys(sorted(signals), 1.0)
     mixture = Mixture(signals, weights, settings.unfinished_penalty, tuple(settings.normalize))
-    training, held_out, n_long = read_prompts(dialogues, renderer, settings, base)
-    if min(len(training), settings.batch, settings.n_eval) < group.world:
-        raise InputError(f"expected at least a prompt for each of {group.world} processes, found {len(training)} and a batch of {settings.batch}")
+    prompts = read_prompts(dialogues, renderer, settings, base)
+    if min(len(prompts.training), settings.batch, settings.n_eval) < group.world:
+        raise InputError(f"expected at least a prompt for each of {group.world} processes, found {len(prompts.training)} and a batch of {settings.batch}")
+    require_longest(base, prompts.longest, "a smaller --max-length, --micro-batch or --batch", **of_estimate(settings, prompts.longest))
     facts = {
         "base": base.name, "base_fingerprint": base.fingerprint, "dtype": base.dtype_name,
         "dialogues_sha256": file_sha256(dialogues), "n_processes": group.world, "sft_sha256": file_sha256(sft / WEIGHTS) if sft else "",
@@ -75,39 +80,60 @@ def train_ppo(
         add_adapter(base, POLICY, settings.lora, copy_of=REFERENCE if sft is not None else None)
         learner = Learner(base, renderer, mixture, settings, group)
         try:
-            report = _Ppo(run, learner, training, held_out, progress).train()
+            report = _Ppo(run, learner, prompts.training, prompts.held_out, progress).train()
         except ModelError as error:
             run.finish(f"stopped: {error}")
             raise
-        report = {"algorithm": settings.algorithm, "weights": weights, "n_prompts": len(training), "n_left_out_long": n_long, **report}
+        report = {"algorithm": settings.algorithm, "weights": weights, "n_prompts": len(prompts.training), "n_left_out_long": prompts.n_left_out, **report}
         _write(learner, run, report, file_sha256(dialogues))
         run.finish(facts=report)
         group.barrier()
         return report
 
 
-def read_prompts(path: Path, renderer: Renderer, settings: PpoSettings, base: Base) -> tuple[list[Dialogue], list[Dialogue], int]:
-    """Training and held-out dialogues, and how many were left out since their prompt is too long for the settings or the base.
+def of_estimate(settings: PpoSettings, longest: int) -> dict[str, Any]:
+    """What `memory.estimate` is to be given for prompts of `longest` tokens: three adapters, answers in micro-batches, logits in chunks."""
+    n_tokens = longest + settings.sampling.max_new_tokens
+    at_a_time = min(settings.sampling.batch, settings.batch * settings.n_answers)
+    return {
+        "lora_r": settings.lora.r, "n_adapters": 3, "pass_tokens": settings.micro_batch * n_tokens, "logits": CHUNK_LOGITS,
+        "sampled": (at_a_time, n_tokens),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Dialogues of both parts, how many were left out since their prompt is too long, and the longest prompt's tokens."""
+
+    training: list[Dialogue]
+    held_out: list[Dialogue]
+    n_left_out: int
+    longest: int
+
+
+def read_prompts(path: Path, renderer: Renderer, settings: PpoSettings, base: Base) -> Prompts:
+    """Without those that are too long for the settings or the base.
 
     Raises InputError where they are of another form, or too few are left.
     """
     room = getattr(base.causal.config.get_text_config(), "max_position_embeddings", None)
     limit = settings.max_prompt if room is None else min(settings.max_prompt, room - settings.sampling.max_new_tokens)
     found: dict[str, list[Dialogue]] = {part: [] for part in PARTS}
-    n_long = 0
+    n_long, longest = 0, 0
     for dialogue in read_dialogues(path, RL):
         check_form(dialogue, renderer)
-        if len(renderer.prompt(dialogue.messages)) > limit:
+        if (length := len(renderer.prompt(dialogue.messages))) > limit:
             n_long += 1
         else:
             found[dialogue.part].append(dialogue)
+            longest = max(longest, length)
     for part, least in zip(PARTS, (1, 2), strict=True):
         if len(found[part]) < least:
             raise InputError(
                 f"expected at least {least} dialogues of part {part!r} with prompts of at most {limit} tokens in {path}, found {len(found[part])} "
                 f"({n_long} are longer); build them with more held out, or shorter"
             )
-    return found["train"], found["held_out"], n_long
+    return Prompts(found["train"], found["held_out"], n_long, longest)
 
 
 class _Ppo:
@@ -186,7 +212,11 @@ class _Ppo:
         raw = mixture.parts(rollouts.dialogues, rollouts.judged)
         rows = learner.group.gather([(bool(ended), *(float(raw[name][i]) for name in sorted(raw))) for i, ended in enumerate(rollouts.ended)])
         columns = dict(zip(sorted(raw), (np.array(c, dtype=np.float32) for c in list(zip(*rows))[1:]), strict=True))
-        mixture.fit(columns, np.array([row[0] for row in rows], dtype=bool))
+        if not mixture.fit(columns, np.array([row[0] for row in rows], dtype=bool)):
+            log.warning(
+                "all %d answers of the SFT policy to held-out prompts have the same reward: nothing is learned where no answer is better than another; "
+                "give other parts of the reward, a higher temperature, or more answers to measure with", len(rows),
+            )  # fmt: skip
         figures = learner.summary(learner.score(rollouts))
         self.entropy = figures["entropy"]
         self.run.log(0, **{f"eval/{name}": value for name, value in figures.items()})

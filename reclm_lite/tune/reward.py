@@ -22,6 +22,7 @@ from .base import Base
 from .batches import by_length, check_form, pad_right, step_indices, steps_per_epoch
 from .loop import LoopSettings, Outcome, Progress, train
 from .losses import ranking_loss
+from .memory import require_longest
 from .optim import Optimizer, OptimizerSettings
 from .parallel import Group
 from .rendering import Renderer
@@ -162,6 +163,8 @@ def train_reward(
     held_out, _ = _pairs(parts["held_out"][: settings.n_eval], renderer, max_length)
     if not pairs:
         raise InputError(f"expected pairs of part 'train' in {dialogues}, found none; build them with fewer held out")
+    if (longest := max(pair.longest for pair in (*pairs, *held_out))) > settings.pass_tokens // 2:  # then it has a pass of its own
+        require_longest(base, longest, "a smaller --max-length", lora_r=settings.lora.r, pass_tokens=2 * longest, logits=0)
     with open_run(STAGE, base, dialogues, out, settings, init_from=init_from, group=group, fresh=fresh) as run:
         if run.is_done:
             return {**run.about["facts"], "already_done": True}

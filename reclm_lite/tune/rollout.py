@@ -23,7 +23,7 @@ from .base import Base
 from .batches import pad_right
 from .rendering import Renderer
 
-_CHUNK_LOGITS = 1 << 22  # logits that exist at a time: 16 MiB of float32
+CHUNK_LOGITS = 1 << 22  # logits that exist at a time: 16 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def logprobs_of(base: Base, states: Tensor, targets: Tensor, temperature: float)
 
 
 def _chunks(base: Base, n_tokens: int) -> Iterator[slice]:
-    size = max(1, _CHUNK_LOGITS // base.causal.get_output_embeddings().weight.shape[0])
+    size = max(1, CHUNK_LOGITS // base.causal.get_output_embeddings().weight.shape[0])
     for begin in range(0, n_tokens, size):
         yield slice(begin, begin + size)
 

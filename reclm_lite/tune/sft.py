@@ -21,10 +21,11 @@ from ..dialogue.templates import NO, YES
 from ..errors import InputError
 from ..files import file_sha256
 from .adapters import LoraSettings, add_adapter, parameters, save_adapter, use
-from .base import Base
+from .base import Base, keeps_apart
 from .batches import Example, Micro, Weights, micro_batches, render, step_indices, steps_per_epoch
 from .loop import LoopSettings, Outcome, Progress, train
 from .losses import weighted_cross_entropy
+from .memory import require_longest
 from .optim import Optimizer, OptimizerSettings
 from .parallel import Group
 from .rendering import Renderer
@@ -38,7 +39,7 @@ class SftSettings:
     """epochs: of all training dialogues (may be a fraction); max_steps: an end before that. batch: dialogues a step, over all processes.
 
     max_length: tokens of a dialogue at most; longer ones are left out and counted. pass_tokens: of one pass; what decides the
-    memory. packing: dialogues in one row (None: on a GPU). rounds: 1 leaves the second round out. full: all weights are
+    memory. packing: dialogues in one row (None: on a GPU, where the base keeps them apart). rounds: 1 leaves the second round out. full: all weights are
     trained; else LoRA. n_eval: held-out dialogues to measure with.
     """
 
@@ -86,7 +87,7 @@ class SftTask:
         self.n_steps = max(1, n if settings.max_steps is None else min(n, settings.max_steps))
         renderer = Renderer(base.tokenizer, base.form)
         self._yes, self._no = renderer.answer(YES)[0], renderer.answer(NO)[0]
-        self.packing = base.device.type == "cuda" if settings.packing is None else settings.packing
+        self.packing = base.device.type == "cuda" and keeps_apart(base) if settings.packing is None else settings.packing
 
     def backward(self, step: int) -> Outcome:
         chosen = step_indices(len(self.examples), self.settings.batch, self.settings.loop.seed, step)
@@ -155,6 +156,8 @@ def train_sft(
     group = group or Group()
     if settings.full and init_from is not None:
         raise InputError("expected LoRA to go on from an adapter, found --full; merge the adapter with `reclm export`, or leave out --full")
+    if settings.packing and not keeps_apart(base):
+        raise InputError(f"expected a base that keeps packed dialogues apart, found one of type {base.causal.config.model_type}, whose dialogues would see one another; give --no-packing")
     renderer = Renderer(base.tokenizer, base.form)
     by_part = {part: read(dialogues, part, settings.rounds) for part in PARTS}
     max_length = min(settings.max_length, base.n_ctx)
@@ -162,6 +165,8 @@ def train_sft(
     if not examples:
         raise InputError(f"expected dialogues of part 'train' in {dialogues}, found none; build them with fewer held out")
     held_out, _ = render(by_part["held_out"][: settings.n_eval], renderer, max_length)
+    if (longest := max(len(e.tokens) for e in (*examples, *held_out))) > settings.pass_tokens:  # then it has a pass of its own
+        require_longest(base, longest, "a smaller --max-length", lora_r=settings.lora.r, pass_tokens=longest)
     with open_run(STAGE, base, dialogues, out, settings, init_from=init_from, group=group, fresh=fresh) as run:
         if run.is_done:
             return {**run.about["facts"], "already_done": True}

@@ -17,6 +17,7 @@ from ..errors import InputError, ProfileFormatError
 
 Signal = Callable[[Sequence[Dialogue], Sequence[str]], np.ndarray]
 MODEL, PARSE, RANK = "model", "parse", "rank"
+_LEAST_STD = 1e-6  # of float32 rewards: below it they are all the same
 
 
 class Scorer(Protocol):
@@ -148,11 +149,13 @@ class Mixture:
         mean, std = self.scales["total"]
         return ((total - mean) / std).astype(np.float32)
 
-    def fit(self, parts: Mapping[str, np.ndarray], ended: np.ndarray) -> None:
-        """Set the scales by parts of the SFT policy's answers as the signals gave them."""
+    def fit(self, parts: Mapping[str, np.ndarray], ended: np.ndarray) -> bool:
+        """Set the scales by parts of the SFT policy's answers as the signals gave them. Returns whether their rewards differ."""
         self.scales = {name: _scale(values) for name, values in parts.items() if name in self.normalize}
         scaled = {name: (values - self.scales[name][0]) / self.scales[name][1] if name in self.scales else values for name, values in parts.items()}
-        self.scales["total"] = _scale(self.total(scaled, ended))
+        total = self.total(scaled, ended)
+        self.scales["total"] = _scale(total)
+        return float(total.std()) > _LEAST_STD
 
     def state(self) -> dict[str, Any]:
         """JSON-able, for a checkpoint."""
@@ -166,7 +169,7 @@ class Mixture:
 def _scale(values: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation; 1 for the latter where all are equal, for then there is no unit."""
     std = float(np.std(values.astype(np.float64)))
-    return float(np.mean(values.astype(np.float64))), std if std > 1e-6 else 1.0
+    return float(np.mean(values.astype(np.float64))), std if std > _LEAST_STD else 1.0
 
 
 def _profile_text(answer: str) -> str | None:
