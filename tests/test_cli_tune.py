@@ -59,11 +59,12 @@ def test_each_stage_writes_what_the_next_command_takes(root, tmp_path):
 
 def test_the_next_command_can_be_pasted_and_a_beginning_that_nothing_beat_is_told(root, tmp_path):
     out = tmp_path / "läuf é"
-    code, _, err = run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", out, *QUICK, "--lr", "9", "--max-grad-norm", "1e9")
+    sft = ["tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", *QUICK]
+    code, _, err = run(*sft, "-o", tmp_path / "good", "--max-steps", "20", "--lr", "1e-2")
+    assert code == 0 and "No step was better" not in err
+    code, _, err = run(*sft, "-o", out, "--init-from", tmp_path / "good" / "adapter", "--lr", "9", "--max-grad-norm", "1e9")
     assert code == 0, err
     assert f"--init-from '{out / 'adapter'}'" in err and "No step was better than the beginning" in err
-    code, _, err = run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "good", *QUICK, "--lr", "1e-2")
-    assert code == 0 and "No step was better" not in err
 
 
 def test_a_weight_that_is_given_twice_is_refused(root, tmp_path):
@@ -80,7 +81,8 @@ def test_from_scratch_trains_a_tokenizer_and_a_whole_model(root, tmp_path):
     assert (config["num_hidden_layers"], config["hidden_size"], config["vocab_size"]) == (1, 32, 300)
 
 
-def test_what_was_tuned_is_exported_proved_and_written_with_by_the_engine(root, tmp_path):
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_what_was_tuned_is_exported_proved_and_written_with_by_the_engine(root, tmp_path, stage):
     """The adapter through `reclm export`: merged, compared with the original in token ids, logits and text; then the engine's answers to
     prompts are those of the tuned model in torch.
     """
@@ -90,11 +92,15 @@ def test_what_was_tuned_is_exported_proved_and_written_with_by_the_engine(root, 
     from reclm_lite.tune.rendering import Renderer
 
     assert run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *QUICK, "--lr", "0.05")[0] == 0
-    code, out, err = run("export", "--base", root / "base", "--adapter", tmp_path / "sft" / "adapter", "--quant", "f16", "-o", tmp_path / "gguf", "--threads", "1")
+    if stage == "ppo":
+        code, _, err = run("tune", "ppo", "--base", root / "base", "--sft", tmp_path / "sft" / "adapter", "--dialogues", root / "rl.jsonl", "-o", tmp_path / "ppo", "--weight", "parse=1",
+                           "--steps", "1", "--batch", "4", "--eval-answers", "4", "--max-new-tokens", "8", "--threads", "1", "--device", "cpu")  # fmt: skip
+        assert code == 0 and f"reclm export --base {root / 'base'} --adapter {tmp_path / 'ppo' / 'adapter'}" in err, err
+    code, out, err = run("export", "--base", root / "base", "--adapter", tmp_path / stage / "adapter", "--quant", "f16", "-o", tmp_path / "gguf", "--threads", "1")
     assert code == 0, err
     assert "proved" in out
     base = load_base(BaseSettings(str(root / "base")))
-    add_adapter(base, "sft", LoraSettings(), load=tmp_path / "sft" / "adapter", trainable=False)
+    add_adapter(base, "sft", LoraSettings(), load=tmp_path / stage / "adapter", trainable=False)
     base.model.eval()
     renderer, prompts = Renderer(base.tokenizer, base.form), [d.messages[:1] for d in sft_dialogues(3)]
     with Engine(tmp_path / "gguf" / "adapter-f16.gguf", 1, 2, n_ctx=256) as engine:
@@ -119,6 +125,8 @@ def test_what_was_tuned_is_exported_proved_and_written_with_by_the_engine(root, 
         (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--layers", "3"], "--layers"),
         (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--full", "--lora-r", "3"], "--lora-r"),
         (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--lr-muon", "0.1"], "--lr-muon"),
+        (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--schedule", "constant", "--decay", "0.4"], "--decay does nothing"),
+        (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--rounds", "1", "--label-weight", "3"], "--label-weight does nothing"),
         (["reward", "-o", "x"], "--base"),
         (["ppo", "--base", "b", "--weight", "model=1"], "give the reward model with --reward"),
         (["ppo", "--base", "b", "--weight", "taste=1"], "a part among model, parse, rank"),
@@ -133,6 +141,27 @@ def test_what_was_tuned_is_exported_proved_and_written_with_by_the_engine(root, 
 def test_options_that_contradict_or_would_do_nothing_are_refused(args, message):
     code, _, err = run("tune", *args)
     assert code == 2 and message in err
+
+
+def test_a_base_that_export_does_not_convert_is_told_at_the_start(root, tmp_path):
+    transformers = pytest.importorskip("transformers")
+
+    n_vocab = transformers.AutoConfig.from_pretrained(root / "base").vocab_size
+    config = transformers.GPT2Config(vocab_size=n_vocab, n_embd=32, n_layer=1, n_head=2, n_positions=256, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    for file in (root / "base").glob("tokenizer*"):
+        (tmp_path / "gpt2" / file.name).write_bytes(file.read_bytes())
+    code, _, err = run("tune", "sft", "--base", tmp_path / "gpt2", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "x", *QUICK)
+    assert code == 0 and "does not convert models of type gpt2" in err, err
+
+
+def test_a_base_of_a_hub_is_exported_from_where_it_was_put(root):
+    from types import SimpleNamespace
+
+    from reclm_lite.cli.tune import folder_of
+
+    assert folder_of("Qwen/Qwen2.5-0.5B-Instruct", SimpleNamespace(path=root)) == root
+    assert folder_of(str(root), SimpleNamespace(path=root / "resolved")) == str(root)
 
 
 def test_a_base_that_is_not_there_is_one_sentence(root, tmp_path):

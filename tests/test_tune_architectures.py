@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from reclm_lite.errors import InputError  # noqa: E402
+from reclm_lite.errors import InputError, ModelError  # noqa: E402
+from reclm_lite.tune import base as base_module  # noqa: E402
 from reclm_lite.tune.adapters import LoraSettings, add_adapter, use  # noqa: E402
 from reclm_lite.tune.base import BaseSettings, keeps_apart, load_base  # noqa: E402
 from reclm_lite.tune.loop import LoopSettings  # noqa: E402
@@ -29,12 +30,14 @@ ARCHITECTURES = {
     "gpt_neox": ("GPTNeoXConfig", NEW, True, 32),
     "phi3": ("Phi3Config", GROUPED, True, 16),
     "olmo2": ("Olmo2Config", GROUPED, True, 16),
-    "granite": ("GraniteConfig", {**GROUPED, "logits_scaling": 4.0, "embedding_multiplier": 3.0}, True, 16),
-    "cohere": ("CohereConfig", {**GROUPED, "logit_scale": 0.25}, True, 16),
+    "granite": ("GraniteConfig", {**GROUPED, "logits_scaling": 10.0, "embedding_multiplier": 3.0}, True, 16),
+    "cohere": ("CohereConfig", {**GROUPED, "logit_scale": 0.8333}, True, 16),
+    "gemma2": ("Gemma2Config", {**GROUPED, "head_dim": 8, "final_logit_softcapping": 0.05}, True, 16),
+    "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 16}, True, 32),  # wider than width / heads
     "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4}, True, 16),
     "opt": ("OPTConfig", {**NEW, "ffn_dim": 64, "word_embed_proj_dim": 32}, False, 32),
     "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, False, 32),
-    "falcon": ("FalconConfig", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}, False, 32),
+    "falcon": ("FalconConfig", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}, False, 8),  # of one head
 }
 QUICK = SftSettings(max_steps=4, batch=8, lora=LoraSettings(r=2, dropout=0.0), loop=LoopSettings(4, 4))
 
@@ -79,6 +82,21 @@ def test_packed_dialogues_see_one_another_where_it_is_said(folder_of, name):
     same = torch.allclose(alone, packed, atol=2e-6)
     assert same == keeps_apart(base) == ARCHITECTURES[name][2]
     assert keeps_apart(load_base(BaseSettings(str(folder_of(name)), dtype="bfloat16"))) == same
+
+
+def test_mamba_is_told_by_its_running_state(folder_of, monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "mamba", ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, False, 32))
+    assert not keeps_apart(load_base(BaseSettings(str(folder_of("mamba")))))
+
+
+def test_logits_of_another_making_are_refused(folder_of, monkeypatch):
+    """In bfloat16 too, whose rounding is larger than that of float32, but smaller than a scale that is forgotten."""
+    for dtype in ("float32", "bfloat16"):
+        load_base(BaseSettings(str(folder_of("granite")), dtype=dtype))
+    monkeypatch.setattr(base_module.Base, "logits", lambda self, hidden: self.causal.get_output_embeddings()(hidden).float())
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(ModelError, match="granite"):
+            load_base(BaseSettings(str(folder_of("granite")), dtype=dtype))
 
 
 @pytest.mark.parametrize("name", ["bloom", "opt"])

@@ -178,9 +178,9 @@ def test_ppo_with_all_its_adapters_in_bfloat16(folder, written, tmp_path):
 def test_memory_is_the_gpus(folder):
     free = torch.cuda.mem_get_info()[0]
     settings = BaseSettings(str(folder))
-    assert "tuning" in memory.require_memory(settings, memory.estimate(settings, lora_r=8, pass_tokens=2048))
+    assert "tuning" in memory.require_memory(settings, memory.estimate(settings, lora_r=8, pass_tokens=2048), "fewer --pass-tokens")
     with pytest.raises(ModelError, match="pass-tokens"):
-        memory.require_memory(settings, memory.Need(free, free, 0, 0))
+        memory.require_memory(settings, memory.Need(free, free, 0, 0), "fewer --pass-tokens")
 
 
 def test_a_gpu_that_is_not_there_is_told(folder):

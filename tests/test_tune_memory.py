@@ -11,8 +11,9 @@ from reclm_lite.cli import main
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
+from reclm_lite.errors import ModelError  # noqa: E402
 from reclm_lite.tune.base import BaseSettings  # noqa: E402
-from reclm_lite.tune.memory import LIBRARIES_BYTES, Sizes, count_parameters, estimate, sizes_of  # noqa: E402
+from reclm_lite.tune.memory import LIBRARIES_BYTES, Sizes, count_parameters, estimate, require_memory, sizes_of  # noqa: E402
 from reclm_lite.tune.ppo import PpoSettings  # noqa: E402
 from reclm_lite.tune.ppo_run import of_estimate  # noqa: E402
 from reclm_lite.tune.rollout import CHUNK_LOGITS, Sampling  # noqa: E402
@@ -79,6 +80,24 @@ def test_a_longest_dialogue_that_memory_has_no_room_for_is_told_before_the_first
     monkeypatch.setattr("reclm_lite.tune.memory.available_bytes", lambda: next(has, 100_000))  # the base alone finds room
     code, err = tune(root, stage, tmp_path / "x", *more)
     assert code == 1 and "longest dialogue" in err and "--max-length" in err and not (tmp_path / "x").exists()
+
+
+def test_processes_of_one_machine_share_its_memory(root, monkeypatch):
+    settings = BaseSettings(str(root / "base"), device="cpu")
+    need = estimate(settings, lora_r=2, pass_tokens=64)
+    monkeypatch.setattr("reclm_lite.tune.memory.available_bytes", lambda: 3 * need.total)
+    require_memory(settings, need, "less")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(ModelError, match="less"):
+        require_memory(settings, need, "less")
+
+
+def test_what_is_given_already_is_no_remedy(monkeypatch):
+    monkeypatch.setattr("reclm_lite.tune.memory.available_bytes", lambda: 0)
+    settings = BaseSettings("", device="cpu", qlora=True, gradient_checkpointing=True)
+    with pytest.raises(ModelError) as error:
+        require_memory(settings, estimate(settings, lora_r=2, pass_tokens=64, sizes=QWEN), "fewer --pass-tokens")
+    assert "Give fewer --pass-tokens, or a smaller base." in str(error.value)
 
 
 def test_dialogues_within_a_pass_are_asked_no_more(root, tmp_path, monkeypatch):

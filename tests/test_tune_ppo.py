@@ -106,6 +106,15 @@ def test_metrics_and_samples_say_what_happened(toy, tmp_path):
         assert sample["total"] == expected - QUICK.unfinished_penalty * (not sample["ended"])
 
 
+@pytest.mark.parametrize("lr", [1e4, 1e12])
+def test_what_has_diverged_is_not_saved(toy, tmp_path, lr):
+    settings = replace(QUICK, lr=lr, epochs=1, n_mini_batches=1, save_every=1, eval_every=4)
+    with pytest.raises(ModelError, match="after step 1.*--fresh"):
+        train_ppo(load(toy[0]), toy[1], tmp_path, settings, signals=SIGNALS)
+    assert [p.name for p in (tmp_path / "checkpoints").glob("step-*")] == ["step-000000"]
+    assert "diverged" in json.loads((tmp_path / "run.json").read_text())["state"]
+
+
 @pytest.mark.parametrize("signal, told", [(lambda dialogues, answers: np.ones(len(answers)), True), (tune_toy.likes_blue, False)])
 def test_a_reward_that_is_the_same_for_every_answer_is_told(toy, tmp_path, caplog, signal, told):
     settings = replace(QUICK, steps=1, unfinished_penalty=0.0)
@@ -254,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(toy, tmp_pa
         return real(*args) * (float("nan") if n_calls == 10 else 1.0)  # 4 micro-batches a step: the second of step 3
 
     monkeypatch.setattr(losses, "clipped_policy_loss", poisoned)
-    with pytest.raises(ModelError, match=r"step 3, pass 1, mini-batch 2; stopped. The batch: user:\d+.*newest checkpoint.*smaller learning rate"):
+    with pytest.raises(ModelError, match=r"step 3, pass 1, mini-batch 2; stopped. The batch: user:\d+.*saved before is sound.*smaller learning rate"):
         train_ppo(load(toy[0]), toy[1], tmp_path, replace(QUICK, epochs=1, n_mini_batches=4, micro_batch=2), signals=SIGNALS)
     assert json.loads((tmp_path / "run.json").read_text())["state"].startswith("stopped: ")
     assert sorted(p.name for p in (tmp_path / "checkpoints").glob("step-*"))[-1] == "step-000002"

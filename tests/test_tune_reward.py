@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_dialogues import preferences, sft_dialogues, tiny_base, write
 
+from reclm_lite.dialogue.preferences import SHARES
 from reclm_lite.errors import InputError
 
 torch = pytest.importorskip("torch")
@@ -35,14 +36,14 @@ def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("base")
     torch.set_num_threads(1)
     base = load_base(BaseSettings(str(tiny_base(root / "start")), full=True))
-    settings = SftSettings(max_steps=120, epochs=20, batch=32, full=True, weights=Weights(label=10), optimizer=OptimizerSettings(lr=5e-3, optimizer="muon"))
-    train_sft(base, write(root / "sft.jsonl", sft_dialogues(300)), root / "run", settings)
+    settings = SftSettings(max_steps=250, epochs=20, batch=32, full=True, weights=Weights(label=10), optimizer=OptimizerSettings(lr=5e-3, optimizer="muon"))
+    train_sft(base, write(root / "sft.jsonl", sft_dialogues(600)), root / "run", settings)
     return root / "run" / "model"
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> Path:
-    return write(tmp_path_factory.mktemp("pairs") / "preference.jsonl", preferences(400))
+    return write(tmp_path_factory.mktemp("pairs") / "preference.jsonl", preferences(800))
 
 
 def open_base(folder: Path):
@@ -50,9 +51,9 @@ def open_base(folder: Path):
 
 
 def test_it_tells_good_profiles_from_every_kind_of_corruption(tmp_path, folder, pairs):
-    facts = train_reward(open_base(folder), pairs, tmp_path / "run", replace(QUICK, lora=LoraSettings(r=8), epochs=6, max_steps=None, batch=16, loop=LoopSettings(50, 30)))
+    facts = train_reward(open_base(folder), pairs, tmp_path / "run", replace(QUICK, lora=LoraSettings(r=8), epochs=4, max_steps=None, batch=16, loop=LoopSettings(50, 30)))
     assert facts["eval/accuracy"] >= 0.9
-    assert {name for name in facts if name.startswith("eval/accuracy/")} == {f"eval/accuracy/{k}" for k in ("neighbor", "truncated", "empty", "dot")}
+    assert {name for name in facts if name.startswith("eval/accuracy/")} == {f"eval/accuracy/{kind}" for kind in SHARES}
     assert facts["eval/least_accuracy"] >= 0.75
     assert read_metrics(tmp_path / "run")[0]["eval/accuracy"] < 0.9  # untrained
 

@@ -71,7 +71,7 @@ def test_chunks_change_neither_logprobs_nor_gradients(base, renderer, monkeypatc
     batch = collate(rollouts.prompts, rollouts.answers, base.pad_id, base.device)
     found = []
     for n_logits in (1 << 24, 300 * 5):  # all at once, and five tokens at a time
-        monkeypatch.setattr(rollout, "_CHUNK_LOGITS", n_logits)
+        monkeypatch.setattr(rollout, "CHUNK_LOGITS", n_logits)
         states = states_of(base, batch).detach().requires_grad_()
         logprobs = logprobs_of(base, states, batch.targets, 0.9)
         logprobs.square().sum().backward()

@@ -22,13 +22,13 @@ pytest.importorskip("peft")
 
 from reclm_lite.tune.adapters import LoraSettings, add_adapter, parameters  # noqa: E402
 from reclm_lite.tune.base import BaseSettings, load_base  # noqa: E402
-from reclm_lite.tune.batches import Weights, micro_batches, render, step_indices, steps_per_epoch  # noqa: E402
+from reclm_lite.tune.batches import Weights, micro_batches, render, spread, step_indices, steps_per_epoch  # noqa: E402
 from reclm_lite.tune.loop import LoopSettings  # noqa: E402
 from reclm_lite.tune.optim import Muon, Optimizer, OptimizerSettings, orthogonalised  # noqa: E402
 from reclm_lite.tune.parallel import Group  # noqa: E402
 from reclm_lite.tune.rendering import Renderer  # noqa: E402
 from reclm_lite.tune.run import read_metrics  # noqa: E402
-from reclm_lite.tune.sft import SftSettings, SftTask, train_sft  # noqa: E402
+from reclm_lite.tune.sft import SftSettings, SftTask, read, train_sft  # noqa: E402
 
 QUICK = SftSettings(max_steps=6, batch=8, lora=LoraSettings(r=2), loop=LoopSettings(save_every=2, eval_every=3), optimizer=OptimizerSettings(lr=1e-2))
 
@@ -239,6 +239,29 @@ def test_an_epoch_shows_every_dialogue_once():
     assert not np.array_equal(step_indices(50, 50, 0, 0), step_indices(50, 50, 0, 1))
 
 
+@pytest.mark.parametrize("n, wanted", [(10, [0, 1, 2, 3, 4, 5, 6]), (7, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 2, 4]), (1, [0])])
+def test_a_part_of_the_held_out_is_spread_over_all(n, wanted):
+    assert spread(range(7), n) == wanted
+
+
+def test_both_sides_are_measured_where_the_file_has_users_before_items(tmp_path, folder):
+    made = sft_dialogues(40)
+    both = [*made, *(replace(d, id=d.id.replace("user", "item"), side="item") for d in made)]
+    dialogues = write(tmp_path / "sft.jsonl", both)
+    settings = replace(QUICK, n_eval=4)
+    held_out = spread(read(dialogues, "held_out"), settings.n_eval)
+    assert [d.side for d in held_out] == ["user", "user", "item", "item"]
+    assert train_sft(open_base(folder), dialogues, tmp_path / "run", settings)["n_held_out"] == 4
+
+
+def test_muon_leaves_rows_that_stand_for_tokens_to_adamw():
+    names = "transformer.wte.weight transformer.wpe.weight model.embed_tokens.weight gpt_neox.embed_out.weight lm_head.weight h.0.attn.c_attn.weight".split()
+    parameters = {name: torch.nn.Parameter(torch.ones(3, 2)) for name in names}
+    muon, adamw = Optimizer(parameters, OptimizerSettings(optimizer="muon"), 10).parts
+    assert isinstance(muon, Muon) and [id(p) for p in muon.param_groups[0]["params"]] == [id(parameters[names[-1]])]
+    assert len(adamw.param_groups[0]["params"]) == 5
+
+
 def test_passes_keep_to_their_tokens_and_lose_nothing(folder):
     examples = examples_of(open_base(folder), 20)
     wanted = sorted(sum((e.tokens.ids[1:][e.tokens.is_answer[1:]].tolist() for e in examples), []))
@@ -280,7 +303,7 @@ def test_dialogues_over_the_limit_are_left_out_and_counted(tmp_path, folder):
     path = write(tmp_path / "sft.jsonl", [*sft_dialogues(40)[4:], *long])
     settings = replace(QUICK, max_length=60)
     assert train_sft(open_base(folder), path, tmp_path / "run", settings)["n_left_out_long"] == 4
-    with pytest.raises(InputError, match="all longer; give a larger --max-length"):
+    with pytest.raises(InputError, match="all longer; build them shorter, or give a larger --max-length"):
         train_sft(open_base(folder), write(tmp_path / "long.jsonl", long), tmp_path / "none", settings)
 
 
@@ -405,6 +428,10 @@ def test_metrics_stand_in_tensorboard_too(tmp_path, folder, dialogues):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK)
+    shutil.rmtree(max((tmp_path / "run" / "checkpoints").glob("step-*")))  # as if it had been killed before step 6 was saved
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run | {"state": "running"}))
     train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     logged = [(m["step"], m["loss"]) for m in read_metrics(tmp_path / "run") if "loss" in m]

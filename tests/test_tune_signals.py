@@ -7,7 +7,7 @@ from tiny_dialogues import LOVE, WAR, profile, rl_dialogues
 from reclm_lite.errors import InputError
 from reclm_lite.tune.signals import Mixture, ModelScore, Rank, ask, parses
 
-GOOD = profile(WAR)
+GOOD = profile(WAR[:3])
 
 
 class Letters:
@@ -63,7 +63,7 @@ def test_rank_with_the_bundled_encoder():
 
     items = ["A tank battle in the war", "An army at war"], ["A rose for my love", "The first kiss"]
     with TextEncoder(n_threads=1) as encoder:
-        found = Rank(encoder)([dialogue(*items), dialogue(*items)], [GOOD, profile(LOVE)])
+        found = Rank(encoder)([dialogue(*items), dialogue(*items)], [GOOD, profile(LOVE[:3])])
     assert found.tolist() == [1.0, 0.0] and found.dtype == np.float32
 
 
@@ -92,7 +92,7 @@ def test_the_mixture_is_in_units_of_the_sft_policy():
     mixture = Mixture(signals, {"model": 2.0, "parse": 1.0}, unfinished_penalty=3.0)
     dialogues, answers, ended = [dialogue()] * 2, [GOOD, ""], np.array([True, False])
     # model: mean 12, deviation 2 -> -1, 1.  totals: 2 * -1 + 1 = -1;  2 * 1 + 0 - 3 = -1.  No spread: the unit is 1.
-    mixture.fit(mixture.parts(dialogues, answers), ended)
+    assert not mixture.fit(mixture.parts(dialogues, answers), ended)
     assert mixture.scales == {"model": (12.0, 2.0), "total": (-1.0, 1.0)}
     # 16 -> 2, 12 -> 0; totals 2 * 2 + 1 = 5 and 0 - 3
     parts = mixture.parts(dialogues, answers)
@@ -109,3 +109,11 @@ def test_a_mixture_of_nothing_or_of_unknown_parts_is_refused():
         Mixture({"parse": parses}, {"model": 1.0})
     with pytest.raises(InputError, match="no part at all"):
         Mixture({"parse": parses}, {})
+
+
+@pytest.mark.parametrize("value, n", [(1.0, 8), (10.1, 100), (77.7, 100), (-3e4, 33)])
+def test_rewards_that_are_all_the_same_have_no_spread_however_large(value, n):
+    mixture = Mixture({"part": lambda dialogues, answers: np.full(len(answers), value)}, {"part": 1.0})
+    parts = {"part": np.full(n, value, dtype=np.float32)}
+    assert not mixture.fit(parts, np.ones(n, dtype=bool))
+    assert mixture.fit({"part": np.append(parts["part"], np.float32(value + 0.01 * abs(value)))}, np.ones(n + 1, dtype=bool))

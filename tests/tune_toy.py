@@ -12,15 +12,17 @@ from reclm_lite.dialogue.records import RL, TEMPLATE, TRAIN, Dialogue
 COLORS, ANIMALS = ("red", "green", "blue", "white"), ("cat", "dog", "cow", "hen")
 ANSWERS = [f"{color} {animal}" for color, animal in itertools.product(COLORS, ANIMALS)]
 PROMPTS = ("one", "two", "a longer one", "another of these")
+HELD_OUT = ("one more", "the last of all")  # never learned from
 
 
 def dialogues(n: int = 40) -> list[Dialogue]:
-    """A quarter is held out."""
-    return [
-        Dialogue(RL, f"user:{i}", "user", "compact", "held_out" if i % 4 == 3 else "train",
-                 (message("user", ("Say:\n", TEMPLATE), (PROMPTS[i // 2 % len(PROMPTS)] + "\n", TRAIN)),), positives=("a",), negatives=("b",))
-        for i in range(n)
-    ]  # fmt: skip
+    """A quarter is held out, with prompts of its own."""
+    found = []
+    for i in range(n):
+        part, prompts = ("held_out", HELD_OUT) if i % 4 == 3 else ("train", PROMPTS)
+        question = message("user", ("Say:\n", TEMPLATE), (prompts[i // 2 % len(prompts)] + "\n", TRAIN))
+        found.append(Dialogue(RL, f"user:{i}", "user", "compact", part, (question,), positives=("a",), negatives=("b",)))
+    return found
 
 
 def likes_blue(_: Sequence[Dialogue], answers: Sequence[str]) -> np.ndarray:
@@ -45,7 +47,8 @@ def make_toy(folder: Path, *, n_steps: int = 60) -> tuple[Path, Path]:
         return path, file
     base = load_base(BaseSettings(str(path), device="cpu", full=True))
     renderer = Renderer(base.tokenizer, base.form)
-    pairs = [(renderer.prompt(found[2 * i].messages), renderer.answer(answer)) for i in range(len(PROMPTS)) for answer in ANSWERS]
+    prompts = {d.messages[0].text: d.messages for d in found}.values()
+    pairs = [(renderer.prompt(messages), renderer.answer(answer)) for messages in prompts for answer in ANSWERS]
     batch = collate([p for p, _ in pairs], [a for _, a in pairs], base.pad_id, base.device)
     # Words that one gradient made would be told apart by their small random beginnings alone, and no adapter could prefer one.
     torch.manual_seed(0)

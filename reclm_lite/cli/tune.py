@@ -80,7 +80,7 @@ def _optimizer_options(lr: float) -> Callable:
         click.option("--warmup", type=click.FloatRange(0, 1, max_open=True), default=0.03, show_default=True, help="Share of the steps in which it rises."),
         click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
         click.option("--decay", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="The last share of the steps, in which it falls to zero."),
-        click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True),
+        click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Of what AdamW trains."),
         click.option("--max-grad-norm", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True),
     ])  # fmt: skip
 
@@ -140,6 +140,8 @@ def _loop(stage: dict[str, Any]) -> Any:
 def _optimizer(o: dict[str, Any], **more: Any) -> Any:
     from ..tune.optim import OptimizerSettings
 
+    if o["schedule"] == "constant":
+        refuse("with --schedule constant", "decay")
     return OptimizerSettings(
         lr=o["lr"], weight_decay=o["weight_decay"], warmup=o["warmup"], schedule=o["schedule"], decay=o["decay"], max_grad_norm=o["max_grad_norm"], **more
     )
@@ -162,6 +164,11 @@ def open_base(settings: Any, smaller: str, **of_estimate: Any) -> Any:
     for note in (*base.notes, *_if_not_exported(base)):
         say(note)
     return base
+
+
+def folder_of(named: str, base: Any) -> str | Path:
+    """The folder of a base, for `reclm export`, which asks no hub: as it was named, or where a hub's model was put."""
+    return named if Path(named).expanduser().is_dir() else base.path
 
 
 def _if_not_exported(base: Any) -> list[str]:
@@ -251,21 +258,25 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
         refuse("with --init-from, whose adapter has its own", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
     if o["optimizer"] != "muon":
         refuse("without --optimizer muon", "lr_muon")
+    if o["rounds"] == 1:
+        refuse("without second rounds", "label_weight")
     dialogues, out = dialogues_and_out("sft", o, "sft")
-    group = Group.open(o["device"])
-    if from_scratch:
-        base = str(_from_scratch(dialogues, out, o, group))
     settings = SftSettings(
         epochs=o["epochs"], max_steps=o["max_steps"], batch=o["batch"], max_length=o["max_length"], pass_tokens=o["pass_tokens"], packing=o["packing"],
         rounds=o["rounds"], weights=Weights(o["label_weight"], o["phrase_weight"]), full=full, lora=_lora(o), loop=_loop(o),
         optimizer=_optimizer(o, optimizer=o["optimizer"], lr_muon=o["lr_muon"]),
     )  # fmt: skip
+    group = Group.open(o["device"])
+    if from_scratch:
+        base = str(_from_scratch(dialogues, out, o, group))
     model = open_base(base_settings(o, base, full=full), FEWER, lora_r=o["lora_r"], pass_tokens=o["pass_tokens"])
     with progress_bar("sft") as update:
         facts = train_sft(model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update)
     if group.is_main:
-        made = f"--base {shell_word(out / 'model')}" if full else f"--base {shell_word(base)} --sft {shell_word(out / 'adapter')}"
-        tell("sft", facts, out, as_json, f"reclm tune reward {made.replace('--sft', '--init-from')} …, or reclm export {made.replace('--sft', '--adapter')} -o {shell_word(out / 'gguf')}")
+        adapter = "" if full else shell_word(out / "adapter")
+        tuned, exported = (shell_word(out / "model"),) * 2 if full else (shell_word(base), shell_word(folder_of(base, model)))
+        going_on = f"reclm tune reward --base {tuned}{adapter and f' --init-from {adapter}'} …"
+        tell("sft", facts, out, as_json, f"{going_on}, or reclm export --base {exported}{adapter and f' --adapter {adapter}'} -o {shell_word(out / 'gguf')}")
 
 
 def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> Path:

@@ -62,7 +62,7 @@ def add_adapter(
         else:
             base.model = peft.get_peft_model(base.model, config, adapter_name=name)
     except ValueError as error:
-        raise InputError(f"expected modules of {base.path} for LoRA, found: {str(error).splitlines()[0][:300]}; check --lora-targets and --lora-dropout") from error
+        raise InputError(f"expected modules of {base.path} for LoRA, found: {str(error).splitlines()[0][:300]}; give modules (--lora-targets) or a dropout (--lora-dropout) that it takes") from error
     if load is not None:
         _set(base, name, _read(load))
     elif copy_of is not None:

@@ -7,6 +7,7 @@ its passes divided by the weight of all its answer tokens, so that cutting chang
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ..dialogue.records import LABEL, ORIGINS, TEACHER, Dialogue
 from ..errors import InputError
 from .rendering import Renderer, Tokens
 
+T = TypeVar("T")
 _LABEL, _TEACHER = 1 + ORIGINS.index(LABEL), 1 + ORIGINS.index(TEACHER)
 _OPEN, _CLOSE = (",", ":"), (",", ";")  # what a phrase of a profile follows, and what follows it
 
@@ -74,7 +76,7 @@ def render(dialogues: Iterable[Dialogue], renderer: Renderer, max_length: int, w
         else:
             examples.append(Example(dialogue.id, tokens, _weigh(tokens, weights, opening, closing)))
     if not examples and n_long:
-        raise InputError(f"expected dialogues of at most {max_length} tokens, found {n_long}, all longer; give a larger --max-length, or build them shorter")
+        raise InputError(f"expected dialogues of at most {max_length} tokens, found {n_long}, all longer; build them shorter, or give a larger --max-length, up to the base's context")
     return examples, n_long
 
 
@@ -106,6 +108,13 @@ def check_form(dialogue: Dialogue, renderer: Renderer) -> None:
             f"expected dialogues of form {renderer.form!r}, since the base has {have}, found {dialogue.form!r} in {dialogue.id}; "
             f"build them with `reclm dialogue build --form {renderer.form}`, or give another base"
         )
+
+
+def spread(found: Sequence[T], n: int) -> list[T]:
+    """At most `n` of these, evenly over the whole: a file has users before items, and both are to be measured."""
+    if len(found) <= n:
+        return list(found)
+    return [found[i * len(found) // n] for i in range(n)]
 
 
 def step_indices(n: int, batch: int, seed: int, step: int) -> np.ndarray:

@@ -18,6 +18,7 @@ and 1.9 GB where blocks of 4 MB and more are given back at once, for a tenth mor
 import ctypes
 import json
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,8 @@ def sizes_of(folder: Path) -> Sizes:
         raise InputError(f"expected width, layers and vocabulary of a causal model in {path}, found {found}; check --base")
     width, layers, vocab = (int(n or 0) for n in found)
     n_heads = _first(config, "num_attention_heads") or 1
-    kv = width * (_first(config, "num_key_value_heads", "num_kv_heads") or n_heads) // n_heads
+    one_of_keys = getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False)  # Falcon, StarCoder
+    kv = (1 if one_of_keys else _first(config, "num_key_value_heads", "num_kv_heads") or n_heads) * (_first(config, "head_dim") or width // n_heads)
     return Sizes(count_parameters(folder), width, layers, vocab, _first(config, "intermediate_size", "ffn_dim", "n_inner") or 4 * width, kv)
 
 
@@ -139,9 +141,9 @@ def estimate(
 
 def require_memory(settings: BaseSettings, need: Need, remedy: str) -> str:
     """A line for the log. Raises ModelError where the memory of the device is too little. remedy: the options that make a pass smaller."""
-    others = "or a smaller model" if settings.full else "--qlora, or a smaller base"
-    full = "LoRA in the place of --full, " if settings.full else ""
-    return require(need.total, "tuning", f"It takes {need}. Give {remedy}, --gradient-checkpointing, {full}{others}.", available=_available(settings))
+    ways = [remedy] + ["--gradient-checkpointing"] * (not settings.gradient_checkpointing)
+    ways += ["LoRA in the place of --full"] if settings.full else ["--qlora"] * (not settings.qlora)
+    return require(need.total, "tuning", f"It takes {need}. Give {', '.join(ways)}, or a smaller {'model' if settings.full else 'base'}.", available=_available(settings))
 
 
 def require_longest(base: Base, n_tokens: int, remedy: str, **of_estimate: Any) -> None:
@@ -150,12 +152,16 @@ def require_longest(base: Base, n_tokens: int, remedy: str, **of_estimate: Any) 
     """
     need = estimate(base.settings, sizes=sizes_of(base.path), **of_estimate)
     what = f"a pass with the longest dialogue, {n_tokens:,} tokens,"
-    require(need.running, what, f"Tuning takes {need}. Give {remedy}, or --gradient-checkpointing.", available=_available(base.settings))
+    ways = remedy + ("" if base.settings.gradient_checkpointing else ", or --gradient-checkpointing")
+    require(need.running, what, f"Tuning takes {need}. Give {ways}.", available=_available(base.settings))
 
 
 def _available(settings: BaseSettings) -> int:
+    """Of the device; off a GPU, a share for each of the processes that run on this machine (`torchrun` and accelerate tell how many)."""
     device = choose_device(settings.device)
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_bytes()
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_bytes() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 def give_back_large_blocks() -> None:

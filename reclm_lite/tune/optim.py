@@ -125,4 +125,5 @@ class Optimizer:
 
 
 def _is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
-    return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
+    """Of a layer; rows of embeddings (GPT-2's are wte and wpe) and of the output layer stand for tokens, each for itself."""
+    return parameter.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "wte.", "wpe."))

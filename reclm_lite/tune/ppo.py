@@ -294,13 +294,28 @@ class Learner:
             told = torch.stack([policy_loss.detach(), value_loss.detach(), approx_kl, clipfrac.sum()]).cpu().double()
         return loss, told
 
+    def is_sound(self, rollouts: Rollouts) -> bool:
+        """Whether the policy, as it is now, could learn on, in every process: its parameters are finite, and the log-probabilities of a
+        few answers, and their gradients. What diverges often shows in the latter first.
+        """
+        n, sampling = self.settings.micro_batch, self.settings.sampling
+        batch = collate(rollouts.prompts[:n], rollouts.answers[:n], self.base.pad_id, self.base.device)
+        self._hold_still()
+        with use(self.base, POLICY):
+            told = logprobs_of(self.base, states_of(self.base, batch), batch.targets, sampling.temperature)
+            told.mean().backward()
+        gradients = [p.grad for p in self.policy.values() if p.grad is not None]
+        finite = all(bool(torch.isfinite(t).all()) for t in (told, *gradients, *self.trained.values()))
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(self.group.sum(float(not finite))) == 0
+
     def _refuse(self, number: int, epoch: int, mini: int, ids: Sequence[str]) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         named = list(dict.fromkeys(ids))
         shown = ", ".join(named[:8]) + (" …" if len(named) > 8 else "")
         raise ModelError(
             f"expected a finite loss, found another in step {number}, pass {epoch + 1}, mini-batch {mini + 1}; stopped. The batch: {shown}. "
-            "The newest checkpoint holds the last good parameters; look at these dialogues, or give a smaller learning rate"
+            "What was saved before is sound. Look at these dialogues, or begin again (--fresh) with a smaller learning rate"
         )
 
     def summary(self, scored: Scored) -> dict[str, float]:

@@ -28,7 +28,7 @@ from ..errors import InputError, ModelError
 from ..files import file_sha256
 from .adapters import WEIGHTS, add_adapter, check_base, save_adapter
 from .base import Base
-from .batches import check_form
+from .batches import check_form, spread
 from .loop import Progress
 from .memory import require_longest
 from .parallel import Group
@@ -118,6 +118,8 @@ def read_prompts(path: Path, renderer: Renderer, settings: PpoSettings, base: Ba
     """
     room = getattr(base.causal.config.get_text_config(), "max_position_embeddings", None)
     limit = settings.max_prompt if room is None else min(settings.max_prompt, room - settings.sampling.max_new_tokens)
+    if limit < 1:
+        raise InputError(f"expected room for prompts beside answers of {settings.sampling.max_new_tokens} tokens, found a base with a context of {room}; give fewer --max-new-tokens")
     found: dict[str, list[Dialogue]] = {part: [] for part in PARTS}
     n_long, longest = 0, 0
     for dialogue in read_dialogues(path, RL):
@@ -131,7 +133,7 @@ def read_prompts(path: Path, renderer: Renderer, settings: PpoSettings, base: Ba
         if len(found[part]) < least:
             raise InputError(
                 f"expected at least {least} dialogues of part {part!r} with prompts of at most {limit} tokens in {path}, found {len(found[part])} "
-                f"({n_long} are longer); build them with more held out, or shorter"
+                f"({n_long} are longer); build them with more held out, or shorter, or give a larger --max-length or fewer --max-new-tokens"
             )
     return Prompts(found["train"], found["held_out"], n_long, longest)
 
@@ -142,7 +144,8 @@ class _Ppo:
     def __init__(self, run: Run, learner: Learner, training: Sequence[Dialogue], held_out: Sequence[Dialogue], progress: Progress):
         self.run, self.learner, self.training, self.progress = run, learner, training, progress
         n = learner.settings.n_eval
-        self.choosing, self.reporting = ([half[i % len(half)] for i in range(n)] for half in (held_out[0::2], held_out[1::2]))
+        halves = (spread(held_out[0::2], n), spread(held_out[1::2], n))
+        self.choosing, self.reporting = ([half[i % len(half)] for i in range(n)] for half in halves)
         self.best: dict[str, float] = {"gain": 0.0, "kl": 0.0, "step": 0}
         self.entropy, self.over, self.stopped = 0.0, {"kl": 0, "entropy": 0}, ""
 
@@ -161,6 +164,11 @@ class _Ppo:
                 self._write_samples(done, scored)
             self._watch(metrics)
             is_last, is_best = bool(self.stopped) or done == settings.steps, False
+            if (is_last or done % settings.eval_every == 0 or done % settings.save_every == 0) and not learner.is_sound(scored.rollouts):
+                raise ModelError(
+                    f"expected finite parameters and log-probabilities after step {done}, found others: training has diverged; what was saved before is "
+                    f"in {run.folder}/checkpoints. Begin again (--fresh) with a smaller learning rate"
+                )
             if done % settings.eval_every == 0 or is_last:
                 is_best = self._evaluate(done)
             if done % settings.save_every == 0 or is_last or is_best:
@@ -212,7 +220,7 @@ class _Ppo:
         raw = mixture.parts(rollouts.dialogues, rollouts.judged)
         rows = learner.group.gather([(bool(ended), *(float(raw[name][i]) for name in sorted(raw))) for i, ended in enumerate(rollouts.ended)])
         columns = dict(zip(sorted(raw), (np.array(c, dtype=np.float32) for c in list(zip(*rows))[1:]), strict=True))
-        if not mixture.fit(columns, np.array([row[0] for row in rows], dtype=bool)):
+        if not mixture.fit(columns, np.array([row[0] for row in rows], dtype=bool)) and learner.group.is_main:
             log.warning(
                 "all %d answers of the SFT policy to held-out prompts have the same reward: nothing is learned where no answer is better than another; "
                 "give other parts of the reward, a higher temperature, or more answers to measure with", len(rows),

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..files import file_sha256
 from .adapters import LoraSettings
 from .base import Base
-from .batches import by_length, check_form, pad_right, step_indices, steps_per_epoch
+from .batches import by_length, check_form, pad_right, spread, step_indices, steps_per_epoch
 from .loop import LoopSettings, Outcome, Progress, train
 from .losses import ranking_loss
 from .memory import require_longest
@@ -142,7 +142,7 @@ def _pairs(dialogues: Sequence[Dialogue], renderer: Renderer, max_length: int) -
         else:
             found.append(pair)
     if not found and n_long:
-        raise InputError(f"expected pairs of at most {max_length} tokens, found {n_long}, all longer; give a larger --max-length, or build them shorter")
+        raise InputError(f"expected pairs of at most {max_length} tokens, found {n_long}, all longer; build them shorter, or give a larger --max-length, up to the base's context")
     return found, n_long
 
 
@@ -160,7 +160,7 @@ def train_reward(
     parts = {part: list(read_dialogues(dialogues, PREFERENCE, part=part)) for part in PARTS}
     max_length = min(settings.max_length, base.n_ctx)
     pairs, n_long = _pairs(parts["train"], renderer, max_length)
-    held_out, _ = _pairs(parts["held_out"][: settings.n_eval], renderer, max_length)
+    held_out, _ = _pairs(spread(parts["held_out"], settings.n_eval), renderer, max_length)
     if not pairs:
         raise InputError(f"expected pairs of part 'train' in {dialogues}, found none; build them with fewer held out")
     if (longest := max(pair.longest for pair in (*pairs, *held_out))) > settings.pass_tokens // 2:  # then it has a pass of its own

@@ -106,7 +106,7 @@ class Run:
             return
         if self._metrics is None:
             self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
-            self._writer = _tensorboard(self.folder / "tensorboard")
+            self._writer = _tensorboard(self.folder / "tensorboard", step)
         numbers = {name: float(value) for name, value in metrics.items()}
         finite = {name: value if abs(value) < float("inf") else None for name, value in numbers.items()}
         self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
@@ -316,9 +316,10 @@ def _versions() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, step: int) -> Any:
+    """What writes the same figures there from `step` on; what a kill left of later steps than its checkpoint is hidden."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=step)

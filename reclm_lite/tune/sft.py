@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..files import file_sha256
 from .adapters import LoraSettings, add_adapter, parameters, save_adapter, use
 from .base import Base, keeps_apart
-from .batches import Example, Micro, Weights, micro_batches, render, step_indices, steps_per_epoch
+from .batches import Example, Micro, Weights, micro_batches, render, spread, step_indices, steps_per_epoch
 from .loop import LoopSettings, Outcome, Progress, train
 from .losses import weighted_cross_entropy
 from .memory import require_longest
@@ -164,7 +164,7 @@ def train_sft(
     examples, n_long = render(by_part["train"], renderer, max_length, settings.weights)
     if not examples:
         raise InputError(f"expected dialogues of part 'train' in {dialogues}, found none; build them with fewer held out")
-    held_out, _ = render(by_part["held_out"][: settings.n_eval], renderer, max_length)
+    held_out, _ = render(spread(by_part["held_out"], settings.n_eval), renderer, max_length)
     if (longest := max(len(e.tokens) for e in (*examples, *held_out))) > settings.pass_tokens:  # then it has a pass of its own
         require_longest(base, longest, "a smaller --max-length", lora_r=settings.lora.r, pass_tokens=longest)
     with open_run(STAGE, base, dialogues, out, settings, init_from=init_from, group=group, fresh=fresh) as run:

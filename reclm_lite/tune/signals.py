@@ -155,7 +155,7 @@ class Mixture:
         scaled = {name: (values - self.scales[name][0]) / self.scales[name][1] if name in self.scales else values for name, values in parts.items()}
         total = self.total(scaled, ended)
         self.scales["total"] = _scale(total)
-        return float(total.std()) > _LEAST_STD
+        return float(total.astype(np.float64).std()) > _LEAST_STD
 
     def state(self) -> dict[str, Any]:
         """JSON-able, for a checkpoint."""
