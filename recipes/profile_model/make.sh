@@ -7,7 +7,7 @@
 #
 # DEVICE   (from the environment) cpu or cuda [cpu]. The bundled weights are of SFT on a GPU.
 # STEPS    of SFT [3000 of 32 dialogues, each seen once; on a GPU 4000 of 64, seen three times]; another number is another run, so give another OUT.
-# THREADS  of the CPU [2; beside a GPU 8].
+# THREADS  of the CPU [2, on otherwise idle cores; beside other work 1 is faster; beside a GPU 8].
 # JOBS     that make dialogues [2; beside a GPU one a core].
 #
 # docs/profile-model.md has the figures.
