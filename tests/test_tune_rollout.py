@@ -94,7 +94,7 @@ def test_equal_seeds_draw_equal_answers_and_others_do_not(base, renderer):
 
 
 def test_padding_of_prompts_does_not_change_what_is_drawn(base, renderer):
-    cold = {"temperature": 1e-3}  # the likeliest token, so that company in the batch cannot show in the draws
+    cold = {"temperature": 1e-5}  # the likeliest token, so that company in the batch cannot show in the draws
     together = draw(base, renderer, batch=8, **cold)
     assert len({len(prompt) for prompt in together.prompts}) > 1
     assert draw(base, renderer, batch=1, **cold).answers == together.answers
