@@ -155,13 +155,10 @@ def test_a_base_that_export_does_not_convert_is_told_at_the_start(root, tmp_path
     assert code == 0 and "does not convert models of type gpt2" in err, err
 
 
-def test_a_base_of_a_hub_is_exported_from_where_it_was_put(root):
-    from types import SimpleNamespace
-
-    from reclm_lite.cli.tune import folder_of
-
-    assert folder_of("Qwen/Qwen2.5-0.5B-Instruct", SimpleNamespace(path=root)) == root
-    assert folder_of(str(root), SimpleNamespace(path=root / "resolved")) == str(root)
+def test_a_base_of_a_hub_is_exported_from_where_it_was_put(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(root / "base"))
+    code, _, err = run("tune", "sft", "--base", "some/model", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *QUICK)
+    assert code == 0 and "reclm tune reward --base some/model --init-from" in err and f"reclm export --base {root / 'base'} --adapter" in err, err
 
 
 def test_a_base_that_is_not_there_is_one_sentence(root, tmp_path):

@@ -28,6 +28,7 @@ ARCHITECTURES = {
     "gpt2": ("GPT2Config", OLD, True, 32),
     "gptj": ("GPTJConfig", {**OLD, "rotary_dim": 8}, True, 32),
     "gpt_neox": ("GPTNeoXConfig", NEW, True, 32),
+    "mistral": ("MistralConfig", {**GROUPED, "sliding_window": 8}, True, 16),
     "phi3": ("Phi3Config", GROUPED, True, 16),
     "olmo2": ("Olmo2Config", GROUPED, True, 16),
     "granite": ("GraniteConfig", {**GROUPED, "logits_scaling": 10.0, "embedding_multiplier": 3.0}, True, 16),

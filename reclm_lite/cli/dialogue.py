@@ -13,7 +13,7 @@ from .profile import _asked as agreed
 KINDS = ("sft", "preference", "rl")
 _SIDES = {"users": ("user",), "items": ("item",), "both": ("user", "item")}
 _ONLY_FOR = {"rounds": "sft", "corruptions": "preference", "n_negatives": "rl"}
-_RULES, _STORED, _BUNDLED = "rules", "stored", "bundled"
+_STORED, _BUNDLED = "stored", "bundled"
 
 
 @click.group("dialogue")
@@ -34,7 +34,7 @@ def command() -> None:
 @click.option("--side", type=click.Choice(tuple(_SIDES)), default="both", show_default=True, help="About whom.")
 @click.option("--form", type=click.Choice(("compact", "instruct")), default="compact", show_default=True,
               help="Prompts of the bundled model, or plain words for chat models.")  # fmt: skip
-@click.option("--teacher", default=_RULES, show_default=True, metavar="WHO",
+@click.option("--teacher", default="rules", show_default=True, metavar="WHO",
               help="First-round answers: rules, bundled (the profile model), stored (the workspace's profiles), a GGUF file, or the endpoint's model.")  # fmt: skip
 @click.option("--endpoint", metavar="URL", help="Ask this OpenAI-compatible server; its key comes from RECLM_API_KEY.")
 @click.option("--targets", type=click.Path(path_type=Path, dir_okay=False), help="First-round answers from this file of profiles (JSON lines or CSV).")
@@ -104,6 +104,8 @@ def _told(counts: dict) -> str:
 
 def _refuse_what_does_nothing(kind: str, options: dict) -> None:
     """Raises UsageError where the command line has an option that this build passes over."""
+    from ..profiles.sources import RULES
+
     given = click.get_current_context().get_parameter_source
     default = click.core.ParameterSource.DEFAULT
     for name, only in _ONLY_FOR.items():
@@ -117,7 +119,7 @@ def _refuse_what_does_nothing(kind: str, options: dict) -> None:
         raise click.UsageError("rl dialogues have no first-round answers: leave out --teacher, --endpoint and --targets")
     if options["endpoint"] is None and given("yes") is not default:
         raise click.UsageError("--yes is for --endpoint: add that, or leave it out")
-    if options["endpoint"] is None and (options["targets"] is not None or options["teacher"] in (_RULES, _STORED)) and given("n_threads") is not default:
+    if options["endpoint"] is None and (options["targets"] is not None or options["teacher"] in (RULES, _STORED)) and given("n_threads") is not default:
         raise click.UsageError("--threads is for a teacher that is a model: leave it out")
     if options["endpoint"] is not None and given("teacher") is default:
         raise click.UsageError("--endpoint needs the name of its model: add --teacher NAME")
@@ -128,7 +130,7 @@ def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
     """Who gives the first-round answers."""
     from ..dialogue.teacher import NoTeacher
     from ..profiles.generate import RunSettings
-    from ..profiles.sources import SourceSettings, open_source
+    from ..profiles.sources import RULES, SourceSettings, open_source
     from ..profiles.targets import RulesTargets, SourceTargets, file_targets, stored_targets
 
     name = options["teacher"]
@@ -136,7 +138,7 @@ def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
         yield NoTeacher()
     elif options["targets"] is not None:
         yield file_targets(ws, options["targets"], None if side == "both" else side, options["targets_format"])
-    elif options["endpoint"] is None and name == _RULES:
+    elif options["endpoint"] is None and name == RULES:
         yield RulesTargets(inputs)
     elif options["endpoint"] is None and name == _STORED:
         yield stored_targets(ws)

@@ -166,11 +166,6 @@ def open_base(settings: Any, smaller: str, **of_estimate: Any) -> Any:
     return base
 
 
-def folder_of(named: str, base: Any) -> str | Path:
-    """The folder of a base, for `reclm export`, which asks no hub: as it was named, or where a hub's model was put."""
-    return named if Path(named).expanduser().is_dir() else base.path
-
-
 def _if_not_exported(base: Any) -> list[str]:
     """A word before hours are spent on what has no way into this project's own engine."""
     from ..convert.families import family_of
@@ -273,10 +268,11 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
     with progress_bar("sft") as update:
         facts = train_sft(model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update)
     if group.is_main:
-        adapter = "" if full else shell_word(out / "adapter")
-        tuned, exported = (shell_word(out / "model"),) * 2 if full else (shell_word(base), shell_word(folder_of(base, model)))
-        going_on = f"reclm tune reward --base {tuned}{adapter and f' --init-from {adapter}'} …"
-        tell("sft", facts, out, as_json, f"{going_on}, or reclm export --base {exported}{adapter and f' --adapter {adapter}'} -o {shell_word(out / 'gguf')}")
+        adapter = shell_word(out / "adapter")
+        tuned, exported = f"--base {shell_word(base)} --init-from {adapter}", f"--base {shell_word(model.path)} --adapter {adapter}"  # export asks no hub
+        if full:
+            tuned = exported = f"--base {shell_word(out / 'model')}"
+        tell("sft", facts, out, as_json, f"reclm tune reward {tuned} …, or reclm export {exported} -o {shell_word(out / 'gguf')}")
 
 
 def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> Path:

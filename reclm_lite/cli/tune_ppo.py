@@ -7,7 +7,7 @@ import click
 
 from ..errors import shell_word
 from ._options import common, json_option, progress_bar
-from .tune import FOLDER, base_settings, dialogues_and_out, folder_of, needs_torch, open_base, refuse, stage_options, tell
+from .tune import FOLDER, base_settings, dialogues_and_out, needs_torch, open_base, refuse, stage_options, tell
 
 ALGORITHMS = ("ppo", "grpo")
 PARTS = ("model", "parse", "rank")
@@ -85,7 +85,7 @@ def command(as_json: bool, base: str, sft: Path | None, reward: Path | None, wei
     with progress_bar(o["algorithm"]) as update:
         report = train_ppo(model, dialogues, out, settings, signals=signals, sft=sft, about=about, reads=[reward] if reward else [], group=group, fresh=o["fresh"], progress=update)
     if group.is_main:
-        tell("ppo", report, out, as_json, f"reclm export --base {shell_word(folder_of(base, model))} --adapter {shell_word(out / 'adapter')} -o {shell_word(out / 'gguf')}")
+        tell("ppo", report, out, as_json, f"reclm export --base {shell_word(model.path)} --adapter {shell_word(out / 'adapter')} -o {shell_word(out / 'gguf')}")
 
 
 def _weights(given: tuple[str, ...], reward: Path | None) -> dict[str, float]:

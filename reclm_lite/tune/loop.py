@@ -114,7 +114,12 @@ def _require_finite(run: Run, figures: Mapping[str, float], task: Task, step: in
     if all(map(math.isfinite, figures.values())) and all(bool(torch.isfinite(p).all()) for p in task.parameters.values()):
         return
     run.finish(f"stopped: diverged by step {step}")
-    raise ModelError(
+    raise diverged(run, step)
+
+
+def diverged(run: Run, step: int) -> ModelError:
+    """What is told of a training that has: its newest parameters are not saved."""
+    return ModelError(
         f"expected finite parameters and figures after step {step}, found others: training has diverged; what was saved before is in "
         f"{run.folder}/checkpoints. Begin again (--fresh) with a smaller learning rate"
     )

@@ -141,9 +141,7 @@ def estimate(
 
 def require_memory(settings: BaseSettings, need: Need, remedy: str) -> str:
     """A line for the log. Raises ModelError where the memory of the device is too little. remedy: the options that make a pass smaller."""
-    ways = [remedy] + ["--gradient-checkpointing"] * (not settings.gradient_checkpointing)
-    ways += ["LoRA in the place of --full"] if settings.full else ["--qlora"] * (not settings.qlora)
-    return require(need.total, "tuning", f"It takes {need}. Give {', '.join(ways)}, or a smaller {'model' if settings.full else 'base'}.", available=_available(settings))
+    return require(need.total, "tuning", _told(need, settings, remedy), available=_available(settings))
 
 
 def require_longest(base: Base, n_tokens: int, remedy: str, **of_estimate: Any) -> None:
@@ -152,8 +150,14 @@ def require_longest(base: Base, n_tokens: int, remedy: str, **of_estimate: Any) 
     """
     need = estimate(base.settings, sizes=sizes_of(base.path), **of_estimate)
     what = f"a pass with the longest dialogue, {n_tokens:,} tokens,"
-    ways = remedy + ("" if base.settings.gradient_checkpointing else ", or --gradient-checkpointing")
-    require(need.running, what, f"Tuning takes {need}. Give {ways}.", available=_available(base.settings))
+    require(need.running, what, _told(need, base.settings, remedy), available=_available(base.settings))
+
+
+def _told(need: Need, settings: BaseSettings, remedy: str) -> str:
+    """What takes the memory, and what would take less and has not been given yet."""
+    ways = [remedy] + ["--gradient-checkpointing"] * (not settings.gradient_checkpointing)
+    ways += ["LoRA in the place of --full"] if settings.full else ["--qlora"] * (not settings.qlora)
+    return f"Tuning takes {need}. Give {', '.join(ways)}, or a smaller {'model' if settings.full else 'base'}."
 
 
 def _available(settings: BaseSettings) -> int:

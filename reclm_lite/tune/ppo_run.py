@@ -29,7 +29,7 @@ from ..files import file_sha256
 from .adapters import WEIGHTS, add_adapter, check_base, save_adapter
 from .base import Base
 from .batches import check_form, spread
-from .loop import Progress
+from .loop import Progress, diverged
 from .memory import require_longest
 from .parallel import Group
 from .ppo import POLICY, PPO, REFERENCE, Learner, PpoSettings, Scored
@@ -80,7 +80,7 @@ def train_ppo(
         add_adapter(base, POLICY, settings.lora, copy_of=REFERENCE if sft is not None else None)
         learner = Learner(base, renderer, mixture, settings, group)
         try:
-            report = _Ppo(run, learner, prompts.training, prompts.held_out, progress).train()
+            report = _Ppo(run, learner, prompts, progress).train()
         except ModelError as error:
             run.finish(f"stopped: {error}")
             raise
@@ -116,10 +116,9 @@ def read_prompts(path: Path, renderer: Renderer, settings: PpoSettings, base: Ba
 
     Raises InputError where they are of another form, or too few are left.
     """
-    room = getattr(base.causal.config.get_text_config(), "max_position_embeddings", None)
-    limit = settings.max_prompt if room is None else min(settings.max_prompt, room - settings.sampling.max_new_tokens)
+    limit = min(settings.max_prompt, base.n_ctx - settings.sampling.max_new_tokens)
     if limit < 1:
-        raise InputError(f"expected room for prompts beside answers of {settings.sampling.max_new_tokens} tokens, found a base with a context of {room}; give fewer --max-new-tokens")
+        raise InputError(f"expected room for prompts beside answers of {settings.sampling.max_new_tokens} tokens, found a base with a context of {base.n_ctx}; give fewer --max-new-tokens")
     found: dict[str, list[Dialogue]] = {part: [] for part in PARTS}
     n_long, longest = 0, 0
     for dialogue in read_dialogues(path, RL):
@@ -141,10 +140,10 @@ def read_prompts(path: Path, renderer: Renderer, settings: PpoSettings, base: Ba
 class _Ppo:
     """The state of a run beyond the learner's: the best step, how often in a row a limit was passed, why it stopped."""
 
-    def __init__(self, run: Run, learner: Learner, training: Sequence[Dialogue], held_out: Sequence[Dialogue], progress: Progress):
-        self.run, self.learner, self.training, self.progress = run, learner, training, progress
+    def __init__(self, run: Run, learner: Learner, prompts: Prompts, progress: Progress):
+        self.run, self.learner, self.training, self.progress = run, learner, prompts.training, progress
         n = learner.settings.n_eval
-        halves = (spread(held_out[0::2], n), spread(held_out[1::2], n))
+        halves = (spread(prompts.held_out[0::2], n), spread(prompts.held_out[1::2], n))
         self.choosing, self.reporting = ([half[i % len(half)] for i in range(n)] for half in halves)
         self.best: dict[str, float] = {"gain": 0.0, "kl": 0.0, "step": 0}
         self.entropy, self.over, self.stopped = 0.0, {"kl": 0, "entropy": 0}, ""
@@ -165,10 +164,7 @@ class _Ppo:
             self._watch(metrics)
             is_last, is_best = bool(self.stopped) or done == settings.steps, False
             if (is_last or done % settings.eval_every == 0 or done % settings.save_every == 0) and not learner.is_sound(scored.rollouts):
-                raise ModelError(
-                    f"expected finite parameters and log-probabilities after step {done}, found others: training has diverged; what was saved before is "
-                    f"in {run.folder}/checkpoints. Begin again (--fresh) with a smaller learning rate"
-                )
+                raise diverged(run, done)
             if done % settings.eval_every == 0 or is_last:
                 is_best = self._evaluate(done)
             if done % settings.save_every == 0 or is_last or is_best:

@@ -155,7 +155,7 @@ class Mixture:
         scaled = {name: (values - self.scales[name][0]) / self.scales[name][1] if name in self.scales else values for name, values in parts.items()}
         total = self.total(scaled, ended)
         self.scales["total"] = _scale(total)
-        return float(total.astype(np.float64).std()) > _LEAST_STD
+        return _std(total) > _LEAST_STD
 
     def state(self) -> dict[str, Any]:
         """JSON-able, for a checkpoint."""
@@ -168,8 +168,12 @@ class Mixture:
 
 def _scale(values: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation; 1 for the latter where all are equal, for then there is no unit."""
-    std = float(np.std(values.astype(np.float64)))
+    std = _std(values)
     return float(np.mean(values.astype(np.float64))), std if std > _LEAST_STD else 1.0
+
+
+def _std(values: np.ndarray) -> float:
+    return float(np.std(values.astype(np.float64)))
 
 
 def _profile_text(answer: str) -> str | None:
