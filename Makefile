@@ -9,7 +9,7 @@ SOURCES := $(shell git ls-files reclm_lite kernels convert CMakeLists.txt pyproj
 LLAMA_FLAGS := -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_OPENSSL=OFF
 INSTALL := CMAKE_ARGS="$(LLAMA_FLAGS)" $(VENV)/bin/pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-all test-gpu sanitize install clean
+.PHONY: quickstart test test-all test-gpu sanitize fuzz install clean
 
 quickstart: install
 	$(VENV)/bin/reclm quickstart
@@ -37,6 +37,11 @@ sanitize: $(VENV)/dev.stamp
 	  $(VENV)/bin/pytest tests/test_kernels_isa.py tests/test_kernels_bad_input.py tests/test_kernels_spmm.py \
 	    tests/test_kernels_topk*.py $(PYTEST_ARGS)
 
+# Hostile inputs for every parser, guided by coverage: FUZZ_SECONDS for each target, resumable (build/fuzz). Not part of the suite.
+FUZZ_SECONDS ?= 300
+fuzz: $(VENV)/fuzz.stamp
+	$(VENV)/bin/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; found $$($(PYTHON) --version). Run: make PYTHON=python3.11 ..." >&2; exit 1; }
@@ -48,6 +53,10 @@ $(VENV)/package.stamp: $(VENV)/bin/pip $(SOURCES)
 
 $(VENV)/dev.stamp: $(VENV)/package.stamp
 	$(INSTALL) ".[dev]"
+	touch $@
+
+$(VENV)/fuzz.stamp: $(VENV)/dev.stamp
+	$(INSTALL) ".[dev,fuzz]"
 	touch $@
 
 clean:
