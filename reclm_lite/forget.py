@@ -2,18 +2,21 @@
 
 Their rows leave the database and every artefact (user_rows.py knows where they stand); users above them move down by one. What
 was up to date stays so: artefacts are written again in the order in which they depend on each other, and the new fingerprint
-takes the place of the old one wherever it is recorded. An artefact of an unknown kind, a damaged one, and one that may number
-other users than the present ones, is deleted, and the command that makes it again is named.
+takes the place of the old one wherever it is recorded. An artefact of an unknown kind, a damaged one, and one whose rows are those
+of another list of users than the present one, is deleted, and the command that makes it again is named. So people whom an import
+has already taken out of the data can be forgotten as well: what was made of earlier data goes, whoever is in it.
 
 All or nothing, also at a kill: the new files lie under temporary names, then one transaction changes the database and stores
 the plan of renames and deletions, then `Workspace.finish_forgetting` does them; whoever opens the workspace next, or writes in it,
 finishes what is left. At the end the database is written anew, so that no free page holds what was deleted.
 
-Left out: what a fit has learned from people (weights, counts), which only another fit removes, and the file that was imported,
-which lies outside. The summary names both.
+Left out: what a fit has learned from people (weights, counts), which only another fit removes; the file that was imported, which
+lies outside; and whatever a symbolic link leads to, since nothing outside the workspace is touched. The summary names them.
 """
 
 import json
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from graphlib import TopologicalSorter
@@ -21,20 +24,22 @@ from pathlib import Path
 
 import numpy as np
 
-from .data.dataset import load_interactions
+from .artefacts import artefact_fingerprint, ids_digest, numbered_by, write_arrays
+from .data.dataset import LEFT_BEHIND, load_interactions, user_index
 from .errors import InputError, WorkspaceError
 from .profiles.store import find_idx, usable_profiles
 from .profiles.vectors import profiles_digest
 from .user_rows import NAMES_USERS, Remaining, UnknownLayout, has_rows_of_users, remove_users
 from .files import atomic_path
-from .workspace import DIALOGUES, FORGETTING, Workspace, artefact_fingerprint, write_arrays, write_toml
+from .workspace import COMMITTED, DIALOGUES, FORGETTING, INTERACTIONS, Workspace, write_toml
 
-INTERACTIONS, NEIGHBORS, SPLIT = "matrices/interactions", "matrices/neighbors", "matrices/split"
+NEIGHBORS = "matrices/neighbors"
 _ARRAY_FOLDERS = ("matrices", "vectors", "models")
 # What an import that was killed leaves behind (data/dataset.py).
 _LEFT_OVER = ("matrices/interactions-next",)
 _TUNE_RUN, _TUNE_SAMPLES = "run.json", "samples.jsonl"  # of a run of `reclm tune`
 _DIALOGUES = ("sft.jsonl", "preference.jsonl", "rl.jsonl")
+_LIBRARY_TEMPORARY = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # what safetensors leaves beside a file when it is killed
 _OWN_FILES = ("workspace.db", "workspace.db-wal", "workspace.db-shm", "workspace.toml", ".lock")
 
 
@@ -59,6 +64,7 @@ class Remains:
 class ForgetSummary:
     """What was removed or, with dry_run, would be.
 
+    users: those who were in the data. not_in_data: ids that were asked for and are in an earlier state of the data, if in any.
     n_interactions, n_profiles: theirs. n_generations: made for them alone. n_unknown_generations: of which nothing tells for
     whom they were made. n_neighbor_lists: lists of others that had them in it.
     """
@@ -74,6 +80,7 @@ class ForgetSummary:
     rewritten: list[str] = field(default_factory=list)
     deleted: list[Deleted] = field(default_factory=list)
     remains: list[Remains] = field(default_factory=list)
+    not_in_data: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -84,33 +91,50 @@ def forget_user(ws: Workspace, user_id: str, *, dry_run: bool = False) -> Forget
     return forget_users(ws, [user_id], dry_run=dry_run)
 
 
-def forget_users(ws: Workspace, user_ids: Iterable[str], *, dry_run: bool = False) -> ForgetSummary:
+def forget_users(ws: Workspace, user_ids: Iterable[str], *, gone: bool = False, dry_run: bool = False) -> ForgetSummary:
     """Remove people from interactions, profiles, vectors, models and everything else that a workspace holds, in one pass.
 
-    dry_run: only say what would be removed. Raises InputError for an id that the workspace does not know and where nobody
-    would be left; then nothing is removed.
+    gone: those too who were in the data before and are not any more, whoever they are. dry_run: only say what would be removed.
+    Raises InputError for an id that is not in the data while nothing of earlier data is left, and where nobody would be left;
+    then nothing is removed.
     """
     ids = list(dict.fromkeys(str(user_id) for user_id in user_ids))
-    if not ids:
+    if not ids and not gone:
         raise InputError("expected the id of a user, found none: name whom to forget")
     with ws.writing():
         return _Forgetting(ws, ids, dry_run).run()
+
+
+def of_earlier_data(ws: Workspace) -> list[Deleted]:
+    """The files that may tell of people who are no longer in the data: what `forget_users(ws, [], gone=True)` would delete.
+
+    Empty unless an import has left somebody out since they were last removed.
+    """
+    if ws.get_meta(LEFT_BEHIND) is None:
+        return []
+    return _Forgetting(ws, [], True).run().deleted
 
 
 class _Forgetting:
     """One pass, under the writer's lock."""
 
     def __init__(self, ws: Workspace, ids: list[str], dry_run: bool):
-        gone = sorted({find_idx(ws, "user", user_id) for user_id in ids})
+        not_in_data = [user_id for user_id in ids if user_index(ws, user_id) is None]
+        if not_in_data and not _has_earlier_data(ws):
+            find_idx(ws, "user", not_in_data[0])  # raises, and says what to do
+        gone = sorted({find_idx(ws, "user", user_id) for user_id in ids if user_id not in not_in_data})
         (n_users,) = ws.db.execute("SELECT COUNT(*) FROM users").fetchone()
-        if len(gone) == n_users:
+        if gone and len(gone) == n_users:
             found = "this is its only user" if n_users == 1 else "these are all its users"
             raise InputError(
                 f"expected somebody to be left in {ws.root}, found that {found}: delete the folder instead (rm -r {ws.argument})"
             )
         self.ws, self.gone = ws, gone
         self.remaining = Remaining.without(gone, n_users)
-        self.summary = ForgetSummary(ids, dry_run, n_users - len(gone))
+        here = [user_id for user_id in ids if user_id not in not_in_data]
+        self.summary = ForgetSummary(here, dry_run, n_users - len(gone), not_in_data=not_in_data)
+        ids_left = (row for row in ws.db.execute("SELECT user_idx, user_id FROM users ORDER BY user_idx") if row[0] not in set(gone))
+        self.ids = ws.ids() | {"users": ids_digest(f"{idx} {ident}" for idx, (_, ident) in enumerate(ids_left))}
         self.renamed: dict[Path, Path] = {}  # temporary file -> the file it becomes
         self.renewed: dict[str, str] = {}  # fingerprint -> its successor
         self.fit_commands: dict[str, str] = {}  # model artefact -> the command that fits it again
@@ -150,8 +174,12 @@ class _Forgetting:
             pass  # missing or damaged: dealt with like any other file below
         found = {}
         for folder in _ARRAY_FOLDERS:
+            if (ws.root / folder).is_symlink():
+                continue
             for path in sorted((ws.root / folder).glob("*.safetensors")):
                 name = f"{folder}/{path.stem}"
+                if path.is_symlink():
+                    continue
                 if name in _LEFT_OVER:
                     self._delete(path, "left over from an import that was interrupted")
                     continue
@@ -179,9 +207,13 @@ class _Forgetting:
                 self._delete(ws.path(name), reason, ws.command_for(name))
 
     def _is_of_these_users(self, name: str, found: dict[str, dict], fresh: list[str], of_these_users: set[str]) -> bool:
-        """Whether an artefact's rows are those of the users in the database: by what it was made of, else by when."""
+        """Whether an artefact's rows are those of the users in the database. One of an older version does not tell by which list of
+        ids they go: then by what it was made of, else by when.
+        """
         if name == INTERACTIONS:
-            return found[name]["fingerprint"] == self.ws.get_meta("interactions")
+            return found[name]["fingerprint"] == self.ws.get_meta(COMMITTED)
+        if "ids" in found[name]:
+            return not self.ws.has_rows_of_others(name)
         if of_these_users.intersection(fresh):
             return True
         return INTERACTIONS in of_these_users and found[name].get("created", "") >= found[INTERACTIONS]["created"]
@@ -189,9 +221,9 @@ class _Forgetting:
     def _artefact(self, name: str, provenance: dict) -> None:
         ws, params = self.ws, provenance["params"]
         inputs = {key: self.renewed.get(value, value) for key, value in provenance["inputs"].items()}
-        if not has_rows_of_users(name) and inputs == provenance["inputs"]:
+        if not self.gone or not has_rows_of_users(name) and inputs == provenance["inputs"]:
             return
-        before = ws.load(name, made_by=ws.command_for(name)).arrays
+        before = ws.load(name, made_by=ws.command_for(name), any_ids=True).arrays  # whose rows they are is known here
         arrays, params = remove_users(name, before, params, self.remaining)
         if name == "vectors/user_profiles":
             params = self._profile_params(params)
@@ -203,11 +235,14 @@ class _Forgetting:
         if name.startswith("models/") and not name.startswith("models/random"):
             self.fit_commands[name] = _fit_command(ws, name, params)
         arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-        fingerprint = artefact_fingerprint(arrays, inputs, params)
+        ids = {side: self.ids[side] for side in numbered_by(name)} | provenance.get("ids", {})
+        if "users" in ids:
+            ids["users"] = self.ids["users"]
+        fingerprint = artefact_fingerprint(arrays, inputs, params, ids)
         self.renewed[provenance["fingerprint"]] = fingerprint
         self.summary.rewritten.append(name)
         if not self.summary.dry_run:
-            after = {**provenance, "fingerprint": fingerprint, "inputs": inputs, "params": params}
+            after = {**provenance, "fingerprint": fingerprint, "inputs": inputs, "ids": ids, "params": params}
             with atomic_path(self._temporary(ws.path(name))) as path:
                 write_arrays(path, arrays, {"reclm": json.dumps(after)})
 
@@ -230,24 +265,33 @@ class _Forgetting:
         self.summary.deleted.append(Deleted(path.relative_to(self.ws.root).as_posix(), reason, command))
 
     def _manifest(self) -> None:
-        """workspace.toml names users in one place: those that the demo shows."""
+        """workspace.toml names users in one place, those that the demo shows, and keeps the fingerprint of the interactions."""
         config = self.ws.config
-        if config.get("data", {}).get("manifest", {}).pop(NAMES_USERS, None) is None:
+        data = config.get("data", {})
+        named = data["manifest"].pop(NAMES_USERS, None) if isinstance(data.get("manifest"), dict) else None
+        renewed = self.renewed.get(data.get("interactions"))
+        if renewed is not None:
+            data["interactions"] = renewed
+        if named is None and renewed is None:
             return
-        self.summary.rewritten.append("workspace.toml")
+        if named is not None:
+            self.summary.rewritten.append("workspace.toml")
         if not self.summary.dry_run:
             write_toml(self._temporary(self.ws.toml_path), config)
 
     def _other_files(self) -> None:
-        """Reports, dialogues, checkpoints and temporary files go; what is not of this software is named."""
+        """Reports, dialogues, checkpoints and temporary files go; what is not of this software, and links, are named."""
         ws, foreign = self.ws, []
         known = {ws.root / name for name in _OWN_FILES} | set(self.renamed)
-        if any((ws.root / "reports").glob("*")):
+        links = [path for path in sorted(ws.root.rglob("*")) if path.is_symlink()]
+        if not (ws.root / "reports").is_symlink() and any((ws.root / "reports").glob("*")):
             self._delete(ws.root / "reports", "reports may show anybody", f"reclm report -w {ws.argument}")
         tuned = {path.parent for path in ws.root.glob(f"llm/*/{_TUNE_RUN}")}
         tuned_files = tuned | {folder.with_name(f"{folder.name}-base") for folder in tuned}  # of models from scratch
         for path in sorted(ws.root.rglob("*")):
             relative = path.relative_to(ws.root)
+            if path.is_symlink() and relative.parts[0] != "reports":  # in that folder links are deleted, not what they lead to
+                continue
             if relative.is_relative_to(DIALOGUES):
                 if not path.is_dir():
                     again = f"reclm dialogue build {path.stem} -w {ws.argument}" if path.name in _DIALOGUES else ""
@@ -262,7 +306,7 @@ class _Forgetting:
             if any(part.startswith(".") and part.endswith(".checkpoint") for part in relative.parts):
                 if path.is_dir():
                     self._delete(path, "an interrupted fit: it begins anew", ws.command_for(f"models/{path.stem[1:]}"))
-            elif path.name.startswith(".") and path.name.endswith(".tmp"):
+            elif path.name.startswith(".") and path.name.endswith(".tmp") or _LIBRARY_TEMPORARY.fullmatch(path.name):
                 self._delete(path, "left over from a command that was interrupted")
             elif relative.parent.as_posix() not in _ARRAY_FOLDERS or path.suffix != ".safetensors":
                 foreign.append(relative.as_posix())
@@ -272,6 +316,12 @@ class _Forgetting:
                 "Language models that were tuned here (and files exported from them) have learned from dialogues with everybody's histories: build the "
                 f"dialogues and tune again, with the options in each {_TUNE_RUN}.", again
             ))  # fmt: skip
+        if links:
+            shown = [f"{path.relative_to(ws.root)} -> {os.readlink(path)}" for path in links[:5]]
+            more = f" and {len(links) - 5:,} more" if len(links) > 5 else ""
+            again = [ws.command_for(f"{path.parent.name}/{path.stem}") for path in links if path.suffix == ".safetensors"]
+            summary = "Links are not followed, so what they lead to is as it was and may tell of people: remove it by hand."
+            self.summary.remains.append(Remains(f"{summary} They are: {', '.join(shown)}{more}.", again))
         if foreign:
             more = f" and {len(foreign) - 5:,} more" if len(foreign) > 5 else ""
             names = f"{', '.join(foreign[:5])}{more}"
@@ -298,7 +348,7 @@ class _Forgetting:
             "empty": ["reports"],  # by folder: a report's name may be anybody's
             "delete": [deleted.path for deleted in self.summary.deleted if deleted.path != "reports"],
         }
-        above = np.flatnonzero(self.remaining.mask)[self.remaining.mask[: self.gone[0]].sum() :]
+        above = np.flatnonzero(self.remaining.mask & (self.remaining.new_index != np.arange(self.remaining.n_users)))
         moved = list(zip(self.remaining.new_index[above].tolist(), above.tolist(), strict=True))
         db.execute("PRAGMA secure_delete=ON")
         db.execute("PRAGMA synchronous=FULL")  # the renames that follow must not outlive the transaction at a power failure
@@ -315,6 +365,7 @@ class _Forgetting:
             renewed = [(new, old) for old, new in self.renewed.items()]
             db.executemany("UPDATE meta SET value=? WHERE value=?", renewed)
             db.executemany("UPDATE profiles SET data_key=? WHERE data_key=?", renewed)
+            db.execute("DELETE FROM meta WHERE key=?", (LEFT_BEHIND,))
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORGETTING, json.dumps(plan)))
             db.commit()
         except BaseException:
@@ -350,6 +401,20 @@ class _Forgetting:
             "The files that were imported, reports and dialogues written elsewhere and copies of the workspace are not touched: "
             "take the person out of them as well, or the next import brings them back."
         ))  # fmt: skip
+
+
+def _has_earlier_data(ws: Workspace) -> bool:
+    """Whether there is anything of people who are no longer in the data: an import says so, or an artefact has rows of others."""
+    if ws.get_meta(LEFT_BEHIND) is not None:
+        return True
+    for folder in _ARRAY_FOLDERS:
+        for path in (ws.root / folder).glob("*.safetensors"):
+            try:
+                if ws.has_rows_of_others(f"{folder}/{path.stem}"):
+                    return True
+            except WorkspaceError:
+                return True  # damaged: nothing tells whose rows it has
+    return False
 
 
 _OF_GONE = "side='user' AND idx IN (SELECT value FROM json_each(:gone))"

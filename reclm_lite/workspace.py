@@ -5,8 +5,9 @@
     matrices/ vectors/ models/   arrays as safetensors, provenance in the header
     reports/         what was made for people
 
-Every array file ("artefact") carries a fingerprint of its own content and those
-of its inputs, so that a stage can say "stale" and name the command that mends it.
+Every array file ("artefact", artefacts.py) carries a fingerprint of its own content, those of its inputs, and digests of
+the lists of ids that number its rows. An artefact is stale when an input changed, or an input of an input; one that
+numbers other users or items than the present ones is never opened.
 Files appear by atomic rename only; one process writes at a time (`Workspace.writing`).
 This module leaves out what the artefacts mean: the stages know.
 """
@@ -15,23 +16,22 @@ import contextlib
 import datetime as dt
 import errno
 import fcntl
-import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import sqlite3
-import struct
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from . import __version__
+from .artefacts import (
+    SIDES, Artefact, artefact_fingerprint, ids_digest, is_name, numbered_by, read_arrays, read_provenance, write_arrays,
+)  # fmt: skip
 from .errors import MissingArtefactError, WorkspaceError, shell_word
 from .files import atomic_path, sync
 from .schema import SCHEMA, SCHEMA_VERSION, upgrade
@@ -43,52 +43,14 @@ FOLDERS = ("matrices", "vectors", "models", "llm", "reports")
 DIALOGUES = "llm/dialogues"
 # The row of `meta` that holds what is left to do of a `reclm forget` (forget.py writes it, with its transaction).
 FORGETTING = "forget"
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """Arrays of one file with what they were made from."""
-
-    name: str
-    arrays: dict[str, np.ndarray]
-    fingerprint: str
-    inputs: dict[str, str] = field(default_factory=dict)
-    params: dict = field(default_factory=dict)
-    created: str = ""
+# The artefact that an import brings; the row of `meta` of this name holds the fingerprint of the one that counts.
+INTERACTIONS = "matrices/interactions"
+COMMITTED = "interactions"
 
 
 def now() -> str:
     """The current time, ISO 8601, UTC, whole seconds."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-
-
-def fingerprint_arrays(arrays: Mapping[str, np.ndarray], params: Mapping) -> str:
-    """SHA-256 (32 hex digits) over names, dtypes, shapes and bytes of arrays, and over `params`."""
-    digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
-        digest.update(array.data if array.size else b"")
-    return digest.hexdigest()[:32]
-
-
-def artefact_fingerprint(arrays: Mapping[str, np.ndarray], inputs: Mapping[str, str], params: Mapping) -> str:
-    """The fingerprint of an artefact: of its arrays, its settings and its inputs' fingerprints."""
-    return fingerprint_arrays(arrays, {"params": params, "inputs": dict(inputs)})
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write a safetensors file. Raises OSError where the system refuses, such as on a full disk."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    try:
-        save_file(dict(arrays), path, metadata=metadata)
-    except SafetensorError as error:  # which tells the system's error in words alone
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 class Workspace:
@@ -101,6 +63,8 @@ class Workspace:
         self._lock_handle = None
         self._lock_depth = 0
         self._writing_since = 0.0
+        self._no_space = False
+        self._ids: tuple[tuple[int, int], dict[str, str]] | None = None
         self.db = self._connect()
         plan = self.get_meta(FORGETTING)
         if plan is not None:  # a kill came between: half of the files may still be the old ones
@@ -155,8 +119,15 @@ class Workspace:
         if not self.db_path.is_file():
             raise WorkspaceError(f"{self.db_path} is missing: the workspace is damaged; make a new one with `reclm init`")
         try:
-            db = self._connect_to_write() if self._may_write else self._connect_to_read()
-            row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
+            try:
+                db = self._connect_to_write() if self._may_write else self._connect_to_read()
+                row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
+            except sqlite3.OperationalError as error:
+                if not self._may_write or not _is_full(error, self.root):
+                    raise
+                self._no_space = True
+                db = self._connect_without_space()
+                row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
         except sqlite3.OperationalError as error:
             # Not the content: a full disk, a folder that may not be written, another process for long.
             raise WorkspaceError(
@@ -175,7 +146,7 @@ class Workspace:
                 "use the version of reclm-lite that made it, or make a new workspace"
             )
         if found < SCHEMA_VERSION:
-            if not self._may_write:
+            if not self._may_write or self._no_space:
                 db.close()
                 raise WorkspaceError(
                     f"{self.root} has schema version {found} and cannot be written, so it cannot be brought to {SCHEMA_VERSION}: "
@@ -192,6 +163,7 @@ class Workspace:
         db = sqlite3.connect(self.db_path, timeout=10.0)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA trusted_schema=OFF")  # a workspace may come from somebody else
         return db
 
     def _connect_to_read(self) -> sqlite3.Connection:
@@ -202,6 +174,15 @@ class Workspace:
         else:
             how = "immutable=1"
         return sqlite3.connect(f"{self.db_path.absolute().as_uri()}?{how}", uri=True, timeout=10.0)
+
+    def _connect_without_space(self) -> sqlite3.Connection:
+        """On a full disk: SQLite cannot make its index of the log there, and keeps it in memory if nobody else may open the file."""
+        log_file = self.db_path.with_name(f"{self.db_path.name}-wal")
+        if not log_file.exists() or not log_file.stat().st_size:
+            return self._connect_to_read()
+        db = sqlite3.connect(f"{self.db_path.absolute().as_uri()}?mode=rw", uri=True, timeout=10.0)
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        return db
 
     def close(self) -> None:
         self.db.close()
@@ -223,21 +204,27 @@ class Workspace:
             try:
                 if not self._may_write:
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-                handle = open(self.root / ".lock", "a+")
+                if self._no_space:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                handle = open(self.root / ".lock", "a+b", buffering=0)
             except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise WorkspaceError(
+                        f"no space left on the disk of {self.root}: nothing was changed; free some space and run the command again"
+                    ) from error
                 raise WorkspaceError(f"{self.root} cannot be written ({error.strerror}): work in a copy of it that can") from error
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 handle.seek(0)
-                holder = handle.read().strip() or "unknown"
+                holder = handle.read(100).decode(errors="replace").strip() or "unknown"
                 handle.close()
                 raise WorkspaceError(
                     f"another reclm process ({holder}) is working in {self.root}: wait for it to end, then run the command again"
                 ) from error
-            handle.truncate(0)
-            handle.write(f"pid {os.getpid()}")
-            handle.flush()
+            with contextlib.suppress(OSError):  # a full disk: who holds the lock is only told to others
+                handle.truncate(0)
+                handle.write(f"pid {os.getpid()}".encode())
             self._lock_handle, self._writing_since = handle, time.monotonic()
         self._lock_depth += 1
         try:
@@ -265,21 +252,37 @@ class Workspace:
             return True
         plan = json.loads(text)
         for source, target in plan["rename"]:
-            if (self.root / source).exists():
-                os.replace(self.root / source, self.root / target)
-        emptied = [path for name in plan["empty"] if (self.root / name).is_dir() for path in (self.root / name).iterdir()]
-        for path in [*emptied, *(self.root / name for name in plan["delete"])]:
+            pair = self.inside(source), self.inside(target)
+            if all(pair) and pair[0].exists():
+                os.replace(*pair)
+        folders = [folder for name in plan["empty"] if (folder := self.inside(name)) and folder.is_dir() and not folder.is_symlink()]
+        for path in [*(path for folder in folders for path in folder.iterdir()), *map(self.inside, plan["delete"])]:
+            if path is None:
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
         for folder in {self.root, *(self.root / name for name in FOLDERS)}:
-            if folder.is_dir():
+            if folder.is_dir() and not folder.is_symlink():
                 sync(folder)
         with self.db:  # what is made from now on is not for this plan to delete
             done = json.dumps({"rename": [], "empty": [], "delete": []})
             self.db.execute("UPDATE meta SET value=? WHERE key=?", (done, FORGETTING))
         return self._wipe_database()
+
+    def inside(self, name: str) -> Path | None:
+        """The path `name` of this workspace, which may not exist, or None (logged) for one that lies elsewhere, by `..` or by a link.
+
+        A link as the last part is inside: it is the link that is renamed or deleted, not what it points to.
+        """
+        parts = Path(name).parts
+        if not parts or Path(name).is_absolute() or ".." in parts or any(
+            self.root.joinpath(*parts[:n]).is_symlink() for n in range(1, len(parts))
+        ):  # fmt: skip
+            log.warning("%r is not a path inside %s and is left as it is", name, self.root)
+            return None
+        return self.root.joinpath(*parts)
 
     def _wipe_database(self) -> bool:
         """Rewrite workspace.db without free pages and empty its log, then drop the plan; False where another process hinders it."""
@@ -303,11 +306,18 @@ class Workspace:
     def config(self) -> dict:
         """The content of workspace.toml."""
         try:
-            return tomllib.loads(self.toml_path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            config = tomllib.loads(self.toml_path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise WorkspaceError(
-                f"{self.toml_path} is not valid TOML ({error}): mend it, or empty the file (the data set is kept elsewhere)"
+                f"{self.toml_path} is not valid TOML ({error}): correct it, or empty the file (the data set is kept elsewhere)"
             ) from error
+        wrong = [name for name, section in config.items() if not isinstance(section, dict)]
+        if wrong:
+            raise WorkspaceError(
+                f"{self.toml_path}: expected sections such as [data], found {wrong[0]!r} with a value of its own: correct it, or empty "
+                "the file (the data set is kept elsewhere)"
+            )
+        return config
 
     def set_config(self, section: str, values: Mapping) -> None:
         """Replace one section of workspace.toml, atomically."""
@@ -318,6 +328,19 @@ class Workspace:
     def get_meta(self, key: str) -> str | None:
         row = self.db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
         return row[0] if row else None
+
+    # -- lists of ids ----------------------------------------------------------
+
+    def ids(self) -> dict[str, str]:
+        """"users" and "items" -> the digest of the list of their ids as it is now, in the order of their numbers."""
+        state = self.db.execute("PRAGMA data_version").fetchone()[0], self.db.total_changes
+        if self._ids is None or self._ids[0] != state:
+            found = {}
+            for side, one in zip(SIDES, ("user", "item"), strict=True):
+                rows = self.db.execute(f"SELECT {one}_idx, {one}_id FROM {side} ORDER BY {one}_idx")
+                found[side] = ids_digest(f"{idx} {ident}" for idx, ident in rows)
+            self._ids = state, found
+        return self._ids[1]
 
     # -- artefacts -------------------------------------------------------------
 
@@ -336,10 +359,12 @@ class Workspace:
         """
         arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
         params = json.loads(json.dumps(params, default=str))
-        fingerprint = artefact_fingerprint(arrays, inputs, params)
+        ids = {side: self.ids()[side] for side in numbered_by(name)}
+        fingerprint = artefact_fingerprint(arrays, inputs, params, ids)
         provenance = {
             "fingerprint": fingerprint,
             "inputs": dict(inputs),
+            "ids": ids,
             "params": params,
             "created": now(),
             "made_by": f"reclm-lite {__version__}",
@@ -352,19 +377,47 @@ class Workspace:
             write_arrays(temporary, arrays, {"reclm": json.dumps(provenance)})
         return fingerprint
 
-    def load(self, name: str, *, made_by: str) -> Artefact:
-        """Read an artefact. `made_by` is the command that makes it, named in the error when it is missing."""
-        from safetensors import SafetensorError, safe_open
+    def load(self, name: str, *, made_by: str, any_ids: bool = False) -> Artefact:
+        """Read an artefact. `made_by` is the command that makes it, named in the error when it is missing.
 
+        Raises MissingArtefactError where its rows are those of other users or items than the workspace has now, or of the same in
+        another order. any_ids: read it all the same, for who looks for content and not for row numbers.
+        """
         provenance = self.provenance(name, made_by=made_by)
+        if not any_ids:
+            self._require_same_ids(name, provenance, made_by)
         try:
-            with safe_open(self.path(name), framework="np") as handle:
-                arrays = {key: handle.get_tensor(key) for key in handle.keys()}
-        except (SafetensorError, OSError) as error:
+            arrays = read_arrays(self.path(name))
+        except (ValueError, OSError) as error:
             raise WorkspaceError(f"{self.path(name)} cannot be read ({error}): make it again with `{made_by}`") from error
         return Artefact(
             name, arrays, provenance["fingerprint"], provenance["inputs"], provenance["params"], provenance["created"]
         )
+
+    def _require_same_ids(self, name: str, provenance: dict, made_by: str) -> None:
+        if "ids" not in provenance:  # of an older version: its rows are known only if nothing has changed since
+            causes, _ = self._staleness(name)
+            if causes:
+                raise MissingArtefactError(
+                    f"{name} does not tell which users and items its rows are (an older version made it), and {', '.join(causes)} changed "
+                    f"since: run `{made_by}` again"
+                )
+            return
+        other = self._other_ids(name, provenance)
+        if other:
+            raise MissingArtefactError(
+                f"the rows of {name} are not those of the present {' and '.join(other)}, whose list has changed since it was made: "
+                f"run `{made_by}` again"
+            )
+
+    def _other_ids(self, name: str, provenance: dict) -> list[str]:
+        """Which lists ("users", "items") an artefact's rows go by that are not the present ones."""
+        return [side for side in numbered_by(name) if provenance["ids"].get(side) != self.ids()[side]]
+
+    def has_rows_of_others(self, name: str) -> bool:
+        """Whether an artefact's rows go by another list of users than the present one, as far as its header tells."""
+        provenance = self.provenance(name, made_by=self.command_for(name))
+        return "ids" in provenance and "users" in self._other_ids(name, provenance)
 
     def provenance(self, name: str, *, made_by: str) -> dict:
         """The provenance in an artefact's header, without reading its arrays."""
@@ -372,16 +425,9 @@ class Workspace:
         if not path.is_file():
             raise MissingArtefactError(f"{name} has not been made in {self.root}: run `{made_by}` first")
         try:
-            with open(path, "rb") as handle:
-                (length,) = struct.unpack("<Q", handle.read(8))
-                header = json.loads(handle.read(min(length, 100_000_000)))
-            provenance = json.loads(header.pop("__metadata__")["reclm"])
-            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-            if path.stat().st_size != end:
-                raise ValueError(f"expected {end} bytes, found {path.stat().st_size}")
-            return provenance
-        except (struct.error, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise WorkspaceError(f"{path} is not a whole artefact of this software: make it again with `{made_by}`") from error
+            return read_provenance(path)
+        except ValueError as error:
+            raise WorkspaceError(f"{path} is not a whole artefact of this software ({error}): make it again with `{made_by}`") from error
 
     def command_for(self, name: str) -> str:
         """The command that makes artefact `name`, for messages."""
@@ -400,18 +446,44 @@ class Workspace:
         return self.provenance(name, made_by=self.command_for(name))["fingerprint"]
 
     def stale_inputs(self, name: str) -> list[str]:
-        """The inputs of artefact `name` that have changed since it was made (empty: up to date)."""
-        inputs = self.provenance(name, made_by=self.command_for(name))["inputs"]
-        return [key for key, value in inputs.items() if self.fingerprint(key) != value]
+        """What has changed since artefact `name` was made, or since its inputs were made: names of artefacts, or "the list of users"
+        (or items). Empty: up to date.
+        """
+        return self._staleness(name)[0]
+
+    def _staleness(self, name: str, above: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
+        """(what has changed, the artefacts to make again: inputs before what is made of them, `name` the last)"""
+        provenance = self.provenance(name, made_by=self.command_for(name))
+        changed = [f"the list of {side}" for side in self._other_ids(name, provenance)] if "ids" in provenance else []
+        again: list[str] = []
+        if name == INTERACTIONS and provenance["fingerprint"] != self.get_meta(COMMITTED):
+            changed.append(name)
+        for key, fingerprint in provenance["inputs"].items():
+            if not is_name(key) or key in above or not self.has(key):
+                changed.append(key)
+                continue
+            deeper, first = self._staleness(key, (*above, name))
+            changed += deeper if self.fingerprint(key) == fingerprint else [key]
+            again += first
+        changed, again = list(dict.fromkeys(changed)), list(dict.fromkeys(again))
+        return changed, [*again, name] if changed else again
 
     def require_fresh(self, name: str, *, made_by: str) -> None:
-        """Raise MissingArtefactError unless artefact `name` exists and its inputs have not changed."""
+        """Raise MissingArtefactError unless artefact `name` exists and neither its inputs nor theirs have changed."""
         self.provenance(name, made_by=made_by)
-        stale = self.stale_inputs(name)
-        if stale:
+        changed, again = self._staleness(name)
+        if changed:
+            commands = [f"`{self.command_for(one)}`" for one in again[:-1]] + [f"`{made_by}`"]
             raise MissingArtefactError(
-                f"{name} is stale: {', '.join(stale)} changed since it was made; run `{made_by}` again"
+                f"{name} is stale: {', '.join(changed)} changed since it was made; run {', then '.join(commands)} again"
             )
+
+
+def _is_full(error: sqlite3.OperationalError, root: Path) -> bool:
+    """Whether SQLite failed for want of space: it says so, or it could not write and there is none."""
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL or (
+        error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and shutil.disk_usage(root).free < 1 << 16
+    )
 
 
 def write_toml(path: Path, config: Mapping) -> None:

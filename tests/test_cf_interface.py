@@ -1,5 +1,8 @@
 """What every stage asks of a fitted model: scores and top-k agree, whatever the scores are made of; storage loses nothing."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -10,6 +13,9 @@ from reclm_lite.cf.models import popularity, random
 from reclm_lite.cf.ranking import rank_rows, renumber_columns, take_rows
 from reclm_lite.errors import InputError, WorkspaceError
 from reclm_lite.workspace import Workspace
+
+sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
+from small_splits import number
 
 N_USERS, N_ITEMS, DIM = 23, 31, 7
 RNG = np.random.default_rng(0)
@@ -77,6 +83,7 @@ def test_who_has_everything_gets_nothing_and_k_may_exceed_the_catalogue(kind):
 def test_what_is_stored_is_what_is_read(kind, tmp_path):
     fitted = model(kind)
     with Workspace.create(tmp_path / "ws") as ws:
+        number(ws, N_USERS, N_ITEMS)
         fingerprint = interface.save(fitted, ws, inputs={})
         loaded = interface.load(ws, fitted.name)
         assert interface.fitted_models(ws) == [(fitted.name, "none")]
@@ -88,6 +95,7 @@ def test_what_is_stored_is_what_is_read(kind, tmp_path):
 def test_a_model_of_an_unknown_kind_of_scorer_is_refused(tmp_path):
     arrays = {"user_vectors": USERS[:, :0], "item_vectors": ITEMS[:, :0], "user_ready": np.ones(N_USERS, np.uint8)}
     with Workspace.create(tmp_path / "ws") as ws:
+        number(ws, N_USERS, N_ITEMS)
         ws.save("models/ease", arrays, inputs={}, params={"scorer": "psychic"})
         with pytest.raises(InputError, match="scorer: expected one of dense, sparse, filter, found 'psychic'"):
             interface.load(ws, "ease")

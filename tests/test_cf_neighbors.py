@@ -1,5 +1,8 @@
 """Similar users: whose vectors count, who may be a neighbour, and what stands in where vectors say nothing."""
 
+import sys
+from pathlib import Path
+
 import time
 
 import numpy as np
@@ -19,6 +22,9 @@ from reclm_lite.cf.neighbors import (
 from reclm_lite.data.dataset import Split, save_split
 from reclm_lite.errors import InputError, MissingArtefactError
 from reclm_lite.workspace import Workspace
+
+sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
+from small_splits import number
 
 
 def split_of(histories, n_items=6) -> Split:
@@ -87,6 +93,7 @@ def test_neighbors_are_stored_with_what_they_were_made_of(tmp_path):
     with Workspace.create(tmp_path / "ws") as ws:
         with pytest.raises(MissingArtefactError, match="reclm split"):
             neighbors(ws)
+        number(ws, len(HISTORIES), 6)
         save_split(ws, split, inputs={})
         with pytest.raises(MissingArtefactError, match="reclm fit lightgcn"):
             neighbors(ws)
@@ -116,6 +123,7 @@ def test_neighbors_use_the_vectors_that_know_nothing_of_validation(tmp_path):
     split = split_of(HISTORIES)
     leaky = np.roll(VECTORS, 1, axis=0).astype(np.float32)
     with Workspace.create(tmp_path / "ws") as ws:
+        number(ws, len(HISTORIES), 6)
         save_split(ws, split, inputs={})
         ready = np.ones(8, bool)
         fitted = FittedModel("lightgcn", leaky, np.zeros((6, 2), np.float32), None, ready, train_user_vectors=VECTORS)
@@ -132,6 +140,7 @@ def test_a_model_without_vectors_of_users_is_refused(tmp_path):
     none, items = sp.csr_matrix((3, 3), dtype=np.float32), np.arange(3, dtype=np.int32)
     split = Split(train, none, none, none, items, items[:0])
     with Workspace.create(tmp_path / "ws") as ws:
+        number(ws, 3, 3)
         save_split(ws, split, inputs={})
         interface.save(fit_closed(split, "ease"), ws, inputs={})
         with pytest.raises(InputError, match="ease has no vectors of users.*reclm fit lightgcn"):

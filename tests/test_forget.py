@@ -371,17 +371,21 @@ def test_artefacts_of_earlier_data_are_deleted_since_their_rows_may_be_other_peo
         stored = ws.load("models/itemknn", made_by="")
         ws.save("models/itemknn", {**stored.arrays, "user_vectors": np.zeros((3, 0), np.float32)}, inputs=stored.inputs, params=stored.params)
         ws.save("models/ease", ws.load("models/ease", made_by="").arrays, inputs={"matrices/split": "another"}, params={"scorer": "dense"})
-        rewrite_created(ws, "models/ease", "2001-01-01T00:00:00+00:00")
+        rewrite(ws, "models/ease", "2001-01-01T00:00:00+00:00", ids=None)  # of an older version, which kept no digests of ids
+        rewrite(ws, "models/gfcf", ws.provenance("models/gfcf", made_by="")["created"], ids={"users": "others", "items": "others"})
         summary = forget_user(ws, ID)
         told = {deleted.path: deleted.reason for deleted in summary.deleted}
+        assert "earlier data" in told["models/gfcf.safetensors"] and not ws.has("models/gfcf")
         assert "earlier data" in told["models/ease.safetensors"] and "shape (3, 0)" in told["models/itemknn.safetensors"]
         assert not ws.has("models/ease") and not ws.has("models/itemknn")
 
 
-def rewrite_created(ws: Workspace, name: str, created: str) -> None:
-    from reclm_lite.workspace import write_arrays
+def rewrite(ws: Workspace, name: str, created: str, *, ids: dict | None) -> None:
+    from reclm_lite.artefacts import write_arrays
 
-    provenance = ws.provenance(name, made_by="") | {"created": created}
+    provenance = ws.provenance(name, made_by="") | {"created": created, "ids": ids}
+    if ids is None:
+        del provenance["ids"]
     write_arrays(ws.path(name), ws.load(name, made_by="").arrays, {"reclm": json.dumps(provenance)})
 
 

@@ -218,7 +218,7 @@ point = sys.argv[2]
 with Workspace.open(Path(sys.argv[1])) as ws:
     if point == "carry":
         kept = dataset.carry_over
-        dataset.carry_over = lambda db: (kept(db), die())
+        dataset.carry_over = lambda db, update: (kept(db, update=update), die())
     elif point == "arrays":
         ws.save = die
     elif point == "commit":
@@ -253,6 +253,8 @@ def test_a_kill_leaves_the_old_state_or_the_new_one(ws, source, point):
         assert texts(again) == {user: text for user, text in old.items() if user != "h"}
         assert user_ids(again) == list(AFTER) and load_interactions(again).n_users == len(AFTER)
         assert HAND.encode() not in bytes_of(again) and again.get_meta(FORGETTING) is None
+        assert again.config["data"]["interactions"] == load_interactions(again).fingerprint
+        assert again.config["data"]["manifest"] == load_interactions(again).manifest
 
 
 # -- the command line --------------------------------------------------------------

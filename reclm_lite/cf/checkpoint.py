@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from ..artefacts import fingerprint_arrays, write_arrays
 from ..files import atomic_path
-from ..workspace import fingerprint_arrays, write_arrays
 from .layers import Params
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def read(path: Path, made_of: str) -> State | None:
             raise ValueError("its content is not what was written")
         if about["format"] != FORMAT:
             raise ValueError(f"expected the format {FORMAT}, found {about['format']}")
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         log.warning("%s: damaged checkpoint (%s): training begins anew", path, error)
         return None
     if about["fingerprint"] != made_of:

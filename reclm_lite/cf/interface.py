@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
+from ..data.dataset import count_ids, csr_of
 from ..errors import InputError, WorkspaceError
 from ..kernels import native
 from ..workspace import Workspace
@@ -240,7 +241,8 @@ def save(fitted: FittedModel, ws: Workspace, *, inputs: dict[str, str]) -> str:
 
 
 def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = True) -> FittedModel:
-    """Read a model. Raises MissingArtefactError where there is none, or (fresh) where it is stale.
+    """Read a model. Raises MissingArtefactError where there is none, where its rows are of other users or items than the
+    workspace has now, or (fresh) where it is stale; WorkspaceError where its arrays do not fit together.
 
     `model` may also be a whole artefact name, such as `models/lightgcn+users`.
     """
@@ -251,16 +253,15 @@ def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = Tru
         ws.require_fresh(name, made_by=made_by)
     artefact = ws.load(name, made_by=made_by)
     params, arrays = dict(artefact.params), artefact.arrays
-    missing = [key for key in ("user_vectors", "item_vectors", "user_ready") if key not in arrays]
-    if missing:
-        raise WorkspaceError(f"{name} lacks {', '.join(missing)}: make it again with `{made_by}`")
-    shape = len(arrays["user_vectors"]), len(arrays["item_vectors"])
+    shape = count_ids(ws)
+    wrong = _misshapen(arrays, shape)
+    if wrong:
+        raise WorkspaceError(f"{name} is damaged ({wrong}): make it again with `{made_by}`")
     kind, numbers, scorer, histories, fold = params.pop("scorer", None), params.pop("fold", None), None, None, None
     try:
         if kind is not None:
             scorer = history.unpack(kind, _under(arrays, "scorer."), shape[1])
-            indptr, indices = arrays["histories.indptr"], arrays["histories.indices"]
-            histories = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+            histories = csr_of(arrays["histories.indptr"], arrays["histories.indices"], shape)
         if numbers is not None:
             fold = FoldState.unpack(_under(arrays, "fold."), numbers)
     except (KeyError, ValueError, TypeError) as error:
@@ -282,6 +283,24 @@ def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = Tru
         histories=histories,
         fold=fold,
     )
+
+
+def _misshapen(arrays: dict[str, np.ndarray], shape: tuple[int, int]) -> str:
+    """What is wrong with the vectors of a stored model for (n_users, n_items), in words; empty if nothing is."""
+    n_users, n_items = shape
+    for key, n_rows, n_axes in (
+        ("user_vectors", n_users, 2), ("item_vectors", n_items, 2), ("user_ready", n_users, 1),
+        ("train_user_vectors", n_users, 2), ("item_bias", n_items, 1),
+    ):  # fmt: skip
+        array = arrays.get(key)
+        if array is None:
+            if key in ("user_vectors", "item_vectors", "user_ready"):
+                return f"it lacks {key}"
+        elif array.ndim != n_axes or len(array) != n_rows:
+            return f"{key}: expected {n_rows} rows, found shape {array.shape}"
+    if arrays["user_vectors"].shape[1] != arrays["item_vectors"].shape[1]:
+        return f"vectors of users have {arrays['user_vectors'].shape[1]} columns, those of items {arrays['item_vectors'].shape[1]}"
+    return ""
 
 
 def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

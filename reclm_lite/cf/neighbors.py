@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ..data.dataset import Split, load_split
-from ..errors import InputError
+from ..errors import InputError, WorkspaceError
 from ..kernels import native
 from ..workspace import Workspace
 from . import interface
@@ -71,6 +71,20 @@ def neighbors(
             inputs=inputs, params={"k": k, "model": model, "min_interactions": min_interactions},
         )  # fmt: skip
     return found
+
+
+def load_indices(ws: Workspace, n_users: int) -> np.ndarray:
+    """int32 (n_users, k), -1 padded: the stored neighbors. Raises MissingArtefactError where there are none of the present users,
+    WorkspaceError where they are damaged.
+    """
+    made_by = ws.command_for(NAME)
+    indices = ws.load(NAME, made_by=made_by).arrays.get("indices")
+    if (
+        indices is None or indices.ndim != 2 or len(indices) != n_users or indices.dtype.kind != "i"
+        or (indices.size and not -1 <= indices.min() <= indices.max() < n_users)
+    ):  # fmt: skip
+        raise WorkspaceError(f"{NAME} is damaged (expected rows of neighbors of {n_users} users): make it again with `{made_by}`")
+    return indices
 
 
 def _of_training(fitted: interface.FittedModel) -> np.ndarray:

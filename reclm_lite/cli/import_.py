@@ -50,6 +50,7 @@ def command(root: Path, format_name: str, source: Path, replace: bool, update: b
     from ..data.dataset import save_imported
     from ..data.importers import import_dataset, options_of
     from ..errors import InputError, WorkspaceError
+    from ..forget import of_earlier_data
     from ..workspace import Workspace
 
     if replace and update:
@@ -65,12 +66,13 @@ def command(root: Path, format_name: str, source: Path, replace: bool, update: b
     with Workspace.open(root) as ws, ws.writing():
         if ws.has("matrices/interactions") and not (replace or update):
             raise WorkspaceError(
-                f"{root} already holds the data set {ws.config.get('data', {}).get('name', '')!r}: "
+                f"{root} already holds the data set {_name_of(ws)!r}: "
                 "add --update if this is a newer state of it (profiles are kept), --replace to import another in its place "
                 "(its profiles are removed), or use a new workspace"
             )
         data = import_dataset(format_name, source, **given)
         carried = save_imported(ws, data, update=update)
+        earlier = [deleted.path for deleted in of_earlier_data(ws)]
     n_text = sum(not text.is_empty() for text in data.item_texts)
     say(
         f"Imported {data.name}: {len(data.user_ids):,} users, {len(data.item_ids):,} items ({n_text:,} with text), "
@@ -82,6 +84,22 @@ def command(root: Path, format_name: str, source: Path, replace: bool, update: b
     if carried is not None:
         for line in _carried(carried):
             say(line)
+    if earlier:
+        more = f" and {len(earlier) - 5:,} more" if len(earlier) > 5 else ""
+        say(
+            f"  people who are no longer in the data may still be in {', '.join(earlier[:5])}{more}: "
+            f"`reclm forget --gone -w {shell_word(root)}` removes these"
+        )
+
+
+def _name_of(ws) -> str:
+    from ..data.dataset import load_interactions
+    from ..errors import WorkspaceError
+
+    try:
+        return load_interactions(ws).name
+    except WorkspaceError:  # damaged: it is there all the same
+        return "unknown"
 
 
 def _carried(carried) -> list[str]:

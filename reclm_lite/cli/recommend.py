@@ -14,15 +14,17 @@ from ._options import common, json_option, print_json, say, workspace_option
 @click.option("--history", metavar="ID,ID,…", help="Item ids instead of a user: recommend to somebody who has these.")
 @click.option("-k", type=click.IntRange(min=1), default=20, show_default=True, help="How many items.")
 @click.option("--model", help="A fitted model, such as lightgcn or lightgcn+users [default: the best on validation].")
+@click.option("--stale", is_flag=True, help="Use a model though interactions have changed since it was fitted (the same users and items).")
 @json_option
 @common
 def command(
-    root: Path, user: str | None, text: str | None, history: str | None, k: int, model: str | None, as_json: bool
+    root: Path, user: str | None, text: str | None, history: str | None, k: int, model: str | None, stale: bool, as_json: bool
 ) -> None:
     """Recommend items to a user: title, score and the reason.
 
     A user without history is served from text or from popularity, and the answer says so. Somebody who is not in the
-    workspace is placed by the items they have (--history); nothing is fitted again.
+    workspace is placed by the items they have (--history); nothing is fitted again. A model that an import has made stale is
+    left out, unless --stale is given; one that was fitted for other users or items is never used.
 
     \b
     Example:
@@ -36,7 +38,9 @@ def command(
     if [user, text, history].count(None) != 2:
         raise click.UsageError("give either --user ID, --text WORDS or --history IDS")
     with Workspace.open(root) as ws:
-        answer = recommend(ws, user, k=k, model=model, text=text, history=None if history is None else history.split(","))
+        answer = recommend(
+            ws, user, k=k, model=model, text=text, history=None if history is None else history.split(","), allow_stale=stale
+        )
     if as_json:
         print_json(answer.as_json())
         return

@@ -1,4 +1,4 @@
-"""Profiles over an import: a newer state of the same data, in which an id means the same person or item as before.
+"""Profiles over an import: a newer state of the same data, in which an id means the same person or item as before, or another.
 
 Users and items get new numbers with every import; their profiles, and what tells for whom a generation was made, move along by
 id. Whoever is no longer there leaves nothing: neither a profile nor a generation that was made for nobody else; with a person
@@ -43,10 +43,30 @@ def remember_ids(db: sqlite3.Connection) -> None:
     )
 
 
-def carry_over(db: sqlite3.Connection) -> Carried:
-    """Renumber profiles and uses, within the same transaction, after users and items were replaced; `Workspace.finish_forgetting`
-    then wipes what went from the file. Raises InputError where nobody is still there.
+def count_gone(db: sqlite3.Connection) -> int:
+    """How many users there were before whose ids are not among the present ones, within the same transaction."""
+    query = "SELECT COUNT(*) FROM before WHERE side='user' AND id NOT IN (SELECT user_id FROM users)"
+    return db.execute(query).fetchone()[0]
+
+
+def carry_over(db: sqlite3.Connection, *, update: bool) -> Carried | None:
+    """Renumber profiles and uses, within the same transaction, after users and items were replaced; without `update` there are
+    none left. `Workspace.finish_forgetting` then wipes what went from the file. Raises InputError where an update has nobody
+    who was there before.
     """
+    carried = _carry(db) if update else None
+    if db.execute("SELECT 1 FROM before LIMIT 1").fetchone() and (carried is None or _lost_something(carried)):
+        # Nothing to rename or to delete, but the database to wipe.
+        db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORGETTING, json.dumps({"rename": [], "empty": [], "delete": []})))
+    db.execute("DROP TABLE before")
+    return carried
+
+
+def _lost_something(carried: Carried) -> bool:
+    return bool(carried.n_users_gone or carried.n_profiles_gone or carried.n_generations_gone)
+
+
+def _carry(db: sqlite3.Connection) -> Carried:
 
     def count(rows: str) -> int:
         return db.execute(f"SELECT COUNT(*) FROM {rows}").fetchone()[0]
@@ -82,8 +102,5 @@ def carry_over(db: sqlite3.Connection) -> Carried:
         new = f"(SELECT -1 - new FROM moved WHERE moved.side = {table}.side AND old = idx)"
         db.execute(f"UPDATE {table} SET idx = {new} WHERE (side, idx) IN (SELECT side, old FROM moved WHERE old != new)")
         db.execute(f"UPDATE {table} SET idx = -1 - idx WHERE idx < 0")
-    if n_users_gone or carried.n_profiles_gone or carried.n_generations_gone:  # nothing to rename or to delete, but the database to wipe
-        db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORGETTING, json.dumps({"rename": [], "empty": [], "delete": []})))
     db.execute("DROP TABLE moved")
-    db.execute("DROP TABLE before")
     return carried

@@ -4,16 +4,19 @@
     matrices/split          CSR parts over all users × all items, and the two candidate lists
 """
 
+import logging
 import os
 from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse as sp
 
-from ..errors import MissingArtefactError
+from ..errors import MissingArtefactError, WorkspaceError
 from ..types import ItemText
-from ..workspace import Workspace
-from .carry import Carried, carry_over, remember_ids
+from ..workspace import COMMITTED, INTERACTIONS, Workspace
+from .carry import Carried, carry_over, count_gone, remember_ids
+
+log = logging.getLogger(__name__)
 
 # Values of `given`: the split that a published data set brings along.
 GIVEN_TRAIN, GIVEN_VALID, GIVEN_TEST, GIVEN_UNSEEN = 0, 1, 2, 3
@@ -102,12 +105,17 @@ def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
     if fresh:
         ws.require_fresh("matrices/split", made_by=made_by)
     artefact = ws.load("matrices/split", made_by=made_by)
-    shape = tuple(int(n) for n in artefact.arrays["shape"])
     parts = {}
-    for part in _PARTS:
-        indices = artefact.arrays[f"{part}_indices"]
-        indptr = artefact.arrays[f"{part}_indptr"]
-        parts[part] = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+    try:
+        shape = tuple(int(n) for n in artefact.arrays["shape"])
+        if shape != count_ids(ws):
+            raise ValueError(f"expected {count_ids(ws)} users and items, found {shape}")
+        for part in _PARTS:
+            parts[part] = csr_of(artefact.arrays[f"{part}_indptr"], artefact.arrays[f"{part}_indices"], shape)
+        for candidates in ("full_candidates", "unseen_candidates"):
+            _check_indices(candidates, artefact.arrays[candidates], shape[1])
+    except (KeyError, ValueError, TypeError) as error:
+        raise WorkspaceError(f"matrices/split is damaged ({error}): make it again with `{made_by}`") from error
     return Split(
         **parts,
         full_candidates=artefact.arrays["full_candidates"],
@@ -117,7 +125,24 @@ def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
     )
 
 
-_NAME, _NEXT = "matrices/interactions", "matrices/interactions-next"
+def csr_of(indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int]) -> sp.csr_matrix:
+    """CSR of ones, float32, from arrays of a file. Raises ValueError unless they are one of `shape`."""
+    _check_indices("indices", indices, shape[1])
+    if indptr.dtype.kind not in "iu" or indptr.shape != (shape[0] + 1,) or indptr[0] != 0 or indptr[-1] != len(indices):
+        raise ValueError(f"expected row bounds of {shape[0]} rows and {len(indices)} entries, found shape {indptr.shape}")
+    if (np.diff(indptr) < 0).any():
+        raise ValueError("expected row bounds that ascend")
+    return sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+
+
+def _check_indices(name: str, indices: np.ndarray, n: int) -> None:
+    if indices.ndim != 1 or indices.dtype.kind not in "iu" or (indices.size and not 0 <= indices.min() <= indices.max() < n):
+        raise ValueError(f"{name}: expected whole numbers from 0 to {n - 1}")
+
+
+_NAME, _NEXT = INTERACTIONS, f"{INTERACTIONS}-next"
+# The row of `meta` that says how many people earlier imports had and later ones have not, while files may still tell of them.
+LEFT_BEHIND = "left_behind"
 
 
 def save_imported(ws: Workspace, data: Imported, *, update: bool = False) -> Carried | None:
@@ -127,8 +152,8 @@ def save_imported(ws: Workspace, data: Imported, *, update: bool = False) -> Car
     is returned then); else all profiles are removed.
 
     The arrays are written under a second name, then the database commits with their
-    fingerprint, then they are renamed. A kill before the commit leaves the old data in
-    force; one after it is finished by the next `load_interactions`.
+    fingerprint, then they are renamed and workspace.toml gets the manifest. A kill before the commit
+    leaves the old data in force; one after it is finished by the next `load_interactions`.
     """
     arrays = {"users": data.users.astype(np.int32), "items": data.items.astype(np.int32)}
     for key in ("timestamps", "ratings", "given", "full_candidates", "unseen_candidates"):
@@ -140,8 +165,7 @@ def save_imported(ws: Workspace, data: Imported, *, update: bool = False) -> Car
         db = ws.db
         try:
             db.execute("BEGIN IMMEDIATE")
-            if update:
-                remember_ids(db)
+            remember_ids(db)
             # Profiles and `uses` go by the old numbers of users: they would name other people now.
             for table in ("users", "items") if update else ("users", "items", "profiles", "uses"):
                 db.execute(f"DELETE FROM {table}")
@@ -153,23 +177,49 @@ def save_imported(ws: Workspace, data: Imported, *, update: bool = False) -> Car
                     for idx, (item_id, text) in enumerate(zip(data.item_ids, data.item_texts, strict=True))
                 ),
             )
-            carried = carry_over(db) if update else None
+            n_gone = count_gone(db)
+            carried = carry_over(db, update=update)
+            if n_gone:
+                n_before = int(ws.get_meta(LEFT_BEHIND) or 0)
+                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (LEFT_BEHIND, str(n_before + n_gone)))
             fingerprint = ws.save(_NEXT, arrays, inputs={}, params={"name": data.name, **data.manifest})
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('interactions', ?)", (fingerprint,))
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (COMMITTED, fingerprint))
             db.commit()
         except BaseException:
             db.rollback()
             raise
-        os.replace(ws.path(_NEXT), ws.path(_NAME))
-        ws.set_config("data", {"name": data.name, "manifest": data.manifest})
-        if update:
-            ws.finish_forgetting()
+        _finish_import(ws)
+        ws.finish_forgetting()
     return carried
+
+
+def _finish_import(ws: Workspace) -> None:
+    """What follows the commit of an import; whoever reads the data next does what a kill left of it.
+
+    Where the workspace cannot be written, or another process works in it, workspace.toml stays as it is: nothing reads the
+    manifest there.
+    """
+    committed = ws.get_meta(COMMITTED)
+    if committed is None:
+        return
+    if ws.fingerprint(_NAME) != committed and ws.fingerprint(_NEXT) == committed:
+        try:
+            os.replace(ws.path(_NEXT), ws.path(_NAME))
+        except FileNotFoundError:  # another process did it at this moment
+            pass
+    try:
+        if ws.config.get("data", {}).get("interactions") == committed:
+            return
+        params = dict(ws.provenance(_NAME, made_by=ws.command_for(_NAME))["params"])
+        with ws.writing():
+            ws.set_config("data", {"name": params.pop("name", ""), "interactions": committed, "manifest": params})
+    except WorkspaceError as error:
+        log.info("workspace.toml keeps the manifest of an earlier import: %s", error)
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """All stored interactions; see Imported for shapes and dtypes."""
+    """All stored interactions; see Imported for shapes and dtypes, and for the manifest."""
 
     n_users: int
     n_items: int
@@ -182,6 +232,7 @@ class Interactions:
     unseen_candidates: np.ndarray | None
     name: str
     fingerprint: str
+    manifest: dict = field(default_factory=dict)
 
     def matrix(self) -> sp.csr_matrix:
         """All distinct interactions: CSR (n_users, n_items) of ones, float32."""
@@ -195,19 +246,33 @@ class Interactions:
 def load_interactions(ws: Workspace) -> Interactions:
     """Read the imported interactions. Raises MissingArtefactError where no import has been completed."""
     made_by = f"reclm import FORMAT SOURCE -w {ws.argument}"
-    committed = ws.get_meta("interactions")
-    if committed is not None and ws.fingerprint(_NAME) != committed and ws.fingerprint(_NEXT) == committed:
-        os.replace(ws.path(_NEXT), ws.path(_NAME))
+    _finish_import(ws)
     artefact = ws.load(_NAME, made_by=made_by)
-    if committed != artefact.fingerprint:
+    if ws.get_meta(COMMITTED) != artefact.fingerprint:
         raise MissingArtefactError(f"the interactions in {ws.root} are not those that were imported: run `{made_by}` again")
-    n_users = ws.db.execute("SELECT COUNT(*) FROM users").fetchone()[0]
-    n_items = ws.db.execute("SELECT COUNT(*) FROM items").fetchone()[0]
+    n_users, n_items = count_ids(ws)
     get = artefact.arrays.get
+    try:
+        _check_indices("users", artefact.arrays["users"], n_users)
+        _check_indices("items", artefact.arrays["items"], n_items)
+        for name in ("items", "timestamps", "ratings", "given"):
+            if get(name) is not None and get(name).shape != artefact.arrays["users"].shape:
+                raise ValueError(f"{name}: expected an entry for each interaction")
+        for name in ("full_candidates", "unseen_candidates"):
+            if get(name) is not None:
+                _check_indices(name, get(name), n_items)
+    except (KeyError, ValueError) as error:
+        raise WorkspaceError(f"{_NAME} is damaged ({error}): run `{made_by}` again") from error
+    manifest = {key: value for key, value in artefact.params.items() if key != "name"}
     return Interactions(
         n_users, n_items, get("users"), get("items"), get("timestamps"), get("ratings"), get("given"),
-        get("full_candidates"), get("unseen_candidates"), artefact.params.get("name", ""), artefact.fingerprint,
+        get("full_candidates"), get("unseen_candidates"), str(artefact.params.get("name", "")), artefact.fingerprint, manifest,
     )  # fmt: skip
+
+
+def count_ids(ws: Workspace) -> tuple[int, int]:
+    """(n_users, n_items) of the workspace."""
+    return tuple(ws.db.execute(f"SELECT COUNT(*) FROM {side}").fetchone()[0] for side in ("users", "items"))
 
 
 def item_texts(ws: Workspace) -> list[ItemText]:

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
+from ..cf.neighbors import load_indices
 from ..data.dataset import item_texts, load_interactions, load_split
 from ..errors import InputError
 from ..text.keyphrases import PhraseStats
@@ -104,11 +105,7 @@ def load_inputs(ws: Workspace) -> Inputs:
     if ws.has("matrices/neighbors"):
         made_by = f"reclm neighbors -w {ws.argument}"
         ws.require_fresh("matrices/neighbors", made_by=made_by)
-        neighbors = ws.load("matrices/neighbors", made_by=made_by).arrays["indices"]
-        if neighbors.ndim != 2 or len(neighbors) != split.n_users:
-            raise InputError(
-                f"expected neighbors of {split.n_users} users, found an array of shape {neighbors.shape}; run `{made_by}` again"
-            )
+        neighbors = load_indices(ws, split.n_users)
     else:
         log.info(NEIGHBORS_MISSING)
     texts = item_texts(ws)

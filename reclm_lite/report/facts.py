@@ -130,7 +130,7 @@ def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
         n_interactions=int(known.nnz),
         history_lengths=lengths,
         item_counts=recommender.counts,
-        manifest=ws.config.get("data", {}).get("manifest", {}),
+        manifest=interactions.manifest,
         split_params=split_params,
         split_sizes=split_sizes,
         evaluation=dict(evaluation) if evaluation is not None else None,
@@ -143,7 +143,7 @@ def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
         coverage_basis=recommender.model_name or "popularity",
         artefacts=_artefacts(ws),
         software=_software(),
-        commands=_commands(ws),
+        commands=_commands(ws, interactions.manifest),
         generations=_generations(ws),
         quantization=quantization,
         quantization_is_current=quantization is not None and quantization.get("split") == split_is,
@@ -231,10 +231,9 @@ def _software() -> list[tuple[str, str]]:
     return [*versions, ("System", f"{platform.system()} {platform.release()}, {platform.machine()}")]
 
 
-def _commands(ws: Workspace) -> list[str]:
+def _commands(ws: Workspace, manifest: Mapping) -> list[str]:
     """The commands that lead to this state, read off the artefacts that are there."""
     where = f"-w {ws.root.name}"
-    manifest = ws.config.get("data", {}).get("manifest", {})
     if manifest.get("format") == "demo":
         return [f"reclm quickstart {where}"]
     options = "".join(_option(name, value) for name, value in manifest.get("options", {}).items())

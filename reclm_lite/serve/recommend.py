@@ -22,7 +22,7 @@ import scipy.sparse as sp
 
 from ..data.dataset import item_ids, item_texts, load_interactions, user_index
 from ..errors import InputError, MissingArtefactError, WorkspaceError
-from ..workspace import Workspace
+from ..workspace import COMMITTED, Workspace
 from . import sources
 from .reasons import Evidence, Reasoner
 
@@ -73,22 +73,25 @@ def recommend(
     text: str | None = None,
     history: Sequence[str] | None = None,
     encoder: Path | None = None,
+    allow_stale: bool = False,
 ) -> Recommendation:
     """The `k` best items for a user, for words (`text`), for words less what a user knows, or for somebody who is not
     in the workspace and has the items `history` (ids).
 
     model: a fitted model's name such as `lightgcn` or `lightgcn+users`; None takes the best by validation.
     encoder: the GGUF that made the item vectors, for `text`; None for the bundled one.
+    allow_stale: rank with a model that was fitted on earlier interactions of the same users and items; the note says so.
     Raises InputError for an unknown user or item or k < 1, MissingArtefactError for a model that is missing or stale.
     """
-    return Recommender(ws, model=model, encoder=encoder).recommend(user_id, k=k, text=text, history=history)
+    return Recommender(ws, model=model, encoder=encoder, allow_stale=allow_stale).recommend(user_id, k=k, text=text, history=history)
 
 
 class Recommender:
     """Answers for many users from one workspace: data, texts and the model are read once, when first needed."""
 
-    def __init__(self, ws: Workspace, *, model: str | None = None, encoder: Path | None = None):
+    def __init__(self, ws: Workspace, *, model: str | None = None, encoder: Path | None = None, allow_stale: bool = False):
         self.ws = ws
+        self._allow_stale = allow_stale
         self._encoder = encoder
         self._wanted_model = model
         self.interactions = load_interactions(ws)
@@ -114,7 +117,7 @@ class Recommender:
     @cached_property
     def _choice(self) -> tuple:
         """(model or None, sentence): the model asked for, else the best by validation that is up to date."""
-        return sources.choose_model(self.ws, self._wanted_model)
+        return sources.choose_model(self.ws, self._wanted_model, allow_stale=self._allow_stale)
 
     @property
     def model(self):
@@ -166,6 +169,7 @@ class Recommender:
         for i in map(int, chosen):
             reason = reasoner.reason(i, basis=basis).text
             items.append(RecommendedItem(self.item_ids[i], self.texts[i].title or self.item_ids[i], float(scores[i]), reason, i))
+        self._require_same_data()  # what was read on the way is read by now
         return Recommendation(user_id, items, basis, note + left_out)
 
     def history(self, user: int) -> np.ndarray:
@@ -287,9 +291,13 @@ class Recommender:
 
     # -- lookups ------------------------------------------------------------------------
 
+    def _require_same_data(self) -> None:
+        """Raise WorkspaceError if another process forgot people, or imported, since this one read the data."""
+        if self.ws.get_meta(COMMITTED) != self.interactions.fingerprint:
+            raise WorkspaceError(f"the data of {self.ws.root} changed since it was read: make a new Recommender")
+
     def _user(self, user_id: str) -> int:
-        if self.ws.get_meta("interactions") != self.interactions.fingerprint:  # another process forgot people, or imported
-            raise WorkspaceError(f"the users of {self.ws.root} changed since it was read: make a new Recommender")
+        self._require_same_data()
         index = user_index(self.ws, user_id)
         if index is None:
             raise InputError(_unknown_user(self.ws, user_id))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..cf.interface import MODELS, FittedModel, fit_command, fitted_models, load, split_name
+from ..cf.neighbors import load_indices
 from ..errors import InputError, MissingArtefactError, ModelError, ProfileFormatError, WorkspaceError
 from ..workspace import Workspace
 
@@ -19,10 +20,12 @@ log = logging.getLogger(__name__)
 VALID_METRIC = "ndcg@20"
 
 
-def choose_model(ws: Workspace, wanted: str | None) -> tuple[FittedModel | None, str]:
+def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False) -> tuple[FittedModel | None, str]:
     """(the model to rank with or None, a sentence that says which and why).
 
     wanted: `lightgcn`, `lightgcn+users`, or None for the best by validation among those that are up to date.
+    allow_stale: also one that was fitted on earlier interactions of the present users and items, where it is wanted or none is
+    up to date; the sentence says so.
     """
     stored = fitted_models(ws)
     if wanted is not None:
@@ -36,8 +39,8 @@ def choose_model(ws: Workspace, wanted: str | None) -> tuple[FittedModel | None,
             raise MissingArtefactError(
                 f"{wanted} has not been fitted in {ws.root} (fitted: {names}): run `{fit_command(ws, model, profiles)}` first"
             )
-        fitted = load(ws, model, profiles)
-        return fitted, f"Ranked by {wanted}, as asked."
+        fitted = load(ws, model, profiles, fresh=not allow_stale)
+        return fitted, f"Ranked by {wanted}, as asked.{_staleness(ws, (model, profiles))}"
     fresh, stale, damaged = [], [], []
     scores: dict[tuple[str, str], float | None] = {}
     for pair in stored:
@@ -50,9 +53,11 @@ def choose_model(ws: Workspace, wanted: str | None) -> tuple[FittedModel | None,
             damaged.append(pair)
             log.warning("%s is left out: %s", model_name(*pair), error)
     # The highest score; the first in the alphabet of equals; without scores, what is more than popularity.
-    scored = sorted((pair for pair in fresh if scores[pair] is not None), key=lambda pair: (-scores[pair], pair))
-    unscored = sorted((pair for pair in fresh if scores[pair] is None), key=lambda pair: (pair[0] == "popularity", pair))
+    usable = fresh or stale if allow_stale else fresh
+    scored = sorted((pair for pair in usable if scores[pair] is not None), key=lambda pair: (-scores[pair], pair))
+    unscored = sorted((pair for pair in usable if scores[pair] is None), key=lambda pair: (pair[0] == "popularity", pair))
     n_scored = len(scored)
+    unused = [] if usable is stale else stale
     for pair in [*scored, *unscored]:
         try:
             fitted = load(ws, *pair)
@@ -62,11 +67,18 @@ def choose_model(ws: Workspace, wanted: str | None) -> tuple[FittedModel | None,
             n_scored -= pair in scored
             continue
         if scores[pair] is None:
-            return fitted, f"Ranked by {model_name(*pair)}; no validation figures are recorded.{_left_out(stale, damaged)}"
+            said = f"Ranked by {model_name(*pair)}; no validation figures are recorded."
+            return fitted, f"{said}{_staleness(ws, pair)}{_left_out(unused, damaged)}"
         best = f", the best of {n_scored} fitted models on validation (NDCG@20 {scores[pair]:.4f})" if n_scored > 1 else ""
-        return fitted, f"Ranked by {model_name(*pair)}{best}.{_left_out(stale, damaged)}"
+        return fitted, f"Ranked by {model_name(*pair)}{best}.{_staleness(ws, pair)}{_left_out(unused, damaged)}"
     left_out = _left_out(stale, damaged)
     return None, f"No model is fitted, so ranked by popularity: run `reclm fit lightgcn -w {ws.argument}` for more.{left_out}"
+
+
+def _staleness(ws: Workspace, pair: tuple[str, str]) -> str:
+    """A sentence on a model in use that is not up to date; else empty."""
+    changed = ws.stale_inputs(f"models/{model_name(*pair)}")
+    return f" It is stale ({', '.join(changed)} changed since it was fitted): `{fit_command(ws, *pair)}` fits it again." if changed else ""
 
 
 def _left_out(stale: list[tuple[str, str]], damaged: list[tuple[str, str]]) -> str:
@@ -136,8 +148,9 @@ def profile_vector(arrays: dict[str, np.ndarray] | None, user: int, text: str) -
 
 def neighbor_indices(ws: Workspace, n_users: int) -> np.ndarray | None:
     """int32 (n_users, k), -1 where there are fewer; None where not made or stale."""
-    arrays = _arrays(ws, "matrices/neighbors", "reclm neighbors")
-    return arrays["indices"] if arrays is not None and len(arrays["indices"]) == n_users else None
+    if _arrays(ws, "matrices/neighbors", "reclm neighbors") is None:
+        return None
+    return load_indices(ws, n_users)
 
 
 def interests(ws: Workspace, user: int) -> tuple[str, ...]:

@@ -147,7 +147,7 @@ def earlier_arrays(ws: Workspace, name: str, encoder: Encoder) -> dict[str, np.n
     if not ws.has(name):
         return None
     try:
-        artefact = ws.load(name, made_by=ws.command_for(name))
+        artefact = ws.load(name, made_by=ws.command_for(name), any_ids=True)  # vectors are found by the hash of their text
     except WorkspaceError as error:
         log.warning("%s; it is made anew now", error)
         return None
@@ -185,10 +185,10 @@ def embed_items(ws: Workspace, encoder: Encoder | None = None, *, progress: Call
 def save_if_changed(
     ws: Workspace, name: str, arrays: dict[str, np.ndarray], changed: np.ndarray, inputs: dict[str, str], params: dict
 ) -> None:
-    """Write an artefact unless the one that is there says the same."""
+    """Write an artefact unless the one that is there says the same, of the same rows."""
     params = plain(params)
-    if not len(changed) and ws.has(name):
+    if not len(changed) and ws.has(name) and not ws.stale_inputs(name):
         there = ws.provenance(name, made_by=ws.command_for(name))
-        if there["inputs"] == inputs and there["params"] == params:
+        if there["inputs"] == inputs and there["params"] == params and "ids" in there:
             return
     ws.save(name, arrays, inputs=inputs, params=params)

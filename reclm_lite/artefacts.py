@@ -1,0 +1,139 @@
+"""Artefacts: files of arrays with what they were made from, and with the lists of ids that number their rows.
+
+A safetensors file whose header holds, as JSON under the key `reclm`:
+
+    fingerprint   of arrays, settings, inputs and ids (32 hex digits)
+    inputs        name -> fingerprint of each artefact that it was made from
+    ids           "users" and "items" -> digest of the list of ids by which its rows or columns are numbered
+    params        settings; created, made_by, seconds
+
+Row 7 means a person only together with a list of ids, so an artefact is opened beside its own lists alone (`Workspace.load`).
+Left out: which file belongs to which stage, and what makes it anew (workspace.py and the stages).
+"""
+
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+SIDES = ("users", "items")
+# Artefacts that are numbered by one list alone; all others are by both.
+_NUMBERED_BY = {
+    "vectors/items": ("items",),
+    "vectors/item_profiles": ("items",),
+    "vectors/user_profiles": ("users",),
+    "matrices/neighbors": ("users",),
+}
+# `models/lightgcn+users`: what a header names as an input is a file of this workspace and none elsewhere.
+_NAME = re.compile(r"(matrices|vectors|models)/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}")
+# Far above what names and settings take; the header is read before anything is known of the file.
+_MAX_HEADER_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Arrays of one file with what they were made from."""
+
+    name: str
+    arrays: dict[str, np.ndarray]
+    fingerprint: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    params: dict = field(default_factory=dict)
+    created: str = ""
+
+
+def numbered_by(name: str) -> tuple[str, ...]:
+    """Which lists of ids number the rows and columns of artefact `name`: "users", "items" or both."""
+    return _NUMBERED_BY.get(name, SIDES)
+
+
+def is_name(name: object) -> bool:
+    """Whether `name` may be the name of an artefact."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def ids_digest(ids: Iterable[str]) -> str:
+    """SHA-256 (32 hex digits) of a list of ids, in its order."""
+    digest = hashlib.sha256()
+    for one in ids:
+        data = one.encode("utf-8", errors="surrogatepass")
+        digest.update(b"%d:%b" % (len(data), data))
+    return digest.hexdigest()[:32]
+
+
+def fingerprint_arrays(arrays: Mapping[str, np.ndarray], params: Mapping) -> str:
+    """SHA-256 (32 hex digits) over names, dtypes, shapes and bytes of arrays, and over `params`."""
+    digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()[:32]
+
+
+def artefact_fingerprint(arrays: Mapping[str, np.ndarray], inputs: Mapping[str, str], params: Mapping, ids: Mapping[str, str]) -> str:
+    """The fingerprint of an artefact: of its arrays, its settings, its inputs' fingerprints and its lists of ids."""
+    return fingerprint_arrays(arrays, {"params": params, "inputs": dict(inputs), "ids": dict(ids)})
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write a safetensors file. Raises OSError where the system refuses, such as on a full disk."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    path.touch()
+    mode = path.stat().st_mode  # what the user's umask allows; the library makes files for the owner alone
+    try:
+        save_file(dict(arrays), path, metadata=metadata)
+    except SafetensorError as error:  # which tells the system's error in words alone
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    os.chmod(path, mode)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a safetensors file. Raises ValueError or OSError where it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as handle:
+            return {key: handle.get_tensor(key) for key in handle.keys()}
+    except (SafetensorError, KeyError, TypeError, AttributeError) as error:  # the latter for dtypes that NumPy lacks
+        raise ValueError(str(error)) from error
+
+
+def read_provenance(path: Path) -> dict:
+    """What an artefact's header says of it, without reading its arrays.
+
+    Raises ValueError where the header is not that of an artefact or the file is not of the length that it tells.
+    """
+    with open(path, "rb") as handle:
+        start = handle.read(8)
+        if len(start) != 8:
+            raise ValueError(f"expected a header, found {len(start)} bytes")
+        (length,) = struct.unpack("<Q", start)
+        if length > _MAX_HEADER_BYTES:
+            raise ValueError(f"expected a header of at most {_MAX_HEADER_BYTES:,} bytes, found {length:,}")
+        text = handle.read(length)
+    try:
+        header = json.loads(text)
+        provenance = json.loads(header.pop("__metadata__")["reclm"])
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        kinds = {"fingerprint": str, "inputs": dict, "params": dict, "created": str}
+        wrong = [key for key, kind in kinds.items() if not isinstance(provenance[key], kind)]
+        wrong += [key for key in ("inputs", "ids") if not all(isinstance(v, str) for v in provenance.get(key, {}).values())]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ValueError(f"its header is damaged ({type(error).__name__})") from error
+    if wrong:
+        raise ValueError(f"its header holds something else under {', '.join(wrong)} than this software writes")
+    if path.stat().st_size != end:
+        raise ValueError(f"expected {end} bytes, found {path.stat().st_size}")
+    return provenance
