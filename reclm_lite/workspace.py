@@ -161,9 +161,14 @@ class Workspace:
 
     def _connect_to_write(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.db_path, timeout=10.0)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=NORMAL")
-        db.execute("PRAGMA trusted_schema=OFF")  # a workspace may come from somebody else
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA trusted_schema=OFF")  # a workspace may come from somebody else
+            db.execute("SELECT 1 FROM meta LIMIT 1")  # makes the index of the log, for which a full disk has no room
+        except BaseException:
+            db.close()  # its locks would be in the way of the next try
+            raise
         return db
 
     def _connect_to_read(self) -> sqlite3.Connection:

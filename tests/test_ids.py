@@ -392,6 +392,6 @@ def test_in_any_order_of_commands_nobody_gets_the_rows_of_another(tmp_path_facto
     Commands.folders = tmp_path_factory
     run = Commands.TestCase("runTest")
     Commands.TestCase.settings = settings(
-        max_examples=60, stateful_step_count=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=20, stateful_step_count=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
     )
     run.runTest()

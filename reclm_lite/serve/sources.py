@@ -60,7 +60,7 @@ def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False
     unused = [] if usable is stale else stale
     for pair in [*scored, *unscored]:
         try:
-            fitted = load(ws, *pair)
+            fitted = load(ws, *pair, fresh=not allow_stale)
         except WorkspaceError as error:
             damaged.append(pair)
             log.warning("%s is left out: %s", model_name(*pair), error)
