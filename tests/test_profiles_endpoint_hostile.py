@@ -44,6 +44,18 @@ def whole(content: bytes, status: str = "200 OK", headers: str = "") -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n{headers}\r\n".encode() + content
 
 
+def request_of(connection: socket.socket) -> bytes:
+    """A whole request (where some of it is unread, closing resets the connection), or what else came first."""
+    data = connection.recv(1 << 16)
+    while data.startswith(b"POST") and b"\r\n\r\n" not in data:
+        data += connection.recv(1 << 16)
+    head, _, rest = data.partition(b"\r\n\r\n")
+    lengths = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+    while lengths and len(rest) < lengths[0] and (more := connection.recv(1 << 16)):
+        data, rest = data + more, rest + more
+    return data
+
+
 class Server:
     """Bytes on a socket. Each connection gets `say(connection, number)` after its first request; number counts from 1.
 
@@ -67,7 +79,7 @@ class Server:
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):  # the client has left
             if self.reads:
-                self.seen.append(connection.recv(1 << 16))
+                self.seen.append(request_of(connection))
             self.say(connection, len(self.seen))
 
     def drip(self, connection: socket.socket, drop: bytes, n_each: int = 1) -> None:
@@ -288,7 +300,7 @@ def test_a_connection_is_used_again_and_bounded_again(serve):
 
     def say(server, connection, number):
         connection.sendall(whole(body()))
-        server.seen.append(connection.recv(1 << 16))
+        server.seen.append(request_of(connection))
         server.drip(connection, b"HTTP/1.1 100 Continue\r\n\r\n")
 
     server = serve(say)
@@ -404,7 +416,7 @@ def test_a_long_line_is_no_profile_and_only_its_beginning_is_stored(tmp_path, se
         summary = run_profiles(ws, "users", source=SourceSettings(model="m", endpoint=server.url), settings=RunSettings(n_retries=0))
         (raw, reason), *others = ws.db.execute("SELECT raw, reason FROM generations").fetchall()
         profile = store.get_profile(ws, "user", 0)
-    assert not others and len(raw) == MAX_ANSWER_CHARS and "at most 4,096 characters, found 400,00" in reason
+    assert not others and len(raw) == MAX_ANSWER_CHARS and "at most 4,096 characters, found 400,0" in reason
     assert summary.n_invalid == 1 and profile.text == "" and len(profile.reason) <= MAX_REASON_CHARS
 
 
@@ -415,9 +427,10 @@ def test_a_cut_off_answer_is_stored_by_its_beginning_too():
 
 @pytest.mark.parametrize("piece", ["<think>", "</think>", "<think></think>", "\n", "```\n", " \n", "`", "<"])
 def test_the_line_of_an_answer_of_a_million_pieces_is_found(piece):
-    text = piece * (1_000_000 // len(piece)) + "\n" + GOOD
-    line, is_whole = answer_line(text)
-    assert line in ("", GOOD) or line == piece * (1_000_000 // len(piece)) and is_whole
+    many = piece * (1_000_000 // len(piece))
+    line, is_whole = answer_line(f"{many}\n{GOOD}")
+    is_right = line == ("" if piece == "<think>" else many if piece == "<" else GOOD)  # pytest would compare letter by letter
+    assert is_right and is_whole == (piece == "<")
 
 
 # -- where things go, and what is told --------------------------------------------------
@@ -427,8 +440,8 @@ def test_a_redirect_cannot_end_a_run_with_an_unexpected_error_nor_show_the_key(s
     monkeypatch.setenv("RECLM_API_KEY", KEY)
     elsewhere = serve(says(whole(body())))
     for location, told in (
-        ("http://[::1", "another place"), ("//\u2100.example/", "another place"), (f"http://{KEY}.example/", "another place"),
-        ("http://a\x1b[31mb.example/", "a [31mb.example"), ("http://" + "a" * 5000, "a…"), (elsewhere.url, "127.0.0.1"),
+        ("http://[::1", "another place"), ("x" * 99, "another place"), (f"http://{KEY}.example/", "another place"),
+        ("http://a\x1b\x07b.example/", "a b.example"), ("http://" + "a" * 5000, "a…"), (elsewhere.url, "127.0.0.1"),
     ):  # fmt: skip
         server = serve(says(whole(b"", "307 Moved", f"Location: {location}\r\nSet-Cookie: a=b\r\n")))
         source = endpoint_of(server.url)
@@ -442,7 +455,7 @@ def test_no_cookie_is_sent_back(serve):
     def say(server, connection, number):
         for _ in range(2):
             connection.sendall(whole(body(), headers="Set-Cookie: a=b; Path=/\r\n"))
-            server.seen.append(connection.recv(1 << 16))
+            server.seen.append(request_of(connection))
 
     server = serve(say)
     client = client_of(server.url)
@@ -543,7 +556,7 @@ def test_tls_is_verified_and_bounded_alike(serve, monkeypatch, certificate, kind
 
     def say(server, connection, number):
         with context.wrap_socket(connection, server_side=True) as safe:
-            safe.recv(1 << 16)
+            request_of(safe)
             if kind == "slow body":
                 safe.sendall(CHUNKED)
                 server.drip(safe, b"1\r\n \r\n", 6)

@@ -89,10 +89,11 @@ class Watch:
         """
         flight = Flight(seconds, gives_up, loopback_only)
         with self._lock:
-            self._flights.add(flight)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._look, name="reclm-endpoint-watch", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._look, name="reclm-endpoint-watch", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._flights.add(flight)
         _here.flight = flight
         try:
             yield flight
