@@ -26,7 +26,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 CONNECT_SECONDS = 10.0  # to one address of a name
 # Of status lines, headers, `100 Continue` and a proxy's answer together. Servers and browsers refuse heads of over 8 to 32 KiB.
 MAX_HEAD_BYTES = 128 << 10
-MAX_WIRE_BYTES = 16 << 20  # of a body with its chunk headers and trailers: four times the longest body that is taken
+MAX_WIRE_BYTES = 8 << 20  # of a body with its chunk headers and trailers: twice the longest body that is taken
 WATCH_SECONDS = 0.05  # between two looks at what is in flight
 LATE, GIVEN_UP = "late", "given up"
 
@@ -225,7 +225,7 @@ def connected(host: str, port: int, flight: Flight) -> socket.socket:
         if flight.cut_by or left <= 0:
             raise TimeoutError
         if flight.loopback_only and not ipaddress.ip_address(address[0]).is_loopback:
-            refused = BadAnswer(f"the name {host} leads to another machine, where others could read what is sent")
+            refused = BadAnswer(f"the name {host} leads to another machine, though it is one of this machine's")
             continue
         sock = None
         try:

@@ -152,9 +152,8 @@ class ChatClient:
 
         from .http_bounds import CONNECT_SECONDS, GIVEN_UP, BadAnswer
 
-        seconds, is_readable = self._answer_seconds, self._key and not self.address.is_tls
-        response = None
-        with self._watch.flight(seconds, cut_off, loopback_only=bool(is_readable)) as flight:
+        seconds, response = self._answer_seconds, None
+        with self._watch.flight(seconds, cut_off, loopback_only=self.address.is_loopback) as flight:
             try:
                 response = self._pool.request(
                     "POST", f"{self.address.base}/chat/completions", body=body, headers=self._headers, redirect=False,
@@ -165,7 +164,9 @@ class ChatClient:
                     response.release_conn()
                     return response.status, response.headers, content, ""
             except BadAnswer as error:
-                return 0, {}, b"", f"an answer that is not read: {error}"
+                if response is not None and response.status != 200:  # which says enough
+                    return response.status, response.headers, b"", ""
+                return 0, {}, b"", str(error)
             except (exceptions.HTTPError, OSError) as error:  # HTTPError is urllib3's base class
                 if not flight.cut_by and time.monotonic() < flight.end:
                     return 0, {}, b"", self._what_broke(error)
@@ -181,12 +182,12 @@ class ChatClient:
 
         packed = response.headers.get("Content-Encoding", "").strip().lower()
         if packed not in ("", "identity"):  # a few bytes may unpack to gigabytes, and it was not asked for
-            raise BadAnswer(f"it is packed ({plain(packed, 20)}), though the plain one was asked for")
+            raise BadAnswer(f"a packed answer ({plain(packed, 20)}), though a plain one was asked for")
         content = bytearray()
         while part := response.read1(1 << 16, decode_content=False):
             content += part
             if len(content) > MAX_ANSWER_BYTES:
-                raise BadAnswer(f"it has more than {MAX_ANSWER_BYTES >> 20} MiB")
+                raise BadAnswer(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MiB")
         return bytes(content)
 
     def _what_broke(self, error: Exception) -> str:
