@@ -411,14 +411,14 @@ def test_bounds_are_far_above_real_answers():
 # -- the text of an answer --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [" " * 400_000 + "x", "User identity:" + " " * 400_000 + ";", "a," * 200_000, "\x1b" * 400_000])
+@pytest.mark.parametrize("text", [" " * 400_000 + "x", "User identity:" + " " * 400_000 + ";", "a," * 200_000, "\x1b" * 300_000])
 def test_a_long_line_is_no_profile_and_only_its_beginning_is_stored(tmp_path, serve, text):
     server = serve(lambda server, connection, number: connection.sendall(whole(body("x" + text))))
     with make_workspace(tmp_path / "ws", {0: [0]}) as ws:
         summary = run_profiles(ws, "users", source=SourceSettings(model="m", endpoint=server.url), settings=RunSettings(n_retries=0))
         (raw, reason), *others = ws.db.execute("SELECT raw, reason FROM generations").fetchall()
         profile = store.get_profile(ws, "user", 0)
-    assert not others and len(raw) == MAX_ANSWER_CHARS and "at most 4,096 characters, found 400,0" in reason
+    assert not others and len(raw) == MAX_ANSWER_CHARS and "at most 4,096 characters, found " in reason
     assert summary.n_invalid == 1 and profile.text == "" and len(profile.reason) <= MAX_REASON_CHARS
 
 
@@ -469,7 +469,8 @@ def test_no_cookie_is_sent_back(serve):
 
 @pytest.mark.parametrize("where", ["message", "detail", "error", "type", "code"])
 @pytest.mark.parametrize(
-    "value", [f"{' ' * 5000}{KEY}", f"\x1b]0;{KEY}\x07", [f"{KEY}"], {"msg": [KEY, {"x": KEY}]}, "x" * 10**6, "\u202e\x9b31m", [[[0]]], 1e999]
+    "value",
+    [f"{' ' * 5000}{KEY}", f"\x1b]0;{KEY}\x07", [KEY], {"msg": [KEY, {"x": KEY}]}, "x" * 10**6, "\u202e\x9b31m", [[[0]]], 1e999],
 )
 def test_what_a_server_says_is_cut_and_shows_no_key_and_no_control_characters(serve, where, value):
     document = {"error": value if where == "error" else {where: value, "message" if where != "message" else "x": "m"}}
@@ -488,7 +489,9 @@ def test_a_key_of_odd_characters_is_not_shown_by_their_names():
     assert "odd-key" not in read_error(content, client._without_key)[1]
 
 
-@pytest.mark.parametrize("value", ["inf", "1e308", "9" * 400, "-1", "nan", "1_0", "x" * 5000, "Mon, 99 Foo 99999 99:99:99 +9999", ",", "0,", "٣"])
+@pytest.mark.parametrize(
+    "value", ["inf", "1e308", "9" * 400, "-1", "nan", "1_0", "x" * 5000, "Mon, 99 Foo 99999 99:99:99 +9999", ",", "0,", "٣"]
+)
 def test_retry_after_of_any_kind_is_understood_or_passed_over(value):
     seconds = http_chat._retry_after(value)
     assert seconds is None or 0 <= seconds <= http_chat.LONGEST_SECONDS
@@ -546,8 +549,9 @@ def certificate(tmp_path_factory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("tls")
     names = str(folder / "cert.pem"), str(folder / "key.pem")
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=here",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", names[1], "-out", names[0]], check=True, capture_output=True,
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", names[1], "-out", names[0]],
+        check=True, capture_output=True,
     )  # fmt: skip
     return names
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # Lists and objects, of which real answers have a dozen: each takes some 200 bytes for 2 that are sent.
-MAX_CONTAINERS = 200_000
+MAX_CONTAINERS = 100_000
 MAX_DEPTH = 64  # of containers in containers; real answers have five
 MAX_DIGITS = 400  # of a number; the longest float written out has 309 before its point
 

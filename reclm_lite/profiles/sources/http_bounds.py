@@ -26,7 +26,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 CONNECT_SECONDS = 10.0  # to one address of a name
 # Of status lines, headers, `100 Continue` and a proxy's answer together. Servers and browsers refuse heads of over 8 to 32 KiB.
 MAX_HEAD_BYTES = 128 << 10
-MAX_WIRE_BYTES = 8 << 20  # of a body with its chunk headers and trailers: twice the longest body that is taken
+MAX_WIRE_BYTES = 4 << 20  # of a body with its chunk headers and trailers: twice the longest body that is taken
 WATCH_SECONDS = 0.05  # between two looks at what is in flight
 LATE, GIVEN_UP = "late", "given up"
 

@@ -27,7 +27,7 @@ LONGEST_RETRY_AFTER_SECONDS = 600.0  # a server that asks for more is left alone
 LONGEST_SECONDS = 1e9  # thirty years: what a server asks for is told, and need not have 300 digits
 ANSWER_SECONDS = 180.0  # from the connection to the last byte
 # A reasoning model that thinks for 64,000 tokens, each of its letters written as \u and six bytes, sends less than 1 MiB.
-MAX_ANSWER_BYTES = 4 << 20
+MAX_ANSWER_BYTES = 2 << 20
 _POLL_SECONDS = 0.05
 _PASSES = frozenset((408, 409, 425, 429))  # and 5xx
 _TOO_LONG = re.compile(r"context_length_exceeded|exceed_context_size|maximum context length|context (?:size|window)", re.IGNORECASE)
@@ -95,6 +95,7 @@ class ChatClient:
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
         self._watch, self._pool = Watch(), open_pool(n_connections, proxy_for(address))
+        self._reading = threading.Lock()  # a hostile body takes some 80 MiB while it is read: one at a time
 
     def close(self) -> None:
         """Requests in flight are cut off."""
@@ -122,7 +123,8 @@ class ChatClient:
             status, headers, content, why = self._post(body, cut_off)
             if status == 200 and not why:
                 try:
-                    return read_reply(content, self._without_key)
+                    with self._reading:
+                        return read_reply(content, self._without_key)
                 except ValueError as error:
                     why = f"an answer that is not of the form ({error})"
             elif status and status != 200:
@@ -218,7 +220,8 @@ class ChatClient:
         if 300 <= status < 400:
             target = _host_of(self._without_key(headers.get("Location", "")))
             raise ModelError(f"the endpoint {host} redirects to {target}, which is not followed: give the address itself")
-        code, message = read_error(content, self._without_key)
+        with self._reading:
+            code, message = read_error(content, self._without_key)
         told = f"{status}{f', {message}' if message else ''}"
         if code == "insufficient_quota":
             raise ModelError(f"the account at {host} has no quota left ({told}): what was answered is stored; run again when it has")

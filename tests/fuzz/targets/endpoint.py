@@ -146,12 +146,13 @@ def seeds_json() -> list[bytes]:
 
 
 _WORDS = (
-    b'"choices"', b'"message"', b'"content"', b'"finish_reason"', b'"length"', b'"usage"', b'"error"', b'"detail"', b'"code"', b"null", b"1e999",
-    b"\\ud800", b"\\u0000", b"NaN", b"[[[[", b"]]]]", b'{"":', b"},{", KEY.encode(), b"<think>", b"</think>", b"User identity: ",
+    b'"choices"', b'"message"', b'"content"', b'"finish_reason"', b'"length"', b'"usage"', b'"error"', b'"detail"', b'"code"', b"null",
+    b"1e999", b"\\ud800", b"\\u0000", b"NaN", b"[[[[", b"]]]]", b'{"":', b"},{", KEY.encode(), b"<think>", b"</think>", b"User identity: ",
 )  # fmt: skip
 _HTTP_WORDS = (
-    b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"HTTP/1.1 ", b"HTTP/1.1 100 Continue\r\n\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length: ",
-    b"Content-Encoding: gzip\r\n", b"Location: ", b"Retry-After: ", b"Connection: close\r\n", b"Content-Type: multipart/mixed; boundary=a\r\n",
+    b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"HTTP/1.1 ", b"HTTP/1.1 100 Continue\r\n\r\n", b"Transfer-Encoding: chunked\r\n",
+    b"Content-Length: ", b"Content-Encoding: gzip\r\n", b"Location: ", b"Retry-After: ", b"Connection: close\r\n",
+    b"Content-Type: multipart/mixed; boundary=a\r\n",
     b"-1", b"fffffffffffffffff", b"99999999999999999999", b"0\r\n\r\n", b": ", b" 204 ", b" 307 ", b" 429 ", b" 503 ",
 )  # fmt: skip
 
