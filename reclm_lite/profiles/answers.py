@@ -15,6 +15,9 @@ from ..errors import ProfileFormatError
 from .sampling import Sampling
 
 OK, INVALID, TRUNCATED, TOO_LONG = "ok", "invalid", "truncated", "too_long"
+# Of an answer, to be parsed and stored. A profile has some 400; a model that rambles on for 128 tokens, some 800.
+MAX_ANSWER_CHARS = 4096
+MAX_REASON_CHARS = 500
 
 
 @dataclass(frozen=True)
@@ -132,18 +135,26 @@ class Source(Protocol):
 def judge(key: str, raw: str, finish: str, *, n_ctx: int = 0, **counts: object) -> Generation:
     """An answer as a generation with its status and, unless it is ok, the reason.
 
-    finish: "stop", "length" (cut off) or "too_long" (the prompt was not tried: the context has n_ctx tokens). counts: further fields of `Generation`.
+    An answer of more than MAX_ANSWER_CHARS is no profile, and only its beginning is kept. finish: "stop", "length" (cut off) or
+    "too_long" (the prompt was not tried: the context has n_ctx tokens). counts: further fields of `Generation`.
     """
     from ..dialogue.templates import parse_profile
 
-    status, reason = OK, ""
+    status, reason, n_chars = OK, "", len(raw)
+    raw = raw[:MAX_ANSWER_CHARS]
     if finish == "too_long":
         status, reason = TOO_LONG, f"the prompt has {counts['n_prompt_tokens']} tokens, too many for a context of {n_ctx}"
     elif finish == "length":
         status, reason = TRUNCATED, f"the answer did not end within {counts.get('n_new_tokens', 0)} tokens"
+    elif n_chars > MAX_ANSWER_CHARS:
+        status = INVALID
+        reason = (
+            f"expected a line of at most {MAX_ANSWER_CHARS:,} characters, found {n_chars:,}, of which the first {MAX_ANSWER_CHARS:,} "
+            "are kept; generate the profile again"
+        )
     else:
         try:
             parse_profile(raw)
         except ProfileFormatError as error:
             status, reason = INVALID, str(error)
-    return Generation(key, raw, status, reason, **counts)
+    return Generation(key, raw, status, reason[:MAX_REASON_CHARS], **counts)

@@ -20,7 +20,8 @@ from ..pace import in_words
 from ..sampling import Sampling
 from ..store import prompt_key
 from .http_address import read_address, read_key
-from .http_chat import ANSWER_SECONDS, ChatClient, GivenUp, RateLimit, Reply, TooLong, Unanswered
+from .http_answer import Reply
+from .http_chat import ANSWER_SECONDS, ChatClient, GivenUp, RateLimit, TooLong, Unanswered
 
 MAX_NEW_TOKENS = 128
 N_CTX = 8192
@@ -71,7 +72,7 @@ class CostEstimate:
 
 
 class Endpoint:
-    """A `Source`. Threads that wait for the server when a run is cut short end with the process, or with their time-out."""
+    """A `Source`. What is in flight when a run is cut short is cut off, so that no thread waits for the server any longer."""
 
     instruct = True
     tries_again = True
@@ -146,7 +147,7 @@ class Endpoint:
             if fatal is None and in_a_row and not any_answer:
                 fatal = self._down()
         finally:
-            asking.over.set()
+            asking.leave()
             self._tell()
         if fatal:
             raise fatal
@@ -168,7 +169,7 @@ class Endpoint:
             question["seed"] = sampling.seed
         key, began = prompt_key(self.identity(sampling), group.prompt), []
         try:
-            reply = self._client.ask(question, asking.must_end, lambda: began.append(time.monotonic()))
+            reply = self._client.ask(question, asking.must_end, lambda: began.append(time.monotonic()), asking.is_left)
         except GivenUp:
             return None
         except Unanswered as error:
@@ -220,6 +221,7 @@ class _Asking:
 
     def __init__(self, source: Endpoint, groups: Sequence[Group], sampling: Sampling, brake: Brake):
         self.over = threading.Event()  # nothing is begun or tried again
+        self._left = threading.Event()  # nobody waits for answers any more
         self._source, self._sampling, self._brake = source, sampling, brake
         self._groups, self._lock = iter(groups), threading.Lock()
         self._done: queue.SimpleQueue = queue.SimpleQueue()
@@ -230,6 +232,14 @@ class _Asking:
 
     def must_end(self) -> bool:
         return self.over.is_set() or self._brake.drain.is_set() or self._brake.stop.is_set()
+
+    def is_left(self) -> bool:
+        return self._left.is_set() or self._brake.stop.is_set()
+
+    def leave(self) -> None:
+        """Begin nothing, and cut off what is in flight."""
+        self.over.set()
+        self._left.set()
 
     def end_within(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
@@ -269,10 +279,13 @@ class _Asking:
 def answer_line(text: str) -> tuple[str, bool]:
     """The first line of an answer, thoughts and code fences left out; and whether it ended with a line break."""
     text = _THOUGHTS_BEGUN_BEFORE.sub("", _THOUGHTS.sub("", text))
-    lines = text.split("\n")
-    for number, line in enumerate(lines):
-        if line.strip() and not _FENCE.fullmatch(line.strip()):
-            return line.strip(), number + 1 < len(lines)
+    start = 0
+    while start <= len(text):  # not split: a hostile text has millions of lines
+        end = text.find("\n", start)
+        line = text[start : end if end >= 0 else len(text)].strip()
+        if line and not _FENCE.fullmatch(line):
+            return line, end >= 0
+        start = end + 1 if end >= 0 else len(text) + 1
     return "", False
 
 

@@ -36,7 +36,7 @@ def read_address(url: str) -> Address:
         raise InputError(f"{wanted}, found one that cannot be read ({error})") from error
     if "@" in parts.netloc or parts.query or parts.fragment:  # not repeated: it may hold a secret
         raise InputError(f"{wanted}, found one with a user, a password, a query or a fragment: put the key in {KEYS[0]} instead")
-    if parts.scheme not in ("http", "https") or not hostname or re.search(r"\s", url.strip()):
+    if parts.scheme not in ("http", "https") or not hostname or re.search(r"\s", url.strip()) or not url.strip().isprintable():
         raise InputError(f"{wanted}, found {url!r}")
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     host = f"[{hostname}]" if ":" in hostname else hostname

@@ -2,9 +2,10 @@
 
 What cannot pass by waiting (a wrong key, a wrong model, a wrong address, a certificate that does not hold) ends the run with
 ModelError. What may pass (429, 5xx, a broken connection, no answer in time, an answer that is not of the form) is tried again
-after a growing, jittered pause, or when the server's Retry-After says. Redirects are never followed, certificates always
-verified. The key stands in one header and nowhere else: it is cut out of whatever the server sends back. Left out: what is
-asked and what becomes of the answer (`endpoint`).
+after a growing, jittered pause, or when the server's Retry-After says. Redirects are never followed, cookies never kept,
+certificates always verified, nothing is unpacked. The key stands in one header and nowhere else: it is cut out of whatever the
+server sends back. Left out: how a request is held to its time and its bytes (`http_bounds`), what a body says (`http_answer`),
+what is asked and what becomes of the answer (`endpoint`).
 """
 
 import email.utils
@@ -14,17 +15,19 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ...errors import InputError, ModelError
 from .http_address import KEYS, Address, proxy_for
+from .http_answer import Reply, plain, read_error, read_reply
 
 MAX_TRIES = 6
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 LONGEST_RETRY_AFTER_SECONDS = 600.0  # a server that asks for more is left alone until the next run
-CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 180.0
-MAX_ANSWER_BYTES = 8 << 20
+LONGEST_SECONDS = 1e9  # thirty years: what a server asks for is told, and need not have 300 digits
+ANSWER_SECONDS = 180.0  # from the connection to the last byte
+# A reasoning model that thinks for 64,000 tokens, each of its letters written as \u and six bytes, sends less than 1 MiB.
+MAX_ANSWER_BYTES = 2 << 20
 _POLL_SECONDS = 0.05
 _PASSES = frozenset((408, 409, 425, 429))  # and 5xx
 _TOO_LONG = re.compile(r"context_length_exceeded|exceed_context_size|maximum context length|context (?:size|window)", re.IGNORECASE)
@@ -40,16 +43,6 @@ class TooLong(Exception):
 
 class GivenUp(Exception):
     """The run ends, so the question was not asked (again)."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a server answered. n_prompt_tokens, n_new_tokens: as it counts them, None where it does not."""
-
-    text: str
-    finish: str
-    n_prompt_tokens: int | None
-    n_new_tokens: int | None
 
 
 class RateLimit:
@@ -93,25 +86,32 @@ class ChatClient:
     """A server and how often it may be asked. May be used from several threads; close it."""
 
     def __init__(self, address: Address, key: str, n_connections: int, limit: RateLimit, answer_seconds: float = ANSWER_SECONDS):
-        import urllib3
+        from .http_bounds import Watch, open_pool  # urllib3 is slow to load
 
         self.address, self.limit = address, limit
         self._key, self._answer_seconds = key, answer_seconds
         self._headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "reclm-lite"}
+        self._headers["Accept-Encoding"] = "identity"
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
-        options = {"num_pools": 1, "maxsize": n_connections, "retries": False}
-        proxy = proxy_for(address)
-        if proxy is None:
-            self._pool = urllib3.PoolManager(**options)
-        else:
-            self._pool = urllib3.ProxyManager(proxy[0], proxy_headers=proxy[1], **options)
+        self._watch, self._pool = Watch(), open_pool(n_connections, proxy_for(address))
+        self._reading = threading.Lock()  # a hostile body takes some 80 MiB while it is read: one at a time
 
     def close(self) -> None:
+        """Requests in flight are cut off."""
+        self._watch.cut_all()
         self._pool.clear()
 
-    def ask(self, question: dict, give_up: Callable[[], bool], begun: Callable[[], None] = lambda: None) -> Reply:
-        """The answer to one question. begun: called when it may be sent for the first time.
+    def ask(
+        self,
+        question: dict,
+        give_up: Callable[[], bool],
+        begun: Callable[[], None] = lambda: None,
+        cut_off: Callable[[], bool] = lambda: False,
+    ) -> Reply:
+        """The answer to one question. give_up: whether to begin no further try; cut_off: whether to end the one in flight, too.
+
+        begun: called when it may be sent for the first time.
 
         Raises TooLong, Unanswered, GivenUp, or ModelError where asking on makes no sense.
         """
@@ -120,13 +120,14 @@ class ChatClient:
             self.limit.acquire(give_up)
             if not number:
                 begun()
-            status, headers, content, why = self._post(body)
-            if status == 200:
+            status, headers, content, why = self._post(body, cut_off)
+            if status == 200 and not why:
                 try:
-                    return self._reply(content)
+                    with self._reading:
+                        return read_reply(content, self._without_key)
                 except ValueError as error:
                     why = f"an answer that is not of the form ({error})"
-            elif status:
+            elif status and status != 200:
                 why = self._refusal(status, headers, content)
             asked_for = _retry_after(headers.get("Retry-After"))
             if asked_for is not None and status in (429, 503):
@@ -143,57 +144,84 @@ class ChatClient:
 
     # -- one try -------------------------------------------------------------------
 
-    def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes, str]:
-        """(status, headers, content, ""), or (0, {}, b"", why) where there was no answer."""
+    def _post(self, body: bytes, cut_off: Callable[[], bool]) -> tuple[int, Mapping[str, str], bytes, str]:
+        """(status, headers, content, ""), or (0, {}, b"", why) where there was no answer that can be read.
+
+        Raises GivenUp where it was cut off, ModelError where the certificate does not hold.
+        """
         import urllib3
         from urllib3 import exceptions
 
-        end = time.monotonic() + self._answer_seconds
-        response = None
-        try:
-            response = self._pool.request(
-                "POST", f"{self.address.base}/chat/completions", body=body, headers=self._headers, redirect=False,
-                preload_content=False, timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=self._answer_seconds),
-            )  # fmt: skip
-            content = bytearray()
-            while part := response.read1(1 << 16):
-                content += part
-                if len(content) > MAX_ANSWER_BYTES:
-                    raise exceptions.HTTPError(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MiB")
-                if time.monotonic() > end:
-                    raise exceptions.ReadTimeoutError(None, "", "")
-            response.release_conn()
-            return response.status, response.headers, bytes(content), ""
-        except exceptions.SSLError as error:
+        from .http_bounds import CONNECT_SECONDS, GIVEN_UP, BadAnswer
+
+        seconds, response = self._answer_seconds, None
+        with self._watch.flight(seconds, cut_off, loopback_only=self.address.is_loopback) as flight:
+            try:
+                response = self._pool.request(
+                    "POST", f"{self.address.base}/chat/completions", body=body, headers=self._headers, redirect=False,
+                    preload_content=False, decode_content=False, timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=seconds),
+                )  # fmt: skip
+                content = self._content(response)
+                if not flight.cut_by:  # else what came may be the half of it
+                    response.release_conn()
+                    return response.status, response.headers, content, ""
+            except BadAnswer as error:
+                if response is not None and response.status != 200:  # which says enough
+                    return response.status, response.headers, b"", ""
+                return 0, {}, b"", str(error)
+            except (exceptions.HTTPError, OSError) as error:  # HTTPError is urllib3's base class
+                if not flight.cut_by and time.monotonic() < flight.end:
+                    return 0, {}, b"", self._what_broke(error)
+            finally:
+                if response is not None:
+                    response.close()
+        if flight.cut_by == GIVEN_UP:
+            raise GivenUp
+        return 0, {}, b"", f"no answer within {seconds:g} s"
+
+    def _content(self, response: "urllib3.BaseHTTPResponse") -> bytes:  # noqa: F821
+        from .http_bounds import BadAnswer
+
+        packed = response.headers.get("Content-Encoding", "").strip().lower()
+        if packed not in ("", "identity"):  # a few bytes may unpack to gigabytes, and it was not asked for
+            raise BadAnswer(f"a packed answer ({plain(packed, 20)}), though a plain one was asked for")
+        content = bytearray()
+        while part := response.read1(1 << 16, decode_content=False):
+            content += part
+            if len(content) > MAX_ANSWER_BYTES:
+                raise BadAnswer(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MiB")
+        return bytes(content)
+
+    def _what_broke(self, error: Exception) -> str:
+        """What a person should know of an error of urllib3's. Raises ModelError where it will not pass."""
+        from urllib3 import exceptions
+
+        from .http_bounds import CONNECT_SECONDS
+
+        if isinstance(error, exceptions.SSLError):
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise ModelError(
-                    f"the certificate of the endpoint {self.address.host} does not hold ({_plain(str(error), 160)}): check the "
+                    f"the certificate of the endpoint {self.address.host} does not hold ({plain(str(error), 160)}): check the "
                     "address, or name the authority that signed it in SSL_CERT_FILE; certificates are always verified"
                 ) from None
-            return 0, {}, b"", "no safe connection: TLS failed"
-        except exceptions.ProxyError:
-            return 0, {}, b"", "the proxy did not let it through"
-        except exceptions.NameResolutionError:  # before its base classes, as the next one
-            return 0, {}, b"", "its name is not known"
-        except exceptions.NewConnectionError:
-            return 0, {}, b"", "no connection: nothing listens there, or the way is barred"
-        except exceptions.ConnectTimeoutError:
-            return 0, {}, b"", f"no connection within {CONNECT_SECONDS:.0f} s"
-        except exceptions.TimeoutError:
-            return 0, {}, b"", f"no answer within {self._answer_seconds:g} s"
-        except (exceptions.HTTPError, OSError) as error:  # HTTPError is urllib3's base class
-            return 0, {}, b"", f"the connection broke ({type(error).__name__})"
-        finally:
-            if response is not None:
-                response.close()
+            return "no safe connection: TLS failed"
+        told = (  # classes before their base classes
+            (exceptions.ProxyError, "the proxy did not let it through"),
+            (exceptions.NameResolutionError, "its name is not known"),
+            (exceptions.NewConnectionError, "no connection: nothing listens there, or the way is barred"),
+            (exceptions.ConnectTimeoutError, f"no connection within {CONNECT_SECONDS:.0f} s"),
+            (exceptions.TimeoutError, f"no answer within {self._answer_seconds:g} s"),
+        )
+        return next((words for kind, words in told if isinstance(error, kind)), f"the connection broke ({type(error).__name__})")
 
     def _refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> str:
         """Why a status other than 200 came, where it may pass. Raises TooLong or ModelError where it does not."""
         host = self.address.host
         if 300 <= status < 400:
-            target = urlsplit(headers.get("Location", "")).hostname or "another place"
-            raise ModelError(f"the endpoint {host} redirects to {_plain(target, 100)}, which is not followed: give the address itself")
-        code, message = self._error_of(content)
+            target = _host_of(self._without_key(headers.get("Location", "")))
+            raise ModelError(f"the endpoint {host} redirects to {target}, which is not followed: give the address itself")
+        with self._reading:
+            code, message = read_error(content, self._without_key)
         told = f"{status}{f', {message}' if message else ''}"
         if code == "insufficient_quota":
             raise ModelError(f"the account at {host} has no quota left ({told}): what was answered is stored; run again when it has")
@@ -209,62 +237,19 @@ class ChatClient:
         hint = f": check that {self.address.base} is its base URL (most end in /v1) and --model a model it has" if status == 404 else ""
         raise ModelError(f"the endpoint {host} refused the request ({told}){hint}; what was answered is stored, run again to go on")
 
-    def _error_of(self, content: bytes) -> tuple[str, str]:
-        """(code or type, message) of an error, each empty where the server gives none; no key and no control characters in it."""
-        try:
-            error = json.loads(content)
-            error = error.get("error", error) if isinstance(error, dict) else error
-        except (ValueError, RecursionError):
-            return "", ""
-        if isinstance(error, str):
-            return "", _plain(self._without_key(error), 300)
-        if not isinstance(error, dict):
-            return "", ""
-        code = " ".join(str(error.get(name)) for name in ("code", "type") if isinstance(error.get(name), str))
-        message = error.get("message") or error.get("detail") or ""
-        code = "insufficient_quota" if "insufficient_quota" in code.split() else code
-        return code, _plain(self._without_key(str(message)), 300)
-
-    def _reply(self, content: bytes) -> Reply:
-        """The answer in a body. Raises ValueError where there is none."""
-        try:
-            document = json.loads(content)
-        except (ValueError, RecursionError):
-            raise ValueError("no JSON") from None
-        choices = document.get("choices") if isinstance(document, dict) else None
-        if not isinstance(choices, list) or not choices:
-            raise ValueError("no choices")
-        choice = choices[0]
-        message = choice.get("message") if isinstance(choice, dict) else None
-        if not isinstance(message, dict):
-            raise ValueError("no message")
-        text = message.get("content")
-        if isinstance(text, list):  # in parts
-            text = "".join(part["text"] for part in text if isinstance(part, dict) and isinstance(part.get("text"), str))
-        if text is not None and not isinstance(text, str):
-            raise ValueError("no text")
-        usage = document.get("usage")
-        usage = usage if isinstance(usage, dict) else {}
-        finish = choice.get("finish_reason")
-        return Reply(
-            self._without_key((text or "").encode("utf-8", "replace").decode()),  # a lone surrogate cannot be stored
-            finish if isinstance(finish, str) else "stop",
-            _count(usage.get("prompt_tokens")),
-            _count(usage.get("completion_tokens")),
-        )
-
     def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if len(self._key) >= 8 else text  # shorter ones are no secrets, but words
+        if len(self._key) < 8:  # no secret, but a word
+            return text
+        return text.replace(self._key, "[key]").replace(repr(self._key)[1:-1], "[key]")
 
 
-def _count(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value < 1 << 31 else None
-
-
-def _plain(text: str, limit: int) -> str:
-    """One line without control characters, cut."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _host_of(location: str) -> str:
+    """Where a Location header leads, in words for an error."""
+    try:
+        target = urlsplit(location[:2000]).hostname
+    except ValueError:
+        target = None
+    return plain(target or "another place", 100)
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -278,4 +263,4 @@ def _retry_after(value: str | None) -> float | None:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
         except (ValueError, TypeError, OverflowError):
             return None
-    return max(0.0, seconds) if seconds == seconds else None
+    return min(max(0.0, seconds), LONGEST_SECONDS) if seconds == seconds else None
