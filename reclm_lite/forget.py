@@ -425,5 +425,5 @@ def _fit_command(ws: Workspace, name: str, params: dict) -> str:
     preset = str(params.get("preset", "default")).rstrip("*")
     words = [ws.command_for(name)] + [f"--preset {preset}"] * (preset != "default")
     words += [f"--set {assignment}" for assignment in params.get("overridden", [])]
-    words += [f"--seed {params['seed']}"] * bool(params.get("seed"))
+    words += [f"--seed {params['seed']}"] if params.get("seed") else []
     return " ".join(words)

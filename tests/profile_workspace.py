@@ -42,8 +42,9 @@ def make_workspace(
     test: dict[int, list[int]] | None = None,
     neighbors: list[list[int]] | None = None,
     texts: list[ItemText] | None = None,
+    item_ids: dict[int, str] | None = None,
 ) -> Workspace:
-    """A workspace whose split is exactly what is given; users are `u0`, `u1`, …, items `i0`, `i1`, …"""
+    """A workspace whose split is exactly what is given; users are `u0`, `u1`, …, items `i0`, `i1`, … but for `item_ids`."""
     n_users = n_users or max(train, default=0) + 1
     parts = [matrix(n_users, n_items, rows or {}) for rows in (train, valid, test, None)]
     everything = sum(parts[1:], parts[0]).tocoo()
@@ -51,7 +52,7 @@ def make_workspace(
     data = Imported(
         "small",
         [f"u{user}" for user in range(n_users)],
-        [f"i{item}" for item in range(n_items)],
+        [(item_ids or {}).get(item, f"i{item}") for item in range(n_items)],
         texts or [text_of(item) for item in range(n_items)],
         everything.row.astype(np.int32),
         everything.col.astype(np.int32),

@@ -116,9 +116,26 @@ def test_resume_with_the_model_and_the_endpoint_asks_the_endpoint(root, server):
     profile_users(root, "--resume", "--model", "other-model", "--endpoint", server.url, "--yes")
     assert set(server.asked) == {"some-model", "other-model"}
     cut_short(root)
-    profile_users(root, "--resume", "--price-out", 2, "--yes")  # of the endpoint that the last run had
+    profile_users(root, "--resume", "--price-out", 2, "--endpoint", server.url, "--yes")  # and its model as it was
     last = cut_short(root)
     assert (last.model, last.endpoint, last.price_out) == ("other-model", server.url, 2.0)
+
+
+def test_yes_does_not_agree_to_an_address_that_the_workspace_alone_names(root, server):
+    """A workspace of somebody else may name any host in its last run; prompts and the key must not go there unasked."""
+    profile_users(root, "--model", "some-model", "--endpoint", server.url, "--limit", 2, "--yes")
+    cut_short(root)
+    n_asked = len(server.asked)
+    assert server.url in profile_users(root, "--resume", "--fresh", "--yes", expect=2)
+    assert "no terminal to ask at" in profile_users(root, "--resume", "--fresh", expect=2)
+    assert len(server.asked) == n_asked
+    with Workspace.open(root) as ws, ws.writing(), ws.db:
+        (job, detail), = ws.db.execute("SELECT job_id, detail FROM jobs ORDER BY job_id DESC LIMIT 1")
+        assert json.loads(detail)["settings"]["source"]["endpoint"] == server.url
+        changed = json.loads(detail)
+        changed["settings"]["source"] |= {"endpoint": None, "model": None, "engine": "ray", "ray_address": "10.0.0.1:6379"}
+        ws.db.execute("UPDATE jobs SET detail=? WHERE job_id=?", (json.dumps(changed), job))
+    assert "Ray cluster 10.0.0.1:6379 comes from the workspace" in profile_users(root, "--resume", expect=2)
 
 
 def test_resume_at_an_endpoint_does_not_ask_it_for_the_model_of_this_machine(root):

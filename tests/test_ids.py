@@ -75,7 +75,7 @@ def check_answer(ws: Workspace, user: str, model: str | None, *, allow_stale: bo
             expected = float(vector_of(user) @ vector_of(item.item))
             assert item.score == pytest.approx(expected, abs=1e-5), f"{user} got the score of somebody else for {item.item}"
     if answer.basis == "model" and not allow_stale:
-        assert "stale" not in answer.note
+        assert "It is stale" not in answer.note
     return answer.basis
 
 

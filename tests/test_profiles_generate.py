@@ -243,13 +243,7 @@ def test_full_disk_is_told_and_what_was_stored_stays(ws, gguf, engine, monkeypat
 
 
 def test_answer_that_repeats_an_id_of_the_data_is_invalid_and_tried_again(tmp_path, gguf, engine, monkeypatch):
-    from reclm_lite.data.dataset import load_interactions
-
-    with make_workspace(tmp_path / "ids", {0: [0, 1], 1: [2]}) as ws:
-        ws.db.execute("UPDATE items SET item_id='sku-ab12' WHERE item_idx=1")
-        ws.db.commit()
-        assert load_interactions(ws).n_items == 24
-
+    with make_workspace(tmp_path / "ids", {0: [0, 1], 1: [2]}, item_ids={1: "sku-ab12"}) as ws:
         def answer(self, prompt, sampling):
             good = FakeEngine.answer(self, prompt, sampling)
             return good.replace("watcher", "SKU-AB12 buyer") if sampling.temperature == 0 and "uniqueword0" in prompt else good

@@ -70,6 +70,7 @@ def _generate(side: str):
                 return
             source, settings = _settings(ws, side, options, resume)
             _refuse_what_does_nothing(source)
+            _refuse_addresses_of_the_workspace(source, yes)
             settings = replace(settings, deadline_seconds=seconds)
             with progress_bar(f"profiling {side}", eta=False) as update:
                 summary = run_profiles(ws, side, source=source, settings=settings, observer=_observer(update, yes))
@@ -109,6 +110,19 @@ _NOT_OF_RULES = ("temperature", "top_k", "seed", "guided", "n_slots", "n_threads
 def _is_given(name: str) -> bool:
     """Whether the command line says something of this parameter."""
     return click.get_current_context().get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
+def _refuse_addresses_of_the_workspace(source, yes: bool) -> None:
+    """What is sent where is for the command line to say: a workspace may come from somebody else, and its last run name any host."""
+    if yes and source.endpoint is not None and not _is_given("endpoint"):
+        raise click.UsageError(
+            f"the endpoint {source.endpoint} comes from the workspace's last run, and --yes agrees to what the command line names alone: "
+            "add --endpoint URL, or leave --yes out and be asked"
+        )
+    if source.ray_address is not None and not _is_given("ray_address"):
+        raise click.UsageError(
+            f"the Ray cluster {source.ray_address} comes from the workspace's last run: name it with --ray-address to send the prompts there"
+        )
 
 
 def _is_over(ws, side: str, options: dict) -> bool:

@@ -150,9 +150,14 @@ def settings_of_last(ws: Workspace, side: str) -> tuple[SourceSettings, RunSetti
     detail = store.unfinished_job(ws, job_kind(side))
     if detail is None or "settings" not in detail:
         return None
-    run = detail["settings"]["run"]
-    run["sampling"], run["deadline_seconds"] = Sampling(**run["sampling"]), None
-    return SourceSettings(**detail["settings"]["source"]), RunSettings(**run)
+    try:
+        run = detail["settings"]["run"]
+        run["sampling"], run["deadline_seconds"] = Sampling(**run["sampling"]), None
+        return SourceSettings(**detail["settings"]["source"]), RunSettings(**run)
+    except (KeyError, TypeError) as error:  # of another version, or damaged
+        raise WorkspaceError(
+            f"the settings of the last run of {side} in {ws.root} cannot be read ({error}): start one with its options, without --resume"
+        ) from error
 
 
 class _Run:

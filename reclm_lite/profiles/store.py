@@ -286,19 +286,28 @@ def end_job(ws: Workspace, job_id: int, state: str, detail: dict) -> None:
 def unfinished_job(ws: Workspace, kind: str) -> dict | None:
     """The detail of the last job of a kind, where it did not end as 'done'; else None."""
     row = _last_job(ws, kind)
-    return json.loads(row[1]) if row and row[0] != "done" else None
+    return _detail(row) if row and row[0] != "done" else None
 
 
 def last_job(ws: Workspace, kind: str) -> dict | None:
     """The detail of the last job of a kind, however it ended, or None where there was none."""
     row = _last_job(ws, kind)
-    return json.loads(row[1]) if row else None
+    return _detail(row) if row else None
 
 
 def last_state(ws: Workspace, kind: str) -> str | None:
     """How the last job of a kind ended, or None where there was none."""
     row = _last_job(ws, kind)
     return row[0] if row else None
+
+
+def _detail(row: tuple[str, str]) -> dict | None:
+    """The detail of a job; None where it cannot be read."""
+    try:
+        detail = json.loads(row[1])
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return detail if isinstance(detail, dict) else None
 
 
 def _last_job(ws: Workspace, kind: str) -> tuple[str, str] | None:
