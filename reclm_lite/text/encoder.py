@@ -173,6 +173,12 @@ class TextEncoder:
                 f"{self._model.path}, found architecture {self._model.gguf.architecture!r} with pooling type "
                 f"{pooling_type}; use a GGUF file of a sentence encoder"
             )
+        # Vectors are read with as many columns as the model is wide.
+        if self._metadata("embedding_length_out") not in (None, 0, self.dim):
+            raise ModelError(
+                f"expected vectors of {self.dim} columns from {self._model.path}, found embedding_length_out "
+                f"{self._metadata('embedding_length_out')}; use a GGUF file of another sentence encoder"
+            )
         return pooling_type
 
     def _read_max_tokens(self, asked: int | None) -> int:
