@@ -185,8 +185,11 @@ def check_gguf(path: Path, *, is_model: bool = True) -> GgufSummary:
             f"{path} is not a whole GGUF file: expected a header of 24 bytes, found {size_bytes} bytes; "
             "copy or convert the model again"
         )
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-        return _parse_gguf(_Cursor(path, buffer), is_model)
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+            return _parse_gguf(_Cursor(path, buffer), is_model)
+    except (OSError, ValueError) as error:  # ValueError: emptied meanwhile
+        raise ModelError(f"expected to read {path}, found: {getattr(error, 'strerror', None) or error}; check the file and its rights") from error
 
 
 def _parse_gguf(cursor: _Cursor, is_model: bool) -> GgufSummary:

@@ -63,7 +63,10 @@ class Probe:
         folder = _bindings()
         if is_bundled(summary.path) or folder is None:  # without llama-cpp-python, the load says so
             return
-        self._hash = file_sha256(summary.path)
+        try:
+            self._hash = file_sha256(summary.path)
+        except OSError as error:
+            raise ModelError(f"expected to read {summary.path}, found: {error.strerror or error}; check the file and its rights") from error
         if self._hash in _passed:
             return
         if _is_kept(self._hash):
