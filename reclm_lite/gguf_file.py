@@ -281,3 +281,21 @@ def metadata_digests(path: Path) -> dict[str, str]:
             cursor.value(cursor.scalar("<I", f"the type of {key!r}"), repr(key)[:80])
             found[key] = hashlib.sha256(buffer[start : cursor.at]).hexdigest()
     return found
+
+
+def metadata_texts(path: Path, key: str) -> list[bytes]:
+    """The texts of an array of texts in a file's metadata; none where there is no such array.
+
+    Raises ModelError as `check_gguf` does.
+    """
+    check_gguf(path, is_model=False)
+    with Path(path).open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+        cursor = _Cursor(Path(path), buffer)
+        cursor.take(16, "the header")
+        for _ in range(cursor.scalar("<Q", "the number of metadata keys")):
+            texts: list[bytes] = []
+            found = cursor.name("a metadata key", _MAX_KEY_BYTES)
+            cursor.value(cursor.scalar("<I", f"the type of {found!r}"), repr(found)[:80], texts if found == key else None)
+            if found == key:
+                return texts
+    return []
