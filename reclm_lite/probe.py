@@ -80,7 +80,7 @@ class Probe:
         self._said = tempfile.TemporaryFile()  # a pipe would fill up, and a child of the child keep it open
         try:
             self._child = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_HERE / "probe_child.py"), json.dumps(job)],
+                [sys.executable or "python3", "-I", "-S", str(_HERE / "probe_child.py"), json.dumps(job)],
                 stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.STDOUT,
                 env={**os.environ, "GGML_NO_BACKTRACE": "1"},
             )  # fmt: skip

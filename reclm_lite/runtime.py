@@ -15,7 +15,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -141,15 +141,19 @@ def long_call() -> Iterator[list[int]]:
 class Model:
     """A model that llama.cpp has loaded, and its vocabulary. Frees it in `close()`; contexts close first.
 
+    foreign: it is tried in a process of its own first, unless it came with the package or has passed before.
     buffer_bytes: of the weights, by kind of buffer, as llama.cpp's log told (empty where it told nothing).
     """
 
-    def __init__(self, path: Path, *, vocab_only: bool = False, use_mmap: bool = True, use_extra_bufts: bool = True):
+    def __init__(
+        self, path: Path, *, vocab_only: bool = False, use_mmap: bool = True, use_extra_bufts: bool = True, foreign: bool = True
+    ):
         self.path = Path(path)
         self.gguf = check_gguf(self.path)
-        with Probe(self.gguf) as probe:
+        with Probe(self.gguf) if foreign else nullcontext() as probe:
             self.lib = lib = llama_lib()  # takes as long as the probe of a small model
-            probe.wait()
+            if probe is not None:
+                probe.wait()
         self._handle: Any = None
         self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
         params = lib.llama_model_default_params()

@@ -40,7 +40,7 @@ ALLOWED = {
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.
     "convert": {"errors", "gguf_file", "runtime", "__init__"},
     "data": {"errors", "types", "workspace", "__init__"},
-    "text": {"assets", "errors", "types", "workspace", "provenance", "runtime", "data"},
+    "text": {"assets", "errors", "types", "workspace", "provenance", "runtime", "probe", "data"},
     "cf": {"errors", "files", "types", "memory", "workspace", "provenance", "kernels", "data"},
     "dialogue": {"errors", "files", "types", "workspace", "text", "data", "cf"},
     "profiles": BASE | {"data", "text", "dialogue", "cf", "kernels"},

@@ -20,6 +20,7 @@ import numpy as np
 
 from reclm_lite.assets import encoder_path
 from reclm_lite.errors import ModelError
+from reclm_lite.probe import is_bundled
 from reclm_lite.runtime import Context, Model, clear_errors, file_sha256, last_errors, load_model, pick_threads
 from reclm_lite.text.expand import expanded, faster_type
 
@@ -145,7 +146,7 @@ class TextEncoder:
         to = faster_type() if expand is None else expand
         used = expanded(path, to) if to else path
         self._path = path
-        self._model = load_model(used)
+        self._model = load_model(used, foreign=not is_bundled(path))  # a copy is as sound as what it was made from
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         try:
