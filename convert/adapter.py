@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from reclm_lite.convert.files import MAX_CONFIG_BYTES, read_bounded
 from reclm_lite.convert.stored import StoredTensor, parse_unique_json, read_header, read_tensor
 from reclm_lite.errors import ModelError, shell_word
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_LARGEST = 2**31  # of a rank or an alpha; numbers beyond float overflow where they are divided
 # How a tensor's name ends -> what it is to its module. Any other tensor is one that was saved whole.
 _LEAVES = {
     ".lora_A.weight": "lora_A",
@@ -121,8 +123,8 @@ class Adapter:
             where = f"it is in {nested}: name that directory" if nested else "check the path"
             raise self.error(CONFIG, "none", where)
         try:
-            config = parse_unique_json(path.read_bytes())
-        except (ValueError, OSError) as error:
+            config = parse_unique_json(read_bounded(path, MAX_CONFIG_BYTES))
+        except ValueError as error:
             raise ModelError(f"expected JSON in {path}, found: {error}; copy the adapter again") from error
         if not isinstance(config, dict):
             raise ModelError(f"expected a JSON object in {path}, found {type(config).__name__}; copy it again")
@@ -131,13 +133,14 @@ class Adapter:
     def _refuse_what_cannot_be_merged(self) -> None:
         config = self.config
         if config.get("peft_type") != "LORA":
-            raise self.error("peft_type LORA", repr(config.get("peft_type")), "other kinds of adapters are not merged")
+            raise self.error("peft_type LORA", repr(config.get("peft_type"))[:80], "other kinds of adapters are not merged")
         for key, value in sorted(config.items()):
             if key in _REFUSED and value:
                 raise self.error(f"no {key}", repr(value)[:80], _REFUSED[key])
             if key not in _HARMLESS and key not in _REFUSED and value:
+                shown = key if key.isidentifier() and len(key) < 80 else repr(key)[:80]
                 raise self.error(
-                    "settings that are known here", f"{key}={repr(value)[:80]}", "it may change what the adapter does"
+                    "settings that are known here", f"{shown}={repr(value)[:80]}", "it may change what the adapter does"
                 )
         initial = config.get("init_lora_weights", True)
         if isinstance(initial, str) and initial.lower().startswith(_CHANGES_BASE):
@@ -281,4 +284,4 @@ class Adapter:
 
 
 def _is_positive(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
+    return type(value) in (int, float) and 0 < value <= _LARGEST

@@ -7,7 +7,6 @@ checkpoints: their values have been rounded once already.
 `Source` is what the rest of the conversion reads: a checkpoint, or a checkpoint with an adapter merged in (merge.py).
 """
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from reclm_lite.convert.files import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, parse_json, read_bounded
 from reclm_lite.convert.stored import (
     BLOCK_BYTES,
     StoredTensor,
@@ -27,6 +27,8 @@ from reclm_lite.errors import ModelError, shell_word
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_MAX_INDEX_BYTES = 25 << 20  # some 100 bytes a tensor
+_LARGE = frozenset(("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json", "tekken.json"))  # with a vocabulary
 _FOREIGN = ("adapter_model.safetensors", "consolidated")  # an adapter; the same weights under Mistral's own names
 _QUANTIZED_DTYPES = ("I8", "U8", "F8_", "F4", "F6_")
 _BESIDE_WEIGHTS = (
@@ -79,11 +81,9 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise ModelError(f"expected {path.name} in the checkpoint {path.parent}, found none; copy it there")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_bounded(path, MAX_TOKENIZER_BYTES if path.name in _LARGE else MAX_CONFIG_BYTES))
+    except ValueError as error:
         raise ModelError(f"expected JSON in {path}, found: {error}; copy the checkpoint again") from error
-    except OSError as error:
-        raise ModelError(f"expected to read {path}, found: {error.strerror}; check the file and its rights") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -157,8 +157,8 @@ class Checkpoint:
             found = sorted(self.directory.glob("*.safetensors"))
             return [file for file in found if not file.name.startswith(_FOREIGN)], None
         try:
-            index = parse_unique_json(index_path.read_bytes())
-        except (ValueError, OSError) as error:
+            index = parse_unique_json(read_bounded(index_path, _MAX_INDEX_BYTES))
+        except ValueError as error:
             raise ModelError(f"expected JSON in {index_path}, found: {error}; copy it again") from error
         weight_map = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(weight_map, dict) or not weight_map:

@@ -1,11 +1,18 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and small files read with a bound on their size and nesting."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from reclm_lite.errors import ModelError
+
+# Far above real files (config.json has some KB, the largest tokenizer.json 35 MB); parsed, JSON takes up to twenty times as much.
+MAX_CONFIG_BYTES = 4 << 20
+MAX_TOKENIZER_BYTES = 128 << 20
+_MAX_DEPTH = 64  # of brackets in brackets; real files have ten
 
 
 @contextmanager
@@ -26,3 +33,32 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
         raise ModelError(
             f"expected to write {out}, found: {error.strerror or error}; make room or choose another path"
         ) from error
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """A whole file of at most `most_bytes`; ModelError, naming it, for a larger one and for one that cannot be read."""
+    try:
+        with Path(path).open("rb") as stream:
+            data = stream.read(most_bytes + 1)
+    except OSError as error:
+        raise ModelError(f"expected to read {path}, found: {error.strerror or error}; check the file and its rights") from error
+    if len(data) > most_bytes:
+        raise ModelError(f"expected at most {most_bytes:,} bytes in {path}, found more; copy the file again")
+    return data
+
+
+def parse_json(text: bytes, pairs: Any = None) -> Any:
+    """JSON of bounded nesting, each object made by `pairs` if given. Raises ValueError with what is wrong."""
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=pairs)
+    except RecursionError as error:
+        raise ValueError("brackets nested too deep") from error
+    level, depth = [value], 0
+    while level := [
+        inner for one in level if isinstance(one, (dict, list)) for inner in (one.values() if isinstance(one, dict) else one)
+        if isinstance(inner, (dict, list))
+    ]:  # fmt: skip
+        depth += 1
+        if depth > _MAX_DEPTH:  # what shows a value in a message would run into Python's own bound
+            raise ValueError("brackets nested too deep")
+    return value

@@ -15,6 +15,7 @@ import numpy as np
 
 from reclm_lite.convert.files import whole_or_nothing
 from reclm_lite.errors import ModelError
+from reclm_lite.gguf_file import metadata_texts
 from reclm_lite.runtime import GgufSummary, check_gguf
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -24,6 +25,7 @@ _UINT32, _STRING, _ARRAY = 4, 8, 9  # GGUF value types
 _LEGACY_CHUNK = 512  # tokens of a chunk where a file does not say; llama.cpp's tools assume the same
 _MAX_NAME = 1024  # bytes of a name in a legacy file; more is corruption
 _MAX_COUNT = 2**53
+_MAX_UINT32 = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _checked(path: Path, name: str, sums: np.ndarray, counts: np.ndarray) -> Imp
     if not np.isfinite(sums).all() or (sums < 0).any():
         raise ModelError(f"expected finite sums of squares for {name!r} in {path}, found others; collect the matrix again")
     if not np.isfinite(counts).all() or (counts < 0).any() or (counts > _MAX_COUNT).any():
-        raise ModelError(f"expected numbers of tokens for {name!r} in {path}, found {counts.tolist()[:3]}; collect it again")
+        raise ModelError(f"expected numbers of tokens for {name!r} in {path}, found {counts[:3].tolist()}; collect it again")
     if not len(counts) or not sums.size or sums.size % len(counts):
         raise ModelError(f"expected {len(counts)} rows of sums for {name!r} in {path}, found {sums.size} values")
     return Importance(sums.reshape(len(counts), -1).astype(np.float32), np.rint(counts).astype(np.int64))
@@ -117,8 +119,13 @@ def _read_gguf(path: Path) -> Imatrix:
             "make one with `reclm export --imatrix auto`, or with llama.cpp's llama-imatrix"
         )
     count, size = (summary.metadata.get(f"imatrix.chunk_{key}") for key in ("count", "size"))
-    if not isinstance(count, int) or not isinstance(size, int) or "imatrix.datasets" not in summary.array_lengths:
+    if type(count) is not int or type(size) is not int or "imatrix.datasets" not in summary.array_lengths:
         raise ModelError(f"expected imatrix.datasets, imatrix.chunk_count and imatrix.chunk_size in {path}, found not all")
+    if not 0 <= count <= _MAX_UINT32 or not 0 <= size <= _MAX_UINT32:
+        raise ModelError(
+            f"expected imatrix.chunk_count and imatrix.chunk_size of 0 to {_MAX_UINT32} in {path}, found {count} and {size}; "
+            "collect the matrix again"
+        )
     tensors = {tensor.name: tensor for tensor in summary.tensors}
     names = sorted({name.removesuffix(_SUMS).removesuffix(_COUNTS) for name in tensors})
     entries = {}
@@ -135,15 +142,8 @@ def _read_gguf(path: Path) -> Imatrix:
             entries[name] = _checked(path, name, *pair)
     if not entries:
         raise ModelError(f"expected an importance matrix at {path}, found one without entries")
-    return Imatrix(entries, _datasets(path), count, size, path.name)
-
-
-def _datasets(path: Path) -> tuple[str, ...]:
-    from gguf import GGUFReader
-
-    field = GGUFReader(path).get_field("imatrix.datasets")
-    parts = [bytes(field.parts[i]) for i in field.data] if field else []
-    return tuple(part.decode("utf-8", errors="replace") for part in parts)
+    datasets = tuple(text.decode("utf-8", errors="replace") for text in metadata_texts(path, "imatrix.datasets"))
+    return Imatrix(entries, datasets, count, size, path.name)
 
 
 class _Legacy:
@@ -178,11 +178,15 @@ def _read_legacy(path: Path) -> Imatrix:
         if not 0 < length <= _MAX_NAME:
             raise ModelError(f"expected an importance matrix at {path}, found a name of {length} bytes")
         name = reader.take(length).decode("utf-8", errors="replace")
+        if name in entries:
+            raise ModelError(f"expected each name once in the importance matrix {path}, found {name!r} twice; collect it again")
         n_calls, n_values = reader.int32(), reader.int32()
         values = np.frombuffer(reader.take(4 * n_values), dtype="<f4")
         # Multiplied by a power of two, the mean stays the same to the bit; zero calls mean values that are means.
         calls = np.array([n_calls or 1], dtype=np.float64)
-        entries[name] = _checked(path, name, values * np.float32(_LEGACY_CHUNK), calls * _LEGACY_CHUNK)
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused
+            sums = values * np.float32(_LEGACY_CHUNK)
+        entries[name] = _checked(path, name, sums, calls * _LEGACY_CHUNK)
     chunk_count, datasets = 0, ()
     if reader.at < len(reader.raw):
         chunk_count = reader.int32()

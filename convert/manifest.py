@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reclm_lite import __version__
+from reclm_lite.convert.files import MAX_CONFIG_BYTES, parse_json, read_bounded
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import file_sha256
 
@@ -39,11 +40,9 @@ def load_manifest(directory: Path) -> dict[str, Any] | None:
         )
 
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        manifest = parse_json(read_bounded(path, MAX_CONFIG_BYTES))
+    except ValueError as error:  # of JSON, of UTF-8
         raise foreign(f"no JSON ({error})") from error
-    except OSError as error:
-        raise foreign(str(error.strerror)) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise foreign(f"format {manifest.get('format')!r}" if isinstance(manifest, dict) else "another document")
     matrix = manifest.get("imatrix")

@@ -8,8 +8,8 @@ Format followed: safetensors 1.0 (8-byte little-endian header length, JSON heade
 without gaps).
 """
 
-import json
 import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +18,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from reclm_lite.convert.files import parse_json
 from reclm_lite.errors import ModelError
 
 BLOCK_BYTES = 32 << 20
-_MAX_HEADER_BYTES = 100 << 20
+# Far above real files, whose headers take some 100 bytes a tensor; parsed, JSON takes up to twenty times as much.
+_MAX_HEADER_BYTES = 25 << 20
+_MAX_DIMS = 16
+_MAX_COUNT = 2**48  # of one dimension, and of bytes
 # safetensors dtype -> numpy dtype of the bytes on disk. bfloat16 is widened on reading.
 READABLE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 _HELD_BYTES = {"F32": 4, "F16": 2, "BF16": 6, "F64": 12}
@@ -56,15 +60,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def parse_unique_json(text: bytes) -> Any:
     """JSON whose objects name each key once. Raises ValueError with what is wrong."""
-    try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
-    except RecursionError as error:
-        raise ValueError("brackets nested too deep") from error
+    return parse_json(text, _unique_keys)
 
 
 def _counts(value: Any) -> tuple[int, ...] | None:
-    """`value` as whole numbers from 0; None if it is anything else."""
-    if not isinstance(value, list) or any(type(item) is not int or item < 0 for item in value):
+    """`value` as a few whole numbers from 0, none of them beyond any tensor; None if it is anything else."""
+    if not isinstance(value, list) or len(value) > _MAX_DIMS:
+        return None
+    if any(type(item) is not int or not 0 <= item <= _MAX_COUNT for item in value):
         return None
     return tuple(value)
 
@@ -85,8 +88,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             if len(prefix) < 8:
                 raise broken("an 8-byte header length", f"{size_bytes} bytes in all")
             n_header = struct.unpack("<Q", prefix)[0]
-            if n_header > min(_MAX_HEADER_BYTES, size_bytes - 8):
+            if n_header > size_bytes - 8:
                 raise broken(f"a header of {n_header} bytes", f"{size_bytes} bytes in all")
+            if n_header > _MAX_HEADER_BYTES:
+                raise broken(f"a header of at most {_MAX_HEADER_BYTES} bytes", f"{n_header}")
             text = stream.read(n_header)
     except OSError as error:
         raise ModelError(f"expected to read {path}, found: {error.strerror}; check the file and its rights") from error
@@ -105,6 +110,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     for name, entry in header.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
             raise broken(f"dtype, shape and data_offsets for tensor {name!r}", repr(entry)[:80])
+        if not re.fullmatch("[A-Z0-9_]{1,16}", entry["dtype"]):
+            raise broken(f"a dtype such as F32 or BF16 for tensor {name!r}", repr(entry["dtype"])[:80])
         shape, offsets = _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
         if shape is None:
             raise broken(f"a shape of whole numbers for tensor {name!r}", repr(entry.get("shape"))[:80])

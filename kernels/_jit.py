@@ -11,7 +11,9 @@ from contextlib import contextmanager
 import numba
 import numpy as np
 
+from reclm_lite.errors import InputError
 from reclm_lite.kernels._library import threads
+from reclm_lite.threads import check_threads, prove_threads
 
 # Lets LLVM sum a row in vector lanes. NaN and infinity keep their meaning; the order of a sum depends on the
 # processor's vector width, never on the number of threads.
@@ -97,12 +99,20 @@ def exp_at_most_zero(values, bits):
         values[j] *= powers[j]
 
 
+@functools.cache
+def _prove_pool() -> None:
+    """numba starts all its threads with the first parallel loop, whatever that loop may use."""
+    n_threads = check_threads(numba.config.NUMBA_NUM_THREADS, InputError, "NUMBA_NUM_THREADS")
+    prove_threads(n_threads, InputError)
+
+
 @contextmanager
 def limited(n_threads: int | None, n_operations: int) -> Iterator[None]:
     """Parallel numba loops inside use so many threads (None: the kernels' default), at most those numba was started with.
 
     Small work stays on one: to meet costs threads more than it takes, much more on a busy machine.
     """
+    _prove_pool()
     before = numba.get_num_threads()
     wanted = threads(n_threads)
     numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS) if n_operations >= SMALL else 1)

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from reclm_lite.errors import InputError, ReclmError
+from reclm_lite.threads import check_threads, prove_threads
 
 log = logging.getLogger(__name__)
 
 ABI_VERSION = 2
 LIBRARY_NAME = "libreclm_kernels.dylib" if sys.platform == "darwin" else "libreclm_kernels.so"
-MAX_THREADS = 1024
 # In the order of the RECLM_ISA_ numbers of src/isa.h.
 ISAS = ("base", "avx2", "avx512", "avx512vnni")
 I32, I64, F32, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -130,10 +130,13 @@ def use_isa(name: str) -> None:
 
 
 def default_threads() -> int:
-    """Threads a kernel uses unless told: OMP_NUM_THREADS (of a list, the first), else the CPUs this process may use."""
+    """Threads a kernel uses unless told: OMP_NUM_THREADS (of a list, the first), else the CPUs this process may use.
+
+    Raises InputError where OMP_NUM_THREADS asks for more than the machine can be asked for.
+    """
     value = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if value.isascii() and value.isdigit() and int(value) > 0:
-        return min(int(value), MAX_THREADS)
+    if value.isascii() and value.isdigit() and value.strip("0"):
+        return check_threads(int(value[:20]), InputError, "OMP_NUM_THREADS")
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -145,12 +148,16 @@ def integer(name: str, value: int, least: int, most: int, of: str = "") -> int:
 
 
 def threads(n_threads: int | None) -> int:
-    """A checked number of threads; one in a process that was forked off another that had several."""
-    n_threads = default_threads() if n_threads is None else integer("threads", n_threads, 1, MAX_THREADS)
+    """A checked number of threads; one in a process that was forked off another that had several.
+
+    Raises InputError for more than the machine can be asked for, or than the system lets this process start.
+    """
+    n_threads = default_threads() if n_threads is None else check_threads(n_threads, InputError)
     if n_threads > 1 and _process_of_threads() != os.getpid():
         # OpenMP's threads are not forked, and its barriers would wait for them for ever.
         _tell_of_fork(os.getpid())
         return 1
+    prove_threads(n_threads, InputError)
     return n_threads
 
 

@@ -1,8 +1,8 @@
 """The only place where llama.cpp is loaded, and the owners of what it allocates.
 
 llama.cpp trusts its input, its log goes to stderr, and every model and context must be freed by hand. Here a file
-is proved whole before llama.cpp sees it (`check_gguf`), the log is silenced but its last error lines go into the
-exception, and `Model` and `Context` free what they own. Left out: sampling, batching and pooling, which belong to
+is proved whole before llama.cpp sees it (`check_gguf`), a foreign one is tried in a process of its own (`Probe`), the log is
+silenced but its last error lines go into the exception, and `Model` and `Context` free what they own. Left out: sampling, batching and pooling, which belong to
 the callers.
 """
 
@@ -15,7 +15,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +25,8 @@ import numpy as np
 from reclm_lite.errors import ModelError
 from reclm_lite.files import file_sha256
 from reclm_lite.gguf_file import GgufSummary, TensorInfo, check_gguf
+from reclm_lite.probe import Probe
+from reclm_lite.threads import MOST_OF_LLAMA_CPP, check_threads, prove_threads
 
 __all__ = ["GgufSummary", "TensorInfo", "check_gguf", "file_sha256"]  # part of this module's interface
 
@@ -40,12 +42,9 @@ _KV_INT, _KV_STR, _KV_STR_BYTES = 0, 3, 127  # enum llama_model_kv_override_type
 def pick_threads(n_threads: int | None = None) -> int:
     """The number of threads to use: `n_threads` if given, else the CPUs this process may run on."""
     if n_threads is not None:
-        if n_threads < 1:
-            raise ModelError(f"expected a number of threads of at least 1, found {n_threads}")
-        return n_threads
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, min(os.cpu_count() or 1, len(os.sched_getaffinity(0))))
-    return os.cpu_count() or 1
+        return min(check_threads(n_threads, ModelError), MOST_OF_LLAMA_CPP)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(os.cpu_count() or 1, usable, MOST_OF_LLAMA_CPP))
 
 
 @functools.cache
@@ -142,13 +141,19 @@ def long_call() -> Iterator[list[int]]:
 class Model:
     """A model that llama.cpp has loaded, and its vocabulary. Frees it in `close()`; contexts close first.
 
+    foreign: it is tried in a process of its own first, unless it came with the package or has passed before.
     buffer_bytes: of the weights, by kind of buffer, as llama.cpp's log told (empty where it told nothing).
     """
 
-    def __init__(self, path: Path, *, vocab_only: bool = False, use_mmap: bool = True, use_extra_bufts: bool = True):
+    def __init__(
+        self, path: Path, *, vocab_only: bool = False, use_mmap: bool = True, use_extra_bufts: bool = True, foreign: bool = True
+    ):
         self.path = Path(path)
         self.gguf = check_gguf(self.path)
-        self.lib = lib = llama_lib()
+        with Probe(self.gguf) if foreign else nullcontext() as probe:
+            self.lib = lib = llama_lib()  # takes as long as the probe of a small model
+            if probe is not None:
+                probe.wait()
         self._handle: Any = None
         self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
         params = lib.llama_model_default_params()
@@ -272,6 +277,7 @@ class Context:
             self._cb_eval = self.lib.ggml_backend_sched_eval_callback(lambda tensor, ask, user_data: cb_eval(tensor, ask))
             c_params.cb_eval = self._cb_eval
         c_params.n_threads = c_params.n_threads_batch = pick_threads(n_threads)
+        prove_threads(c_params.n_threads, ModelError)
         c_params.no_perf = True
         try:
             with long_call(), _new_buffers() as self.buffer_bytes:
@@ -330,7 +336,10 @@ def quantize_file(
     max_buf_size: bytes of one tensor's rows in work at once; 0 is llama.cpp's default (8 GiB).
     Raises ModelError where llama.cpp refuses. A Ctrl-C is raised when llama.cpp returns.
     """
-    lib = llama_lib()
+    prove_threads(check_threads(n_threads, ModelError), ModelError)
+    with Probe(check_gguf(source)) as probe:
+        lib = llama_lib()
+        probe.wait()
     params = lib.llama_model_quantize_default_params()
     params.ftype, params.nthread, params.allow_requantize = ftype, n_threads, requantize
     params.max_buf_size = max_buf_size or params.max_buf_size

@@ -134,7 +134,7 @@ class Workspace:
                 f"{self.db_path} cannot be opened for work ({error}): see that the disk has space, that {self.root} may be written "
                 "and that no other process holds it, then run the command again"
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter for SQLite's own words on a damaged file
             raise WorkspaceError(
                 f"{self.db_path} cannot be read as a workspace database ({error}): put a copy back, "
                 "or make a new workspace with `reclm init`"

@@ -18,7 +18,7 @@ import pytest
 import reclm_lite
 
 PACKAGE = Path(reclm_lite.__file__).parent
-BASE = {"artefacts", "assets", "errors", "types", "memory", "schema", "workspace", "provenance", "gguf_file", "runtime", "files", "__init__"}
+BASE = {"artefacts", "assets", "errors", "types", "memory", "schema", "workspace", "provenance", "gguf_file", "runtime", "probe", "threads", "files", "__init__"}
 
 # part -> parts it may import, besides itself.
 ALLOWED = {
@@ -27,17 +27,21 @@ ALLOWED = {
     "assets": {"errors"},
     "provenance": {"errors"},
     "memory": {"errors"},
-    "gguf_file": {"errors"},
+    "gguf_limits": {"errors", "gguf_file"},  # the latter for its types alone
+    "gguf_file": {"errors", "gguf_limits"},
     "files": {"errors"},
-    "runtime": {"errors", "gguf_file", "files"},
+    "threads": {"errors"},
+    "probe_child": set(),  # run as a script in a process of its own
+    "probe": {"errors", "files", "gguf_file", "probe_child"},
+    "runtime": {"errors", "gguf_file", "files", "probe", "threads"},
     "schema": {"errors"},
     "artefacts": set(),
     "workspace": {"artefacts", "errors", "types", "schema", "provenance", "files", "__init__"},
-    "kernels": {"errors"},
+    "kernels": {"errors", "threads"},
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.
     "convert": {"errors", "gguf_file", "runtime", "__init__"},
     "data": {"errors", "types", "workspace", "__init__"},
-    "text": {"assets", "errors", "types", "workspace", "provenance", "runtime", "data"},
+    "text": {"assets", "errors", "types", "workspace", "provenance", "runtime", "probe", "data"},
     "cf": {"artefacts", "errors", "files", "types", "memory", "workspace", "provenance", "kernels", "data"},
     "dialogue": {"errors", "files", "types", "workspace", "text", "data", "cf"},
     "profiles": BASE | {"data", "text", "dialogue", "cf", "kernels"},

@@ -5,6 +5,7 @@ How (mean, first or last token) and how many tokens a text may have are read fro
 sentence-transformers puts beside a model; without them, mean over all positions.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ def _pooling(directory: Path) -> str:
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ModelError(f"expected Transformer, Pooling and Normalize in {path}, found {kind}; cannot be converted")
         if kind == "Pooling":
+            if not re.fullmatch(r"[\w-]{1,64}", module["path"], re.ASCII):
+                raise ModelError(
+                    f"expected a folder of the checkpoint as path of its Pooling in {path}, found {shown(module['path'])}; copy it again"
+                )
             settings = read_object(directory / module["path"] / "config.json")
             on = [mode for mode, chosen in settings.items() if mode.startswith("pooling_mode_") and chosen]
             modes = [_POOLING_MODES.get(mode, mode) for mode in on] or [settings.get("pooling_mode")]

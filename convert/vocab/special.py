@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reclm_lite.convert.checkpoint import optional_json
+from reclm_lite.convert.files import MAX_CONFIG_BYTES, read_bounded
 from reclm_lite.convert.vocab.table import (
     NAMED,
     content,
@@ -191,7 +192,7 @@ def _stored_template(directory: Path, settings: dict[str, Any]) -> Any:
         files = {"default": file} if file.is_file() else {}
         files |= {path.stem: path for path in named}
         try:
-            texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+            texts = {name: read_bounded(path, MAX_CONFIG_BYTES).decode() for name, path in files.items()}
         except UnicodeDecodeError as error:
             raise refuse(directory, "chat templates in UTF-8", str(error)) from error
         if set(texts) == {"default"}:

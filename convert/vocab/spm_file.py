@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from reclm_lite.convert.files import MAX_TOKENIZER_BYTES, read_bounded
 from reclm_lite.errors import ModelError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # SentencePiece.Type; gguf.TokenType is the same
@@ -83,7 +84,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     trainer: dict[int, object] = {}
     normalizer: dict[int, object] = {}
     try:
-        for field, value in _fields(memoryview(path.read_bytes())):
+        for field, value in _fields(memoryview(read_bounded(path, MAX_TOKENIZER_BYTES))):
             if field == _PIECES:
                 piece = dict(_fields(value))
                 score = struct.unpack("<f", piece[_SCORE])[0] if _SCORE in piece else 0.0

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import click
 
+from ..errors import InputError
+from ..threads import check_threads
+
 BAR_WIDTH = 24  # characters, where there is room
 
 
@@ -42,8 +45,9 @@ workspace_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 threads_option = click.option(
-    "--threads", "n_threads", type=click.IntRange(min=1), default=None, help="CPU threads [default: all usable cores]."
-)
+    "--threads", "n_threads", type=click.IntRange(min=1), default=None, help="CPU threads [default: all usable cores].",
+    callback=lambda context, option, value: value if value is None else check_threads(value, InputError, "--threads"),
+)  # fmt: skip
 
 
 def print_json(document: object) -> None:

@@ -39,7 +39,7 @@ def kv_bytes_per_slot(gguf: Any, n_ctx: int) -> int:
         found = gguf.metadata.get(f"{gguf.architecture}.{key}", default)
         return max(found) if isinstance(found, list) else int(found)
 
-    n_embd, n_head = number("embedding_length", 1), number("attention.head_count", 1)
+    n_embd, n_head = number("embedding_length", 1), max(1, number("attention.head_count", 1))
     n_head_kv = number("attention.head_count_kv", n_head)
     width = number("attention.key_length", n_embd // n_head) + number("attention.value_length", n_embd // n_head)
     return _F16 * number("block_count", 1) * n_head_kv * width * -(-n_ctx // _CELLS) * _CELLS

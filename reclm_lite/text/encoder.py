@@ -20,6 +20,7 @@ import numpy as np
 
 from reclm_lite.assets import encoder_path
 from reclm_lite.errors import ModelError
+from reclm_lite.probe import is_bundled
 from reclm_lite.runtime import Context, Model, clear_errors, file_sha256, last_errors, load_model, pick_threads
 from reclm_lite.text.expand import expanded, faster_type
 
@@ -145,7 +146,7 @@ class TextEncoder:
         to = faster_type() if expand is None else expand
         used = expanded(path, to) if to else path
         self._path = path
-        self._model = load_model(used)
+        self._model = load_model(used, foreign=not is_bundled(path))  # a copy is as sound as what it was made from
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         try:
@@ -172,6 +173,12 @@ class TextEncoder:
                 f"expected an embedding model with pooling among {sorted(_POOLING_NAMES.values())} in "
                 f"{self._model.path}, found architecture {self._model.gguf.architecture!r} with pooling type "
                 f"{pooling_type}; use a GGUF file of a sentence encoder"
+            )
+        # Vectors are read with as many columns as the model is wide.
+        if self._metadata("embedding_length_out") not in (None, 0, self.dim):
+            raise ModelError(
+                f"expected vectors of {self.dim} columns from {self._model.path}, found embedding_length_out "
+                f"{self._metadata('embedding_length_out')}; use a GGUF file of another sentence encoder"
             )
         return pooling_type
 

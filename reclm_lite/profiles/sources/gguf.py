@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...dialogue.templates import INSTRUCT_VERSION, TEMPLATE_VERSION
 from ...errors import ModelError
+from ...probe import encodes
 from ...runtime import file_sha256, load_model
 from ..answers import Brake, Generation, Group, Spent, judge
 from ..chat import chat_wrap
@@ -19,10 +20,6 @@ MAX_NEW_TOKENS_INSTRUCT = 128
 _TOKEN_BYTES, _PROMPT_BYTES = 8, 400  # of the prompts that the engine sorts: tokens and their key, and what Python adds
 MAX_N_CTX = 4096  # tokens of a prompt and its answer, where the model was trained on so many
 SHORTEST = f"{HEAD} a, b, c;{MIDDLE} a, b, c"
-# Architectures of llama.cpp that make vectors and no text.
-ENCODERS = frozenset(
-    ("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert", "t5encoder")
-)
 
 
 class Model:
@@ -38,7 +35,7 @@ class Model:
         with load_model(path, vocab_only=True) as model:
             architecture = model.gguf.architecture
             # llama.cpp aborts the process where an encoder is asked for the next token.
-            if model.gguf.metadata.get(f"{architecture}.attention.causal") is False or architecture in ENCODERS:
+            if encodes(model.gguf):
                 raise ModelError(
                     f"expected a model that writes text, found {path}, an encoder ({architecture}); "
                     "name a GGUF file of a causal language model"

@@ -1,0 +1,100 @@
+"""A workspace that somebody else made: one of its files is mutated, then it is opened, described, split into stages and served from."""
+
+import functools
+import shutil
+import sqlite3
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from harness import Target
+
+from reclm_lite.errors import ReclmError
+
+FILES = (
+    "workspace.toml", "matrices/interactions.safetensors", "matrices/split.safetensors", "matrices/neighbors.safetensors",
+    "models/ease.safetensors", "models/biasmf.safetensors", "models/.biasmf.checkpoint/select.safetensors", "workspace.db",
+)  # fmt: skip
+
+
+@functools.cache
+def template() -> Path:
+    """A small workspace with a file of each kind, made once for each process."""
+    import atexit
+    import os
+
+    import numpy as np
+
+    from reclm_lite.cf import checkpoint
+    from reclm_lite.cf.fit import fit
+    from reclm_lite.cf.interface import FittedModel, save
+    from reclm_lite.cf.neighbors import NAME
+    from reclm_lite.data.dataset import Imported, load_split, save_imported
+    from reclm_lite.data.split import run_split
+    from reclm_lite.types import ItemText
+    from reclm_lite.workspace import Workspace
+
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-workspace-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with Workspace.create(folder / "template") as ws:
+        users, items = np.repeat(np.arange(4, dtype=np.int32), 4), np.tile(np.arange(4, dtype=np.int32), 4)
+        items = (items + users) % 5
+        texts = [ItemText(f"Title {n}", "", "", "") for n in range(5)]
+        save_imported(ws, Imported("x", [f"u{n}" for n in range(4)], [f"i{n}" for n in range(5)], texts, users, items))
+        run_split(ws, "ratio", seed=0)
+        fit(ws, "ease")
+        inputs = {"matrices/split": load_split(ws).fingerprint}
+        save(FittedModel("biasmf", np.eye(4, 3, dtype=np.float32), np.eye(5, 3, dtype=np.float32), None, np.ones(4, bool)), ws, inputs=inputs)
+        ws.save(NAME, {"indices": np.array([[1], [2], [3], [0]], np.int32)}, inputs=inputs, params={})
+        ws.db.execute("PRAGMA journal_mode=DELETE")  # all of it in one file
+        ws.db.execute("VACUUM")
+    (folder / "template/models/.biasmf.checkpoint").mkdir()
+    state = checkpoint.State.start({"user_vectors": np.zeros((4, 2), np.float32)})
+    checkpoint.write(folder / "template" / FILES[6], "made of this", state)
+    return folder / "template"
+
+
+def run(data: bytes) -> str:
+    """The first byte chooses the file; the rest is its content."""
+    from reclm_lite.cf import checkpoint
+    from reclm_lite.serve.recommend import recommend
+    from reclm_lite.status import workspace_status
+    from reclm_lite.workspace import Workspace
+
+    if not data:
+        return "refused"
+    root = template().with_name("copy")
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(template(), root)
+    name = FILES[data[0] % len(FILES)]
+    (root / name).write_bytes(data[1:])
+    outside = root.with_name("outside")
+    outside.write_text("mine")
+    checkpoint.read(root / FILES[6], "made of this")
+    try:
+        with Workspace.open(root) as ws:
+            workspace_status(ws)
+            ws.config  # noqa: B018
+            answers = [recommend(ws, "u1", k=3, model=model, allow_stale=True) for model in (None, "ease", "biasmf")]
+    except ReclmError:
+        return "refused"
+    except sqlite3.DatabaseError:  # the command line makes a sentence of it
+        return "refused: database"
+    assert outside.read_text() == "mine"
+    for answer in answers:
+        assert all(item.item in {f"i{n}" for n in range(5)} or name == "workspace.db" for item in answer.items)
+    return "accepted"
+
+
+def seeds() -> list[bytes]:
+    return [bytes([number]) + (template() / name).read_bytes() for number, name in enumerate(FILES)]
+
+
+TARGETS = (
+    Target(
+        "workspace_files", "a workspace of somebody else", seeds, run, max_bytes=200_000, n_slice=250,
+        dictionary=(b'"fingerprint"', b'"inputs"', b'"ids"', b'{"reclm"', b"null", b"[[[[", b"1e999", b"-1", b"F64", b"BF16", b"BOOL", b"../../outside",
+                    b'"data_offsets"', b'"shape"', b"[data]\n", b"data = 1\n", b"SQLite format 3\x00"),
+    ),
+)  # fmt: skip
