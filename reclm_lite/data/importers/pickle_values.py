@@ -151,7 +151,7 @@ def call(name: object, args: object) -> object:
     if name is DTYPE:
         # Flags are (False, True), which old NumPy wrote as (0, 1).
         if not _are(args, str, (bool, int), (bool, int)) or args[1:] != (0, 1) or args[0] not in _LETTERS:
-            code = f" {shown(args[0])!r}" if type(args) is tuple and args and type(args[0]) is str else ""
+            code = f" {shown(args[0])}" if type(args) is tuple and args and type(args[0]) is str else ""
             raise unexpected(f"a dtype{code} that is not a number's or not written as NumPy writes it")
         return DType(args[0])
     if name is SCALAR:
@@ -196,7 +196,7 @@ def _order(dtype: DType, order: str) -> str:
         return order
     if order == "|" and dtype.itemsize == 1:
         return "="
-    raise unexpected(f"a dtype of the byte order {shown(order)!r}")
+    raise unexpected(f"a dtype of the byte order {shown(order)}")
 
 
 def _array(state: object) -> np.ndarray:
