@@ -67,7 +67,10 @@ def parse(data: bytes) -> str:
 
 
 def pickle_seeds() -> list[bytes]:
-    return [data for _, data, _ in good_pickles()] + [data for _, data in hostile_pickles() if len(data) <= 1000]
+    """As many good ones as hostile ones, so that half of the mutated ones begin as good ones."""
+    hostile = [data for _, data in hostile_pickles() if len(data) <= 1000]
+    good = [data for _, data, _ in good_pickles()]
+    return good * (len(hostile) // len(good)) + hostile
 
 
 # -- a folder ----------------------------------------------------------------------
