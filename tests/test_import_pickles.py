@@ -96,7 +96,15 @@ def test_a_pickle_that_names_a_foreign_class_is_refused_and_not_run(tmp_path, mo
 
 @pytest.mark.parametrize(
     "value",
-    [collections.OrderedDict(a=1), np.array([{}, None], dtype=object), np.random.default_rng(0), sp.csr_matrix((2, 2)), np.dtype("O"), complex(1, 2), {1}],
+    [
+        collections.OrderedDict(a=1),
+        np.array([{}, None], dtype=object),
+        np.random.default_rng(0),
+        sp.csr_matrix((2, 2)),
+        np.dtype("O"),
+        complex(1, 2),
+        {1},
+    ],
     ids=["OrderedDict", "object array", "generator", "csr", "object dtype", "complex", "set"],
 )
 def test_what_the_format_does_not_need_is_refused(value):
@@ -126,7 +134,13 @@ def test_every_crafted_pickle_is_refused_with_a_sentence():
 
 
 def test_opcodes_that_are_left_out_are_refused_by_name():
-    for data, said in ((b"Pid\n.", "PERSID at byte 0"), (b"N2\x86.", "DUP at byte 1"), (b"\x82\x01.", "EXT1"), (b"\x97.", "NEXT_BUFFER"), (b"(o.", "OBJ")):
+    for data, said in (
+        (b"Pid\n.", "PERSID at byte 0"),
+        (b"N2\x86.", "DUP at byte 1"),
+        (b"\x82\x01.", "EXT1"),
+        (b"\x97.", "NEXT_BUFFER"),
+        (b"(o.", "OBJ"),
+    ):
         assert f"holds the opcode {said}" in refusal(data)
     assert "byte 0, 0xff, is no opcode" in refusal(b"\xff")
 
@@ -185,9 +199,17 @@ def test_a_file_beyond_the_bound_is_not_read(tmp_path):
 
 
 def test_a_shared_value_counts_wherever_it_is_used():
-    # Seven lists, each with the one before ten times: 10^7 values in 300 bytes, which any walk through them would visit.
+    # Seven lists, each with the one before ten times: 10^7 values in 200 bytes, which any walk through them would visit.
     lists = b"](" + b"N" * 10 + b"e\x94" + b"".join(b"](" + b"h%c" % n * 10 + b"e\x94" for n in range(6))
-    assert "has more than 5,000,000 values" in refusal(b"](" + lists + b"e.")
+    data = b"](" + lists + b"e."
+    assert f"has more than {1000 + 16 * len(data):,} values" in refusal(data)
+    parse_pickle(b"](](NNNNe\x94" + b"h\0" * 200 + b"e.", HERE)
+
+
+def test_arrays_have_no_more_bytes_than_the_file():
+    shared = b"(" + array(data=raw(bytes(800)) + b"\x94", shape=group(whole(200))) + array(data=b"h\0", shape=group(whole(200)))
+    assert len(parse_pickle(shared[: shared.index(b"cnumpy.core", 20)] + b"t.", HERE)) == 1
+    assert "arrays with more bytes than the file" in refusal(shared + b"t.")
 
 
 def test_memo_places_are_taken_one_by_one():
@@ -355,10 +377,14 @@ BAD_TEXTS = {
     "an id of 10^30": ({10**30: {}}, "of 13 bytes, beyond 64 bits"),
     "an id of 2^63": ({1 << 63: {}}, "expected item ids below 2^63"),
     "an item twice": (mapping(whole(3), b"}", whole(3), b"}") + b".", "holds the item id 3 twice"),
-    "a field twice": (mapping(whole(3), mapping(text("title"), text("a"), text("title"), text("b"))) + b".", "whose keys are names, found 3"),
+    "a field twice": (
+        mapping(whole(3), mapping(text("title"), text("a"), text("title"), text("b"))) + b".",
+        "whose keys are names, found 3",
+    ),
     "a thousand fields": ({3: {f"k{n}": "" for n in range(1000)}}, "whose keys are names, found 3"),
     "shared titles": (
-        mapping(*(part for n in range(200) for part in (whole(n), mapping(text("title"), b"h\0" if n else text("x" * 100_000) + b"\x94")))) + b".",
+        mapping(*(part for n in range(200) for part in (whole(n), mapping(text("title"), b"h\0" if n else text("x" * 100_000) + b"\x94"))))
+        + b".",
         "more than 16 characters for each byte",
     ),
 }

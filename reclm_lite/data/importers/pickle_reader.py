@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .pickle_values import NAMES, PickledDict, UnbuiltArray, build, call, damaged, foreign, new, shown, too_large, unexpected
+from .pickle_values import NAMES, PickledDict, UnbuiltArray, build, call, damaged, foreign, kind, new, shown, too_large, unexpected
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,15 @@ class _Reader:
     """The stack, marks and memo of one pickle.
 
     memo: values by index; picklers count up from 0, cPickle from 1, so no index allocates more than its own place.
+    array_bytes_left: what further arrays may have. All of them together have at most the file's own bytes.
     """
 
-    __slots__ = ("data", "limits", "marks", "memo", "position", "stack")
+    __slots__ = ("array_bytes_left", "data", "limits", "marks", "memo", "position", "stack")
 
     def __init__(self, data: bytes, limits: PickleLimits) -> None:
         self.data, self.limits = data, limits
         self.position = 0
+        self.array_bytes_left = len(data)
         self.stack: list[object] = []
         self.marks: list[int] = []
         self.memo: list[object] = []
@@ -123,7 +125,7 @@ class _Reader:
             raise damaged(f"the opcode at byte {self.position - 1} takes a value that is not there")
         value = self.stack[-1]
         if types and type(value) not in types:
-            raise damaged(f"the opcode at byte {self.position - 1} adds to a {type(value).__name__}")
+            raise damaged(f"the opcode at byte {self.position - 1} adds to a {kind(value)}")
         return value
 
     def put(self, index: int) -> None:
@@ -133,7 +135,7 @@ class _Reader:
         if index != len(memo):
             raise damaged(f"it keeps value {index} where {len(memo)} comes next")
         memo.append(value)
-        if type(value) is UnbuiltArray:
+        if type(value) is UnbuiltArray and value.memo is not None:
             value.memo.append(index)
 
     def get(self, index: int) -> None:
@@ -456,8 +458,10 @@ def _newobj(reader: _Reader) -> None:
 @_on("BUILD")
 def _build(reader: _Reader) -> None:
     target, state = reader.pop(2)
-    built = build(target, state)
+    built = build(target, state, reader.array_bytes_left)
     reader.stack.append(built)
     if type(target) is UnbuiltArray:  # what was kept of it, before it was an array
+        reader.array_bytes_left -= built.nbytes
         for index in target.memo:
             reader.memo[index] = built
+        target.memo = None

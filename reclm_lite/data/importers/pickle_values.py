@@ -56,7 +56,10 @@ def shown(text: str) -> str:
 
 def kind(value: object) -> str:
     """The type of a value in the words of a message."""
-    names = {PickledDict: "dictionary", CooMatrix: "coo_matrix", np.ndarray: "array", int: "whole number", str: "text"}
+    names = {
+        PickledDict: "dictionary", CooMatrix: "coo_matrix", np.ndarray: "array", UnbuiltArray: "array", DType: "dtype", Name: "class",
+        int: "whole number", str: "text", type(None): "None",
+    }  # fmt: skip
     return names.get(type(value), type(value).__name__)
 
 
@@ -109,12 +112,12 @@ for _module in ("coo", "_coo"):
 
 
 class UnbuiltArray:
-    """What `_reconstruct` gives: an array before its state. memo: the places where the pickle has kept it."""
+    """What `_reconstruct` gives: an array before its state. memo: the places where the pickle has kept it; None after BUILD."""
 
     __slots__ = ("memo",)
 
     def __init__(self) -> None:
-        self.memo: list[int] = []
+        self.memo: list[int] | None = []
 
 
 @dataclass(slots=True)
@@ -173,10 +176,13 @@ def new(name: object, args: object) -> CooMatrix:
     raise unexpected("an object other than a coo_matrix built by NEWOBJ")
 
 
-def build(target: object, state: object) -> object:
-    """BUILD: `target` with its state; an array's stand-in becomes an array, read-only, in the machine's byte order."""
-    if type(target) is UnbuiltArray:
-        return _array(state)
+def build(target: object, state: object, max_bytes: int) -> object:
+    """BUILD: `target` with its state; an array's stand-in becomes an array of at most `max_bytes`.
+
+    Arrays are in the machine's byte order, and read-only where their bytes are the file's own.
+    """
+    if type(target) is UnbuiltArray and target.memo is not None:
+        return _array(state, max_bytes)
     if type(target) is DType and target.order is None:
         if not _are(state, int, str, *(type(None),) * 3, int, int, int) or state[0] != 3 or state[5:] != (-1, -1, 0):
             raise unexpected("a dtype whose state is not that of a plain number")
@@ -199,7 +205,7 @@ def _order(dtype: DType, order: str) -> str:
     raise unexpected(f"a dtype of the byte order {shown(order)}")
 
 
-def _array(state: object) -> np.ndarray:
+def _array(state: object, max_bytes: int) -> np.ndarray:
     if not _are(state, int, tuple, DType, bool, (bytes, str)) or state[0] != 1:
         raise unexpected("an array whose state is not written as NumPy writes it")
     _, shape, dtype, fortran, data = state
@@ -211,6 +217,8 @@ def _array(state: object) -> np.ndarray:
         n_values *= length
     if len(data) != n_values * dtype.itemsize:
         raise unexpected(f"an array of {n_values * dtype.itemsize} bytes by its shape with {len(data)} bytes of data")
+    if len(data) > max_bytes:
+        raise unexpected("arrays with more bytes than the file, because they share them")
     if not n_values:
         return np.zeros(shape, dtype.code)
     if dtype.code == "b1" and data.translate(None, b"\0\1"):

@@ -20,6 +20,9 @@ from .pickle_values import CooMatrix, PickledDict, PickleRefused, too_large, une
 
 __all__ = ["CooMatrix", "PickleLimits", "PickledDict", "load_pickle", "parse_pickle"]
 
+# A value takes at least a byte of the file, unless lists or dictionaries are shared: so many times may they be, on average.
+VALUES_ALWAYS_ALLOWED = 1000
+VALUES_PER_BYTE = 16
 _LEAVES = {int, bool, float, str, bytes, type(None), np.ndarray}
 
 
@@ -42,17 +45,17 @@ def parse_pickle(data: bytes, path: Path, limits: PickleLimits = LIMITS) -> obje
     try:
         if len(data) > limits.max_file_bytes:
             raise too_large(f"{limits.max_file_bytes:,} bytes")
-        return _checked(read(data, limits), limits)
+        return _checked(read(data, limits), limits.max_depth, min(limits.max_values, VALUES_ALWAYS_ALLOWED + VALUES_PER_BYTE * len(data)))
     except PickleRefused as refused:
         raise InputError(f"{path} {refused}") from refused
     except MemoryError as error:
         raise InputError(f"{path} does not fit into this machine's memory: {len(data):,} bytes as a file, and more when read") from error
 
 
-def _checked(value: object, limits: PickleLimits) -> object:
+def _checked(value: object, max_depth: int, max_values: int) -> object:
     """`value`, if all in it are finished values, not too many and not too deep; level by level, so nothing here recurses."""
     level, n_values = [[value]], 1
-    for _ in range(limits.max_depth + 1):
+    for _ in range(max_depth + 1):
         below = []
         for values in level:
             if set(map(type, values)) <= _LEAVES:
@@ -62,12 +65,12 @@ def _checked(value: object, limits: PickleLimits) -> object:
                     continue
                 below.append(_inside(one))
                 n_values += len(below[-1])
-                if n_values > limits.max_values:
-                    raise too_large(f"{limits.max_values:,} values, shared ones counted wherever they are used")
+                if n_values > max_values:
+                    raise too_large(f"{max_values:,} values, shared ones counted wherever they are used")
         if not below:
             return value
         level = below
-    raise unexpected(f"values nested deeper than {limits.max_depth} levels, or one that contains itself")
+    raise unexpected(f"values nested deeper than {max_depth} levels, or one that contains itself")
 
 
 def _inside(value: object) -> Collection[object]:
