@@ -212,6 +212,11 @@ def test_arrays_have_no_more_bytes_than_the_file():
     assert "arrays with more bytes than the file" in refusal(shared + b"t.")
 
 
+def test_quoted_text_has_a_bound():
+    assert len(parse_pickle(b"S'" + b"\\n" * 500_000 + b"'\n.", HERE)) == 500_000
+    assert "does not end within 1048576 bytes" in refusal(b"S'" + b"\\n" * 600_000 + b"'\n.")
+
+
 def test_memo_places_are_taken_one_by_one():
     assert "keeps value 2147483648 where 0 comes next" in refusal(b"Nr\0\0\0\x80.")
 

@@ -32,6 +32,8 @@ LIMITS = PickleLimits()
 # Names of classes and numbers as text are short; what is longer is refused before it is searched for its end.
 MAX_NAME_BYTES = 256
 MAX_NUMBER_BYTES = 64
+# Python 2's quoted text, whose escapes cost some 45 bytes each to check.
+MAX_QUOTED_BYTES = 1 << 20
 _INT_RANGE = range(-(1 << 63), 1 << 64)
 # The escapes that Python 2 wrote in text of protocol 0.
 _ESCAPE = re.compile(rb"""\\(?:[\\'"nrt]|x[0-9a-f]{2})""")
@@ -331,7 +333,7 @@ def _unicode(reader: _Reader) -> None:
 
 @_on("STRING")
 def _string(reader: _Reader) -> None:
-    raw = reader.line(len(reader.data)).strip()
+    raw = reader.line(MAX_QUOTED_BYTES).strip()
     if len(raw) < 2 or raw[:1] not in (b"'", b'"') or raw[-1:] != raw[:1] or b"\\" in _ESCAPE.sub(b"", raw[1:-1]):
         raise damaged(f"text before byte {reader.position} is not quoted as Python 2 quotes it")
     _push_ascii(reader, codecs.escape_decode(raw[1:-1])[0])
