@@ -1,17 +1,11 @@
 """Bad input: each kind gets one sentence that names the file and, where it can, the row and column."""
 
-import collections
 import os
-import pickle
-import shutil
 
-import numpy as np
 import pytest
-import scipy.sparse as sp
 
 from reclm_lite.data.importers import import_dataset
-from reclm_lite.data.importers.pickles import CooMatrix, load_pickle
-from reclm_lite.errors import InputError, ReclmError
+from reclm_lite.errors import ReclmError
 
 GOOD = b"user,item,time,rating\nu1,a,1,2.5\nu2,b,2,3\n"
 OPTIONS = {"time_column": "time", "rating_column": "rating"}
@@ -162,122 +156,3 @@ def test_temporary_files_are_gone_after_success_and_refusal(tmp_path, monkeypatc
     import_dataset("table", tmp_path / "log.csv")
     refusal("table", tmp_path / "log.csv", item_column="nothing")
     assert list(scratch.iterdir()) == []
-
-
-# -- pickles -------------------------------------------------------------------
-
-
-class Evil:
-    def __reduce__(self):
-        return os.mkdir, (os.environ["RECLM_TEST_EVIL"],)
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_a_pickle_that_names_a_foreign_class_is_refused_and_not_run(tmp_path, monkeypatch, protocol):
-    target = tmp_path / "made-by-pickle"
-    monkeypatch.setenv("RECLM_TEST_EVIL", str(target))
-    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"a": Evil()}, protocol))
-    with pytest.raises(InputError, match=r"evil\.pkl names the class (posix|os)\.mkdir.*nothing in it was run"):
-        load_pickle(tmp_path / "evil.pkl")
-    assert not target.exists()
-
-
-@pytest.mark.parametrize(
-    "value",
-    [collections.OrderedDict(a=1), np.array([{}, None], dtype=object), np.random.default_rng(0), sp.csr_matrix((2, 2)), np.dtype("O"), complex(1, 2)],
-    ids=["OrderedDict", "object array", "generator", "csr", "object dtype", "complex"],
-)
-def test_what_the_format_does_not_need_is_refused(tmp_path, value):
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value))
-    with pytest.raises(InputError, match=r"x\.pkl"):
-        load_pickle(tmp_path / "x.pkl")
-
-
-def test_dotted_names_do_not_reach_around_the_allowed_classes(tmp_path):
-    # Protocol 4 may name attributes of a class: ndarray.tofile would write a file.
-    code = b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93."
-    (tmp_path / "x.pkl").write_bytes(code)
-    with pytest.raises(InputError, match="names the class numpy.ndarray.tofile"):
-        load_pickle(tmp_path / "x.pkl")
-
-
-@pytest.mark.parametrize("content", [b"", b"\x80", b"not a pickle", b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f"])
-def test_a_damaged_pickle_is_refused(tmp_path, content):
-    (tmp_path / "x.pkl").write_bytes(content)
-    with pytest.raises(InputError, match=r"x\.pkl is not a whole pickle"):
-        load_pickle(tmp_path / "x.pkl")
-
-
-# The published files are of protocol 4. Older and newer ones name helpers that are not allowed.
-@pytest.mark.parametrize("protocol", [3, 4])
-def test_arrays_scalars_and_matrices_are_read(tmp_path, protocol):
-    matrix = sp.coo_matrix(np.array([[0, 2.0], [3, 0]]))
-    value = {"a": np.arange(3, dtype=np.int64), "s": np.float64(2.5), "f": np.asfortranarray(np.eye(2)), "m": matrix}
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol))
-    loaded = load_pickle(tmp_path / "x.pkl")
-    np.testing.assert_array_equal(loaded["a"], value["a"])
-    np.testing.assert_array_equal(loaded["f"], value["f"])
-    assert loaded["s"] == 2.5 and isinstance(loaded["m"], CooMatrix)
-
-
-def test_module_names_of_numpy_1_and_old_scipy_are_read(tmp_path):
-    text = pickle.dumps({"a": np.arange(3), "s": np.int64(4), "m": sp.coo_matrix(np.eye(2))}, 3)
-    text = text.replace(b"numpy._core", b"numpy.core").replace(b"scipy.sparse._coo", b"scipy.sparse.coo")
-    assert b"numpy.core.multiarray" in text and b"scipy.sparse.coo\n" in text
-    (tmp_path / "x.pkl").write_bytes(text)
-    loaded = load_pickle(tmp_path / "x.pkl")
-    assert loaded["a"].tolist() == [0, 1, 2] and loaded["s"] == 4
-
-
-@pytest.fixture
-def small_reclm(tmp_path):
-    """A folder of the format reclm: 2 users; global items 3, 5, 8; 8 is unseen; 9 has only a text."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-
-    def write(name, value):
-        (folder / name).write_bytes(pickle.dumps(value))
-
-    write("item_id_map_train.pkl", {3: 0, 5: 1})
-    write("item_id_map_test.pkl", {3: 0, 8: 1})
-    write("item_id_map_zero.pkl", {8: 0})
-    write("trnMat_zero.pkl", sp.coo_matrix([[1.0, 1.0], [0.0, 1.0]]))
-    write("tstMat_zero_.pkl", sp.coo_matrix([[0.0, 1.0], [1.0, 0.0]]))
-    write("maskMat_zero.pkl", sp.coo_matrix([[1.0, 0.0], [0.0, 0.0]]))
-    write("tstMat_zero_shot.pkl", sp.coo_matrix([[1.0], [0.0]]))
-    write("item_info_dict.pkl", {key: {"cate": "c", "sub_cate": "s", "title": f"T{key}", "abstract": ""} for key in (9, 8, 3)})
-    return folder, write
-
-
-def test_small_reclm_folder_maps_local_columns_to_global_items(small_reclm):
-    folder, _ = small_reclm
-    data = import_dataset("reclm", folder)
-    assert data.item_ids == ["3", "5", "8", "9"] and [text.title for text in data.item_texts] == ["T3", "", "T8", "T9"]
-    labelled = list(zip(data.users.tolist(), [data.item_ids[item] for item in data.items], data.given.tolist(), strict=True))
-    assert labelled == [(0, "3", 0), (0, "5", 0), (1, "5", 0), (0, "8", 2), (1, "3", 2), (0, "8", 3)]
-    assert data.full_candidates.tolist() == [0, 2] and data.unseen_candidates.tolist() == [2]
-    assert data.manifest["counts"]["items_without_text"] == 1
-
-
-def test_reclm_mask_that_disagrees_with_training_is_refused(small_reclm):
-    folder, write = small_reclm
-    write("maskMat_zero.pkl", sp.coo_matrix([[0.0, 1.0], [0.0, 0.0]]))
-    assert "maskMat_zero.pkl: expected the 1 training interactions" in refusal("reclm", folder)
-
-
-def test_reclm_files_that_do_not_fit_together_are_named(small_reclm):
-    folder, write = small_reclm
-    write("tstMat_zero_.pkl", sp.coo_matrix((3, 2)))
-    assert "tstMat_zero_.pkl: expected 2 rows" in refusal("reclm", folder)
-    write("tstMat_zero_.pkl", sp.coo_matrix((2, 7)))
-    assert "tstMat_zero_.pkl: expected 2 columns as in its item map, found 7" in refusal("reclm", folder)
-    write("tstMat_zero_.pkl", [1, 2])
-    assert "expected a scipy coo_matrix, found list" in refusal("reclm", folder)
-    write("tstMat_zero_.pkl", sp.coo_matrix([[0.0, 1.0], [1.0, 0.0]]))
-    write("item_id_map_test.pkl", {3: 0, 8: 5})
-    assert "item_id_map_test.pkl: expected the columns 0 to 1 in order" in refusal("reclm", folder)
-    shutil.copy(folder / "item_id_map_zero.pkl", folder / "item_info_dict.pkl")
-    write("item_id_map_test.pkl", {3: 0, 8: 1})
-    assert "item_info_dict.pkl: expected whole-number ids with a dictionary each" in refusal("reclm", folder)
-    (folder / "maskMat_zero.pkl").unlink()
-    assert "has no maskMat_zero.pkl" in refusal("reclm", folder)

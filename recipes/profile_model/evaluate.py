@@ -52,7 +52,8 @@ def mind(folder: Path) -> Catalogue:
 
     texts = load_pickle(folder / "item_info_dict.pkl")
     users = load_pickle(folder / "user_item_dict_train.pkl")
-    items = {str(i): ItemText(t["title"], t["cate"], t["sub_cate"], str(t.get("abstract") or "")) for i, t in texts.items()}
+    fields = {str(i): one.fields() for i, one in texts.items()}
+    items = {i: ItemText(t["title"], t["cate"], t["sub_cate"], str(t.get("abstract") or "")) for i, t in fields.items()}
     return items, {str(u): [str(i) for i in own] for u, own in users.items() if len(own)}
 
 

@@ -1,77 +1,81 @@
 """Reading the published pickles without running anything.
 
-Unpickling calls whatever a file names. Here the only names that resolve are those of NumPy arrays
-and of SciPy's COO matrix, under every spelling that NumPy 1 and 2 and old SciPy wrote; the matrix
-itself is a plain stand-in, so not even SciPy's own code runs on the file's data. All else is refused.
+Unpickling calls whatever a file names, and NumPy's own unpickling trusts the file with memory. So Python's unpickler takes no part:
+pickle_reader.py reads the opcodes that dictionaries, lists, tuples, text, numbers, NumPy arrays and SciPy's COO matrix need, under
+every spelling that NumPy 1 and 2 and old SciPy wrote; pickle_values.py has the stand-ins for arrays and matrices and their checks.
+All else is refused by name.
+
+Nothing is allocated that the file has not paid for: an opcode makes one small object or copies its own bytes.
 """
 
-import pickle
+import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import InputError
+from .pickle_reader import LIMITS, PickleLimits, read
+from .pickle_values import CooMatrix, PickledDict, PickleRefused, too_large, unexpected
+
+__all__ = ["CooMatrix", "PickleLimits", "PickledDict", "load_pickle", "parse_pickle"]
+
+# A value takes at least a byte of the file, unless lists or dictionaries are shared: so many times may they be, on average.
+VALUES_ALWAYS_ALLOWED = 1000
+VALUES_PER_BYTE = 16
+_LEAVES = {int, bool, float, str, bytes, type(None), np.ndarray}
 
 
-class CooMatrix:
-    """What a pickled coo_matrix holds: its state, unchecked."""
+def load_pickle(path: Path, limits: PickleLimits = LIMITS) -> object:
+    """The plain values, arrays, PickledDict and CooMatrix that a pickle holds.
 
-    def __setstate__(self, state: object) -> None:
-        if not isinstance(state, dict):
-            raise pickle.UnpicklingError("a coo_matrix whose state is no dictionary")
-        self.state = state
-
-
-def _reconstruct(subtype: type, shape: tuple, typecode: bytes) -> np.ndarray:
-    if subtype is not np.ndarray or typecode not in (b"b", "b") or tuple(shape) != (0,):
-        raise pickle.UnpicklingError("an array that is not built as NumPy builds it")
-    return np.ndarray.__new__(np.ndarray, shape, np.int8)
-
-
-def _dtype(code: str, align: bool = False, copy: bool = False) -> np.dtype:
-    if not isinstance(code, str) or code[:1] not in "biuf":
-        raise pickle.UnpicklingError(f"a dtype {code!r}, not a number's")
-    return np.dtype(code, align=align, copy=copy)
-
-
-def _scalar(dtype: np.dtype, data: bytes) -> object:
-    return np.frombuffer(data, dtype=dtype, count=1)[0].item()
-
-
-_ALLOWED = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): _dtype}
-for _core in ("numpy.core", "numpy._core"):
-    _ALLOWED[(f"{_core}.multiarray", "_reconstruct")] = _reconstruct
-    _ALLOWED[(f"{_core}.multiarray", "scalar")] = _scalar
-for _module in ("coo", "_coo"):
-    _ALLOWED[(f"scipy.sparse.{_module}", "coo_matrix")] = CooMatrix
-
-
-class _Restricted(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in _ALLOWED:
-            raise _ForeignClass(f"{module}.{name}")
-        return _ALLOWED[module, name]
-
-
-class _ForeignClass(pickle.UnpicklingError):
-    pass
-
-
-def load_pickle(path: Path) -> object:
-    """The plain objects, arrays and CooMatrix that a pickle holds.
-
-    Raises InputError for a pickle that names any other class (nothing of it is run) or is damaged.
+    Raises InputError for a pickle that names any other class (nothing of it is run), is damaged or is beyond the limits.
     """
     try:
         with open(path, "rb") as handle:
-            return _Restricted(handle).load()
-    except _ForeignClass as error:
-        raise InputError(
-            f"{path} names the class {error}, which is not among those this format needs (NumPy arrays, SciPy's coo_matrix): "
-            "refused, nothing in it was run; get the file from its publisher again"
-        ) from error
-    except (
-        pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError,
-        UnicodeDecodeError, OverflowError, MemoryError,
-    ) as error:  # fmt: skip
-        raise InputError(f"{path} is not a whole pickle ({error}): copy it again") from error
+            # Python sets aside what a read asks for: no more than there is.
+            data = handle.read(min(os.fstat(handle.fileno()).st_size, limits.max_file_bytes) + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
+    return parse_pickle(data, path, limits)
+
+
+def parse_pickle(data: bytes, path: Path, limits: PickleLimits = LIMITS) -> object:
+    """`load_pickle` of a file's bytes; `path` is for messages."""
+    try:
+        if len(data) > limits.max_file_bytes:
+            raise too_large(f"{limits.max_file_bytes:,} bytes")
+        return _checked(read(data, limits), limits.max_depth, min(limits.max_values, VALUES_ALWAYS_ALLOWED + VALUES_PER_BYTE * len(data)))
+    except PickleRefused as refused:
+        raise InputError(f"{path} {refused}") from refused
+    except MemoryError as error:
+        raise InputError(f"{path} does not fit into this machine's memory: {len(data):,} bytes as a file, and more when read") from error
+
+
+def _checked(value: object, max_depth: int, max_values: int) -> object:
+    """`value`, if all in it are finished values, not too many and not too deep; level by level, so nothing here recurses."""
+    level, n_values = [[value]], 1
+    for _ in range(max_depth + 1):
+        below = []
+        for values in level:
+            if set(map(type, values)) <= _LEAVES:
+                continue
+            for one in values:
+                if type(one) in _LEAVES:
+                    continue
+                below.append(_inside(one))
+                n_values += len(below[-1])
+                if n_values > max_values:
+                    raise too_large(f"{max_values:,} values, shared ones counted wherever they are used")
+        if not below:
+            return value
+        level = below
+    raise unexpected(f"values nested deeper than {max_depth} levels, or one that contains itself")
+
+
+def _inside(value: object) -> Collection[object]:
+    if type(value) in (list, tuple, PickledDict):
+        return value
+    if type(value) is CooMatrix and value.state is not None:
+        return value.state.values()
+    raise unexpected("an array, dtype or coo_matrix that it does not finish, or the name of a class as a value")

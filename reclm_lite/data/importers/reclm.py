@@ -18,7 +18,8 @@ from ...errors import InputError
 from ...types import ItemText
 from ..dataset import GIVEN_TEST, GIVEN_TRAIN, GIVEN_UNSEEN, Imported
 from .files import find_folder, read_source
-from .pickles import CooMatrix, load_pickle
+from .pickle_values import kind, shown
+from .pickles import CooMatrix, PickledDict, load_pickle
 
 _MATRICES = {
     "train": ("trnMat_zero.pkl", "item_id_map_train.pkl"),
@@ -27,12 +28,20 @@ _MATRICES = {
     "unseen": ("tstMat_zero_shot.pkl", "item_id_map_zero.pkl"),
 }
 _TEXTS = "item_info_dict.pkl"
+# Every row becomes a user, so a file of a few bytes could claim millions. The published data have 57,128 rows and 115,000 entries.
+ROWS_ALWAYS_ALLOWED = 100_000
+ROWS_PER_ENTRY = 10
+# User indices are int32.
+MAX_ROWS = 2**31 - 1
+# A pickle can hold one text and use it for many items, each of which gets a copy. The published texts come to 0.9 characters a byte.
+CHARACTERS_ALWAYS_ALLOWED = 1_000_000
+CHARACTERS_PER_BYTE = 16
 
 
 def import_reclm(source: Path, *, name: str | None = None) -> Imported:
     """Read the published pickles; the split they bring is the given one.
 
-    Only NumPy arrays and SciPy's coo_matrix are unpickled; a file that names anything else is refused.
+    Nothing of a pickle is run, and each is checked before any of it is used.
     """
     folder = find_folder(Path(source), "reclm", ", ".join(sorted({file for pair in _MATRICES.values() for file in pair} | {_TEXTS})))
     sources, loaded = [], {}
@@ -43,19 +52,24 @@ def import_reclm(source: Path, *, name: str | None = None) -> Imported:
         loaded[file] = load_pickle(folder / file)
     pairs, columns = {}, {}
     n_users = None
+    n_entries = 0
     for part, (matrix, item_map) in _MATRICES.items():
         columns[part] = _columns(folder / item_map, loaded[item_map])
         n_rows, users, local = _pairs(folder / matrix, loaded[matrix], len(columns[part]))
         if n_users is not None and n_rows != n_users:
             raise InputError(f"{folder / matrix}: expected {n_users} rows as in {_MATRICES['train'][0]}, found {n_rows}")
         n_users = n_rows
+        n_entries += len(users)
         pairs[part] = (users, columns[part][local])
-    infos = _infos(folder / _TEXTS, loaded[_TEXTS])
+    _check_rows(folder, n_users, n_entries, len(pairs["train"][0]))
+    text_ids, texts_given = _infos(folder / _TEXTS, loaded[_TEXTS])
 
-    global_ids = np.unique(np.concatenate([*columns.values(), np.fromiter(infos, np.int64, len(infos))]))
+    global_ids = np.unique(np.concatenate([*columns.values(), text_ids]))
     indexed = {part: (users, np.searchsorted(global_ids, items)) for part, (users, items) in pairs.items()}
     _check_mask(folder, indexed, np.isin(global_ids, columns["test"]), len(global_ids))
-    texts = [ItemText(*infos.get(int(global_id), ("", "", "", ""))) for global_id in global_ids]
+    texts = [ItemText("", "", "", "")] * len(global_ids)
+    for index, text in zip(np.searchsorted(global_ids, text_ids).tolist(), texts_given, strict=True):
+        texts[index] = text
     labels = (("train", GIVEN_TRAIN), ("test", GIVEN_TEST), ("unseen", GIVEN_UNSEEN))
     n_of = {part: len(indexed[part][0]) for part, _ in labels}
     trained = np.zeros(n_users, bool)
@@ -88,44 +102,109 @@ def import_reclm(source: Path, *, name: str | None = None) -> Imported:
 
 def _columns(path: Path, item_map: object) -> np.ndarray:
     """Global item id of each local column, int64 (n_columns,)."""
-    if not isinstance(item_map, dict) or not all(type(key) is int and type(value) is int for key, value in item_map.items()):
-        raise InputError(f"{path}: expected a dictionary from item ids to columns, found {type(item_map).__name__}")
-    if list(item_map.values()) != list(range(len(item_map))):
-        raise InputError(f"{path}: expected the columns 0 to {len(item_map) - 1} in order; the file is not of this format")
-    return np.fromiter(item_map, np.int64, len(item_map))
+    if type(item_map) is not PickledDict or not set(map(type, item_map)) <= {int}:
+        raise InputError(f"{path}: expected a dictionary from item ids to columns, both whole numbers, found {_found(item_map, int)}")
+    columns = item_map.values()
+    if columns != list(range(len(columns))):
+        raise InputError(f"{path}: expected the columns 0 to {len(columns) - 1} in order; the file is not of this format")
+    return _ids(path, item_map.keys())
+
+
+def _ids(path: Path, ids: list[int]) -> np.ndarray:
+    """Item ids as int64 (n,), none of them twice."""
+    if ids and max(ids) >= 1 << 63:
+        raise InputError(f"{path}: expected item ids below 2^63, found {max(ids)}; the file is not of this format")
+    found = np.array(ids, np.int64)
+    ordered = np.sort(found)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(twice):
+        raise InputError(f"{path}: holds the item id {twice[0]} twice; the file is damaged")
+    return found
+
+
+def _found(value: object, key_type: type) -> str:
+    """What a dictionary holds in place of what was expected, for a message."""
+    if type(value) is not PickledDict:
+        return kind(value)
+    for key, held in value.items():
+        if type(key) is not key_type or type(held) is not int:
+            return f"the key {shown(str(key))} with {kind(held)}"
+    return kind(value)
 
 
 def _pairs(path: Path, matrix: object, n_columns: int) -> tuple[int, np.ndarray, np.ndarray]:
     """Number of rows, rows and columns of the distinct entries that are not zero, in row order."""
     if not isinstance(matrix, CooMatrix):
-        raise InputError(f"{path}: expected a scipy coo_matrix, found {type(matrix).__name__}")
+        raise InputError(f"{path}: expected a scipy coo_matrix, found {kind(matrix)}")
     state = matrix.state
     shape = state.get("_shape", state.get("shape"))
-    rows, cols = state.get("coords", (state.get("row"), state.get("col")))
+    coords = state.get("coords", (state.get("row"), state.get("col")))
     data = state.get("data")
-    if not (isinstance(shape, tuple) and len(shape) == 2 and all(isinstance(part, np.ndarray) for part in (rows, cols, data))):
-        raise InputError(f"{path}: expected a two-dimensional coo_matrix with row, col and data")
-    if not (len(rows) == len(cols) == len(data)) or rows.dtype.kind not in "iu" or cols.dtype.kind not in "iu":
+    arrays = (*coords, data) if type(coords) is tuple else (coords, data)
+    if not (
+        type(shape) is tuple and [type(length) for length in shape] == [int, int] and min(shape) >= 0
+        and len(arrays) == 3 and all(isinstance(array, np.ndarray) and array.ndim == 1 for array in arrays)
+    ):  # fmt: skip
+        raise InputError(f"{path}: expected a two-dimensional coo_matrix with its shape and the vectors row, col and data")
+    rows, cols, data = arrays
+    # SciPy writes indices of 32 or 64 bits.
+    whole = {array.dtype.str[1:] for array in (rows, cols)} <= {"i4", "i8"}
+    if not (len(rows) == len(cols) == len(data)) or not whole:
         raise InputError(f"{path}: expected as many rows as columns and values, all whole numbers; the file is damaged")
-    n_rows = int(shape[0])
+    n_rows = shape[0]
+    if n_rows > MAX_ROWS:
+        raise InputError(f"{path}: expected at most {MAX_ROWS} rows, found {n_rows}; the file is not of this format")
     if shape[1] != n_columns:
         raise InputError(f"{path}: expected {n_columns} columns as in its item map, found {shape[1]}")
     if len(rows) and (rows.min() < 0 or rows.max() >= n_rows or cols.min() < 0 or cols.max() >= n_columns):
-        raise InputError(f"{path}: holds a row or column outside its shape {tuple(shape)}; the file is damaged")
+        raise InputError(f"{path}: holds a row or column outside its shape {shape}; the file is damaged")
+    if not np.isfinite(data).all():
+        raise InputError(f"{path}: holds a value that is NaN or infinite, expected finite numbers; the file is damaged")
+    # Below MAX_ROWS times the number of opcodes that a pickle may have: far from 2**63.
     keys = np.unique(rows[data != 0].astype(np.int64) * n_columns + cols[data != 0])
     return n_rows, keys // n_columns, keys % n_columns
 
 
-def _infos(path: Path, infos: object) -> dict[int, tuple[str, str, str, str]]:
-    """Global item id -> (title, category, subcategory, description)."""
-    if not isinstance(infos, dict):
-        raise InputError(f"{path}: expected a dictionary of items, found {type(infos).__name__}")
-    texts = {}
+def _check_rows(folder: Path, n_rows: int, n_entries: int, n_train: int) -> None:
+    """Refuse matrices without training interactions, or with so many empty rows that they are no people."""
+    path = folder / _MATRICES["train"][0]
+    if not n_train:
+        raise InputError(f"{path}: expected at least one interaction, found none")
+    allowed = ROWS_ALWAYS_ALLOWED + ROWS_PER_ENTRY * n_entries
+    if n_rows > allowed:
+        raise InputError(
+            f"{path}: claims {n_rows:,} rows, and all four matrices hold {n_entries:,} entries: expected at most {allowed:,} rows "
+            f"({ROWS_ALWAYS_ALLOWED:,} and {ROWS_PER_ENTRY} for each entry); leave out users without interactions"
+        )
+
+
+def _infos(path: Path, infos: object) -> tuple[np.ndarray, list[ItemText]]:
+    """Global item ids, int64 (n,), and the title, category, subcategory and description of each."""
+    if type(infos) is not PickledDict:
+        raise InputError(f"{path}: expected a dictionary of items, found {kind(infos)}")
+    texts = []
+    n_left = CHARACTERS_ALWAYS_ALLOWED + CHARACTERS_PER_BYTE * path.stat().st_size
     for key, info in infos.items():
-        if type(key) is not int or not isinstance(info, dict):
-            raise InputError(f"{path}: expected whole-number ids with a dictionary each, found {key!r}: {type(info).__name__}")
-        texts[key] = tuple(str(info.get(field) or "").strip() for field in ("title", "cate", "sub_cate", "abstract"))
-    return texts
+        fields = info.fields() if type(info) is PickledDict else None
+        if type(key) is not int or fields is None:
+            raise InputError(
+                f"{path}: expected whole-number ids with a dictionary each, whose keys are names, "
+                f"found {shown(str(key))} with {kind(info)}; the file is not of this format"
+            )
+        parts = []
+        for name in ("title", "cate", "sub_cate", "abstract"):
+            part = fields.get(name)
+            if part is not None and type(part) is not str:
+                raise InputError(f"{path}: expected text as {name!r} of item {key}, found {kind(part)}; the file is not of this format")
+            n_left -= len(part or "")
+            if n_left < 0:
+                raise InputError(
+                    f"{path}: its items have more than {CHARACTERS_PER_BYTE} characters for each byte of the file, because they share "
+                    "long texts; the file is not of this format"
+                )
+            parts.append((part or "").strip())
+        texts.append(ItemText(*parts))
+    return _ids(path, infos.keys()), texts
 
 
 def _check_mask(folder: Path, indexed: dict, in_test: np.ndarray, n_items: int) -> None:
