@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ...dialogue.templates import INSTRUCT_VERSION
+from ...dialogue.templates import INSTRUCT_VERSION, MAX_ANSWER_CHARS
 from ...errors import InputError, ModelError
 from ..answers import INVALID, TOO_LONG, Brake, Generation, Group, Spent, judge
 from ..pace import in_words
@@ -267,12 +267,15 @@ class _Asking:
 
 
 def answer_line(text: str) -> tuple[str, bool]:
-    """The first line of an answer, thoughts and code fences left out; and whether it ended with a line break."""
+    """The first line of an answer, thoughts and code fences left out; and whether it ended with a line break.
+
+    Of a line that is too long for a profile, as much as shows that it is: the line is stored.
+    """
     text = _THOUGHTS_BEGUN_BEFORE.sub("", _THOUGHTS.sub("", text))
     lines = text.split("\n")
     for number, line in enumerate(lines):
         if line.strip() and not _FENCE.fullmatch(line.strip()):
-            return line.strip(), number + 1 < len(lines)
+            return line.strip()[: MAX_ANSWER_CHARS + 1], number + 1 < len(lines)
     return "", False
 
 
