@@ -247,7 +247,7 @@ class Adapter:
                     return value
             except ValueError as error:
                 remedy = "write it without that, or as the modules' names"
-                raise self.error(f"plain regular expressions for names in {key}", f"{pattern[:80]!r}: {error}", remedy) from error
+                raise self.error(f"plain regular expressions in {key}", f"{pattern[:80]!r}: {error}", remedy) from error
         return default
 
     def rank(self, module: str) -> int:

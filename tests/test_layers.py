@@ -18,7 +18,7 @@ import pytest
 import reclm_lite
 
 PACKAGE = Path(reclm_lite.__file__).parent
-BASE = {"assets", "errors", "types", "memory", "schema", "workspace", "provenance", "gguf_file", "runtime", "files", "__init__"}
+BASE = {"assets", "errors", "types", "memory", "schema", "workspace", "provenance", "gguf_file", "runtime", "files", "chat_template", "__init__"}
 
 # part -> parts it may import, besides itself.
 ALLOWED = {
@@ -29,12 +29,13 @@ ALLOWED = {
     "memory": {"errors"},
     "gguf_file": {"errors"},
     "files": {"errors"},
+    "chat_template": set(),
     "runtime": {"errors", "gguf_file", "files"},
     "schema": {"errors"},
     "workspace": {"errors", "types", "schema", "provenance", "files", "__init__"},
     "kernels": {"errors"},
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.
-    "convert": {"errors", "gguf_file", "runtime", "__init__"},
+    "convert": {"errors", "gguf_file", "runtime", "chat_template", "__init__"},
     "data": {"errors", "types", "workspace", "__init__"},
     "text": {"assets", "errors", "types", "workspace", "provenance", "runtime", "data"},
     "cf": {"errors", "files", "types", "memory", "workspace", "provenance", "kernels", "data"},
@@ -47,7 +48,7 @@ ALLOWED = {
     "user_rows": set(),
     "forget": BASE | {"data", "profiles", "user_rows"},
     # Dialogues are made before and models exported after: tuning knows neither workspaces nor GGUF.
-    "tune": {"errors", "files", "memory", "dialogue", "__init__"},
+    "tune": {"errors", "files", "memory", "chat_template", "dialogue", "__init__"},
     "bench": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve", "report", "convert", "tune"},
 }
 # Of cf, sibling stages may use the interface (and what the interface is made of), not its insides.
