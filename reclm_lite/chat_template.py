@@ -105,9 +105,11 @@ def _parts(template: str, contexts: Sequence[Mapping[str, Any]], today: str) -> 
         return datetime.fromisoformat(today).strftime(form)
 
     compiled = functools.cache(_environment().from_string)
-    for context in contexts:
-        names = {**context, "raise_exception": raise_exception, "strftime_now": strftime_now}
-        yield (part for once in (compiled(template),) for part in once.generate(names))
+
+    def parts(context: Mapping[str, Any]) -> Iterator[str]:
+        yield from compiled(template).generate({**context, "raise_exception": raise_exception, "strftime_now": strftime_now})
+
+    yield from map(parts, contexts)
 
 
 def _told(parts: Iterator[str]) -> dict[str, str]:

@@ -11,10 +11,12 @@ def _parts(template: str, contexts: Sequence[Mapping[str, Any]], today: str) -> 
     from transformers.utils.chat_template_utils import render_jinja_template
 
     del today  # transformers asks the clock
+
+    def parts(messages: list[dict[str, str]], **names: Any) -> Iterator[str]:
+        yield render_jinja_template([messages], chat_template=template, **names)[0][0]
+
     for context in contexts:
-        names = dict(context)
-        messages = names.pop("messages")
-        yield (render_jinja_template([messages], chat_template=template, **names)[0][0] for _ in range(1))
+        yield parts(**context)
 
 
 def main() -> int:
