@@ -18,7 +18,7 @@ from typing import Any
 
 MAX_TEMPLATE_CHARS = 1_000_000  # those in use have at most some 20,000
 MAX_TEXT_CHARS = 1_000_000
-CPU_SECONDS = 5  # one in use takes milliseconds
+CPU_SECONDS = 3  # one in use takes milliseconds
 EXTRA_BYTES = 512 << 20  # beyond what the process has when it begins to render
 WALL_SECONDS = 60.0  # for machines with much else to do
 

@@ -461,7 +461,7 @@ def _sentence(message: str, path: Path | None) -> InputError | WorkspaceError:
             f"{where}: a quotation mark opens a field and is not closed before the field ends; "
             "double the quotation marks inside fields, or import with no quote character"
         )
-    if re.search(r"No space left|[Dd]isk.{0,200}full|max_temp_directory_size|failed to offload", message):
+    if re.search(r"No space left|[Dd]isk.{0,60}full|max_temp_directory_size|failed to offload", message):
         folder = tempfile.gettempdir()
         return WorkspaceError(f"{where}: no space left in {folder} for the import's temporary files; free some or set TMPDIR")
     if "Maximum line size" in message or "maximum_object_size" in message:

@@ -82,7 +82,7 @@ PROMPT_SEEDS = [
 
 # -- chat templates ---------------------------------------------------------------------
 
-_SECONDS = 0.3  # of processor time an input
+_SECONDS = 0.2  # of processor time an input
 
 
 def run_template(data: bytes) -> str:
@@ -163,7 +163,7 @@ TARGETS = [
         dictionary=(b"\0", b'"', b"\n", b" (1999)", b";", b"|", b"/", b"\xe2\x80\xa8", b"\xcc\x81\xcc\xa3", b"'", b"#", b", The", b"\xe2\x80\x9c", b"-"),
     ),
     Target(
-        "chat_template", "Jinja from a GGUF file or a checkpoint", run=run_template, seeds=lambda: list(TEMPLATE_SEEDS), n_slice=150,
+        "chat_template", "Jinja from a GGUF file or a checkpoint", run=run_template, seeds=lambda: list(TEMPLATE_SEEDS), n_slice=100,
         dictionary=(b"{{", b"}}", b"{%", b"%}", b"range(", b"**", b"*", b"'x'", b"loop", b"|join", b"__class__", b"namespace(", b"9999999", b"~"),
     ),
     Target(
