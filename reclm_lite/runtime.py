@@ -30,7 +30,7 @@ __all__ = ["GgufSummary", "TensorInfo", "check_gguf", "file_sha256"]  # part of 
 
 _ERROR_LEVEL = 4  # enum ggml_log_level
 # The word before and the number behind are bounded: a line of the log may hold a model's name, which may be anything.
-_BUFFER_SIZE = re.compile(rb"(\w{1,40}) buffer size = {1,20}(\d{1,9}(?:\.\d{1,6})?) MiB")
+_BUFFER_SIZE = re.compile(rb"(\w{1,9}) buffer size = {1,20}(\d{1,9}(?:\.\d{1,6})?) MiB")
 _buffer_bytes: collections.Counter[str] = collections.Counter()  # what llama.cpp has said of its buffers, by kind
 _error_lines: collections.deque[str] = collections.deque(maxlen=6)
 _keep_alive: list[Any] = []  # the log callback: C holds a pointer to it until the process ends

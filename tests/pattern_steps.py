@@ -161,18 +161,20 @@ def _literals(tree: object) -> Iterator[str]:
             yield from _literals(value[2])
 
 
-def texts_against(pattern: re.Pattern, length: int, n_units: int = 14) -> Iterator[str]:
+def texts_against(pattern: re.Pattern, length: int, n_units: int = 16) -> Iterator[str]:
     """What matches up to a place, then one character or word again and again, then what cannot match, or nothing."""
     tree = _parser.parse(pattern.pattern, pattern.flags & ~re.DEBUG)
     samples = list(_samples(tree))
     whole = "".join(samples)
     own = list(dict.fromkeys(_literals(tree)))
-    units = list(dict.fromkeys([" ", *own[:: max(1, len(own) // 6)], "1", "a", "a ", whole, f"{whole} "[:40], "\u0301\u0323", "("]))[:n_units]
     starts = list(dict.fromkeys("".join(samples[:n]) for n in range(len(samples) + 1)))
+    begun = [start[:40] for start in starts[len(starts) // 3 : -1 : max(1, len(starts) // 5)]]  # begins to match, and begins again
+    units = list(dict.fromkeys([" ", *own[:: max(1, len(own) // 6)], "1", "a", *begun, "a ", whole[:40], "\u0301\u0323", "("]))[:n_units]
     for start, unit in itertools.product(starts[:: max(1, len(starts) // 10)], filter(None, units)):
         for end in ("", "\x01"):
             text = start + unit * (length // len(unit)) + end
-            yield text.encode("latin-1", "ignore").decode("latin-1") if isinstance(pattern.pattern, bytes) else text
+            if not isinstance(pattern.pattern, bytes) or text.isascii():
+                yield text
 
 
 # -- patterns ---------------------------------------------------------------------------

@@ -7,7 +7,6 @@ so it is never too kind. What is made of several patterns and loops gets a megab
 and memory, which no machine comes near: there a hang is a failure and not a hang.
 """
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +24,13 @@ MADE = {
 PATTERNS = [one for one in patterns_of(Path(reclm_lite.__file__).parent, "reclm_lite")]
 LENGTH = 128
 CHEAP = 12  # steps a character that need no second look
-MOST = 2_000_000
+MOST = 300_000
 GROWTH = 2.7
 
 
 def worst_growth(pattern, mode):
-    """(growth of steps from LENGTH to twice the length, text) of the worst text that costs more than CHEAP steps a character."""
+    """(growth of steps from LENGTH to twice the length, text) of the worst text that costs more than CHEAP steps a character;
+    of the first one that grows too much."""
     worst = (0.0, "")
     for text, longer in zip(texts_against(pattern, LENGTH), texts_against(pattern, 2 * LENGTH), strict=True):
         try:
@@ -39,6 +39,8 @@ def worst_growth(pattern, mode):
                 worst = max(worst, (Steps(pattern, longer, MOST).count(mode) / n * 2 * len(text) / len(longer), text))
         except TooMany:
             return float("inf"), text
+        if worst[0] > GROWTH:
+            break
     return worst
 
 
@@ -88,7 +90,7 @@ from reclm_lite.types import ItemText
 N = 1 << 20
 resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]), int(sys.argv[2])))
 pages = int(Path("/proc/self/statm").read_text().split()[0])
-resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30),) * 2)
 
 def try_(call, *arguments):
     try:
@@ -97,11 +99,11 @@ def try_(call, *arguments):
         assert len(str(error)) < 2000, call
 
 units_ = [" ", ";", ",", ", ", "User identity:", "User identity: a; User interests:", "(", "(1999) ", "1", "a", "a ", "\\u0301\\u0323", "e\\u0301\\u0323",
-          "x|", "/y", "<think>", "</think>", "```\\n", "\\n", ".", "'", "_", "\\u4e2d", "a b; ", "disk", "The, ", "\\u3000", "a_b "]
+          "x|", "<think>", "</think>", "```\\n", "\\n", "'", "\\u4e2d", "The, ", "a_b "]
 if sys.argv[3] == "patterns":
     for where, pattern, mode in patterns_of(Path(reclm_lite.__file__).parent, "reclm_lite"):
         if pattern is not None:
-            for unit in (" ", "a", "1", "(", ";", pattern.pattern.decode() if isinstance(pattern.pattern, bytes) else pattern.pattern):
+            for unit in (" ", "a", "1", pattern.pattern.decode() if isinstance(pattern.pattern, bytes) else pattern.pattern):
                 text = (unit * N)[:N] + "\\x01"
                 text = text.encode("latin-1", "ignore") if isinstance(pattern.pattern, bytes) else text
                 arguments = (b"" if isinstance(text, bytes) else "", text) if mode.startswith("sub") else (text,)
@@ -131,7 +133,7 @@ MEGABYTE = MEGABYTE.replace("title_key_of", "lambda text: title_key(ItemText(tex
 @pytest.mark.parametrize("what, seconds", [("patterns", 90), ("functions", 150)])
 def test_a_megabyte_of_hostile_text_is_worked_through(what, seconds):
     run = subprocess.run([sys.executable, "-c", MEGABYTE, str(Path(__file__).parent), str(seconds), what], capture_output=True, text=True)
-    assert run.returncode == 0, f"exit code {run.returncode} ({-resource.RLIMIT_CPU}): {run.stderr[-3000:]}"
+    assert run.returncode == 0, f"exit code {run.returncode} : {run.stderr[-3000:]}"
 
 
 def test_a_text_within_the_bounds_stays_as_it_is_and_a_long_one_keeps_its_words():

@@ -16,7 +16,8 @@ from ..errors import InputError
 WINDOW_SECONDS = 60.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _NUMBER = r"\d{1,12}(?:\.\d{1,12})?"  # bounded, or the number is no number of seconds that a clock can add
-_DURATION, _PART = re.compile(rf"(?:{_NUMBER}[smhd])+"), re.compile(rf"({_NUMBER})([smhd])")
+_DURATION = re.compile(rf"(?:{_NUMBER}[smhd])+")
+_PART = re.compile(rf"({_NUMBER})([smhd])")
 _SECONDS = re.compile(_NUMBER)
 
 
