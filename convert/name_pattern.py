@@ -9,6 +9,7 @@ groups, possessive and atomic groups, flags).
 
 import functools
 import re
+import warnings
 from re import _constants as op
 from re import _parser
 
@@ -67,7 +68,8 @@ class NamePattern:
         if len(pattern) > MAX_PATTERN_CHARS:
             raise ValueError(f"more than {MAX_PATTERN_CHARS:,} characters")
         try:
-            tree, whole = _parser.parse(pattern), _parser.parse(rf"(.*\.)?({pattern})$")
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of what `[[` may mean some day
+                tree, whole = _parser.parse(pattern), _parser.parse(rf"(.*\.)?({pattern})$")
             self._width = tree.getwidth()
         except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(str(error)[:200] or type(error).__name__) from error
@@ -76,7 +78,8 @@ class NamePattern:
         self._states: list[tuple] = []  # ("take", kind, value, next), ("at", kind, next), ("any", nexts) or ("end",)
         self._first = self._build(whole, self._state("end"))
         fixed = all(kind in _ONE_CHAR for kind, _ in tree)
-        self._own = re.compile(pattern) if fixed else None
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            self._own = re.compile(pattern) if fixed else None
 
     def matches(self, name: str) -> bool:
         """Whether `re.match(rf"(.*\\.)?({pattern})$", name)` finds anything."""
