@@ -9,7 +9,6 @@ Format followed: peft 0.21. A module's tensors are `base_model.model.<module>.lo
 """
 
 import math
-import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from reclm_lite.convert.files import MAX_CONFIG_BYTES, read_bounded
+from reclm_lite.convert.name_pattern import name_pattern
 from reclm_lite.convert.stored import StoredTensor, parse_unique_json, read_header, read_tensor
 from reclm_lite.errors import ModelError, shell_word
 
@@ -25,6 +25,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _LARGEST = 2**31  # of a rank or an alpha; numbers beyond float overflow where they are divided
+_MAX_PATTERNS = 20_000  # one for each module of the largest mixture of experts
 # How a tensor's name ends -> what it is to its module. Any other tensor is one that was saved whole.
 _LEAVES = {
     ".lora_A.weight": "lora_A",
@@ -153,6 +154,8 @@ class Adapter:
             pattern = {} if config.get(key) is None else config[key]
             if not isinstance(pattern, dict) or not all(_is_positive(value) for value in pattern.values()):
                 raise self.error(f"a {key} from modules to numbers above 0", repr(pattern)[:80], "save it again")
+            if len(pattern) > _MAX_PATTERNS:
+                raise self.error(f"at most {_MAX_PATTERNS:,} patterns in {key}", f"{len(pattern):,}", "save it again")
         for key in ("r", "lora_alpha"):
             if not _is_positive(config.get(key, 8)):
                 raise self.error(f"a number above 0 as {key}", repr(config[key])[:80], "save it again")
@@ -243,10 +246,11 @@ class Adapter:
         """peft's rule: the first pattern that matches the module's name, or the end of it from a dot on."""
         for pattern, value in (self.config.get(key) or {}).items():
             try:
-                if re.match(rf"(.*\.)?({pattern})$", module):
+                if name_pattern(pattern).matches(module):
                     return value
-            except re.error as error:
-                raise self.error(f"regular expressions in {key}", f"{pattern!r}: {error}", "save it again") from error
+            except ValueError as error:
+                remedy = "write it without that, or as the modules' names"
+                raise self.error(f"plain regular expressions in {key}", f"{pattern[:80]!r}: {error}", remedy) from error
         return default
 
     def rank(self, module: str) -> int:
@@ -262,8 +266,7 @@ class Adapter:
     def is_saved_whole(self, module: str) -> bool:
         """Whether the configuration lists a module (or one around it) to be trained and saved whole, by peft's rule."""
         names = self.config.get("modules_to_save") or []
-        ancestors = [module[: dot.start()] for dot in re.finditer(r"\.", module)] + [module]
-        return any(ancestor.endswith(name) for ancestor in ancestors for name in names)
+        return any(f"{name}." in f"{module}." for name in names)
 
     def token_indices(self, module: str, n_rows: int) -> np.ndarray:
         """Which rows of a module's weight were trained, int64, each once and from 0 to n_rows - 1."""

@@ -31,7 +31,8 @@ from reclm_lite.threads import MOST_OF_LLAMA_CPP, check_threads, prove_threads
 __all__ = ["GgufSummary", "TensorInfo", "check_gguf", "file_sha256"]  # part of this module's interface
 
 _ERROR_LEVEL = 4  # enum ggml_log_level
-_BUFFER_SIZE = re.compile(rb"([\w ]*?) buffer size = *([\d.]+) MiB")
+# The word before and the number behind are bounded: a line of the log may hold a model's name, which may be anything.
+_BUFFER_SIZE = re.compile(rb"(\w{1,9}) buffer size = {1,20}(\d{1,9}(?:\.\d{1,6})?) MiB")
 _buffer_bytes: collections.Counter[str] = collections.Counter()  # what llama.cpp has said of its buffers, by kind
 _error_lines: collections.deque[str] = collections.deque(maxlen=6)
 _keep_alive: list[Any] = []  # the log callback: C holds a pointer to it until the process ends
@@ -62,7 +63,7 @@ def llama_lib() -> ModuleType:
         if level == _ERROR_LEVEL:
             _error_lines.append(text.decode("utf-8", errors="replace").strip())
         elif b"buffer size" in text and (found := _BUFFER_SIZE.search(text)):
-            _buffer_bytes[found[1].decode().split()[-1]] += int(float(found[2]) * 2**20)
+            _buffer_bytes[found[1].decode()] += int(float(found[2]) * 2**20)
 
     callback = lib.llama_log_callback(keep_errors)
     _keep_alive.append(callback)

@@ -18,7 +18,7 @@ import pytest
 import reclm_lite
 
 PACKAGE = Path(reclm_lite.__file__).parent
-BASE = {"artefacts", "assets", "errors", "types", "memory", "schema", "workspace", "provenance", "gguf_file", "runtime", "probe", "threads", "files", "__init__"}
+BASE = {"artefacts", "assets", "errors", "types", "memory", "schema", "workspace", "provenance", "gguf_file", "runtime", "probe", "threads", "files", "chat_template", "__init__"}
 
 # part -> parts it may import, besides itself.
 ALLOWED = {
@@ -30,6 +30,7 @@ ALLOWED = {
     "gguf_limits": {"errors", "gguf_file"},  # the latter for its types alone
     "gguf_file": {"errors", "gguf_limits"},
     "files": {"errors"},
+    "chat_template": set(),
     "threads": {"errors"},
     "probe_child": set(),  # run as a script in a process of its own
     "probe": {"errors", "files", "gguf_file", "probe_child"},
@@ -39,7 +40,7 @@ ALLOWED = {
     "workspace": {"artefacts", "errors", "types", "schema", "provenance", "files", "__init__"},
     "kernels": {"errors", "threads"},
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.
-    "convert": {"errors", "gguf_file", "runtime", "__init__"},
+    "convert": {"errors", "gguf_file", "runtime", "chat_template", "__init__"},
     "data": {"errors", "types", "workspace", "__init__"},
     "text": {"assets", "errors", "types", "workspace", "provenance", "runtime", "probe", "data"},
     "cf": {"artefacts", "errors", "files", "types", "memory", "workspace", "provenance", "kernels", "data"},
@@ -52,7 +53,7 @@ ALLOWED = {
     "user_rows": set(),
     "forget": BASE | {"data", "profiles", "user_rows"},
     # Dialogues are made before and models exported after: tuning knows neither workspaces nor GGUF.
-    "tune": {"errors", "files", "memory", "dialogue", "__init__"},
+    "tune": {"errors", "files", "memory", "chat_template", "dialogue", "__init__"},
     "bench": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve", "report", "convert", "tune"},
 }
 # Of cf, sibling stages may use the interface (and what the interface is made of), not its insides.

@@ -183,3 +183,9 @@ def test_instruct_prompt_shows_no_empty_line_no_title_twice_and_no_endless_topic
     assert all(len(line) < 100 for line in prompt.splitlines() if line.startswith("- "))
     with pytest.raises(InputError, match="at least one item with text"):
         instruct_prompt([ItemText("...")])
+
+
+@pytest.mark.parametrize("end", ["", ".", "..", " . .", "...\n", "\u3000.\u3000."])
+def test_what_is_accepted_is_parsed_to_the_same_again(end):
+    profile = parse_profile(f"User identity: a, b, c; User interests: x, y, old films{end}")
+    assert profile.interests[-1] == "old films" and parse_profile(format_profile(profile)) == profile

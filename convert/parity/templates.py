@@ -1,17 +1,19 @@
 """The chat template of a GGUF file against the checkpoint's: the same text, the same token ids, no second BOS.
 
-The file's template is rendered as its users do it, by llama-cpp-python's formatter; the other side is transformers'
-`apply_chat_template`, or, without transformers, the checkpoint's template through the same formatter with the special
-tokens that its tokenizer_config.json names. A conversation that one side refuses, the other must refuse as well.
+The file's template is rendered as its users do it, with the names that llama-cpp-python gives it; the other side is rendered
+by transformers' own code, or, without transformers, the checkpoint's template as the file's, with the special tokens that its
+tokenizer_config.json names. Each side is rendered in a process with limits (`reclm_lite.chat_template`). A conversation that one side refuses, the other must refuse as well.
 Left out: tools, and templates beside the default one, which GGUF's users do not reach through this package.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reclm_lite import chat_template
+from reclm_lite.chat_template import TemplateFailed, render
 from reclm_lite.convert.checkpoint import optional_json
+from reclm_lite.convert.parity import template_reference
 from reclm_lite.convert.parity.tokens import ReferenceTokenizer, quiet
 from reclm_lite.runtime import Model
 
@@ -37,8 +39,6 @@ CONVERSATIONS: tuple[tuple[list[dict[str, str]], bool], ...] = (
     ([{"role": "owner", "content": "an unknown role"}, _USER], True),
 )  # fmt: skip
 _N_SHOWN = 3
-
-_Render = Callable[[list[dict[str, str]], bool], str]
 
 
 @dataclass
@@ -71,50 +71,33 @@ def checkpoint_template(directory: Path) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _formatter(template: str, eos: str, bos: str) -> _Render:
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-    formatter = Jinja2ChatFormatter(template, eos, bos)
-
-    def render(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        formatter.add_generation_prompt = add_generation_prompt
-        return formatter(messages=messages).prompt
-
-    return render
+def _named(eos: str, bos: str) -> dict[str, Any]:
+    """The names that a GGUF's users give its template, besides the messages."""
+    return {"eos_token": eos, "bos_token": bos, **dict.fromkeys(("functions", "function_call", "tools", "tool_choice"))}
 
 
-def file_formatter(model: Model, template: str) -> _Render:
-    """Renders a GGUF file's template with the file's own BOS and EOS."""
+def file_names(model: Model) -> dict[str, Any]:
+    """The names for a GGUF file's template: its own BOS and EOS among them."""
     lib = model.lib
 
     def text_of(token: int) -> str:
         return model.piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else ""
 
-    return _formatter(template, text_of(lib.llama_vocab_eos(model.vocab)), text_of(lib.llama_vocab_bos(model.vocab)))
+    return _named(text_of(lib.llama_vocab_eos(model.vocab)), text_of(lib.llama_vocab_bos(model.vocab)))
 
 
-def _reference_formatter(reference: ReferenceTokenizer | None, directory: Path, template: str) -> _Render:
+def rendered(template: str, names: dict[str, Any], program: str = chat_template.__name__) -> list[str | None]:
+    """The text of every conversation, or None where the template refuses it. Raises TemplateFailed where nothing can be rendered."""
+    contexts = [{**names, "messages": messages, "add_generation_prompt": asks} for messages, asks in CONVERSATIONS]
+    return [None if isinstance(text, TemplateFailed) else text for text in render(template, contexts, program=program)]
+
+
+def _by_reference(reference: ReferenceTokenizer | None, directory: Path, template: str) -> list[str | None]:
     if reference is not None and reference.transformers:
-
-        def render(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-            return reference.backend.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-
-        return render
+        return rendered(template, dict(reference.backend.special_tokens_map), template_reference.__name__)
     config = optional_json(Path(directory) / "tokenizer_config.json")
     named = [config.get(key) for key in ("eos_token", "bos_token")]
-    return _formatter(template, *(str(t["content"] if isinstance(t, dict) else t or "") for t in named))
-
-
-def _rendered(render: _Render, messages: list[dict[str, str]], add_generation_prompt: bool) -> str | None:
-    """The rendered text, or None where the template refuses the conversation."""
-    import jinja2
-
-    try:
-        return render(messages, add_generation_prompt)
-    except (jinja2.TemplateError, ValueError, TypeError, KeyError, IndexError, AttributeError):
-        return None
+    return rendered(template, _named(*(str(t["content"] if isinstance(t, dict) else t or "") for t in named)))
 
 
 def compare_templates(model: Model, reference: ReferenceTokenizer | None, directory: Path) -> TemplateReport:
@@ -133,16 +116,17 @@ def compare_templates(model: Model, reference: ReferenceTokenizer | None, direct
     if not ours or not theirs:
         where = "the checkpoint only" if theirs else "the GGUF file only"
         return TemplateReport("not rendered", problems=[f"expected one chat template on both sides, found one in {where}"])
-    by_file, by_reference = file_formatter(model, ours), _reference_formatter(reference, directory, theirs)
     by_transformers = reference is not None and reference.transformers
     report = TemplateReport("rendered by transformers" if by_transformers else "rendered from the checkpoint's files")
     bos = model.lib.llama_vocab_bos(model.vocab)
+    try:
+        by_file, by_reference = rendered(ours, file_names(model)), _by_reference(reference, directory, theirs)
+    except TemplateFailed as error:
+        return TemplateReport("not rendered", problems=[f"the chat template cannot be rendered: {error}"])
     with quiet("transformers"):
-        for messages, add_generation_prompt in CONVERSATIONS:
+        for (messages, _), found, expected in zip(CONVERSATIONS, by_file, by_reference, strict=True):
             report.n_conversations += 1
             roles = ", ".join(message["role"] for message in messages)
-            found = _rendered(by_file, messages, add_generation_prompt)
-            expected = _rendered(by_reference, messages, add_generation_prompt)
             if found is None and expected is None:
                 report.n_refused_by_both += 1
             elif found != expected:

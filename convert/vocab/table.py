@@ -110,7 +110,7 @@ def added_tokens(directory: Path, tokenizer: dict[str, Any]) -> dict[int, AddedT
         for text, token_id in optional_json(directory / "added_tokens.json").items():
             add(token_id, text, False, False, "added_tokens.json")
     for key, token in (settings.get("added_tokens_decoder") or {}).items():
-        token_id = int(key) if re.fullmatch("[0-9]+", key) else key
+        token_id = int(key) if re.fullmatch("[0-9]{1,18}", key) else key
         add(token_id, token["content"], token.get("special", False), True, "tokenizer_config.json")
     known = {token.text for token in found.values()} | set(vocab)
     if tokenizer and (unknown := [text for text in extra if text not in known]):

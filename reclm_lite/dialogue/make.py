@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from ..errors import InputError
+from ..text.bounds import bounded
 from ..types import ItemText
 from .audiences import Audiences
 from .budget import ANSWER_TOKENS, Budget
@@ -200,7 +201,7 @@ class Maker:
         self.guard.check(lists.pairs)
         texts = self.known.inputs.texts
         dialogue = Dialogue(
-            RL, messages=(question,), positives=tuple(texts[item].joined() for item in lists.positives),
-            negatives=tuple(texts[item].joined() for item in lists.negatives), **self._base(draw),
+            RL, messages=(question,), positives=tuple(bounded(texts[item].joined()) for item in lists.positives),
+            negatives=tuple(bounded(texts[item].joined()) for item in lists.negatives), **self._base(draw),
         )  # fmt: skip
         return Made((dialogue,), Counter(positives=len(lists.positives), negatives=len(lists.negatives)))

@@ -286,23 +286,34 @@ def format_profile(profile: Profile) -> str:
     return f"User identity: {', '.join(profile.identity)}; User interests: {', '.join(profile.interests)}"
 
 
-_ANSWER = re.compile(r"User identity: *([^;\n]*); *User interests: *([^;\n]*?)\.?", re.IGNORECASE)
+MAX_ANSWER_CHARS = 4_000  # of a profile as it is given: ten times what six phrases of MAX_PHRASE_CHARS take
+# No part can match what the next one does, so that a text is read once, whatever it is.
+_ANSWER = re.compile(r"User identity:([^;\n]*); *User interests:([^;\n]*)", re.IGNORECASE)
 
 
 def parse_profile(text: str) -> Profile:
     """The profile in a model's answer; raises ProfileFormatError unless it has the published form.
 
-    Surrounding whitespace and a final full stop are forgiven; nothing may come before or after. Whitespace of any kind
-    within a phrase becomes one space; characters that show nothing (`is_unprinted`) are refused.
+    Surrounding whitespace and full stops at the end are forgiven; nothing may come before or after. Whitespace of any kind
+    within a phrase becomes one space; characters that show nothing (`is_unprinted`) are refused. What `format_profile` makes
+    of the result is parsed to the same again.
     """
-    match = _ANSWER.fullmatch(text.strip())
+    text = text.strip()
+    if len(text) > MAX_ANSWER_CHARS:
+        raise ProfileFormatError(
+            f"expected a profile of at most {MAX_ANSWER_CHARS:,} characters, found {len(text):,}; generate the profile again"
+        )
+    match = _ANSWER.fullmatch(text)
     if not match:
         raise ProfileFormatError(
             f"expected 'User identity: a, b, c; User interests: x, y, z', found {text[:80]!r}; generate the profile again"
         )
     lists = []
     for name, part in zip(("identities", "interests"), match.groups()):
+        part = part.lstrip(" ")
         phrases = tuple(" ".join(phrase.split()) for phrase in part.split(","))
+        if name == "interests":
+            phrases = (*phrases[:-1], phrases[-1].rstrip(" ."))
         if len(phrases) != 3 or not all(phrases):
             raise ProfileFormatError(f"expected 3 {name}, found {part[:80]!r}; generate the profile again")
         if len({phrase.casefold() for phrase in phrases}) != 3:

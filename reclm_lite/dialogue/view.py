@@ -17,6 +17,7 @@ about half a token of the bundled model: 1 for a lower-case ASCII letter or a sp
 for each UTF-8 byte of anything else. So no compact prompt exceeds `MAX_UNITS`.
 """
 
+import itertools
 import math
 import re
 import unicodedata
@@ -26,13 +27,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from reclm_lite.errors import InputError
-from reclm_lite.text.keyphrases import CLOSING_YEAR, MAX_CHUNK_CHARS, PhraseStats, chunks, topics_of, words
+from reclm_lite.text.bounds import bounded, bounded_item, few_marks
+from reclm_lite.text.keyphrases import MAX_CHUNK_CHARS, PhraseStats, chunks, closing_year, topics_of, words
 from reclm_lite.types import ItemText
 
 N_SLOTS = 3
 MAX_LINE = 70
 MAX_TOPIC = 60
 MAX_UNITS = 480
+_KEPT_CHARS = 2_000  # of texts whose phrases are remembered: they take ten times the memory of the text
+_PART_CHARS = 4 * MAX_LINE  # of a part, before it is cut to a line: more never shows, since a character costs a unit
 _NEIGHBOR_WEIGHT = 0.25
 
 _FILLERS = ("stories", "classics", "discoveries")
@@ -58,9 +62,9 @@ def clean(text: str) -> str:
 
     `Matrix, The (1999)` becomes `The Matrix (1999)`; a closing year is the one thing that keeps its brackets.
     """
-    text = unicodedata.normalize("NFC", text).translate(_MARKS)
+    text = unicodedata.normalize("NFC", few_marks(bounded(text))).translate(_MARKS)
     text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
-    text, year = (CLOSING_YEAR.sub("", text), found.group(1)) if (found := CLOSING_YEAR.search(text)) else (text, "")
+    text, year = closing_year(text)
     text = " ".join(word[:40] for word in _UNSAFE.sub(" ", text).split())
     if moved := _ARTICLE.match(text):
         text = f"{moved.group(2)} {moved.group(1)}"
@@ -69,7 +73,7 @@ def clean(text: str) -> str:
 
 def film_name(title: str) -> str:
     """The title without the closing year that marks a film."""
-    return CLOSING_YEAR.sub("", title)
+    return closing_year(title)[0]
 
 
 _CHEAP = b" abcdefghijklmnopqrstuvwxyz"
@@ -84,18 +88,18 @@ def units(text: str) -> int:
 @lru_cache(maxsize=1 << 16)
 def cut(text: str, limit: int) -> str:
     """The longest beginning of `text` that ends with a word (or, within one long word, a character) and fits."""
-    if units(text) <= limit:
+    if len(text) <= limit and units(text) <= limit:
         return text
-    words, n, cost = text.split(), 0, -1
+    words, n, cost = text.split(maxsplit=limit), 0, -1  # fewer fit: each costs two units at least
     for word in words:
         cost += 1 + units(word)  # a space and the word
         if cost > limit:
             break
         n += 1
     kept = " ".join(words[:n])
-    while not kept and text:
-        text = text[:-1]
-        kept = text if units(text) <= limit else ""
+    if not kept:
+        costs = itertools.accumulate(map(units, text[: limit + 1]))
+        kept = text[: sum(cost <= limit for cost in costs)]
     return kept.rstrip(" ,.:-")
 
 
@@ -142,15 +146,16 @@ def _entries_of(items: tuple[ItemText, ...]) -> tuple[Entry, ...]:
 
 @lru_cache(maxsize=1 << 16)
 def _entry(item: ItemText) -> Entry:
+    item = bounded_item(item)
     title, description = clean(item.title), clean(item.description)
     if not title:
         title, description = cut(description, MAX_LINE), ""
     every = topics_of(item)
     topics = tuple(sorted({cut(topic, MAX_TOPIC) for topic in every} - {""}))
-    broad = topics_of(replace(item, subcategory=""))
+    broad = set(topics_of(replace(item, subcategory="")))
     narrow = {cut(topic, MAX_TOPIC) for topic in every if topic not in broad} - {""}
     title = cut(title, MAX_LINE) or ", ".join(topics)
-    film = bool(CLOSING_YEAR.search(item.title))
+    film = bool(closing_year(item.title)[1])
     return Entry(topics, cut(" / ".join(sorted(narrow) or topics), MAX_TOPIC), title, description, frozenset(w.lower() for w in words(title)), film)
 
 
@@ -213,8 +218,12 @@ def prompt_view(
     return PromptView(_distinct([*topics, *_FILLERS]), _apart(lines), film)
 
 
-@lru_cache(maxsize=1 << 15)
 def _phrases(text: str) -> tuple[str, ...]:
+    return _kept_phrases(text) if len(text) <= _KEPT_CHARS else tuple(chunks(text))
+
+
+@lru_cache(maxsize=1 << 15)
+def _kept_phrases(text: str) -> tuple[str, ...]:
     return tuple(chunks(text))
 
 
@@ -227,7 +236,9 @@ def _distinct(topics: Sequence[str]) -> tuple[str, ...]:
         if first and not any(first.startswith(other) or other.startswith(first) for other in said):
             found.append(topic)
             said.append(first)
-    return tuple(found[:N_SLOTS])
+        if len(found) == N_SLOTS:
+            break
+    return tuple(found)
 
 
 def _apart(lines: list[str]) -> tuple[str, ...]:
@@ -246,8 +257,10 @@ def _fill(texts: Sequence[str], lines: list[str]) -> list[str]:
     lines = list(lines)
     said = [set(leading_phrase(line).casefold().split()) for line in lines]
     for text in texts:
+        if len(lines) >= N_SLOTS:
+            break
         phrase = set(leading_phrase(text).casefold().split())
-        if len(lines) < N_SLOTS and phrase and not any(phrase <= other for other in said):
+        if phrase and not any(phrase <= other for other in said):
             lines.append(text)
             said.append(phrase)
     return lines
@@ -264,7 +277,7 @@ def _parts(chosen: list[Entry], near: Sequence[Sequence[Entry]], stats: PhraseSt
             for phrase in _phrases(text):
                 start = max(start, text.find(phrase, start))
                 weight = sum((stats.idf(w) if stats else 1.0) * (1.25 if w in told else 1.0) for w in phrase.lower().split())
-                ranked.append((-round(weight, 6), len(ranked), cut(text[start:], MAX_LINE)))
+                ranked.append((-round(weight, 6), len(ranked), cut(text[start : start + _PART_CHARS], MAX_LINE)))
                 start += len(phrase)
         found += [part for _, _, part in sorted(ranked)]
     return found

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..dialogue.templates import MAX_ANSWER_CHARS, parse_profile
 from ..errors import ProfileFormatError
 from .sampling import Sampling
 
 OK, INVALID, TRUNCATED, TOO_LONG = "ok", "invalid", "truncated", "too_long"
-# Of an answer, to be parsed and stored. A profile has some 400; a model that rambles on for 128 tokens, some 800.
-MAX_ANSWER_CHARS = 4096
 MAX_REASON_CHARS = 500
 
 
@@ -138,8 +137,6 @@ def judge(key: str, raw: str, finish: str, *, n_ctx: int = 0, **counts: object) 
     An answer of more than MAX_ANSWER_CHARS is no profile, and only its beginning is kept. finish: "stop", "length" (cut off) or
     "too_long" (the prompt was not tried: the context has n_ctx tokens). counts: further fields of `Generation`.
     """
-    from ..dialogue.templates import parse_profile
-
     status, reason, n_chars = OK, "", len(raw)
     raw = raw[:MAX_ANSWER_CHARS]
     if finish == "too_long":

@@ -1,14 +1,16 @@
 """A chat model's template, reduced to the text before and the text after one user message.
 
-The template (Jinja, from the GGUF's `tokenizer.chat_template`) is rendered once around a marker in llama-cpp-python's
-sandboxed environment; only the text around the marker may hold special tokens, the message itself never does. A
-template that asks for the date (Llama 3.1's) is always told the same one: a prompt must not change overnight.
+The template (Jinja, from the GGUF's `tokenizer.chat_template`) is rendered once around a marker, in a process with limits
+(`chat_template`); only the text around the marker may hold special tokens, the message itself never does. A template that
+asks for the date (Llama 3.1's) is always told the same one: a prompt must not change overnight.
 """
 
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+from ..chat_template import TemplateFailed, render_one
 from ..errors import ModelError
 from ..runtime import Model
 
@@ -26,29 +28,30 @@ class ChatWrap:
     name: str
 
 
-def chat_wrap(model: Model) -> ChatWrap | None:
-    """The wrap of a model's own chat template, or None where it has none. Raises ModelError if it cannot be rendered."""
-    template = model.gguf.metadata.get("tokenizer.chat_template")
-    if not isinstance(template, str) or not template.strip():
-        return None
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
+def context_of(model: Model, messages: list[dict[str, str]]) -> dict[str, Any]:
+    """What a GGUF's template is rendered with: the names that llama-cpp-python gives it."""
     lib = model.lib
 
     def text_of(token: int) -> str:
         return model.piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else ""
 
+    return {
+        "messages": messages, "add_generation_prompt": True,
+        "eos_token": text_of(lib.llama_vocab_eos(model.vocab)), "bos_token": text_of(lib.llama_vocab_bos(model.vocab)),
+        **dict.fromkeys(("functions", "function_call", "tools", "tool_choice")),
+    }  # fmt: skip
+
+
+def chat_wrap(model: Model) -> ChatWrap | None:
+    """The wrap of a model's own chat template, or None where it has none. Raises ModelError if it cannot be rendered."""
+    template = model.gguf.metadata.get("tokenizer.chat_template")
+    if not isinstance(template, str) or not template.strip():
+        return None
     try:
-        formatter = Jinja2ChatFormatter(
-            template, text_of(lib.llama_vocab_eos(model.vocab)), text_of(lib.llama_vocab_bos(model.vocab))
-        )
-        formatter.strftime_now = _TODAY.strftime
-        rendered = formatter(messages=[{"role": "user", "content": _MARKER}]).prompt
-        rendered.encode()  # a lone surrogate is no text
-    except Exception as error:  # the template is a program from outside: it may fail in any way
-        reason = str(error)[:200] or type(error).__name__
+        rendered = render_one(template, context_of(model, [{"role": "user", "content": _MARKER}]), today=_TODAY)
+    except TemplateFailed as error:
         raise ModelError(
-            f"the chat template of {model.path} cannot be rendered ({reason}); use a GGUF with a plain template, or none"
+            f"the chat template of {model.path} cannot be rendered ({error}); use a GGUF with a plain template, or none"
         ) from error
     before, marker, after = rendered.partition(_MARKER)
     if not marker or _MARKER in after:

@@ -72,10 +72,10 @@ class Place(NamedTuple):
 
     @property
     def may_end(self) -> bool:
-        """Whether the text is a whole profile; a full stop behind its last phrase is no part of the phrase."""
+        """Whether the text is a whole profile; full stops behind its last phrase are no part of the phrase."""
         if self.part != 3 or len(self.phrases) != N_PHRASES - 1:
             return False
-        return _closed(self.phrase.rstrip().removesuffix("."), self.phrases) is not None
+        return _closed(" ".join(self.phrase.split()).rstrip(" ."), self.phrases) is not None
 
     @property
     def forced(self) -> str:

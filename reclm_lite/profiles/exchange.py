@@ -11,6 +11,7 @@ import csv
 import datetime as dt
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ _BY_SUFFIX = {".jsonl": JSONL, ".ndjson": JSONL, ".csv": CSV}
 _RECLM_COLUMNS = {"UID": "id", "Response": "profile"}
 _N_SHOWN = 5
 _MAX_SOURCE_CHARS = 500
+_MAX_TIME_CHARS = 40
 
 
 @dataclass(frozen=True)
@@ -306,8 +308,8 @@ def _check_header(path: Path, wanted: list[str], header: list[str]) -> None:
             f"{path}: expected the columns {' and '.join(wanted)}, found {', '.join(header)[:200] or 'none'}: "
             f"give the file a header line with {' and '.join(missing)}"
         )
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise InputError(f"{path}: expected each column once, found {', '.join(twice)} twice: remove one of them")
+    if twice := sorted(name for name, count in Counter(header).items() if count > 1):
+        raise InputError(f"{path}: expected each column once, found {', '.join(twice)[:200]} twice: remove one of them")
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object] | _Bad]]:
@@ -337,10 +339,10 @@ def _storable(text: str) -> str:
 
 def _is_time(text: str) -> bool:
     try:
-        dt.datetime.fromisoformat(text)
+        dt.datetime.fromisoformat(text[:_MAX_TIME_CHARS])
     except ValueError:
         return False
-    return len(text) <= 40
+    return len(text) <= _MAX_TIME_CHARS
 
 
 def _first(bad: list[BadLine], n: int) -> str:

@@ -15,20 +15,23 @@ from ..errors import InputError
 
 WINDOW_SECONDS = 60.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
+_NUMBER = r"\d{1,12}(?:\.\d{1,12})?"  # bounded, or the number is no number of seconds that a clock can add
+_DURATION = re.compile(rf"(?:{_NUMBER}[smhd])+")
+_PART = re.compile(rf"({_NUMBER})([smhd])")
+_SECONDS = re.compile(_NUMBER)
 
 
 def parse_duration(text: str) -> float:
     """Seconds of `6h`, `1h30m`, `90s`, `0.5h`, or a bare number of seconds. Raises InputError otherwise."""
     text = text.strip().lower().replace(" ", "")
-    if re.fullmatch(r"\d+(?:\.\d+)?", text):
+    if _SECONDS.fullmatch(text):
         seconds = float(text)
     elif _DURATION.fullmatch(text):
-        seconds = sum(float(part[:-1]) * _UNITS[part[-1]] for part in re.findall(r"[\d.]+[smhd]", text))
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     else:
-        raise InputError(f"expected a duration such as 6h, 1h30m or 90s, found {text!r}")
+        raise InputError(f"expected a duration such as 6h, 1h30m or 90s, found {text[:80]!r}")
     if seconds <= 0:
-        raise InputError(f"expected a duration above zero, found {text!r}")
+        raise InputError(f"expected a duration above zero, found {text[:80]!r}")
     return seconds
 
 

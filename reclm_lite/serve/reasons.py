@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
+from ..text.bounds import bounded
 from ..types import ItemText
 
 # Evidence that more than this share of the catalogue has tells nothing about one item.
@@ -77,7 +78,7 @@ class Reason:
 
 def words_of(text: str) -> list[str]:
     """Content words, lower case, a plural `s` removed, so that `Space telescopes` meets `a space telescope`."""
-    words = (word.casefold() for word in re.findall(r"\w+", text))
+    words = (word.casefold() for word in re.findall(r"\w+", bounded(text)))
     return [
         word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
         for word in words
@@ -85,12 +86,15 @@ def words_of(text: str) -> list[str]:
     ]
 
 
+def _short(text: str) -> str:
+    """A text on one line, cut at a word if it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= _TITLE_CHARS else text[: _TITLE_CHARS - 1].rsplit(" ", 1)[0].rstrip(",;:.- ") + "…"
+
+
 def quoted(title: str) -> str:
     """A title in quotation marks, on one line, cut at a word if it is long."""
-    title = " ".join(title.split())
-    if len(title) > _TITLE_CHARS:
-        title = title[: _TITLE_CHARS - 1].rsplit(" ", 1)[0].rstrip(",;:.- ") + "…"
-    return f"“{title}”"
+    return f"“{_short(title)}”"
 
 
 def share_in_words(n: int, total: int) -> str:
@@ -280,7 +284,7 @@ class Reasoner:
         for field_name in ("subcategory", "category"):
             value = getattr(mine, field_name)
             if value and value == getattr(other, field_name):
-                return f"same {field_name}, {' '.join(value.split())}"
+                return f"same {field_name}, {_short(value)}"
         return ""
 
 

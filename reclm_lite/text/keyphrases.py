@@ -15,6 +15,8 @@ from functools import lru_cache
 
 from reclm_lite.types import ItemText
 
+from .bounds import bounded_item
+
 MAX_PHRASE_WORDS = 3
 MAX_WORD_CHARS = 30
 MAX_CHUNK_CHARS = 46
@@ -39,9 +41,20 @@ STOP_WORDS = frozenset(
     .split()
 )
 
-CLOSING_YEAR = re.compile(r"\s*\(([0-9]{4})\)\s*$")
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_UNSPACED}]{{1,{_RUN_CHARS}}}|(?:(?![{_UNSPACED}])[^\W_])(?:(?![{_UNSPACED}])[\w'&+-])*|[^\w\s]")
+
+
+def closing_year(text: str) -> tuple[str, str]:
+    """(text before it, year) of a text that closes with a year in brackets, as films' titles do; else (text, "").
+
+    Not a regular expression: one that begins with optional spaces tries all of them again at each.
+    """
+    whole = text.rstrip()
+    year = whole[-5:-1]
+    if whole[-6:-5] == "(" and whole[-1:] == ")" and len(year) == 4 and year.isascii() and year.isdigit():
+        return whole[:-6].rstrip(), year
+    return text, ""
 
 
 def segments(text: str) -> list[list[str]]:
@@ -104,6 +117,7 @@ def topics_of(item: ItemText) -> tuple[str, ...]:
     A subcategory glued to its category is taken apart: `travel`, `travelnews` gives `travel news`. A title that closes with a
     year, as films' do, adds its decade: `1990s`.
     """
+    item = bounded_item(item)
     found: dict[str, None] = {}
     category = ""
     for field in (item.category, item.subcategory):
@@ -114,8 +128,8 @@ def topics_of(item: ItemText) -> tuple[str, ...]:
             if topic and topic != "no genres listed":
                 found.setdefault(topic)
         category = next(iter(found), "") if len(found) == 1 else ""
-    if year := CLOSING_YEAR.search(item.title):
-        found.setdefault(f"{year.group(1)[:3]}0s")
+    if year := closing_year(item.title)[1]:
+        found.setdefault(f"{year[:3]}0s")
     return tuple(found)
 
 
@@ -148,7 +162,8 @@ class PhraseStats:
     def from_items(cls, items: Iterable[ItemText]) -> "PhraseStats":
         """Counts over a catalogue: titles and descriptions for phrases, categories for topics."""
         items = list(items)
-        return cls.from_texts((f"{item.title}. {item.description}" for item in items), (topics_of(item) for item in items))
+        texts = (f"{item.title}. {item.description}" for item in map(bounded_item, items))
+        return cls.from_texts(texts, (topics_of(item) for item in items))
 
     def idf(self, phrase: str) -> float:
         """`log((1 + n_texts) / (1 + count))`, at least 0: how surprising it is to meet the phrase in one text."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..chat_template import TemplateFailed, render
 from ..dialogue.records import COMPACT, ORIGINS, Message
 from ..errors import ModelError
 
@@ -55,18 +56,19 @@ class Renderer:
         return [int(bos)] if bos is not None and with_special[:1] == [bos] else []
 
     def _read_template(self) -> None:
-        def render(roles: int, ask: bool) -> str:
+        def context(roles: int, ask: bool) -> dict[str, Any]:
             messages = [{"role": ("user", "assistant")[i % 2], "content": _MARKERS[i]} for i in range(roles)]
-            try:
-                return self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=ask, strftime_now=_TODAY.strftime
-                )
-            except Exception as error:  # the template is a program from outside: it may fail in any way
-                reason = str(error)[:200] or type(error).__name__
-                raise ModelError(f"the chat template of the base cannot be rendered ({reason}); give a base with a plain template") from error
+            special = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items() if isinstance(token, str)}
+            return {**special, "messages": messages, "tools": None, "documents": None, "add_generation_prompt": ask}
 
-        first, asks = self._cut(render(1, True), _MARKERS[:1])
-        *_, between, _, _ = self._cut(render(4, False), _MARKERS)
+        try:
+            rendered = render(self.tokenizer.get_chat_template(), [context(1, True), context(4, False)], today=_TODAY)
+            if failed := [one for one in rendered if isinstance(one, TemplateFailed)]:
+                raise failed[0]
+        except (TemplateFailed, ValueError) as error:  # ValueError: several templates, none of them the default
+            raise ModelError(f"the chat template of the base cannot be rendered ({error}); give a base with a plain template") from error
+        first, asks = self._cut(rendered[0], _MARKERS[:1])
+        *_, between, _, _ = self._cut(rendered[1], _MARKERS)
         ids = self._special(between)
         eos = {int(self.tokenizer.eos_token_id), *map(int, self.tokenizer.all_special_ids)}
         eos |= {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special or token.content.startswith("<")}

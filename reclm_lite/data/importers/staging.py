@@ -432,14 +432,27 @@ def _bad_json_line(path: Path) -> InputError:
     return InputError(f"{path}: not valid JSON lines; write one object per line")
 
 
+def _without_link(message: str, name: str) -> str:
+    """The message with `name` in the place of the temporary link, whatever is quoted in it of the file: in one pass."""
+    parts = re.split(r"""([\s"']+)""", message)  # words, and between them what separates words
+    for at in range(0, len(parts), 2):
+        if found := re.match(r"(?s).*source-\d+[^,]*", parts[at]):
+            parts[at] = name + parts[at][found.end() :]
+            if at and parts[at - 1][-1:] in ("'", '"'):
+                parts[at - 1] = parts[at - 1][:-1]
+            if parts[at] == name and at + 1 < len(parts) and parts[at + 1][:1] in ("'", '"'):
+                parts[at + 1] = parts[at + 1][1:]
+    return "".join(parts)
+
+
 def _sentence(message: str, path: Path | None) -> InputError | WorkspaceError:
     """DuckDB's message, which runs over many lines and names the temporary link, as one sentence."""
     where = str(path) if path else "import"
-    message = re.sub(r"""["']?[^\s"']*source-\d+[^\s"',]*["']?""", path.name if path else "the file", message)
-    line = re.search(r"Line: (\d+)", message) or re.search(r"in line (\d+)", message)
+    message = _without_link(message, path.name if path else "the file")
+    line = re.search(r"Line: (\d{1,18})", message) or re.search(r"in line (\d{1,18})", message)
     if line:
         where += f", line {line[1]}"
-    fields = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
+    fields = re.search(r"Expected Number of Columns: (\d{1,18}) Found: (\d{1,18})", message)
     if fields:
         problem = "too many fields" if int(fields[2]) > int(fields[1]) else "too few fields"
         return InputError(f"{where}: {problem}: expected {fields[1]}, found {fields[2]}; quote or mend the line")
@@ -448,7 +461,7 @@ def _sentence(message: str, path: Path | None) -> InputError | WorkspaceError:
             f"{where}: a quotation mark opens a field and is not closed before the field ends; "
             "double the quotation marks inside fields, or import with no quote character"
         )
-    if re.search(r"No space left|[Dd]isk.*full|max_temp_directory_size|failed to offload", message):
+    if re.search(r"No space left|[Dd]isk.{0,60}full|max_temp_directory_size|failed to offload", message):
         folder = tempfile.gettempdir()
         return WorkspaceError(f"{where}: no space left in {folder} for the import's temporary files; free some or set TMPDIR")
     if "Maximum line size" in message or "maximum_object_size" in message:
