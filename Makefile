@@ -1,5 +1,5 @@
 # Two commands from a fresh clone: `make quickstart` and `make test`.
-# PYTHON is the interpreter that makes .venv; every version is pinned in constraints.txt (of .venv-floors: constraints-floors.txt).
+# PYTHON is the interpreter that makes .venv; every version is pinned in constraints.txt.
 
 PYTHON  ?= python3
 VENV    := .venv
@@ -24,7 +24,7 @@ test: $(VENV)/dev.stamp
 test-all: $(VENV)/dev.stamp
 	$(VENV)/bin/pytest tests $(PYTEST_ARGS)
 
-# The suite with the lowest version that pyproject.toml allows of every direct dependency, for Python 3.11. Not part of `make test`.
+# The suite with the lowest allowed version of every direct dependency (constraints-floors.txt), in a venv of its own.
 test-floors: $(FLOORS)/floors.stamp
 	$(FLOORS)/bin/pytest tests -m "not slow" $(PYTEST_ARGS)
 

@@ -1,8 +1,9 @@
 """What pyproject.toml says of other packages is true.
 
-Every lower bound is a version that the suite was run with: constraints-floors.txt pins exactly these, for `make test-floors`,
-and constraints.txt pins what `make test` takes. Every package that the source imports is declared: for everybody, or in an
-extra for the modules that the extra is for. Left out: whether the suite passes with those versions; `make test-floors` says.
+Every lower bound is a version that the suite was run with: constraints-floors.txt pins exactly these for
+`make test-floors`, and constraints.txt pins what `make test` takes. Every package that the source imports is declared: for
+everybody, or in an extra for the modules that the extra is for. Left out: whether the suite passes with the lowest
+versions, which `make test-floors` answers.
 """
 
 import ast
@@ -36,9 +37,9 @@ EXTRAS_OF = {
 }
 # Only these import an extra's packages outside functions: all other modules can be imported without any extra.
 MAY_IMPORT_EXTRAS_AT_ONCE = ("reclm_lite/tune/", "tests/")
-# Peers that a benchmark is timed beside, run by the Python of another environment; `conversion` is llama.cpp's own source.
+# What benchmarks are timed beside, run by the Python of another environment; `conversion` is llama.cpp's own source.
 PEERS = {"trl", "datasets", "sentence_transformers", "conversion"}
-# Imported by nobody here: PyTorch writes event files with the first, transformers reads tokenizer.model with the others.
+# Not imported here: PyTorch writes event files with the first, transformers reads tokenizer.model with the others.
 NEEDED_BY_OTHERS = {"tensorboard", "sentencepiece", "protobuf"}
 
 
@@ -149,7 +150,7 @@ def undeclared(file: str, package: str, at_once: bool) -> str | None:
 
 
 def test_every_package_that_is_imported_is_declared():
-    helpers = {Path(file).stem for file in files("tests", "recipes")}  # of the tests, which import one another by these names
+    helpers = {Path(file).stem for file in files("tests", "recipes")}  # tests import these by their bare names
     wrong = []
     for file in files("reclm_lite", "kernels", "convert", "tests"):
         for package, at_once in imports(ROOT / file).items():
