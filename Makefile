@@ -3,13 +3,14 @@
 
 PYTHON  ?= python3
 VENV    := .venv
+FLOORS  := .venv-floors
 SOURCES := $(shell git ls-files reclm_lite kernels convert CMakeLists.txt pyproject.toml constraints.txt 2>/dev/null)
 
 # llama.cpp without its tools, its vision part and TLS: 4 to 5 minutes on two cores; pip's cache keeps the wheel.
 LLAMA_FLAGS := -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_OPENSSL=OFF
 INSTALL := CMAKE_ARGS="$(LLAMA_FLAGS)" $(VENV)/bin/pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-all test-gpu sanitize fuzz install clean
+.PHONY: quickstart test test-all test-floors test-gpu sanitize fuzz install clean
 
 quickstart: install
 	$(VENV)/bin/reclm quickstart
@@ -22,6 +23,10 @@ test: $(VENV)/dev.stamp
 
 test-all: $(VENV)/dev.stamp
 	$(VENV)/bin/pytest tests $(PYTEST_ARGS)
+
+# The suite with the lowest allowed version of every direct dependency (constraints-floors.txt), in a venv of its own.
+test-floors: $(FLOORS)/floors.stamp
+	$(FLOORS)/bin/pytest tests -m "not slow" $(PYTEST_ARGS)
 
 # The pinned torch is for CPUs: install one for your GPU into .venv first.
 test-gpu: $(VENV)/dev.stamp
@@ -59,5 +64,16 @@ $(VENV)/fuzz.stamp: $(VENV)/dev.stamp
 	$(INSTALL) ".[dev,fuzz]"
 	touch $@
 
+$(FLOORS)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "constraints-floors.txt is for Python 3.11; found $$($(PYTHON) --version). Run: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(FLOORS)
+
+# From the environment, for these hold in the isolated builds too: the second is what newer versions of pip read there.
+$(FLOORS)/floors.stamp: $(FLOORS)/bin/pip $(SOURCES) constraints-floors.txt
+	PIP_CONSTRAINT=constraints-floors.txt PIP_BUILD_CONSTRAINT=constraints-floors.txt CMAKE_ARGS="$(LLAMA_FLAGS)" \
+	  $(FLOORS)/bin/pip install --disable-pip-version-check ".[dev,bench]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) build build-sanitize dist quickstart-workspace
+	rm -rf $(VENV) $(FLOORS) build build-sanitize dist quickstart-workspace
