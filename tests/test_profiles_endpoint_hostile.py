@@ -418,7 +418,7 @@ def test_a_long_line_is_no_profile_and_only_its_beginning_is_stored(tmp_path, se
         summary = run_profiles(ws, "users", source=SourceSettings(model="m", endpoint=server.url), settings=RunSettings(n_retries=0))
         (raw, reason), *others = ws.db.execute("SELECT raw, reason FROM generations").fetchall()
         profile = store.get_profile(ws, "user", 0)
-    assert not others and len(raw) == MAX_ANSWER_CHARS and "at most 4,096 characters, found " in reason
+    assert not others and len(raw) == MAX_ANSWER_CHARS and f"at most {MAX_ANSWER_CHARS:,} characters, found " in reason
     assert summary.n_invalid == 1 and profile.text == "" and len(profile.reason) <= MAX_REASON_CHARS
 
 
