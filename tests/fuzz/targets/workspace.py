@@ -1,6 +1,7 @@
 """A workspace that somebody else made: one of its files is mutated, then it is opened, described, split into stages and served from."""
 
 import functools
+import logging
 import shutil
 import sqlite3
 import sys
@@ -23,6 +24,8 @@ def template() -> Path:
     """A small workspace with a file of each kind, made once for each process."""
     import atexit
     import os
+
+    logging.getLogger("reclm_lite").setLevel(logging.CRITICAL)  # each input would be told of on stderr
 
     import numpy as np
 
