@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import WorkspaceError, shell_word
+from .printable import printable
 from .workspace import Workspace
 
 MARK = "quickstart"
@@ -22,9 +23,11 @@ def run_quickstart(root: Path, *, n_threads: int | None = None) -> Path:
 
     Raises WorkspaceError if `root` holds anything but an earlier quickstart.
     """
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console()
+    from .cli._out import console as open_console
+
+    console = open_console()
     started = time.perf_counter()
     with _fresh(Path(root)) as ws, ws.writing():
         seconds = _build(ws, n_threads)
@@ -36,8 +39,8 @@ def run_quickstart(root: Path, *, n_threads: int | None = None) -> Path:
         page = write_report(ws, evaluation=result)
     total = time.perf_counter() - started
     spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
-    console.print(f"\n[dim]{total:.0f} s in all ({spent})[/]", highlight=False)
-    console.print(f"Report: [bold]{page}[/]", soft_wrap=True, highlight=False)
+    console.print(Text(f"\n{total:.0f} s in all ({spent})", "dim"))
+    console.print(Text.assemble("Report: ", (printable(str(page)), "bold")), soft_wrap=True)
     console.print(f"Go on:  reclm info -w {shell_word(root)}", soft_wrap=True, highlight=False)
     return page
 
@@ -63,7 +66,7 @@ def _build(ws: Workspace, n_threads: int | None) -> dict[str, float]:
     """All stages up to the fitted models; returns the seconds that each took."""
     from .cf.fit import fit
     from .cf.neighbors import neighbors
-    from .cli._options import progress_bar, say
+    from .cli._out import progress_bar, say
     from .data.dataset import save_imported
     from .data.demo import generate_demo
     from .data.split import run_split
@@ -109,6 +112,7 @@ def _build(ws: Workspace, n_threads: int | None) -> dict[str, float]:
 def _show_users(ws: Workspace, console) -> None:
     """Three users: history, profile, and ten recommendations with reasons."""
     from rich.table import Table
+    from rich.text import Text
 
     from .data.dataset import item_texts, load_split, user_index
     from .data.demo import demo_user_ids_to_show
@@ -119,23 +123,25 @@ def _show_users(ws: Workspace, console) -> None:
     known = load_split(ws).known()
     for user_id in demo_user_ids_to_show():
         history = known[user_index(ws, user_id)].indices
-        console.rule(f"[bold]{user_id}")
-        console.print("[bold]Took[/]")
+        console.rule(Text(printable(user_id), "bold"))
+        console.print(Text("Took", "bold"))
         for item in history[:N_SHOWN_HISTORY]:
-            console.print(f"  {texts[item].title}  [dim]{texts[item].category} / {texts[item].subcategory}[/]", highlight=False)
+            topic = printable(f"{texts[item].category} / {texts[item].subcategory}")
+            console.print(Text.assemble(f"  {printable(texts[item].title)}  ", (topic, "dim")))
         if len(history) > N_SHOWN_HISTORY:
-            console.print(f"  [dim]and {len(history) - N_SHOWN_HISTORY} more[/]")
+            console.print(Text(f"  and {len(history) - N_SHOWN_HISTORY} more", "dim"))
         profile = find_profile(ws, "user", user_id)
-        console.print(f"[bold]Profile[/] [dim]({profile.status}, {profile.source.partition(',')[0]})[/]\n  {profile.text}", highlight=False)
+        origin = printable(f"({profile.status}, {profile.source.partition(',')[0]})")
+        console.print(Text.assemble(("Profile", "bold"), " ", (origin, "dim"), f"\n  {printable(profile.text)}"))
         answer = recommend(ws, user_id, k=N_RECOMMENDED)
         table = Table(title=f"Top {N_RECOMMENDED} ({answer.basis})", title_justify="left", box=None, pad_edge=False)
         table.add_column("title", ratio=3)
         table.add_column("why", ratio=2, style="dim")
         for item in answer.items:
-            table.add_row(item.title, item.reason)
+            table.add_row(printable(item.title), printable(item.reason))
         console.print(table)
         if answer.note:
-            console.print(f"[dim]{answer.note}[/]")
+            console.print(Text(printable(answer.note), "dim"))
 
 
 def _evaluate(ws: Workspace, console) -> dict:

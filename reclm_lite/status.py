@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from .errors import MissingArtefactError, WorkspaceError
+from .errors import MissingArtefactError, WorkspaceError, shell_word
 from .workspace import Workspace
 
 
@@ -51,7 +51,7 @@ def workspace_status(ws: Workspace) -> Status:
         if name == "lightgcn":
             continue
         model, _, profiles = name.partition("+")
-        fit = f"reclm fit {model} {w}" + (f" --profiles {profiles}" if profiles else "")
+        fit = f"reclm fit {shell_word(model)} {w}" + (f" --profiles {shell_word(profiles)}" if profiles else "")
         stages.append(_artefact(ws, f"model {name}", f"models/{name}", fit, _created))
     if not any(stage.name.startswith("model lightgcn+") for stage in stages):
         fit = f"reclm fit lightgcn {w} --profiles users"

@@ -5,9 +5,8 @@
     matrices/ vectors/ models/   arrays as safetensors, provenance in the header
     reports/         what was made for people
 
-Every array file ("artefact", artefacts.py) carries a fingerprint of its own content, those of its inputs, and digests of
-the lists of ids that number its rows. An artefact is stale when an input changed, or an input of an input; one that
-numbers other users or items than the present ones is never opened.
+An array file ("artefact", artefacts.py) is stale when an input changed, or an input of an input; one whose rows are of other
+users or items than the present ones is never opened.
 Files appear by atomic rename only; one process writes at a time (`Workspace.writing`).
 This module leaves out what the artefacts mean: the stages know.
 """
@@ -41,6 +40,7 @@ log = logging.getLogger(__name__)
 FOLDERS = ("matrices", "vectors", "models", "llm", "reports")
 # Dialogues to tune with: histories of people, so `reclm forget` deletes what lies there.
 DIALOGUES = "llm/dialogues"
+MAX_TOML_BYTES = 4 << 20  # of workspace.toml; an import writes some kilobytes
 # The row of `meta` that holds what is left to do of a `reclm forget` (forget.py writes it, with its transaction).
 FORGETTING = "forget"
 # The artefact that an import brings; the row of `meta` of this name holds the fingerprint of the one that counts.
@@ -112,7 +112,7 @@ class Workspace:
         """Open an existing workspace. Raises WorkspaceError if there is none or it is of another version."""
         root = Path(root)
         if not (root / "workspace.toml").is_file():
-            raise WorkspaceError(f"{root} is not a workspace (no workspace.toml): make one with `reclm init {root}`")
+            raise WorkspaceError(f"{root} is not a workspace (no workspace.toml): make one with `reclm init {shell_word(root)}`")
         return cls(root)
 
     def _connect(self) -> sqlite3.Connection:
@@ -309,20 +309,21 @@ class Workspace:
 
     @property
     def config(self) -> dict:
-        """The content of workspace.toml."""
+        """The content of workspace.toml: sections alone."""
         try:
-            config = tomllib.loads(self.toml_path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            with open(self.toml_path, "rb") as handle:
+                content = handle.read(MAX_TOML_BYTES + 1)
+            if len(content) > MAX_TOML_BYTES:
+                raise ValueError(f"expected at most {MAX_TOML_BYTES:,} bytes, found more")
+            config = tomllib.loads(content.decode())
+            for name, section in config.items():
+                if not isinstance(section, dict):
+                    raise ValueError(f"expected a section [{name[:40]}], found {name[:40]} = {section!r:.40}")
+            return config
+        except (ValueError, RecursionError) as error:  # ValueError: also of bytes that are no UTF-8, and of endless numbers
             raise WorkspaceError(
                 f"{self.toml_path} is not valid TOML ({error}): correct it, or empty the file (the data set is kept elsewhere)"
             ) from error
-        wrong = [name for name, section in config.items() if not isinstance(section, dict)]
-        if wrong:
-            raise WorkspaceError(
-                f"{self.toml_path}: expected sections such as [data], found {wrong[0]!r} with a value of its own: correct it, or empty "
-                "the file (the data set is kept elsewhere)"
-            )
-        return config
 
     def set_config(self, section: str, values: Mapping) -> None:
         """Replace one section of workspace.toml, atomically."""
@@ -439,7 +440,7 @@ class Workspace:
         kind, _, stem = name.partition("/")
         model, _, profiles = stem.partition("+")
         if kind == "models":
-            return f"reclm fit {model} -w {self.argument}" + (f" --profiles {profiles}" if profiles else "")
+            return f"reclm fit {shell_word(model)} -w {self.argument}" + (f" --profiles {shell_word(profiles)}" if profiles else "")
         if kind == "vectors":
             return f"reclm embed {'items' if stem == 'items' else 'profiles'} -w {self.argument}"
         return f"reclm {stem if stem in ('split', 'neighbors') else 'import FORMAT SOURCE'} -w {self.argument}"

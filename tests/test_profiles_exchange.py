@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this
 from profile_workspace import make_workspace
 
 from reclm_lite.cli import main
+from reclm_lite.csv_cells import is_formula, marked, unmarked
 from reclm_lite.data.dataset import Imported, save_imported
 from reclm_lite.errors import InputError, WorkspaceError
 from reclm_lite.profiles import store
@@ -92,7 +93,7 @@ def test_export_replaces_no_file_unasked_and_leaves_none_half_written(full, tmp_
         export_to_file(full, path)
     assert path.read_text() == "precious"
     with monkeypatch.context() as patch:
-        patch.setattr("reclm_lite.profiles.exchange.json.dumps", lambda *a, **k: 1 / 0)
+        patch.setattr("reclm_lite.profiles.exchange.json_text", lambda *a, **k: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             export_to_file(full, path, force=True)
     assert path.read_text() == "precious" and len(list(tmp_path.iterdir())) == 2
@@ -145,6 +146,60 @@ def test_ids_of_any_spelling_come_back(tmp_path):
             ws.db.commit()
             assert import_profiles(ws, tmp_path / f"ids.{form}").n_imported == len(ids)
             assert store.usable_profiles(ws, "user") == before
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\ufeff=1", "\u200b +1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff20x", "\u22121", "\x00=1", "'=1", "''@x", "' =1", "\tx"]
+NO_FORMULAS = ["a=1", "", "'", "''", "'a", "it's", "1-1", "7", " padded ", "'7", "(=1)", "ü", "日本=1"]
+
+
+@pytest.mark.parametrize("cell", FORMULAS + NO_FORMULAS, ids=ascii)
+def test_a_cell_is_marked_where_a_spreadsheet_would_run_it_and_comes_back_the_same(cell):
+    assert (marked(cell) != cell) == (cell in FORMULAS)
+    assert not is_formula(marked(cell)) and unmarked(marked(cell)) == cell
+    assert unmarked(cell) == cell or cell in FORMULAS  # of a file that somebody else wrote only what looks like a mark is taken off
+
+
+def test_numbers_are_not_marked():
+    assert marked(-1.5) == -1.5
+
+
+def test_no_cell_of_an_exported_csv_is_a_formula_and_every_text_comes_back(tmp_path):
+    import numpy as np
+
+    ids, none = [text for text in FORMULAS + NO_FORMULAS if text and "\0" not in text], np.zeros(0, np.int32)
+    with Workspace.create(tmp_path / "ws") as ws:
+        save_imported(ws, Imported("ids", ids, [], [], none, none))
+        with ws.db:
+            for idx, source in enumerate(ids):
+                text = f"User identity: =cook {idx}, -b, @c; User interests: +x, y, z"
+                store.put_profiles(ws, "user", [idx], Generation(f"k{idx}", text, "ok"), text, source, origin=Origin("history"))
+        before = profiles(ws)
+        for form in ("csv", "jsonl"):
+            path = tmp_path / f"p.{form}"
+            export_to_file(ws, path, form=form, force=True)
+            if form == "csv":
+                with open(path, encoding="utf-8", newline="") as handle:
+                    assert not [cell for row in csv.reader(handle) for cell in row if is_formula(cell)]
+            else:
+                assert [json.loads(line)["id"] for line in path.read_text(encoding="utf-8").splitlines()] == ids
+            with ws.db:
+                ws.db.execute("DELETE FROM profiles")
+            assert import_profiles(ws, path).n_imported == len(ids)
+            # A source is kept on one line without spaces around it; all else as it was.
+            assert [one[1:] for one in profiles(ws).values()] == [(text, " ".join(source.split()), *rest) for _, text, source, *rest in before.values()]
+
+
+def test_json_lines_hold_what_a_terminal_would_obey_as_escapes(tmp_path):
+    import numpy as np
+
+    ident, none = "\x1b[2J\x9b31m\u202e\u2028é", np.zeros(0, np.int32)
+    with Workspace.create(tmp_path / "ws") as ws:
+        save_imported(ws, Imported("ids", [ident], [], [], none, none))
+        with ws.db:
+            store.put_profiles(ws, "user", [0], Generation("k", TEXT, "ok"), TEXT, "m")
+        out = io.BytesIO()
+        export_profiles(ws, out)
+    assert json.loads(out.getvalue())["id"] == ident and "\\u001b[2J\\u009b31m\\u202e\\u2028é" in out.getvalue().decode()
 
 
 # -- in --------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..csv_cells import marked
 from ..report.frontier import HEADLINE, loss_of
 from . import quant_int8
 from .machine import sentence
@@ -147,7 +148,7 @@ def csv_of(document: Mapping[str, Any]) -> str:
             pair = (row.get("downstream") or {}).get(name) or {}
             cells += [pair.get(what, "") for what in _OF_PAIRS]
             cells += [*(pair.get("interval") or ("", "")), *(pair.get("loss_interval") or ("", ""))]
-        writer.writerow(["" if cell is None else cell for cell in cells])
+        writer.writerow(["" if cell is None else marked(cell) for cell in cells])
     return out.getvalue()
 
 

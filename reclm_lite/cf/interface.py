@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ..data.dataset import count_ids, csr_of
-from ..errors import InputError, WorkspaceError
+from ..errors import InputError, WorkspaceError, shell_word
 from ..kernels import native
 from ..workspace import Workspace
 from . import history
@@ -213,8 +213,8 @@ def split_name(name: str) -> tuple[str, str]:
 
 def fit_command(ws: Workspace, model: str, profiles: str = "none") -> str:
     """The command that makes a fitted model."""
-    option = "" if profiles == "none" else f" --profiles {profiles}"
-    return f"reclm fit {model}{option} -w {ws.argument}"
+    option = "" if profiles == "none" else f" --profiles {shell_word(profiles)}"
+    return f"reclm fit {shell_word(model)}{option} -w {ws.argument}"
 
 
 def save(fitted: FittedModel, ws: Workspace, *, inputs: dict[str, str]) -> str:

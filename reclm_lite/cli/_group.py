@@ -2,13 +2,18 @@
 
 import errno
 import importlib
+import os
+import re
 import sqlite3
 import sys
+import traceback
 
 import click
 
 from .. import __version__
 from ..errors import ReclmError
+from ..printable import printable
+from ._out import echo, printable_errors, ready_streams, say
 
 # verb -> (module in this package, one line for `reclm --help`), in the order of a user's work.
 VERBS = {
@@ -30,6 +35,9 @@ VERBS = {
     "export": ("export", "Turn a checkpoint into GGUF files that are proven equal."),
     "bench": ("bench", "Measure this machine: kernels and models beside their peers."),
 }
+
+# No system hands these to a program; a byte that is no UTF-8 comes as one of U+DC80 to U+DCFF.
+_UNSENDABLE = re.compile("[\x00\ud800-\udc7f\udd00-\udfff]")
 
 
 class LazyGroup(click.Group):
@@ -56,23 +64,36 @@ class LazyGroup(click.Group):
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for arg in args:
+            if _UNSENDABLE.search(arg):
+                ctx.fail(f"expected an argument that a system can hand over, found {arg[:40]!r}: it holds a NUL or half a character")
+        return super().parse_args(ctx, args)
+
+    def make_context(self, *args, **options) -> click.Context:
+        with printable_errors():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: click.Context):
-        for stream in (sys.stdout, sys.stderr):  # a terminal of another encoding than UTF-8 gets ? for what it lacks
-            if stream.errors == "strict":
-                stream.reconfigure(errors="replace")
+        with printable_errors():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context):
+        ready_streams()
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            click.echo("Interrupted. What was finished is kept; run the same command again to go on.", err=True)
+            say("Interrupted. What was finished is kept; run the same command again to go on.")
             ctx.exit(1)
         except BrokenPipeError:
             raise
         except Exception as error:  # the boundary: anything else is a bug, still told in one sentence
             if _debug_asked_for():
-                raise
-            raise click.ClickException(_sentence(error)) from error
+                echo(traceback.format_exc().rstrip("\n"), err=True)
+                ctx.exit(1)
+            raise click.ClickException(printable(_sentence(error))) from error
 
 
 def _debug_asked_for() -> bool:
@@ -92,7 +113,11 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}; use a smaller data set, or a machine with more memory"
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"the system refused: {error.strerror}"
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"expected names in UTF-8, found {error.object[:200]!r}: rename the file or folder, or give another name"
     return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"
 
 

@@ -1,17 +1,18 @@
 """Options and helpers that every verb shares."""
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial, wraps
+import re
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..errors import InputError
 from ..threads import check_threads
+from ._out import agreed, console, echo, print_json, progress_bar, say, set_up_logging  # noqa: F401  (the verbs take them from here)
 
-BAR_WIDTH = 24  # characters, where there is room
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes of the command line that are no UTF-8 come as these
 
 
 def common(function: Callable) -> Callable:
@@ -24,12 +25,27 @@ def common(function: Callable) -> Callable:
         import logging
 
         level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-        logging.getLogger("reclm_lite").setLevel(level)
+        set_up_logging(level)
         click.get_current_context().find_root().meta["reclm.debug"] = debug
+        _refuse_no_names(kwargs)
         return function(*args, **kwargs)
 
     return wrapper
+
+
+def _refuse_no_names(values: dict[str, Any]) -> None:
+    """Raises BadParameter where a text (not a path) holds bytes that are no UTF-8, which neither a database nor a file takes, and
+    where a file's name is empty, as that of a variable that is not set.
+    """
+    context = click.get_current_context()
+    parameters = {parameter.name: parameter for parameter in context.command.params}
+    for name, value in values.items():
+        texts = value if isinstance(value, tuple) else (value,)
+        for text in texts:
+            if isinstance(text, str) and _NO_TEXT.search(text):
+                raise click.BadParameter(f"expected UTF-8, found {text[:80]!r}", ctx=context, param=parameters.get(name))
+            if isinstance(text, Path) and not text.name and not getattr(parameters[name].type, "dir_okay", True):
+                raise click.BadParameter(f"expected the name of a file, found {str(text)!r}", ctx=context, param=parameters[name])
 
 
 workspace_option = click.option(
@@ -44,45 +60,12 @@ workspace_option = click.option(
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
+def threads_within_bounds(context: click.Context, option: click.Parameter, value: int | None) -> int | None:
+    """The callback of every option `--threads`."""
+    return value if value is None else check_threads(value, InputError, "--threads")
+
+
 threads_option = click.option(
     "--threads", "n_threads", type=click.IntRange(min=1), default=None, help="CPU threads [default: all usable cores].",
-    callback=lambda context, option, value: value if value is None else check_threads(value, InputError, "--threads"),
+    callback=threads_within_bounds,
 )  # fmt: skip
-
-
-def print_json(document: object) -> None:
-    """Print `document` as the only thing on stdout."""
-    click.echo(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False))
-
-
-def say(message: str) -> None:
-    """A line about what was done, on stderr."""
-    click.echo(message, err=True)
-
-
-@contextmanager
-def progress_bar(description: str, total: int | None = None, *, eta: bool = True) -> Iterator[Callable]:
-    """A rich progress bar on stderr; yields `update(done, total=None, note="")`. eta: off where the note tells of the time."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.table import Column
-
-    console, whole = Console(stderr=True), partial(Column, no_wrap=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None, table_column=Column(max_width=BAR_WIDTH)),  # alone gives way where the line is narrow
-        MofNCompleteColumn(table_column=whole()),
-        TimeElapsedColumn(table_column=whole()),
-        *([TimeRemainingColumn(table_column=whole())] if eta else []),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(description, total=total, note="")
-
-        def update(done: int, total: int | None = None, note: str | None = None) -> None:
-            fields = {} if note is None else {"note": note}
-            if total is not None:
-                fields["total"] = total
-            progress.update(task, completed=done, **fields)
-
-        yield update

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ._options import common, say, threads_option
+from ._options import common, echo, say, threads_option
 from .bench_quant import command as quant
 
 PARTS = ("spmm", "topk", "knn", "training")
@@ -59,7 +59,7 @@ def kernels(parts: tuple[str, ...], repeats: int | None, n_threads: int | None, 
 @click.option("--large", is_flag=True, help="Also LightGCN and gfcf on 30,000 users, 41,000 items, 810,000 interactions.")
 @click.option("--reference", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help=f"The torch implementation to time beside LightGCN [default: {REFERENCE}, if it is there].")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
 @quick_option
 @json_option
@@ -93,7 +93,7 @@ def fit(
 @click.option("--llama-cpp-src", "llama_cpp", envvar="LLAMA_CPP_SRC", type=click.Path(path_type=Path, file_okay=False),
               help="llama.cpp's source tree, for its converter (or set LLAMA_CPP_SRC).")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=1), help="Runs of each contender [default: 3].")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
 @quick_option
 @json_option
@@ -128,7 +128,7 @@ def export(llama_cpp: Path | None, repeats: int | None, seed: int, n_threads: in
 @click.option("--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: bundled 3, others 1].")
 @click.option("--encoder-checkpoint", "checkpoint", type=click.Path(path_type=Path, file_okay=False),
               help="all-MiniLM-L6-v2 as published, for sentence-transformers.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
 @quick_option
 @json_option
@@ -167,7 +167,7 @@ def profile(
               help="The Python of an environment with trl 1.12, the last release with PPO: `python -m venv trl; trl/bin/pip install trl==1.12.0 peft`.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=4), help="Answers a step, a multiple of 4 [default: 16].")
 @click.option("--steps", type=click.IntRange(min=2), help="Steps; those after the first are timed [default: 3].")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
 @quick_option
 @json_option
@@ -196,5 +196,5 @@ def _progress(what: str) -> None:
 def _tell(result: tuple[list[str], str], as_json: bool) -> None:
     lines, line = result
     for text in [] if as_json else lines:
-        click.echo(text)
-    click.echo(line)
+        echo(text)
+    echo(line)

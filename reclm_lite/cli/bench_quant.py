@@ -1,11 +1,10 @@
 """`reclm bench quant`"""
 
-import json
 from pathlib import Path
 
 import click
 
-from ._options import common, say, threads_option, workspace_option
+from ._options import common, echo, print_json, say, threads_option, workspace_option
 
 
 class Percent(click.ParamType):
@@ -51,7 +50,7 @@ class Percent(click.ParamType):
     type=click.Path(path_type=Path, file_okay=False),
     help="Where files, figures and results go [default: reports/quant of the workspace].",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of users and prompts.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draw of users and prompts.")
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print what quant.json holds, as one line, in the place of tables.")
 @common
@@ -83,7 +82,7 @@ def command(
     document = quant.run(settings, say)
     written = quant_output.write(document, settings.out)
     for line in [] if as_json else quant_output.lines(document, auto=auto):
-        click.echo(line)
+        echo(line)
     say(f"written: {', '.join(map(str, written))}")
     if as_json:
-        click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
+        print_json(document, indent=None)

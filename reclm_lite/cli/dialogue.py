@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import shell_word
-from ._options import common, json_option, print_json, progress_bar, say, threads_option, workspace_option
+from ._options import common, echo, json_option, print_json, progress_bar, say, threads_option, workspace_option
 from .profile import _asked as agreed
 
 KINDS = ("sft", "preference", "rl")
@@ -180,7 +180,7 @@ def show_command(root: Path, kind: str, path: Path | None, n_shown: int) -> None
     wanted = {n * total // min(n_shown, total) for n in range(min(n_shown, total))}
     for number, dialogue in enumerate(read_dialogues(path, kind)):
         if number in wanted:
-            click.echo(_readable(dialogue))
+            echo(_readable(dialogue))
 
 
 def _readable(dialogue) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..errors import shell_word
-from ._options import common, json_option, print_json, progress_bar, say, workspace_option
+from ._options import common, console, json_option, print_json, progress_bar, say, workspace_option
 
 
 @click.command("evaluate")
@@ -39,11 +39,9 @@ def command(root: Path, as_json: bool, ci95: bool) -> None:
     if as_json:
         print_json(result)
         return
-    from rich.console import Console
-
     from ..report.tables import models_table
 
-    console = Console()
+    terminal = console()
     for table in models_table(result):
-        console.print(table)
-        console.print()
+        terminal.print(table)
+        terminal.print()

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ._options import common, json_option, print_json, progress_bar, say, threads_option
+from ._options import common, echo, json_option, print_json, progress_bar, say, threads_option
 
 PARITY_MODES = ("auto", "transformers", "gguf", "off")
 
@@ -83,12 +83,12 @@ def _table(manifest: dict[str, Any]) -> None:
     part, columns = ("vectors", ("mean_cosine", "min_cosine")) if encoder else ("logits", ("mean_kl", "top1_agreement"))
     titles = ("mean cosine", "least") if encoder else ("mean KL", "top-1")
     width = max((len(entry["file"]) for entry in files), default=0)
-    click.echo(f"{'file':<{width}} {'MiB':>9} {'bits/weight':>12} {titles[0]:>12} {titles[1]:>8}  parity")
+    echo(f"{'file':<{width}} {'MiB':>9} {'bits/weight':>12} {titles[0]:>12} {titles[1]:>8}  parity")
     for entry in files:
         measured = (entry["parity"] or {}).get(part, {})
         first, second = (measured.get(column) for column in columns)
         told = "off" if entry["parity"] is None else "proved" if entry["passed"] else "FAILED"
-        click.echo(
+        echo(
             f"{entry['file']:<{width}} {entry['size_bytes'] / (1 << 20):>9,.1f} {entry['bits_per_weight']:>12.2f} "
             f"{'-' if first is None else f'{first:.5f}':>12} {'-' if second is None else f'{second:.4f}':>8}  {told}"
         )

@@ -6,7 +6,7 @@ import click
 
 from ..cf.models import MODELS, PRESETS
 from ..errors import shell_word
-from ._options import common, progress_bar, say, threads_option, workspace_option
+from ._options import common, echo, progress_bar, say, threads_option, workspace_option
 
 
 @click.command("fit")
@@ -20,7 +20,7 @@ from ._options import common, progress_bar, say, threads_option, workspace_optio
 @click.option("--epochs", type=click.IntRange(min=1), help="At most this many epochs [default: the preset's].")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Another setting; repeatable.")
 @click.option("--show-settings", is_flag=True, help="Print the model's settings, as they would be used, and stop.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--restart", is_flag=True, help="Begin again where an interrupted fit could go on.")
 @threads_option
 @common
@@ -53,7 +53,7 @@ def command(
         if epochs is not None:
             given.append(f"epochs={epochs}")
         for name, value, meaning in listing(override(settings_of(model, preset), given)):
-            click.echo(f"{name}={value}".ljust(28) + meaning)
+            echo(f"{name}={value}".ljust(28) + meaning)
         return
     with Workspace.open(root) as ws, ws.writing():
         with progress_bar(f"fitting {model}") as update:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ._options import common, json_option, print_json, say, workspace_option
+from ..printable import printable
+from ._options import agreed, common, echo, json_option, print_json, say, workspace_option
 
 if TYPE_CHECKING:
     from ..forget import ForgetSummary
@@ -45,7 +46,7 @@ def command(users: tuple[str, ...], root: Path, gone: bool, dry_run: bool, yes: 
     with Workspace.open(root) as ws:
         if not yes and not dry_run:
             _tell(forget_users(ws, users, gone=gone, dry_run=True), to_stderr=True)
-            if not click.confirm("Remove all this? It cannot be undone", err=True):
+            if not agreed("Remove all this? It cannot be undone"):
                 say("Nothing was removed.")
                 raise click.exceptions.Exit(1)
         summary = forget_users(ws, users, gone=gone, dry_run=dry_run)
@@ -88,7 +89,7 @@ def _tell(summary: "ForgetSummary", *, to_stderr: bool = False) -> None:
         lines.append(f"Remains: {remains.text}" + " Make it again without them:" * bool(remains.commands))
         lines += [f"  {command}" for command in remains.commands]
     for line in lines:
-        click.echo(line, err=to_stderr)
+        echo(printable(line), err=to_stderr)
 
 
 def _few(ids: list[str]) -> str:

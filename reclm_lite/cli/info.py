@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from ._options import common, json_option, print_json, workspace_option
+from ..printable import printable
+from ._options import common, console, json_option, print_json, workspace_option
 
 
 @click.command("info")
@@ -26,16 +27,15 @@ def command(root: Path, as_json: bool) -> None:
     if as_json:
         print_json(status.as_dict())
         return
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=escape(f"{root}: {status.dataset or 'empty'}"), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=printable(f"{root}: {status.dataset or 'empty'}"), title_justify="left", box=None, pad_edge=False)
     for column in ("stage", "state", "what"):
         table.add_column(column)
     styles = {"ready": "green", "stale": "yellow", "damaged": "red", "missing": "dim", "not possible": "dim"}
     for stage in status.stages:
-        table.add_row(stage.name, f"[{styles[stage.state]}]{stage.state}[/]", escape(stage.detail))
-    console = Console()
-    console.print(table)
-    console.print(f"\nNext: [bold]{escape(status.next_command)}[/]", soft_wrap=True, highlight=False)
+        table.add_row(printable(stage.name), Text(stage.state, styles[stage.state]), printable(stage.detail))
+    terminal = console()
+    terminal.print(table)
+    terminal.print(Text.assemble("\nNext: ", (printable(status.next_command), "bold")), soft_wrap=True)

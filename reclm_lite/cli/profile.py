@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from ..errors import shell_word
+from ..printable import printable
 from .profile_exchange import export_command, import_command
-from ._options import common, json_option, print_json, progress_bar, say, threads_option, workspace_option
+from ._options import agreed, common, echo, json_option, print_json, progress_bar, say, threads_option, workspace_option
 
 
 @click.group("profile")
@@ -228,7 +229,7 @@ def _asked() -> bool:
 
     if not sys.stdin.isatty():
         raise click.UsageError("there is no terminal to ask at: add --yes to send the prompts")
-    return click.confirm("Go on?", err=True)
+    return agreed("Go on?")
 
 
 command.add_command(_generate("users"))
@@ -266,9 +267,13 @@ def show(root: Path, user: str | None, item: str | None, as_json: bool) -> None:
         print_json({"side": side, "id": ident, "profile": profile.text, "source": profile.source,
                     "status": profile.status, "reason": profile.reason, "basis": profile.basis, "created": profile.created})  # fmt: skip
         return
-    click.echo(profile.text or "(no valid profile)")
-    click.echo(f"source: {profile.source}\nstatus: {profile.status}" + (f" ({profile.reason})" if profile.reason else ""))
-    click.echo(f"made:   {profile.created}" + (f", from the {profile.basis}" if profile.basis else ""))
+    for line in (
+        profile.text or "(no valid profile)",
+        f"source: {profile.source}",
+        f"status: {profile.status}" + (f" ({profile.reason})" if profile.reason else ""),
+        f"made:   {profile.created}" + (f", from the {profile.basis}" if profile.basis else ""),
+    ):
+        echo(printable(line))
 
 
 @command.command("edit", short_help="Replace one profile by a text of yours.")

@@ -1,12 +1,12 @@
 """`reclm profile export` and `reclm profile import`."""
 
-import sys
 from pathlib import Path
 
 import click
 
 from ..errors import shell_word
 from ._options import common, json_option, print_json, say, workspace_option
+from ._out import data_on_stdout
 
 _SIDES = {"users": ("user",), "items": ("item",), "both": ("user", "item")}
 
@@ -36,8 +36,8 @@ def export_command(root: Path, side: str, output: Path | None, form: str | None,
     form = format_of(path, form)
     with Workspace.open(root) as ws:
         if path is None:
-            n = export_profiles(ws, sys.stdout.buffer, _SIDES[side], form)
-            sys.stdout.flush()
+            with data_on_stdout() as handle:
+                n = export_profiles(ws, handle, _SIDES[side], form)
         else:
             n = export_to_file(ws, path, _SIDES[side], form, force=force)
     say(f"Wrote {counted(n, 'profile')}" + (f" to {path}." if path else "."))

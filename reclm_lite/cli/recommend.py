@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from ._options import common, json_option, print_json, say, workspace_option
+from ..printable import printable
+from ._options import common, console, json_option, print_json, say, workspace_option
 
 
 @click.command("recommend")
@@ -44,8 +45,6 @@ def command(
     if as_json:
         print_json(answer.as_json())
         return
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -53,7 +52,7 @@ def command(
     for column in ("item", "title", "score", "reason"):
         table.add_column(column, justify="right" if column == "score" else "left", overflow="fold")
     for rank, item in enumerate(answer.items, 1):
-        table.add_row(str(rank), escape(item.item), escape(item.title), f"{item.score:,.3f}", escape(item.reason))
-    Console().print(table)
+        table.add_row(str(rank), printable(item.item), printable(item.title), f"{item.score:,.3f}", printable(item.reason))
+    console().print(table)
     if answer.note:
         say(answer.note)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ._options import common, workspace_option
+from ._options import common, echo, workspace_option
 
 
 @click.command("report")
@@ -22,4 +22,4 @@ def command(root: Path, out: Path | None) -> None:
     from ..workspace import Workspace
 
     with Workspace.open(root) as ws:
-        click.echo(write_report(ws, out))
+        echo(write_report(ws, out))

@@ -13,7 +13,7 @@ METHODS = ("given", "ratio", "leave-last", "temporal", "cold-items", "none")
 @click.command("split")
 @workspace_option
 @click.option("--method", type=click.Choice(METHODS), help="How to divide [default: the one the data allow; it is told].")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="[default: 0.2]")
 @click.option("--valid-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="[default: 0.1]")
 @click.option("--item-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import shell_word
-from ._options import common, json_option, print_json, progress_bar, say
+from ._options import common, echo, json_option, print_json, progress_bar, say, threads_within_bounds
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 OPTIMIZERS = ("adamw", "muon")
@@ -43,7 +43,9 @@ def stage_options(stage: str, *, batch: int, every: int = 100) -> Callable:
         click.option("--dtype", type=click.Choice(("auto", "float32", "bfloat16")), default="auto", show_default=True, help="auto: bfloat16 on a GPU, else float32."),
         click.option("--qlora", is_flag=True, help="Base weights in 4 bits (nf4); needs the extra [qlora]."),
         click.option("--gradient-checkpointing", is_flag=True, help="Less memory for activations, a third more time."),
-        click.option("--threads", "n_threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice]."),
+        click.option(
+            "--threads", "n_threads", type=click.IntRange(min=1), callback=threads_within_bounds, help="CPU threads [default: torch's choice].",
+        ),
         click.option("--fresh", is_flag=True, help="Throw away the run that lies in the folder."),
     ]  # fmt: skip
     return _together(where)
@@ -187,11 +189,11 @@ def tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_comma
         say("This run is done; nothing was changed. Give --fresh to begin it again. Its figures:")
     for name, value in facts.items():
         if name != "already_done" and not isinstance(value, dict):
-            click.echo(f"{name:<28} {number(value)}")
+            echo(f"{name:<28} {number(value)}")
     if "before" in facts:
-        click.echo(f"{'on held-out prompts':<28} {'SFT policy':>12} {'best step':>12}")
+        echo(f"{'on held-out prompts':<28} {'SFT policy':>12} {'best step':>12}")
         for name, value in facts["before"].items():
-            click.echo(f"  {name:<26} {number(value):>12} {number(facts['after'][name]):>12}")
+            echo(f"  {name:<26} {number(value):>12} {number(facts['after'][name]):>12}")
     if facts.get("best_step") == 0 and not facts.get("already_done"):
         say("No step was better than the beginning on held-out dialogues, so what was written is the beginning: try another --lr, more steps or more dialogues.")
     say(f"Written to {out}. Next: {next_command}")

@@ -17,10 +17,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from ..csv_cells import marked, unmarked
 from ..data.importers.files import read_source
 from ..dialogue.templates import format_profile, parse_profile
 from ..errors import InputError, ProfileFormatError
 from ..files import atomic_path
+from ..printable import json_text
 from ..workspace import Workspace, now
 from .pace import counted
 from .prompts import HISTORY, NEIGHBORS, TEXT
@@ -108,9 +110,10 @@ def export_profiles(ws: Workspace, handle: BinaryIO, sides: tuple[str, ...] = SI
             )  # fmt: skip
             for row in rows:
                 if form == CSV:
-                    (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
+                    cells = [marked(cell) for cell in row]  # a spreadsheet shows what would be a formula as text
+                    (quoting if any("\r" in cell for cell in cells) else writer).writerow(cells)
                 else:
-                    text.write(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False) + "\n")
+                    text.write(json_text(dict(zip(COLUMNS, row, strict=True))) + "\n")
                 n += 1
         text.flush()
     finally:
@@ -284,6 +287,7 @@ def _rows(path: Path, form: str) -> Iterator[tuple[int, Mapping[str, object] | _
         return
     with open(path, encoding="utf-8-sig", newline="") as handle:
         reader = csv.reader(handle, strict=True)
+        unmark = unmarked if form == CSV else str  # the published files have no marks
         try:
             header = next(reader, [])
             wanted = list(_RECLM_COLUMNS) if form == RECLM else ["id", "profile"]
@@ -293,7 +297,7 @@ def _rows(path: Path, form: str) -> Iterator[tuple[int, Mapping[str, object] | _
             line = reader.line_num + 1
             for cells in reader:
                 if len(cells) == len(header):
-                    yield line, dict(zip(header, cells, strict=True))
+                    yield line, dict(zip(header, map(unmark, cells), strict=True))
                 elif cells:
                     yield line, _Bad(f"expected {len(header)} columns, found {len(cells)}")
                 line = reader.line_num + 1

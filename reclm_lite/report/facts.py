@@ -7,7 +7,6 @@ owns: evaluation comes from `evaluate_workspace`, recommendations from `Recommen
 import importlib.metadata
 import logging
 import platform
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from .. import __version__
 from ..data.dataset import load_interactions, load_split
-from ..errors import MissingArtefactError, ReclmError
+from ..errors import MissingArtefactError, ReclmError, shell_word
 from ..profiles.generate import job_kind
 from ..profiles.store import get_profile, last_job
 from ..serve.recommend import Recommendation, Recommender
@@ -232,20 +231,23 @@ def _software() -> list[tuple[str, str]]:
 
 
 def _commands(ws: Workspace, manifest: Mapping) -> list[str]:
-    """The commands that lead to this state, read off the artefacts that are there."""
-    where = f"-w {ws.root.name}"
+    """The commands that lead to this state, read off the artefacts that are there; every name in them is one word of a shell."""
+    root = shell_word(ws.root.name)
+    where = f"-w {root}"
     if manifest.get("format") == "demo":
         return [f"reclm quickstart {where}"]
-    options = "".join(_option(name, value) for name, value in manifest.get("options", {}).items())
-    commands = [f"reclm init {ws.root.name}", f"reclm import {manifest.get('format', 'FORMAT')} SOURCE {where}{options}"]
+    given = manifest.get("options")
+    options = "".join(_option(name, value) for name, value in (given.items() if isinstance(given, dict) else ()))
+    commands = [f"reclm init {root}", f"reclm import {shell_word(str(manifest.get('format', 'FORMAT')))} SOURCE {where}{options}"]
     if ws.has("matrices/split"):
         params = ws.provenance("matrices/split", made_by="reclm split")["params"]
         method = params.get("method")
-        seed = f" --seed {params['seed']}" if "seed" in params else ""
-        commands.append(f"reclm split{f' --method {method}' if method else ''}{seed} {where}")
+        seed = f" --seed {shell_word(str(params['seed']))}" if "seed" in params else ""
+        commands.append(f"reclm split{f' --method {shell_word(str(method))}' if method else ''}{seed} {where}")
     if ws.has("vectors/items"):
         commands.append(f"reclm embed items {where}")
-    models = [path.name.removesuffix(".safetensors").split("+") for path in sorted((ws.root / "models").glob("*.safetensors"))]
+    names = [path.name.removesuffix(".safetensors") for path in sorted((ws.root / "models").glob("*.safetensors"))]
+    models = [[shell_word(part) for part in name.split("+")] for name in names]
     commands += [f"reclm fit {parts[0]} {where}" for parts in models if len(parts) == 1]
     if ws.has("matrices/neighbors"):
         commands.append(f"reclm neighbors {where}")
@@ -262,4 +264,4 @@ def _option(name: str, value: object) -> str:
     """` --user customer` for `user_column: customer`; a list gives the option once for each value."""
     flag = "--" + name.removesuffix("_columns").removesuffix("_column").removesuffix("_source").replace("_", "-")
     values = value if isinstance(value, list) else [value]
-    return "".join(f" {flag} {shlex.quote(str(each))}" for each in values)
+    return "".join(f" {shell_word(flag)} {shell_word(str(each))}" for each in values)

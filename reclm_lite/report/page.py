@@ -280,7 +280,7 @@ def _manifest(manifest: Mapping) -> str:
         f'<tr><th scope="row">{escape(_short(source.get("file", "?")))}</th>'
         f'<td class="number">{escape(_short(source.get("bytes", "–")))}</td>'
         f"<td><code>{escape(_short(source.get('sha256', '–'))[:16])}</code></td></tr>"
-        for source in manifest.get("sources", [])
+        for source in (manifest["sources"] if isinstance(manifest.get("sources"), list) else ())
         if isinstance(source, Mapping)
     ]
     head = '<th scope="col">File</th><th scope="col" class="number">Bytes</th><th scope="col">SHA-256 (first 16 digits)</th>'

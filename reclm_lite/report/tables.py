@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from ..printable import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -56,10 +58,10 @@ def best_row(rows: Sequence[Mapping], metric: str) -> Mapping | None:
 
 
 def models_table(result: Mapping) -> "list[Table]":
-    """One terminal table per setting of an evaluation, the best value of each column in bold."""
+    """One terminal table per setting of an evaluation, the best value of each column in bold; for a console without markup."""
     from rich import box
-    from rich.markup import escape as escape_markup
     from rich.table import Table
+    from rich.text import Text
 
     tables = []
     for setting in _settings(result["rows"]):
@@ -68,7 +70,7 @@ def models_table(result: Mapping) -> "list[Table]":
             continue
         users = users_label(group)
         title = f"{SETTING_TITLES.get(setting, setting)} ({users})"
-        table = Table(title=escape_markup(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table = Table(title=printable(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         table.add_column("model", no_wrap=True)
         for metric in METRICS:
             # R@20, N@40: short, so that the table fits into 80 columns.
@@ -81,10 +83,10 @@ def models_table(result: Mapping) -> "list[Table]":
             for metric in METRICS:
                 text = f"{row[metric]:.4f}"
                 best = row[metric] == max(other[metric] for other in group)
-                cells.append(f"[bold]{text}[/bold]" if best and len(group) > 1 else text)
+                cells.append(Text(text, "bold") if best and len(group) > 1 else text)
             if any(intervals):
                 cells.append(f"{interval[0]:.4f}–{interval[1]:.4f}" if interval else "")
-            table.add_row(escape_markup(model_label(row)), *cells)
+            table.add_row(printable(model_label(row)), *cells)
         tables.append(table)
     return tables
 
