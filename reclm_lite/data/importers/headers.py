@@ -6,13 +6,18 @@ Lines are read after `files.read_source` has found each of them within bounds.
 import csv
 import gzip
 import io
+import itertools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 from ...errors import InputError
 from .limits import Limits, cut
+
+
+_END = re.compile(r"[\r\n]*\Z")
 
 
 def open_text(path: Path) -> IO[str]:
@@ -49,11 +54,16 @@ def csv_header(path: Path, delimiter: str, quote: str, limits: Limits) -> tuple[
     quoting = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
     names: list[str] = []
     try:
-        names = next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, strict=True, **quoting), [])
+        reader = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, strict=True, **quoting)
+        names = next(reader, [])
     except csv.Error as error:
         raise InputError(f"{path}, line 1: the line of column names cannot be read ({error}); mend it") from error
     if not any(names):
         raise InputError(f"{path}, line 1: expected column names, found an empty line; add a header")
+    # DuckDB loses rows behind a header with breaks of another kind than its lines' ends.
+    lines = list(itertools.islice(io.StringIO(head, newline=""), reader.line_num))
+    if len({_END.search(line)[0] for line in lines}) > 1:
+        raise InputError(f"{path}, line 1: a column name holds a line break of another kind than the file's lines end with; rename it")
     return check_names(f"{path}, line 1", [name or f"column {number}" for number, name in enumerate(names, 1)], limits)
 
 

@@ -135,20 +135,26 @@ def _check_ids(staging: "Staging") -> None:
 def _core(staging: "Staging", min_user: int, min_item: int) -> dict[str, int]:
     """Drop users and items with too few pairs, again and again until none is left to drop."""
     db = staging.db
-    before = db.execute("SELECT count(*) FROM pairs").fetchone()[0]
-    n_pairs, rounds = -1, 0
-    while (now := db.execute("SELECT count(*) FROM pairs").fetchone()[0]) != n_pairs:
+
+    def count() -> int:
+        return db.execute("SELECT count(*) FROM pairs").fetchone()[0]
+
+    before = now = count()
+    n_pairs = -1
+    for _ in range(_SQL_ROUNDS):
+        if now == n_pairs:
+            break
         n_pairs = now
-        if rounds == _SQL_ROUNDS:
-            _drop_chains(staging, min_user, min_item)
-            continue
-        rounds += 1
         for side, least in (("u", min_user), ("i", min_item)):
             if least > 1:
                 db.execute(
                     f"DELETE FROM pairs WHERE {side} IN (SELECT {side} FROM pairs GROUP BY {side} "
                     f"HAVING count(DISTINCT {'i' if side == 'u' else 'u'}) < {int(least)})"
                 )
+        now = count()
+    else:
+        _drop_chains(staging, min_user, min_item)
+        n_pairs = count()
     return {"interactions": n_pairs, "outside_core": before - n_pairs}
 
 

@@ -103,6 +103,7 @@ class Staging:
                 "autoinstall_known_extensions": False, "autoload_known_extensions": False,
             },
         )  # fmt: skip
+        db.execute("SET enable_progress_bar=false")  # it would stand among the results
         # Older versions compare the name that is opened, a link in the folder; newer ones the file that it leads to.
         db.execute(f"SET allowed_directories=[{quoted(str(self.folder))}]")
         db.execute(f"SET allowed_paths=[{', '.join(quoted(str(path)) for path in self._readable)}]")
@@ -136,7 +137,11 @@ class Staging:
         source = read_source(path, text=text, encoding=encoding, limits=self.limits, foreign=foreign)
         self.sources.append(source)
         link = self.folder / f"source-{len(self.sources)}"
-        link.symlink_to(path.resolve())
+        real = path.resolve()
+        if "\\" in str(real):  # DuckDB takes it for a separator of folders, and finds the file in none that it may read
+            shutil.copyfile(real, link)
+        else:
+            link.symlink_to(real)
         return link
 
     def csv(
@@ -171,7 +176,7 @@ class Staging:
         return f"compression='{'gzip' if path.suffix == '.gz' else 'none'}'"
 
     def _line_size(self) -> str:
-        return f"max_line_size={self.limits.line_bytes}"
+        return f"max_line_size={self.limits.line_bytes + 4}"  # DuckDB counts the line's end too
 
     def json_lines(self, path: Path) -> Reader:
         """A file of one JSON object per line; the first object's keys are its columns."""
@@ -180,7 +185,7 @@ class Staging:
         struct = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in names)
         sql = (
             f"read_json({quoted(str(link))}, format='newline_delimited', columns={{{struct}}}, {self._packing(path)}, "
-            f"maximum_object_size={self.limits.line_bytes})"
+            f"maximum_object_size={self.limits.line_bytes + 4})"
         )
         return Reader(sql, path, names)
 
