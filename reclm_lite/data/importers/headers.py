@@ -9,7 +9,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -82,17 +82,24 @@ def bad_json_line(path: Path) -> InputError:
     with open_text(path) as handle:
         for number, line in enumerate(handle, 1):
             try:
-                if line.strip() and not isinstance(_parsed(path, number, line), dict):
+                if line.strip() and not isinstance(_parsed(path, number, line, _no_key_twice), dict):
                     return InputError(f"{path}, line {number}: expected a JSON object; write one object per line")
             except InputError as error:
                 return error
     return InputError(f"{path}: not valid JSON lines (perhaps a broken \\u escape); write one object per line")
 
 
-def _parsed(path: Path, number: int, line: str) -> object:
+def _no_key_twice(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key comes twice in an object")
+    return found
+
+
+def _parsed(path: Path, number: int, line: str, object_of: Callable = dict) -> object:
     try:
         # Numbers stay text: Python refuses to read very long ones.
-        return json.loads(line, parse_int=str, parse_float=str)
+        return json.loads(line, parse_int=str, parse_float=str, object_pairs_hook=object_of)
     except RecursionError as error:
         raise InputError(f"{path}, line {number}: the JSON object is nested too deeply; write flat objects") from error
     except ValueError as error:

@@ -78,7 +78,7 @@ def number_all(
         "pairs of users or items below min_user or min_item": counts["outside_core"],
     }
     return Imported(
-        name=name, user_ids=user_ids, item_ids=item_ids, item_texts=texts,
+        name=_text(name), user_ids=user_ids, item_ids=item_ids, item_texts=texts,
         **{key: np.ascontiguousarray(value) for key, value in arrays.items()},
         manifest={
             "format": format,
@@ -255,10 +255,15 @@ def _rows(db, query: str) -> Iterator[tuple]:
         yield from rows
 
 
+def _text(name: str) -> str:
+    """A file's name as text: bytes that are not UTF-8 become question marks."""
+    return name.encode("utf-8", "replace").decode()
+
+
 def plain(options: dict) -> dict:
     """Options as the manifest keeps them: what is unset left out, paths by name, sequences as lists."""
     kept = {key: value for key, value in options.items() if value not in (None, (), [], 0)}
     return {
-        key: value.name.encode("utf-8", "replace").decode() if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        key: _text(value.name) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for key, value in kept.items()
     }

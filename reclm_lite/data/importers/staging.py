@@ -70,7 +70,7 @@ class Staging:
         self.sources: list[SourceFile] = []
         self.notes: list[str] = []
         self._memory_limit = memory_limit
-        self._readable = [path.resolve() for path in sources]
+        self._readable = [str(path.resolve()) for path in sources if _is_plain(path.resolve())]
         self._ordered_db = None
         remove_leftover_staging()
         try:
@@ -79,8 +79,8 @@ class Staging:
             raise WorkspaceError(f"no temporary folder can be made ({error.strerror or error}): set TMPDIR to a folder with space") from error
         self.folder = self._temporary.path
         try:
-            if any(mark in str(self.folder) for mark in "*?["):
-                raise WorkspaceError(f"TMPDIR is {self.folder.parent}, whose name DuckDB reads as a pattern: set one without * ? [")
+            if not _is_plain(self.folder) or any(mark in str(self.folder) for mark in "*?["):
+                raise WorkspaceError(f"TMPDIR is {str(self.folder.parent)!r}, which DuckDB cannot use: set one of letters without * ? [ and \\")
             with self.reading():
                 self.db = self._connect("staging.duckdb", memory_limit=memory_limit, threads=threads, preserve_insertion_order=False)
                 self.db.execute("CREATE TABLE raw (user VARCHAR, item VARCHAR, time VARCHAR, rating VARCHAR, part UTINYINT)")
@@ -106,7 +106,7 @@ class Staging:
         db.execute("SET enable_progress_bar=false")  # it would stand among the results
         # Older versions compare the name that is opened, a link in the folder; newer ones the file that it leads to.
         db.execute(f"SET allowed_directories=[{quoted(str(self.folder))}]")
-        db.execute(f"SET allowed_paths=[{', '.join(quoted(str(path)) for path in self._readable)}]")
+        db.execute(f"SET allowed_paths=[{', '.join(map(quoted, self._readable))}]")
         db.execute("SET enable_external_access=false")
         db.execute("SET lock_configuration=true")
         return db
@@ -138,7 +138,7 @@ class Staging:
         self.sources.append(source)
         link = self.folder / f"source-{len(self.sources)}"
         real = path.resolve()
-        if "\\" in str(real):  # DuckDB takes it for a separator of folders, and finds the file in none that it may read
+        if not _is_plain(real):
             shutil.copyfile(real, link)
         else:
             link.symlink_to(real)
@@ -313,6 +313,14 @@ class Staging:
     def imported(self, **settings: object) -> Imported:
         """Filter, drop repeats, number users and items, and return the data set: `numbering.number_all`."""
         return number_all(self, **settings)
+
+
+def _is_plain(path: Path) -> bool:
+    """Can DuckDB be told of this path? Not if it is not UTF-8; and it takes a backslash for a separator of folders."""
+    try:
+        return "\\" not in str(path) and bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _size(expressions: Sequence[str]) -> str:
