@@ -183,8 +183,10 @@ class Staging:
         link = self.source(path)
         names = json_keys(path, self.limits)
         struct = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in names)
+        # The link's name has no ending, so nothing else is taken for compressed.
+        packing = ", compression='gzip'" if path.suffix == ".gz" else ""
         sql = (
-            f"read_json({quoted(str(link))}, format='newline_delimited', columns={{{struct}}}, {self._packing(path)}, "
+            f"read_json({quoted(str(link))}, format='newline_delimited', columns={{{struct}}}{packing}, "
             f"maximum_object_size={self.limits.line_bytes + 4})"
         )
         return Reader(sql, path, names)
