@@ -139,11 +139,11 @@ def target(name: str, what: str, run, seeds, n_slice: int, words: tuple[bytes, .
 
 
 TARGETS = (
-    target("csv", "CSV files of the format table", run_csv, csv_seeds, 60),
-    target("jsonl", "JSON lines of the format table", run_jsonl, jsonl_seeds, 60, (b"{", b"}", b"[", b'":', b"null", b"\\ud800")),
-    target("parquet", "Parquet files of the format table", run_parquet, parquet_seeds, 60, (b"PAR1", b"\x15\x00", b"\x19", b"\xff" * 9)),
-    target("movielens", "a file among those of the format movielens", *one_of("movielens", list(FILMS.values())), 50, (b"::", b"|")),
-    target("mind", "a file among those of the format mind", *one_of("mind", [NEWS]), 50, (b"-1", b"-0", b" ", b"AM")),
-    target("recbole", "a file among those of the format recbole", *one_of("recbole", [ATOMIC], "toy.inter"), 50, (b":token", b":")),
-    target("lightgcn", "a file among those of the format lightgcn", *one_of("lightgcn", list(GRAPHS.values())), 50, (b":", b" ")),
+    target("csv", "CSV files of the format table", run_csv, csv_seeds, 30),
+    target("jsonl", "JSON lines of the format table", run_jsonl, jsonl_seeds, 30, (b"{", b"}", b"[", b'":', b"null", b"\\ud800")),
+    target("parquet", "Parquet files of the format table", run_parquet, parquet_seeds, 30, (b"PAR1", b"\x15\x00", b"\x19", b"\xff" * 9)),
+    target("movielens", "a file among those of the format movielens", *one_of("movielens", list(FILMS.values())), 30, (b"::", b"|")),
+    target("mind", "a file among those of the format mind", *one_of("mind", [NEWS]), 30, (b"-1", b"-0", b" ", b"AM")),
+    target("recbole", "a file among those of the format recbole", *one_of("recbole", [ATOMIC], "toy.inter"), 30, (b":token", b":")),
+    target("lightgcn", "a file among those of the format lightgcn", *one_of("lightgcn", list(GRAPHS.values())), 30, (b":", b" ")),
 )
