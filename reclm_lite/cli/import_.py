@@ -33,6 +33,10 @@ FORMATS = ("reclm", "movielens", "mind", "recbole", "lightgcn", "table")
 @click.option("--items-item", "items_item_column", help="table: column of the item id there [default: as --item].")
 @click.option("--delimiter", help="table: what separates columns in a CSV or TSV file [default: by the file's ending].")
 @click.option("--quote", help="table: the quoting character [default: \"].")
+@click.option(
+    "--limit", "limits", multiple=True, metavar="NAME=N",
+    help="All but reclm: a bound on the files, such as line-bytes=8000000; docs/formats.md lists them. Repeat for several.",
+)
 @click.option("--replace", is_flag=True, help="Replace the data set that the workspace already holds; its profiles are removed.")
 @click.option("--update", is_flag=True, help="The same data set, newer: profiles stay with the ids they belong to.")
 @common
@@ -49,6 +53,7 @@ def command(root: Path, format_name: str, source: Path, replace: bool, update: b
     """
     from ..data.dataset import save_imported
     from ..data.importers import import_dataset, options_of
+    from ..data.importers.limits import parse_limits
     from ..errors import InputError, WorkspaceError
     from ..forget import of_earlier_data
     from ..workspace import Workspace
@@ -63,6 +68,8 @@ def command(root: Path, format_name: str, source: Path, replace: bool, update: b
         raise InputError(
             f"the format {format_name} has no option {', '.join(foreign)}: leave it out (`reclm import --help` says whose it is)"
         )
+    if "limits" in given:
+        given["limits"] = parse_limits(given["limits"])
     with Workspace.open(root) as ws, ws.writing():
         if ws.has("matrices/interactions") and not (replace or update):
             raise WorkspaceError(
@@ -81,6 +88,8 @@ def command(root: Path, format_name: str, source: Path, replace: bool, update: b
     for reason, count in data.manifest.get("dropped", {}).items():
         if count:
             say(f"  left out: {count:,} ({reason})")
+    for note in data.manifest.get("notes", []):
+        say(f"  note: {note}")
     if carried is not None:
         for line in _carried(carried):
             say(line)

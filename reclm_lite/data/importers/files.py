@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
+from .limits import Limits
 
 _CHUNK_BYTES = 1 << 20
 
@@ -21,7 +22,8 @@ class SourceFile:
     sha256: str
 
     def manifest(self) -> dict:
-        return {"file": self.path.name, "bytes": self.n_bytes, "sha256": self.sha256}
+        # A name may hold bytes that are not UTF-8; the manifest is text.
+        return {"file": self.path.name.encode("utf-8", "replace").decode(), "bytes": self.n_bytes, "sha256": self.sha256}
 
 
 def find_folder(path: Path, format: str, expected: str) -> Path:
@@ -46,10 +48,13 @@ def find_file(path: Path) -> Path:
     return path
 
 
-def read_source(path: Path, *, text: bool = True, encoding: str = "utf-8") -> SourceFile:
+def read_source(
+    path: Path, *, text: bool = True, encoding: str = "utf-8", limits: Limits | None = None, foreign: bytes = b"\0"
+) -> SourceFile:
     """Hash a file and, for text, check every byte of it.
 
-    Raises InputError with the line for a NUL byte or, in UTF-8, for a byte that is not UTF-8.
+    Raises InputError with the line for a byte of `foreign` or, in UTF-8, for a byte that is not UTF-8; with `limits` also for
+    a line that is too long and for a compressed file that unpacks to too much.
     A name that ends in `.gz` is decompressed for the check; the hash is of the file as it lies.
     """
     path = find_file(path)
@@ -63,7 +68,7 @@ def read_source(path: Path, *, text: bool = True, encoding: str = "utf-8") -> So
         if text:
             opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
             with opened as handle:
-                _check_text(path, handle, encoding)
+                _check_text(path, handle, encoding, limits, limits.unpacked_bytes(n_bytes) if limits and path.suffix == ".gz" else 0, foreign)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path} is not a whole gzip file ({error}): decompress it by hand and look at it") from error
     except OSError as error:
@@ -71,18 +76,19 @@ def read_source(path: Path, *, text: bool = True, encoding: str = "utf-8") -> So
     return SourceFile(path, n_bytes, digest.hexdigest())
 
 
-def _check_text(path: Path, handle, encoding: str) -> None:
+def _check_text(path: Path, handle, encoding: str, limits: Limits | None, most_bytes: int, foreign: bytes) -> None:
+    """most_bytes: what the text may take, 0 for any."""
     decoder = codecs.getincrementaldecoder(encoding)()
-    n_lines = 0
+    # A chunk is no longer than a line may be, so only a line that runs over a chunk's end can be too long.
+    chunk_bytes = min(_CHUNK_BYTES, limits.line_bytes) if limits else _CHUNK_BYTES
+    n_lines = n_bytes = n_open = 0  # n_open: bytes of the line that has not ended
     blank = True
     while True:
-        chunk = handle.read(_CHUNK_BYTES)
-        if b"\0" in chunk:
-            line = n_lines + chunk[: chunk.index(b"\0")].count(b"\n") + 1
-            raise InputError(
-                f"{path}, line {line}: found a NUL byte, which text never holds; "
-                "the file is damaged or of another encoding (UTF-16?): save it as UTF-8"
-            )
+        chunk = handle.read(chunk_bytes)
+        for byte in foreign:
+            if byte in chunk:
+                line = n_lines + chunk[: chunk.index(byte)].count(b"\n") + 1
+                raise InputError(f"{path}, line {line}: {_FOREIGN[byte]}")
         try:
             decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
@@ -95,7 +101,27 @@ def _check_text(path: Path, handle, encoding: str) -> None:
             ) from error
         if not chunk:
             break
+        n_bytes += len(chunk)
+        if most_bytes and n_bytes > most_bytes:
+            raise InputError(
+                f"{path} unpacks to more than {most_bytes:,} bytes, {limits.unpacked_ratio:,} times its size: refused as a "
+                "decompression bomb; decompress it by hand, or raise the limit with --limit unpacked-ratio=N"
+            )
+        if limits:
+            ends = [at for at in (chunk.find(b"\n"), chunk.find(b"\r")) if at >= 0]
+            if n_open + (min(ends) if ends else len(chunk)) > limits.line_bytes:
+                raise InputError(
+                    f"{path}, line {n_lines + 1}: the line is longer than {limits.line_bytes:,} bytes; mend it, "
+                    "or raise the limit with --limit line-bytes=N"
+                )
+            n_open = len(chunk) - 1 - max(chunk.rfind(b"\n"), chunk.rfind(b"\r")) if ends else n_open + len(chunk)
         blank = blank and not chunk.strip(b"\xef\xbb\xbf \t\r\n")
         n_lines += chunk.count(b"\n")
     if blank:
         raise InputError(f"{path} holds only white space: expected at least one row")
+
+
+_FOREIGN = {
+    0: "found a NUL byte, which text never holds; the file is damaged or of another encoding (UTF-16?): save it as UTF-8",
+    1: "found the control character 0x01, which this format never holds; the file is damaged or of another format",
+}

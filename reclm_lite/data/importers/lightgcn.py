@@ -15,6 +15,7 @@ from pathlib import Path
 from ...errors import InputError
 from ..dataset import GIVEN_TEST, GIVEN_TRAIN, Imported
 from .files import find_folder
+from .limits import Limits
 from .staging import Reader, Staging
 
 LAYOUTS = ("list", "colon", "triples")
@@ -31,17 +32,19 @@ def import_lightgcn(
     min_user: int | None = None,
     min_item: int | None = None,
     name: str | None = None,
+    limits: Limits | None = None,
 ) -> Imported:
     """Read a folder with train.txt and test.txt; the two become the given split.
 
     layout: `list`, `colon` or `triples`; by default told from the first line (see the module).
     min_rating (triples only: of the count), min_user, min_item: as for the format table.
+    limits: bounds on the files, by default those of Limits().
     """
     folder = find_folder(Path(source), "lightgcn", "train.txt and test.txt")
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"expected a layout among {', '.join(LAYOUTS)}, found {layout!r}")
     found = {}
-    with Staging() as staging:
+    with Staging(folder / "train.txt", folder / "test.txt", limits=limits) as staging:
         for file, part in (("train.txt", GIVEN_TRAIN), ("test.txt", GIVEN_TEST)):
             lines = staging.lines(folder / file)
             found[file] = layout or _layout(staging, lines)
@@ -60,9 +63,10 @@ def import_lightgcn(
 
 def _layout(staging: Staging, lines: Reader) -> str:
     with staging.reading(lines.path):
-        staging.db.execute("SET preserve_insertion_order=true")
-        (first,) = staging.db.execute(f"SELECT line FROM {lines.sql} WHERE trim(line) <> '' LIMIT 1").fetchone()
-        staging.db.execute("SET preserve_insertion_order=false")
+        found = staging.ordered.execute(f"SELECT line FROM {lines.sql} WHERE trim(line) <> '' LIMIT 1").fetchone()
+    if found is None:
+        raise InputError(f"{lines.path}: expected lines such as {_EXAMPLES['list']}, found none with text")
+    (first,) = found
     return "colon" if ":" in first else "triples" if "\t" in first else "list"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...errors import InputError
 from ..dataset import Imported
 from .files import find_folder
+from .limits import Limits
 from .staging import Reader, Staging, ident
 
 _BEHAVIORS = ("impression id", "user", "time", "history", "impressions")
@@ -24,18 +25,20 @@ def import_mind(
     min_user: int | None = None,
     min_item: int | None = None,
     name: str | None = None,
+    limits: Limits | None = None,
 ) -> Imported:
     """Read one part of MIND, such as the unpacked MINDsmall_train.
 
     history: take the click histories too, not only the clicked impressions.
     min_user, min_item: keep users and items with at least this many, repeated until nothing changes.
+    limits: bounds on the files, by default those of Limits().
     Users with neither history nor click are kept and counted.
     """
     folder = find_folder(Path(source), "mind", "behaviors.tsv and news.tsv")
     for file in ("behaviors.tsv", "news.tsv"):
         if not (folder / file).exists():
             raise InputError(f"{folder} has no {file}: the format mind expects behaviors.tsv and news.tsv in one folder")
-    with Staging() as staging:
+    with Staging(folder / "behaviors.tsv", folder / "news.tsv", limits=limits) as staging:
         behaviors = staging.csv(folder / "behaviors.tsv", delimiter="\t", quote="", columns=_BEHAVIORS)
         news = staging.csv(folder / "news.tsv", delimiter="\t", quote="", columns=_NEWS)
         _check(staging, behaviors)

@@ -13,9 +13,11 @@ from pathlib import Path
 from ...errors import InputError
 from ..dataset import Imported
 from .files import find_folder
+from .limits import Limits
 from .staging import Reader, Staging, ident, quoted
 
 _EXPECTED = "ratings.csv and movies.csv (or ratings.dat and movies.dat, or u.data and u.item)"
+_FILES = ("ratings.csv", "movies.csv", "ratings.dat", "movies.dat", "u.data", "u.item")
 _RATINGS = ("userId", "movieId", "rating", "timestamp")
 _GENRES_100K = (
     "", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
@@ -30,14 +32,16 @@ def import_movielens(
     min_user: int | None = None,
     min_item: int | None = None,
     name: str | None = None,
+    limits: Limits | None = None,
 ) -> Imported:
     """Read a folder of film ratings; titles keep their year, genres read `Adventure, Animation`.
 
     min_rating: keep interactions rated at least this (4 is the usual limit for "liked").
     min_user, min_item: keep users and items with at least this many, repeated until nothing changes.
+    limits: bounds on the files, by default those of Limits().
     """
     folder = find_folder(Path(source), "movielens", _EXPECTED)
-    with Staging() as staging:
+    with Staging(*(folder / file for file in _FILES), limits=limits) as staging:
         if (folder / "ratings.csv").exists():
             ratings, films, genres = _latest(staging, folder)
         elif (folder / "ratings.dat").exists():

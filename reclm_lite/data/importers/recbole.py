@@ -12,6 +12,8 @@ from pathlib import Path
 from ...errors import InputError
 from ..dataset import Imported
 from .files import find_file
+from .headers import check_names
+from .limits import Limits
 from .staging import Reader, Staging, ident
 
 # The names under which the published data sets of this format keep their texts, tried in this order.
@@ -38,19 +40,21 @@ def import_recbole(
     min_user: int | None = None,
     min_item: int | None = None,
     name: str | None = None,
+    limits: Limits | None = None,
 ) -> Imported:
     """Read atomic files: `source` is the .inter file, or a folder with exactly one.
 
     time_column, rating_column: by default `timestamp` and `rating` where the header has them.
     title_column and so on: by default the first usual name that the .item header has; the manifest records it.
     min_rating, min_user, min_item: as for the format table.
+    limits: bounds on the files, by default those of Limits().
     """
     inter = _interactions_file(Path(source))
     given = {
         "title_column": title_column, "category_column": category_column,
         "subcategory_column": subcategory_column, "description_column": description_column,
     }  # fmt: skip
-    with Staging() as staging:
+    with Staging(inter, inter.with_suffix(".item"), inter.with_suffix(".user"), limits=limits) as staging:
         reader = _open(staging, inter)
         rating = rating_column or ("rating" if "rating" in reader.columns else None)
         time = time_column or ("timestamp" if "timestamp" in reader.columns else None)
@@ -93,5 +97,6 @@ def _open(staging: Staging, path: Path) -> Reader:
     if untyped:
         raise InputError(f"{path}, line 1: expected columns as name:type, such as user_id:token, found {untyped[0]!r}; mend the header")
     names = tuple(name.rpartition(":")[0] for name in typed.columns)
+    check_names(f"{path}, line 1", names, staging.limits)
     renamed = ", ".join(f"{ident(full)} AS {ident(name)}" for full, name in zip(typed.columns, names, strict=True))
     return Reader(f"(SELECT {renamed} FROM {typed.sql})", path, names)

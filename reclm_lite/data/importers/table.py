@@ -9,6 +9,7 @@ from pathlib import Path
 from ...errors import InputError
 from ..dataset import Imported
 from .files import find_file
+from .limits import Limits, cut
 from .staging import Reader, Staging, ident
 
 _KINDS = {
@@ -37,6 +38,7 @@ def import_table(
     min_user: int | None = None,
     min_item: int | None = None,
     name: str | None = None,
+    limits: Limits | None = None,
 ) -> Imported:
     """Read interactions, and items where `items_source` names their file.
 
@@ -49,6 +51,7 @@ def import_table(
     delimiter, quote: of text files; by default `,` (CSV) or a tab (TSV), and `"`. quote="" takes quotation marks as they are.
     min_rating: keep interactions rated at least this. min_user, min_item: keep users and items with
     at least this many of what then remains, repeated until nothing changes.
+    limits: bounds on the files, by default those of Limits().
     """
     fields = {
         "title": title_column,
@@ -58,7 +61,11 @@ def import_table(
     }
     if user_column == item_column:
         raise InputError(f"the column {user_column!r} is named for users and for items; name two columns")
-    with Staging() as staging:
+    _check_separators(delimiter, quote)
+    paths = [Path(source)] + ([Path(items_source)] if items_source is not None else [])
+    if delimiter is not None and all(_kind(path) in ("parquet", "jsonl") for path in paths):
+        raise InputError("the delimiter is for CSV and TSV files, and there is none: leave it out")
+    with Staging(*paths, limits=limits) as staging:
         reader = _open(staging, Path(source), delimiter, quote)
         staging.add_interactions(reader, user=user_column, item=item_column, time=time_column, rating=rating_column)
         if items_source is not None:
@@ -80,12 +87,29 @@ def import_table(
         )  # fmt: skip
 
 
-def _open(staging: Staging, path: Path, delimiter: str | None, quote: str) -> Reader:
-    find_file(path)
+def _kind(path: Path) -> str | None:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] == ".gz":
         suffixes.pop()
-    kind = _KINDS.get(suffixes[-1] if suffixes else "")
+    return _KINDS.get(suffixes[-1] if suffixes else "")
+
+
+def _check_separators(delimiter: str | None, quote: str) -> None:
+    """Raise InputError unless both are what a CSV file can have: one character of one byte, and not the same."""
+    for what, value, may_be in (("delimiter", delimiter, "a tab, a comma or a semicolon"), ("quote", quote, "\", or nothing")):
+        if value is None or (what == "quote" and value == ""):
+            continue
+        if len(value) != 1 or not value.isascii() or value in "\0\n\r":
+            raise InputError(
+                f"{what}: expected one ASCII character that is neither NUL nor the end of a line (such as {may_be}), found {cut(value)!r}"
+            )
+    if delimiter is not None and delimiter == quote:
+        raise InputError(f"delimiter and quote are both {quote!r}: a file needs two characters, or no quote")
+
+
+def _open(staging: Staging, path: Path, delimiter: str | None, quote: str) -> Reader:
+    find_file(path)
+    kind = _kind(path)
     if kind is None and delimiter is None:
         raise InputError(
             f"{path}: expected a name that ends in {', '.join(_KINDS)} (or one of the text kinds and .gz); "

@@ -1,0 +1,106 @@
+"""Names of columns: the header of a CSV file, the keys of a first JSON object; and which line of JSON is bad.
+
+Lines are read after `files.read_source` has found each of them within bounds.
+"""
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+from ...errors import InputError
+from .limits import Limits, cut
+
+
+_END = re.compile(r"[\r\n]*\Z")
+
+
+def open_text(path: Path) -> IO[str]:
+    """A UTF-8 text file, decompressed where its name ends in `.gz`, without its byte order mark."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def check_names(where: str, names: Sequence[str], limits: Limits) -> tuple[str, ...]:
+    """`names` if a table can have them; InputError for too many, one twice (letter case does not tell them apart), or a NUL."""
+    if len(names) > limits.columns:
+        raise InputError(
+            f"{where}: found {len(names):,} columns, expected at most {limits.columns:,}; leave out what the import does not need, "
+            "or raise the limit with --limit columns=N"
+        )
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other is not name:
+            if other == name:
+                raise InputError(f"{where}: the column {cut(name)!r} comes twice; give every column its own name")
+            raise InputError(f"{where}: the columns {cut(other)!r} and {cut(name)!r} differ only in upper and lower case; rename one")
+        if not name or "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise InputError(f"{where}: the column name {cut(name)!r} is empty or holds a character that text cannot; rename it")
+    return tuple(names)
+
+
+def csv_header(path: Path, delimiter: str, quote: str, limits: Limits) -> tuple[str, ...]:
+    """The first line's names; an empty one becomes `column N`."""
+    with open_text(path) as handle:
+        # A quoted name may run over lines, so the lines' own bound is not enough.
+        head = handle.read(limits.line_bytes + 1)
+    quoting = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
+    names: list[str] = []
+    try:
+        reader = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, strict=True, **quoting)
+        names = next(reader, [])
+    except csv.Error as error:
+        raise InputError(f"{path}, line 1: the line of column names cannot be read ({error}); mend it") from error
+    if not any(names):
+        raise InputError(f"{path}, line 1: expected column names, found an empty line; add a header")
+    # DuckDB loses rows behind a header with breaks of another kind than its lines' ends.
+    lines = list(itertools.islice(io.StringIO(head, newline=""), reader.line_num))
+    if len({_END.search(line)[0] for line in lines}) > 1:
+        raise InputError(f"{path}, line 1: a column name holds a line break of another kind than the file's lines end with; rename it")
+    return check_names(f"{path}, line 1", [name or f"column {number}" for number, name in enumerate(names, 1)], limits)
+
+
+def json_keys(path: Path, limits: Limits) -> tuple[str, ...]:
+    """The keys of the first line's object."""
+    with open_text(path) as handle:
+        number, line = next(((number, line) for number, line in enumerate(handle, 1) if line.strip()), (1, ""))
+    found = _parsed(path, number, line)
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"{path}, line {number}: expected a JSON object, found {type(found).__name__}; write one object per line")
+    return check_names(f"{path}, line {number}", list(found), limits)
+
+
+def bad_json_line(path: Path) -> InputError:
+    """What is wrong with the first line that is no JSON object: DuckDB counts lines from elsewhere."""
+    with open_text(path) as handle:
+        for number, line in enumerate(handle, 1):
+            try:
+                if line.strip() and not isinstance(_parsed(path, number, line, _no_key_twice), dict):
+                    return InputError(f"{path}, line {number}: expected a JSON object; write one object per line")
+            except InputError as error:
+                return error
+    return InputError(f"{path}: not valid JSON lines (perhaps a broken \\u escape); write one object per line")
+
+
+def _no_key_twice(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key comes twice in an object")
+    return found
+
+
+def _parsed(path: Path, number: int, line: str, object_of: Callable = dict) -> object:
+    try:
+        # Numbers stay text: Python refuses to read very long ones.
+        return json.loads(line, parse_int=str, parse_float=str, object_pairs_hook=object_of)
+    except RecursionError as error:
+        raise InputError(f"{path}, line {number}: the JSON object is nested too deeply; write flat objects") from error
+    except ValueError as error:
+        raise InputError(f"{path}, line {number}: not a valid JSON object ({error}); write one object per line") from error

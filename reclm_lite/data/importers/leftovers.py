@@ -1,0 +1,82 @@
+"""The temporary folder of an import: made with a lock, and removed by the next import if its owner was killed.
+
+A folder `reclm-import-XXXXXXXX` in `$TMPDIR` holds every id of the data while an import runs. Its owner keeps the file
+`lock` in it locked; the system lets go of the lock when the process ends, however it ends.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+PREFIX = "reclm-import-"
+_LOCK = "lock"
+# tempfile.mkdtemp adds eight of these.
+_NAME = re.compile(re.escape(PREFIX) + r"[a-z0-9_]{8}")
+
+
+class StagingFolder:
+    """A new folder of mode 0700, locked until `close()` removes it."""
+
+    def __init__(self) -> None:
+        while True:
+            path = Path(tempfile.mkdtemp(prefix=PREFIX))
+            lock = _open_lock(path)
+            if lock is None:
+                continue
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Somebody's clean-up may have taken the folder for a leftover before it was locked.
+            if (path / _LOCK).exists() and os.path.samestat(os.fstat(lock), os.stat(path / _LOCK)):
+                break
+            os.close(lock)
+        self.path, self._lock = path, lock
+
+    def close(self) -> None:
+        if self._lock is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = None
+
+
+def remove_leftover_staging() -> list[Path]:
+    """Remove this user's import folders in `$TMPDIR` whose process has ended; returns those that were removed.
+
+    Only folders of exactly the name that an import gives; links are neither followed nor removed.
+    """
+    removed = []
+    try:
+        paths = sorted(path for path in Path(tempfile.gettempdir()).iterdir() if _NAME.fullmatch(path.name))
+    except OSError:
+        return []
+    for path in paths:
+        try:
+            found = path.lstat()
+        except OSError:
+            continue
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            continue
+        lock = _open_lock(path)
+        if lock is None:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # its import is at work
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                removed.append(path)
+        finally:
+            os.close(lock)
+    return removed
+
+
+def _open_lock(folder: Path) -> int | None:
+    """The folder's lock file, made if it is missing; None where there is none to be had."""
+    try:
+        return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    except OSError:
+        return None
