@@ -26,6 +26,7 @@ import numpy as np
 
 from .artefacts import artefact_fingerprint, ids_digest, numbered_by, write_arrays
 from .data.dataset import LEFT_BEHIND, load_interactions, user_index
+from .data.importers.leftovers import leftover_staging, remove_leftover_staging
 from .errors import InputError, WorkspaceError
 from .profiles.store import find_idx, usable_profiles
 from .profiles.vectors import profiles_digest
@@ -155,6 +156,7 @@ class _Forgetting:
                 for temporary in self.renamed:
                     temporary.unlink(missing_ok=True)
             raise
+        remove_leftover_staging()
         if not ws.finish_forgetting():
             raise WorkspaceError(
                 f"they are gone from every file that is used, but {ws.db_path} could not be wiped of deleted rows: another process "
@@ -322,6 +324,8 @@ class _Forgetting:
             again = [ws.command_for(f"{path.parent.name}/{path.stem}") for path in links if path.suffix == ".safetensors"]
             summary = "Links are not followed, so what they lead to is as it was and may tell of people: remove it by hand."
             self.summary.remains.append(Remains(f"{summary} They are: {', '.join(shown)}{more}.", again))
+        for folder in leftover_staging():
+            self.summary.deleted.append(Deleted(str(folder), "all ids of an import that was killed"))
         if foreign:
             more = f" and {len(foreign) - 5:,} more" if len(foreign) > 5 else ""
             names = f"{', '.join(foreign[:5])}{more}"
@@ -346,7 +350,7 @@ class _Forgetting:
         plan = {
             "rename": [[path.relative_to(self.ws.root).as_posix() for path in pair] for pair in self.renamed.items()],
             "empty": ["reports"],  # by folder: a report's name may be anybody's
-            "delete": [deleted.path for deleted in self.summary.deleted if deleted.path != "reports"],
+            "delete": [deleted.path for deleted in self.summary.deleted if deleted.path != "reports" and not Path(deleted.path).is_absolute()],
         }
         above = np.flatnonzero(self.remaining.mask & (self.remaining.new_index != np.arange(self.remaining.n_users)))
         moved = list(zip(self.remaining.new_index[above].tolist(), above.tolist(), strict=True))

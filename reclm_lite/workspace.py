@@ -322,7 +322,7 @@ class Workspace:
             return config
         except (ValueError, RecursionError) as error:  # ValueError: also of bytes that are no UTF-8, and of endless numbers
             raise WorkspaceError(
-                f"{self.toml_path} is not valid TOML ({error}): correct it, or empty the file (the data set is kept elsewhere)"
+                f"{self.toml_path} cannot be used ({error}): correct it, or empty the file (the data set is kept elsewhere)"
             ) from error
 
     def set_config(self, section: str, values: Mapping) -> None:

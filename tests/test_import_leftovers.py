@@ -5,11 +5,12 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
 from reclm_lite.data.importers import import_dataset
-from reclm_lite.data.importers.leftovers import StagingFolder, remove_leftover_staging
+from reclm_lite.data.importers.leftovers import StagingFolder, leftover_staging, remove_leftover_staging
 
 CODE = """
 import sys, time, tempfile
@@ -59,6 +60,10 @@ def test_only_own_folders_of_exactly_that_name_are_removed_and_no_link_is_follow
     old.mkdir()
     (old / "source-1.csv").symlink_to(elsewhere / "letter.txt")
     (old / "folder").symlink_to(elsewhere)
+    assert old not in leftover_staging(), "an import of an earlier version may be at work in it"
+    two_days_ago = time.time() - 48 * 3600
+    os.utime(old, (two_days_ago, two_days_ago))
+    assert leftover_staging() == [old] and old.exists()
     with monkeypatch.context() as patch:
         patch.setattr("os.geteuid", lambda: os.getuid() + 1)
         assert remove_leftover_staging() == []

@@ -70,6 +70,8 @@ def test_json_says_exactly_what_it_was_given_in_characters_that_are_safe():
 
 # Children of the benchmark print one JSON document (in ASCII), which their parent reads.
 CHILDREN = {f"bench/{name}.py" for name in ("export_jobs", "memory", "profile_jobs", "quant_jobs", "tune_job", "tune_peer")}
+# So do those in which a foreign chat template is rendered and a foreign model tried.
+CHILDREN |= {"chat_template.py", "probe_child.py"}
 WAY_OUT = "cli/_out.py"
 FORBIDDEN = re.compile(
     r"print|(click\.)?(echo|secho|style|confirm|prompt|echo_via_pager|progressbar|get_(text|binary)_stream)|.*\.?(Console|basicConfig)|"

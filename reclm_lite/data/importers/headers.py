@@ -8,16 +8,12 @@ import gzip
 import io
 import itertools
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
 from ...errors import InputError
 from .limits import Limits, cut
-
-
-_END = re.compile(r"[\r\n]*\Z")
 
 
 def open_text(path: Path) -> IO[str]:
@@ -62,7 +58,7 @@ def csv_header(path: Path, delimiter: str, quote: str, limits: Limits) -> tuple[
         raise InputError(f"{path}, line 1: expected column names, found an empty line; add a header")
     # DuckDB loses rows behind a header with breaks of another kind than its lines' ends.
     lines = list(itertools.islice(io.StringIO(head, newline=""), reader.line_num))
-    if len({_END.search(line)[0] for line in lines}) > 1:
+    if len({line[len(line.rstrip("\r\n")) :] for line in lines}) > 1:
         raise InputError(f"{path}, line 1: a column name holds a line break of another kind than the file's lines end with; rename it")
     return check_names(f"{path}, line 1", [name or f"column {number}" for number, name in enumerate(names, 1)], limits)
 

@@ -10,12 +10,15 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 PREFIX = "reclm-import-"
 _LOCK = "lock"
 # tempfile.mkdtemp adds eight of these.
 _NAME = re.compile(re.escape(PREFIX) + r"[a-z0-9_]{8}")
+# A folder without a lock is of an older version, which may be at work in it, or is being made at this moment.
+_OLD_SECONDS = 24 * 3600
 
 
 class StagingFolder:
@@ -46,7 +49,16 @@ def remove_leftover_staging() -> list[Path]:
 
     Only folders of exactly the name that an import gives; links are neither followed nor removed.
     """
-    removed = []
+    return _leftovers(remove=True)
+
+
+def leftover_staging() -> list[Path]:
+    """The folders that `remove_leftover_staging` would remove."""
+    return _leftovers(remove=False)
+
+
+def _leftovers(*, remove: bool) -> list[Path]:
+    found_here = []
     try:
         paths = sorted(path for path in Path(tempfile.gettempdir()).iterdir() if _NAME.fullmatch(path.name))
     except OSError:
@@ -58,6 +70,8 @@ def remove_leftover_staging() -> list[Path]:
             continue
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             continue
+        if not os.path.lexists(path / _LOCK) and time.time() - found.st_mtime < _OLD_SECONDS:
+            continue
         lock = _open_lock(path)
         if lock is None:
             continue
@@ -66,12 +80,13 @@ def remove_leftover_staging() -> list[Path]:
         except OSError:
             continue  # its import is at work
         else:
-            shutil.rmtree(path, ignore_errors=True)
-            if not path.exists():
-                removed.append(path)
+            if remove:
+                shutil.rmtree(path, ignore_errors=True)
+            if not remove or not path.exists():
+                found_here.append(path)
         finally:
             os.close(lock)
-    return removed
+    return found_here
 
 
 def _open_lock(folder: Path) -> int | None:

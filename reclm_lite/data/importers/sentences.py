@@ -34,7 +34,7 @@ def sentence(error: Exception, path: Path | None, *, link: str, limits: Limits, 
         expected, found = (int(number) for number in fields[-1])
         problem = "too many fields" if found > expected else "too few fields"
         return InputError(f"{where}: {problem}: expected {expected}, found {found}; quote or mend the line")
-    if re.search(r"No space left|[Dd]isk.*full|max_temp_directory_size|failed to offload", head):
+    if re.search(r"No space left|[Dd]isk.{0,60}full|max_temp_directory_size|failed to offload", head):
         folder = tempfile.gettempdir()
         return WorkspaceError(f"{where}: no space left in {folder} for the import's temporary files; free some or set TMPDIR")
     if "Out of Memory" in head or "failed to allocate" in head.lower():
