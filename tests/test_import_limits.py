@@ -260,3 +260,16 @@ def test_a_source_behind_links_and_in_a_folder_named_like_a_pattern_is_read(tmp_
     (tmp_path / "log.csv").symlink_to(tmp_path / "link" / "log.csv")
     assert import_dataset("table", tmp_path / "log.csv").user_ids == ["u"]
     assert import_dataset("table", folder / "log.csv").user_ids == ["u"]
+
+
+def test_a_parquet_file_compressed_by_brotli_is_refused_before_its_pages_are_read(tmp_path):
+    import duckdb
+
+    path = tmp_path / "log.parquet"
+    with duckdb.connect() as db:
+        db.execute(f"COPY (SELECT 'u' || i AS \"user\", 'i' || i AS item FROM range(50) t(i)) TO '{path}' (COMPRESSION brotli)")
+    with pytest.raises(InputError, match="compressed by Brotli.*zstd or snappy"):
+        import_dataset("table", path)
+    with duckdb.connect() as db:
+        db.execute(f"COPY (SELECT 'u' || i AS \"user\", 'i' || i AS item FROM range(50) t(i)) TO '{path}' (COMPRESSION zstd)")
+    assert len(import_dataset("table", path).user_ids) == 50

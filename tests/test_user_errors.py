@@ -141,7 +141,7 @@ def test_an_unreadable_configuration_stops_an_import_before_anything_is_replaced
     (ws / "workspace.toml").write_bytes(b"\xff")
     other = tmp_path / "other.csv"
     other.write_text("user,item\nnew,x\n")
-    assert "not valid TOML" in reclm("import", "table", other, "-w", ws, "--replace", expect=1).stderr
+    assert "cannot be used" in reclm("import", "table", other, "-w", ws, "--replace", expect=1).stderr
     with Workspace.open(ws) as opened:
         assert opened.db.execute("SELECT COUNT(*) FROM users").fetchone() == (6,)
 
