@@ -487,8 +487,9 @@ class Workspace:
 
 def _is_full(error: sqlite3.OperationalError, root: Path) -> bool:
     """Whether SQLite failed for want of space: it says so, or it could not write and there is none."""
-    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL or (
-        error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and shutil.disk_usage(root).free < 1 << 16
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code == sqlite3.SQLITE_FULL or (
+        code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and shutil.disk_usage(root).free < 1 << 16
     )
 
 
