@@ -190,6 +190,55 @@ def test_a_parquet_footer_and_its_columns_are_bounded(tmp_path):
     assert "found 30 columns" in refusal(source, limits=Limits(columns=29))
 
 
+def test_a_parquet_page_is_as_large_as_its_own_header_says(tmp_path, monkeypatch):
+    """The footer may claim anything: here that the column takes 0 bytes."""
+    source = tmp_path / "log.parquet"
+    write_parquet(source, "SELECT n::VARCHAR AS user, repeat('a', 50000) || n AS item FROM range(3) t(n)")
+    import_options = {"limits": Limits(id_bytes=60_000)}
+    assert len(import_dataset("table", source, **import_options).item_ids) == 3
+    content = source.read_bytes()
+    footer_bytes = int.from_bytes(content[-8:-4], "little")
+    body, footer = content[: -8 - footer_bytes], content[-8 - footer_bytes :]
+    import duckdb
+
+    with duckdb.connect() as db:
+        sizes = db.execute(f"SELECT total_uncompressed_size FROM parquet_metadata('{source}')").fetchall()
+    for (size,) in sizes:
+        packed = zigzag_varint(size)
+        assert packed in footer
+        footer = footer.replace(packed, b"\x80" * (len(packed) - 1) + b"\0")
+    source.write_bytes(body + footer)
+    monkeypatch.setattr("reclm_lite.data.importers.limits.FREE_UNPACKED_BYTES", 100_000)
+    assert "unpacks to more than 100,000 bytes" in refusal(source, limits=Limits(id_bytes=60_000, unpacked_ratio=1))
+    monkeypatch.setattr("reclm_lite.data.importers.parquet_pages.MAX_PAGE_BYTES", 50_000)
+    assert "found a page of 15" in refusal(source, **import_options)
+    monkeypatch.undo()
+    monkeypatch.setattr("reclm_lite.data.importers.parquet_pages.MAX_PAGES", 1)
+    assert "among 2, expected at most 1 pages" in refusal(source, **import_options)
+
+
+def zigzag_varint(value: int) -> bytes:
+    value, out = 2 * value, b""
+    while value > 127:
+        value, out = value >> 7, out + bytes([value & 127 | 128])
+    return out + bytes([value])
+
+
+def test_page_headers_of_every_codec_and_of_nested_columns_are_read(tmp_path):
+    import duckdb
+
+    with duckdb.connect() as db:
+        for codec in ("uncompressed", "snappy", "gzip", "zstd"):
+            for version in ("v1", "v2"):
+                path = tmp_path / f"{codec}-{version}.parquet"
+                db.execute(
+                    "COPY (SELECT 'u' || n % 50 AS user, n AS item, [n, n + 1] AS list, {'a': [n], 'b': NULL::INTEGER} AS nested, "
+                    f"NULL::VARCHAR AS none FROM range(5000) t(n)) TO '{path}' (FORMAT parquet, COMPRESSION {codec}, "
+                    f"PARQUET_VERSION {version}, ROW_GROUP_SIZE 2048)"
+                )
+                assert len(import_dataset("table", path).item_ids) == 5000
+
+
 # -- what DuckDB may reach ---------------------------------------------------------
 
 

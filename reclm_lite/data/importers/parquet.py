@@ -4,11 +4,13 @@ A few bytes of a Parquet file can stand for any number of rows, columns or zeros
 """
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import InputError
 from .headers import check_names
 from .limits import ROW_BYTES, Limits
+from .parquet_pages import check_pages
 from .sql import quoted
 
 # Real footers take some hundred bytes per column and row group; DuckDB's form of one is several times as large.
@@ -40,11 +42,21 @@ def check_parquet(db, path: Path, link: Path, n_bytes: int, limits: Limits) -> t
             f"{path} says that it holds {rows or 0:,} rows of {unpacked or 0:,} bytes, too much for a file of {n_bytes:,}: refused as "
             "a decompression bomb; export it again, or raise the limit with --limit unpacked-ratio=N"
         )
+    chunks = db.execute(
+        "SELECT CASE WHEN dictionary_page_offset > 0 THEN least(dictionary_page_offset, data_page_offset) ELSE data_page_offset END, "
+        f"num_values FROM parquet_metadata({file})"
+    )
+    check_pages(path, _rows(chunks), most)
     nodes = db.execute(f"SELECT name, coalesce(num_children, 0) FROM parquet_schema({file})").fetchall()
     # The names as the file has them: read_parquet gives what comes twice, or has none, a name of its own.
     check_names(str(path), [name or f"column {number}" for number, name in enumerate(_top_names(nodes), 1)], limits)
     names = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM read_parquet({file})").fetchall()]
     return check_names(str(path), names, limits)
+
+
+def _rows(cursor) -> Iterator[tuple]:
+    while rows := cursor.fetchmany(10_000):
+        yield from rows
 
 
 def _top_names(nodes: list[tuple[str, int]]) -> list[str]:

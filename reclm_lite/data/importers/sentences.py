@@ -19,12 +19,11 @@ def sentence(error: Exception, path: Path | None, *, link: str, limits: Limits, 
     """`error` of DuckDB, met while reading `path`. link: where the staging folder is; the message may name it."""
     message = str(error)
     where = str(path) if path else "import"
-    head, quoted, rest = message[: _HEAD_CHARS + 1].partition("\nOriginal Line:")
+    head, quoted, _ = message[: _HEAD_CHARS + 1].partition("\nOriginal Line:")
     own = head[:_HEAD_CHARS]
     if quoted:
         # The content comes first in the tail, so the last match is DuckDB's.
         own += "\n" + message[len(head) :][-_TAIL_CHARS:]
-    del rest
     first = _without(own.splitlines()[0] if own else type(error).__name__, link, path)
     line = re.search(r"Line: (\d{1,18})", head) or re.search(r"in line (\d{1,18})", head)
     if line:

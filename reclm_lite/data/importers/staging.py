@@ -76,11 +76,13 @@ class Staging:
         try:
             self._temporary = StagingFolder()
         except OSError as error:
-            raise WorkspaceError(f"no temporary folder can be made ({error.strerror or error}): set TMPDIR to a folder with space") from error
+            raise WorkspaceError(f"no temporary folder can be made ({error.strerror or error}): set TMPDIR to another") from error
         self.folder = self._temporary.path
         try:
             if not _is_plain(self.folder) or any(mark in str(self.folder) for mark in "*?["):
-                raise WorkspaceError(f"TMPDIR is {str(self.folder.parent)!r}, which DuckDB cannot use: set one of letters without * ? [ and \\")
+                raise WorkspaceError(
+                    f"TMPDIR is {str(self.folder.parent)!r}, which DuckDB cannot use: set one of UTF-8 letters without * ? [ and \\"
+                )
             with self.reading():
                 self.db = self._connect("staging.duckdb", memory_limit=memory_limit, threads=threads, preserve_insertion_order=False)
                 self.db.execute("CREATE TABLE raw (user VARCHAR, item VARCHAR, time VARCHAR, rating VARCHAR, part UTINYINT)")

@@ -1,0 +1,113 @@
+"""Headers of a Parquet file's pages: how large each page is once it is decompressed.
+
+The footer's sizes are only claims; a reader allocates what the page's own header says. A header is a struct in Thrift's
+compact protocol, of which this reads the fields that count and skips the rest. See apache/parquet-format, parquet.thrift.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from ...errors import InputError
+
+# Writers end a page at 1 to 100 MB.
+MAX_PAGE_BYTES = 128 << 20
+# With pages of the usual 1 MB that is a file of 1 TB; it bounds the time that small pages take.
+MAX_PAGES = 1_000_000
+# A page header nests three structs; statistics none further.
+_MAX_DEPTH = 8
+_DATA_PAGE, _DATA_PAGE_V2 = 5, 8  # fields of a page header that hold a data page's own
+_VARINTS, _STRUCT, _BINARY = (4, 5, 6), 12, 8
+
+
+class _BadHeaderError(Exception):
+    pass
+
+
+def check_pages(path: Path, chunks: Iterable[tuple[int, int]], most_bytes: int) -> None:
+    """Raise InputError for a page that is too large, or pages that come to more than `most_bytes` once decompressed.
+
+    chunks: (offset of the first page, number of values) of each column chunk.
+    """
+    n_pages = n_bytes = 0
+    with open(path, "rb") as handle:
+        for offset, n_values in chunks:
+            while n_values > 0:
+                try:
+                    unpacked, packed, found = _page(handle, offset)
+                except (_BadHeaderError, OSError, OverflowError, ValueError) as error:
+                    raise InputError(f"{path} is not a whole Parquet file (no page at byte {offset:,}): export it again") from error
+                offset = handle.tell() + packed
+                n_values -= found
+                n_bytes += unpacked
+                n_pages += 1
+                if unpacked > MAX_PAGE_BYTES or n_pages > MAX_PAGES:
+                    raise InputError(
+                        f"{path}: found a page of {unpacked:,} bytes among {n_pages:,}, expected at most {MAX_PAGES:,} pages of at most "
+                        f"{MAX_PAGE_BYTES:,} bytes; export it with smaller or fewer pages"
+                    )
+                if n_bytes > most_bytes:
+                    raise InputError(
+                        f"{path} unpacks to more than {most_bytes:,} bytes: refused as a decompression bomb; export it again, "
+                        "or raise the limit with --limit unpacked-ratio=N"
+                    )
+
+
+def _page(handle: BinaryIO, offset: int) -> tuple[int, int, int]:
+    """Bytes decompressed and as they lie, and values (0 unless it is a data page), of the page at `offset`; reads its header."""
+    handle.seek(offset)
+    header = _struct(handle, 0)
+    unpacked, packed = header.get(2), header.get(3)
+    if not isinstance(unpacked, int) or not isinstance(packed, int) or unpacked < 0 or packed < 0:
+        raise _BadHeaderError
+    own = header.get(_DATA_PAGE) or header.get(_DATA_PAGE_V2)
+    n_values = own.get(1) if isinstance(own, dict) else 0
+    if not isinstance(n_values, int) or n_values < 0:
+        raise _BadHeaderError
+    return unpacked, packed, n_values
+
+
+def _struct(handle: BinaryIO, depth: int) -> dict[int, object]:
+    """Integers and structs of a struct by field number; everything else is skipped."""
+    if depth > _MAX_DEPTH:
+        raise _BadHeaderError
+    fields: dict[int, object] = {}
+    number = 0
+    while head := _byte(handle):
+        number = number + (head >> 4) if head >> 4 else _zigzag(handle)
+        kind = head & 15
+        if kind in _VARINTS:
+            fields[number] = _zigzag(handle)
+        elif kind == _STRUCT:
+            fields[number] = _struct(handle, depth + 1)
+        elif kind == _BINARY:
+            handle.seek(_varint(handle), 1)
+        elif kind == 3:
+            _byte(handle)
+        elif kind == 7:
+            handle.seek(8, 1)
+        elif kind not in (1, 2):  # booleans have no bytes; page headers hold no lists or maps
+            raise _BadHeaderError
+    return fields
+
+
+def _byte(handle: BinaryIO) -> int:
+    found = handle.read(1)
+    if not found:
+        raise _BadHeaderError
+    return found[0]
+
+
+def _varint(handle: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 64, 7):
+        byte = _byte(handle)
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value
+    raise _BadHeaderError
+
+
+def _zigzag(handle: BinaryIO) -> int:
+    value = _varint(handle)
+    return (value >> 1) ^ -(value & 1)
