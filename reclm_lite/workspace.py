@@ -31,9 +31,10 @@ from . import __version__
 from .artefacts import (
     SIDES, Artefact, artefact_fingerprint, ids_digest, is_name, numbered_by, read_arrays, read_provenance, write_arrays,
 )  # fmt: skip
+from .database import may_write, open_database
 from .errors import MissingArtefactError, WorkspaceError, shell_word
 from .files import atomic_path, sync
-from .schema import SCHEMA, SCHEMA_VERSION, upgrade
+from .schema import SCHEMA, SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,8 @@ class Workspace:
         self._lock_handle = None
         self._lock_depth = 0
         self._writing_since = 0.0
-        self._no_space = False
         self._ids: tuple[tuple[int, int], dict[str, str]] | None = None
-        self.db = self._connect()
+        self.db, self._no_space = open_database(self.root, self.db_path)
         plan = self.get_meta(FORGETTING)
         if plan is not None:  # a kill came between: half of the files may still be the old ones
             try:
@@ -115,80 +115,6 @@ class Workspace:
             raise WorkspaceError(f"{root} is not a workspace (no workspace.toml): make one with `reclm init {shell_word(root)}`")
         return cls(root)
 
-    def _connect(self) -> sqlite3.Connection:
-        if not self.db_path.is_file():
-            raise WorkspaceError(f"{self.db_path} is missing: the workspace is damaged; make a new one with `reclm init`")
-        try:
-            try:
-                db = self._connect_to_write() if self._may_write else self._connect_to_read()
-                row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
-            except sqlite3.OperationalError as error:
-                if not self._may_write or not _is_full(error, self.root):
-                    raise
-                self._no_space = True
-                db = self._connect_without_space()
-                row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
-        except sqlite3.OperationalError as error:
-            # Not the content: a full disk, a folder that may not be written, another process for long.
-            raise WorkspaceError(
-                f"{self.db_path} cannot be opened for work ({error}): see that the disk has space, that {self.root} may be written "
-                "and that no other process holds it, then run the command again"
-            ) from error
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter for SQLite's own words on a damaged file
-            raise WorkspaceError(
-                f"{self.db_path} cannot be read as a workspace database ({error}): put a copy back, "
-                "or make a new workspace with `reclm init`"
-            ) from error
-        found = int(row[0]) if row and row[0].isdigit() else None
-        if found is None or not 1 <= found <= SCHEMA_VERSION:
-            raise WorkspaceError(
-                f"{self.root}: expected schema version {SCHEMA_VERSION} or older, found {row[0] if row else 'none'}; "
-                "use the version of reclm-lite that made it, or make a new workspace"
-            )
-        if found < SCHEMA_VERSION:
-            if not self._may_write or self._no_space:
-                db.close()
-                raise WorkspaceError(
-                    f"{self.root} has schema version {found} and cannot be written, so it cannot be brought to {SCHEMA_VERSION}: "
-                    "open it once where it can be written"
-                )
-            upgrade(db, self.root, found)
-        return db
-
-    @property
-    def _may_write(self) -> bool:
-        return os.access(self.root, os.W_OK) and os.access(self.db_path, os.W_OK)
-
-    def _connect_to_write(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.db_path, timeout=10.0)
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")
-            db.execute("PRAGMA trusted_schema=OFF")  # a workspace may come from somebody else
-            db.execute("SELECT 1 FROM meta LIMIT 1")  # makes the index of the log, for which a full disk has no room
-        except BaseException:
-            db.close()  # its locks would be in the way of the next try
-            raise
-        return db
-
-    def _connect_to_read(self) -> sqlite3.Connection:
-        """Of a folder that may not be written, such as a mount in a container: SQLite cannot keep its log there."""
-        log_file = self.db_path.with_name(f"{self.db_path.name}-wal")
-        if log_file.exists() and log_file.stat().st_size:  # of a process at work, or killed: what it says counts too
-            how = "mode=ro"
-        else:
-            how = "immutable=1"
-        return sqlite3.connect(f"{self.db_path.absolute().as_uri()}?{how}", uri=True, timeout=10.0)
-
-    def _connect_without_space(self) -> sqlite3.Connection:
-        """On a full disk: SQLite cannot make its index of the log there, and keeps it in memory if nobody else may open the file."""
-        log_file = self.db_path.with_name(f"{self.db_path.name}-wal")
-        if not log_file.exists() or not log_file.stat().st_size:
-            return self._connect_to_read()
-        db = sqlite3.connect(f"{self.db_path.absolute().as_uri()}?mode=rw", uri=True, timeout=10.0)
-        db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        return db
-
     def close(self) -> None:
         self.db.close()
         self._unlock()
@@ -207,7 +133,7 @@ class Workspace:
         """
         if self._lock_depth == 0:
             try:
-                if not self._may_write:
+                if not may_write(self.root, self.db_path):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
                 if self._no_space:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -483,14 +409,6 @@ class Workspace:
             raise MissingArtefactError(
                 f"{name} is stale: {', '.join(changed)} changed since it was made; run {', then '.join(commands)} again"
             )
-
-
-def _is_full(error: sqlite3.OperationalError, root: Path) -> bool:
-    """Whether SQLite failed for want of space: it says so, or it could not write and there is none."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code == sqlite3.SQLITE_FULL or (
-        code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and shutil.disk_usage(root).free < 1 << 16
-    )
 
 
 def write_toml(path: Path, config: Mapping) -> None:

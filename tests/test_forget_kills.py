@@ -1,7 +1,6 @@
 """`reclm forget` beside kills, failures and other processes, and as a command."""
 
 import json
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from test_forget import ID, IDS, N_USERS, PERSON, arrays_of, built, files_of, fo
 from reclm_lite import forget
 from reclm_lite.cli import forget as verb
 from reclm_lite.cli import main
-from reclm_lite.data.dataset import load_interactions, user_ids
+from reclm_lite.data.dataset import user_ids
 from reclm_lite.errors import WorkspaceError
 from reclm_lite.forget import forget_user
 from reclm_lite.serve.recommend import Recommender, recommend

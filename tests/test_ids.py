@@ -1,6 +1,5 @@
 """Nobody gets the rows of somebody else: an artefact is opened beside the lists of ids that number it, and beside no others."""
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
-from profile_workspace import HashEncoder, make_workspace
+from profile_workspace import HashEncoder
 
 from reclm_lite.artefacts import read_arrays, write_arrays
 from reclm_lite.cf import interface, neighbors
@@ -22,7 +21,7 @@ from reclm_lite.cf.interface import FittedModel
 from reclm_lite.cli import main
 from reclm_lite.data.dataset import Imported, item_ids, load_interactions, load_split, save_imported, user_ids
 from reclm_lite.data.split import run_split
-from reclm_lite.errors import InputError, MissingArtefactError, ReclmError, WorkspaceError
+from reclm_lite.errors import MissingArtefactError, ReclmError, WorkspaceError
 from reclm_lite.forget import forget_users
 from reclm_lite.serve import sources
 from reclm_lite.serve.recommend import Recommender, recommend

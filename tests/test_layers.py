@@ -39,7 +39,8 @@ ALLOWED = {
     "artefacts": set(),
     "printable": set(),
     "csv_cells": set(),
-    "workspace": {"artefacts", "errors", "types", "schema", "provenance", "files", "__init__"},
+    "database": {"errors", "schema"},
+    "workspace": {"artefacts", "database", "errors", "types", "schema", "provenance", "files", "__init__"},
     "kernels": {"errors", "threads"},
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.
     "convert": {"errors", "gguf_file", "runtime", "chat_template", "__init__"},

@@ -1,7 +1,6 @@
 """A foreign GGUF file is tried in a process of its own: what ends that one is a sentence in this one, once for each content."""
 
 import os
-import signal
 import stat
 import subprocess
 import sys

@@ -110,6 +110,8 @@ def _sentence(error: Exception) -> str:
         return "no space left on the disk for workspace.db: nothing half-written is used; free some space and run again"
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return "another process is writing to workspace.db: wait for it to end, then run the command again"
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, (sqlite3.ProgrammingError, sqlite3.IntegrityError)):
+        return f"workspace.db is damaged, or not as this software writes it ({error}): put a copy back, or make a new workspace with `reclm init`"
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}; use a smaller data set, or a machine with more memory"
     if isinstance(error, OSError) and error.filename:

@@ -18,7 +18,7 @@ from pathlib import Path
 from ...errors import InputError, WorkspaceError
 from ..dataset import Imported
 from .files import SourceFile, read_source
-from .headers import bad_json_line, check_names, csv_header, json_keys
+from .headers import bad_json_line, csv_header, json_keys
 from .leftovers import StagingFolder, remove_leftover_staging
 from .limits import Limits, cut, listed
 from .numbering import number_all

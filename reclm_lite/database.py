@@ -1,0 +1,106 @@
+"""Opening `workspace.db`: to work in it, to read it where nothing may be written, and to read it on a full disk.
+
+Left out: its tables (schema.py), and what the rows mean (the stages).
+"""
+
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+from .errors import WorkspaceError
+from .schema import SCHEMA_VERSION, upgrade
+
+
+def may_write(root: Path, path: Path) -> bool:
+    """Whether this process may write the database `path` of the workspace `root`."""
+    return os.access(root, os.W_OK) and os.access(path, os.W_OK)
+
+
+def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
+    """(the database of the workspace `root`, brought to the present schema; whether there is no space left to write in).
+
+    Raises WorkspaceError where it is missing, damaged, of a newer version, or in the hands of another process.
+    """
+    if not path.is_file():
+        raise WorkspaceError(f"{path} is missing: the workspace is damaged; make a new one with `reclm init`")
+    no_space = False
+    try:
+        try:
+            db = _to_write(path) if may_write(root, path) else _to_read(path)
+            row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
+        except sqlite3.OperationalError as error:
+            if not may_write(root, path) or not _is_full(error, root):
+                raise
+            no_space = True
+            db = _without_space(path)
+            row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
+    except sqlite3.OperationalError as error:
+        # Not the content: a full disk, a folder that may not be written, another process for long.
+        raise WorkspaceError(
+            f"{path} cannot be opened for work ({error}): see that the disk has space, that {root} may be written "
+            "and that no other process holds it, then run the command again"
+        ) from error
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter for SQLite's own words on a damaged file
+        raise WorkspaceError(
+            f"{path} cannot be read as a workspace database ({error}): put a copy back, or make a new workspace with `reclm init`"
+        ) from error
+    version = str(row[0])[:20] if row else "none"
+    found = int(version) if version.isascii() and version.isdigit() else 0
+    if not 1 <= found <= SCHEMA_VERSION:
+        db.close()
+        raise WorkspaceError(
+            f"{root}: expected schema version {SCHEMA_VERSION} or older, found {version}; "
+            "use the version of reclm-lite that made it, or make a new workspace"
+        )
+    if found < SCHEMA_VERSION:
+        if not may_write(root, path) or no_space:
+            db.close()
+            raise WorkspaceError(
+                f"{root} has schema version {found} and cannot be written, so it cannot be brought to {SCHEMA_VERSION}: "
+                "open it once where it can be written"
+            )
+        upgrade(db, root, found)
+    return db, no_space
+
+
+def _to_write(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=10.0)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA trusted_schema=OFF")  # a workspace may come from somebody else
+        db.execute("SELECT 1 FROM meta LIMIT 1")  # makes the index of the log, for which a full disk has no room
+    except BaseException:
+        db.close()  # its locks would be in the way of the next try
+        raise
+    return db
+
+
+def _to_read(path: Path) -> sqlite3.Connection:
+    """Of a folder that may not be written, such as a mount in a container: SQLite cannot keep its log there."""
+    # A log of a process at work, or killed, counts too.
+    how = "mode=ro" if _has_log(path) else "immutable=1"
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=10.0)
+
+
+def _without_space(path: Path) -> sqlite3.Connection:
+    """On a full disk: SQLite cannot make its index of the log there, and keeps it in memory if nobody else may open the file."""
+    if not _has_log(path):
+        return _to_read(path)
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=10.0)
+    db.execute("PRAGMA locking_mode=EXCLUSIVE")
+    return db
+
+
+def _has_log(path: Path) -> bool:
+    log_file = path.with_name(f"{path.name}-wal")
+    return log_file.exists() and log_file.stat().st_size > 0
+
+
+def _is_full(error: sqlite3.OperationalError, root: Path) -> bool:
+    """Whether SQLite failed for want of space: it says so, or it could not write and there is none."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code == sqlite3.SQLITE_FULL or (
+        code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and shutil.disk_usage(root).free < 1 << 16
+    )
