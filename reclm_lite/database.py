@@ -24,6 +24,8 @@ def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
     """
     if not path.is_file():
         raise WorkspaceError(f"{path} is missing: the workspace is damaged; make a new one with `reclm init`")
+    if path.is_symlink():
+        raise WorkspaceError(f"{path} is a link to {os.readlink(path)}, expected the file itself: put it there, or make a new workspace")
     no_space = False
     try:
         try:

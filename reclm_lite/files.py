@@ -1,4 +1,7 @@
-"""Files and folders that appear whole or not at all, and what a file's content hashes to."""
+"""Files and folders that appear whole or not at all, and what a file's content hashes to.
+
+A folder may come from somebody else, so no file is opened to write through a symbolic link of a name that is known in advance.
+"""
 
 import contextlib
 import errno
@@ -28,9 +31,19 @@ def _sha256_of(path: Path, size_bytes: int, mtime_ns: int, ctime_ns: int) -> str
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def open_to_append(path: Path) -> IO[str]:
+    """`path` as text to append to. Raises WorkspaceError where it is a symbolic link."""
+    try:
+        return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "a", encoding="utf-8")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise WorkspaceError(f"{path} is a link, expected a file: remove it, nothing was written through it") from error
+        raise
+
+
 def lock_file(path: Path) -> IO[str] | None:
-    """`path`, opened and locked until it is closed; None where another process has it."""
-    file = path.open("a")
+    """`path`, opened and locked until it is closed; None where another process has it. Raises WorkspaceError where it is a link."""
+    file = open_to_append(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -43,6 +56,7 @@ def lock_file(path: Path) -> IO[str] | None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` only if the block succeeds."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -65,13 +79,20 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     For one process at a time: what a kill left of an earlier try is thrown away by the next.
     """
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_folder(partial)
     yield partial
     for path in (*partial.iterdir(), partial):
         sync(path)
-    if folder.exists():
-        shutil.rmtree(folder)
+    remove_folder(folder)
     os.replace(partial, folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all in it, where there is one; of a symbolic link, the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def sync(path: Path) -> None:

@@ -137,12 +137,15 @@ class Workspace:
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
                 if self._no_space:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                handle = open(self.root / ".lock", "a+b", buffering=0)
+                lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+                handle = open(lock, "r+b", buffering=0)
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise WorkspaceError(
                         f"no space left on the disk of {self.root}: nothing was changed; free some space and run the command again"
                     ) from error
+                if error.errno == errno.ELOOP:
+                    raise WorkspaceError(f"{self.root / '.lock'} is a link, expected a file: remove it") from error
                 raise WorkspaceError(f"{self.root} cannot be written ({error.strerror}): work in a copy of it that can") from error
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,6 +160,9 @@ class Workspace:
                 handle.truncate(0)
                 handle.write(f"pid {os.getpid()}".encode())
             self._lock_handle, self._writing_since = handle, time.monotonic()
+            for folder in (*FOLDERS, DIALOGUES):
+                if (self.root / folder).is_symlink():
+                    log.warning("%s is a link to %s: what is made there lies outside the workspace", self.root / folder, os.readlink(self.root / folder))
         self._lock_depth += 1
         try:
             if self._lock_depth == 1:

@@ -25,6 +25,7 @@ from reclm_lite.cli import main
 from reclm_lite.data.dataset import LEFT_BEHIND, Imported, load_interactions, save_imported, user_ids
 from reclm_lite.data.split import run_split
 from reclm_lite.errors import InputError, WorkspaceError
+from reclm_lite.files import atomic_folder, atomic_path, lock_file
 from reclm_lite.forget import forget_users, of_earlier_data
 from reclm_lite.text.vectors import embed_items
 from reclm_lite.workspace import FORGETTING, Workspace
@@ -122,6 +123,72 @@ def test_a_plan_that_names_a_file_elsewhere_is_not_carried_out(ws, tmp_path, whe
     with Workspace.open(ws.root) as again:
         assert again.get_meta(FORGETTING) is None
     assert (victim / "inner" / "file").read_text() == "mine" and not (ws.root / "models" / "stolen").exists()
+
+
+@pytest.mark.parametrize("name", [".lock", "workspace.toml", "models/popularity.safetensors", "matrices/split.safetensors", "models/.lightgcn.checkpoint"])
+def test_links_of_names_known_in_advance_are_not_written_through(ws, tmp_path, name):
+    """A received workspace may hold a link to any file or folder of the machine under a name that a command will write."""
+    victim = tmp_path / "victim"
+    if name.endswith("checkpoint"):
+        victim.mkdir()
+        (victim / "letters.txt").write_text("mine")
+    else:
+        victim.write_text("mine")
+    path = ws.root / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(victim)
+    before = files_in(victim) if victim.is_dir() else victim.read_bytes()
+    ws.close()
+    for command in (["split", "--method", "ratio"], ["fit", "popularity"], ["fit", "lightgcn", "--set", "epochs=1"], ["report"]):
+        CliRunner().invoke(main, [*command, "-w", str(ws.root)])
+    assert (files_in(victim) if victim.is_dir() else victim.read_bytes()) == before
+
+
+def test_a_database_that_is_a_link_is_refused(ws, tmp_path):
+    ws.close()
+    shutil.move(ws.root / "workspace.db", tmp_path / "other.db")
+    (ws.root / "workspace.db").symlink_to(tmp_path / "other.db")
+    with pytest.raises(WorkspaceError, match="is a link to .*other.db, expected the file itself"):
+        Workspace.open(ws.root)
+
+
+def test_temporary_names_that_are_links_are_not_written_through(tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "letters.txt").write_text("mine")
+    (tmp_path / f".x.toml.{os.getpid()}.tmp").symlink_to(victim / "letters.txt")
+    with atomic_path(tmp_path / "x.toml") as temporary:
+        temporary.write_text("ours")
+    (tmp_path / ".out.partial").symlink_to(victim)
+    (tmp_path / "out").symlink_to(victim)
+    with atomic_folder(tmp_path / "out") as folder:
+        folder.mkdir()
+        (folder / "letters.txt").write_text("ours")
+    (tmp_path / "log").symlink_to(victim / "letters.txt")
+    with pytest.raises(WorkspaceError, match="is a link"):
+        lock_file(tmp_path / "log")
+    assert (victim / "letters.txt").read_text() == "mine" and len(list(victim.iterdir())) == 1
+    assert (tmp_path / "x.toml").read_text() == "ours" == (tmp_path / "out" / "letters.txt").read_text()
+
+
+def test_a_folder_that_is_a_link_is_warned_of_before_anything_is_written(ws, tmp_path, caplog):
+    shutil.move(ws.root / "reports", tmp_path / "elsewhere")
+    (ws.root / "reports").symlink_to(tmp_path / "elsewhere")
+    with ws.writing():
+        pass
+    assert f"reports is a link to {tmp_path / 'elsewhere'}" in caplog.text
+
+
+def test_forget_removes_what_a_killed_import_left_and_names_it(ws, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    (scratch / "reclm-import-abcdefgh").mkdir(parents=True)
+    (scratch / "reclm-import-abcdefgh" / "lock").touch()
+    (scratch / "reclm-import-abcdefgh" / "staging.duckdb").write_text(IDS[3])
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    assert str(scratch / "reclm-import-abcdefgh") in {deleted.path for deleted in forget_users(ws, [IDS[3]], dry_run=True).deleted}
+    assert list(scratch.iterdir())
+    forget_users(ws, [IDS[3]])
+    assert list(scratch.iterdir()) == []
 
 
 # -- people who left ---------------------------------------------------------------------

@@ -34,6 +34,8 @@ def checkpoint_folder(
     folder = ws.root / "models" / f".{Path(artefact_name(model, profiles)).name}.checkpoint"
     identity = {"format": FORMAT, "settings": dataclasses.asdict(settings), **more}
     identity = json.loads(json.dumps(identity))
+    if folder.is_symlink():
+        folder.unlink()
     if folder.exists():
         if restart or _identity(folder) != identity:
             if not restart:

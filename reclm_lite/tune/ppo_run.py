@@ -25,7 +25,7 @@ import torch
 
 from ..dialogue.records import PARTS, RL, Dialogue, read_dialogues
 from ..errors import InputError, ModelError
-from ..files import file_sha256
+from ..files import file_sha256, open_to_append
 from .adapters import WEIGHTS, add_adapter, check_base, save_adapter
 from .base import Base
 from .batches import check_form, spread
@@ -245,7 +245,7 @@ class _Ppo:
         if not self.learner.group.is_main:
             return
         rollouts, kl = scored.rollouts, scored.kl.sum(1).tolist()
-        with (self.run.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+        with open_to_append(self.run.folder / "samples.jsonl") as file:
             for i in range(min(self.learner.settings.n_samples, len(rollouts))):
                 line = {
                     "step": done, "id": rollouts.dialogues[i].id, "prompt": rollouts.dialogues[i].messages[-1].text, "answer": rollouts.texts[i],

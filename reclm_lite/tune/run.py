@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError, shell_word
-from ..files import atomic_folder, atomic_path, lock_file
+from ..files import atomic_folder, atomic_path, lock_file, open_to_append
 from .parallel import Group
 
 RUN, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
@@ -105,7 +105,7 @@ class Run:
         if self.group.rank:
             return
         if self._metrics is None:
-            self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
+            self._metrics = open_to_append(self.folder / METRICS)
             self._writer = _tensorboard(self.folder / "tensorboard", step)
         numbers = {name: float(value) for name, value in metrics.items()}
         finite = {name: value if abs(value) < float("inf") else None for name, value in numbers.items()}
