@@ -180,8 +180,8 @@ def child_atheris(name: str, seconds: int) -> int:
     atheris.Setup(
         [
             name, str(folder / "corpus"), f"-artifact_prefix={folder}/", f"-max_total_time={seconds}", f"-max_len={target.max_bytes}",
-            f"-timeout={SECONDS_PER_INPUT}", "-rss_limit_mb=3072", "-malloc_limit_mb=1024", f"-dict={folder / 'dictionary'}",
-            "-print_final_stats=1", "-verbosity=1",
+            f"-timeout={SECONDS_PER_INPUT}", "-rss_limit_mb=3072", "-malloc_limit_mb=1024", "-print_final_stats=1", "-verbosity=1",
+            *([f"-dict={folder / 'dictionary'}"] if target.dictionary else []),  # an empty one is an error
         ],
         one,
     )  # fmt: skip
