@@ -10,7 +10,7 @@ import weakref
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from small_splits import split_of
+from small_splits import number, split_of
 
 from reclm_lite.cf import interface
 from reclm_lite.cf.closed import fit_closed, walk
@@ -77,6 +77,7 @@ class RanksFromHistory:
         known = sampled()
         fitted = dataclasses.replace(self.fit(known), params={"a": 1}, metrics={"ndcg@20": 0.5})
         with Workspace.create(tmp_path / "ws") as ws:
+            number(ws, *known.shape)
             interface.save(fitted, ws, inputs={})
             loaded = interface.load(ws, fitted.name)
         assert loaded.params == {"a": 1} and loaded.metrics == {"ndcg@20": 0.5} and loaded.user_ready.all()

@@ -10,6 +10,7 @@ spills to the temporary folder (`$TMPDIR`), so memory stays bounded whatever the
 """
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class Staging:
         self.sources: list[SourceFile] = []
         self.notes: list[str] = []
         self._memory_limit = memory_limit
-        self._readable = [str(path.resolve()) for path in sources if _is_plain(path.resolve())]
+        self._readable = [str(real) for path in sources if _is_plain(real := _real(path))]
         self._ordered_db = None
         remove_leftover_staging()
         try:
@@ -139,7 +140,7 @@ class Staging:
         source = read_source(path, text=text, encoding=encoding, limits=self.limits, foreign=foreign)
         self.sources.append(source)
         link = self.folder / f"source-{len(self.sources)}"
-        real = path.resolve()
+        real = _real(path)
         if not _is_plain(real):
             shutil.copyfile(real, link)
         else:
@@ -317,6 +318,11 @@ class Staging:
     def imported(self, **settings: object) -> Imported:
         """Filter, drop repeats, number users and items, and return the data set: `numbering.number_all`."""
         return number_all(self, **settings)
+
+
+def _real(path: Path) -> Path:
+    """The path without links; of a loop of links, some path (`Path.resolve` raises RuntimeError there)."""
+    return Path(os.path.realpath(path))
 
 
 def _is_plain(path: Path) -> bool:

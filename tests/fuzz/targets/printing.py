@@ -101,7 +101,9 @@ def workspace_toml(data: bytes) -> str:
         workspace_status(ws)
         config = ws.config
         assert all(isinstance(section, dict) for section in config.values())
-        told = page._manifest(facts._manifest(ws)) + "\n".join(facts._commands(ws))
+        manifest = config.get("data", {}).get("manifest")
+        manifest = manifest if isinstance(manifest, dict) else {}  # what the report shows is the artefact's: of JSON too
+        told = page._manifest(manifest) + "\n".join(facts._commands(ws, manifest))
         assert "<script" not in told.lower()
         ws.set_config("data", {"name": "x"})
         assert ws.config == {**config, "data": {"name": "x"}} or any(value != value for value in _numbers(config))
