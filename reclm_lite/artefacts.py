@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from . import memory
+
 SIDES = ("users", "items")
 # Artefacts that are numbered by one list alone; all others are by both.
 _NUMBERED_BY = {
@@ -34,6 +36,7 @@ _NUMBERED_BY = {
 _NAME = re.compile(r"(matrices|vectors|models)/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}")
 # Far above what names and settings take; the header is read before anything is known of the file.
 _MAX_HEADER_BYTES = 16 << 20
+_ASK_FOR_MEMORY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,36 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[st
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a safetensors file. Raises ValueError or OSError where it cannot be read."""
+    """All arrays of a safetensors file. Raises ValueError or OSError where it cannot be read, or is larger than the memory that is free."""
+    size = path.stat().st_size
+    if size > _ASK_FOR_MEMORY_BYTES and size > (free := memory.available_bytes()):  # a file of holes takes no disk, but memory
+        raise ValueError(f"it has {memory.in_units(size)}, and {memory.in_units(free)} of memory are available")
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as handle:
             return {key: handle.get_tensor(key) for key in handle.keys()}
+    except MemoryError as error:
+        raise ValueError("it takes more memory than is available") from error
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:  # the latter for dtypes that NumPy lacks
         raise ValueError(str(error)) from error
+
+
+def checked(arrays: Mapping[str, np.ndarray], name: str, dtype: type, *shape: int | None) -> np.ndarray:
+    """The array `name`, which must have this dtype and shape (None: any length) and, of floats, be finite. Raises ValueError.
+
+    What comes after trusts its arrays: kernels and SciPy read and write where indices and shapes tell them to.
+    """
+    array = arrays.get(name)
+    if array is None:
+        raise ValueError(f"it lacks {name}")
+    fits = array.ndim == len(shape) and all(n is None or n == found for n, found in zip(shape, array.shape, strict=True))
+    if array.dtype != np.dtype(dtype) or not fits:
+        told = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name}: expected {np.dtype(dtype)} ({told}), found {array.dtype} {array.shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers")
+    return array
 
 
 def read_provenance(path: Path) -> dict:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from small_splits import split_of
+from small_splits import number, split_of
 
 from reclm_lite.cf import foldin, interface
 from reclm_lite.cf.closed import fit_closed
@@ -244,6 +244,7 @@ def test_a_model_stored_without_a_fold_state_says_so():
 def test_what_is_stored_folds_alike(model, preset, profiles, tmp_path):
     base = fitted(model, preset, profiles)
     with Workspace.create(tmp_path / "ws") as ws:
+        number(ws, SPLIT.n_users, SPLIT.n_items)
         interface.save(base, ws, inputs={})
         loaded = interface.load(ws, model)
     given = TASTE[:5] if profiles else None

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..artefacts import checked
 from ..errors import InputError
 
 MLP = dict[str, np.ndarray]
@@ -86,6 +87,33 @@ class FoldState:
             "loss": self.loss, "n_negatives": int(self.n_negatives), "l2": float(self.l2), "gate": float(self.gate),
             "min_id_interactions": int(self.min_id_interactions), "self_loops": bool(self.self_loops),
         }  # fmt: skip
+
+    def check(self, n_items: int) -> None:
+        """Raise ValueError unless arrays and numbers, read from a file, fit together and to `n_items`."""
+        arrays = self.arrays()
+        pool = checked(arrays, "pool", np.int32, None)
+        if len(pool) and not (0 <= pool[0] and pool[-1] < n_items and (np.diff(pool) > 0).all()):
+            raise ValueError(f"pool: expected ascending numbers from 0 to {n_items - 1}")
+        (dim,) = checked(arrays, "prior_mean", np.float32, None).shape
+        checked(arrays, "prior_precision", np.float32, dim, dim)
+        if self.layer_weights is not None:
+            (n_weights,) = checked(arrays, "layer_weights", np.float32, None).shape
+            checked(arrays, "item_layers", np.float32, n_weights - 1, n_items, None)
+            if (checked(arrays, "item_degree", np.float32, n_items) < 0).any():
+                raise ValueError("item_degree: expected numbers of at least 0")
+        for name, n_axes in (("fuse_w", 2), ("fuse_b", 1), ("readout", 2), ("readout_bias", 1)):
+            if getattr(self, name) is not None:
+                checked(arrays, name, np.float32, *[None] * n_axes)
+        for name in ("fuse_mlp", "tower_mlp"):
+            if getattr(self, name) is not None:
+                hidden = checked(arrays, f"{name}.w1", np.float32, None, None).shape[1]
+                checked(arrays, f"{name}.b1", np.float32, hidden)
+                out = checked(arrays, f"{name}.w2", np.float32, hidden, None).shape[1]
+                checked(arrays, f"{name}.b2", np.float32, out)
+        numbers = {"n_negatives": self.n_negatives, "l2": self.l2, "gate": self.gate, "min_id_interactions": self.min_id_interactions}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e9:
+                raise ValueError(f"{name}: expected a number, found {str(value)[:40]!r}")
 
     @classmethod
     def unpack(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping) -> "FoldState":

@@ -17,6 +17,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 import scipy.sparse as sp
 
+from ..artefacts import checked
+from ..data.dataset import csr_of
 from ..errors import InputError
 from ..kernels import native
 
@@ -55,7 +57,7 @@ class DenseScorer:
 
     @classmethod
     def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "DenseScorer":
-        return cls(arrays["weights"])
+        return cls(checked(arrays, "weights", np.float32, n_items, n_items))
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class SparseScorer:
 
     @classmethod
     def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "SparseScorer":
-        return cls(sp.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(n_items, n_items)))
+        return cls(_stored_csr(arrays, (n_items, n_items)))
 
 
 @dataclass(frozen=True)
@@ -145,18 +147,29 @@ class FilterScorer:
 
     @classmethod
     def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "FilterScorer":
-        graph = sp.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(len(arrays["indptr"]) - 1, n_items))
-        return cls(graph, arrays["factors"], arrays["root_degree"], float(arrays["alpha"][0]))
+        graph = _stored_csr(arrays, (len(checked(arrays, "indptr", np.int64, None)) - 1, n_items))
+        root_degree = checked(arrays, "root_degree", np.float32, n_items)
+        if (root_degree < 1).any():
+            raise ValueError("root_degree: expected numbers of at least 1")
+        return cls(graph, checked(arrays, "factors", np.float32, n_items, None), root_degree, float(checked(arrays, "alpha", np.float32, 1)[0]))
 
 
 SCORERS = {scorer.kind: scorer for scorer in (DenseScorer, SparseScorer, FilterScorer)}
 
 
 def unpack(kind: str, arrays: Mapping[str, np.ndarray], n_items: int) -> Scorer:
-    """The scorer of a stored model."""
+    """The scorer of a stored model. Raises ValueError for arrays that do not fit together: kernels trust them from here on."""
     if kind not in SCORERS:
         raise InputError(f"scorer: expected one of {', '.join(SCORERS)}, found {kind!r}; fit the model again with this version")
     return SCORERS[kind].unpack(arrays, n_items)
+
+
+def _stored_csr(arrays: Mapping[str, np.ndarray], shape: tuple[int, int]) -> sp.csr_matrix:
+    """indptr int64, indices int32, data float32 of a file as CSR of `shape`."""
+    indptr = checked(arrays, "indptr", np.int64, shape[0] + 1)
+    indices = checked(arrays, "indices", np.int32, None)
+    data = checked(arrays, "data", np.float32, len(indices))
+    return csr_of(indptr, indices, shape, data)
 
 
 def _kernel_csr(matrix: sp.csr_matrix) -> native.CSR:

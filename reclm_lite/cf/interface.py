@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
+from ..artefacts import checked
 from ..data.dataset import count_ids, csr_of
 from ..errors import InputError, WorkspaceError, shell_word
 from ..kernels import native
@@ -254,7 +255,7 @@ def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = Tru
     artefact = ws.load(name, made_by=made_by)
     params, arrays = dict(artefact.params), artefact.arrays
     shape = count_ids(ws)
-    wrong = _misshapen(arrays, shape)
+    wrong = _misshapen(arrays, params, shape)
     if wrong:
         raise WorkspaceError(f"{name} is damaged ({wrong}): make it again with `{made_by}`")
     kind, numbers, scorer, histories, fold = params.pop("scorer", None), params.pop("fold", None), None, None, None
@@ -264,8 +265,9 @@ def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = Tru
             histories = csr_of(arrays["histories.indptr"], arrays["histories.indices"], shape)
         if numbers is not None:
             fold = FoldState.unpack(_under(arrays, "fold."), numbers)
-    except (KeyError, ValueError, TypeError) as error:
-        raise WorkspaceError(f"{name} is not whole ({error!r}): make it again with `{made_by}`") from error
+            fold.check(shape[1])
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise WorkspaceError(f"{name} is not whole ({error}): make it again with `{made_by}`") from error
     return FittedModel(
         name=model,
         user_vectors=arrays["user_vectors"],
@@ -285,21 +287,26 @@ def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = Tru
     )
 
 
-def _misshapen(arrays: dict[str, np.ndarray], shape: tuple[int, int]) -> str:
-    """What is wrong with the vectors of a stored model for (n_users, n_items), in words; empty if nothing is."""
+def _misshapen(arrays: dict[str, np.ndarray], params: dict, shape: tuple[int, int]) -> str:
+    """What is wrong with the vectors and settings of a stored model for (n_users, n_items), in words; empty if nothing is."""
     n_users, n_items = shape
-    for key, n_rows, n_axes in (
-        ("user_vectors", n_users, 2), ("item_vectors", n_items, 2), ("user_ready", n_users, 1),
-        ("train_user_vectors", n_users, 2), ("item_bias", n_items, 1),
-    ):  # fmt: skip
-        array = arrays.get(key)
-        if array is None:
-            if key in ("user_vectors", "item_vectors", "user_ready"):
-                return f"it lacks {key}"
-        elif array.ndim != n_axes or len(array) != n_rows:
-            return f"{key}: expected {n_rows} rows, found shape {array.shape}"
-    if arrays["user_vectors"].shape[1] != arrays["item_vectors"].shape[1]:
-        return f"vectors of users have {arrays['user_vectors'].shape[1]} columns, those of items {arrays['item_vectors'].shape[1]}"
+    try:
+        (dim,) = checked(arrays, "user_vectors", np.float32, n_users, None).shape[1:]
+        checked(arrays, "item_vectors", np.float32, n_items, dim)
+        checked(arrays, "user_ready", np.uint8, n_users)
+        if "train_user_vectors" in arrays:
+            checked(arrays, "train_user_vectors", np.float32, n_users, None)
+        if "item_bias" in arrays:
+            checked(arrays, "item_bias", np.float32, n_items)
+    except ValueError as error:
+        return str(error)
+    relu_dim, hash_seed = params.get("relu_dim", 0), params.get("hash_seed")
+    if type(relu_dim) is not int or not 0 <= relu_dim <= dim:
+        return f"relu_dim: expected a number from 0 to {dim}, found {str(relu_dim)[:40]!r}"
+    if hash_seed is not None and type(hash_seed) is not int:
+        return f"hash_seed: expected a number, found {str(hash_seed)[:40]!r}"
+    if not isinstance(params.get("metrics", {}), dict):
+        return "metrics: expected figures by name"
     return ""
 
 

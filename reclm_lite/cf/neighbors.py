@@ -172,6 +172,8 @@ class Finder:
     def of(cls, ws: Workspace) -> "Finder":
         """By the model that found the stored neighbors. Raises MissingArtefactError where these are missing."""
         params = ws.provenance(NAME, made_by=ws.command_for(NAME))["params"]
+        if params.get("model") not in interface.MODELS or type(params.get("min_interactions")) is not int:
+            raise WorkspaceError(f"{NAME} does not tell its model: make it again with `{ws.command_for(NAME)}`")
         fitted = interface.load(ws, params["model"])
         item_text = None
         if ws.has("vectors/items"):

@@ -125,14 +125,14 @@ def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
     )
 
 
-def csr_of(indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int]) -> sp.csr_matrix:
-    """CSR of ones, float32, from arrays of a file. Raises ValueError unless they are one of `shape`."""
+def csr_of(indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int], data: np.ndarray | None = None) -> sp.csr_matrix:
+    """CSR of `data`, or of ones (float32), from arrays of a file. Raises ValueError unless they are one of `shape`."""
     _check_indices("indices", indices, shape[1])
     if indptr.dtype.kind not in "iu" or indptr.shape != (shape[0] + 1,) or indptr[0] != 0 or indptr[-1] != len(indices):
         raise ValueError(f"expected row bounds of {shape[0]} rows and {len(indices)} entries, found shape {indptr.shape}")
     if (np.diff(indptr) < 0).any():
         raise ValueError("expected row bounds that ascend")
-    return sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+    return sp.csr_matrix((np.ones(len(indices), np.float32) if data is None else data, indices, indptr), shape=shape)
 
 
 def _check_indices(name: str, indices: np.ndarray, n: int) -> None:
@@ -277,16 +277,23 @@ def count_ids(ws: Workspace) -> tuple[int, int]:
 
 def item_texts(ws: Workspace) -> list[ItemText]:
     """The texts of all items, in item_idx order."""
-    rows = ws.db.execute("SELECT title, category, subcategory, description FROM items ORDER BY item_idx")
-    return [ItemText(*row) for row in rows]
+    return [ItemText(*row) for row in _texts(ws, "SELECT title, category, subcategory, description FROM items ORDER BY item_idx")]
 
 
 def user_ids(ws: Workspace) -> list[str]:
-    return [row[0] for row in ws.db.execute("SELECT user_id FROM users ORDER BY user_idx")]
+    return [row[0] for row in _texts(ws, "SELECT user_id FROM users ORDER BY user_idx")]
 
 
 def item_ids(ws: Workspace) -> list[str]:
-    return [row[0] for row in ws.db.execute("SELECT item_id FROM items ORDER BY item_idx")]
+    return [row[0] for row in _texts(ws, "SELECT item_id FROM items ORDER BY item_idx")]
+
+
+def _texts(ws: Workspace, query: str) -> list[tuple[str, ...]]:
+    """Rows of text. Raises WorkspaceError for a value of another type, which SQLite would keep in such a column."""
+    rows = ws.db.execute(query).fetchall()
+    if not all(isinstance(value, str) for row in rows for value in row):
+        raise WorkspaceError(f"{ws.db_path} holds ids or texts that are no text: it is damaged; import the data again")
+    return rows
 
 
 def user_index(ws: Workspace, user_id: str) -> int | None:

@@ -57,12 +57,12 @@ def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False
     scored = sorted((pair for pair in usable if scores[pair] is not None), key=lambda pair: (-scores[pair], pair))
     unscored = sorted((pair for pair in usable if scores[pair] is None), key=lambda pair: (pair[0] == "popularity", pair))
     n_scored = len(scored)
-    unused = [] if usable is stale else stale
+    unused = [] if usable is stale else list(stale)
     for pair in [*scored, *unscored]:
         try:
             fitted = load(ws, *pair, fresh=not allow_stale)
         except WorkspaceError as error:
-            damaged.append(pair)
+            (unused if isinstance(error, MissingArtefactError) else damaged).append(pair)
             log.warning("%s is left out: %s", model_name(*pair), error)
             n_scored -= pair in scored
             continue
@@ -96,8 +96,9 @@ def model_name(model: str, profiles: str) -> str:
 def validation_score(ws: Workspace, model: str, profiles: str) -> float | None:
     """The validation figure recorded with a stored model, or None where there is none."""
     params = ws.provenance(f"models/{model_name(model, profiles)}", made_by=fit_command(ws, model, profiles))["params"]
-    value = params.get("metrics", {}).get(VALID_METRIC)
-    return float(value) if value is not None and np.isfinite(value) else None
+    metrics = params.get("metrics")
+    value = metrics.get(VALID_METRIC) if isinstance(metrics, dict) else None
+    return float(value) if isinstance(value, (int, float)) and abs(value) < float("inf") else None
 
 
 def is_ready(model: FittedModel, user: int) -> bool:
@@ -170,7 +171,8 @@ def embed_words(ws: Workspace, text: str, encoder: Path | None = None) -> np.nda
     """
     from ..text.encoder import TextEncoder
 
-    made_by = ws.provenance("vectors/items", made_by=f"reclm embed items -w {ws.argument}")["params"].get("encoder", {})
+    made_by = ws.provenance("vectors/items", made_by=f"reclm embed items -w {ws.argument}")["params"].get("encoder")
+    made_by = made_by if isinstance(made_by, dict) else {}
     with TextEncoder(encoder) as text_encoder:
         identity = json.loads(json.dumps(text_encoder.identity))
         if identity != made_by:
