@@ -51,7 +51,7 @@ def open_base(folder: Path):
 
 
 def test_it_tells_good_profiles_from_every_kind_of_corruption(tmp_path, folder, pairs):
-    facts = train_reward(open_base(folder), pairs, tmp_path / "run", replace(QUICK, lora=LoraSettings(r=8), epochs=4, max_steps=None, batch=16, loop=LoopSettings(50, 30)))
+    facts = train_reward(open_base(folder), pairs, tmp_path / "run", replace(QUICK, lora=LoraSettings(r=8), epochs=6, max_steps=None, batch=16, loop=LoopSettings(50, 30)))
     assert facts["eval/accuracy"] >= 0.9
     assert {name for name in facts if name.startswith("eval/accuracy/")} == {f"eval/accuracy/{kind}" for kind in SHARES}
     assert facts["eval/least_accuracy"] >= 0.75
