@@ -12,6 +12,7 @@ Left out: which file belongs to which stage, and what makes it anew (workspace.p
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -61,10 +62,10 @@ def is_name(name: object) -> bool:
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
-def ids_digest(ids: Iterable[str]) -> str:
-    """SHA-256 (32 hex digits) of a list of ids, in its order."""
+def ids_digest(data_set: str, ids: Iterable[str]) -> str:
+    """SHA-256 (32 hex digits) of a list of ids, in its order. data_set: tells apart data in which the same id means another."""
     digest = hashlib.sha256()
-    for one in ids:
+    for one in itertools.chain([data_set], ids):
         data = one.encode("utf-8", errors="surrogatepass")
         digest.update(b"%d:%b" % (len(data), data))
     return digest.hexdigest()[:32]

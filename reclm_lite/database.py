@@ -9,7 +9,7 @@ import sqlite3
 from pathlib import Path
 
 from .errors import WorkspaceError
-from .schema import SCHEMA_VERSION, upgrade
+from .schema import INDEXES, SCHEMA_VERSION, TABLES, upgrade
 
 
 def may_write(root: Path, path: Path) -> bool:
@@ -26,16 +26,22 @@ def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
         raise WorkspaceError(f"{path} is missing: the workspace is damaged; make a new one with `reclm init`")
     if path.is_symlink():
         raise WorkspaceError(f"{path} is a link to {os.readlink(path)}, expected the file itself: put it there, or make a new workspace")
+    journal = path.with_name(f"{path.name}-journal")
+    if os.path.lexists(journal):
+        # SQLite would play it back, and then delete a further file that it names, wherever that is. This software keeps a log (-wal).
+        raise WorkspaceError(f"{journal} is not of this software, and may name any file for SQLite to delete: remove it, or take a copy back")
     no_space = False
     try:
         try:
             db = _to_write(path) if may_write(root, path) else _to_read(path)
+            _require_own_objects(db, path)
             row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
         except sqlite3.OperationalError as error:
             if not may_write(root, path) or not _is_full(error, root):
                 raise
             no_space = True
             db = _without_space(path)
+            _require_own_objects(db, path)
             row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
     except sqlite3.OperationalError as error:
         # Not the content: a full disk, a folder that may not be written, another process for long.
@@ -66,13 +72,30 @@ def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
     return db, no_space
 
 
+def _require_own_objects(db: sqlite3.Connection, path: Path) -> None:
+    """Raise WorkspaceError for a view, a trigger or a table that is not of schema.py: a workspace may come from somebody else, and
+    such a thing makes a plain query run for ever, or copies what is deleted. Asked before any table is read.
+    """
+    for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master").fetchall():
+        is_own = (kind == "table" and name in TABLES and str(sql).upper().startswith("CREATE TABLE")) or (
+            kind == "index" and (name in INDEXES or str(name).startswith("sqlite_autoindex_"))
+        )
+        if is_own and kind == "table":
+            is_own = not any(column[6] for column in db.execute(f'PRAGMA table_xinfo("{name}")'))  # computed columns
+        if not is_own and not str(name).startswith("sqlite_"):
+            db.close()
+            raise WorkspaceError(
+                f"{path} holds the {kind} {str(name)[:60]!r}, which this software does not make: do not use this workspace, "
+                "or make a new one and import the data again"
+            )
+
+
 def _to_write(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=10.0)
     try:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
-        db.execute("PRAGMA trusted_schema=OFF")  # a workspace may come from somebody else
-        db.execute("SELECT 1 FROM meta LIMIT 1")  # makes the index of the log, for which a full disk has no room
+        db.execute("SELECT 1 FROM sqlite_master LIMIT 1")  # makes the index of the log, for which a full disk has no room
     except BaseException:
         db.close()  # its locks would be in the way of the next try
         raise

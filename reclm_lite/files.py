@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -54,7 +55,16 @@ def lock_file(path: Path) -> IO[str] | None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it onto `path` only if the block succeeds."""
+    """Yield a temporary path beside `path`; rename it onto `path` only if the block succeeds.
+
+    A device or a pipe is not replaced by a file: what the block wrote is then copied into it.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with tempfile.TemporaryDirectory(prefix="reclm-out-") as folder:
+            yield Path(folder) / path.name
+            with open(Path(folder) / path.name, "rb") as source, open(path, "wb") as target:
+                shutil.copyfileobj(source, target)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:

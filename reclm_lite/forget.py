@@ -27,12 +27,12 @@ import numpy as np
 from .artefacts import artefact_fingerprint, ids_digest, numbered_by, write_arrays
 from .data.dataset import LEFT_BEHIND, load_interactions, user_index
 from .data.importers.leftovers import leftover_staging, remove_leftover_staging
-from .errors import InputError, WorkspaceError
+from .errors import InputError, WorkspaceError, shell_word
 from .profiles.store import find_idx, usable_profiles
 from .profiles.vectors import profiles_digest
 from .user_rows import NAMES_USERS, Remaining, UnknownLayout, has_rows_of_users, remove_users
 from .files import atomic_path
-from .workspace import COMMITTED, DIALOGUES, FORGETTING, INTERACTIONS, Workspace, write_toml
+from .workspace import COMMITTED, DIALOGUES, FORGETTING, INTERACTIONS, REPLACEMENTS, Workspace, write_toml
 
 NEIGHBORS = "matrices/neighbors"
 _ARRAY_FOLDERS = ("matrices", "vectors", "models")
@@ -102,7 +102,7 @@ def forget_users(ws: Workspace, user_ids: Iterable[str], *, gone: bool = False, 
     ids = list(dict.fromkeys(str(user_id) for user_id in user_ids))
     if not ids and not gone:
         raise InputError("expected the id of a user, found none: name whom to forget")
-    with ws.writing():
+    with ws.writing(own_folders=False):  # it follows no links, and says which it left
         return _Forgetting(ws, ids, dry_run).run()
 
 
@@ -122,7 +122,10 @@ class _Forgetting:
     def __init__(self, ws: Workspace, ids: list[str], dry_run: bool):
         not_in_data = [user_id for user_id in ids if user_index(ws, user_id) is None]
         if not_in_data and not _has_earlier_data(ws):
-            find_idx(ws, "user", not_in_data[0])  # raises, and says what to do
+            try:
+                find_idx(ws, "user", not_in_data[0])
+            except InputError as error:
+                raise InputError(f"{error}. If an earlier import had the person: `reclm forget --gone -w {ws.argument}` removes all that was made of it") from error
         gone = sorted({find_idx(ws, "user", user_id) for user_id in ids if user_id not in not_in_data})
         (n_users,) = ws.db.execute("SELECT COUNT(*) FROM users").fetchone()
         if gone and len(gone) == n_users:
@@ -135,7 +138,8 @@ class _Forgetting:
         here = [user_id for user_id in ids if user_id not in not_in_data]
         self.summary = ForgetSummary(here, dry_run, n_users - len(gone), not_in_data=not_in_data)
         ids_left = (row for row in ws.db.execute("SELECT user_idx, user_id FROM users ORDER BY user_idx") if row[0] not in set(gone))
-        self.ids = ws.ids() | {"users": ids_digest(f"{idx} {ident}" for idx, (_, ident) in enumerate(ids_left))}
+        digest = ids_digest(ws.get_meta(REPLACEMENTS) or "0", (f"{idx} {ident}" for idx, (_, ident) in enumerate(ids_left)))
+        self.ids = ws.ids() | {"users": digest}
         self.renamed: dict[Path, Path] = {}  # temporary file -> the file it becomes
         self.renewed: dict[str, str] = {}  # fingerprint -> its successor
         self.fit_commands: dict[str, str] = {}  # model artefact -> the command that fits it again
@@ -313,7 +317,7 @@ class _Forgetting:
             elif relative.parent.as_posix() not in _ARRAY_FOLDERS or path.suffix != ".safetensors":
                 foreign.append(relative.as_posix())
         if tuned:
-            again = [f"reclm tune {folder.name} -w {ws.argument} --fresh …" for folder in sorted(tuned)]
+            again = [f"reclm tune {shell_word(folder.name)} -w {ws.argument} --fresh …" for folder in sorted(tuned)]
             self.summary.remains.append(Remains(
                 "Language models that were tuned here (and files exported from them) have learned from dialogues with everybody's histories: build the "
                 f"dialogues and tune again, with the options in each {_TUNE_RUN}.", again
@@ -414,7 +418,11 @@ def _has_earlier_data(ws: Workspace) -> bool:
     for folder in _ARRAY_FOLDERS:
         for path in (ws.root / folder).glob("*.safetensors"):
             try:
-                if ws.has_rows_of_others(f"{folder}/{path.stem}"):
+                name = f"{folder}/{path.stem}"
+                if ws.has_rows_of_others(name):
+                    return True
+                # An older version did not note who left, nor whose rows an artefact has.
+                if "ids" not in ws.provenance(name, made_by="") and ws.stale_inputs(name):
                     return True
             except WorkspaceError:
                 return True  # damaged: nothing tells whose rows it has
@@ -427,7 +435,8 @@ _OF_GONE = "side='user' AND idx IN (SELECT value FROM json_each(:gone))"
 def _fit_command(ws: Workspace, name: str, params: dict) -> str:
     """The command that fits a model again, with the settings it has."""
     preset = str(params.get("preset", "default")).rstrip("*")
-    words = [ws.command_for(name)] + [f"--preset {preset}"] * (preset != "default")
-    words += [f"--set {assignment}" for assignment in params.get("overridden", [])]
-    words += [f"--seed {params['seed']}"] if params.get("seed") else []
+    overridden = params.get("overridden")
+    words = [ws.command_for(name)] + [f"--preset {shell_word(preset)}"] * (preset != "default")
+    words += [f"--set {shell_word(assignment)}" for assignment in (overridden if isinstance(overridden, list) else [])]
+    words += [f"--seed {shell_word(params['seed'])}"] if params.get("seed") else []
     return " ".join(words)

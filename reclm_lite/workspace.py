@@ -38,6 +38,8 @@ from .schema import SCHEMA, SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
 
+# Of inputs of inputs: interactions, split, model, neighbors, profile vectors, model with profiles are six.
+_MAX_DEPTH = 20
 FOLDERS = ("matrices", "vectors", "models", "llm", "reports")
 # Dialogues to tune with: histories of people, so `reclm forget` deletes what lies there.
 DIALOGUES = "llm/dialogues"
@@ -47,6 +49,8 @@ FORGETTING = "forget"
 # The artefact that an import brings; the row of `meta` of this name holds the fingerprint of the one that counts.
 INTERACTIONS = "matrices/interactions"
 COMMITTED = "interactions"
+# The row of `meta` that counts how often `import --replace` has put other data in the place of these.
+REPLACEMENTS = "replacements"
 
 
 def now() -> str:
@@ -69,10 +73,10 @@ class Workspace:
         plan = self.get_meta(FORGETTING)
         if plan is not None:  # a kill came between: half of the files may still be the old ones
             try:
-                with self.writing():
+                with self.writing(own_folders=False):
                     pass
             except BaseException as error:
-                if not isinstance(error, WorkspaceError) or any(json.loads(plan).values()):
+                if not isinstance(error, WorkspaceError) or any(self._plan(plan).values()):
                     self.close()
                     raise
                 # Another process works here, and all that is left to do is wiping the database.
@@ -126,11 +130,13 @@ class Workspace:
         self.close()
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, *, own_folders: bool = True) -> Iterator[None]:
         """Hold the workspace's writer lock (re-entrant). Raises WorkspaceError if another process has it.
 
-        Whoever takes it first finishes a `reclm forget` that was killed.
+        own_folders: see `require_own_folders`. Whoever takes it first finishes a `reclm forget` that was killed.
         """
+        if own_folders:
+            self.require_own_folders()
         if self._lock_depth == 0:
             try:
                 if not may_write(self.root, self.db_path):
@@ -160,9 +166,6 @@ class Workspace:
                 handle.truncate(0)
                 handle.write(f"pid {os.getpid()}".encode())
             self._lock_handle, self._writing_since = handle, time.monotonic()
-            for folder in (*FOLDERS, DIALOGUES):
-                if (self.root / folder).is_symlink():
-                    log.warning("%s is a link to %s: what is made there lies outside the workspace", self.root / folder, os.readlink(self.root / folder))
         self._lock_depth += 1
         try:
             if self._lock_depth == 1:
@@ -172,6 +175,20 @@ class Workspace:
             self._lock_depth -= 1
             if self._lock_depth == 0:
                 self._unlock()
+
+    def require_own_folders(self) -> None:
+        """Raise WorkspaceError if a folder of the workspace is a symbolic link, unless the variable RECLM_FOLLOW_LINKS says 1.
+
+        A workspace may come from somebody else, and a link of theirs would have files of this machine overwritten.
+        """
+        if os.environ.get("RECLM_FOLLOW_LINKS") == "1":
+            return
+        for folder in (*FOLDERS, DIALOGUES):
+            if (self.root / folder).is_symlink():
+                raise WorkspaceError(
+                    f"{self.root / folder} is a link to {os.readlink(self.root / folder)}, and what is made there would lie outside the workspace: "
+                    "put a folder in its place, or set RECLM_FOLLOW_LINKS=1 if the link is yours"
+                )
 
     def _unlock(self) -> None:
         if self._lock_handle is not None:
@@ -187,7 +204,7 @@ class Workspace:
         text = self.get_meta(FORGETTING)
         if text is None:
             return True
-        plan = json.loads(text)
+        plan = self._plan(text)
         for source, target in plan["rename"]:
             pair = self.inside(source), self.inside(target)
             if all(pair) and pair[0].exists():
@@ -208,12 +225,24 @@ class Workspace:
             self.db.execute("UPDATE meta SET value=? WHERE key=?", (done, FORGETTING))
         return self._wipe_database()
 
+    def _plan(self, text: str) -> dict[str, list]:
+        """A stored plan; an empty one (logged) for a text that is none."""
+        try:
+            plan = json.loads(text)
+            pairs = all(len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in plan["rename"])
+            if pairs and all(isinstance(name, str) for step in ("empty", "delete") for name in plan[step]):
+                return plan
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        log.warning("%s holds a plan of renames that is none and is left out: make its models again", self.db_path)
+        return {"rename": [], "empty": [], "delete": []}
+
     def inside(self, name: str) -> Path | None:
         """The path `name` of this workspace, which may not exist, or None (logged) for one that lies elsewhere, by `..` or by a link.
 
         A link as the last part is inside: it is the link that is renamed or deleted, not what it points to.
         """
-        parts = Path(name).parts
+        parts = Path(name).parts if "\0" not in name else ()
         if not parts or Path(name).is_absolute() or ".." in parts or any(
             self.root.joinpath(*parts[:n]).is_symlink() for n in range(1, len(parts))
         ):  # fmt: skip
@@ -274,9 +303,11 @@ class Workspace:
         state = self.db.execute("PRAGMA data_version").fetchone()[0], self.db.total_changes
         if self._ids is None or self._ids[0] != state:
             found = {}
+            # An id means the same person after an update, and another after a replacement.
+            data_set = self.get_meta(REPLACEMENTS) or "0"
             for side, one in zip(SIDES, ("user", "item"), strict=True):
                 rows = self.db.execute(f"SELECT {one}_idx, {one}_id FROM {side} ORDER BY {one}_idx")
-                found[side] = ids_digest(f"{idx} {ident}" for idx, ident in rows)
+                found[side] = ids_digest(data_set, (f"{idx} {ident}" for idx, ident in rows))
             self._ids = state, found
         return self._ids[1]
 
@@ -389,18 +420,27 @@ class Workspace:
         """
         return self._staleness(name)[0]
 
-    def _staleness(self, name: str, above: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
-        """(what has changed, the artefacts to make again: inputs before what is made of them, `name` the last)"""
+    def _staleness(self, name: str, above: tuple[str, ...] = (), told: dict | None = None) -> tuple[list[str], list[str]]:
+        """(what has changed, the artefacts to make again: inputs before what is made of them, `name` the last)
+
+        above: what `name` is an input of. told: answers that were found on the way, each artefact's once.
+        """
+        told = {} if told is None else told
+        if name not in told:
+            told[name] = self._staleness_of(name, above, told)
+        return told[name]
+
+    def _staleness_of(self, name: str, above: tuple[str, ...], told: dict) -> tuple[list[str], list[str]]:
         provenance = self.provenance(name, made_by=self.command_for(name))
         changed = [f"the list of {side}" for side in self._other_ids(name, provenance)] if "ids" in provenance else []
         again: list[str] = []
         if name == INTERACTIONS and provenance["fingerprint"] != self.get_meta(COMMITTED):
             changed.append(name)
         for key, fingerprint in provenance["inputs"].items():
-            if not is_name(key) or key in above or not self.has(key):
+            if not is_name(key) or key in (*above, name) or len(above) > _MAX_DEPTH or not self.has(key):
                 changed.append(key)
                 continue
-            deeper, first = self._staleness(key, (*above, name))
+            deeper, first = self._staleness(key, (*above, name), told)
             changed += deeper if self.fingerprint(key) == fingerprint else [key]
             again += first
         changed, again = list(dict.fromkeys(changed)), list(dict.fromkeys(again))

@@ -5,6 +5,7 @@ runs for long with values that are fine, see TOO_LONG.
 """
 
 import os
+import stat
 import resource
 import signal
 import sys
@@ -57,6 +58,11 @@ def place(tmp_path_factory) -> Path:
     reclm("dialogue", "build", "sft", "-w", ws, "--limit", 2)
     reclm("profile", "export", "-w", ws, "-o", folder / "profiles.jsonl")
     os.mkfifo(folder / "fifo")
+    for name, minor in DEVICES.items():
+        try:
+            os.mknod(folder / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+        except PermissionError:  # only root may
+            pass
     (folder / "folder").mkdir()
     (folder / "empty").write_bytes(b"")
     (folder / "noise").write_bytes(bytes(range(256)))
@@ -68,9 +74,13 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+DEVICES = {"null": 3, "zero": 5, "full": 7}
+
+
 def paths(place: Path) -> tuple[str, ...]:
-    files = ("fifo", "folder", "empty", "noise", "closed", "dangling", "loop", "empty/under", "nowhere/under", os.fsdecode(b"caf\xe9 \x1b[2J.csv"))
-    return ("", ".", "-", "/dev/null", "/dev/full", "/dev/zero", "x" * 5000, "\x00", "a\x00b", "\ud800", *(str(place / name) for name in files))
+    # Devices are made here: a fault must not cost the machine its own.
+    files = ("fifo", *DEVICES, "folder", "empty", "noise", "closed", "dangling", "loop", "empty/under", "nowhere/under", os.fsdecode(b"caf\xe9 \x1b[2J.csv"))
+    return ("", ".", "-", "x" * 5000, "\x00", "a\x00b", "\ud800", *(str(place / name) for name in files))
 
 
 def fine(place: Path) -> dict[str, list[str]]:

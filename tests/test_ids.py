@@ -115,6 +115,31 @@ def test_after_an_import_with_other_ids_no_model_is_served_even_if_asked_for(ws,
     assert Recommender(ws)._neighbors(0) == []
 
 
+def test_after_a_replacement_the_same_ids_mean_others_also_to_a_stale_model(ws):
+    save_imported(ws, data_of(USERS, ITEMS, 0))
+    with pytest.raises(MissingArtefactError, match="the rows of models/lightgcn are not those"):
+        recommend(ws, USERS[0], model="lightgcn", allow_stale=True)
+    run_split(ws, "ratio", seed=0)
+    plant(ws, "lightgcn")
+    save_imported(ws, data_of(USERS, ITEMS, 1), update=True)
+    assert check_answer(ws, USERS[0], "lightgcn", allow_stale=True) == "model"
+
+
+def test_data_that_change_while_a_list_is_made_are_noticed(ws, monkeypatch):
+    recommender = Recommender(ws)
+    first = recommender.recommend(USERS[0], k=3)
+    real = recommender.reasoner
+
+    def another_process(*arguments, **options):
+        save_imported(ws, data_of(USERS[::-1], ITEMS, 2), update=True)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(recommender, "reasoner", another_process)
+    with pytest.raises(WorkspaceError, match="changed since it was read"):
+        recommender.recommend(USERS[0], k=3)
+    assert first.items
+
+
 def test_the_same_interactions_of_people_with_other_names_are_other_data(ws):
     """Arrays and manifest are the same to the byte; before, the fingerprints were as well."""
     renamed = ["a" + user for user in USERS]

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from click.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from profile_workspace import HashEncoder, text_of
 
-from reclm_lite.artefacts import ids_digest, read_provenance
+from reclm_lite.artefacts import ids_digest, read_arrays, read_provenance, write_arrays
 from reclm_lite.cf.fit import fit
 from reclm_lite.cf.neighbors import neighbors
 from reclm_lite.cli import main
@@ -171,12 +172,150 @@ def test_temporary_names_that_are_links_are_not_written_through(tmp_path):
     assert (tmp_path / "x.toml").read_text() == "ours" == (tmp_path / "out" / "letters.txt").read_text()
 
 
-def test_a_folder_that_is_a_link_is_warned_of_before_anything_is_written(ws, tmp_path, caplog):
-    shutil.move(ws.root / "reports", tmp_path / "elsewhere")
-    (ws.root / "reports").symlink_to(tmp_path / "elsewhere")
-    with ws.writing():
-        pass
-    assert f"reports is a link to {tmp_path / 'elsewhere'}" in caplog.text
+@pytest.mark.parametrize("name", ["reports", "matrices", "models", "llm/dialogues"])
+def test_nothing_is_made_in_a_folder_that_is_a_link_unless_the_user_says_so(ws, tmp_path, monkeypatch, name):
+    shutil.move(ws.root / name, tmp_path / "elsewhere")
+    (ws.root / name).symlink_to(tmp_path / "elsewhere")
+    before = files_in(tmp_path / "elsewhere")
+    ws.close()
+    for command in (["split", "--method", "ratio"], ["fit", "popularity"], ["report"], ["dialogue", "build", "sft", "--limit", "2"]):
+        assert f"{name} is a link to {tmp_path / 'elsewhere'}" in reclm(*command, "-w", ws.root, code=1)
+    assert files_in(tmp_path / "elsewhere") == before
+    monkeypatch.setenv("RECLM_FOLLOW_LINKS", "1")
+    reclm("fit", "popularity", "-w", ws.root)
+
+
+@pytest.mark.parametrize("plan", ["[]", "{", "5", '{"rename": [["a", "b", "c"]], "empty": [], "delete": []}', '{"rename": [], "empty": [3], "delete": []}',
+                                  '{"rename": [], "empty": [], "delete": ["a\\u0000b"]}', "[" * 100_000])  # fmt: skip
+def test_a_plan_that_is_none_is_left_out(ws, plan):
+    with ws.db:
+        ws.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORGETTING, plan))
+    ws.close()
+    with Workspace.open(ws.root) as again:
+        assert again.get_meta(FORGETTING) is None and user_ids(again) == IDS
+
+
+# -- a database that somebody else made ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "ALTER TABLE meta RENAME TO m2; CREATE VIEW meta AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) "
+        "SELECT 'schema_version' AS key, '2' AS value FROM c WHERE x < 0",
+        "CREATE TRIGGER t BEFORE DELETE ON users BEGIN INSERT INTO jobs (kind, state, started) VALUES (OLD.user_id, '', ''); END",
+        "CREATE TABLE shadow (x)",
+        "CREATE INDEX mine ON users (hex(zeroblob(1000)))",
+        "ALTER TABLE users ADD COLUMN twice AS (hex(user_id))",
+        "CREATE VIRTUAL TABLE words USING fts5(word)",
+    ],
+    ids=["endless view", "trigger", "table", "index", "computed column", "virtual table"],
+)  # fmt: skip
+def test_views_triggers_and_foreign_tables_are_refused_before_a_table_is_read(ws, statements):
+    ws.close()
+    with sqlite3.connect(ws.db_path) as db:
+        db.executescript(statements)
+    db.close()
+    with pytest.raises(WorkspaceError, match="which this software does not make"):
+        Workspace.open(ws.root)
+
+
+def test_a_journal_that_names_a_file_for_sqlite_to_delete_is_refused(ws, tmp_path):
+    """SQLite plays back a hot journal, then deletes the super-journal that it names, wherever that is."""
+    ws.db.execute("PRAGMA journal_mode=DELETE")
+    ws.close()
+    victim = tmp_path / "letters.txt"
+    victim.write_text("mine")
+    page = struct.unpack(">H", ws.db_path.read_bytes()[16:18])[0]
+    magic, name = bytes.fromhex("d9d505f920a163d7"), str(victim).encode()
+    header = magic + struct.pack(">5I", 0, 1, ws.db_path.stat().st_size // page, 512, page)
+    journal = header.ljust(512, b"\0") + struct.pack(">I", 2**30 // page + 1) + name + struct.pack(">II", len(name), sum(name)) + magic
+    (ws.root / "workspace.db-journal").write_bytes(journal)
+    assert "workspace.db-journal is not of this software" in reclm("info", "-w", ws.root, code=1)
+    assert victim.read_text() == "mine"
+
+
+def test_values_of_other_types_in_the_database_are_sentences(ws):
+    with ws.db:
+        ws.db.execute("UPDATE items SET title=x'ff00' WHERE item_idx=1")
+    assert "no text" in reclm("recommend", "-w", ws.root, "--user", IDS[0], code=1)
+    with ws.db:
+        ws.db.execute("UPDATE meta SET value=3.5 WHERE key='schema_version'")
+    assert "expected schema version" in reclm("info", "-w", ws.root, code=1)
+
+
+# -- files of a model that somebody else made ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "change"),
+    [
+        ("itemknn", lambda arrays: arrays["scorer.indices"].__iadd__(10**6)),
+        ("itemknn", lambda arrays: arrays["scorer.indices"].__isub__(70)),
+        ("gfcf", lambda arrays: arrays["scorer.indices"].__iadd__(N_ITEMS)),
+        ("gfcf", lambda arrays: arrays.update({"scorer.root_degree": arrays["scorer.root_degree"][:3]})),
+        ("gfcf", lambda arrays: arrays.update({"scorer.factors": arrays["scorer.factors"][1:]})),
+        ("ease", lambda arrays: arrays.update({"scorer.weights": arrays["scorer.weights"][:, :3].copy()})),
+        ("ease", lambda arrays: arrays["scorer.weights"].fill(np.nan)),
+        ("lightgcn", lambda arrays: arrays["fold.pool"].__iadd__(1000)),
+        ("lightgcn", lambda arrays: arrays.update({"fold.item_degree": arrays["fold.item_degree"][1:]})),
+        ("lightgcn", lambda arrays: arrays.update({"user_vectors": arrays["user_vectors"].astype(np.float64)})),
+        ("lightgcn", lambda arrays: arrays["user_vectors"].fill(np.inf)),
+    ],
+)  # fmt: skip
+def test_arrays_that_kernels_would_follow_out_of_bounds_are_refused(ws, model, change):
+    fit(ws, model, assignments=["epochs=1", "dim=8"] if model == "lightgcn" else [])
+    path = ws.path(f"models/{model}")
+    arrays = {name: array.copy() for name, array in read_arrays(path).items()}
+    change(arrays)
+    write_arrays(path, arrays, {"reclm": json.dumps(ws.provenance(f"models/{model}", made_by=""))})
+    told = reclm("recommend", "-w", ws.root, "--user", IDS[0], "--model", model, code=1)
+    assert f"models/{model} is" in told and "unexpected" not in told
+
+
+@pytest.mark.parametrize("params", [{"relu_dim": 100}, {"relu_dim": "x"}, {"relu_dim": -5}, {"metrics": [1]}, {"metrics": {"ndcg@20": "high"}},
+                                    {"scorer": 5}, {"fold": {"surprise": 1}}, {"fold": 7}, {"hash_seed": "x"}])  # fmt: skip
+def test_settings_of_other_types_are_sentences(ws, params):
+    path = ws.path("models/lightgcn")
+    provenance = ws.provenance("models/lightgcn", made_by="")
+    provenance["params"] |= params
+    write_arrays(path, read_arrays(path), {"reclm": json.dumps(provenance)})
+    for command in (["recommend", "--user", IDS[0]], ["recommend", "--user", IDS[0], "--model", "lightgcn"], ["info"], ["evaluate"]):
+        result = CliRunner().invoke(main, [*command, "-w", str(ws.root)])
+        assert result.exit_code in (0, 1) and "unexpected" not in result.stderr, result.stderr
+
+
+def test_artefacts_that_name_one_another_by_the_dozen_are_walked_once_each(ws):
+    """Sixteen layers of two, each made of both of the next layer: 2^16 ways, 32 artefacts."""
+    for layer in range(15, -1, -1):
+        inputs = {f"models/l{layer + 1}{side}": ws.fingerprint(f"models/l{layer + 1}{side}") for side in "ab"} if layer < 15 else {}
+        for side in "ab":
+            ws.save(f"models/l{layer}{side}", {}, inputs=inputs, params={})
+    read, provenance = [], ws.provenance
+    ws.provenance = lambda name, **options: read.append(name) or provenance(name, **options)
+    assert ws.stale_inputs("models/l0a") == []
+    assert len(read) < 200
+
+
+def test_a_device_gets_what_was_written_and_stays_a_device(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
+    with atomic_path(pipe) as temporary:
+        temporary.write_text("told")
+    assert reader.communicate(timeout=10)[0] == b"told" and stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_commands_that_are_named_quote_what_stands_in_a_file(ws):
+    path = ws.path("models/lightgcn")
+    provenance = ws.provenance("models/lightgcn", made_by="")
+    provenance["params"] |= {"preset": "x; touch /tmp/PWNED #", "overridden": ["a=$(id)"], "seed": "1; id"}
+    write_arrays(path, read_arrays(path), {"reclm": json.dumps(provenance)})
+    (ws.root / "llm" / "$(id)").mkdir()
+    (ws.root / "llm" / "$(id)" / "run.json").write_text("{}")
+    told = reclm("forget", IDS[1], "-w", ws.root, "--dry-run")
+    for word in ("'x; touch /tmp/PWNED #'", "'a=$(id)'", "'1; id'", "'$(id)'"):
+        assert word in told
 
 
 def test_forget_removes_what_a_killed_import_left_and_names_it(ws, tmp_path, monkeypatch):
@@ -275,7 +414,8 @@ def test_a_header_that_is_no_header_is_refused_with_a_reason(tmp_path):
 
 
 def test_digests_of_ids_tell_apart_what_joins_to_the_same_text():
-    assert len({ids_digest(ids) for ids in (["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], ["c", "ab"], [])}) == 6
+    assert len({ids_digest("0", ids) for ids in (["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], ["c", "ab"], [])}) == 6
+    assert ids_digest("0", ["a"]) != ids_digest("1", ["a"])
 
 
 def test_the_digest_follows_the_table_also_when_another_process_changes_it(ws):

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from ..errors import MissingArtefactError, WorkspaceError
 from ..types import ItemText
-from ..workspace import COMMITTED, INTERACTIONS, Workspace
+from ..workspace import COMMITTED, INTERACTIONS, REPLACEMENTS, Workspace
 from .carry import Carried, carry_over, count_gone, remember_ids
 
 log = logging.getLogger(__name__)
@@ -182,6 +182,9 @@ def save_imported(ws: Workspace, data: Imported, *, update: bool = False) -> Car
             if n_gone:
                 n_before = int(ws.get_meta(LEFT_BEHIND) or 0)
                 db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (LEFT_BEHIND, str(n_before + n_gone)))
+            if not update and ws.get_meta(COMMITTED) is not None:
+                n_replaced = int(ws.get_meta(REPLACEMENTS) or 0) + 1
+                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (REPLACEMENTS, str(n_replaced)))
             fingerprint = ws.save(_NEXT, arrays, inputs={}, params={"name": data.name, **data.manifest})
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (COMMITTED, fingerprint))
             db.commit()

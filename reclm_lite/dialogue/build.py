@@ -123,6 +123,8 @@ def build(
     chosen = {side: _chosen(known, side, settings.limit) for side in settings.sides}
     whom = [(side, idx, variant) for side in settings.sides for variant in range(settings.variants) for idx in chosen[side]]
     teacher.prepare(_asked(maker, whom), maker.writer)
+    if path is None:
+        ws.require_own_folders()
     path = default_path(ws, settings.kind) if path is None else Path(path)
     summary = BuildSummary(settings.kind, notes=[NO_NEIGHBORS] if inputs.neighbors is None else [])
     by, counts = {name: Counter() for name in ("side", "part")}, Counter()

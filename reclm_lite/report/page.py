@@ -27,6 +27,8 @@ def write_report(ws: Workspace, out: Path | None = None, *, evaluation: Mapping 
 
     evaluation: the result of `evaluate_workspace`, if it is at hand; computed where None.
     """
+    if out is None:
+        ws.require_own_folders()
     facts = gather(ws, evaluation=evaluation)
     path = Path(out) if out is not None else ws.root / "reports" / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)

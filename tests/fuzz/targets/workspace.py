@@ -15,8 +15,10 @@ from reclm_lite.errors import ReclmError
 
 FILES = (
     "workspace.toml", "matrices/interactions.safetensors", "matrices/split.safetensors", "matrices/neighbors.safetensors",
-    "models/ease.safetensors", "models/biasmf.safetensors", "models/.biasmf.checkpoint/select.safetensors", "workspace.db",
+    "models/ease.safetensors", "models/biasmf.safetensors", "models/itemknn.safetensors", "models/gfcf.safetensors", "models/lightgcn.safetensors",
+    "vectors/items.safetensors", "vectors/user_profiles.safetensors", "workspace.db-journal", "models/.biasmf.checkpoint/select.safetensors", "workspace.db",
 )  # fmt: skip
+CHECKPOINT = "models/.biasmf.checkpoint/select.safetensors"
 
 
 @functools.cache
@@ -46,7 +48,12 @@ def template() -> Path:
         texts = [ItemText(f"Title {n}", "", "", "") for n in range(5)]
         save_imported(ws, Imported("x", [f"u{n}" for n in range(4)], [f"i{n}" for n in range(5)], texts, users, items))
         run_split(ws, "ratio", seed=0)
-        fit(ws, "ease")
+        for model in ("ease", "itemknn", "gfcf"):
+            fit(ws, model)
+        for side, n in (("items", 5), ("user_profiles", 4)):
+            arrays = {"vectors": np.eye(n, 5, dtype=np.float32), "text_hash": np.arange(n, dtype=np.uint64)}
+            ws.save(f"vectors/{side}", arrays, inputs={}, params={"encoder": {"name": "x"}})
+        fit(ws, "lightgcn", assignments=["epochs=1", "dim=4"])
         inputs = {"matrices/split": load_split(ws).fingerprint}
         save(FittedModel("biasmf", np.eye(4, 3, dtype=np.float32), np.eye(5, 3, dtype=np.float32), None, np.ones(4, bool)), ws, inputs=inputs)
         ws.save(NAME, {"indices": np.array([[1], [2], [3], [0]], np.int32)}, inputs=inputs, params={})
@@ -54,7 +61,7 @@ def template() -> Path:
         ws.db.execute("VACUUM")
     (folder / "template/models/.biasmf.checkpoint").mkdir()
     state = checkpoint.State.start({"user_vectors": np.zeros((4, 2), np.float32)})
-    checkpoint.write(folder / "template" / FILES[6], "made of this", state)
+    checkpoint.write(folder / "template" / CHECKPOINT, "made of this", state)
     return folder / "template"
 
 
@@ -74,12 +81,13 @@ def run(data: bytes) -> str:
     (root / name).write_bytes(data[1:])
     outside = root.with_name("outside")
     outside.write_text("mine")
-    checkpoint.read(root / FILES[6], "made of this")
+    checkpoint.read(root / CHECKPOINT, "made of this")
     try:
         with Workspace.open(root) as ws:
             workspace_status(ws)
             ws.config  # noqa: B018
-            answers = [recommend(ws, "u1", k=3, model=model, allow_stale=True) for model in (None, "ease", "biasmf")]
+            answers = [recommend(ws, "u1", k=3, model=model, allow_stale=True) for model in (None, "ease", "biasmf", "itemknn", "gfcf", "lightgcn")]
+            recommend(ws, None, k=3, model="lightgcn", history=["i1", "i3"], allow_stale=True)
     except ReclmError:
         return "refused"
     except sqlite3.DatabaseError:  # the command line makes a sentence of it
@@ -91,7 +99,11 @@ def run(data: bytes) -> str:
 
 
 def seeds() -> list[bytes]:
-    return [bytes([number]) + (template() / name).read_bytes() for number, name in enumerate(FILES)]
+    """Each file as it is; of the journal, which there is none of, one that names another file for SQLite to delete."""
+    header = bytes.fromhex("d9d505f920a163d7").ljust(512, b"\0")
+    journal = header + b"\x00\x04\x00\x01" + b"outside" + b"\x00\x00\x00\x07\x00\x00\x03\x0a" + header[:8]
+    files = {name: template() / name for name in FILES}
+    return [bytes([number]) + (path.read_bytes() if path.exists() else journal) for number, path in enumerate(files.values())]
 
 
 TARGETS = (
