@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -53,6 +54,21 @@ def lock_file(path: Path) -> IO[str] | None:
     return file
 
 
+def _open_device(path: Path) -> int:
+    """A device or pipe to write to. Raises WorkspaceError for a pipe that nobody begins to read within two seconds."""
+    for _ in range(20):
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            time.sleep(0.1)
+            continue
+        os.set_blocking(handle, True)
+        return handle
+    raise WorkspaceError(f"nobody reads from the pipe {path}: start its reader first, or write to a file")
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` only if the block succeeds.
@@ -62,7 +78,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file() and not path.is_dir():
         with tempfile.TemporaryDirectory(prefix="reclm-out-") as folder:
             yield Path(folder) / path.name
-            with open(Path(folder) / path.name, "rb") as source, open(path, "wb") as target:
+            with open(Path(folder) / path.name, "rb") as source, open(_open_device(path), "wb") as target:
                 shutil.copyfileobj(source, target)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
