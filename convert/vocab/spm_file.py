@@ -78,6 +78,13 @@ def _signed(value: object, default: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
+def _text(value: object) -> str:
+    """A string of the message; of a number, `bytes` would make so many zeros."""
+    if isinstance(value, int):
+        raise ValueError(f"a number, {value}, in the place of a text")
+    return bytes(value).decode()
+
+
 def read_sentencepiece(path: Path) -> SentencePieceModel:
     """A `tokenizer.model`; ModelError if it is another file of that name, such as tiktoken's, or not whole."""
     pieces: list[tuple[str, float, int]] = []
@@ -88,7 +95,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             if field == _PIECES:
                 piece = dict(_fields(value))
                 score = struct.unpack("<f", piece[_SCORE])[0] if _SCORE in piece else 0.0
-                text, kind = bytes(piece[_TEXT]).decode(), piece.get(_TYPE, NORMAL)
+                text, kind = _text(piece[_TEXT]), piece.get(_TYPE, NORMAL)
                 if not math.isfinite(score) or kind not in range(NORMAL, BYTE + 1):
                     raise ValueError(f"piece {text!r} of score {score} and type {kind}")
                 pieces.append((text, score, kind))
@@ -96,7 +103,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
                 trainer = dict(_fields(value))
             elif field == _NORMALIZER:
                 normalizer = dict(_fields(value))
-        name = bytes(normalizer.get(_NAME, b"")).decode()
+        name = _text(normalizer.get(_NAME, b""))
         has_charsmap = len(normalizer.get(_CHARSMAP, b"")) > 0
     except (ValueError, IndexError, KeyError, TypeError, struct.error) as error:
         raise ModelError(

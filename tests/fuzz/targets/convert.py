@@ -199,7 +199,8 @@ def sentencepiece_seeds() -> list[bytes]:
 
     piece = message(1, b"a") + b"\x15" + struct.pack("<f", -1.0) + b"\x18\x01"
     whole = message(1, piece) + message(2, b"\x18\x02") + message(3, message(1, b"identity"))
-    return [whole, whole + b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\xff" * 200, b"\x0b" * 200]
+    number = message(1, b"\x08" + b"\xff" * 7 + b"\x7f")  # in the place of a piece's text
+    return [whole, number, whole + b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\xff" * 200, b"\x0b" * 200]
 
 
 @_judging
