@@ -36,7 +36,7 @@ ALLOWED = {
     "probe": {"errors", "files", "gguf_file", "probe_child"},
     "runtime": {"errors", "gguf_file", "files", "probe", "threads"},
     "schema": {"errors"},
-    "artefacts": set(),
+    "artefacts": {"memory"},
     "printable": set(),
     "csv_cells": set(),
     "database": {"errors", "schema"},

@@ -273,6 +273,17 @@ def test_arrays_that_kernels_would_follow_out_of_bounds_are_refused(ws, model, c
     assert f"models/{model} is" in told and "unexpected" not in told
 
 
+@pytest.mark.parametrize("name", ["vectors/items", "vectors/user_profiles"])
+@pytest.mark.parametrize("arrays", [{}, {"vectors": np.zeros((3, 2), np.float32)}, {"vectors": np.zeros((12, 4), np.int8)},
+                                    {"vectors": np.full((12, 4), np.nan, np.float32), "text_hash": np.zeros(12, np.uint64)}])  # fmt: skip
+def test_vectors_of_another_shape_or_kind_are_not_used(ws, name, arrays):
+    with ws.writing():
+        ws.save(name, arrays, inputs={}, params={"encoder": HashEncoder.identity})
+    for command in (["recommend", "--user", IDS[0]], ["recommend", "--text", "goal"], ["neighbors"], ["fit", "biasmf", "--set", "epochs=1"]):
+        result = CliRunner().invoke(main, [*command, "-w", str(ws.root)])
+        assert result.exit_code in (0, 1) and "unexpected" not in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize("params", [{"relu_dim": 100}, {"relu_dim": "x"}, {"relu_dim": -5}, {"metrics": [1]}, {"metrics": {"ndcg@20": "high"}},
                                     {"scorer": 5}, {"fold": {"surprise": 1}}, {"fold": 7}, {"hash_seed": "x"}])  # fmt: skip
 def test_settings_of_other_types_are_sentences(ws, params):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from ..artefacts import checked
 from ..data.dataset import Split, load_split
 from ..errors import InputError, WorkspaceError
 from ..kernels import native
@@ -61,7 +62,7 @@ def neighbors(
         made_by = f"reclm embed items -w {ws.argument}"
         ws.require_fresh("vectors/items", made_by=made_by)
         artefact = ws.load("vectors/items", made_by=made_by)
-        item_text, inputs["vectors/items"] = artefact.arrays["vectors"], artefact.fingerprint
+        item_text, inputs["vectors/items"] = _item_text(ws, artefact.arrays, split.n_items), artefact.fingerprint
     found = Neighbors(
         *find_neighbors(split, _of_training(fitted), k, item_text=item_text, min_interactions=min_interactions)
     )
@@ -71,6 +72,14 @@ def neighbors(
             inputs=inputs, params={"k": k, "model": model, "min_interactions": min_interactions},
         )  # fmt: skip
     return found
+
+
+def _item_text(ws: Workspace, arrays: dict[str, np.ndarray], n_items: int) -> np.ndarray:
+    """The vectors of `vectors/items`: float32 (n_items, n_in). Raises WorkspaceError where they are damaged."""
+    try:
+        return checked(arrays, "vectors", np.float32, n_items, None)
+    except ValueError as error:
+        raise WorkspaceError(f"vectors/items is damaged ({error}): run `{ws.command_for('vectors/items')}` again") from error
 
 
 def load_indices(ws: Workspace, n_users: int) -> np.ndarray:
@@ -177,7 +186,7 @@ class Finder:
         fitted = interface.load(ws, params["model"])
         item_text = None
         if ws.has("vectors/items"):
-            item_text = ws.load("vectors/items", made_by=ws.command_for("vectors/items")).arrays["vectors"]
+            item_text = _item_text(ws, ws.load("vectors/items", made_by=ws.command_for("vectors/items")).arrays, fitted.n_items)
         return cls(load_split(ws), _of_training(fitted), item_text, params["min_interactions"])
 
     def _known(self, vectors: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -320,7 +320,11 @@ class Recommender:
 
     @cached_property
     def _profile_arrays(self) -> dict[str, np.ndarray] | None:
-        return sources.profile_arrays(self.ws, self.interactions.n_users)
+        arrays = sources.profile_arrays(self.ws, self.interactions.n_users)
+        if arrays is not None and self.item_vectors is not None and arrays["vectors"].shape[1] != self.item_vectors.shape[1]:
+            log.warning("profile vectors have another width than those of the items and are not used: run `reclm embed profiles -w %s`", self.ws.root)
+            return None
+        return arrays
 
     @cached_property
     def _neighbor_table(self) -> np.ndarray | None:

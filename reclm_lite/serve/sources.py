@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..artefacts import checked
 from ..cf.interface import MODELS, FittedModel, fit_command, fitted_models, load, split_name
 from ..cf.neighbors import load_indices
 from ..errors import InputError, MissingArtefactError, ModelError, ProfileFormatError, WorkspaceError
@@ -108,16 +109,14 @@ def is_ready(model: FittedModel, user: int) -> bool:
 
 def item_vectors(ws: Workspace, n_items: int) -> np.ndarray | None:
     """float32 (n_items, dim), rows L2-normalised, zero rows for items without text; None where not made or stale."""
-    vectors = _arrays(ws, "vectors/items", "reclm embed items")
-    if vectors is None or len(vectors["vectors"]) != n_items:
-        return None
-    return vectors["vectors"].astype(np.float32, copy=False)
+    arrays = _vectors(ws, "vectors/items", "reclm embed items", n_items)
+    return None if arrays is None else arrays["vectors"]
 
 
 def profile_arrays(ws: Workspace, n_users: int) -> dict[str, np.ndarray] | None:
     """The arrays of `vectors/user_profiles` (see `text.vectors`); None where not made, stale, or not of the items' encoder."""
-    arrays = _arrays(ws, "vectors/user_profiles", "reclm embed profiles")
-    if arrays is None or len(arrays["vectors"]) != n_users or not ws.has("vectors/items"):
+    arrays = _vectors(ws, "vectors/user_profiles", "reclm embed profiles", n_users)
+    if arrays is None or not ws.has("vectors/items"):
         return None
     encoders = [
         ws.provenance(name, made_by="reclm embed")["params"].get("encoder") for name in ("vectors/user_profiles", "vectors/items")
@@ -185,6 +184,21 @@ def embed_words(ws: Workspace, text: str, encoder: Path | None = None) -> np.nda
     if not vector.any():
         raise InputError(f"expected words that the encoder knows, found {text!r}: give other words")
     return vector
+
+
+def _vectors(ws: Workspace, name: str, command: str, n_rows: int) -> dict[str, np.ndarray] | None:
+    """`vectors` (and `text_hash`, which those of profiles need) of an optional artefact; None (logged) where it is missing, stale or damaged."""
+    arrays = _arrays(ws, name, command)
+    if arrays is None:
+        return None
+    try:
+        checked(arrays, "vectors", np.float32, n_rows, None)
+        if "text_hash" in arrays or name != "vectors/items":
+            checked(arrays, "text_hash", np.uint64, n_rows)
+    except ValueError as error:
+        log.warning("%s is damaged (%s) and is not used: run `%s -w %s`", name, error, command, ws.root)
+        return None
+    return arrays
 
 
 def _arrays(ws: Workspace, name: str, command: str) -> dict[str, np.ndarray] | None:

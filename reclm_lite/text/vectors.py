@@ -153,7 +153,7 @@ def earlier_arrays(ws: Workspace, name: str, encoder: Encoder) -> dict[str, np.n
         return None
     same = artefact.params.get("encoder") == plain(encoder.identity)
     arrays = artefact.arrays
-    if not same or "text_hash" not in arrays or arrays["vectors"].shape != (len(arrays["text_hash"]), encoder.dim):
+    if not same or not {"text_hash", "vectors"} <= arrays.keys() or arrays["vectors"].shape != (len(arrays["text_hash"]), encoder.dim):
         return None
     return arrays
 
