@@ -250,7 +250,8 @@ class Adapter:
                     return value
             except ValueError as error:
                 remedy = "write it without that, or as the modules' names"
-                raise self.error(f"plain regular expressions in {key}", f"{pattern[:80]!r}: {error}", remedy) from error
+                reason = ascii(str(error)[:200])[1:-1]  # which quotes of the pattern what cannot be printed
+                raise self.error(f"plain regular expressions in {key}", f"{pattern[:80]!r}: {reason}", remedy) from error
         return default
 
     def rank(self, module: str) -> int:

@@ -131,7 +131,8 @@ def adapter_seeds() -> list[bytes]:
         "modules_to_save": None, "target_modules": ["q"], "trainable_token_indices": None, "init_lora_weights": True, "use_dora": False,
     }  # fmt: skip
     seeds = [json.dumps(base).encode()]
-    for change in ({"lora_alpha": 10**400}, {"r": True}, {"r": 1e308}, {"use_rslora": True, "alpha_pattern": {"q": 10**30}}, {"modules_to_save": [""]}):
+    for change in ({"lora_alpha": 10**400}, {"r": True}, {"r": 1e308}, {"use_rslora": True, "alpha_pattern": {"q": 10**30}}, {"modules_to_save": [""]},
+                   {"rank_pattern": {"u|[]|\ud800-1]q": 9}}):  # fmt: skip
         seeds.append(json.dumps(base | change).encode())
     return [*seeds, b"[" * 3000, b'{"peft_type":' + b"[" * 900 + b"]" * 900 + b"}", b'{"r":1,"r":2}', b'{"peft_type":"LORA","r":NaN}', b"\xff"]
 
