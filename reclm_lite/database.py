@@ -3,13 +3,15 @@
 Left out: its tables (schema.py), and what the rows mean (the stages).
 """
 
+import contextlib
+import functools
 import os
 import shutil
 import sqlite3
 from pathlib import Path
 
 from .errors import WorkspaceError
-from .schema import INDEXES, SCHEMA_VERSION, TABLES, upgrade
+from .schema import SCHEMA, SCHEMA_VERSION, upgrade
 
 
 def may_write(root: Path, path: Path) -> bool:
@@ -73,21 +75,55 @@ def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
 
 
 def _require_own_objects(db: sqlite3.Connection, path: Path) -> None:
-    """Raise WorkspaceError for a view, a trigger or a table that is not of schema.py: a workspace may come from somebody else, and
-    such a thing makes a plain query run for ever, or copies what is deleted. Asked before any table is read.
+    """Raise WorkspaceError unless the tables and indexes are those of schema.py, and nothing else is there.
+
+    A workspace may come from somebody else. A view, a trigger, or an expression in a table or an index makes a plain query run for
+    ever, or copies what is deleted. Asked before any table is read.
     """
-    for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master").fetchall():
-        is_own = (kind == "table" and name in TABLES and str(sql).upper().startswith("CREATE TABLE")) or (
-            kind == "index" and (name in INDEXES or str(name).startswith("sqlite_autoindex_"))
+    own = _own_objects()
+    for kind, name, table, sql in db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall():
+        if kind == "index" and str(name).startswith(f"sqlite_autoindex_{table}_") and sql is None and table in own:
+            continue  # of a key
+        if kind == "table" and name in own:
+            columns, conditions = _table_facts(db, str(name), str(sql))
+            if columns <= own[name][0] and conditions == own[name][1]:  # an older version's table lacks columns
+                continue
+        if kind == "index" and own.get(name) == _plain(str(sql)):
+            continue
+        db.close()
+        raise WorkspaceError(
+            f"{path} holds the {kind} {str(name)[:60]!r}, which is not as this software makes it: do not use this workspace, "
+            "or make a new one and import the data again"
         )
-        if is_own and kind == "table":
-            is_own = not any(column[6] for column in db.execute(f'PRAGMA table_xinfo("{name}")'))  # computed columns
-        if not is_own and not str(name).startswith("sqlite_"):
-            db.close()
-            raise WorkspaceError(
-                f"{path} holds the {kind} {str(name)[:60]!r}, which this software does not make: do not use this workspace, "
-                "or make a new one and import the data again"
-            )
+
+
+@functools.cache
+def _own_objects() -> dict[str, object]:
+    """Table or index -> what `_require_own_objects` compares: of a database that was made just now."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(SCHEMA)
+        found = db.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+        return {name: _table_facts(db, name, sql) if kind == "table" else _plain(sql) for kind, name, sql in found}
+
+
+def _table_facts(db: sqlite3.Connection, name: str, sql: str) -> tuple[frozenset, tuple]:
+    """Columns (name, type, not null, default, place in the key, computed) and how often each kind of condition stands in a table's text.
+
+    The text itself differs between a table that was made and one that was brought up from an older version.
+    """
+    columns = frozenset(tuple(column[1:]) for column in db.execute(f'PRAGMA table_xinfo("{name}")').fetchall())
+    text = _plain(sql)
+    words = (" check", " references", " collate", " generated", " as (", "create virtual", " unique", " without rowid", " strict")
+    return columns, (*(text.count(word) for word in words), text.count(_SIDE_CHECK))
+
+
+_SIDE_CHECK = "check (side in ('user', 'item'))"
+
+
+def _plain(sql: str) -> str:
+    """Lower case, comments left out, white space collapsed."""
+    lines = (line.partition("--")[0] for line in sql.lower().splitlines())
+    return " ".join(" ".join(lines).split())
 
 
 def _to_write(path: Path) -> sqlite3.Connection:

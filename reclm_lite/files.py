@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,6 +32,14 @@ def _sha256_of(path: Path, size_bytes: int, mtime_ns: int, ctime_ns: int) -> str
     del size_bytes, mtime_ns, ctime_ns  # part of the cache key only
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether `path` is a regular file itself: no link, which may lead anywhere, and no pipe or device, which may never end."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def open_to_append(path: Path) -> IO[str]:
@@ -70,12 +79,12 @@ def _open_device(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, named_by_user: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` only if the block succeeds.
 
-    A device or a pipe is not replaced by a file: what the block wrote is then copied into it.
+    named_by_user: a device or a pipe, such as /dev/stdout, is not replaced by a file: what the block wrote is copied into it.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if named_by_user and path.exists() and not path.is_file() and not path.is_dir():
         with tempfile.TemporaryDirectory(prefix="reclm-out-") as folder:
             yield Path(folder) / path.name
             with open(Path(folder) / path.name, "rb") as source, open(_open_device(path), "wb") as target:

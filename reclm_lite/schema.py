@@ -3,7 +3,6 @@
 Left out: opening the database, and what the rows mean: `workspace` and the stages know.
 """
 
-import re
 import sqlite3
 from pathlib import Path
 
@@ -44,10 +43,6 @@ CREATE TABLE runs (
     run_id INTEGER PRIMARY KEY, model TEXT NOT NULL, profiles TEXT NOT NULL,
     created TEXT NOT NULL, params TEXT NOT NULL, metrics TEXT NOT NULL);
 """
-
-# What a database may hold, and nothing else.
-TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", SCHEMA))
-INDEXES = frozenset(re.findall(r"CREATE INDEX (\w+)", SCHEMA))
 
 # What brings a database of an older version to the next one.
 TO_VERSION = {

@@ -33,7 +33,7 @@ from .artefacts import (
 )  # fmt: skip
 from .database import may_write, open_database
 from .errors import MissingArtefactError, WorkspaceError, shell_word
-from .files import atomic_path, sync
+from .files import atomic_path, is_own_file, sync
 from .schema import SCHEMA, SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
@@ -162,9 +162,10 @@ class Workspace:
                 raise WorkspaceError(
                     f"another reclm process ({holder}) is working in {self.root}: wait for it to end, then run the command again"
                 ) from error
-            with contextlib.suppress(OSError):  # a full disk: who holds the lock is only told to others
-                handle.truncate(0)
-                handle.write(f"pid {os.getpid()}".encode())
+            if os.fstat(lock).st_nlink == 1:  # of a file with other names, in a folder of somebody else or a backup, nothing is changed
+                with contextlib.suppress(OSError):  # a full disk: who holds the lock is only told to others
+                    handle.truncate(0)
+                    handle.write(f"pid {os.getpid()}".encode())
             self._lock_handle, self._writing_since = handle, time.monotonic()
         self._lock_depth += 1
         try:
@@ -207,7 +208,7 @@ class Workspace:
         plan = self._plan(text)
         for source, target in plan["rename"]:
             pair = self.inside(source), self.inside(target)
-            if all(pair) and pair[0].exists():
+            if all(pair) and is_own_file(pair[0]):
                 os.replace(*pair)
         folders = [folder for name in plan["empty"] if (folder := self.inside(name)) and folder.is_dir() and not folder.is_symlink()]
         for path in [*(path for folder in folders for path in folder.iterdir()), *map(self.inside, plan["delete"])]:
@@ -242,7 +243,10 @@ class Workspace:
 
         A link as the last part is inside: it is the link that is renamed or deleted, not what it points to.
         """
-        parts = Path(name).parts if "\0" not in name else ()
+        try:
+            parts = Path(name).parts if b"\0" not in os.fsencode(name) else ()
+        except UnicodeEncodeError:
+            parts = ()
         if not parts or Path(name).is_absolute() or ".." in parts or any(
             self.root.joinpath(*parts[:n]).is_symlink() for n in range(1, len(parts))
         ):  # fmt: skip

@@ -28,6 +28,7 @@ from reclm_lite.data.split import run_split
 from reclm_lite.errors import InputError, WorkspaceError
 from reclm_lite.files import atomic_folder, atomic_path, lock_file
 from reclm_lite.forget import forget_users, of_earlier_data
+from reclm_lite.serve.recommend import recommend
 from reclm_lite.text.vectors import embed_items
 from reclm_lite.workspace import FORGETTING, Workspace
 
@@ -208,15 +209,22 @@ def test_a_plan_that_is_none_is_left_out(ws, plan):
         "CREATE INDEX mine ON users (hex(zeroblob(1000)))",
         "ALTER TABLE users ADD COLUMN twice AS (hex(user_id))",
         "CREATE VIRTUAL TABLE words USING fts5(word)",
+        "PRAGMA writable_schema=ON; INSERT INTO sqlite_master VALUES ('trigger', 'sqlite_x', 'users', 0, 'CREATE TRIGGER sqlite_x AFTER DELETE ON "
+        "users BEGIN INSERT INTO jobs (kind, state, started) VALUES (old.user_id, \'\', \'\'); END')".replace("\\'", "''"),
+        "ALTER TABLE meta RENAME TO m2; CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, CHECK (length(randomblob(900000)) > 0)); "
+        "INSERT INTO meta SELECT * FROM m2; DROP TABLE m2",
+        "ALTER TABLE meta RENAME TO m2; CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL DEFAULT (hex(randomblob(9)))); "
+        "INSERT INTO meta SELECT * FROM m2; DROP TABLE m2",
+        "DROP INDEX uses_by_key; CREATE INDEX uses_by_key ON uses (hex(prompt_key))",
     ],
-    ids=["endless view", "trigger", "table", "index", "computed column", "virtual table"],
+    ids=["endless view", "trigger", "table", "index", "computed column", "virtual table", "trigger of a reserved name", "check", "default", "index of the same name"],
 )  # fmt: skip
 def test_views_triggers_and_foreign_tables_are_refused_before_a_table_is_read(ws, statements):
     ws.close()
     with sqlite3.connect(ws.db_path) as db:
         db.executescript(statements)
     db.close()
-    with pytest.raises(WorkspaceError, match="which this software does not make"):
+    with pytest.raises(WorkspaceError, match="which is not as this software makes it"):
         Workspace.open(ws.root)
 
 
@@ -233,6 +241,24 @@ def test_a_journal_that_names_a_file_for_sqlite_to_delete_is_refused(ws, tmp_pat
     (ws.root / "workspace.db-journal").write_bytes(journal)
     assert "workspace.db-journal is not of this software" in reclm("info", "-w", ws.root, code=1)
     assert victim.read_text() == "mine"
+
+
+def test_an_index_of_ids_that_leads_to_somebody_else_is_damage(ws):
+    with ws.db:
+        ws.db.execute("PRAGMA writable_schema=ON")
+        root = ws.db.execute("SELECT rootpage FROM sqlite_master WHERE name='sqlite_autoindex_users_1'").fetchone()[0]
+        ws.db.execute("CREATE TABLE other (user_idx INTEGER PRIMARY KEY, user_id TEXT NOT NULL UNIQUE)")
+        ws.db.execute("INSERT INTO other SELECT CASE user_idx WHEN 1 THEN 2 WHEN 2 THEN 1 ELSE user_idx END, user_id FROM users")
+        other = ws.db.execute("SELECT rootpage FROM sqlite_master WHERE name='sqlite_autoindex_other_1'").fetchone()[0]
+        ws.db.execute("UPDATE sqlite_master SET rootpage=? WHERE name='sqlite_autoindex_users_1'", (other,))
+        ws.db.execute("UPDATE sqlite_master SET rootpage=? WHERE name='sqlite_autoindex_other_1'", (root,))
+        ws.db.execute("DELETE FROM sqlite_master WHERE tbl_name='other'")
+    ws.close()
+    with Workspace.open(ws.root) as again:
+        assert recommend(again, IDS[0], k=1).items
+        for ask in (lambda: recommend(again, IDS[1]), lambda: forget_users(again, [IDS[1]])):
+            with pytest.raises(WorkspaceError, match="its index of users leads to another user"):
+                ask()
 
 
 def test_values_of_other_types_in_the_database_are_sentences(ws):
@@ -312,9 +338,42 @@ def test_a_device_gets_what_was_written_and_stays_a_device(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
-    with atomic_path(pipe) as temporary:
+    with atomic_path(pipe, named_by_user=True) as temporary:
         temporary.write_text("told")
     assert reader.communicate(timeout=10)[0] == b"told" and stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_link_to_a_pipe_in_a_workspace_is_replaced_and_not_written_through(ws, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for name in ("models/popularity.safetensors", "reports/report.html"):
+        (ws.root / name).unlink(missing_ok=True)
+        (ws.root / name).symlink_to(pipe)
+    ws.close()
+    reclm("fit", "popularity", "-w", ws.root)
+    reclm("report", "-w", ws.root)
+    assert os.read(reader, 1) == b"" and (ws.root / "reports" / "report.html").is_file()
+    os.close(reader)
+
+
+@pytest.mark.parametrize("name", ["identity.json", "select.safetensors"])
+def test_a_checkpoint_that_is_a_pipe_or_a_link_is_not_read(ws, tmp_path, name):
+    folder = ws.root / "models" / ".lightgcn.checkpoint"
+    for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
+        folder.mkdir()
+        make(folder / name)
+        reclm("fit", "lightgcn", "-w", ws.root, "--set", "epochs=1", "--set", "dim=8")
+        assert not folder.exists()
+
+
+def test_a_lock_of_another_name_too_is_locked_and_not_written(ws, tmp_path):
+    (ws.root / ".lock").unlink(missing_ok=True)
+    (tmp_path / "notes").write_text("mine")
+    os.link(tmp_path / "notes", ws.root / ".lock")
+    with ws.writing():
+        pass
+    assert (tmp_path / "notes").read_text() == "mine"
 
 
 def test_commands_that_are_named_quote_what_stands_in_a_file(ws):

@@ -75,3 +75,27 @@ def test_an_older_schema_is_not_brought_up_to_date_there(root):
     db.close()
     with pytest.raises(WorkspaceError, match="open it once where it can be written"):
         Workspace.open(root)
+
+
+def test_a_workspace_of_version_1_is_brought_up_and_opens_again(tmp_path):
+    """The tables as the first version made them."""
+    with make_workspace(tmp_path / "ws", {0: [0, 1], 1: [2]}) as ws:
+        root = ws.root
+        ws.db.executescript("""
+            DROP TABLE profiles; DROP TABLE generations; DROP TABLE uses;
+            CREATE TABLE profiles (
+                side TEXT NOT NULL CHECK (side IN ('user', 'item')), idx INTEGER NOT NULL,
+                status TEXT NOT NULL, text TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+                source TEXT NOT NULL, prompt_key TEXT NOT NULL DEFAULT '', created TEXT NOT NULL,
+                PRIMARY KEY (side, idx));
+            CREATE TABLE generations (
+                prompt_key TEXT PRIMARY KEY, raw TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+                n_prompt_tokens INTEGER NOT NULL, n_new_tokens INTEGER NOT NULL, created TEXT NOT NULL);
+            INSERT INTO profiles VALUES ('user', 1, 'ok', 'a profile', '', 'x', 'key', '');
+            UPDATE meta SET value='1' WHERE key='schema_version';
+        """)
+    for _ in range(2):
+        with Workspace.open(root) as ws:
+            assert ws.db.execute("SELECT text, basis FROM profiles").fetchall() == [("a profile", "")]
+            assert ws.db.execute("SELECT * FROM uses").fetchall() == [("key", "user", 1)]
+            assert ws.get_meta("schema_version") == "2"

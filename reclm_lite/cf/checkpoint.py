@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ..artefacts import fingerprint_arrays, write_arrays
-from ..files import atomic_path
+from ..artefacts import fingerprint_arrays, read_arrays, write_arrays
+from ..files import atomic_path, is_own_file
 from .layers import Params
 
 log = logging.getLogger(__name__)
@@ -72,12 +72,12 @@ def read(path: Path, made_of: str) -> State | None:
     """The state, or None where there is none that can be gone on from: the log says why."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.exists():
+    if not is_own_file(path):
         return None
     try:
+        arrays = read_arrays(path)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         about = json.loads(metadata["about"])
         if metadata["content"] != fingerprint_arrays(arrays, about):
             raise ValueError("its content is not what was written")

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ReclmError, WorkspaceError
-from ..files import atomic_path
+from ..files import atomic_path, is_own_file
 from ..workspace import Workspace
 from .interface import artefact_name
 
 # Counts up when what a checkpoint holds, or what training does with equal settings, changes.
 FORMAT = 1
+_MAX_IDENTITY_BYTES = 1 << 20  # settings and fingerprints are some kilobytes
 
 
 @contextlib.contextmanager
@@ -58,7 +59,10 @@ def checkpoint_folder(
 
 
 def _identity(folder: Path) -> dict | None:
+    path = folder / "identity.json"
     try:
-        return json.loads((folder / "identity.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if not is_own_file(path) or path.stat().st_size > _MAX_IDENTITY_BYTES:
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None

@@ -180,10 +180,10 @@ def save_imported(ws: Workspace, data: Imported, *, update: bool = False) -> Car
             n_gone = count_gone(db)
             carried = carry_over(db, update=update)
             if n_gone:
-                n_before = int(ws.get_meta(LEFT_BEHIND) or 0)
+                n_before = _count(ws.get_meta(LEFT_BEHIND))
                 db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (LEFT_BEHIND, str(n_before + n_gone)))
             if not update and ws.get_meta(COMMITTED) is not None:
-                n_replaced = int(ws.get_meta(REPLACEMENTS) or 0) + 1
+                n_replaced = _count(ws.get_meta(REPLACEMENTS)) + 1
                 db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (REPLACEMENTS, str(n_replaced)))
             fingerprint = ws.save(_NEXT, arrays, inputs={}, params={"name": data.name, **data.manifest})
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (COMMITTED, fingerprint))
@@ -194,6 +194,11 @@ def save_imported(ws: Workspace, data: Imported, *, update: bool = False) -> Car
         _finish_import(ws)
         ws.finish_forgetting()
     return carried
+
+
+def _count(text: str | None) -> int:
+    """A count of `meta`; 0 where there is none."""
+    return int(text) if isinstance(text, str) and len(text) < 10 and text.isascii() and text.isdigit() else 0
 
 
 def _finish_import(ws: Workspace) -> None:
@@ -301,5 +306,15 @@ def _texts(ws: Workspace, query: str) -> list[tuple[str, ...]]:
 
 def user_index(ws: Workspace, user_id: str) -> int | None:
     """The index of a user, or None where the user is unknown."""
-    row = ws.db.execute("SELECT user_idx FROM users WHERE user_id=?", (user_id,)).fetchone()
-    return row[0] if row else None
+    return index_of(ws, "user", user_id)
+
+
+def index_of(ws: Workspace, side: str, ident: str) -> int | None:
+    """The index of a user or item, or None. Raises WorkspaceError where SQLite's index of ids leads to the row of another id."""
+    row = ws.db.execute(f"SELECT {side}_idx FROM {side}s WHERE {side}_id=?", (ident,)).fetchone()
+    if row is None:
+        return None
+    found = ws.db.execute(f"SELECT {side}_id FROM {side}s NOT INDEXED WHERE {side}_idx=?", row).fetchone()
+    if found is None or found[0] != ident:
+        raise WorkspaceError(f"{ws.db_path} is damaged: its index of {side}s leads to another {side}; take a copy back, or import the data again")
+    return row[0]

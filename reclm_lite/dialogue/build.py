@@ -123,13 +123,14 @@ def build(
     chosen = {side: _chosen(known, side, settings.limit) for side in settings.sides}
     whom = [(side, idx, variant) for side in settings.sides for variant in range(settings.variants) for idx in chosen[side]]
     teacher.prepare(_asked(maker, whom), maker.writer)
-    if path is None:
+    named_by_user = path is not None
+    if not named_by_user:
         ws.require_own_folders()
     path = default_path(ws, settings.kind) if path is None else Path(path)
     summary = BuildSummary(settings.kind, notes=[NO_NEIGHBORS] if inputs.neighbors is None else [])
     by, counts = {name: Counter() for name in ("side", "part")}, Counter()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, named_by_user=named_by_user) as temporary:
         with open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
             for made in _distinct(_made(maker, whom, progress), _trained_on(maker, whom), maker.left_out):
                 file.writelines(map(line_of, made.dialogues))

@@ -128,9 +128,9 @@ def export_to_file(ws: Workspace, path: Path, sides: tuple[str, ...] = SIDES, fo
     """`export_profiles` into a file that appears whole or not at all. Raises InputError where it is there and not `force`."""
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"expected a file in a folder that exists, found {path}: name another file")
-    if path.exists() and not force:
+    if path.is_file() and not force:
         raise InputError(f"{path} exists: name another file, or add --force to replace it")
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+    with atomic_path(path, named_by_user=True) as temporary, open(temporary, "wb") as handle:
         return export_profiles(ws, handle, sides, form)
 
 

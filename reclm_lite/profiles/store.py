@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from ..data.dataset import index_of
 from ..errors import InputError, ProfileFormatError
 from ..workspace import Workspace, now
 from .answers import Generation
@@ -75,10 +76,10 @@ def find_profile(ws: Workspace, side: str, ident: str) -> StoredProfile:
 def find_idx(ws: Workspace, side: str, ident: str) -> int:
     """The index of a user or item. Raises InputError where the workspace does not know the id."""
     side = one_side(side)
-    row = ws.db.execute(f"SELECT {side}_idx FROM {side}s WHERE {side}_id=?", (str(ident),)).fetchone()
-    if row is None:
+    index = index_of(ws, side, str(ident))
+    if index is None:
         raise InputError(f"expected the id of a {side} in {ws.root}, found {ident!r}; check the id, or import again")
-    return row[0]
+    return index
 
 
 def set_profile(ws: Workspace, side: str, idx: int, text: str) -> StoredProfile:

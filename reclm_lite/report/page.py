@@ -32,7 +32,7 @@ def write_report(ws: Workspace, out: Path | None = None, *, evaluation: Mapping 
     facts = gather(ws, evaluation=evaluation)
     path = Path(out) if out is not None else ws.root / "reports" / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, named_by_user=out is not None) as temporary:
         temporary.write_text(render(facts), encoding="utf-8")
     return path
 

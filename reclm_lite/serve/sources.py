@@ -99,7 +99,7 @@ def validation_score(ws: Workspace, model: str, profiles: str) -> float | None:
     params = ws.provenance(f"models/{model_name(model, profiles)}", made_by=fit_command(ws, model, profiles))["params"]
     metrics = params.get("metrics")
     value = metrics.get(VALID_METRIC) if isinstance(metrics, dict) else None
-    return float(value) if isinstance(value, (int, float)) and abs(value) < float("inf") else None
+    return float(value) if isinstance(value, (int, float)) and abs(value) <= 1 else None
 
 
 def is_ready(model: FittedModel, user: int) -> bool:
