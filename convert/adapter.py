@@ -25,6 +25,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _LARGEST = 2**31  # of a rank or an alpha; numbers beyond float overflow where they are divided
+# Over all patterns and modules: some seconds. A pattern such as `layers\.[0-9]+\.q_proj` takes some hundred for a name.
+_MAX_PATTERN_STEPS = 10_000_000
 _MAX_PATTERNS = 20_000  # one for each module of the largest mixture of experts
 # How a tensor's name ends -> what it is to its module. Any other tensor is one that was saved whole.
 _LEAVES = {
@@ -105,6 +107,8 @@ class Adapter:
 
     def __init__(self, directory: Path):
         self.directory = Path(directory)
+        self._by_module: dict[tuple[str, str], Any] = {}
+        self._n_steps = 0
         self.config = self._read_config()
         self._refuse_what_cannot_be_merged()
         self.weights = self._find_weights()
@@ -244,9 +248,19 @@ class Adapter:
 
     def _by_pattern(self, key: str, module: str, default: float) -> float:
         """peft's rule: the first pattern that matches the module's name, or the end of it from a dot on."""
+        if (key, module) not in self._by_module:
+            self._by_module[key, module] = self._first_match(key, module, default)
+        return self._by_module[key, module]
+
+    def _first_match(self, key: str, module: str, default: Any) -> Any:
         for pattern, value in (self.config.get(key) or {}).items():
             try:
-                if name_pattern(pattern).matches(module):
+                reader = name_pattern(pattern)
+                before, matches = reader.n_steps, reader.matches(module)
+                self._n_steps += reader.n_steps - before
+                if self._n_steps > _MAX_PATTERN_STEPS:
+                    raise ValueError("with all the others it takes too long to compare with every module")
+                if matches:
                     return value
             except ValueError as error:
                 remedy = "write it without that, or as the modules' names"

@@ -75,6 +75,7 @@ class NamePattern:
             raise ValueError(str(error)[:200] or type(error).__name__) from error
         if (tree.state.flags | whole.state.flags) & ~re.UNICODE:
             raise ValueError("flags")
+        self.n_steps = 0  # of all names so far; none for a pattern of fixed length
         self._states: list[tuple] = []  # ("take", kind, value, next), ("at", kind, next), ("any", nexts) or ("end",)
         self._first = self._build(whole, self._state("end"))
         fixed = all(kind in _ONE_CHAR for kind, _ in tree)
@@ -136,6 +137,7 @@ class NamePattern:
                 if number in seen:
                     continue
                 seen.add(number)
+                self.n_steps += 1
                 kind, *rest = self._states[number]
                 if kind == "end":
                     return True

@@ -112,3 +112,14 @@ def test_a_number_in_the_place_of_a_sentencepiece_text_is_refused_and_not_made_i
     (tmp_path / "tokenizer.model").write_bytes(content)
     with pytest.raises(ModelError, match="in the place of a text"):
         read_sentencepiece(tmp_path / "tokenizer.model")
+
+
+def test_many_patterns_on_many_modules_have_one_bound_together():
+    from reclm_lite.convert.adapter import Adapter
+
+    adapter = object.__new__(Adapter)
+    adapter.directory, adapter._by_module, adapter._n_steps = None, {}, 0
+    adapter.config = {"rank_pattern": {f"(a*)*b{i}": 1 for i in range(300)}}
+    with pytest.raises(ModelError, match="takes too long to compare with every module"):
+        for module in range(300):
+            adapter.rank(f"m{module}." + "a" * 200)

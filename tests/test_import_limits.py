@@ -322,3 +322,19 @@ def test_a_parquet_file_compressed_by_brotli_is_refused_before_its_pages_are_rea
     with duckdb.connect() as db:
         db.execute(f"COPY (SELECT 'u' || i AS \"user\", 'i' || i AS item FROM range(50) t(i)) TO '{path}' (COMPRESSION zstd)")
     assert len(import_dataset("table", path).user_ids) == 50
+
+
+def test_a_parquet_file_that_names_one_long_text_in_every_row_is_refused_before_it_is_written_out(tmp_path):
+    import duckdb
+
+    path = tmp_path / "log.parquet"
+    with duckdb.connect() as db:
+        db.execute(
+            f"COPY (SELECT 'u' || i % 100 AS \"user\", 'i' || i AS item, repeat('y', 99000) AS t FROM range(20000) r(i)) "
+            f"TO '{path}' (COMPRESSION zstd, ROW_GROUP_SIZE 2048)"
+        )
+    assert path.stat().st_size < 1 << 20
+    for options in ({"text_columns": ["t"]}, {"title_column": "t"}):
+        with pytest.raises(InputError, match="refused as a decompression bomb"):
+            import_dataset("table", path, **options)
+    assert len(import_dataset("table", path).item_ids) == 20_000

@@ -280,10 +280,7 @@ class Staging:
         for where, said in self._id_checks(item, "item needs an id"):
             self.refuse(reader, where, ident(item), f"column {item!r} {said}")
         chosen = [columns.get(name) or "NULL" for name in ("title", "category", "subcategory", "description")]
-        if reader.most_bytes is not None:
-            with self.reading(reader.path):
-                (size,) = self.db.execute(f"SELECT {_size([ident(item), *chosen])} FROM {reader.sql}").fetchone()
-            self._require_size(reader, size)
+        self.check_size(reader, [ident(item), *chosen])
         self.copy(reader, f"INSERT INTO texts SELECT {ident(item)}, {', '.join(chosen)} FROM {reader.sql}")
         with self.reading(reader.path):
             twice = self.db.execute("SELECT item FROM texts GROUP BY item HAVING count(*) > 1 ORDER BY item LIMIT 1").fetchone()
@@ -307,6 +304,16 @@ class Staging:
              f"holds an id of more than {most:,} bytes: {{value}}; name the right column, or raise the limit with --limit id-bytes=N"),
             (f"contains(coalesce({name}, ''), chr(0))", "holds an id with a NUL character: {value}; mend or remove the row"),
         ]  # fmt: skip
+
+    def check_size(self, reader: Reader, expressions: Sequence[str]) -> None:
+        """Raise InputError where the text of these SQL expressions comes to more than a file of its size may hold.
+
+        A Parquet file says a long text once, and names it in a million rows.
+        """
+        if reader.most_bytes is not None:
+            with self.reading(reader.path):
+                (size,) = self.db.execute(f"SELECT {_size(expressions)} FROM {reader.sql}").fetchone()
+            self._require_size(reader, size)
 
     def _require_size(self, reader: Reader, size: int | None) -> None:
         if reader.most_bytes is not None and (size or 0) > reader.most_bytes:

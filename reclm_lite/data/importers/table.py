@@ -134,6 +134,7 @@ def _expressions(fields: dict[str, str | None], text_columns: Sequence[str]) -> 
 def _texts_of_interactions(staging: Staging, reader: Reader, item: str, expressions: dict[str, str | None]) -> None:
     chosen = ", ".join(f"min({sql}) AS {name}" if sql else f"NULL AS {name}" for name, sql in expressions.items())
     differ = " OR ".join(f"count(DISTINCT {sql}) > 1" for sql in expressions.values() if sql)
+    staging.check_size(reader, [sql for sql in expressions.values() if sql])
     staging.copy(
         reader,
         f"CREATE TABLE gathered AS SELECT {ident(item)} AS item, {chosen}, ({differ}) AS differs FROM {reader.sql} GROUP BY 1",
