@@ -333,7 +333,10 @@ class _Forgetting:
         if foreign:
             more = f" and {len(foreign) - 5:,} more" if len(foreign) > 5 else ""
             names = f"{', '.join(foreign[:5])}{more}"
-            self.summary.remains.append(Remains(f"Files in the workspace that it did not write, or that a command was told to write there, are left as they are and may tell of people: {names}."))
+            self.summary.remains.append(Remains(
+                "Files in the workspace that it did not write, or that a command was told to write there, are left as they are and may "
+                f"tell of people: {names}."
+            ))  # fmt: skip
 
     # -- database --------------------------------------------------------------------
 
