@@ -51,7 +51,7 @@ def profile_vectors(ws: Workspace, source: str, n_threads: int | None) -> np.nda
     if Path(source).is_dir():
         with Workspace.open(Path(source)) as other:
             if load_split(other).fingerprint != load_split(ws).fingerprint:
-                raise SystemExit(f"expected the split of the workspace in {source}, found another: copy the workspace, then write profiles in the copy")
+                raise SystemExit(f"expected the split of the workspace in {source}, found a different one: copy the workspace, then write profiles in the copy")
             return other.load(VECTORS, made_by="reclm embed profiles").arrays["vectors"]
     rules = source == "rules"
     run_profiles(ws, "users", source=SourceSettings(source if rules else str(Path(source).absolute()), n_threads=None if rules else n_threads))

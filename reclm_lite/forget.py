@@ -137,7 +137,8 @@ class _Forgetting:
         self.remaining = Remaining.without(gone, n_users)
         here = [user_id for user_id in ids if user_id not in not_in_data]
         self.summary = ForgetSummary(here, dry_run, n_users - len(gone), not_in_data=not_in_data)
-        ids_left = (row for row in ws.db.execute("SELECT user_idx, user_id FROM users ORDER BY user_idx") if row[0] not in set(gone))
+        leaving = set(gone)
+        ids_left = (row for row in ws.db.execute("SELECT user_idx, user_id FROM users ORDER BY user_idx") if row[0] not in leaving)
         digest = ids_digest(ws.get_meta(REPLACEMENTS) or "0", (f"{idx} {ident}" for idx, (_, ident) in enumerate(ids_left)))
         self.ids = ws.ids() | {"users": digest}
         self.renamed: dict[Path, Path] = {}  # temporary file -> the file it becomes

@@ -5,7 +5,6 @@ ordinary one, or another end of generation shows only when the model says it.
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from reclm_lite.convert.checkpoint import optional_json

@@ -140,7 +140,7 @@ def compare_metadata(source: Path, found: Path) -> list[str]:
     """Sentences about metadata (vocabulary, template, hyperparameters) that is not the unquantized file's, byte for byte."""
     a, b = metadata_digests(source), metadata_digests(found)
     odd = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key) and not key.startswith(_OF_THE_TYPE))
-    return [f"expected the metadata of the unquantized file, found another {', '.join(odd[:5])}"] if odd else []
+    return [f"expected the metadata of the unquantized file, found different values of {', '.join(odd[:5])}"] if odd else []
 
 
 def compare_with_model(

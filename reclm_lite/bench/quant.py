@@ -86,7 +86,7 @@ class Settings:
     encoder_model: Path | None = None
 
     def check(self) -> None:
-        """Raises InputError where a setting is none."""
+        """Raises InputError if a setting is invalid."""
         if self.backbone not in TRAINED:
             raise InputError(
                 f"expected a backbone that takes profiles, one of {', '.join(TRAINED)}, found {self.backbone!r}; check --backbone"
