@@ -10,12 +10,17 @@ SOURCES := $(shell git ls-files reclm_lite kernels convert CMakeLists.txt pyproj
 LLAMA_FLAGS := -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_OPENSSL=OFF
 INSTALL := CMAKE_ARGS="$(LLAMA_FLAGS)" $(VENV)/bin/pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-all test-floors test-gpu sanitize fuzz fuzz-pickles install clean
+.PHONY: quickstart lint test test-all test-floors test-gpu sanitize fuzz fuzz-pickles install clean
 
 quickstart: install
 	$(VENV)/bin/reclm quickstart
 
 install: $(VENV)/package.stamp
+
+# Style and layout of the source; `ruff check --fix` and `ruff format` repair most of what it finds.
+lint: $(VENV)/dev.stamp
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 
 # The suite runs against the installed package: `--import-mode=importlib` in pyproject.toml keeps this folder off sys.path.
 test: $(VENV)/dev.stamp

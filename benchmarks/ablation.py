@@ -1,16 +1,17 @@
 """What each part of the tuning is worth in recommendations: the ablation of the paper, on the models that you name.
 
-    python benchmarks/ablation.py -w WS --variant full=ppo.gguf --variant "no second round"=one.gguf --variant "no RL"=sft.gguf
+    python benchmarks/ablation.py -w WS --variant full=ppo.gguf --variant "no second round"=one.gguf --variant "no
+    RL"=sft.gguf
 
-For each variant, in a copy of the workspace: profiles of all users by that GGUF (`rules` and `text` are variants too: `text` has
-the mean text vector of the history in a profile's place; and a copy of the workspace in which the profiles lie already, with their
-vectors), and LightGCN fitted with them, for each seed;
-and once more with profile vectors dealt to other users, since a gain that shuffled profiles give too is none. Beside
-them LightGCN without profiles, popularity and random. A model is selected on validation; the figures are of test. Intervals are
-95 %, of the mean over seeds by Student's t. `--set encoder=published` joins profiles as the paper does, with no gate that validation
-could close. Prints a table, and one JSON line last. Needs `reclm neighbors` and `embed items`.
-With `--results FOLDER` each fit's figures are kept there, as those of `reclm bench quant` are, and a run that was stopped, or one with
-more variants, makes the others alone.
+For each variant, in a copy of the workspace: profiles of all users by that GGUF (`rules` and `text` are variants too:
+`text` has the mean text vector of the history in a profile's place; and a copy of the workspace in which the profiles
+lie already, with their vectors), and LightGCN fitted with them, for each seed; and once more with profile vectors dealt
+to other users, since a gain that shuffled profiles give too is none. Beside them LightGCN without profiles, popularity
+and random. A model is selected on validation; the figures are of test. Intervals are 95 %, of the mean over seeds by
+Student's t. `--set encoder=published` joins profiles as the paper does, with no gate that validation could close.
+Prints a table, and one JSON line last. Needs `reclm neighbors` and `embed items`. With `--results FOLDER` each fit's
+figures are kept there, as those of `reclm bench quant` are, and a run that was stopped, or one with more variants,
+makes the others alone.
 """
 
 import argparse
@@ -51,10 +52,19 @@ def profile_vectors(ws: Workspace, source: str, n_threads: int | None) -> np.nda
     if Path(source).is_dir():
         with Workspace.open(Path(source)) as other:
             if load_split(other).fingerprint != load_split(ws).fingerprint:
-                raise SystemExit(f"expected the split of the workspace in {source}, found a different one: copy the workspace, then write profiles in the copy")
+                raise SystemExit(
+                    f"expected the split of the workspace in {source}, found a different one: copy the workspace, "
+                    "then write profiles in the copy"
+                )
             return other.load(VECTORS, made_by="reclm embed profiles").arrays["vectors"]
     rules = source == "rules"
-    run_profiles(ws, "users", source=SourceSettings(source if rules else str(Path(source).absolute()), n_threads=None if rules else n_threads))
+    run_profiles(
+        ws,
+        "users",
+        source=SourceSettings(
+            source if rules else str(Path(source).absolute()), n_threads=None if rules else n_threads
+        ),
+    )
     embed_profiles(ws)
     return ws.load(VECTORS, made_by="reclm embed profiles").arrays["vectors"]
 
@@ -62,7 +72,11 @@ def profile_vectors(ws: Workspace, source: str, n_threads: int | None) -> np.nda
 def by_metric(fits: Fits, vectors: np.ndarray | None, seeds: list[int]) -> dict[str, list[float]]:
     """Means over users of each seed, by `setting metric`, of fits with these profile vectors (None: without)."""
     found = [fits.figures(vectors, vectors_key(vectors), seed) for seed in seeds]
-    return {f"{setting} {metric}": [float(np.mean(seed[setting][metric] or np.nan)) for seed in found] for setting in SETTINGS for metric in METRICS}
+    return {
+        f"{setting} {metric}": [float(np.mean(seed[setting][metric] or np.nan)) for seed in found]
+        for setting in SETTINGS
+        for metric in METRICS
+    }
 
 
 def interval(values: list[float]) -> float:
@@ -73,10 +87,14 @@ def interval(values: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-w", "--workspace", type=Path, required=True)
-    parser.add_argument("--variant", action="append", default=[], metavar="NAME=GGUF|WORKSPACE|rules|text", required=True)
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="NAME=GGUF|WORKSPACE|rules|text", required=True
+    )
     parser.add_argument("--model", default="lightgcn")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="NAME=VALUE", help="a setting of the model")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="assignments", metavar="NAME=VALUE", help="a setting of the model"
+    )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--results", type=Path, metavar="FOLDER")
     options = parser.parse_args()
@@ -92,7 +110,9 @@ def main() -> None:
             split = load_split(ws)
             for yardstick in baselines(split.known()):
                 results[yardstick.name] = {
-                    f"{setting} {metric}": [evaluate(split, yardstick, setting).means[metric]] for setting in SETTINGS for metric in METRICS
+                    f"{setting} {metric}": [evaluate(split, yardstick, setting).means[metric]]
+                    for setting in SETTINGS
+                    for metric in METRICS
                 }
             made = {}
             for name, source in variants.items():  # before any fit: neighbors are those of the model that lies there
@@ -100,7 +120,9 @@ def main() -> None:
                 made[name] = profile_vectors(ws, source, options.threads)
                 say(f"{name}: vectors in {time.monotonic() - start:.0f} s")
         state = State(options.results or Path(folder) / "results")
-        fits = Fits(options.workspace, Path(folder) / "fits", state, options.model, None, options.threads, options.assignments)
+        fits = Fits(
+            options.workspace, Path(folder) / "fits", state, options.model, None, options.threads, options.assignments
+        )
         say(f"{options.model} without profiles")
         results["without profiles"] = by_metric(fits, None, seeds)
         for name, vectors in made.items():
@@ -115,9 +137,22 @@ def main() -> None:
     width = max(map(len, (head, *results)))
     print(head.ljust(width) + "".join(f"{column:>24}" for column in columns))
     for name, row in results.items():
-        cells = (f"{statistics.mean(row[c]):.4f} ± {interval(row[c]):.4f}" if len(row[c]) > 1 else f"{row[c][0]:.4f}" for c in columns)
+        cells = (
+            f"{statistics.mean(row[c]):.4f} ± {interval(row[c]):.4f}" if len(row[c]) > 1 else f"{row[c][0]:.4f}"
+            for c in columns
+        )
         print(name.ljust(width) + "".join(f"{cell:>24}" for cell in cells))
-    print(json.dumps({"model": options.model, "seeds": seeds, "variants": list(variants), "settings": options.assignments, "results": results}))
+    print(
+        json.dumps(
+            {
+                "model": options.model,
+                "seeds": seeds,
+                "variants": list(variants),
+                "settings": options.assignments,
+                "results": results,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

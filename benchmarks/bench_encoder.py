@@ -53,7 +53,10 @@ def news_texts(n_texts: int, seed: int) -> list[str]:
         words = [rng.choice(GLUE if i % 2 else WORDS) for i in range(n_words)]
         return " ".join(words).capitalize() + "."
 
-    return [sentence(rng.randint(6, 10)) + " " + " ".join(sentence(rng.randint(12, 18)) for _ in range(3)) for _ in range(n_texts)]
+    return [
+        sentence(rng.randint(6, 10)) + " " + " ".join(sentence(rng.randint(12, 18)) for _ in range(3))
+        for _ in range(n_texts)
+    ]
 
 
 def titles(n_texts: int, seed: int) -> list[str]:
@@ -75,9 +78,7 @@ def open_encoder(name: str, arguments: argparse.Namespace) -> Callable[[list[str
     model = SentenceTransformer(str(arguments.checkpoint), device="cpu")
 
     def encode(texts: list[str]) -> np.ndarray:
-        return model.encode(
-            texts, batch_size=arguments.batch_size, normalize_embeddings=True, show_progress_bar=False
-        )
+        return model.encode(texts, batch_size=arguments.batch_size, normalize_embeddings=True, show_progress_bar=False)
 
     return encode
 
@@ -97,7 +98,9 @@ def own_peak_bytes() -> int:
     return 0
 
 
-def measure(contenders: dict[str, Callable[[list[str]], np.ndarray]], texts: list[str], n_rounds: int) -> dict[str, Any]:
+def measure(
+    contenders: dict[str, Callable[[list[str]], np.ndarray]], texts: list[str], n_rounds: int
+) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     cpu_seconds: dict[str, list[float]] = {name: [] for name in contenders}
     vectors = {name: encode(texts[:32]) for name, encode in contenders.items()}  # warm-up
@@ -108,7 +111,10 @@ def measure(contenders: dict[str, Callable[[list[str]], np.ndarray]], texts: lis
             contenders[name](texts)
             seconds[name].append(time.perf_counter() - wall)
             cpu_seconds[name].append(time.process_time() - cpu)
-        print(f"  round {round_ + 1}: " + ", ".join(f"{n} {len(texts) / s[-1]:.1f}/s" for n, s in seconds.items()), file=sys.stderr)
+        print(
+            f"  round {round_ + 1}: " + ", ".join(f"{n} {len(texts) / s[-1]:.1f}/s" for n, s in seconds.items()),
+            file=sys.stderr,
+        )
     a, b = vectors.values()
     pairs = list(zip(*seconds.values(), strict=True))
     return {
@@ -137,7 +143,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="the original model, for sentence-transformers")
     parser.add_argument("--model", type=Path, default=None, help="GGUF file (default: the bundled encoder)")
-    parser.add_argument("--data", type=Path, default=None, help="a text file, one text per line, instead of the generated sets")
+    parser.add_argument(
+        "--data", type=Path, default=None, help="a text file, one text per line, instead of the generated sets"
+    )
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32, help="of sentence-transformers (its default)")
@@ -149,7 +157,10 @@ def main() -> None:
         lines = arguments.data.read_text(encoding="utf-8").splitlines()
         sets = {"data": [line for line in lines if line.strip()][: arguments.texts]}
     else:
-        sets = {"news": news_texts(arguments.texts, arguments.seed), "titles": titles(arguments.texts, arguments.seed + 1)}
+        sets = {
+            "news": news_texts(arguments.texts, arguments.seed),
+            "titles": titles(arguments.texts, arguments.seed + 1),
+        }
 
     if arguments.only:
         encode = open_encoder(arguments.only, arguments)

@@ -1,10 +1,13 @@
-"""Whether simple things tell the Yes of a second round from its No: they should not, or a model learns them in place of taste.
+"""Whether simple things tell the Yes of a second round from its No: they should not, or a model learns them in place of
+taste.
 
     python benchmarks/dialogue_balance.py -w WS --users 4000 --items 1500
 
-Draws second rounds as `reclm dialogue build sft` does and prints, for each feature of the item (or person) asked about, the area under
-the ROC curve: 0.5 tells nothing. Last, of users: whether a hidden item is nearer to the user's shown ones than a random item that is as
-popular, which is what texts can tell at all; and, of the lists of `rl`, the share of pairs that the rules' profiles rank right. Needs `reclm neighbors` and `reclm embed items`. Prints one JSON line last.
+Draws second rounds as `reclm dialogue build sft` does and prints, for each feature of the item (or person) asked about,
+the area under
+the ROC curve: 0.5 tells nothing. Last, of users: whether a hidden item is nearer to the user's shown ones than a random
+item that is as popular, which is what texts can tell at all; and, of the lists of `rl`, the share of pairs that the
+rules' profiles rank right. Needs `reclm neighbors` and `reclm embed items`. Prints one JSON line last.
 """
 
 import argparse
@@ -53,7 +56,11 @@ def of_users(known: Known, vectors: np.ndarray, n: int, rng: np.random.Generator
         held = draws._held(draw.shown.near)
         asked = [one.about for one in pair]
         # Within ten places in the order of popularity, and none of the user's.
-        around = [i for i in by_popularity[max(0, place[asked[0]] - 10) : place[asked[0]] + 11].tolist() if i not in known.inputs.items_of(user)]
+        around = [
+            i
+            for i in by_popularity[max(0, place[asked[0]] - 10) : place[asked[0]] + 11].tolist()
+            if i not in known.inputs.items_of(user)
+        ]
         features = {
             "cosine to the shown items, mean": [vectors[own].mean(0) @ vectors[i] for i in asked],
             "neighbors that have it": [held[known.keys[i]] for i in asked],
@@ -61,7 +68,9 @@ def of_users(known: Known, vectors: np.ndarray, n: int, rng: np.random.Generator
             "popularity": [known.popularity[i] for i in asked],
         }
         if around:
-            features["hidden item beside an equally popular one: cosine"] = [vectors[own].mean(0) @ vectors[i] for i in (asked[0], rng.choice(around))]
+            features["hidden item beside an equally popular one: cosine"] = [
+                vectors[own].mean(0) @ vectors[i] for i in (asked[0], rng.choice(around))
+            ]
         for name, (yes, no) in features.items():
             both = found.setdefault(name, ([], []))
             both[0].append(float(yes))
@@ -94,16 +103,26 @@ def of_items(known: Known, vectors: np.ndarray, n: int, rng: np.random.Generator
 
 
 def of_lists(known: Known, n: int, rng: np.random.Generator) -> np.ndarray:
-    """float32 (n,) or fewer: of users of `reclm dialogue build rl`, the part `rank` of PPO's reward for the profile that the rules write."""
-    draws, writer, teacher, texts = UserRounds(known), Writer(known.inputs), RulesTargets(known.inputs), known.inputs.texts
+    """float32 (n,) or fewer: of users of `reclm dialogue build rl`, the part `rank` of PPO's reward for the profile
+    that the rules write."""
+    draws, writer, teacher, texts = (
+        UserRounds(known),
+        Writer(known.inputs),
+        RulesTargets(known.inputs),
+        known.inputs.texts,
+    )
     dialogues, answers = [], []
     for user in rng.permutation(known.inputs.train.shape[0]).tolist():
         draw = draws.draw(user, 0)
         lists = draws.lists(draw, N_NEGATIVES) if draw is not None else ""
         if isinstance(lists, str):
             continue
-        positives, negatives = (tuple(texts[item].joined() for item in items) for items in (lists.positives, lists.negatives))
-        dialogues.append(Dialogue(RL, f"user:{user}", "user", COMPACT, "train", (), positives=positives, negatives=negatives))
+        positives, negatives = (
+            tuple(texts[item].joined() for item in items) for items in (lists.positives, lists.negatives)
+        )
+        dialogues.append(
+            Dialogue(RL, f"user:{user}", "user", COMPACT, "train", (), positives=positives, negatives=negatives)
+        )
         answers.append(teacher.answer(draw.shown, writer))
         if len(answers) == n:
             break
@@ -124,13 +143,19 @@ def main() -> None:
         vectors = ws.load("vectors/items", made_by="reclm embed items").arrays["vectors"].astype(np.float32)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     rng, result = np.random.default_rng(options.seed), {}
-    for side, features in (("user", of_users(known, vectors, options.users, rng)), ("item", of_items(known, vectors, options.items, rng))):
+    for side, features in (
+        ("user", of_users(known, vectors, options.users, rng)),
+        ("item", of_items(known, vectors, options.items, rng)),
+    ):
         for name, (yes, no) in features.items():
             result[f"{side}: {name}"] = {"auc": round(auc(yes, no), 3), "n": len(yes)}
             print(f"{side}: {name:<52} {result[f'{side}: {name}']['auc']:.3f}  ({len(yes):,} pairs)")
     ranks = of_lists(known, options.lists, rng)
     result["user: rank of the rules' profiles"] = {"mean": round(float(ranks.mean()), 3), "n": len(ranks)}
-    print(f"user: {'the rules profile, hidden items above negatives':<52} {ranks.mean():.3f}  ({len(ranks):,} users, standard error {ranks.std() / len(ranks) ** 0.5:.3f})")
+    print(
+        f"user: {'the rules profile, hidden items above negatives':<52} {ranks.mean():.3f}  ({len(ranks):,} users, "
+        f"standard error {ranks.std() / len(ranks) ** 0.5:.3f})"
+    )
     print(json.dumps(result))
 
 

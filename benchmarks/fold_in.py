@@ -75,10 +75,14 @@ def measure(inputs: Inputs, model: str, share: float, seed: int) -> dict:
     milliseconds = (time.perf_counter() - start) / len(users) * 1e3
     recall, lists = judge(folded)
     return {
-        "model": model, "n_users": len(users), "recall_folded": recall, "recall_refit": refit,
-        "lists_shared": shared(lists, refit_lists), "lists_shared_by_another_seed": shared(other_lists, refit_lists),
+        "model": model,
+        "n_users": len(users),
+        "recall_folded": recall,
+        "recall_refit": refit,
+        "lists_shared": shared(lists, refit_lists),
+        "lists_shared_by_another_seed": shared(other_lists, refit_lists),
         "ms_per_user": milliseconds,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -97,7 +101,8 @@ def main() -> None:
         row = measure(inputs, model, arguments.share, arguments.seed)
         rows.append(row)
         print(
-            f"| {model} | {row['n_users']} | {row['recall_folded']:.4f} | {row['recall_refit']:.4f} | {row['lists_shared']:.2f} | "
+            f"| {model} | {row['n_users']} | {row['recall_folded']:.4f} | {row['recall_refit']:.4f} | "
+            f"{row['lists_shared']:.2f} | "
             f"{row['lists_shared_by_another_seed']:.2f} | {row['ms_per_user']:.1f} |",
             flush=True,
         )

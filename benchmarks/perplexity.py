@@ -1,11 +1,14 @@
-"""Perplexity and KL divergence of `reclm bench quant` beside llama.cpp's own `llama-perplexity`, on the same files and text.
+"""Perplexity and KL divergence of `reclm bench quant` beside llama.cpp's own `llama-perplexity`, on the same files and
+text.
 
-    python benchmarks/perplexity.py --model profiles-f16.gguf --types q8_0,q4_0,q2_k --llama-perplexity BUILD/bin/llama-perplexity
+    python benchmarks/perplexity.py --model profiles-f16.gguf --types q8_0,q4_0,q2_k --llama-perplexity
+    BUILD/bin/llama-perplexity
 
-The tool is built from the llama.cpp that lies in the source distribution of llama-cpp-python (`pip download --no-binary :all: --no-deps
-llama-cpp-python==VERSION`, then `cmake -B BUILD vendor/llama.cpp -DLLAMA_CURL=OFF` and `cmake --build BUILD --target llama-perplexity`).
-The text is that of profile prompts of the demo, cut into chunks of --n-ctx tokens with BOS in front; of each the second half
-counts, as there. Keys and values are float32 on both sides. Prints a table, and one JSON line last.
+The tool is built from the llama.cpp that lies in the source distribution of llama-cpp-python (`pip download --no-binary
+:all: --no-deps llama-cpp-python==VERSION`, then `cmake -B BUILD vendor/llama.cpp -DLLAMA_CURL=OFF` and `cmake --build
+BUILD --target llama-perplexity`). The text is that of profile prompts of the demo, cut into chunks of --n-ctx tokens
+with BOS in front; of each the second half counts, as there. Keys and values are float32 on both sides. Prints a table,
+and one JSON line last.
 """
 
 import argparse
@@ -43,18 +46,46 @@ def ours(files: list[Path], chunks: list[list[int]], folder: Path) -> list[dict[
         sums = measure(str(path), str(folder), 1, **given)
         n = sum(sums["n_answer_tokens"])
         if sum(sums["n_answer_kl"]) != n:
-            raise SystemExit(f"expected the distributions of {n} positions to be kept, found room for {sum(sums['n_answer_kl'])}: use fewer --prompts")
-        found.append({"perplexity": math.exp(sum(sums["answer_nll_sums"]) / n), "mean_kl": sum(sums["answer_kl_sums"]) / n})
+            raise SystemExit(
+                f"expected the distributions of {n} positions to be kept, found room for {sum(sums['n_answer_kl'])}: "
+                "use fewer --prompts"
+            )
+        found.append(
+            {"perplexity": math.exp(sum(sums["answer_nll_sums"]) / n), "mean_kl": sum(sums["answer_kl_sums"]) / n}
+        )
     return found
 
 
 def theirs(tool: Path, files: list[Path], text: Path, n_ctx: int, folder: Path) -> list[dict[str, float]]:
     base = folder / "base.kld"
-    common = ["-c", str(n_ctx), "-b", str(n_ctx), "-t", "1", "-ctk", "f32", "-ctv", "f32", "-fa", "off", "--no-escape", "-ngl", "0"]
-    subprocess.run([tool, "-m", files[0], "-f", text, "--kl-divergence-base", base, *common], check=True, capture_output=True)
+    common = [
+        "-c",
+        str(n_ctx),
+        "-b",
+        str(n_ctx),
+        "-t",
+        "1",
+        "-ctk",
+        "f32",
+        "-ctv",
+        "f32",
+        "-fa",
+        "off",
+        "--no-escape",
+        "-ngl",
+        "0",
+    ]
+    subprocess.run(
+        [tool, "-m", files[0], "-f", text, "--kl-divergence-base", base, *common], check=True, capture_output=True
+    )
     found = []
     for path in files:
-        done = subprocess.run([tool, "-m", path, "--kl-divergence-base", base, "--kl-divergence", *common], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [tool, "-m", path, "--kl-divergence-base", base, "--kl-divergence", *common],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         said = done.stdout + done.stderr
         found.append({name: float(re.search(pattern, said)[1]) for name, pattern in _NUMBERS.items()})
     return found
@@ -86,7 +117,9 @@ def main() -> None:
         ratios = {key: a[key] / b[key] if b[key] else None for key in a}
         rows.append({"file": path.stem, "ours": a, "llama.cpp": b, "ratio": ratios})
         shown = ["" if ratio is None else f"{ratio:.4f}" for ratio in ratios.values()]
-        print(f"{path.stem[-11:]:<12}{a['perplexity']:>14.7g}{b['perplexity']:>14.7g}{shown[0]:>9}{a['mean_kl']:>12.6f}{b['mean_kl']:>12.6f}{shown[1]:>9}")
+        print(
+            f"{path.stem[-11:]:<12}{a['perplexity']:>14.7g}{b['perplexity']:>14.7g}{shown[0]:>9}{a['mean_kl']:>12.6f}{b['mean_kl']:>12.6f}{shown[1]:>9}"
+        )
     print(json.dumps({"n_chunks": len(chunks), "n_ctx": options.n_ctx, "rows": rows}))
 
 

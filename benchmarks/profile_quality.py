@@ -50,7 +50,9 @@ def main() -> None:
         others = np.array([_another(i, histories, rng) for i in range(len(users))])
         teacher = RuleTeacher(inputs.stats)
         ruled = [
-            format_profile(teacher.profile(inputs.show(inputs.items_of(u)), [inputs.show(n) for n in inputs.neighbors_of(u)]))
+            format_profile(
+                teacher.profile(inputs.show(inputs.items_of(u)), [inputs.show(n) for n in inputs.neighbors_of(u)])
+            )
             for u in users
         ]
         taught = encoder.encode([profile_words(text) for text in ruled])
@@ -58,7 +60,11 @@ def main() -> None:
     result = {"users": len(users), "statuses": counts}
     for kind, shift in (("plain", 0.0), ("centred", items.mean(axis=0))):
         means = np.asarray(averaging @ items) - shift
-        for name, profiles in (("model", stored[users]), ("rules", taught), ("shuffled", stored[rng.permutation(users)])):
+        for name, profiles in (
+            ("model", stored[users]),
+            ("rules", taught),
+            ("shuffled", stored[rng.permutation(users)]),
+        ):
             centre = profiles.mean(axis=0) if kind == "centred" else 0.0
             result[f"{name}_{kind}"] = round(wins(profiles - centre, means, means[others]), 4)
     print(json.dumps(result))

@@ -2,8 +2,9 @@
 
     python benchmarks/report_open.py --users 100000 --chromium chromium
 
-A generated table (each user about 8 of 5,000 items, the popular ones more often) is imported, split, evaluated and reported. The browser, headless, loads and lays out
-the page and prints its text once, and a blank page in the same way; the difference of the medians of five turns is what the page takes.
+A generated table (each user about 8 of 5,000 items, the popular ones more often) is imported, split, evaluated and
+reported. The browser, headless, loads and lays out the page and prints its text once, and a blank page in the same way;
+the difference of the medians of five turns is what the page takes.
 """
 
 import argparse
@@ -27,7 +28,10 @@ def write_table(path: Path, n_users: int) -> None:
     users = np.repeat(np.arange(n_users), lengths)
     with path.open("w") as file:
         file.write("user,item,title,category\n")
-        file.writelines(f"u{user},i{item},The {item}th thing,kind {item % 40}\n" for user, item in zip(users.tolist(), items.tolist(), strict=True))
+        file.writelines(
+            f"u{user},i{item},The {item}th thing,kind {item % 40}\n"
+            for user, item in zip(users.tolist(), items.tolist(), strict=True)
+        )
 
 
 def timed(command: list) -> float:
@@ -53,13 +57,23 @@ def main() -> None:
             print(f"{command[0]}: {timed([*reclm, *command, '-w', ws]):.1f} s")
         print(f"report: {timed([*reclm, 'report', '-w', ws]):.1f} s")
         page = ws / "reports" / "report.html"
-        opening = [options.chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+        opening = [
+            options.chromium,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={folder / 'profile'}",
+            "--dump-dom",
+        ]
         spent: dict[Path, list[float]] = {page: [], blank: []}
         for _ in range(5):
             for path, seconds in spent.items():
                 seconds.append(timed([*opening, path.as_uri()]))
         of_page, of_blank = (statistics.median(spent[path]) for path in (page, blank))
-        print(f"{page.stat().st_size / 1e3:.0f} kB; the browser took {of_page:.2f} s with it, {of_blank:.2f} s with a blank page: {of_page - of_blank:.2f} s")
+        print(
+            f"{page.stat().st_size / 1e3:.0f} kB; the browser took {of_page:.2f} s with it, {of_blank:.2f} s with a "
+            f"blank page: {of_page - of_blank:.2f} s"
+        )
 
 
 if __name__ == "__main__":

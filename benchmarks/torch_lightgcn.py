@@ -1,14 +1,14 @@
 """LightGCN (arXiv 2002.02126) in plain torch: the peer that `reclm bench fit` measures beside this project's own.
 
 Written as the published code does it: ID vectors in one table, the whole graph propagated for every batch with
-`torch.sparse.mm` (a COO matrix; CSR as an option), the layers' mean, BPR or sampled softmax over given negatives, dense Adam.
-With `text`, items' first vectors are a two-layer MLP of text vectors beside the table.
+`torch.sparse.mm` (a COO matrix; CSR as an option), the layers' mean, BPR or sampled softmax over given negatives, dense
+Adam. With `text`, items' first vectors are a two-layer MLP of text vectors beside the table.
 
     model = TorchLightGCN(indptr, indices, n_users, n_items, dim=64, n_layers=3)
     seconds, loss = model.epoch(batch_size=4096, loss="bpr", n_negatives=1, seed=0)
 
-Left out: validation, early stopping, negatives that avoid known positives one by one (all are drawn at once and redrawn where
-they hit one, three times), anything that a fit has around its epochs.
+Left out: validation, early stopping, negatives that avoid known positives one by one (all are drawn at once and redrawn
+where they hit one, three times), anything that a fit has around its epochs.
 """
 
 import time
@@ -19,13 +19,24 @@ import torch
 
 
 class TorchLightGCN:
-    """indptr: int64 (n_users + 1,), indices: int (nnz,): CSR of the training interactions. text: float32 (n_items, n_in) or None."""
+    """indptr: int64 (n_users + 1,), indices: int (nnz,): CSR of the training interactions. text: float32 (n_items,
+    n_in) or None."""
 
     def __init__(
-        self, indptr: np.ndarray, indices: np.ndarray, n_users: int, n_items: int, *,
-        dim: int = 64, n_layers: int = 3, rate: float = 1e-3, layout: str = "coo", text: np.ndarray | None = None,
-        init: dict[str, np.ndarray] | None = None, seed: int = 0,
-    ):  # fmt: skip
+        self,
+        indptr: np.ndarray,
+        indices: np.ndarray,
+        n_users: int,
+        n_items: int,
+        *,
+        dim: int = 64,
+        n_layers: int = 3,
+        rate: float = 1e-3,
+        layout: str = "coo",
+        text: np.ndarray | None = None,
+        init: dict[str, np.ndarray] | None = None,
+        seed: int = 0,
+    ):
         torch.manual_seed(seed)
         self.n_users, self.n_items, self.n_layers = n_users, n_items, n_layers
         self.users = torch.as_tensor(np.repeat(np.arange(n_users), np.diff(indptr)))
@@ -37,7 +48,9 @@ class TorchLightGCN:
         parameters = [self.user_id, self.item_id]
         self.text = None if text is None else torch.as_tensor(text)
         if text is not None:
-            self.mlp = torch.nn.Sequential(torch.nn.Linear(text.shape[1], dim), torch.nn.ReLU(), torch.nn.Linear(dim, dim))
+            self.mlp = torch.nn.Sequential(
+                torch.nn.Linear(text.shape[1], dim), torch.nn.ReLU(), torch.nn.Linear(dim, dim)
+            )
             parameters += self.mlp.parameters()
         self.optimiser = torch.optim.Adam(parameters, lr=rate)
 
@@ -54,7 +67,9 @@ class TorchLightGCN:
         columns = torch.cat([self.items + self.n_users, self.users])
         scale = torch.bincount(rows, minlength=n).clamp(min=1).float().rsqrt()
         values = scale[rows] * scale[columns]
-        matrix = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, (n, n), check_invariants=False).coalesce()
+        matrix = torch.sparse_coo_tensor(
+            torch.stack([rows, columns]), values, (n, n), check_invariants=False
+        ).coalesce()
         if layout == "coo":
             return matrix
         with warnings.catch_warnings():
@@ -99,7 +114,13 @@ class TorchLightGCN:
         return loss.item()
 
     def epoch(
-        self, *, batch_size: int = 4096, loss: str = "bpr", n_negatives: int = 1, seed: int = 0, max_steps: int | None = None
+        self,
+        *,
+        batch_size: int = 4096,
+        loss: str = "bpr",
+        n_negatives: int = 1,
+        seed: int = 0,
+        max_steps: int | None = None,
     ) -> tuple[float, float]:
         """One pass over the interactions, or its first max_steps batches: (seconds, mean loss)."""
         generator = torch.Generator().manual_seed(seed)

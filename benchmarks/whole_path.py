@@ -29,7 +29,9 @@ def run(arguments: list[str], log: list[dict]) -> str:
     seconds = time.perf_counter() - start
     if os.waitstatus_to_exitcode(status):
         sys.exit(f"failed: reclm {' '.join(arguments)}")
-    log.append({"command": "reclm " + " ".join(arguments), "seconds": round(seconds, 1), "peak_mib": usage.ru_maxrss // 1024})
+    log.append(
+        {"command": "reclm " + " ".join(arguments), "seconds": round(seconds, 1), "peak_mib": usage.ru_maxrss // 1024}
+    )
     print(f"{seconds:7.1f} s  {usage.ru_maxrss // 1024:5d} MiB  reclm {' '.join(arguments)}", file=sys.stderr)
     return output
 
@@ -71,11 +73,18 @@ def main() -> None:
     for line in log:
         print(f"| `{line['command']}` | {line['seconds']} | {line['peak_mib']} |")
     for name, table in tables.items():
-        print(f"\n{name}\n\n| model | profiles | setting | users | R@20 | R@40 | N@20 | N@40 |\n| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
+        print(
+            f"\n{name}\n\n| model | profiles | setting | users | R@20 | R@40 | N@20 | N@40 |\n| --- | --- | --- | "
+            "---: | ---: | ---: | ---: | ---: |"
+        )
         for row in table["rows"]:
             figures = " | ".join(f"{row[key]:.4f}" for key in ("recall@20", "recall@40", "ndcg@20", "ndcg@40"))
             print(f"| {row['model']} | {row['profiles']} | {row['setting']} | {row['n_users']} | {figures} |")
-    machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
     print(json.dumps({"commands": log, "tables": tables, **machine}))
 
 

@@ -138,7 +138,9 @@ class Adapter:
     def _refuse_what_cannot_be_merged(self) -> None:
         config = self.config
         if config.get("peft_type") != "LORA":
-            raise self.error("peft_type LORA", repr(config.get("peft_type"))[:80], "other kinds of adapters are not merged")
+            raise self.error(
+                "peft_type LORA", repr(config.get("peft_type"))[:80], "other kinds of adapters are not merged"
+            )
         for key, value in sorted(config.items()):
             if key in _REFUSED and value:
                 raise self.error(f"no {key}", repr(value)[:80], _REFUSED[key])
@@ -265,7 +267,9 @@ class Adapter:
             except ValueError as error:
                 remedy = "write it without that, or as the modules' names"
                 reason = ascii(str(error)[:200])[1:-1]  # which quotes of the pattern what cannot be printed
-                raise self.error(f"plain regular expressions in {key}", f"{pattern[:80]!r}: {reason}", remedy) from error
+                raise self.error(
+                    f"plain regular expressions in {key}", f"{pattern[:80]!r}: {reason}", remedy
+                ) from error
         return default
 
     def rank(self, module: str) -> int:

@@ -28,7 +28,9 @@ from reclm_lite.errors import ModelError, shell_word
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _MAX_INDEX_BYTES = 25 << 20  # some 100 bytes a tensor
-_LARGE = frozenset(("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json", "tekken.json"))  # with a vocabulary
+_LARGE = frozenset(
+    ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json", "tekken.json")
+)  # with a vocabulary
 _FOREIGN = ("adapter_model.safetensors", "consolidated")  # an adapter; the same weights under Mistral's own names
 _QUANTIZED_DTYPES = ("I8", "U8", "F8_", "F4", "F6_")
 _BESIDE_WEIGHTS = (

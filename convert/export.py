@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Any
 from reclm_lite.convert.families import family_of
 from reclm_lite.convert.files import whole_or_nothing
 from reclm_lite.convert.imatrix import collect_imatrix, read_imatrix
-from reclm_lite.convert.manifest import FORMAT, Input, describe_inputs, digest, list_inputs, load_manifest, save_manifest, tools
+from reclm_lite.convert.manifest import (
+    FORMAT,
+    Input,
+    describe_inputs,
+    digest,
+    list_inputs,
+    load_manifest,
+    save_manifest,
+    tools,
+)
 from reclm_lite.convert.merge import open_source
 from reclm_lite.convert.parity import Gate, token_id_mismatches
 from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES, parse_ftype, quantize_gguf
@@ -70,9 +79,17 @@ def export(
     Raises ModelError for input that cannot be used, and where the disk is too small.
     """
     request = check_request(
-        base, out_dir, quants, adapter=adapter, imatrix=imatrix, calibration=calibration, parity=parity, name=name,
-        metadata=metadata, n_threads=n_threads,
-    )  # fmt: skip
+        base,
+        out_dir,
+        quants,
+        adapter=adapter,
+        imatrix=imatrix,
+        calibration=calibration,
+        parity=parity,
+        name=name,
+        metadata=metadata,
+        n_threads=n_threads,
+    )
     source = open_source(request.base, request.adapter)
     plan = plan_tensors(source, family_of(source.config), "f16")
     with scratch_folder(request.out_dir) as scratch:
@@ -113,7 +130,9 @@ class _Export:
                 inputs = hashing.result()
         changed = [each.path for each in files if each.changed()]
         if changed:
-            raise ModelError(f"expected the inputs to stay as they are during the export, found {changed[0]} changed; run it again")
+            raise ModelError(
+                f"expected the inputs to stay as they are during the export, found {changed[0]} changed; run it again"
+            )
         if earlier is None:
             self._begin(inputs, None)
         imatrix = self._imatrix(unquantized, todo)
@@ -144,8 +163,12 @@ class _Export:
     def _begin(self, inputs: list[dict[str, Any]], earlier: dict[str, Any] | None) -> None:
         """A manifest for this run, with those files of an earlier one that are what they would be made as again."""
         request, versions = self.request, tools()
-        model = sorted((entry["role"], entry["file"], entry["sha256"]) for entry in inputs if entry["role"] != "imatrix")
-        self.identity = digest(model, request.name, request.metadata, versions["reclm-lite"], versions["llama-cpp-python"])
+        model = sorted(
+            (entry["role"], entry["file"], entry["sha256"]) for entry in inputs if entry["role"] != "imatrix"
+        )
+        self.identity = digest(
+            model, request.name, request.metadata, versions["reclm-lite"], versions["llama-cpp-python"]
+        )
         given = [entry["sha256"] for entry in inputs if entry["role"] == "imatrix"]
         self.imatrix_key = digest(given) if given else digest(self.identity, request.imatrix, request.calibration)
         self.manifest = {
@@ -173,7 +196,9 @@ class _Export:
         if earlier is None:
             return
         if earlier["identity"] != self.identity and earlier["files"]:
-            logger.warning("%s holds an export of other inputs or by another version: its files are made anew", self.out_dir)
+            logger.warning(
+                "%s holds an export of other inputs or by another version: its files are made anew", self.out_dir
+            )
         imatrix = earlier["imatrix"]
         if imatrix and imatrix["computed"] and imatrix["made_from"] == self.imatrix_key and self._is_there(imatrix):
             self.manifest["imatrix"] = imatrix
@@ -187,7 +212,9 @@ class _Export:
         """What a file of type `ftype` depends on, its verdict included."""
         request = self.request
         imatrix = self.imatrix_key if request.uses_imatrix(ftype) else None
-        return digest(self.identity, ftype, imatrix, request.parity, request.prompts if request.parity != "off" else None)
+        return digest(
+            self.identity, ftype, imatrix, request.parity, request.prompts if request.parity != "off" else None
+        )
 
     def _is_there(self, entry: Mapping[str, Any]) -> bool:
         path = self.out_dir / entry["file"]
@@ -216,7 +243,11 @@ class _Export:
             return self.out_dir / made["file"], ftype
         path = self.scratch / "unquantized.gguf"
         written = _write_unquantized(
-            self.source, path, lambda: self._require_space(todo, "f32"), progress=self._progress("writing tensors"), **self._names
+            self.source,
+            path,
+            lambda: self._require_space(todo, "f32"),
+            progress=self._progress("writing tensors"),
+            **self._names,
         )
         self.hashes[path] = written["sha256"]
         return path, written["ftype"]
@@ -233,7 +264,11 @@ class _Export:
             started = time.monotonic()
             made = self.scratch / IMATRIX_FILE
             summary = collect_imatrix(
-                unquantized, request.calibration, made, n_threads=self._collecting_threads(), progress=self._progress("importance matrix")
+                unquantized,
+                request.calibration,
+                made,
+                n_threads=self._collecting_threads(),
+                progress=self._progress("importance matrix"),
             )
             self.manifest["imatrix"] = {
                 "file": IMATRIX_FILE,
@@ -255,9 +290,15 @@ class _Export:
         scratch = self.scratch / "parity"
         scratch.mkdir()
         return Gate(
-            self.source, unquantized, scratch=scratch, prompts=request.prompts, reference=request.parity,
-            adapter=request.adapter, n_threads=request.n_threads, progress=self._progress("reference of the parity gate"),
-        )  # fmt: skip
+            self.source,
+            unquantized,
+            scratch=scratch,
+            prompts=request.prompts,
+            reference=request.parity,
+            adapter=request.adapter,
+            n_threads=request.n_threads,
+            progress=self._progress("reference of the parity gate"),
+        )
 
     def _make(self, ftype: str, unquantized: Path, unquantized_ftype: str, imatrix: Any, gate: Any) -> None:
         """One file: made in the scratch folder, judged, renamed into place, told in the manifest."""
@@ -266,7 +307,9 @@ class _Export:
         if ftype != unquantized_ftype:
             path = self.scratch / request.file(ftype)
             if ftype in UNQUANTIZED_FTYPES:
-                written = write_gguf(self.source, path, ftype, progress=self._progress(f"{ftype}: writing"), **self._names)
+                written = write_gguf(
+                    self.source, path, ftype, progress=self._progress(f"{ftype}: writing"), **self._names
+                )
                 self.hashes[path] = written["sha256"]
             else:
                 self.progress(f"{ftype}: quantizing", 0, 0)
@@ -307,7 +350,8 @@ class _Export:
         self.manifest["files"] = sorted(made, key=lambda each: order.index(each["ftype"]))
 
     def _collecting_threads(self) -> int | None:
-        """One for a small model unless asked for: threads meet after every matrix, which takes it longer than computing."""
+        """One for a small model unless asked for: threads meet after every matrix, which takes it longer than
+        computing."""
         return self.request.n_threads or (1 if self.manifest["n_params"] < _SMALL_PARAMS else None)
 
     # -- small things ------------------------------------------------------------------------------------------
@@ -323,7 +367,9 @@ class _Export:
         try:
             os.replace(path, self.out_dir / name)
         except OSError as error:
-            raise ModelError(f"expected to put {name} into {self.out_dir}, found: {error.strerror}; see what lies there") from error
+            raise ModelError(
+                f"expected to put {name} into {self.out_dir}, found: {error.strerror}; see what lies there"
+            ) from error
 
     def _save(self) -> dict[str, Any]:
         self.manifest["updated"] = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

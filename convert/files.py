@@ -9,7 +9,8 @@ from typing import Any
 
 from reclm_lite.errors import ModelError
 
-# Far above real files (config.json has some KB, the largest tokenizer.json 35 MB); parsed, JSON takes up to twenty times as much.
+# Far above real files (config.json has some KB, the largest tokenizer.json 35 MB); parsed, JSON takes up to twenty
+# times as much.
 MAX_CONFIG_BYTES = 4 << 20
 MAX_TOKENIZER_BYTES = 128 << 20
 _MAX_DEPTH = 64  # of brackets in brackets; real files have ten
@@ -41,7 +42,9 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
         with Path(path).open("rb") as stream:
             data = stream.read(most_bytes + 1)
     except OSError as error:
-        raise ModelError(f"expected to read {path}, found: {error.strerror or error}; check the file and its rights") from error
+        raise ModelError(
+            f"expected to read {path}, found: {error.strerror or error}; check the file and its rights"
+        ) from error
     if len(data) > most_bytes:
         raise ModelError(f"expected at most {most_bytes:,} bytes in {path}, found more; copy the file again")
     return data
@@ -55,9 +58,12 @@ def parse_json(text: bytes, pairs: Any = None) -> Any:
         raise ValueError("brackets nested too deep") from error
     level, depth = [value], 0
     while level := [
-        inner for one in level if isinstance(one, (dict, list)) for inner in (one.values() if isinstance(one, dict) else one)
+        inner
+        for one in level
+        if isinstance(one, (dict, list))
+        for inner in (one.values() if isinstance(one, dict) else one)
         if isinstance(inner, (dict, list))
-    ]:  # fmt: skip
+    ]:
         depth += 1
         if depth > _MAX_DEPTH:  # what shows a value in a message would run into Python's own bound
             raise ValueError("brackets nested too deep")

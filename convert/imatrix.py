@@ -88,7 +88,9 @@ class _Collector:
         rows = self.ggml.values(tensor.src[1]).reshape(-1, shape[0])
         sums = np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
         if not np.isfinite(sums).all():
-            raise ModelError(f"expected finite activations before {name!r}, found NaN or infinity; train or convert again")
+            raise ModelError(
+                f"expected finite activations before {name!r}, found NaN or infinity; train or convert again"
+            )
         self.sums[name] = self.sums.get(name, 0.0) + sums
         self.counts[name] = self.counts.get(name, 0) + len(rows)
         return True
@@ -214,6 +216,4 @@ def collect_imatrix(
     n_tokens = sum(map(len, sequences))
     chunk_count = int(max(entry.counts.max() for entry in entries.values())) // n_ctx
     write_imatrix(out, Imatrix(entries, (dataset,), chunk_count, n_ctx))
-    return ImatrixSummary(
-        str(out), len(entries), len(texts), n_dropped, len(sequences), n_tokens, chunk_count, n_ctx
-    )
+    return ImatrixSummary(str(out), len(entries), len(texts), n_dropped, len(sequences), n_tokens, chunk_count, n_ctx)

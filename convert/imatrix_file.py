@@ -92,9 +92,13 @@ def write_imatrix(path: Path, imatrix: Imatrix) -> None:
 def _checked(path: Path, name: str, sums: np.ndarray, counts: np.ndarray) -> Importance:
     """An entry whose numbers can be an importance; ModelError says which cannot."""
     if not np.isfinite(sums).all() or (sums < 0).any():
-        raise ModelError(f"expected finite sums of squares for {name!r} in {path}, found others; collect the matrix again")
+        raise ModelError(
+            f"expected finite sums of squares for {name!r} in {path}, found others; collect the matrix again"
+        )
     if not np.isfinite(counts).all() or (counts < 0).any() or (counts > _MAX_COUNT).any():
-        raise ModelError(f"expected numbers of tokens for {name!r} in {path}, found {counts[:3].tolist()}; collect it again")
+        raise ModelError(
+            f"expected numbers of tokens for {name!r} in {path}, found {counts[:3].tolist()}; collect it again"
+        )
     if not len(counts) or not sums.size or sums.size % len(counts):
         raise ModelError(f"expected {len(counts)} rows of sums for {name!r} in {path}, found {sums.size} values")
     return Importance(sums.reshape(len(counts), -1).astype(np.float32), np.rint(counts).astype(np.int64))
@@ -120,10 +124,13 @@ def _read_gguf(path: Path) -> Imatrix:
         )
     count, size = (summary.metadata.get(f"imatrix.chunk_{key}") for key in ("count", "size"))
     if type(count) is not int or type(size) is not int or "imatrix.datasets" not in summary.array_lengths:
-        raise ModelError(f"expected imatrix.datasets, imatrix.chunk_count and imatrix.chunk_size in {path}, found not all")
+        raise ModelError(
+            f"expected imatrix.datasets, imatrix.chunk_count and imatrix.chunk_size in {path}, found not all"
+        )
     if not 0 <= count <= _MAX_UINT32 or not 0 <= size <= _MAX_UINT32:
         raise ModelError(
-            f"expected imatrix.chunk_count and imatrix.chunk_size of 0 to {_MAX_UINT32} in {path}, found {count} and {size}; "
+            f"expected imatrix.chunk_count and imatrix.chunk_size of 0 to {_MAX_UINT32} in {path}, found {count} and "
+            f"{size}; "
             "collect the matrix again"
         )
     tensors = {tensor.name: tensor for tensor in summary.tensors}
@@ -179,7 +186,9 @@ def _read_legacy(path: Path) -> Imatrix:
             raise ModelError(f"expected an importance matrix at {path}, found a name of {length} bytes")
         name = reader.take(length).decode("utf-8", errors="replace")
         if name in entries:
-            raise ModelError(f"expected each name once in the importance matrix {path}, found {name!r} twice; collect it again")
+            raise ModelError(
+                f"expected each name once in the importance matrix {path}, found {name!r} twice; collect it again"
+            )
         n_calls, n_values = reader.int32(), reader.int32()
         values = np.frombuffer(reader.take(4 * n_values), dtype="<f4")
         # Multiplied by a power of two, the mean stays the same to the bit; zero calls mean values that are means.

@@ -36,7 +36,8 @@ def load_manifest(directory: Path) -> dict[str, Any] | None:
 
     def foreign(found: str) -> ModelError:
         return ModelError(
-            f"expected {path} to be an export's manifest of format {FORMAT}, found {found}; move it away, or choose another folder"
+            f"expected {path} to be an export's manifest of format {FORMAT}, found {found}; move it away, or choose "
+            "another folder"
         )
 
     try:
@@ -71,7 +72,9 @@ def save_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
             os.fsync(stream.fileno())
         os.replace(partial, path)
     except OSError as error:
-        raise ModelError(f"expected to write {path}, found: {error.strerror or error}; make room or choose another folder") from error
+        raise ModelError(
+            f"expected to write {path}, found: {error.strerror or error}; make room or choose another folder"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -118,7 +121,9 @@ def _stat(path: Path) -> tuple[int, ...]:
 
 def digest(*parts: Any) -> str:
     """SHA-256 (hex) of JSON-able values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(
+        json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
 def tools() -> dict[str, str]:

@@ -192,7 +192,7 @@ class MergedCheckpoint:
                 "trained tokens of tied embeddings alone", f"changes of {_HEAD!r} too", "this combination is not merged"
             )
         # Trained tokens of the embedding are tied to the head by peft, unless the head has some of its own.
-        if embedding.rows and not head.rows or _equal(embedding, head):
+        if (embedding.rows and not head.rows) or _equal(embedding, head):
             self.peft_adds_twice = embedding.factors is not None
             if _HEAD in self.base.tensors:
                 self._recipes[_HEAD] = embedding

@@ -1,10 +1,10 @@
 """Regular expressions from an adapter's configuration, matched against module names in bounded time.
 
-peft takes them as Python's `re` does, which may need exponential time: a pattern is a program from outside. Here the same
-syntax, read by Python's own parser, becomes a set of states that are followed all at once (Thompson's construction), so a
-name costs at most its length times the number of states. Patterns of fixed length, which nearly all are, are compared at the
-name's end. Left out, and refused: what no finite automaton can do or nobody needs for a name (look-around, references back to
-groups, possessive and atomic groups, flags).
+peft takes them as Python's `re` does, which may need exponential time: a pattern is a program from outside. Here the
+same syntax, read by Python's own parser, becomes a set of states that are followed all at once (Thompson's
+construction), so a name costs at most its length times the number of states. Patterns of fixed length, which nearly all
+are, are compared at the name's end. Left out, and refused: what no finite automaton can do or nobody needs for a name
+(look-around, references back to groups, possessive and atomic groups, flags).
 """
 
 import functools
@@ -32,7 +32,7 @@ def is_among(char: str, items: list) -> bool:
     """Whether a character is in a class of the parser: `[a-z_\\d]`, `[^.]`."""
     negated = items[0][0] is op.NEGATE
     for kind, value in items[negated:]:
-        if kind is op.LITERAL and ord(char) == value or kind is op.RANGE and value[0] <= ord(char) <= value[1]:
+        if (kind is op.LITERAL and ord(char) == value) or (kind is op.RANGE and value[0] <= ord(char) <= value[1]):
             return not negated
         if kind is op.CATEGORY and _CATEGORIES[value](char):
             return not negated
@@ -62,7 +62,8 @@ def stands(kind: object, text: str, at: int) -> bool:
 
 
 class NamePattern:
-    """A pattern as peft uses it: it matches a name, or the end of one from a dot on. Raises ValueError, saying why, for others."""
+    """A pattern as peft uses it: it matches a name, or the end of one from a dot on. Raises ValueError, saying why, for
+    others."""
 
     def __init__(self, pattern: str):
         if len(pattern) > MAX_PATTERN_CHARS:
@@ -88,7 +89,9 @@ class NamePattern:
             raise ValueError(f"a name of {len(name):,} characters")
         start = len(name) - self._width[0]
         if self._own is not None and "\n" not in name:
-            return (start == 0 or (start > 0 and name[start - 1] == ".")) and self._own.fullmatch(name, start) is not None
+            return (start == 0 or (start > 0 and name[start - 1] == ".")) and self._own.fullmatch(
+                name, start
+            ) is not None
         return self._follow(name)
 
     def _state(self, *state: object) -> int:
@@ -111,7 +114,9 @@ class NamePattern:
             elif kind in (op.MAX_REPEAT, op.MIN_REPEAT):
                 after = self._build_repeat(*value, after)
             else:
-                raise ValueError(f"{str(kind).lower().replace('_', ' ')}, which takes time without limit or is not needed for names")
+                raise ValueError(
+                    f"{str(kind).lower().replace('_', ' ')}, which takes time without limit or is not needed for names"
+                )
         return after
 
     def _build_repeat(self, least: int, most: int, tree: object, after: int) -> int:

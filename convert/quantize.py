@@ -114,8 +114,10 @@ def _check_imatrix(imatrix: Imatrix | None, before: GgufSummary, ftype: str) -> 
     if missing:
         logger.warning(
             "%s has no importance for %d weights (%s is one); they are rounded without",
-            imatrix.name, len(missing), missing[0],
-        )  # fmt: skip
+            imatrix.name,
+            len(missing),
+            missing[0],
+        )
     return missing
 
 
@@ -132,7 +134,9 @@ def quantize_gguf(
     before = check_gguf(source)
     quantized = sorted({t.type_name for t in before.tensors} - {"F32", "F16", "BF16"})
     if quantized:
-        raise ModelError(f"expected {source} in F32, F16 or BF16, found {quantized}; quantize from the unquantized file")
+        raise ModelError(
+            f"expected {source} in F32, F16 or BF16, found {quantized}; quantize from the unquantized file"
+        )
     if ftype in UNQUANTIZED_FTYPES:
         imatrix = None  # nothing is rounded by importance
     missing = _check_imatrix(imatrix, before, ftype)
@@ -154,8 +158,12 @@ def quantize_gguf(
         name, got = next(iter(fallback.items()))
         logger.warning(
             "%d of %d tensors have rows that %s cannot hold; llama.cpp gave them another type (%s: %s)",
-            len(fallback), len(after.tensors), ftype, name, got,
-        )  # fmt: skip
+            len(fallback),
+            len(after.tensors),
+            ftype,
+            name,
+            got,
+        )
     types = [t.type_name for t in after.tensors]
     return {
         "out": str(out),

@@ -65,14 +65,28 @@ def check_request(
         raise ModelError(f"expected an importance matrix at {imatrix}, found no file; check the path, or use auto")
     calibration, prompts, held_out = _hold_out(calibration)
     request = Request(
-        base, adapter, out_dir, ftypes, _file_stem(name or folder_name(adapter or base)), imatrix, calibration, prompts,
-        held_out, parity, dict(metadata or {}), n_threads,
-    )  # fmt: skip
+        base,
+        adapter,
+        out_dir,
+        ftypes,
+        _file_stem(name or folder_name(adapter or base)),
+        imatrix,
+        calibration,
+        prompts,
+        held_out,
+        parity,
+        dict(metadata or {}),
+        n_threads,
+    )
     needing = [ftype for ftype in ftypes if ftype in NEEDS_IMATRIX]
     if imatrix is None and needing:
-        raise ModelError(f"expected an importance matrix for {', '.join(needing)}, found none asked for; use auto or a file")
+        raise ModelError(
+            f"expected an importance matrix for {', '.join(needing)}, found none asked for; use auto or a file"
+        )
     if imatrix == "auto" and not calibration and any(map(request.uses_imatrix, ftypes)):
-        raise ModelError("expected calibration texts for the importance matrix, found none; give some, or no importance matrix")
+        raise ModelError(
+            "expected calibration texts for the importance matrix, found none; give some, or no importance matrix"
+        )
     if parity != "off" and not prompts:
         raise ModelError("expected prompts for the parity gate, found none; give calibration texts")
     return request
@@ -103,14 +117,17 @@ def _check_folders(base: Path, adapter: Path | None, out_dir: Path) -> None:
         )
     if adapter is not None and (adapter / "head.safetensors").is_file():
         raise ModelError(
-            f"expected an adapter that writes profiles at {adapter}, found a reward model's (head.safetensors), which scores them: "
+            f"expected an adapter that writes profiles at {adapter}, found a reward model's (head.safetensors), which "
+            "scores them: "
             "give the adapter of `reclm tune sft` or `reclm tune ppo`"
         )
     if out_dir.exists() and not out_dir.is_dir():
         raise ModelError(f"expected a folder to write to at {out_dir}, found a file; choose another path")
     for folder in filter(None, (base, adapter)):
         if out_dir.resolve() == folder.resolve():
-            raise ModelError(f"expected a target other than what is exported, found {out_dir} for both; choose another folder")
+            raise ModelError(
+                f"expected a target other than what is exported, found {out_dir} for both; choose another folder"
+            )
 
 
 def folder_name(folder: Path) -> str:
@@ -123,7 +140,7 @@ def folder_name(folder: Path) -> str:
 
 
 def _file_stem(name: str) -> str:
-    if not name or name in (".", "..") or set(name) & set('/\\:\0\n'):
+    if not name or name in (".", "..") or set(name) & set("/\\:\0\n"):
         raise ModelError(f"expected a name that can begin a file's name, found {name!r}; give another")
     return name
 

@@ -26,7 +26,7 @@ def scratch_folder(out_dir: Path) -> Iterator[Path]:
     scratch = Path(out_dir) / SCRATCH
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        lock = open(scratch / "lock", "a+")  # noqa: SIM115 - held until the end of the export
+        lock = open(scratch / "lock", "a+")
     except OSError as error:
         raise ModelError(
             f"expected a folder that can be written to at {out_dir}, found: {error.strerror}; choose another with -o"

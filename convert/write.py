@@ -160,7 +160,9 @@ def add_metadata(writer: Any, metadata: Mapping[str, Any], prefix: str = "") -> 
             writer.add_string(prefix + key, value)
 
 
-def _write_header(source: "Source", family: Family, path: Path, ftype: str, plan: list[PlannedTensor], entries: dict) -> None:
+def _write_header(
+    source: "Source", family: Family, path: Path, ftype: str, plan: list[PlannedTensor], entries: dict
+) -> None:
     import gguf
 
     vocabulary = read_vocabulary(source.tokenizer_directory, family.VOCAB, source.config)
@@ -186,7 +188,8 @@ def _write_header(source: "Source", family: Family, path: Path, ftype: str, plan
 class _Appender:
     """Appends to a file in a thread of its own, so that the next block is computed while one is written.
 
-    One block is being written and one may wait. `checksums`: {tensor name: CRC-32 of its bytes}. Data given to `put` must not change after.
+    One block is being written and one may wait. `checksums`: {tensor name: CRC-32 of its bytes}. Data given to `put`
+    must not change after.
     """
 
     def __init__(self, path: Path):
@@ -240,7 +243,9 @@ def _write_tensors(path: Path, plan: list[PlannedTensor], progress: Progress | N
                 if progress:
                     progress(done + n_bytes, total)
             if n_bytes != tensor.size_bytes:
-                raise ModelError(f"expected {tensor.size_bytes} bytes of {tensor.origin()}, found {n_bytes}; copy it again")
+                raise ModelError(
+                    f"expected {tensor.size_bytes} bytes of {tensor.origin()}, found {n_bytes}; copy it again"
+                )
             file.pad()
             done += n_bytes
         file.finish()
@@ -285,11 +290,12 @@ def write_gguf(
     metadata: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Writes a checkpoint (an adapter merged in, if `source` has one) as GGUF of type f32, f16 or bf16, whole or not at all.
+    """Writes a checkpoint (an adapter merged in, if `source` has one) as GGUF of type f32, f16 or bf16, whole or not at
+    all.
 
     `name` is the model's (default: the directory's); `metadata` adds keys such as `general.license`.
-    Returns {"out", "architecture", "ftype", "size_bytes", "sha256", "n_tensors", "n_params"}. Raises ModelError naming the
-    tensor for NaN, infinity, a shape other than config.json says, a leftover or a missing tensor; TooLargeForType
+    Returns {"out", "architecture", "ftype", "size_bytes", "sha256", "n_tensors", "n_params"}. Raises ModelError naming
+    the tensor for NaN, infinity, a shape other than config.json says, a leftover or a missing tensor; TooLargeForType
     for a weight beyond float16 or bfloat16.
     """
     if ftype not in UNQUANTIZED_FTYPES:

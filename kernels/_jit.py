@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 def compiled(**options: object) -> Callable[[Callable], Callable]:
     """numba.njit, its machine code kept on disk beside the package or in the user's cache folder.
 
-    Where neither can be written (a read-only installation, no home folder), numba would refuse: then each process compiles.
+    Where neither can be written (a read-only installation, no home folder), numba would refuse: then each process
+    compiles.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -46,7 +47,8 @@ def compiled(**options: object) -> Callable[[Callable], Callable]:
 @functools.cache
 def _tell_of_cache() -> None:
     log.warning(
-        "training loops are compiled anew by each process, some 10 s: neither the package's folder nor the user's cache can be "
+        "training loops are compiled anew by each process, some 10 s: neither the package's folder nor the user's "
+        "cache can be "
         "written; set NUMBA_CACHE_DIR to a folder that can"
     )
 
@@ -108,7 +110,8 @@ def _prove_pool() -> None:
 
 @contextmanager
 def limited(n_threads: int | None, n_operations: int) -> Iterator[None]:
-    """Parallel numba loops inside use so many threads (None: the kernels' default), at most those numba was started with.
+    """Parallel numba loops inside use so many threads (None: the kernels' default), at most those numba was started
+    with.
 
     Small work stays on one: to meet costs threads more than it takes, much more on a busy machine.
     """

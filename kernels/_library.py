@@ -96,7 +96,8 @@ def _choose_isa(library: ctypes.CDLL, wanted: str) -> None:
     usable = [name for number, name in enumerate(ISAS) if library.reclm_isa_supported(number)]
     if wanted and wanted not in usable:
         raise KernelError(
-            f"RECLM_ISA: expected one of {', '.join(usable)} on this processor, found {wanted!r}; unset it to have the best"
+            f"RECLM_ISA: expected one of {', '.join(usable)} on this processor, found {wanted!r}; unset it to have "
+            "the best"
         )
     library.reclm_use_isa(ISAS.index(wanted or usable[-1]))
 
@@ -169,7 +170,9 @@ def _process_of_threads() -> int:
 
 @functools.cache
 def _tell_of_fork(process: int) -> None:
-    log.warning("process %d was forked after kernels had used threads: kernels use one thread here; spawn it for more", process)
+    log.warning(
+        "process %d was forked after kernels had used threads: kernels use one thread here; spawn it for more", process
+    )
 
 
 def checked(name: str, array: np.ndarray, dtype: type, ndim: int) -> np.ndarray:
@@ -225,14 +228,22 @@ class CSR:
         wanted = ("indptr", np.int64, self.shape[0] + 1), ("indices", np.int32, nnz), ("data", np.float32, nnz)
         for name, dtype, length in wanted:
             array = getattr(self, name)
-            if array.dtype != dtype or array.shape != (length,) or not (array.flags.c_contiguous and array.flags.aligned):
-                raise InputError(f"{name}: expected {np.dtype(dtype)} ({length},) in one piece, found {array.dtype} {array.shape}")
+            if (
+                array.dtype != dtype
+                or array.shape != (length,)
+                or not (array.flags.c_contiguous and array.flags.aligned)
+            ):
+                raise InputError(
+                    f"{name}: expected {np.dtype(dtype)} ({length},) in one piece, found {array.dtype} {array.shape}"
+                )
 
 
 def as_csr(name: str, matrix: CSR) -> CSR:
     """`matrix`, if it is a CSR of ours: scipy's has arrays of the same names and other types."""
     if not isinstance(matrix, CSR):
-        raise InputError(f"{name}: expected what make_csr(indptr, indices, data, shape) returns, found {type(matrix).__name__}")
+        raise InputError(
+            f"{name}: expected what make_csr(indptr, indices, data, shape) returns, found {type(matrix).__name__}"
+        )
     return matrix
 
 
@@ -241,7 +252,11 @@ def make_csr(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray | None, s
 
     indptr and indices may be of any integer dtype; data must be float32 and finite.
     """
-    if not isinstance(shape, (tuple, list)) or len(shape) != 2 or not all(isinstance(n, (int, np.integer)) for n in shape):
+    if (
+        not isinstance(shape, (tuple, list))
+        or len(shape) != 2
+        or not all(isinstance(n, (int, np.integer)) for n in shape)
+    ):
         raise InputError(f"shape: expected two integers (n_rows, n_cols), found {shape!r}")
     n_rows, n_cols = (int(n) for n in shape)
     for name, array in (("indptr", indptr), ("indices", indices)):
@@ -253,7 +268,9 @@ def make_csr(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray | None, s
         raise InputError(f"indptr: expected {n_rows + 1} entries for the shape {tuple(shape)}, found {len(indptr)}")
     if indices.dtype.itemsize > 4 and indices.size and not 0 <= indices.min() <= indices.max() < n_cols:
         raise_for_status(4, "sparse matrix")
-    indptr, indices = (np.require(array, dtype, ("C", "A")) for array, dtype in ((indptr, np.int64), (indices, np.int32)))
+    indptr, indices = (
+        np.require(array, dtype, ("C", "A")) for array, dtype in ((indptr, np.int64), (indices, np.int32))
+    )
     data = np.ones(len(indices), np.float32) if data is None else checked("data", data, np.float32, 1)
     if len(data) != len(indices):
         raise InputError(f"data: expected one value for each of {len(indices)} indices, found {len(data)}")

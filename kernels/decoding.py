@@ -1,7 +1,9 @@
-"""The bookkeeping of many sequences that are decoded at once, in a few nanoseconds a token. numba; import this module lazily.
+"""The bookkeeping of many sequences that are decoded at once, in a few nanoseconds a token. numba; import this module
+lazily.
 
-What a language model costs is elsewhere; these loops take what NumPy would spend some thirty calls on at every step, each of
-them slow where the model has just swept the caches. They run without Python's lock. Left out: tokens' meaning, memory, llama.cpp.
+What a language model costs is elsewhere; these loops take what NumPy would spend some thirty calls on at every step,
+each of them slow where the model has just swept the caches. They run without Python's lock. Left out: tokens' meaning,
+memory, llama.cpp.
 """
 
 import numpy as np
@@ -13,17 +15,28 @@ BLOCK = 256  # columns
 
 @compiled(nogil=True)
 def fill_batch(
-    tokens, n_known, n_cached, n_prompt, n_batch, max_chunk, min_alongside, batch_token, batch_pos, batch_seq, batch_logits, speaking
+    tokens,
+    n_known,
+    n_cached,
+    n_prompt,
+    n_batch,
+    max_chunk,
+    min_alongside,
+    batch_token,
+    batch_pos,
+    batch_seq,
+    batch_logits,
+    speaking,
 ):
     """Choose what a step decodes: (n_tokens, n_speaking), the rest written into the last five arrays.
 
-    tokens: int32 (n_slots, n_ctx). n_known, n_cached, n_prompt: int64 (n_slots,), tokens that are known, that are decoded, and
-    that are the prompt's. batch_token, batch_pos, batch_seq: int32, batch_logits: int8, of at least n_batch. speaking: int64
-    (n_slots,), the slots whose last known token is decoded by this step, ascending.
+    tokens: int32 (n_slots, n_ctx). n_known, n_cached, n_prompt: int64 (n_slots,), tokens that are known, that are
+    decoded, and that are the prompt's. batch_token, batch_pos, batch_seq: int32, batch_logits: int8, of at least
+    n_batch. speaking: int64 (n_slots,), the slots whose last known token is decoded by this step, ascending.
 
-    Prompts get equally many tokens, at most max_chunk, and until the shortest of them ends a multiple of four, or one more beside
-    slots that write. A slot past its prompt gets one, or up to max_chunk where at most
-    min_alongside of them are at work. Slots beyond n_batch tokens wait. n_cached is taken on by what is decoded.
+    Prompts get equally many tokens, at most max_chunk, and until the shortest of them ends a multiple of four, or one
+    more beside slots that write. A slot past its prompt gets one, or up to max_chunk where at most min_alongside of
+    them are at work. Slots beyond n_batch tokens wait. n_cached is taken on by what is decoded.
     """
     n_slots = len(n_known)
     n_writing = n_reading = 0
@@ -72,7 +85,8 @@ def fill_batch(
 
 @compiled(nogil=True, fastmath={"nnan", "nsz"})  # no NaN: then the largest of a block is found in vector lanes
 def best_two(logits, best, gap):
-    """best: int64 (n,), the column of each row's largest value, the first of equals; gap: float32 (n,), its lead over the next.
+    """best: int64 (n,), the column of each row's largest value, the first of equals; gap: float32 (n,), its lead over
+    the next.
 
     logits: float32 (n, n_columns), n_columns >= 2, no NaN.
     """
@@ -105,7 +119,8 @@ def best_two(logits, best, gap):
 def pass_quickly(tokens, slots, is_plain, n_chars, n_spaces, chars_left, spaces_left, is_quick):
     """Which tokens only go on with a phrase that has room for them; takes the room. Returns how many do not.
 
-    tokens, slots: int64 (n,). is_plain: int8, n_chars, n_spaces: int32, by token. chars_left, spaces_left: int32, by slot.
+    tokens, slots: int64 (n,). is_plain: int8, n_chars, n_spaces: int32, by token. chars_left, spaces_left: int32, by
+    slot.
     is_quick: int8 (n,), written.
     """
     n_slow = 0

@@ -8,7 +8,8 @@ _BLOCK_VALUES = 4_000_000
 def hit_places(ids: np.ndarray, indptr: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """int32 (nnz,): the place (from 0) of each entry of a CSR matrix in its row's list, `width` where it is not in it.
 
-    ids: int32 (n_rows, width), distinct within a row but for -1. indptr: int64 (n_rows + 1,), indices: int32 (nnz,), >= 0.
+    ids: int32 (n_rows, width), distinct within a row but for -1. indptr: int64 (n_rows + 1,), indices: int32 (nnz,), >=
+    0.
     """
     n_rows, width = ids.shape
     rows = np.repeat(np.arange(n_rows), np.diff(indptr))

@@ -44,9 +44,9 @@ def ranking_loss(
         ssm = mean over rows of log(1 + sum_j exp(s_j - s_pos))          (sampled softmax; with one negative it is bpr)
         s   = user . item + sum over the last relu_dim columns of max(user + item, 0) instead of the product, + bias
 
-    users, positives: int32 (n,), rows of the vectors. negatives: int32 (n, m); -1 is skipped: it adds nothing, and still
-    counts in the mean. user_vectors, item_vectors: float32 (any number of rows, dim). item_bias: float32 (n_items,) or (0,)
-    for none. Raises InputError on an array of another dtype or shape, and on an id that has no row.
+    users, positives: int32 (n,), rows of the vectors. negatives: int32 (n, m); -1 is skipped: it adds nothing, and
+    still counts in the mean. user_vectors, item_vectors: float32 (any number of rows, dim). item_bias: float32
+    (n_items,) or (0,) for none. Raises InputError on an array of another dtype or shape, and on an id that has no row.
     """
     if loss not in LOSSES:
         raise InputError(f"loss: expected one of {', '.join(LOSSES)}, found {loss!r}")
@@ -58,9 +58,22 @@ def ranking_loss(
     losses, pulls = np.empty(n), np.zeros((n, dim), np.float32)
     with limited(n_threads, negatives.size * dim):
         _ranking_loss(
-            loss == "bpr", users, positives, negatives, user_vectors, item_vectors, item_bias, d_items, d_bias, dim - relu_dim,
-            np.empty(negatives.shape, np.float32), np.empty(n, np.float32), losses, pulls, np.empty((n, dim), np.float32),
-        )  # fmt: skip
+            loss == "bpr",
+            users,
+            positives,
+            negatives,
+            user_vectors,
+            item_vectors,
+            item_bias,
+            d_items,
+            d_bias,
+            dim - relu_dim,
+            np.empty(negatives.shape, np.float32),
+            np.empty(n, np.float32),
+            losses,
+            pulls,
+            np.empty((n, dim), np.float32),
+        )
     _add_rows(d_users, users, pulls)
     return float(losses.sum())
 
@@ -68,10 +81,13 @@ def ranking_loss(
 def _check_batch(users, positives, negatives, user_vectors, item_vectors, item_bias, relu_dim) -> None:
     """What the loops index with, and into; they would read and write anywhere."""
     wanted = (
-        ("users", users, np.int32, 1), ("positives", positives, np.int32, 1), ("negatives", negatives, np.int32, 2),
-        ("user_vectors", user_vectors, np.float32, 2), ("item_vectors", item_vectors, np.float32, 2),
+        ("users", users, np.int32, 1),
+        ("positives", positives, np.int32, 1),
+        ("negatives", negatives, np.int32, 2),
+        ("user_vectors", user_vectors, np.float32, 2),
+        ("item_vectors", item_vectors, np.float32, 2),
         ("item_bias", item_bias, np.float32, 1),
-    )  # fmt: skip
+    )
     for name, array, dtype, ndim in wanted:
         if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
@@ -79,13 +95,17 @@ def _check_batch(users, positives, negatives, user_vectors, item_vectors, item_b
     n_items, dim = item_vectors.shape
     if user_vectors.shape[1] != dim or not 0 <= relu_dim <= dim or len(item_bias) not in (0, n_items):
         found = f"{user_vectors.shape}, {item_vectors.shape}, {item_bias.shape}, relu_dim {relu_dim}"
-        raise InputError(f"vectors: expected user and item vectors of one width, a bias for each item or none, found {found}")
+        raise InputError(
+            f"vectors: expected user and item vectors of one width, a bias for each item or none, found {found}"
+        )
     if len(positives) != len(users) or len(negatives) != len(users):
         found = f"{len(users)} users, {len(positives)} positives, {len(negatives)} rows of negatives"
         raise InputError(f"batch: expected as many positives and rows of negatives as users, found {found}")
     for name, ids, least, n in (
-        ("users", users, 0, len(user_vectors)), ("positives", positives, 0, n_items), ("negatives", negatives, -1, n_items),
-    ):  # fmt: skip
+        ("users", users, 0, len(user_vectors)),
+        ("positives", positives, 0, n_items),
+        ("negatives", negatives, -1, n_items),
+    ):
         if ids.size and not least <= ids.min() <= ids.max() < n:
             raise InputError(f"{name}: expected ids within [{least}, {n}), found {ids.min()} to {ids.max()}")
 
@@ -162,7 +182,8 @@ def _weigh(margins, bits, is_bpr, scale):
 
 @compiled()
 def _one_row(is_bpr, scale, copy, user, positive, negatives, item_vectors, item_bias, n_dot, weights, pull, bits):
-    """One row of a batch: (its loss, the sum of its weights); writes d loss / d s_j to weights, d loss / d user to pull, the vector to copy."""
+    """One row of a batch: (its loss, the sum of its weights); writes d loss / d s_j to weights, d loss / d user to
+    pull, the vector to copy."""
     for d in range(len(user)):
         copy[d] = user[d]
     with_bias = len(item_bias) > 0
@@ -188,7 +209,21 @@ def _one_row(is_bpr, scale, copy, user, positive, negatives, item_vectors, item_
 
 @compiled(parallel=True)
 def _ranking_loss(
-    is_bpr, users, positives, negatives, user_vectors, item_vectors, item_bias, d_items, d_bias, n_dot, weights, taken, losses, pulls, mine
+    is_bpr,
+    users,
+    positives,
+    negatives,
+    user_vectors,
+    item_vectors,
+    item_bias,
+    d_items,
+    d_bias,
+    n_dot,
+    weights,
+    taken,
+    losses,
+    pulls,
+    mine,
 ):
     """Writes what each row adds to its loss, and to its user's gradient (pulls); adds to those of items and biases."""
     n, m = negatives.shape
@@ -197,9 +232,19 @@ def _ranking_loss(
         bits = np.empty(m, np.int32)
         for row in range(chunk * _CHUNK_ROWS, min((chunk + 1) * _CHUNK_ROWS, n)):
             losses[row], taken[row] = _one_row(
-                is_bpr, scale, mine[row], user_vectors[users[row]], positives[row], negatives[row], item_vectors, item_bias, n_dot,
-                weights[row], pulls[row], bits,
-            )  # fmt: skip
+                is_bpr,
+                scale,
+                mine[row],
+                user_vectors[users[row]],
+                positives[row],
+                negatives[row],
+                item_vectors,
+                item_bias,
+                n_dot,
+                weights[row],
+                pulls[row],
+                bits,
+            )
     n_items = len(item_vectors)
     starts, rows, pushes = _by_item(positives, negatives, weights, taken, n_items)
     for chunk in numba.prange((n_items + _CHUNK_ITEMS - 1) // _CHUNK_ITEMS):
@@ -219,7 +264,8 @@ def _add_rows(target, rows, values):
 def _by_item(positives, negatives, weights, taken, n_items):
     """The batch's pairs sorted by item, rows ascending: starts (n_items + 1,), rows and d loss / d score (n_pairs,).
 
-    So an item's gradient is summed where it lies, from user vectors that fit the cache, instead of scattered over the table.
+    So an item's gradient is summed where it lies, from user vectors that fit the cache, instead of scattered over the
+    table.
     """
     n, m = negatives.shape
     starts = np.zeros(n_items + 2, np.int64)
@@ -258,7 +304,8 @@ def info_nce(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """InfoNCE of z1's rows against all of z2's: (loss, dz1, dz2), the gradients float32 of the inputs' shapes.
 
-        loss = mean over rows i of  log(sum_j exp(z1_i . z2_j / t)) - z1_i . z2_positives[i] / t     (arXiv 2010.10783, eq. 10)
+        loss = mean over rows i of  log(sum_j exp(z1_i . z2_j / t)) - z1_i . z2_positives[i] / t     (arXiv 2010.10783,
+        eq. 10)
 
     z1: float32 (n, dim). z2: float32 (m, dim): the batch's own rows of the other view, or those of all users. Both are
     what should be compared: normalise the rows first (`layers.normalize`), and pass the gradients back through it
@@ -273,12 +320,17 @@ def info_nce(
         raise InputError(f"temperature: expected more than 0, found {temperature}")
     n, m = len(z1), len(z2)
     positives = np.asarray(positives)
-    if positives.shape != (n,) or positives.dtype.kind not in "iu" or (n and not (0 <= positives.min() and positives.max() < m)):
+    if (
+        positives.shape != (n,)
+        or positives.dtype.kind not in "iu"
+        or (n and not (positives.min() >= 0 and positives.max() < m))
+    ):
         raise InputError(f"positives: expected {n} rows of z2 within [0, {m}), found {positives!r:.80}")
     if n == 0:
         return 0.0, np.zeros_like(z1), np.zeros_like(z2)
     block = int(max(1, min(n, 1024, _BLOCK_VALUES // m)))
-    # One thread for each product: the loop around them is parallel, and BLAS threads within it would wait for each other.
+    # One thread for each product: the loop around them is parallel, and BLAS threads within it would wait for each
+    # other.
     with limited(n_threads, n * m), _blas().limit(limits=1, user_api="blas"):
         loss, dz1, dz2 = _info_nce(z1 * np.float32(1 / temperature), z2, block)
     # The positives' own pull, in float64 sums of one order: rows of z2 may repeat.

@@ -25,6 +25,21 @@ from reclm_lite.kernels.propagate import from_bf16, spmm, to_bf16
 from reclm_lite.kernels.topk import knn, select, topk
 
 __all__ = [
-    "CSR", "STATUS_ERRORS", "KernelError", "default_threads", "empty", "find_library", "from_bf16", "isa", "isas", "knn", "make_csr",
-    "raise_for_status", "select", "spmm", "to_bf16", "topk", "use_isa",
-]  # fmt: skip
+    "CSR",
+    "STATUS_ERRORS",
+    "KernelError",
+    "default_threads",
+    "empty",
+    "find_library",
+    "from_bf16",
+    "isa",
+    "isas",
+    "knn",
+    "make_csr",
+    "raise_for_status",
+    "select",
+    "spmm",
+    "to_bf16",
+    "topk",
+    "use_isa",
+]

@@ -21,22 +21,44 @@ _REST1, _REST2 = np.float32(0.1), np.float32(0.001)
 
 
 def adam(
-    value: np.ndarray, grad: np.ndarray, first: np.ndarray, second: np.ndarray, *,
-    step: int, rate: float, l2: float = 0.0, n_threads: int | None = None,
-) -> None:  # fmt: skip
+    value: np.ndarray,
+    grad: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    step: int,
+    rate: float,
+    l2: float = 0.0,
+    n_threads: int | None = None,
+) -> None:
     """One step, in place, on C-contiguous float32 arrays of one shape. step counts from 1.
 
     first, second: the moments, zeros before the first step. Raises InputError on an array of another kind.
     """
     _check(value, first, second, grad)
     with limited(n_threads, value.size):
-        _adam(value.reshape(-1), grad.reshape(-1), first.reshape(-1), second.reshape(-1), *_factors(step, rate), np.float32(2 * l2))
+        _adam(
+            value.reshape(-1),
+            grad.reshape(-1),
+            first.reshape(-1),
+            second.reshape(-1),
+            *_factors(step, rate),
+            np.float32(2 * l2),
+        )
 
 
 def adam_rows(
-    value: np.ndarray, rows: np.ndarray, grad: np.ndarray, first: np.ndarray, second: np.ndarray, *,
-    step: int, rate: float, l2: float = 0.0, n_threads: int | None = None,
-) -> None:  # fmt: skip
+    value: np.ndarray,
+    rows: np.ndarray,
+    grad: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    step: int,
+    rate: float,
+    l2: float = 0.0,
+    n_threads: int | None = None,
+) -> None:
     """The same on some rows of a table only, as torch's SparseAdam: other rows, and their moments, stay as they are.
 
     value, first, second: float32 (n_rows, dim). rows: int32 (n,), ascending and distinct. grad: float32 (n, dim).
@@ -48,14 +70,19 @@ def adam_rows(
         raise InputError(f"rows: expected an array of int32, found {getattr(rows, 'dtype', type(rows).__name__)}")
     if rows.ndim != 1 or grad.shape != (len(rows), *value.shape[1:]):
         raise InputError(f"rows: expected one for each row of the gradient {grad.shape}, found {rows.shape}")
-    if len(rows) and not (0 <= rows[0] and rows[-1] < len(value) and (np.diff(rows) > 0).all()):
+    if len(rows) and not (rows[0] >= 0 and rows[-1] < len(value) and (np.diff(rows) > 0).all()):
         raise InputError(f"rows: expected ascending, distinct rows within [0, {len(value)}), found {rows!r:.80}")
     shape = (len(value), -1) if value.size else (0, 1)
     with limited(n_threads, grad.size):
         _adam_rows(
-            value.reshape(shape), rows, grad.reshape((len(rows), -1) if grad.size else (0, 1)), first.reshape(shape),
-            second.reshape(shape), *_factors(step, rate), np.float32(2 * l2),
-        )  # fmt: skip
+            value.reshape(shape),
+            rows,
+            grad.reshape((len(rows), -1) if grad.size else (0, 1)),
+            first.reshape(shape),
+            second.reshape(shape),
+            *_factors(step, rate),
+            np.float32(2 * l2),
+        )
 
 
 def _check(*arrays: np.ndarray) -> None:
@@ -63,10 +90,17 @@ def _check(*arrays: np.ndarray) -> None:
     for number, array in enumerate(arrays):
         if not isinstance(array, np.ndarray):
             raise InputError(f"expected arrays of float32, found {type(array).__name__}")
-        fits = array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned and array.shape == arrays[0].shape
+        fits = (
+            array.dtype == np.float32
+            and array.flags.c_contiguous
+            and array.flags.aligned
+            and array.shape == arrays[0].shape
+        )
         if not fits or not (array.flags.writeable or number == 3 or len(arrays) == 1):
             found = f"{array.dtype} {array.shape}{'' if array.flags.writeable else ', read-only'}"
-            raise InputError(f"expected writable, C-contiguous float32 arrays of the shape {arrays[0].shape}, found {found}")
+            raise InputError(
+                f"expected writable, C-contiguous float32 arrays of the shape {arrays[0].shape}, found {found}"
+            )
 
 
 def _factors(step: int, rate: float) -> tuple[np.float32, np.float32]:

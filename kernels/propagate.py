@@ -10,8 +10,20 @@ import numpy as np
 
 from reclm_lite.errors import InputError
 from reclm_lite.kernels._library import (
-    CSR, F32, I32, I64, POINTER, as_csr, call, checked, empty, finite, function, pointer, threads,
-)  # fmt: skip
+    CSR,
+    F32,
+    I32,
+    I64,
+    POINTER,
+    as_csr,
+    call,
+    checked,
+    empty,
+    finite,
+    function,
+    pointer,
+    threads,
+)
 
 
 def spmm(
@@ -53,10 +65,21 @@ def spmm(
     to_float = out if out is not None and out.dtype == np.float32 else None
     to_half = out if out is not None and out.dtype == np.uint16 else None
     call(
-        function("reclm_spmm", I64, I64, *[POINTER] * 4, I32, *[POINTER] * 3, F32, I32), "spmm", n_rows, dim,
-        pointer(matrix.indptr), pointer(matrix.indices), pointer(matrix.data), pointer(dense), is_bf16,
-        pointer(to_float), pointer(to_half), pointer(add_to), weight, threads(n_threads),
-    )  # fmt: skip
+        function("reclm_spmm", I64, I64, *[POINTER] * 4, I32, *[POINTER] * 3, F32, I32),
+        "spmm",
+        n_rows,
+        dim,
+        pointer(matrix.indptr),
+        pointer(matrix.indices),
+        pointer(matrix.data),
+        pointer(dense),
+        is_bf16,
+        pointer(to_float),
+        pointer(to_half),
+        pointer(add_to),
+        weight,
+        threads(n_threads),
+    )
     return out
 
 
@@ -75,7 +98,9 @@ def to_bf16(values: np.ndarray) -> np.ndarray:
     Values must be finite; those beyond 3.3961776e38 round to infinity, which `spmm` then refuses.
     """
     if not isinstance(values, np.ndarray) or values.dtype != np.float32:
-        raise InputError(f"values: expected an array of float32, found {getattr(values, 'dtype', type(values).__name__)}")
+        raise InputError(
+            f"values: expected an array of float32, found {getattr(values, 'dtype', type(values).__name__)}"
+        )
     values = np.require(values, requirements=("C", "A"))
     finite("values", values)
     out = empty(values.shape, np.uint16)
@@ -86,5 +111,7 @@ def to_bf16(values: np.ndarray) -> np.ndarray:
 def from_bf16(values: np.ndarray) -> np.ndarray:
     """uint16 holding bfloat16 -> float32 of the same shape, exactly."""
     if not isinstance(values, np.ndarray) or values.dtype != np.uint16:
-        raise InputError(f"values: expected an array of uint16, found {getattr(values, 'dtype', type(values).__name__)}")
+        raise InputError(
+            f"values: expected an array of uint16, found {getattr(values, 'dtype', type(values).__name__)}"
+        )
     return (values.astype(np.uint32) << 16).view(np.float32)

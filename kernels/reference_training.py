@@ -9,9 +9,16 @@ def allowed_negatives(user: int, indptr: np.ndarray, indices: np.ndarray, pool: 
 
 
 def ranking_loss(
-    loss: str, users: np.ndarray, positives: np.ndarray, negatives: np.ndarray,
-    user_vectors: np.ndarray, item_vectors: np.ndarray, item_bias: np.ndarray, *, relu_dim: int = 0,
-) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    loss: str,
+    users: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    user_vectors: np.ndarray,
+    item_vectors: np.ndarray,
+    item_bias: np.ndarray,
+    *,
+    relu_dim: int = 0,
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """As `losses.ranking_loss`: (loss, d_users, d_items, d_bias), a row of the batch at a time."""
     n, m = negatives.shape
     u, v = user_vectors.astype(np.float64), item_vectors.astype(np.float64)
@@ -50,7 +57,9 @@ def ranking_loss(
     return total, d_users, d_items, d_bias if len(item_bias) else np.zeros(0)
 
 
-def info_nce(z1: np.ndarray, z2: np.ndarray, positives: np.ndarray, temperature: float) -> tuple[float, np.ndarray, np.ndarray]:
+def info_nce(
+    z1: np.ndarray, z2: np.ndarray, positives: np.ndarray, temperature: float
+) -> tuple[float, np.ndarray, np.ndarray]:
     """As `losses.info_nce`, with the whole n x m matrix."""
     z1, z2 = z1.astype(np.float64), z2.astype(np.float64)
     n = len(z1)
@@ -65,7 +74,14 @@ def info_nce(z1: np.ndarray, z2: np.ndarray, positives: np.ndarray, temperature:
 
 
 def adam(
-    value: np.ndarray, grad: np.ndarray, first: np.ndarray, second: np.ndarray, *, step: int, rate: float, l2: float = 0.0
+    value: np.ndarray,
+    grad: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    step: int,
+    rate: float,
+    l2: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `optim.adam`, returning (value, first, second)."""
     value, grad, first, second = (array.astype(np.float64) for array in (value, grad, first, second))

@@ -12,9 +12,16 @@ from reclm_lite.kernels._jit import compiled, limited
 
 
 def add_scaled_rows(
-    out: np.ndarray, scale: np.ndarray, rows: np.ndarray, total: np.ndarray, weight: float, *, n_threads: int | None = None
+    out: np.ndarray,
+    scale: np.ndarray,
+    rows: np.ndarray,
+    total: np.ndarray,
+    weight: float,
+    *,
+    n_threads: int | None = None,
 ) -> None:
-    """out += scale * rows; total += weight * out: a graph's self-loops after a sparse product, and the sum over its layers.
+    """out += scale * rows; total += weight * out: a graph's self-loops after a sparse product, and the sum over its
+    layers.
 
     out, rows, total: float32 (n, dim). scale: float32 (n, 1).
     """

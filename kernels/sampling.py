@@ -30,13 +30,20 @@ def sample_negatives(
     pool and repetitions do no harm. pool: int32, ascending, distinct. A user who has touched the whole pool gets -1.
     Raises InputError on an empty pool, fewer than one negative, arrays of another dtype, and users beyond indptr.
     """
-    wanted = (("users", users, np.int32), ("indptr", indptr, np.int64), ("indices", indices, np.int32), ("pool", pool, np.int32))
+    wanted = (
+        ("users", users, np.int32),
+        ("indptr", indptr, np.int64),
+        ("indices", indices, np.int32),
+        ("pool", pool, np.int32),
+    )
     for name, array, dtype in wanted:
         if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
             raise InputError(f"{name}: expected a 1-dimensional array of {np.dtype(dtype)}, found {found}")
     if len(pool) == 0 or n_negatives < 1:
-        raise InputError(f"negatives: expected a pool of items and at least 1 draw, found {len(pool)} items, {n_negatives} draws")
+        raise InputError(
+            f"negatives: expected a pool of items and at least 1 draw, found {len(pool)} items, {n_negatives} draws"
+        )
     if len(users):
         if not 0 <= users.min() <= users.max() < len(indptr) - 1:
             raise InputError(f"users: expected ids within [0, {len(indptr) - 1}), found {users.min()} to {users.max()}")

@@ -13,7 +13,20 @@ import logging
 import numpy as np
 
 from reclm_lite.errors import InputError
-from reclm_lite.kernels._library import CSR, I32, I64, POINTER, as_csr, call, checked, finite, function, integer, pointer, threads
+from reclm_lite.kernels._library import (
+    CSR,
+    I32,
+    I64,
+    POINTER,
+    as_csr,
+    call,
+    checked,
+    finite,
+    function,
+    integer,
+    pointer,
+    threads,
+)
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +96,26 @@ def topk(
 
     def run(users, seen_indptr, seen_indices, ids, scores, n_kept, unsure):
         call(
-            function("reclm_topk", *[I64] * 6, I32, *[POINTER] * 9, I32), "topk", len(users), len(candidates),
-            width - relu_dim, relu_dim, width_k, n_kept, bool(prune), pointer(users), pointer(items),
-            pointer(item_bias), pointer(candidates), pointer(seen_indptr), pointer(seen_indices), pointer(ids),
-            pointer(scores), pointer(unsure), n_threads,
-        )  # fmt: skip
+            function("reclm_topk", *[I64] * 6, I32, *[POINTER] * 9, I32),
+            "topk",
+            len(users),
+            len(candidates),
+            width - relu_dim,
+            relu_dim,
+            width_k,
+            n_kept,
+            bool(prune),
+            pointer(users),
+            pointer(items),
+            pointer(item_bias),
+            pointer(candidates),
+            pointer(seen_indptr),
+            pointer(seen_indices),
+            pointer(ids),
+            pointer(scores),
+            pointer(unsure),
+            n_threads,
+        )
 
     if precision == "float32":
         run(users, seen_indptr, seen_indices, ids, scores, 0, None)
@@ -128,20 +156,25 @@ def select(
     width_k = max(1, min(k, n_candidates))
     ids, best = np.empty((n_rows, width_k), np.int32), np.empty((n_rows, width_k), np.float32)
     call(
-        function("reclm_select", *[I64] * 4, *[POINTER] * 6, I32), "scores", n_rows, n_items, n_candidates, width_k,
-        pointer(scores), pointer(candidates), pointer(seen_indptr), pointer(seen_indices), pointer(ids), pointer(best),
+        function("reclm_select", *[I64] * 4, *[POINTER] * 6, I32),
+        "scores",
+        n_rows,
+        n_items,
+        n_candidates,
+        width_k,
+        pointer(scores),
+        pointer(candidates),
+        pointer(seen_indptr),
+        pointer(seen_indices),
+        pointer(ids),
+        pointer(best),
         threads(n_threads),
-    )  # fmt: skip
+    )
     return _padded(ids, best, k)
 
 
 def knn(
-    queries: np.ndarray,
-    vectors: np.ndarray,
-    k: int,
-    *,
-    own: np.ndarray | None = None,
-    n_threads: int | None = None,
+    queries: np.ndarray, vectors: np.ndarray, k: int, *, own: np.ndarray | None = None, n_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest rows of `vectors` to each query by cosine, ties to the lower row.
 
@@ -183,7 +216,8 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _k(k: int, n_items: int) -> int:
-    """Places to fill; those beyond the catalogue are padding, of which a slip in k could ask for more than there is memory."""
+    """Places to fill; those beyond the catalogue are padding, of which a slip in k could ask for more than there is
+    memory."""
     if not isinstance(k, (int, np.integer)) or k < 1:
         raise InputError(f"k: expected an integer of at least 1, found {k!r}")
     return integer("k", k, 1, max(n_items, MAX_PADDED_K))

@@ -2,8 +2,9 @@
 
     python recipes/export_profile_model.py CHECKPOINT_DIR --adapter ADAPTER_DIR
 
-The checkpoint and the adapter are what `recipes/profile_model/make.sh` makes by `reclm tune`: a small Llama with a GPT-2-style
-byte-level BPE and tied embeddings, and the LoRA of PPO, which is merged into it. Writes `reclm_lite/assets/reclm-profile-q8_0.gguf` with a provenance file beside it, after proving
+The checkpoint and the adapter are what `recipes/profile_model/make.sh` makes by `reclm tune`: a small Llama with a
+GPT-2-style byte-level BPE and tied embeddings, and the LoRA of PPO, which is merged into it. Writes
+`reclm_lite/assets/reclm-profile-q8_0.gguf` with a provenance file beside it, after proving
 that nothing was lost: token ids on adversarial texts and on the prompts, logits and greedy text of the float32
 GGUF against transformers, and of the Q8_0 file against the float32 one. Needs the `dev` extra.
 """
@@ -34,7 +35,11 @@ MIN_SHARE_PARSED = 0.8  # of answers written freely; the engine holds the form b
 SHELVES = {
     "film": ["The Lighthouse Keeper", "Night Train to Lisbon", "The Baker's Dozen (1987)", "Dust and Silver"],
     "comedy": ["My Neighbour the Duke", "Two Weddings and a Goat", "The Baker's Dozen (1987)"],
-    "sports": ["Late goal sends the visitors top", "How to train for your first marathon", "Transfer window: who goes?"],
+    "sports": [
+        "Late goal sends the visitors top",
+        "How to train for your first marathon",
+        "Transfer window: who goes?",
+    ],
     "food": ["Roast aubergine with tahini", "Ten soups for cold evenings", "Why your bread does not rise"],
     "science": ["A telescope the size of a valley", "How octopuses dream", "The maths of traffic jams"],
     "travel": ["Slow boats on the Danube", "Night trains are back", "Walking the old salt road"],
@@ -135,7 +140,8 @@ def make(checkpoint: Path, out: Path, *, allow_untrained: bool) -> dict[str, Any
         measured = check_parity(checkpoint, f32, q8, prompts)
     if measured["profiles_that_parse"] < MIN_SHARE_PARSED * len(prompts) and not allow_untrained:
         raise ModelError(
-            f"expected {MIN_SHARE_PARSED:.0%} of {len(prompts)} profiles in the published form, found {measured['profiles_that_parse']}; "
+            f"expected {MIN_SHARE_PARSED:.0%} of {len(prompts)} profiles in the published form, found "
+            f"{measured['profiles_that_parse']}; "
             "train longer, or give --allow-untrained to write the file all the same"
         )
     # The same bytes again, now in place: nothing is put among the assets before it is proved.
@@ -163,7 +169,9 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="directory with config.json, model.safetensors, tokenizer.json")
     parser.add_argument("--adapter", type=Path, help="a LoRA adapter's folder, merged into the checkpoint")
     parser.add_argument("--out", type=Path, default=ASSET)
-    parser.add_argument("--allow-untrained", action="store_true", help="write the file even if its profiles do not parse")
+    parser.add_argument(
+        "--allow-untrained", action="store_true", help="write the file even if its profiles do not parse"
+    )
     arguments = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory() as scratch:

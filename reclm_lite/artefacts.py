@@ -7,7 +7,8 @@ A safetensors file whose header holds, as JSON under the key `reclm`:
     ids           "users" and "items" -> digest of the list of ids by which its rows or columns are numbered
     params        settings; created, made_by, seconds
 
-Row 7 means a person only together with a list of ids, so an artefact is opened beside its own lists alone (`Workspace.load`).
+Row 7 means a person only together with a list of ids, so an artefact is opened beside its own lists alone
+(`Workspace.load`).
 Left out: which file belongs to which stage, and what makes it anew (workspace.py and the stages).
 """
 
@@ -63,7 +64,8 @@ def is_name(name: object) -> bool:
 
 
 def ids_digest(data_set: str, ids: Iterable[str]) -> str:
-    """SHA-256 (32 hex digits) of a list of ids, in its order. data_set: tells apart data in which the same id means another."""
+    """SHA-256 (32 hex digits) of a list of ids, in its order. data_set: tells apart data in which the same id means
+    another."""
     digest = hashlib.sha256()
     for one in itertools.chain([data_set], ids):
         data = one.encode("utf-8", errors="surrogatepass")
@@ -81,7 +83,9 @@ def fingerprint_arrays(arrays: Mapping[str, np.ndarray], params: Mapping) -> str
     return digest.hexdigest()[:32]
 
 
-def artefact_fingerprint(arrays: Mapping[str, np.ndarray], inputs: Mapping[str, str], params: Mapping, ids: Mapping[str, str]) -> str:
+def artefact_fingerprint(
+    arrays: Mapping[str, np.ndarray], inputs: Mapping[str, str], params: Mapping, ids: Mapping[str, str]
+) -> str:
     """The fingerprint of an artefact: of its arrays, its settings, its inputs' fingerprints and its lists of ids."""
     return fingerprint_arrays(arrays, {"params": params, "inputs": dict(inputs), "ids": dict(ids)})
 
@@ -104,9 +108,12 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[st
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a safetensors file. Raises ValueError or OSError where it cannot be read, or is larger than the memory that is free."""
+    """All arrays of a safetensors file. Raises ValueError or OSError where it cannot be read, or is larger than the
+    memory that is free."""
     size = path.stat().st_size
-    if size > _ASK_FOR_MEMORY_BYTES and size > (free := memory.available_bytes()):  # a file of holes takes no disk, but memory
+    if size > _ASK_FOR_MEMORY_BYTES and size > (
+        free := memory.available_bytes()
+    ):  # a file of holes takes no disk, but memory
         raise ValueError(f"it has {memory.in_units(size)}, and {memory.in_units(free)} of memory are available")
     from safetensors import SafetensorError, safe_open
 
@@ -120,14 +127,17 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def checked(arrays: Mapping[str, np.ndarray], name: str, dtype: type, *shape: int | None) -> np.ndarray:
-    """The array `name`, which must have this dtype and shape (None: any length) and, of floats, be finite. Raises ValueError.
+    """The array `name`, which must have this dtype and shape (None: any length) and, of floats, be finite. Raises
+    ValueError.
 
     What comes after trusts its arrays: kernels and SciPy read and write where indices and shapes tell them to.
     """
     array = arrays.get(name)
     if array is None:
         raise ValueError(f"it lacks {name}")
-    fits = array.ndim == len(shape) and all(n is None or n == found for n, found in zip(shape, array.shape, strict=True))
+    fits = array.ndim == len(shape) and all(
+        n is None or n == found for n, found in zip(shape, array.shape, strict=True)
+    )
     if array.dtype != np.dtype(dtype) or not fits:
         told = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(f"{name}: expected {np.dtype(dtype)} ({told}), found {array.dtype} {array.shape}")
@@ -155,7 +165,9 @@ def read_provenance(path: Path) -> dict:
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
         kinds = {"fingerprint": str, "inputs": dict, "params": dict, "created": str}
         wrong = [key for key, kind in kinds.items() if not isinstance(provenance[key], kind)]
-        wrong += [key for key in ("inputs", "ids") if not all(isinstance(v, str) for v in provenance.get(key, {}).values())]
+        wrong += [
+            key for key in ("inputs", "ids") if not all(isinstance(v, str) for v in provenance.get(key, {}).values())
+        ]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"its header is damaged ({type(error).__name__})") from error
     if wrong:

@@ -1,9 +1,10 @@
-"""A chat template is a program from outside: rendered here in a process of its own, which is ended where it takes too much.
+"""A chat template is a program from outside: rendered here in a process of its own, which is ended where it takes too
+much.
 
-The process gets the template and the conversations on its standard input, and gives texts back as JSON. It renders in Jinja's
-immutable sandbox, set up as llama-cpp-python and transformers set it up, with at most CPU_SECONDS of processor time,
-EXTRA_BYTES of memory and MAX_TEXT_CHARS of text, and may write no file. Whoever waits for it can be interrupted; after
-WALL_SECONDS it is killed. Windows has no limits of memory and processor time: the clock's holds there.
+The process gets the template and the conversations on its standard input, and gives texts back as JSON. It renders in
+Jinja's immutable sandbox, set up as llama-cpp-python and transformers set it up, with at most CPU_SECONDS of processor
+time, EXTRA_BYTES of memory and MAX_TEXT_CHARS of text, and may write no file. Whoever waits for it can be interrupted;
+after WALL_SECONDS it is killed. Windows has no limits of memory and processor time: the clock's holds there.
 Left out: what is made of the text (`profiles.chat`, `tune.rendering`).
 """
 
@@ -37,9 +38,13 @@ def render(
     """
     if len(template) > MAX_TEMPLATE_CHARS:
         raise TemplateFailed(f"it has more than {MAX_TEMPLATE_CHARS:,} characters")
-    request = json.dumps({"template": template, "contexts": list(contexts), "today": (today or datetime.now()).isoformat()})
+    request = json.dumps(
+        {"template": template, "contexts": list(contexts), "today": (today or datetime.now()).isoformat()}
+    )
     try:
-        run = subprocess.run([sys.executable, "-P", "-m", program], input=request.encode(), capture_output=True, timeout=WALL_SECONDS)
+        run = subprocess.run(
+            [sys.executable, "-P", "-m", program], input=request.encode(), capture_output=True, timeout=WALL_SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise TemplateFailed(f"it takes more than {WALL_SECONDS:.0f} seconds") from None
     return read_answer(run.returncode, run.stdout, len(contexts))
@@ -83,11 +88,18 @@ def _environment() -> Any:
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        loader=jinja2.BaseLoader(), trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+        loader=jinja2.BaseLoader(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[Generation, jinja2.ext.loopcontrols],
     )
 
     def to_json(
-        value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: Any = None,
+        sort_keys: bool = False,
     ) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
@@ -107,7 +119,9 @@ def _parts(template: str, contexts: Sequence[Mapping[str, Any]], today: str) -> 
     compiled = functools.cache(_environment().from_string)
 
     def parts(context: Mapping[str, Any]) -> Iterator[str]:
-        yield from compiled(template).generate({**context, "raise_exception": raise_exception, "strftime_now": strftime_now})
+        yield from compiled(template).generate(
+            {**context, "raise_exception": raise_exception, "strftime_now": strftime_now}
+        )
 
     yield from map(parts, contexts)
 
@@ -157,7 +171,9 @@ Renderer = Callable[[str, Sequence[Mapping[str, Any]], str], Iterable[Iterator[s
 def answer(request: bytes, renderer: Renderer = _parts) -> bytes:
     """What the process gives back for a request."""
     asked = json.loads(request)
-    return json.dumps([_told(parts) for parts in renderer(asked["template"], asked["contexts"], asked["today"])]).encode()
+    return json.dumps(
+        [_told(parts) for parts in renderer(asked["template"], asked["contexts"], asked["today"])]
+    ).encode()
 
 
 def serve(renderer: Renderer = _parts) -> int:

@@ -1,19 +1,26 @@
-"""Cells of a CSV file that a spreadsheet would run as a formula, marked so that it shows them as text, and the way back.
+"""Cells of a CSV file that a spreadsheet would run as a formula, marked so that it shows them as text, and the way
+back.
 
-A mark is one `'` before the cell. A cell that begins with `'` and then with a formula gets another one, so that `unmarked` turns
-every marked cell into the one that it was. Left out: files whose separator is not the comma that they were written with.
+A mark is one `'` before the cell. A cell that begins with `'` and then with a formula gets another one, so that
+`unmarked` turns every marked cell into the one that it was. Left out: files whose separator is not the comma that they
+were written with.
 """
 
 import unicodedata
 
 _MARK = "'"
 _FORMULA = frozenset("=+-@\u2212")  # and whatever looks like one of them in another width, by NFKC
-_SKIPPED = frozenset("\ufeff\u200b\u200c\u200d\u2060")  # invisible: spreadsheets and converters drop them, as they do spaces
-_FIRST = frozenset("\t\r\n")  # some programs drop these and read on; a cell that begins with one is marked whatever comes
+_SKIPPED = frozenset(
+    "\ufeff\u200b\u200c\u200d\u2060"
+)  # invisible: spreadsheets and converters drop them, as they do spaces
+_FIRST = frozenset(
+    "\t\r\n"
+)  # some programs drop these and read on; a cell that begins with one is marked whatever comes
 
 
 def is_formula(cell: str) -> bool:
-    """Whether a spreadsheet may take `cell` for a formula: it begins with = + - @, after spaces and invisible characters too."""
+    """Whether a spreadsheet may take `cell` for a formula: it begins with = + - @, after spaces and invisible
+    characters too."""
     if cell[:1] in _FIRST and cell:
         return True
     for char in cell:

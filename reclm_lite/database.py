@@ -20,18 +20,25 @@ def may_write(root: Path, path: Path) -> bool:
 
 
 def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
-    """(the database of the workspace `root`, brought to the present schema; whether there is no space left to write in).
+    """(the database of the workspace `root`, brought to the present schema; whether there is no space left to write
+    in).
 
     Raises WorkspaceError where it is missing, damaged, of a newer version, or in the hands of another process.
     """
     if not path.is_file():
         raise WorkspaceError(f"{path} is missing: the workspace is damaged; make a new one with `reclm init`")
     if path.is_symlink():
-        raise WorkspaceError(f"{path} is a link to {os.readlink(path)}, expected the file itself: put it there, or make a new workspace")
+        raise WorkspaceError(
+            f"{path} is a link to {os.readlink(path)}, expected the file itself: put it there, or make a new workspace"
+        )
     journal = path.with_name(f"{path.name}-journal")
     if os.path.lexists(journal):
-        # SQLite would play it back, and then delete a further file that it names, wherever that is. This software keeps a log (-wal).
-        raise WorkspaceError(f"{journal} is not of this software, and may name any file for SQLite to delete: remove it, or take a copy back")
+        # SQLite would play it back, and then delete a further file that it names, wherever that is. This software keeps
+        # a log (-wal).
+        raise WorkspaceError(
+            f"{journal} is not of this software, and may name any file for SQLite to delete: remove it, or take a "
+            "copy back"
+        )
     no_space = False
     try:
         try:
@@ -53,7 +60,8 @@ def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
         ) from error
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter for SQLite's own words on a damaged file
         raise WorkspaceError(
-            f"{path} cannot be read as a workspace database ({error}): put a copy back, or make a new workspace with `reclm init`"
+            f"{path} cannot be read as a workspace database ({error}): put a copy back, or make a new workspace with "
+            "`reclm init`"
         ) from error
     version = str(row[0])[:20] if row else "none"
     found = int(version) if version.isascii() and version.isdigit() else 0
@@ -67,7 +75,8 @@ def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
         if not may_write(root, path) or no_space:
             db.close()
             raise WorkspaceError(
-                f"{root} has schema version {found} and cannot be written, so it cannot be brought to {SCHEMA_VERSION}: "
+                f"{root} has schema version {found} and cannot be written, so it cannot be brought to "
+                f"{SCHEMA_VERSION}: "
                 "open it once where it can be written"
             )
         upgrade(db, root, found)
@@ -77,8 +86,8 @@ def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
 def _require_own_objects(db: sqlite3.Connection, path: Path) -> None:
     """Raise WorkspaceError unless the tables and indexes are those of schema.py, and nothing else is there.
 
-    A workspace may come from somebody else. A view, a trigger, or an expression in a table or an index makes a plain query run for
-    ever, or copies what is deleted. Asked before any table is read.
+    A workspace may come from somebody else. A view, a trigger, or an expression in a table or an index makes a plain
+    query run for ever, or copies what is deleted. Asked before any table is read.
     """
     own = _own_objects()
     for kind, name, table, sql in db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall():
@@ -92,7 +101,8 @@ def _require_own_objects(db: sqlite3.Connection, path: Path) -> None:
             continue
         db.close()
         raise WorkspaceError(
-            f"{path} holds the {kind} {str(name)[:60]!r}, which is not as this software makes it: do not use this workspace, "
+            f"{path} holds the {kind} {str(name)[:60]!r}, which is not as this software makes it: do not use this "
+            "workspace, "
             "or make a new one and import the data again"
         )
 
@@ -107,13 +117,24 @@ def _own_objects() -> dict[str, object]:
 
 
 def _table_facts(db: sqlite3.Connection, name: str, sql: str) -> tuple[frozenset, tuple]:
-    """Columns (name, type, not null, default, place in the key, computed) and how often each kind of condition stands in a table's text.
+    """Columns (name, type, not null, default, place in the key, computed) and how often each kind of condition stands
+    in a table's text.
 
     The text itself differs between a table that was made and one that was brought up from an older version.
     """
     columns = frozenset(tuple(column[1:]) for column in db.execute(f'PRAGMA table_xinfo("{name}")').fetchall())
     text = _plain(sql)
-    words = (" check", " references", " collate", " generated", " as (", "create virtual", " unique", " without rowid", " strict")
+    words = (
+        " check",
+        " references",
+        " collate",
+        " generated",
+        " as (",
+        "create virtual",
+        " unique",
+        " without rowid",
+        " strict",
+    )
     return columns, (*(text.count(word) for word in words), text.count(_SIDE_CHECK))
 
 
@@ -131,7 +152,9 @@ def _to_write(path: Path) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
-        db.execute("SELECT 1 FROM sqlite_master LIMIT 1")  # makes the index of the log, for which a full disk has no room
+        db.execute(
+            "SELECT 1 FROM sqlite_master LIMIT 1"
+        )  # makes the index of the log, for which a full disk has no room
     except BaseException:
         db.close()  # its locks would be in the way of the next try
         raise
@@ -146,7 +169,8 @@ def _to_read(path: Path) -> sqlite3.Connection:
 
 
 def _without_space(path: Path) -> sqlite3.Connection:
-    """On a full disk: SQLite cannot make its index of the log there, and keeps it in memory if nobody else may open the file."""
+    """On a full disk: SQLite cannot make its index of the log there, and keeps it in memory if nobody else may open the
+    file."""
     if not _has_log(path):
         return _to_read(path)
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=10.0)

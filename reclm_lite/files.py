@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, and what a file's content hashes to.
 
-A folder may come from somebody else, so no file is opened to write through a symbolic link of a name that is known in advance.
+A folder may come from somebody else, so no file is opened to write through a symbolic link of a name that is known in
+advance.
 """
 
 import contextlib
@@ -35,7 +36,8 @@ def _sha256_of(path: Path, size_bytes: int, mtime_ns: int, ctime_ns: int) -> str
 
 
 def is_own_file(path: Path) -> bool:
-    """Whether `path` is a regular file itself: no link, which may lead anywhere, and no pipe or device, which may never end."""
+    """Whether `path` is a regular file itself: no link, which may lead anywhere, and no pipe or device, which may never
+    end."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -45,15 +47,22 @@ def is_own_file(path: Path) -> bool:
 def open_to_append(path: Path) -> IO[str]:
     """`path` as text to append to. Raises WorkspaceError where it is a symbolic link."""
     try:
-        return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "a", encoding="utf-8")
+        return open(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666),
+            "a",
+            encoding="utf-8",
+        )
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise WorkspaceError(f"{path} is a link, expected a file: remove it, nothing was written through it") from error
+            raise WorkspaceError(
+                f"{path} is a link, expected a file: remove it, nothing was written through it"
+            ) from error
         raise
 
 
 def lock_file(path: Path) -> IO[str] | None:
-    """`path`, opened and locked until it is closed; None where another process has it. Raises WorkspaceError where it is a link."""
+    """`path`, opened and locked until it is closed; None where another process has it. Raises WorkspaceError where it
+    is a link."""
     file = open_to_append(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,7 +91,8 @@ def _open_device(path: Path) -> int:
 def atomic_path(path: Path, *, named_by_user: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` only if the block succeeds.
 
-    named_by_user: a device or a pipe, such as /dev/stdout, is not replaced by a file: what the block wrote is copied into it.
+    named_by_user: a device or a pipe, such as /dev/stdout, is not replaced by a file: what the block wrote is copied
+    into it.
     """
     if named_by_user and path.exists() and not path.is_file() and not path.is_dir():
         with tempfile.TemporaryDirectory(prefix="reclm-out-") as folder:
@@ -100,7 +110,8 @@ def atomic_path(path: Path, *, named_by_user: bool = False) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise WorkspaceError(
-                f"no space left on the disk while writing {path}: nothing was replaced; free some space and run the command again"
+                f"no space left on the disk while writing {path}: nothing was replaced; free some space and run the "
+                "command again"
             ) from error
         raise
     finally:
@@ -109,7 +120,8 @@ def atomic_path(path: Path, *, named_by_user: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a path beside `folder` to fill; it becomes `folder`, in place of one that is there, only if the block succeeds.
+    """Yield a path beside `folder` to fill; it becomes `folder`, in place of one that is there, only if the block
+    succeeds.
 
     For one process at a time: what a kill left of an earlier try is thrown away by the next.
     """

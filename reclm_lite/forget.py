@@ -1,17 +1,21 @@
 """Forgetting people: a workspace without them, in which everything else works on.
 
-Their rows leave the database and every artefact (user_rows.py knows where they stand); users above them move down by one. What
-was up to date stays so: artefacts are written again in the order in which they depend on each other, and the new fingerprint
-takes the place of the old one wherever it is recorded. An artefact of an unknown kind, a damaged one, and one whose rows are those
-of another list of users than the present one, is deleted, and the command that makes it again is named. So people whom an import
-has already taken out of the data can be forgotten as well: what was made of earlier data goes, whoever is in it.
+Their rows leave the database and every artefact (user_rows.py knows where they stand); users above them move down by
+one. What
+was up to date stays so: artefacts are written again in the order in which they depend on each other, and the new
+fingerprint takes the place of the old one wherever it is recorded. An artefact of an unknown kind, a damaged one, and
+one whose rows are those of another list of users than the present one, is deleted, and the command that makes it again
+is named. So people whom an import has already taken out of the data can be forgotten as well: what was made of earlier
+data goes, whoever is in it.
 
-All or nothing, also at a kill: the new files lie under temporary names, then one transaction changes the database and stores
-the plan of renames and deletions, then `Workspace.finish_forgetting` does them; whoever opens the workspace next, or writes in it,
-finishes what is left. At the end the database is written anew, so that no free page holds what was deleted.
+All or nothing, also at a kill: the new files lie under temporary names, then one transaction changes the database and
+stores the plan of renames and deletions, then `Workspace.finish_forgetting` does them; whoever opens the workspace
+next, or writes in it, finishes what is left. At the end the database is written anew, so that no free page holds what
+was deleted.
 
-Left out: what a fit has learned from people (weights, counts), which only another fit removes; the file that was imported, which
-lies outside; and whatever a symbolic link leads to, since nothing outside the workspace is touched. The summary names them.
+Left out: what a fit has learned from people (weights, counts), which only another fit removes; the file that was
+imported, which lies outside; and whatever a symbolic link leads to, since nothing outside the workspace is touched. The
+summary names them.
 """
 
 import json
@@ -28,10 +32,10 @@ from .artefacts import artefact_fingerprint, ids_digest, numbered_by, write_arra
 from .data.dataset import LEFT_BEHIND, load_interactions, user_index
 from .data.importers.leftovers import leftover_staging, remove_leftover_staging
 from .errors import InputError, WorkspaceError, shell_word
+from .files import atomic_path
 from .profiles.store import find_idx, usable_profiles
 from .profiles.vectors import profiles_digest
 from .user_rows import NAMES_USERS, Remaining, UnknownLayout, has_rows_of_users, remove_users
-from .files import atomic_path
 from .workspace import COMMITTED, DIALOGUES, FORGETTING, INTERACTIONS, REPLACEMENTS, Workspace, write_toml
 
 NEIGHBORS = "matrices/neighbors"
@@ -65,8 +69,10 @@ class Remains:
 class ForgetSummary:
     """What was removed or, with dry_run, would be.
 
-    users: those who were in the data. not_in_data: ids that were asked for and are in an earlier state of the data, if in any.
-    n_interactions, n_profiles: theirs. n_generations: made for them alone. n_unknown_generations: of which nothing tells for
+    users: those who were in the data. not_in_data: ids that were asked for and are in an earlier state of the data, if
+    in any.
+    n_interactions, n_profiles: theirs. n_generations: made for them alone. n_unknown_generations: of which nothing
+    tells for
     whom they were made. n_neighbor_lists: lists of others that had them in it.
     """
 
@@ -93,11 +99,12 @@ def forget_user(ws: Workspace, user_id: str, *, dry_run: bool = False) -> Forget
 
 
 def forget_users(ws: Workspace, user_ids: Iterable[str], *, gone: bool = False, dry_run: bool = False) -> ForgetSummary:
-    """Remove people from interactions, profiles, vectors, models and everything else that a workspace holds, in one pass.
+    """Remove people from interactions, profiles, vectors, models and everything else that a workspace holds, in one
+    pass.
 
-    gone: those too who were in the data before and are not any more, whoever they are. dry_run: only say what would be removed.
-    Raises InputError for an id that is not in the data while nothing of earlier data is left, and where nobody would be left;
-    then nothing is removed.
+    gone: those too who were in the data before and are not any more, whoever they are. dry_run: only say what would be
+    removed. Raises InputError for an id that is not in the data while nothing of earlier data is left, and where nobody
+    would be left; then nothing is removed.
     """
     ids = list(dict.fromkeys(str(user_id) for user_id in user_ids))
     if not ids and not gone:
@@ -107,7 +114,8 @@ def forget_users(ws: Workspace, user_ids: Iterable[str], *, gone: bool = False, 
 
 
 def of_earlier_data(ws: Workspace) -> list[Deleted]:
-    """The files that may tell of people who are no longer in the data: what `forget_users(ws, [], gone=True)` would delete.
+    """The files that may tell of people who are no longer in the data: what `forget_users(ws, [], gone=True)` would
+    delete.
 
     Empty unless an import has left somebody out since they were last removed.
     """
@@ -125,21 +133,31 @@ class _Forgetting:
             try:
                 find_idx(ws, "user", not_in_data[0])
             except InputError as error:
-                raise InputError(f"{error}. If an earlier import had the person: `reclm forget --gone -w {ws.argument}` removes all that was made of it") from error
+                raise InputError(
+                    f"{error}. If an earlier import had the person: `reclm forget --gone -w {ws.argument}` removes "
+                    "all that was made of it"
+                ) from error
         gone = sorted({find_idx(ws, "user", user_id) for user_id in ids if user_id not in not_in_data})
         (n_users,) = ws.db.execute("SELECT COUNT(*) FROM users").fetchone()
         if gone and len(gone) == n_users:
             found = "this is its only user" if n_users == 1 else "these are all its users"
             raise InputError(
-                f"expected somebody to be left in {ws.root}, found that {found}: delete the folder instead (rm -r {ws.argument})"
+                f"expected somebody to be left in {ws.root}, found that {found}: delete the folder instead (rm -r "
+                f"{ws.argument})"
             )
         self.ws, self.gone = ws, gone
         self.remaining = Remaining.without(gone, n_users)
         here = [user_id for user_id in ids if user_id not in not_in_data]
         self.summary = ForgetSummary(here, dry_run, n_users - len(gone), not_in_data=not_in_data)
         leaving = set(gone)
-        ids_left = (row for row in ws.db.execute("SELECT user_idx, user_id FROM users ORDER BY user_idx") if row[0] not in leaving)
-        digest = ids_digest(ws.get_meta(REPLACEMENTS) or "0", (f"{idx} {ident}" for idx, (_, ident) in enumerate(ids_left)))
+        ids_left = (
+            row
+            for row in ws.db.execute("SELECT user_idx, user_id FROM users ORDER BY user_idx")
+            if row[0] not in leaving
+        )
+        digest = ids_digest(
+            ws.get_meta(REPLACEMENTS) or "0", (f"{idx} {ident}" for idx, (_, ident) in enumerate(ids_left))
+        )
         self.ids = ws.ids() | {"users": digest}
         self.renamed: dict[Path, Path] = {}  # temporary file -> the file it becomes
         self.renewed: dict[str, str] = {}  # fingerprint -> its successor
@@ -164,7 +182,8 @@ class _Forgetting:
         remove_leftover_staging()
         if not ws.finish_forgetting():
             raise WorkspaceError(
-                f"they are gone from every file that is used, but {ws.db_path} could not be wiped of deleted rows: another process "
+                f"they are gone from every file that is used, but {ws.db_path} could not be wiped of deleted rows: "
+                "another process "
                 "reads it, or the disk is full; end that, then run any command on the workspace, such as "
                 f"`reclm info -w {ws.argument}`, which wipes it"
             )
@@ -214,7 +233,8 @@ class _Forgetting:
                 self._delete(ws.path(name), reason, ws.command_for(name))
 
     def _is_of_these_users(self, name: str, found: dict[str, dict], fresh: list[str], of_these_users: set[str]) -> bool:
-        """Whether an artefact's rows are those of the users in the database. One of an older version does not tell by which list of
+        """Whether an artefact's rows are those of the users in the database. One of an older version does not tell by
+        which list of
         ids they go: then by what it was made of, else by when.
         """
         if name == INTERACTIONS:
@@ -228,7 +248,7 @@ class _Forgetting:
     def _artefact(self, name: str, provenance: dict) -> None:
         ws, params = self.ws, provenance["params"]
         inputs = {key: self.renewed.get(value, value) for key, value in provenance["inputs"].items()}
-        if not self.gone or not has_rows_of_users(name) and inputs == provenance["inputs"]:
+        if not self.gone or (not has_rows_of_users(name) and inputs == provenance["inputs"]):
             return
         before = ws.load(name, made_by=ws.command_for(name), any_ids=True).arrays  # whose rows they are is known here
         arrays, params = remove_users(name, before, params, self.remaining)
@@ -254,7 +274,8 @@ class _Forgetting:
                 write_arrays(path, arrays, {"reclm": json.dumps(after)})
 
     def _profile_params(self, params: dict) -> dict:
-        """The digest of the profiles that remain, where the vectors were of the present profiles; else the old one, still stale."""
+        """The digest of the profiles that remain, where the vectors were of the present profiles; else the old one,
+        still stale."""
         rows = usable_profiles(self.ws, "user")
         if params.get("profiles_digest") != profiles_digest(rows):
             return params
@@ -272,7 +293,8 @@ class _Forgetting:
         self.summary.deleted.append(Deleted(path.relative_to(self.ws.root).as_posix(), reason, command))
 
     def _manifest(self) -> None:
-        """workspace.toml names users in one place, those that the demo shows, and keeps the fingerprint of the interactions."""
+        """workspace.toml names users in one place, those that the demo shows, and keeps the fingerprint of the
+        interactions."""
         config = self.ws.config
         data = config.get("data", {})
         named = data["manifest"].pop(NAMES_USERS, None) if isinstance(data.get("manifest"), dict) else None
@@ -287,7 +309,8 @@ class _Forgetting:
             write_toml(self._temporary(self.ws.toml_path), config)
 
     def _other_files(self) -> None:
-        """Reports, dialogues, checkpoints and temporary files go; what is not of this software, and links, are named."""
+        """Reports, dialogues, checkpoints and temporary files go; what is not of this software, and links, are
+        named."""
         ws, foreign = self.ws, []
         known = {ws.root / name for name in _OWN_FILES} | set(self.renamed)
         links = [path for path in sorted(ws.root.rglob("*")) if path.is_symlink()]
@@ -297,7 +320,9 @@ class _Forgetting:
         tuned_files = tuned | {folder.with_name(f"{folder.name}-base") for folder in tuned}  # of models from scratch
         for path in sorted(ws.root.rglob("*")):
             relative = path.relative_to(ws.root)
-            if path.is_symlink() and relative.parts[0] != "reports":  # in that folder links are deleted, not what they lead to
+            if (
+                path.is_symlink() and relative.parts[0] != "reports"
+            ):  # in that folder links are deleted, not what they lead to
                 continue
             if relative.is_relative_to(DIALOGUES):
                 if not path.is_dir():
@@ -308,36 +333,51 @@ class _Forgetting:
                 if path.name == _TUNE_SAMPLES:
                     self._delete(path, "samples of a tuning show what people have")
                 continue
-            if path in known or path.is_dir() and not path.name.endswith(".checkpoint") or relative.parts[0] == "reports":
+            if (
+                path in known
+                or (path.is_dir() and not path.name.endswith(".checkpoint"))
+                or relative.parts[0] == "reports"
+            ):
                 continue
             if any(part.startswith(".") and part.endswith(".checkpoint") for part in relative.parts):
                 if path.is_dir():
                     self._delete(path, "an interrupted fit: it begins anew", ws.command_for(f"models/{path.stem[1:]}"))
-            elif path.name.startswith(".") and path.name.endswith(".tmp") or _LIBRARY_TEMPORARY.fullmatch(path.name):
+            elif (path.name.startswith(".") and path.name.endswith(".tmp")) or _LIBRARY_TEMPORARY.fullmatch(path.name):
                 self._delete(path, "left over from a command that was interrupted")
             elif relative.parent.as_posix() not in _ARRAY_FOLDERS or path.suffix != ".safetensors":
                 foreign.append(relative.as_posix())
         if tuned:
             again = [f"reclm tune {shell_word(folder.name)} -w {ws.argument} --fresh …" for folder in sorted(tuned)]
-            self.summary.remains.append(Remains(
-                "Language models that were tuned here (and files exported from them) have learned from dialogues with everybody's histories: build the "
-                f"dialogues and tune again, with the options in each {_TUNE_RUN}.", again
-            ))  # fmt: skip
+            self.summary.remains.append(
+                Remains(
+                    "Language models that were tuned here (and files exported from them) have learned from dialogues "
+                    "with everybody's histories: build the "
+                    f"dialogues and tune again, with the options in each {_TUNE_RUN}.",
+                    again,
+                )
+            )
         if links:
             shown = [f"{path.relative_to(ws.root)} -> {os.readlink(path)}" for path in links[:5]]
             more = f" and {len(links) - 5:,} more" if len(links) > 5 else ""
-            again = [ws.command_for(f"{path.parent.name}/{path.stem}") for path in links if path.suffix == ".safetensors"]
-            summary = "Links are not followed, so what they lead to is as it was and may tell of people: remove it by hand."
+            again = [
+                ws.command_for(f"{path.parent.name}/{path.stem}") for path in links if path.suffix == ".safetensors"
+            ]
+            summary = (
+                "Links are not followed, so what they lead to is as it was and may tell of people: remove it by hand."
+            )
             self.summary.remains.append(Remains(f"{summary} They are: {', '.join(shown)}{more}.", again))
         for folder in leftover_staging():
             self.summary.deleted.append(Deleted(str(folder), "all ids of an import that was killed"))
         if foreign:
             more = f" and {len(foreign) - 5:,} more" if len(foreign) > 5 else ""
             names = f"{', '.join(foreign[:5])}{more}"
-            self.summary.remains.append(Remains(
-                "Files in the workspace that it did not write, or that a command was told to write there, are left as they are and may "
-                f"tell of people: {names}."
-            ))  # fmt: skip
+            self.summary.remains.append(
+                Remains(
+                    "Files in the workspace that it did not write, or that a command was told to write there, are "
+                    "left as they are and may "
+                    f"tell of people: {names}."
+                )
+            )
 
     # -- database --------------------------------------------------------------------
 
@@ -358,12 +398,18 @@ class _Forgetting:
         plan = {
             "rename": [[path.relative_to(self.ws.root).as_posix() for path in pair] for pair in self.renamed.items()],
             "empty": ["reports"],  # by folder: a report's name may be anybody's
-            "delete": [deleted.path for deleted in self.summary.deleted if deleted.path != "reports" and not Path(deleted.path).is_absolute()],
+            "delete": [
+                deleted.path
+                for deleted in self.summary.deleted
+                if deleted.path != "reports" and not Path(deleted.path).is_absolute()
+            ],
         }
         above = np.flatnonzero(self.remaining.mask & (self.remaining.new_index != np.arange(self.remaining.n_users)))
         moved = list(zip(self.remaining.new_index[above].tolist(), above.tolist(), strict=True))
         db.execute("PRAGMA secure_delete=ON")
-        db.execute("PRAGMA synchronous=FULL")  # the renames that follow must not outlive the transaction at a power failure
+        db.execute(
+            "PRAGMA synchronous=FULL"
+        )  # the renames that follow must not outlive the transaction at a power failure
         try:
             db.execute("BEGIN IMMEDIATE")
             db.execute("DELETE FROM users WHERE user_idx IN (SELECT value FROM json_each(:gone))", gone)
@@ -394,29 +440,39 @@ class _Forgetting:
         sides = [row[0] for row in ws.db.execute("SELECT DISTINCT side FROM profiles ORDER BY side DESC")]
         again = []
         if self.fit_commands:
-            summary.remains.append(Remains(
-                f"What models learned from everybody (item vectors, weights, counts of items) still has them in it: "
-                f"{', '.join(name.removeprefix('models/') for name in self.fit_commands)}.", plain if sides else plain + with_profiles,
-            ))  # fmt: skip
+            summary.remains.append(
+                Remains(
+                    "What models learned from everybody (item vectors, weights, counts of items) still has them in "
+                    "it: "
+                    f"{', '.join(name.removeprefix('models/') for name in self.fit_commands)}.",
+                    plain if sides else plain + with_profiles,
+                )
+            )
         if summary.n_neighbor_lists:
             again.append(f"reclm neighbors {w}")
         again += [f"reclm profile {side}s {w}" for side in sides]
         again += [f"reclm embed profiles {w}", *with_profiles] if sides else []
         sentences = []
         if summary.n_neighbor_lists:
-            sentences.append(f"{summary.n_neighbor_lists:,} others had them among their neighbors, and have a shorter list now.")
+            sentences.append(
+                f"{summary.n_neighbor_lists:,} others had them among their neighbors, and have a shorter list now."
+            )
         if sides:
             sentences.append("Profiles of others may have been written with what they had in the prompt.")
         if sentences:
             summary.remains.append(Remains(" ".join(sentences), again))
-        summary.remains.append(Remains(
-            "The files that were imported, reports and dialogues written elsewhere and copies of the workspace are not touched: "
-            "take the person out of them as well, or the next import brings them back."
-        ))  # fmt: skip
+        summary.remains.append(
+            Remains(
+                "The files that were imported, reports and dialogues written elsewhere and copies of the workspace "
+                "are not touched: "
+                "take the person out of them as well, or the next import brings them back."
+            )
+        )
 
 
 def _has_earlier_data(ws: Workspace) -> bool:
-    """Whether there is anything of people who are no longer in the data: an import says so, or an artefact has rows of others."""
+    """Whether there is anything of people who are no longer in the data: an import says so, or an artefact has rows of
+    others."""
     if ws.get_meta(LEFT_BEHIND) is not None:
         return True
     for folder in _ARRAY_FOLDERS:

@@ -1,8 +1,8 @@
 """Proves that a GGUF file is whole before llama.cpp, which trusts its input, sees it.
 
 A truncated or corrupt file can abort the whole process that loads it. Here the header, the metadata and the table
-of tensors are walked with every length checked against the file's end, and every size bounded before memory is taken for
-it; what they say of a model is judged by `gguf_limits`. The contents of the tensors are not judged.
+of tensors are walked with every length checked against the file's end, and every size bounded before memory is taken
+for it; what they say of a model is judged by `gguf_limits`. The contents of the tensors are not judged.
 
 Format followed: GGUF versions 2 and 3, little endian (ggml/docs/gguf.md).
 """
@@ -67,8 +67,7 @@ class _Cursor:
 
     def fail(self, expected: str, found: str) -> ModelError:
         return ModelError(
-            f"{self.path} is not a whole GGUF file: expected {expected}, found {found}; "
-            "copy or convert the model again"
+            f"{self.path} is not a whole GGUF file: expected {expected}, found {found}; copy or convert the model again"
         )
 
     def take(self, n_bytes: int, what: str) -> bytes:
@@ -100,7 +99,8 @@ class _Cursor:
         return name
 
     def strings(self, n_strings: int, what: str, kept: list[bytes] | None) -> None:
-        """Walks over `n_strings` strings, into `kept` if given; the loop that a vocabulary of 100,000 tokens makes hot."""
+        """Walks over `n_strings` strings, into `kept` if given; the loop that a vocabulary of 100,000 tokens makes
+        hot."""
         if n_strings > _MAX_STRINGS:
             raise self.fail(f"at most {_MAX_STRINGS:,} texts in {what}", f"{n_strings:,}")
         at, buffer, end = self.at, self.buffer, self.size_bytes
@@ -118,7 +118,9 @@ class _Cursor:
             raise self.fail(f"the strings of {what}", f"the end of the file at byte {end}")
         self.at = at
 
-    def value(self, value_type: int, what: str, kept: list[bytes] | None = None) -> tuple[Any, tuple[int, int, int] | None]:
+    def value(
+        self, value_type: int, what: str, kept: list[bytes] | None = None
+    ) -> tuple[Any, tuple[int, int, int] | None]:
         """One metadata value: (value, None), or (None, (type of items, their number, where they begin)) for an array.
 
         kept: takes the texts of an array of texts.
@@ -171,9 +173,9 @@ def _read_tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], Any, int, 
 def check_gguf(path: Path, *, is_model: bool = True) -> GgufSummary:
     """Proves that a GGUF file is whole: header, metadata and tensor table readable, all tensor data present.
 
-    is_model: it must name an architecture, and say nothing of its model that makes llama.cpp end the process; without one,
-    as in an importance matrix, `architecture` is empty.
-    Raises ModelError saying what was expected and what was found. The contents of the tensors are not judged.
+    is_model: it must name an architecture, and say nothing of its model that makes llama.cpp end the process; without
+    one, as in an importance matrix, `architecture` is empty. Raises ModelError saying what was expected and what was
+    found. The contents of the tensors are not judged.
     """
     path = Path(path)
     if not path.is_file():
@@ -189,7 +191,10 @@ def check_gguf(path: Path, *, is_model: bool = True) -> GgufSummary:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
             return _parse_gguf(_Cursor(path, buffer), is_model)
     except (OSError, ValueError) as error:  # ValueError: emptied meanwhile
-        raise ModelError(f"expected to read {path}, found: {getattr(error, 'strerror', None) or error}; check the file and its rights") from error
+        raise ModelError(
+            f"expected to read {path}, found: {getattr(error, 'strerror', None) or error}; check the file and its "
+            "rights"
+        ) from error
 
 
 def _parse_gguf(cursor: _Cursor, is_model: bool) -> GgufSummary:
@@ -295,7 +300,9 @@ def metadata_texts(path: Path, key: str) -> list[bytes]:
         for _ in range(cursor.scalar("<Q", "the number of metadata keys")):
             texts: list[bytes] = []
             found = cursor.name("a metadata key", _MAX_KEY_BYTES)
-            cursor.value(cursor.scalar("<I", f"the type of {found!r}"), repr(found)[:80], texts if found == key else None)
+            cursor.value(
+                cursor.scalar("<I", f"the type of {found!r}"), repr(found)[:80], texts if found == key else None
+            )
             if found == key:
                 return texts
     return []

@@ -1,9 +1,9 @@
 """What the metadata and tensors of a GGUF model must say, lest llama.cpp ends the process instead of refusing the file.
 
-llama.cpp asserts much of what it computes with: a file whose layers, heads, experts, positions or vocabulary do not fit each
-other aborts whoever loads it, some types of tensors are read through a null pointer. Here each of those is a sentence. What
-llama.cpp refuses by itself (a missing key, a value of another type, a tensor of another shape) is left to it, and what is
-not known here to `probe`, which tries a foreign file in a process of its own.
+llama.cpp asserts much of what it computes with: a file whose layers, heads, experts, positions or vocabulary do not fit
+each other aborts whoever loads it, some types of tensors are read through a null pointer. Here each of those is a
+sentence. What llama.cpp refuses by itself (a missing key, a value of another type, a tensor of another shape) is left
+to it, and what is not known here to `probe`, which tries a foreign file in a process of its own.
 
 Rules followed: llama.cpp's llama-model.cpp (load_hparams), llama-vocab.cpp (load, tokenize), src/models, ggml-cpu.
 """
@@ -47,7 +47,8 @@ _TEXTS = ("general.name", "tokenizer.chat_template", "tokenizer.ggml.model", "to
 _ROPE_TYPES = ("none", "linear", "yarn", "longrope")
 # Architectures that rotate whole heads and have keys and values of one width; llama.cpp asserts both.
 _WHOLE_HEADS = frozenset(
-    "llama qwen2 qwen2moe qwen3 qwen3moe mistral3 smollm3 starcoder2 olmo olmo2 olmoe granite internlm2 exaone arcee".split()
+    "llama qwen2 qwen2moe qwen3 qwen3moe mistral3 smollm3 starcoder2 olmo olmo2 olmoe granite internlm2 exaone "
+    "arcee".split()
 )
 # Encoders whose heads share the columns of an embedding, and whose vectors have as many.
 _SHARED_COLUMNS = frozenset("bert nomic-bert nomic-bert-moe jina-bert-v2 jina-bert-v3".split())
@@ -55,11 +56,20 @@ _SHARED_COLUMNS = frozenset("bert nomic-bert nomic-bert-moe jina-bert-v2 jina-be
 _WITHOUT_HEADS = frozenset("mamba mamba2 rwkv6 rwkv6qwen2 rwkv7 arwkv7".split())
 # Special tokens that hold where the file names none that the vocabulary has: tokenizer -> (first, last, unknown).
 _DEFAULT_ENDS = {
-    "llama": (1, 2, 0), "gpt2": (11, 11, None), "t5": (None, 1, 2), "bert": (101, 102, 100), "plamo2": (1, 2, 0),
-    "gemma4": (None, None, None), "hybriddna": (11, 11, None), "whitespace": (11, 11, None), "rwkv": (None, None, None),
-}  # fmt: skip
+    "llama": (1, 2, 0),
+    "gpt2": (11, 11, None),
+    "t5": (None, 1, 2),
+    "bert": (101, 102, 100),
+    "plamo2": (1, 2, 0),
+    "gemma4": (None, None, None),
+    "hybriddna": (11, 11, None),
+    "whitespace": (11, 11, None),
+    "rwkv": (None, None, None),
+}
 # Of BPE: pre-tokenizers that put the first token before every text.
-_BPE_WITH_BOS = frozenset("llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken chameleon".split())
+_BPE_WITH_BOS = frozenset(
+    "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken chameleon".split()
+)
 _BYTE_TYPE = 6  # token type
 # Types of tensors that ggml multiplies with nothing.
 _NO_WEIGHTS = frozenset(("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"))
@@ -67,7 +77,8 @@ _NO_WEIGHTS = frozenset(("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"))
 
 @dataclass(frozen=True)
 class Arrays:
-    """Arrays of a file's metadata, read when asked for. places: key -> (type of items, their number, where they begin)."""
+    """Arrays of a file's metadata, read when asked for. places: key -> (type of items, their number, where they
+    begin)."""
 
     buffer: "mmap.mmap"
     places: Mapping[str, tuple[int, int, int]]
@@ -117,7 +128,11 @@ class _Limits:
             self._heads(n_layers)
             self._windows(n_layers)
         if "split.count" in self.metadata and self.metadata["split.count"] not in (0, 1):
-            raise self.fail("split.count", "of 1: a model in one file (llama-gguf-split --merge makes one)", self.metadata["split.count"])
+            raise self.fail(
+                "split.count",
+                "of 1: a model in one file (llama-gguf-split --merge makes one)",
+                self.metadata["split.count"],
+            )
         if self.arrays.places.get(TOKENS) or "tokenizer.ggml.model" in self.metadata:
             self._vocabulary()
 
@@ -142,7 +157,9 @@ class _Limits:
             return None if value is None else [value] * n_layers
         values = self.arrays.integers(key)
         if values is None or len(values) != n_layers or not all(0 <= value <= most for value in values):
-            raise self.fail(key, f"as {n_layers} numbers of 0 to {most}, one for each layer", values or "an array of others")
+            raise self.fail(
+                key, f"as {n_layers} numbers of 0 to {most}, one for each layer", values or "an array of others"
+            )
         return values
 
     def _texts_and_reals(self) -> None:
@@ -165,7 +182,9 @@ class _Limits:
         used = self.per_layer("expert_used_count", n_layers, _MAX_EXPERTS) or [0] * n_layers
         least = 1 if n_experts else 0
         if not least <= max(used) <= n_experts:
-            raise self.fail(self.key("expert_used_count"), f"of {least} to {n_experts}, the number of experts", max(used))
+            raise self.fail(
+                self.key("expert_used_count"), f"of {least} to {n_experts}, the number of experts", max(used)
+            )
         n_groups = self.number("expert_group_count", 0, _MAX_EXPERTS) or 0
         if n_groups and (n_groups >= n_experts or n_experts % n_groups):
             raise self.fail(self.key("expert_group_count"), f"to divide {n_experts} experts into groups", n_groups)
@@ -194,20 +213,36 @@ class _Limits:
         if width is None:
             return
         if not width:
-            raise self.fail(self.key("attention.head_count"), f"of at most {n_embd}, the columns of an embedding", heads[0])
+            raise self.fail(
+                self.key("attention.head_count"), f"of at most {n_embd}, the columns of an embedding", heads[0]
+            )
         values = self.number("attention.value_length", 1, _MAX_INT32) or (n_embd or 0) // heads[0]
         whole = architecture in _WHOLE_HEADS
         if architecture in _SHARED_COLUMNS and not width == values == (n_embd or 0) // heads[0]:
-            raise self.fail(self.key("attention.key_length"), f"of {(n_embd or 0) // heads[0]}, as {n_embd} columns by {heads[0]} heads", width)
-        if architecture in _SHARED_COLUMNS and self.number("embedding_length_out", 0, _MAX_INT32) not in (None, 0, n_embd):
-            raise self.fail(self.key("embedding_length_out"), f"of {n_embd}", self.metadata[self.key("embedding_length_out")])
+            raise self.fail(
+                self.key("attention.key_length"),
+                f"of {(n_embd or 0) // heads[0]}, as {n_embd} columns by {heads[0]} heads",
+                width,
+            )
+        if architecture in _SHARED_COLUMNS and self.number("embedding_length_out", 0, _MAX_INT32) not in (
+            None,
+            0,
+            n_embd,
+        ):
+            raise self.fail(
+                self.key("embedding_length_out"), f"of {n_embd}", self.metadata[self.key("embedding_length_out")]
+            )
         if whole and values != width:
             raise self.fail(self.key("attention.value_length"), f"of {width}, the width of a key", values)
         for suffix in ("", "_swa"):
             most = self.number(f"attention.key_length{suffix}", 1, _MAX_INT32) or width
             rotated = self.number(f"rope.dimension_count{suffix}", 1, _MAX_INT32)
             if rotated is not None and (rotated > most or rotated % 2):
-                raise self.fail(self.key(f"rope.dimension_count{suffix}"), f"as an even number of at most {most}, a head's width", rotated)
+                raise self.fail(
+                    self.key(f"rope.dimension_count{suffix}"),
+                    f"as an even number of at most {most}, a head's width",
+                    rotated,
+                )
             if whole and not suffix and (rotated or width) != width:
                 raise self.fail(self.key("rope.dimension_count"), f"of {width}, a head's width", rotated)
             if whole and width % 2:
@@ -256,7 +291,11 @@ class _Limits:
             ("bos_token_id", first, is_bert or self.metadata.get("tokenizer.ggml.add_bos_token", adds_first)),
             ("seperator_token_id", last if is_bert else None, is_bert),  # the key is spelled so
             ("unknown_token_id", unknown, is_bert),
-            ("eos_token_id", None if is_bert else last, not is_bert and self.metadata.get("tokenizer.ggml.add_eos_token", model == "t5")),
+            (
+                "eos_token_id",
+                None if is_bert else last,
+                not is_bert and self.metadata.get("tokenizer.ggml.add_eos_token", model == "t5"),
+            ),
         ]
         for name, default, needed in wanted:
             key = f"tokenizer.ggml.{name}"
@@ -281,7 +320,12 @@ def check_tensors(summary: "GgufSummary") -> None:
         if is_weight and tensor.type_name in _NO_WEIGHTS:
             raise fail(tensor.name, "of a type that weights may have, such as F16 or Q8_0", tensor.type_name)
         added = "norm" in tensor.name or tensor.name.endswith(".bias") or tensor.name == "token_types.weight"
-        if is_weight and added and tensor.type_name != "F32" and (tensor.name == "token_types.weight" or math.prod(tensor.shape[1:]) == 1):
+        if (
+            is_weight
+            and added
+            and tensor.type_name != "F32"
+            and (tensor.name == "token_types.weight" or math.prod(tensor.shape[1:]) == 1)
+        ):
             raise fail(tensor.name, "of type F32, as it is added or multiplied by columns", tensor.type_name)
         if tensor.offset_bytes % _TENSOR_ALIGNMENT:
             raise fail(tensor.name, f"from a multiple of {_TENSOR_ALIGNMENT} bytes on", f"byte {tensor.offset_bytes}")

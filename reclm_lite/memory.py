@@ -19,7 +19,8 @@ def require(need: int, what: str, remedy: str, *, available: int | None = None) 
     have = available_bytes() if available is None else available
     if need > have:
         raise ModelError(
-            f"{what} needs about {in_units(need)} of memory and {in_units(have)} are available: nothing was started. {remedy}"
+            f"{what} needs about {in_units(need)} of memory and {in_units(have)} are available: nothing was started. "
+            f"{remedy}"
         )
     return f"memory: {what} takes about {in_units(need)} of {in_units(have)} available"
 
@@ -40,15 +41,18 @@ def _meminfo() -> int | None:
 
 
 def _cgroup(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Limit less use of the process's control group and of those above it, of version 2 or 1; page cache that can be taken
-    back does not count as use. In a container its own group stands at the root.
+    """Limit less use of the process's control group and of those above it, of version 2 or 1; page cache that can be
+    taken back does not count as use. In a container its own group stands at the root.
     """
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     # hierarchy:controllers:path, with no controllers in version 2
-    paths = {controllers: path.strip("/") for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2)}
+    paths = {
+        controllers: path.strip("/")
+        for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2)
+    }
     of_version_1 = next((path for controllers, path in paths.items() if "memory" in controllers.split(",")), "")
     found = []
     for top, path, limit, used, cache in (

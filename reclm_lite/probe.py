@@ -1,9 +1,9 @@
 """Tries a foreign GGUF file in a process of its own before this one loads it, once for each file's content.
 
-`check_gguf` refuses what is known to make llama.cpp end the process; what is not known ends the process of `probe_child`, and
-becomes a sentence here. A file that passed is remembered in memory, and in the user's cache folder under its hash and
-the versions of llama-cpp-python and of the probe, so it is tried once. Refusals are not kept: memory may have been short.
-The bundled models are not tried.
+`check_gguf` refuses what is known to make llama.cpp end the process; what is not known ends the process of
+`probe_child`, and becomes a sentence here. A file that passed is remembered in memory, and in the user's cache folder
+under its hash and the versions of llama-cpp-python and of the probe, so it is tried once. Refusals are not kept: memory
+may have been short. The bundled models are not tried.
 """
 
 import contextlib
@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 PROBE_VERSION = 1  # goes up when the probe asks more of a file
 # Architectures of llama.cpp that make vectors and no text; asked for the next token, they end the process.
 ENCODERS = frozenset(
-    ("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert", "t5encoder")
+    (
+        "bert",
+        "modern-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "neo-bert",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "eurobert",
+        "t5encoder",
+    )
 )
 _SECONDS = 120  # on a machine that is busy; a small model takes 0.1
 _BYTES_PER_SECOND = 20 << 20  # of a slow disk, which a large model is read from
@@ -66,7 +76,9 @@ class Probe:
         try:
             self._hash = file_sha256(summary.path)
         except OSError as error:
-            raise ModelError(f"expected to read {summary.path}, found: {error.strerror or error}; check the file and its rights") from error
+            raise ModelError(
+                f"expected to read {summary.path}, found: {error.strerror or error}; check the file and its rights"
+            ) from error
         if self._hash in _passed:
             return
         if _is_kept(self._hash):
@@ -74,16 +86,23 @@ class Probe:
             return
         self._seconds = _SECONDS + summary.size_bytes / _BYTES_PER_SECOND
         job = {
-            "path": os.fsdecode(Path(summary.path).resolve()), "size_bytes": summary.size_bytes, "seconds": self._seconds,
-            "encoder": encodes(summary), "pooling_type": pooling_of(summary), "folder": folder, "sys_path": [p for p in sys.path if p],
-        }  # fmt: skip
+            "path": os.fsdecode(Path(summary.path).resolve()),
+            "size_bytes": summary.size_bytes,
+            "seconds": self._seconds,
+            "encoder": encodes(summary),
+            "pooling_type": pooling_of(summary),
+            "folder": folder,
+            "sys_path": [p for p in sys.path if p],
+        }
         self._said = tempfile.TemporaryFile()  # a pipe would fill up, and a child of the child keep it open
         try:
             self._child = subprocess.Popen(
                 [sys.executable or "python3", "-I", "-S", str(_HERE / "probe_child.py"), json.dumps(job)],
-                stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                stdout=self._said,
+                stderr=subprocess.STDOUT,
                 env={**os.environ, "GGML_NO_BACKTRACE": "1"},
-            )  # fmt: skip
+            )
         except OSError as error:
             self._said.close()
             raise ModelError(
@@ -147,8 +166,10 @@ class Probe:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         reason = "".join(c for c in (lines[-1] if lines else "") if c.isprintable())[-200:]
         return ModelError(
-            f"expected {path} to load in llama.cpp and to decode a few tokens, found that a process which tried was {ended}"
-            f"{f' ({reason})' if reason else ''}; the file is corrupt, or of a model that this version of llama.cpp cannot run: "
+            f"expected {path} to load in llama.cpp and to decode a few tokens, found that a process which tried was "
+            f"{ended}"
+            f"{f' ({reason})' if reason else ''}; the file is corrupt, or of a model that this version of llama.cpp "
+            "cannot run: "
             "download or convert it again, or use another"
         )
 

@@ -116,7 +116,9 @@ def try_model(lib: types.ModuleType, path: bytes, *, encoder: bool, pooling_type
     tokens = [*tokens[:3], n_vocab - 1] if n_vocab else []
     ways = [] if encoder else [{}]
     if encoder or pooling_type is not None:
-        ways.append({"embeddings": True, "pooling_type": 1 if pooling_type is None else pooling_type, "flash_attn_type": 1})
+        ways.append(
+            {"embeddings": True, "pooling_type": 1 if pooling_type is None else pooling_type, "flash_attn_type": 1}
+        )
     for settings in ways:
         context = _context(lib, model, max(len(tokens), 1), **settings)
         if context:

@@ -50,7 +50,9 @@ def _fresh(root: Path):
     if (root / "workspace.toml").is_file():
         with Workspace.open(root) as old:
             if MARK not in old.config:
-                raise WorkspaceError(f"{root} is a workspace of yours, not an earlier quickstart: choose another folder with -w")
+                raise WorkspaceError(
+                    f"{root} is a workspace of yours, not an earlier quickstart: choose another folder with -w"
+                )
             with old.writing():  # nobody else is in it
                 pass
         shutil.rmtree(root)
@@ -104,7 +106,10 @@ def _build(ws: Workspace, n_threads: int | None) -> dict[str, float]:
         say(summary.sentence())
         with stage("profile vectors", "reclm embed profiles"), progress_bar("embedding profiles") as update:
             embed_profiles(ws, encoder, progress=update)
-    with stage("lightgcn + profiles", "reclm fit lightgcn --profiles users"), progress_bar("fitting lightgcn+users") as update:
+    with (
+        stage("lightgcn + profiles", "reclm fit lightgcn --profiles users"),
+        progress_bar("fitting lightgcn+users") as update,
+    ):
         fit(ws, "lightgcn", profiles="users", n_threads=n_threads, progress=update)
     return seconds
 
@@ -159,7 +164,11 @@ def _verdict(result: dict) -> str:
     """One true sentence on what the profiles did, full and unseen."""
     parts = []
     for setting in ("full", "unseen"):
-        recall = {row["profiles"]: row["recall@20"] for row in result["rows"] if row["model"] == "lightgcn" and row["setting"] == setting}
+        recall = {
+            row["profiles"]: row["recall@20"]
+            for row in result["rows"]
+            if row["model"] == "lightgcn" and row["setting"] == setting
+        }
         if "none" in recall and "users" in recall:
             parts.append(f"{setting}: R@20 {recall['none']:.4f} without profiles, {recall['users']:.4f} with")
     return "LightGCN, " + "; ".join(parts) + "."

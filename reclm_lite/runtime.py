@@ -1,9 +1,9 @@
 """The only place where llama.cpp is loaded, and the owners of what it allocates.
 
 llama.cpp trusts its input, its log goes to stderr, and every model and context must be freed by hand. Here a file
-is proved whole before llama.cpp sees it (`check_gguf`), a foreign one is tried in a process of its own (`Probe`), the log is
-silenced but its last error lines go into the exception, and `Model` and `Context` free what they own. Left out: sampling, batching and pooling, which belong to
-the callers.
+is proved whole before llama.cpp sees it (`check_gguf`), a foreign one is tried in a process of its own (`Probe`), the
+log is silenced but its last error lines go into the exception, and `Model` and `Context` free what they own. Left out:
+sampling, batching and pooling, which belong to the callers.
 """
 
 import collections
@@ -108,7 +108,8 @@ def clear_errors() -> None:
 
 @contextmanager
 def _new_buffers() -> Iterator[dict[str, int]]:
-    """The bytes of the buffers that llama.cpp allocates within, by kind ("model", "KV", "compute", "output"), as its log says."""
+    """The bytes of the buffers that llama.cpp allocates within, by kind ("model", "KV", "compute", "output"), as its
+    log says."""
     before, found = _buffer_bytes.copy(), {}
     yield found
     found.update(_buffer_bytes - before)
@@ -147,7 +148,13 @@ class Model:
     """
 
     def __init__(
-        self, path: Path, *, vocab_only: bool = False, use_mmap: bool = True, use_extra_bufts: bool = True, foreign: bool = True
+        self,
+        path: Path,
+        *,
+        vocab_only: bool = False,
+        use_mmap: bool = True,
+        use_extra_bufts: bool = True,
+        foreign: bool = True,
     ):
         self.path = Path(path)
         self.gguf = check_gguf(self.path)
@@ -275,7 +282,9 @@ class Context:
                 raise TypeError(f"llama_context_params has no field {name!r}")
             setattr(c_params, name, value)
         if cb_eval is not None:
-            self._cb_eval = self.lib.ggml_backend_sched_eval_callback(lambda tensor, ask, user_data: cb_eval(tensor, ask))
+            self._cb_eval = self.lib.ggml_backend_sched_eval_callback(
+                lambda tensor, ask, user_data: cb_eval(tensor, ask)
+            )
             c_params.cb_eval = self._cb_eval
         c_params.n_threads = c_params.n_threads_batch = pick_threads(n_threads)
         prove_threads(c_params.n_threads, ModelError)

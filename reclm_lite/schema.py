@@ -25,8 +25,9 @@ CREATE TABLE profiles (
     source TEXT NOT NULL, prompt_key TEXT NOT NULL DEFAULT '', created TEXT NOT NULL,
     basis TEXT NOT NULL DEFAULT '', history_key TEXT NOT NULL DEFAULT '', data_key TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (side, idx));
--- Content-addressed: the key hashes model, template, sampling settings and prompt. n_left_out: the oldest items that the
--- prompt had no room for; min_gap: the least distance between the two likeliest tokens on the way (NULL: not measured).
+-- Content-addressed: the key hashes model, template, sampling settings and prompt.
+-- n_left_out: the oldest items that did not fit into the prompt.
+-- min_gap: the least distance between the two likeliest tokens of any step (NULL: not measured).
 CREATE TABLE generations (
     prompt_key TEXT PRIMARY KEY, raw TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
     n_prompt_tokens INTEGER NOT NULL, n_new_tokens INTEGER NOT NULL, created TEXT NOT NULL,
@@ -57,7 +58,7 @@ CREATE TABLE uses (
     PRIMARY KEY (side, idx, prompt_key)) WITHOUT ROWID;
 CREATE INDEX uses_by_key ON uses (prompt_key);
 INSERT INTO uses SELECT prompt_key, side, idx FROM profiles WHERE prompt_key != '';
-""",
+"""
 }
 
 

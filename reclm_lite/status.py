@@ -36,7 +36,9 @@ def workspace_status(ws: Workspace) -> Status:
     try:
         interactions = load_interactions(ws)
         dataset = interactions.name
-        detail = f"{interactions.n_users:,} users, {interactions.n_items:,} items, {len(interactions.users):,} interactions"
+        detail = (
+            f"{interactions.n_users:,} users, {interactions.n_items:,} items, {len(interactions.users):,} interactions"
+        )
         stages.append(Stage("interactions", "ready", detail, f"reclm import FORMAT SOURCE {w}"))
     except MissingArtefactError:
         stages.append(Stage("interactions", "missing", "nothing imported", f"reclm import FORMAT SOURCE {w}"))

@@ -1,8 +1,10 @@
-"""How many threads a computation may have: bounded, and proved to start before a library that ends the process asks for them.
+"""How many threads a computation may have: bounded, and proved to start before a library that ends the process asks for
+them.
 
-libgomp, under the kernels, numba and llama.cpp, ends the process where a thread cannot be created: too many were asked for,
-or `ulimit -u`, a bound on address space or a control group's `pids.max` is reached. Python's own threads take the same from
-the system and only raise, so they are started first, all at once, and ended again: some 0.1 ms each, once in a process.
+libgomp, under the kernels, numba and llama.cpp, ends the process where a thread cannot be created: too many were asked
+for, or `ulimit -u`, a bound on address space or a control group's `pids.max` is reached. Python's own threads take the
+same from the system and only raise, so they are started first, all at once, and ended again: some 0.1 ms each, once in
+a process.
 """
 
 import os
@@ -27,7 +29,10 @@ def check_threads(n_threads: int, error: type[ReclmError], what: str = "a number
     most = most_threads()
     if isinstance(n_threads, bool) or not hasattr(n_threads, "__index__") or not 1 <= n_threads <= most:
         least = "at least 1 and " if hasattr(n_threads, "__index__") and n_threads < 1 else ""
-        raise error(f"expected {what} of {least}at most {most} on this machine, found {repr(n_threads)[:40]}; ask for as many as it has CPUs")
+        raise error(
+            f"expected {what} of {least}at most {most} on this machine, found {repr(n_threads)[:40]}; ask for as many "
+            "as it has CPUs"
+        )
     return int(n_threads)
 
 
@@ -44,7 +49,8 @@ def prove_threads(n_threads: int, error: type[ReclmError]) -> None:
                 started.append(thread)
         except (RuntimeError, MemoryError) as reason:
             raise error(
-                f"expected to start {n_threads} threads, found that the system allows this process {len(started) + 1}; ask for fewer "
+                f"expected to start {n_threads} threads, found that the system allows this process "
+                f"{len(started) + 1}; ask for fewer "
                 "(--threads, OMP_NUM_THREADS), or allow more processes (ulimit -u) or address space (ulimit -v)"
             ) from reason
         finally:

@@ -1,9 +1,11 @@
-"""What remains of an artefact's arrays when users leave the workspace: the one place that knows where users stand in them.
+"""What remains of an artefact's arrays when users leave the workspace: the one place that knows where users stand in
+them.
 
-ARTEFACTS has a function for each kind of artefact. It takes every array out of `Taken` by name and says what becomes of it;
-an array that no function takes (of a newer version, say) raises `UnknownLayout`, and so does an artefact that is not in the
-table: whoever asked must then treat the whole artefact as one that may hold anybody. To teach this module a new artefact,
-add a row to ARTEFACTS; a test fits every model there is and demands that none is unknown.
+ARTEFACTS has a function for each kind of artefact. It takes every array out of `Taken` by name and says what becomes of
+it; an array that no function takes (of a newer version, say) raises `UnknownLayout`, and so does an artefact that is
+not in the
+table: whoever asked must then treat the whole artefact as one that may hold anybody. To teach this module a new
+artefact, add a row to ARTEFACTS; a test fits every model there is and demands that none is unknown.
 
 Users keep their order; those above a gone one move down. Left out: files, fingerprints and the database (forget.py).
 """
@@ -50,7 +52,8 @@ class Remaining:
 
 
 class Taken:
-    """An artefact's arrays on their way out: each `take_…` moves some from `left` to `out`, less the users that are gone."""
+    """An artefact's arrays on their way out: each `take_…` moves some from `left` to `out`, less the users that are
+    gone."""
 
     def __init__(self, arrays: Arrays, params: dict, remaining: Remaining):
         self.left, self.out, self.params, self.remaining = dict(arrays), {}, dict(params), remaining
@@ -68,7 +71,8 @@ class Taken:
                 self.out[name] = self.remaining.rows(name, self.left.pop(name))
 
     def csr(self, indptr: str, *entries: str) -> None:
-        """A CSR matrix with a row for each user. indptr: int64 (n_users + 1,). entries: arrays (nnz,), such as indices and data."""
+        """A CSR matrix with a row for each user. indptr: int64 (n_users + 1,). entries: arrays (nnz,), such as indices
+        and data."""
         if indptr not in self.left:
             return
         bounds = self.left.pop(indptr)
@@ -92,12 +96,15 @@ class Taken:
     @staticmethod
     def _entries(name: str, array: np.ndarray, kept: np.ndarray) -> np.ndarray:
         if array.shape[:1] != kept.shape:
-            raise UnknownLayout(f"{name} has the shape {array.shape}, not an entry for each of {len(kept)} interactions")
+            raise UnknownLayout(
+                f"{name} has the shape {array.shape}, not an entry for each of {len(kept)} interactions"
+            )
         return array[kept]
 
 
 def remove_users(name: str, arrays: Arrays, params: dict, remaining: Remaining) -> tuple[Arrays, dict]:
-    """(arrays, params) of artefact `name` without the users that are gone. Raises UnknownLayout where that is not known."""
+    """(arrays, params) of artefact `name` without the users that are gone. Raises UnknownLayout where that is not
+    known."""
     take = _function(name)
     if take is None:
         raise UnknownLayout("this version does not know this artefact")
@@ -168,8 +175,19 @@ def _profile_vectors(taken: Taken) -> None:
 
 
 # What FoldState keeps: sums over all users, weights, and items.
-_FOLD = ("pool", "prior_mean", "prior_precision", "layer_weights", "item_layers", "item_degree", "fuse_w", "fuse_b", "readout",
-         "readout_bias", *(f"{mlp}.{part}" for mlp in ("fuse_mlp", "tower_mlp") for part in ("w1", "b1", "w2", "b2")))  # fmt: skip
+_FOLD = (
+    "pool",
+    "prior_mean",
+    "prior_precision",
+    "layer_weights",
+    "item_layers",
+    "item_degree",
+    "fuse_w",
+    "fuse_b",
+    "readout",
+    "readout_bias",
+    *(f"{mlp}.{part}" for mlp in ("fuse_mlp", "tower_mlp") for part in ("w1", "b1", "w2", "b2")),
+)
 
 
 def _model(taken: Taken) -> None:

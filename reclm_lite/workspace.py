@@ -5,10 +5,9 @@
     matrices/ vectors/ models/   arrays as safetensors, provenance in the header
     reports/         what was made for people
 
-An array file ("artefact", artefacts.py) is stale when an input changed, or an input of an input; one whose rows are of other
-users or items than the present ones is never opened.
-Files appear by atomic rename only; one process writes at a time (`Workspace.writing`).
-This module leaves out what the artefacts mean: the stages know.
+An array file ("artefact", artefacts.py) is stale when an input changed, or an input of an input; one whose rows are of
+other users or items than the present ones is never opened. Files appear by atomic rename only; one process writes at a
+time (`Workspace.writing`). This module leaves out what the artefacts mean: the stages know.
 """
 
 import contextlib
@@ -29,8 +28,16 @@ import numpy as np
 
 from . import __version__
 from .artefacts import (
-    SIDES, Artefact, artefact_fingerprint, ids_digest, is_name, numbered_by, read_arrays, read_provenance, write_arrays,
-)  # fmt: skip
+    SIDES,
+    Artefact,
+    artefact_fingerprint,
+    ids_digest,
+    is_name,
+    numbered_by,
+    read_arrays,
+    read_provenance,
+    write_arrays,
+)
 from .database import may_write, open_database
 from .errors import MissingArtefactError, WorkspaceError, shell_word
 from .files import atomic_path, is_own_file, sync
@@ -93,7 +100,9 @@ class Workspace:
         """Make an empty workspace. Raises WorkspaceError if `root` exists and is not empty."""
         root = Path(root)
         if (root / "workspace.toml").exists():
-            raise WorkspaceError(f"{root} is a workspace already: use it with -w {shell_word(root)}, or choose another folder")
+            raise WorkspaceError(
+                f"{root} is a workspace already: use it with -w {shell_word(root)}, or choose another folder"
+            )
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise WorkspaceError(f"{root} exists and is not an empty folder: choose another folder for the workspace")
         try:
@@ -116,7 +125,9 @@ class Workspace:
         """Open an existing workspace. Raises WorkspaceError if there is none or it is of another version."""
         root = Path(root)
         if not (root / "workspace.toml").is_file():
-            raise WorkspaceError(f"{root} is not a workspace (no workspace.toml): make one with `reclm init {shell_word(root)}`")
+            raise WorkspaceError(
+                f"{root} is not a workspace (no workspace.toml): make one with `reclm init {shell_word(root)}`"
+            )
         return cls(root)
 
     def close(self) -> None:
@@ -148,11 +159,14 @@ class Workspace:
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise WorkspaceError(
-                        f"no space left on the disk of {self.root}: nothing was changed; free some space and run the command again"
+                        f"no space left on the disk of {self.root}: nothing was changed; free some space and run the "
+                        "command again"
                     ) from error
                 if error.errno == errno.ELOOP:
                     raise WorkspaceError(f"{self.root / '.lock'} is a link, expected a file: remove it") from error
-                raise WorkspaceError(f"{self.root} cannot be written ({error.strerror}): work in a copy of it that can") from error
+                raise WorkspaceError(
+                    f"{self.root} cannot be written ({error.strerror}): work in a copy of it that can"
+                ) from error
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -160,9 +174,12 @@ class Workspace:
                 holder = handle.read(100).decode(errors="replace").strip() or "unknown"
                 handle.close()
                 raise WorkspaceError(
-                    f"another reclm process ({holder}) is working in {self.root}: wait for it to end, then run the command again"
+                    f"another reclm process ({holder}) is working in {self.root}: wait for it to end, then run the "
+                    "command again"
                 ) from error
-            if os.fstat(lock).st_nlink == 1:  # of a file with other names, in a folder of somebody else or a backup, nothing is changed
+            if (
+                os.fstat(lock).st_nlink == 1
+            ):  # of a file with other names, in a folder of somebody else or a backup, nothing is changed
                 with contextlib.suppress(OSError):  # a full disk: who holds the lock is only told to others
                     handle.truncate(0)
                     handle.write(f"pid {os.getpid()}".encode())
@@ -178,7 +195,8 @@ class Workspace:
                 self._unlock()
 
     def require_own_folders(self) -> None:
-        """Raise WorkspaceError if a folder of the workspace is a symbolic link, unless the variable RECLM_FOLLOW_LINKS says 1.
+        """Raise WorkspaceError if a folder of the workspace is a symbolic link, unless the variable RECLM_FOLLOW_LINKS
+        says 1.
 
         A workspace may come from somebody else, and a link of theirs would have files of this machine overwritten.
         """
@@ -187,7 +205,8 @@ class Workspace:
         for folder in (*FOLDERS, DIALOGUES):
             if (self.root / folder).is_symlink():
                 raise WorkspaceError(
-                    f"{self.root / folder} is a link to {os.readlink(self.root / folder)}, and what is made there would lie outside the workspace: "
+                    f"{self.root / folder} is a link to {os.readlink(self.root / folder)}, and what is made there "
+                    "would lie outside the workspace: "
                     "put a folder in its place, or set RECLM_FOLLOW_LINKS=1 if the link is yours"
                 )
 
@@ -198,9 +217,11 @@ class Workspace:
             self._lock_depth = 0
 
     def finish_forgetting(self) -> bool:
-        """Do what is left of a `reclm forget` whose transaction is committed; every step may be done twice. Under the writer's lock.
+        """Do what is left of a `reclm forget` whose transaction is committed; every step may be done twice. Under the
+        writer's lock.
 
-        False where every file is in its place, but workspace.db could not be wiped of deleted rows: the next writer tries again.
+        False where every file is in its place, but workspace.db could not be wiped of deleted rows: the next writer
+        tries again.
         """
         text = self.get_meta(FORGETTING)
         if text is None:
@@ -210,7 +231,11 @@ class Workspace:
             pair = self.inside(source), self.inside(target)
             if all(pair) and is_own_file(pair[0]):
                 os.replace(*pair)
-        folders = [folder for name in plan["empty"] if (folder := self.inside(name)) and folder.is_dir() and not folder.is_symlink()]
+        folders = [
+            folder
+            for name in plan["empty"]
+            if (folder := self.inside(name)) and folder.is_dir() and not folder.is_symlink()
+        ]
         for path in [*(path for folder in folders for path in folder.iterdir()), *map(self.inside, plan["delete"])]:
             if path is None:
                 continue
@@ -239,7 +264,8 @@ class Workspace:
         return {"rename": [], "empty": [], "delete": []}
 
     def inside(self, name: str) -> Path | None:
-        """The path `name` of this workspace, which may not exist, or None (logged) for one that lies elsewhere, by `..` or by a link.
+        """The path `name` of this workspace, which may not exist, or None (logged) for one that lies elsewhere, by `..`
+        or by a link.
 
         A link as the last part is inside: it is the link that is renamed or deleted, not what it points to.
         """
@@ -247,26 +273,35 @@ class Workspace:
             parts = Path(name).parts if b"\0" not in os.fsencode(name) else ()
         except UnicodeEncodeError:
             parts = ()
-        if not parts or Path(name).is_absolute() or ".." in parts or any(
-            self.root.joinpath(*parts[:n]).is_symlink() for n in range(1, len(parts))
-        ):  # fmt: skip
+        if (
+            not parts
+            or Path(name).is_absolute()
+            or ".." in parts
+            or any(self.root.joinpath(*parts[:n]).is_symlink() for n in range(1, len(parts)))
+        ):
             log.warning("%r is not a path inside %s and is left as it is", name, self.root)
             return None
         return self.root.joinpath(*parts)
 
     def _wipe_database(self) -> bool:
-        """Rewrite workspace.db without free pages and empty its log, then drop the plan; False where another process hinders it."""
+        """Rewrite workspace.db without free pages and empty its log, then drop the plan; False where another process
+        hinders it."""
         try:
             self.db.execute("PRAGMA secure_delete=ON")
             self.db.execute("VACUUM")
             if self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                log.warning("%s is being read by another process: what was deleted is wiped from it when that has ended", self.db_path)
+                log.warning(
+                    "%s is being read by another process: what was deleted is wiped from it when that has ended",
+                    self.db_path,
+                )
                 return False
             with self.db:
                 self.db.execute("DELETE FROM meta WHERE key=?", (FORGETTING,))
             self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.OperationalError as error:
-            log.warning("%s could not be wiped of what was deleted (%s): the next command tries again", self.db_path, error)
+            log.warning(
+                "%s could not be wiped of what was deleted (%s): the next command tries again", self.db_path, error
+            )
             return False
         return True
 
@@ -285,9 +320,13 @@ class Workspace:
                 if not isinstance(section, dict):
                     raise ValueError(f"expected a section [{name[:40]}], found {name[:40]} = {section!r:.40}")
             return config
-        except (ValueError, RecursionError) as error:  # ValueError: also of bytes that are no UTF-8, and of endless numbers
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # ValueError: also of bytes that are no UTF-8, and of endless numbers
             raise WorkspaceError(
-                f"{self.toml_path} cannot be used ({error}): correct it, or empty the file (the data set is kept elsewhere)"
+                f"{self.toml_path} cannot be used ({error}): correct it, or empty the file (the data set is kept "
+                "elsewhere)"
             ) from error
 
     def set_config(self, section: str, values: Mapping) -> None:
@@ -303,7 +342,7 @@ class Workspace:
     # -- lists of ids ----------------------------------------------------------
 
     def ids(self) -> dict[str, str]:
-        """"users" and "items" -> the digest of the list of their ids as it is now, in the order of their numbers."""
+        """ "users" and "items" -> the digest of the list of their ids as it is now, in the order of their numbers."""
         state = self.db.execute("PRAGMA data_version").fetchone()[0], self.db.total_changes
         if self._ids is None or self._ids[0] != state:
             found = {}
@@ -328,7 +367,8 @@ class Workspace:
         """Write arrays with provenance by atomic rename; returns the fingerprint.
 
         inputs: name -> fingerprint of each artefact this one was made from.
-        params: JSON-able settings that made it. Its provenance also says how many seconds the writer's lock has been held for it.
+        params: JSON-able settings that made it. Its provenance also says how many seconds the writer's lock has been
+        held for it.
         """
         arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
         params = json.loads(json.dumps(params, default=str))
@@ -353,7 +393,8 @@ class Workspace:
     def load(self, name: str, *, made_by: str, any_ids: bool = False) -> Artefact:
         """Read an artefact. `made_by` is the command that makes it, named in the error when it is missing.
 
-        Raises MissingArtefactError where its rows are those of other users or items than the workspace has now, or of the same in
+        Raises MissingArtefactError where its rows are those of other users or items than the workspace has now, or of
+        the same in
         another order. any_ids: read it all the same, for who looks for content and not for row numbers.
         """
         provenance = self.provenance(name, made_by=made_by)
@@ -362,7 +403,9 @@ class Workspace:
         try:
             arrays = read_arrays(self.path(name))
         except (ValueError, OSError) as error:
-            raise WorkspaceError(f"{self.path(name)} cannot be read ({error}): make it again with `{made_by}`") from error
+            raise WorkspaceError(
+                f"{self.path(name)} cannot be read ({error}): make it again with `{made_by}`"
+            ) from error
         return Artefact(
             name, arrays, provenance["fingerprint"], provenance["inputs"], provenance["params"], provenance["created"]
         )
@@ -372,14 +415,16 @@ class Workspace:
             causes, _ = self._staleness(name)
             if causes:
                 raise MissingArtefactError(
-                    f"{name} does not tell which users and items its rows are (an older version made it), and {', '.join(causes)} changed "
+                    f"{name} does not tell which users and items its rows are (an older version made it), and "
+                    f"{', '.join(causes)} changed "
                     f"since: run `{made_by}` again"
                 )
             return
         other = self._other_ids(name, provenance)
         if other:
             raise MissingArtefactError(
-                f"the rows of {name} are not those of the present {' and '.join(other)}, whose list has changed since it was made: "
+                f"the rows of {name} are not those of the present {' and '.join(other)}, whose list has changed since "
+                "it was made: "
                 f"run `{made_by}` again"
             )
 
@@ -400,14 +445,18 @@ class Workspace:
         try:
             return read_provenance(path)
         except ValueError as error:
-            raise WorkspaceError(f"{path} is not a whole artefact of this software ({error}): make it again with `{made_by}`") from error
+            raise WorkspaceError(
+                f"{path} is not a whole artefact of this software ({error}): make it again with `{made_by}`"
+            ) from error
 
     def command_for(self, name: str) -> str:
         """The command that makes artefact `name`, for messages."""
         kind, _, stem = name.partition("/")
         model, _, profiles = stem.partition("+")
         if kind == "models":
-            return f"reclm fit {shell_word(model)} -w {self.argument}" + (f" --profiles {shell_word(profiles)}" if profiles else "")
+            return f"reclm fit {shell_word(model)} -w {self.argument}" + (
+                f" --profiles {shell_word(profiles)}" if profiles else ""
+            )
         if kind == "vectors":
             return f"reclm embed {'items' if stem == 'items' else 'profiles'} -w {self.argument}"
         return f"reclm {stem if stem in ('split', 'neighbors') else 'import FORMAT SOURCE'} -w {self.argument}"
@@ -419,12 +468,15 @@ class Workspace:
         return self.provenance(name, made_by=self.command_for(name))["fingerprint"]
 
     def stale_inputs(self, name: str) -> list[str]:
-        """What has changed since artefact `name` was made, or since its inputs were made: names of artefacts, or "the list of users"
+        """What has changed since artefact `name` was made, or since its inputs were made: names of artefacts, or "the
+        list of users"
         (or items). Empty: up to date.
         """
         return self._staleness(name)[0]
 
-    def _staleness(self, name: str, above: tuple[str, ...] = (), told: dict | None = None) -> tuple[list[str], list[str]]:
+    def _staleness(
+        self, name: str, above: tuple[str, ...] = (), told: dict | None = None
+    ) -> tuple[list[str], list[str]]:
         """(what has changed, the artefacts to make again: inputs before what is made of them, `name` the last)
 
         above: what `name` is an input of. told: answers that were found on the way, each artefact's once.

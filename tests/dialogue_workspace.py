@@ -1,4 +1,5 @@
-"""A small workspace with everything dialogues are made of: two groups of readers, a model by hand, its neighbors, times."""
+"""A small workspace with everything dialogues are made of: two groups of readers, a model by hand, its neighbors,
+times."""
 
 import random
 from pathlib import Path
@@ -17,12 +18,16 @@ N_USERS, N_ITEMS = 24, 24
 SINGLE = 23  # a user with one item
 _RNG = random.Random(0)
 # Even users have seven items below 12, odd users seven from 12 on.
-TRAIN = {user: sorted(_RNG.sample(range(12 * (user % 2), 12 * (user % 2) + 12), 7)) for user in range(N_USERS - 1)} | {SINGLE: [13]}
+TRAIN = {user: sorted(_RNG.sample(range(12 * (user % 2), 12 * (user % 2) + 12), 7)) for user in range(N_USERS - 1)} | {
+    SINGLE: [13]
+}
 VALID = {user: [next(i for i in range(12 * (user % 2), 24) if i not in TRAIN[user])] for user in range(0, 20, 2)}
 TEST = {user: [next(i for i in range(23, 0, -1) if i not in TRAIN[user])] for user in (1, 3)}
 
 
-def dialogue_workspace(root: Path, *, train=TRAIN, valid=VALID, test=TEST, with_neighbors: bool = True, refit_vectors: bool = True) -> Workspace:
+def dialogue_workspace(
+    root: Path, *, train=TRAIN, valid=VALID, test=TEST, with_neighbors: bool = True, refit_vectors: bool = True
+) -> Workspace:
     """refit_vectors: the model keeps vectors fitted on training alone, as one that was fitted again does."""
     train = {user: sorted(items) for user, items in train.items()}
     ws = make_workspace(root, train, n_users=N_USERS, n_items=N_ITEMS, valid=valid, test=test)
@@ -39,7 +44,13 @@ def add_neighbors(ws: Workspace, train: dict[int, list[int]], *, refit_vectors: 
     items[12:, 1] += 3
     users = (matrix(N_USERS, N_ITEMS, train) @ items).astype(np.float32)
     model = interface.FittedModel(
-        "lightgcn", users, items, None, np.ones(N_USERS, bool), train_user_vectors=users if refit_vectors else None, params={"refit": True, "seed": 0}
+        "lightgcn",
+        users,
+        items,
+        None,
+        np.ones(N_USERS, bool),
+        train_user_vectors=users if refit_vectors else None,
+        params={"refit": True, "seed": 0},
     )
     interface.save(model, ws, inputs={"matrices/split": ws.fingerprint("matrices/split")})
     neighbors(ws, k)
@@ -49,5 +60,3 @@ def make(ws: Workspace, kind: str, *, path: Path | None = None, teacher=None, bu
     """`build` by rules."""
     inputs = load_inputs(ws)
     return build(ws, inputs, teacher or RulesTargets(inputs), BuildSettings(kind, **settings), path=path, budget=budget)
-
-

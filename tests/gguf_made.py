@@ -1,7 +1,7 @@
 """GGUF files of a few kilobytes, made key by key, so that a test can spoil any one of them.
 
-`llama()`, `qwen3()`, `gemma2()`, `bert()` and so on give models that llama.cpp loads; `spoiled` gives their neighbours, each wrong
-in one place. Unlike `tiny_llama`, nothing here checks what it writes.
+`llama()`, `qwen3()`, `gemma2()`, `bert()` and so on give models that llama.cpp loads; `spoiled` gives their neighbours,
+each wrong in one place. Unlike `tiny_llama`, nothing here checks what it writes.
 """
 
 import math
@@ -13,13 +13,26 @@ from typing import Any
 from tiny_llama import byte_alphabet
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
-_FORMATS = {U8: "<B", I8: "<b", U16: "<H", I16: "<h", U32: "<I", I32: "<i", F32: "<f", BOOL: "<?", U64: "<Q", I64: "<q", F64: "<d"}
+_FORMATS = {
+    U8: "<B",
+    I8: "<b",
+    U16: "<H",
+    I16: "<h",
+    U32: "<I",
+    I32: "<i",
+    F32: "<f",
+    BOOL: "<?",
+    U64: "<Q",
+    I64: "<q",
+    F64: "<d",
+}
 _F32_TENSOR = 0
 
 
 @dataclass(frozen=True)
 class Made:
-    """keys: name -> (type, value); an array's value is (item type, [values]). tensors: name -> (shape, ggml type, bytes).
+    """keys: name -> (type, value); an array's value is (item type, [values]). tensors: name -> (shape, ggml type,
+    bytes).
 
     A shape is in GGUF order: fastest-varying dimension first.
     """
@@ -30,10 +43,14 @@ class Made:
 
     def data(self) -> bytes:
         """The file's bytes."""
-        keys = b"".join(_string(name) + struct.pack("<I", kind) + _value(kind, value) for name, (kind, value) in self.keys.items())
+        keys = b"".join(
+            _string(name) + struct.pack("<I", kind) + _value(kind, value) for name, (kind, value) in self.keys.items()
+        )
         table, data = b"", b""
         for name, (shape, kind, values) in self.tensors.items():
-            table += _string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *(n % 2**64 for n in shape), kind, len(data))
+            table += _string(name) + struct.pack(
+                f"<I{len(shape)}QIQ", len(shape), *(n % 2**64 for n in shape), kind, len(data)
+            )
             data += values + bytes(-len(values) % 32)
         header = b"GGUF" + struct.pack("<IQQ", 3, len(self.tensors), len(self.keys)) + keys + table
         return header + bytes(-len(header) % 32) + data
@@ -123,7 +140,9 @@ def n_vocab(vocabulary: dict[str, tuple[int, Any]]) -> int:
     return len(vocabulary["tokenizer.ggml.tokens"][1][1])
 
 
-def decoder(architecture: str, vocabulary: dict[str, tuple[int, Any]], n_layer: int = 1, **more: tuple[int, Any]) -> Made:
+def decoder(
+    architecture: str, vocabulary: dict[str, tuple[int, Any]], n_layer: int = 1, **more: tuple[int, Any]
+) -> Made:
     """A causal model with two heads of four columns over one of keys and values."""
     keys = {
         "general.architecture": (STRING, architecture),
@@ -175,18 +194,29 @@ def qwen3() -> Made:
 
 def gemma2() -> Made:
     made = decoder(
-        "gemma2", spm(), attention__key_length=(U32, 4), attention__value_length=(U32, 4), attention__sliding_window=(U32, 32),
-        attn_logit_softcapping=(F32, 50.0), final_logit_softcapping=(F32, 30.0),
-    )  # fmt: skip
-    return made.with_tensor("blk.0.post_attention_norm.weight", *tensor(8)).with_tensor("blk.0.post_ffw_norm.weight", *tensor(8))
+        "gemma2",
+        spm(),
+        attention__key_length=(U32, 4),
+        attention__value_length=(U32, 4),
+        attention__sliding_window=(U32, 32),
+        attn_logit_softcapping=(F32, 50.0),
+        final_logit_softcapping=(F32, 30.0),
+    )
+    return made.with_tensor("blk.0.post_attention_norm.weight", *tensor(8)).with_tensor(
+        "blk.0.post_ffw_norm.weight", *tensor(8)
+    )
 
 
 def mixture() -> Made:
     """Llama's architecture with four experts, two of them used."""
     made = decoder("llama", spm(), expert_count=(U32, 4), expert_used_count=(U32, 2))
     made = made.without(*(f"blk.0.ffn_{part}.weight" for part in ("gate", "up", "down")))
-    made = made.with_tensor("blk.0.ffn_gate_inp.weight", *tensor(8, 4)).with_tensor("blk.0.ffn_down_exps.weight", *tensor(16, 8, 4))
-    return made.with_tensor("blk.0.ffn_gate_exps.weight", *tensor(8, 16, 4)).with_tensor("blk.0.ffn_up_exps.weight", *tensor(8, 16, 4))
+    made = made.with_tensor("blk.0.ffn_gate_inp.weight", *tensor(8, 4)).with_tensor(
+        "blk.0.ffn_down_exps.weight", *tensor(16, 8, 4)
+    )
+    return made.with_tensor("blk.0.ffn_gate_exps.weight", *tensor(8, 16, 4)).with_tensor(
+        "blk.0.ffn_up_exps.weight", *tensor(8, 16, 4)
+    )
 
 
 def bert() -> Made:
@@ -210,27 +240,50 @@ def bert() -> Made:
         "token_embd_norm.weight": tensor(8),
         "token_embd_norm.bias": tensor(8),
     }
-    for part, shape in (("attn_q", (8, 8)), ("attn_k", (8, 8)), ("attn_v", (8, 8)), ("attn_output", (8, 8)), ("ffn_up", (8, 16)), ("ffn_down", (16, 8))):
+    for part, shape in (
+        ("attn_q", (8, 8)),
+        ("attn_k", (8, 8)),
+        ("attn_v", (8, 8)),
+        ("attn_output", (8, 8)),
+        ("ffn_up", (8, 16)),
+        ("ffn_down", (16, 8)),
+    ):
         tensors |= {f"blk.0.{part}.weight": tensor(*shape), f"blk.0.{part}.bias": tensor(shape[1])}
     for part in ("attn_output_norm", "layer_output_norm"):
         tensors |= {f"blk.0.{part}.weight": tensor(8), f"blk.0.{part}.bias": tensor(8)}
     return Made(keys, tensors)
 
 
-MADE = {"llama": llama, "llama-bpe": lambda: llama(bpe()), "qwen2": qwen2, "qwen3": qwen3, "gemma2": gemma2, "mixture": mixture, "bert": bert}
+MADE = {
+    "llama": llama,
+    "llama-bpe": lambda: llama(bpe()),
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "gemma2": gemma2,
+    "mixture": mixture,
+    "bert": bert,
+}
 
 _INTEGERS = (0, 1, 2, 3, 5, 7, 8, 16, 33, 255, 512, 513, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
 _FLOATS = (math.nan, math.inf, -math.inf, -1.0, 0.0, -0.0, 1e-45, 1e38, -1e38)
 
 
 def spoiled(made: Made) -> Iterator[tuple[str, Made]]:
-    """Every key left out, of every other type, and with values at the edges; tensors of other shapes and types, or left out."""
+    """Every key left out, of every other type, and with values at the edges; tensors of other shapes and types, or left
+    out."""
     for name, (kind, value) in made.keys.items():
         yield f"without {name}", made.without(name)
         if kind in (U32, F32, BOOL):
             for other in (U8, I8, U16, I16, U32, I32, U64, I64, F32, F64, BOOL):
                 if other != kind:
-                    yield f"{name} as type {other}", made.with_key(name, other, float(value) if other in (F32, F64) else bool(value) if other == BOOL else int(value) % 100)
+                    yield (
+                        f"{name} as type {other}",
+                        made.with_key(
+                            name,
+                            other,
+                            float(value) if other in (F32, F64) else bool(value) if other == BOOL else int(value) % 100,
+                        ),
+                    )
             yield f"{name} as text", made.with_key(name, STRING, "1")
             yield f"{name} as array", made.with_key(name, ARRAY, (kind, [value]))
             yield f"{name} as two", made.with_key(name, ARRAY, (kind, [value, value]))
@@ -244,7 +297,28 @@ def spoiled(made: Made) -> Iterator[tuple[str, Made]]:
             for number in _FLOATS:
                 yield f"{name} = {number}", made.with_key(name, kind, number)
         if kind == STRING:
-            for text in ("", "a", "\0", "llama", "bert", "gpt2", "t5", "rwkv", "plamo2", "gemma4", "none", "no_vocab", "test", "hybriddna", "whitespace", "mamba", "gemma3", "tekken", "llama-bpe", b"\xff\xfe"):
+            for text in (
+                "",
+                "a",
+                "\0",
+                "llama",
+                "bert",
+                "gpt2",
+                "t5",
+                "rwkv",
+                "plamo2",
+                "gemma4",
+                "none",
+                "no_vocab",
+                "test",
+                "hybriddna",
+                "whitespace",
+                "mamba",
+                "gemma3",
+                "tekken",
+                "llama-bpe",
+                b"\xff\xfe",
+            ):
                 if text != value:
                     yield f"{name} = {text!r}", made.with_key(name, kind, text)
         if kind == ARRAY:
@@ -257,7 +331,10 @@ def spoiled(made: Made) -> Iterator[tuple[str, Made]]:
             if item == STRING:
                 for at in range(0, len(values), max(1, len(values) // 12)):
                     for text in ("", "a", " ", "a\0b", "\u4f60" * 20, b"\xff", "<0x41>", "<0xZZ>", values[-1]):
-                        yield f"{name}[{at}] = {text!r}", made.with_key(name, kind, (item, [*values[:at], text, *values[at + 1 :]]))
+                        yield (
+                            f"{name}[{at}] = {text!r}",
+                            made.with_key(name, kind, (item, [*values[:at], text, *values[at + 1 :]])),
+                        )
                 yield f"{name} as bytes", made.with_key(name, kind, (U8, [1] * len(values)))
             else:
                 edges = _FLOATS if item == F32 else (-(2**31), -1, 0, 1, 2, 3, 4, 5, 6, 7, 2**31 - 1)
@@ -277,12 +354,24 @@ def spoiled(made: Made) -> Iterator[tuple[str, Made]]:
         for other, n_bytes in ((1, 2), (24, 1), (25, 2), (26, 4), (27, 8), (28, 8), (30, 2), (8, 0), (2, 0), (14, 0)):
             if n_bytes:
                 yield f"{name} of type {other}", made.with_tensor(name, shape, other, bytes(n_bytes * math.prod(shape)))
-        for changed in ((*shape, 1), (*shape, 2), (shape[0] + 1, *shape[1:]), (*shape[:-1], shape[-1] + 1), (1,), (), shape[::-1], (0, *shape[1:])):
+        for changed in (
+            (*shape, 1),
+            (*shape, 2),
+            (shape[0] + 1, *shape[1:]),
+            (*shape[:-1], shape[-1] + 1),
+            (1,),
+            (),
+            shape[::-1],
+            (0, *shape[1:]),
+        ):
             if changed != shape:
                 yield f"{name} of shape {changed}", made.with_tensor(name, changed, 0, bytes(4 * math.prod(changed)))
         wide = (32, *shape[1:])
         for other, n_bytes in ((2, 18), (8, 34)):
-            yield f"{name} of type {other} and shape {wide}", made.with_tensor(name, wide, other, bytes(n_bytes * math.prod(wide) // 32))
+            yield (
+                f"{name} of type {other} and shape {wide}",
+                made.with_tensor(name, wide, other, bytes(n_bytes * math.prod(wide) // 32)),
+            )
         yield f"{name} all NaN", made.with_tensor(name, shape, kind, b"\xff" * len(values))
     yield "another tensor", made.with_tensor("blk.7.attn_q.weight", *tensor(8, 8))
     yield "a tensor of no model", made.with_tensor("x" * 63, *tensor(8))
@@ -302,7 +391,13 @@ _OTHER_KEYS: dict[str, tuple[tuple[int, Any], ...]] = {
     "attention.key_length_swa": tuple((U32, n) for n in (0, 1, 2, 3, 5, 8, 2**32 - 1)),
     "attention.value_length_swa": tuple((U32, n) for n in (0, 1, 2, 3, 5, 8, 2**32 - 1)),
     "attention.sliding_window": tuple((U32, n) for n in (0, 1, 2**31, 2**32 - 1)),
-    "attention.sliding_window_pattern": ((U32, 0), (U32, 1), (U32, 2**32 - 1), (ARRAY, (BOOL, [True])), (ARRAY, (BOOL, []))),
+    "attention.sliding_window_pattern": (
+        (U32, 0),
+        (U32, 1),
+        (U32, 2**32 - 1),
+        (ARRAY, (BOOL, [True])),
+        (ARRAY, (BOOL, [])),
+    ),
     "attention.max_alibi_bias": ((F32, math.nan), (F32, -1.0), (F32, 8.0), (F32, math.inf)),
     "attention.clamp_kqv": ((F32, math.nan), (F32, -1.0), (F32, math.inf)),
     "attention.scale": ((F32, math.nan), (F32, 0.0), (F32, math.inf)),
@@ -311,7 +406,14 @@ _OTHER_KEYS: dict[str, tuple[tuple[int, Any], ...]] = {
     "rope.dimension_count_swa": tuple((U32, n) for n in (0, 1, 2, 3, 6, 8, 2**32 - 1)),
     "rope.freq_base": tuple((F32, x) for x in (math.nan, 0.0, -1.0, math.inf, 1e-45)),
     "rope.freq_base_swa": tuple((F32, x) for x in (math.nan, 0.0, -1.0, math.inf)),
-    "rope.scaling.type": ((STRING, "none"), (STRING, "yarn"), (STRING, "longrope"), (STRING, "linear"), (STRING, "x"), (STRING, "")),
+    "rope.scaling.type": (
+        (STRING, "none"),
+        (STRING, "yarn"),
+        (STRING, "longrope"),
+        (STRING, "linear"),
+        (STRING, "x"),
+        (STRING, ""),
+    ),
     "rope.scaling.factor": tuple((F32, x) for x in (math.nan, 0.0, -1.0, math.inf, 1e-45)),
     "rope.scaling.original_context_length": tuple((U32, n) for n in (0, 1, 2**31, 2**32 - 1)),
     "rope.scaling.attn_factor": ((F32, math.nan), (F32, -1.0), (F32, math.inf)),
@@ -335,6 +437,12 @@ _OTHER_KEYS: dict[str, tuple[tuple[int, Any], ...]] = {
     "tokenizer.ggml.token_type_count": tuple((U32, n) for n in (0, 1, 3, 2**31, 2**32 - 1)),
     "tokenizer.ggml.precompiled_charsmap": ((ARRAY, (U8, [0] * 8)), (ARRAY, (U8, [255] * 64)), (ARRAY, (U8, []))),
     "tokenizer.ggml.suppress_tokens": ((ARRAY, (I32, [-1])), (ARRAY, (U8, [1]))),
-    "tokenizer.ggml.pre": ((STRING, "llama-bpe"), (STRING, "tekken"), (STRING, "kimi-k2"), (STRING, "unknown"), (STRING, "gpt-4o")),
+    "tokenizer.ggml.pre": (
+        (STRING, "llama-bpe"),
+        (STRING, "tekken"),
+        (STRING, "kimi-k2"),
+        (STRING, "unknown"),
+        (STRING, "gpt-4o"),
+    ),
     "tokenizer.chat_template": ((STRING, "{{"), (STRING, "x" * 5000), (U32, 1), (ARRAY, (STRING, ["a"]))),
 }

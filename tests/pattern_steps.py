@@ -1,7 +1,8 @@
 """Counts what backtracking costs: Python's own syntax tree of a pattern, walked as `re` walks it, one count a step.
 
-`patterns_of` finds every pattern of a package in its source, so that a new one cannot be forgotten. `texts_against` makes texts that
-fit a pattern up to a place and then repeat one character or word. Left out: optimizations of `re`, which only save steps.
+`patterns_of` finds every pattern of a package in its source, so that a new one cannot be forgotten. `texts_against`
+makes texts that fit a pattern up to a place and then repeat one character or word. Left out: optimizations of `re`,
+which only save steps.
 """
 
 import ast
@@ -53,7 +54,9 @@ class Steps:
         if kind is op.ANY and self.flags & re.DOTALL:
             return True
         char = self.text[at]
-        return takes(kind, value, char) or (bool(self.flags & re.I) and any(takes(kind, value, c) for c in (char.lower(), char.upper()) if len(c) == 1))
+        return takes(kind, value, char) or (
+            bool(self.flags & re.I) and any(takes(kind, value, c) for c in (char.lower(), char.upper()) if len(c) == 1)
+        )
 
     def ends(self, tree: object, number: int, at: int) -> Iterator[int]:
         """Where matching the elements from `number` on may end, in the order of backtracking."""
@@ -99,7 +102,11 @@ class Steps:
 
     def run(self, kind: object, least: int, most: int, tree: object, at: int) -> Iterator[int]:
         ends = [at]
-        while ends[-1] - at < most and (kind is not op.MIN_REPEAT or len(ends) <= least) and self.takes(*tree[0], ends[-1]):
+        while (
+            ends[-1] - at < most
+            and (kind is not op.MIN_REPEAT or len(ends) <= least)
+            and self.takes(*tree[0], ends[-1])
+        ):
             ends.append(ends[-1] + 1)
         if kind is op.MIN_REPEAT:
             end = ends[-1]
@@ -168,8 +175,12 @@ def texts_against(pattern: re.Pattern, length: int, n_units: int = 16) -> Iterat
     whole = "".join(samples)
     own = list(dict.fromkeys(_literals(tree)))
     starts = list(dict.fromkeys("".join(samples[:n]) for n in range(len(samples) + 1)))
-    begun = [start[:40] for start in starts[len(starts) // 3 : -1 : max(1, len(starts) // 5)]]  # begins to match, and begins again
-    units = list(dict.fromkeys([" ", *own[:: max(1, len(own) // 6)], "1", "a", *begun, "a ", whole[:40], "\u0301\u0323", "("]))[:n_units]
+    begun = [
+        start[:40] for start in starts[len(starts) // 3 : -1 : max(1, len(starts) // 5)]
+    ]  # begins to match, and begins again
+    units = list(
+        dict.fromkeys([" ", *own[:: max(1, len(own) // 6)], "1", "a", *begun, "a ", whole[:40], "\u0301\u0323", "("])
+    )[:n_units]
     for start, unit in itertools.product(starts[:: max(1, len(starts) // 10)], filter(None, units)):
         for end in ("", "\x01"):
             text = start + unit * (length // len(unit)) + end
@@ -181,7 +192,8 @@ def texts_against(pattern: re.Pattern, length: int, n_units: int = 16) -> Iterat
 
 
 def patterns_of(package: Path, name: str) -> Iterator[tuple[str, re.Pattern | None, str]]:
-    """(where, pattern, mode) of every pattern in the sources of a package; None for one that no constant and no module holds."""
+    """(where, pattern, mode) of every pattern in the sources of a package; None for one that no constant and no module
+    holds."""
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(package.rglob("*.py"))}
     used: dict[str, set[str]] = {}
     for node in itertools.chain.from_iterable(map(ast.walk, trees.values())):
@@ -189,10 +201,19 @@ def patterns_of(package: Path, name: str) -> Iterator[tuple[str, re.Pattern | No
             used.setdefault(node.value.id, set()).add(node.attr)
     for path, tree in trees.items():
         inside = path.relative_to(package)
-        held = {id(node.value): node.targets[0].id for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
+        held = {
+            id(node.value): node.targets[0].id
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
         for node in ast.walk(tree):
             func = node.func if isinstance(node, ast.Call) else None
-            if not (isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name) and func.value.id == "re" and func.attr in MODES):
+            if not (
+                isinstance(func, ast.Attribute)
+                and isinstance(func.value, ast.Name)
+                and func.value.id == "re"
+                and func.attr in MODES
+            ):
                 continue
             where = f"{inside}:{node.lineno}"
             if id(node) in held:

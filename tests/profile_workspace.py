@@ -29,7 +29,9 @@ def matrix(n_users: int, n_items: int, rows: dict[int, list[int]]) -> sp.csr_mat
 def text_of(item: int) -> ItemText:
     """Every title holds a word that no other item has."""
     noun, verb = NOUNS[item % len(NOUNS)], VERBS[item % len(VERBS)]
-    return ItemText(f"The {noun} {verb} uniqueword{item}", ("news", "sports", "film")[item % 3], noun, f"About item{item}.")
+    return ItemText(
+        f"The {noun} {verb} uniqueword{item}", ("news", "sports", "film")[item % 3], noun, f"About item{item}."
+    )
 
 
 def make_workspace(
@@ -44,7 +46,8 @@ def make_workspace(
     texts: list[ItemText] | None = None,
     item_ids: dict[int, str] | None = None,
 ) -> Workspace:
-    """A workspace whose split is exactly what is given; users are `u0`, `u1`, …, items `i0`, `i1`, … but for `item_ids`."""
+    """A workspace whose split is exactly what is given; users are `u0`, `u1`, …, items `i0`, `i1`, … but for
+    `item_ids`."""
     n_users = n_users or max(train, default=0) + 1
     parts = [matrix(n_users, n_items, rows or {}) for rows in (train, valid, test, None)]
     everything = sum(parts[1:], parts[0]).tocoo()
@@ -66,7 +69,9 @@ def make_workspace(
 
 def store_split(ws: Workspace, parts: list[sp.csr_matrix], seed: int = 0) -> str:
     items = np.arange(parts[0].shape[1], dtype=np.int32)
-    split = Split(*parts, full_candidates=items, unseen_candidates=items[:0], params={"method": "by hand", "seed": seed})
+    split = Split(
+        *parts, full_candidates=items, unseen_candidates=items[:0], params={"method": "by hand", "seed": seed}
+    )
     return save_split(ws, split, inputs={"matrices/interactions": ws.fingerprint("matrices/interactions")})
 
 
@@ -79,7 +84,9 @@ def save_neighbors(ws: Workspace, neighbors: list[list[int]], split_fingerprint:
     )
 
 
-def profile(ws: Workspace, side: str = "users", *, users=None, observer: Observer | None = None, guided: bool = True, **options) -> Summary:
+def profile(
+    ws: Workspace, side: str = "users", *, users=None, observer: Observer | None = None, guided: bool = True, **options
+) -> Summary:
     """`run_profiles` with the fields of its settings as keywords; one thread unless said otherwise."""
     source = {name: options.pop(name) for name in list(options) if name in SourceSettings.__dataclass_fields__}
     if source.get("model") is not None:

@@ -8,7 +8,8 @@ from reclm_lite.workspace import Workspace
 
 
 def number(ws: Workspace, n_users: int, n_items: int) -> None:
-    """Give a workspace users u0, u1, … and items i0, i1, … without texts, so that artefacts of so many rows can be stored in it."""
+    """Give a workspace users u0, u1, … and items i0, i1, … without texts, so that artefacts of so many rows can be
+    stored in it."""
     with ws.db:
         ws.db.executemany("INSERT INTO users VALUES (?, ?)", ((n, f"u{n}") for n in range(n_users)))
         ws.db.executemany("INSERT INTO items VALUES (?, ?, '', '', '', '')", ((n, f"i{n}") for n in range(n_items)))

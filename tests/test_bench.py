@@ -15,15 +15,17 @@ from reclm_lite.bench.graphs import NEWS, Shape, hold_out, normalised_adjacency,
 from reclm_lite.bench.results import Group, Target, lines_of
 from reclm_lite.bench.timing import Timing, take_turns
 from reclm_lite.cli import main
-from reclm_lite.kernels import native
 from reclm_lite.errors import InputError
+from reclm_lite.kernels import native
 
 
 def degrees(matrix: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     return np.diff(matrix.indptr), np.bincount(matrix.indices, minlength=matrix.shape[1])
 
 
-@pytest.mark.parametrize("sizes", [(29_858, 40_981, 810_128), (300, 200, 2_000), (40, 40, 400), (5, 7, 8), (20, 30, 10), (1, 4, 1)])
+@pytest.mark.parametrize(
+    "sizes", [(29_858, 40_981, 810_128), (300, 200, 2_000), (40, 40, 400), (5, 7, 8), (20, 30, 10), (1, 4, 1)]
+)
 def test_power_law_has_exactly_the_interactions_asked_for_and_none_twice(sizes):
     matrix = power_law(*sizes, seed=3)
     assert matrix.shape == sizes[:2] and matrix.nnz == sizes[2]
@@ -40,7 +42,8 @@ def test_power_law_is_a_function_of_its_seed():
 
 
 def test_power_law_has_degrees_like_a_public_check_in_graph():
-    """Gowalla as LightGCN splits it: users from 8 to 811, mean 27; items of mean 20, the most visited by about 1,400."""
+    """Gowalla as LightGCN splits it: users from 8 to 811, mean 27; items of mean 20, the most visited by about
+    1,400."""
     users, items = degrees(power_law(29_858, 40_981, 810_128))
     assert users.min() >= 5 and 600 <= users.max() <= 1200 and 12 <= np.median(users) <= 20
     assert 1000 <= items.max() <= 2000 and 5 <= np.median(items) <= 15
@@ -63,7 +66,9 @@ def test_ids_say_nothing_of_degree():
 def test_communities_can_be_found_and_are_absent_where_none_are_planted():
     """Eight communities lift eight singular values of the normalised graph above those of chance."""
     planted, plain = (
-        np.linalg.svd(normalised_adjacency(power_law(600, 500, 12_000, shape=shape))[:600, 600:].toarray(), compute_uv=False)
+        np.linalg.svd(
+            normalised_adjacency(power_law(600, 500, 12_000, shape=shape))[:600, 600:].toarray(), compute_uv=False
+        )
         for shape in (Shape(n_communities=8), Shape(n_communities=1))
     )
     assert planted[7] > 1.05 * plain[1] and planted[7] > 1.1 * planted[8]
@@ -121,7 +126,9 @@ def test_memory_of_topk_is_measured_in_the_repository_too(monkeypatch):
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     monkeypatch.chdir(Path(__file__).parents[1])
     assert topk_extra_bytes(64, 5000, 16, 5, 1) > 0
-    with pytest.raises(native.KernelError, match="memory of topk: the process that measures it failed.*precision: expected one of"):
+    with pytest.raises(
+        native.KernelError, match="memory of topk: the process that measures it failed.*precision: expected one of"
+    ):
         topk_extra_bytes(1, 1, 1, 1, 1, precision="int4")
 
 
@@ -189,7 +196,9 @@ def test_a_wrong_result_is_an_error_and_is_not_timed(monkeypatch):
 
 
 def test_fit_times_models_and_their_evaluation():
-    table, document = bench("fit", "--quick", "--model", "lightgcn", "--model", "popularity", "--model", "ease", "--threads", "1")
+    table, document = bench(
+        "fit", "--quick", "--model", "lightgcn", "--model", "popularity", "--model", "ease", "--threads", "1"
+    )
     groups = {group["name"]: group for group in document["groups"]}
     assert [row["name"] for row in groups["epochs"]["rows"]] == ["lightgcn, default", "lightgcn, paper"]
     assert [row["name"] for row in groups["closed form"]["rows"]] == ["popularity", "ease"]
@@ -205,10 +214,15 @@ def test_fit_measures_on_a_workspace(tmp_path):
     table = tmp_path / "orders.csv"
     table.write_text("customer,sku\n" + "".join(f"u{user},i{item}\n" for user, item in sorted(pairs)), encoding="utf-8")
     ws = str(tmp_path / "shop")
-    for arguments in (["init", ws], ["import", "table", str(table), "-w", ws, "--user", "customer", "--item", "sku"],
-                      ["split", "-w", ws, "--method", "ratio"]):  # fmt: skip
+    for arguments in (
+        ["init", ws],
+        ["import", "table", str(table), "-w", ws, "--user", "customer", "--item", "sku"],
+        ["split", "-w", ws, "--method", "ratio"],
+    ):
         assert CliRunner().invoke(main, arguments).exit_code == 0
-    table_lines, document = bench("fit", "-w", ws, "--model", "biasmf", "--model", "gfcf", "--epochs", "1", "--threads", "1")
+    table_lines, document = bench(
+        "fit", "-w", ws, "--model", "biasmf", "--model", "gfcf", "--epochs", "1", "--threads", "1"
+    )
     (data,) = document["data"]
     assert data["source"] == ws and data["n_users"] == 40 and data["n_train"] + data["n_test"] == len(pairs)
     assert any(ws in line for line in table_lines)
@@ -234,18 +248,30 @@ def test_fit_times_the_torch_reference_where_it_is_given():
 def test_a_reference_of_another_kind_is_refused(tmp_path):
     pytest.importorskip("torch")
     (tmp_path / "other.py").write_text("x = 1\n")
-    result = CliRunner().invoke(main, ["bench", "fit", "--quick", "--model", "lightgcn", "--reference", str(tmp_path / "other.py")])
+    result = CliRunner().invoke(
+        main, ["bench", "fit", "--quick", "--model", "lightgcn", "--reference", str(tmp_path / "other.py")]
+    )
     assert result.exit_code == 1 and "TorchLightGCN" in result.stderr
 
 
 def test_json_prints_one_line_alone():
     result = CliRunner().invoke(main, ["bench", "fit", "--quick", "--model", "popularity", "--json"])
-    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 1 and json.loads(result.stdout)["benchmark"] == "fit"
+    assert (
+        result.exit_code == 0
+        and len(result.stdout.splitlines()) == 1
+        and json.loads(result.stdout)["benchmark"] == "fit"
+    )
 
 
 def test_bad_usage_exits_with_two():
-    for arguments in (["kernels", "--only", "gemm"], ["kernels", "--repeats", "0"], ["fit", "--model", "bert"], ["fit", "--quick", "--large"],
-                      ["fit", "--reference", "nowhere.py"], ["nothing"]):  # fmt: skip
+    for arguments in (
+        ["kernels", "--only", "gemm"],
+        ["kernels", "--repeats", "0"],
+        ["fit", "--model", "bert"],
+        ["fit", "--quick", "--large"],
+        ["fit", "--reference", "nowhere.py"],
+        ["nothing"],
+    ):
         assert CliRunner().invoke(main, ["bench", *arguments]).exit_code == 2, arguments
 
 
@@ -255,7 +281,10 @@ def test_a_workspace_that_is_not_there_exits_with_one(tmp_path):
 
 
 def test_importing_the_benchmarks_loads_no_peer():
-    code = "import sys, reclm_lite.bench.kernels, reclm_lite.bench.fit; print([n for n in ('torch', 'implicit', 'numba') if n in sys.modules])"
+    code = (
+        "import sys, reclm_lite.bench.kernels, reclm_lite.bench.fit; print([n for n in ('torch', 'implicit', "
+        "'numba') if n in sys.modules])"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
@@ -266,8 +295,16 @@ def test_bench_tune_measures_both_algorithms_and_tells_a_missing_peer():
     rows = {row["name"]: row for row in document["groups"][0]["rows"]}
     for name in ("reclm tune ppo", "reclm tune ppo --algorithm grpo"):
         facts = rows[name]["facts"]
-        assert facts["peak_bytes"] >= facts["loaded_bytes"] > 50e6 and len(facts["seconds"]) == 1 and rows[name]["per_second"] > 0
+        assert (
+            facts["peak_bytes"] >= facts["loaded_bytes"] > 50e6
+            and len(facts["seconds"]) == 1
+            and rows[name]["per_second"] > 0
+        )
     missing = rows["trl PPOTrainer, as it comes"]
-    assert missing["median_ms"] is None and "--trl-python" in missing["note"] and any("--trl-python" in line for line in table)
+    assert (
+        missing["median_ms"] is None
+        and "--trl-python" in missing["note"]
+        and any("--trl-python" in line for line in table)
+    )
     result = CliRunner().invoke(main, ["bench", "tune", "--quick", "--trl-python", "/nowhere/python"])
     assert result.exit_code and "/nowhere/python" in result.stderr

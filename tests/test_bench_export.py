@@ -1,4 +1,5 @@
-"""`reclm bench export`: a model made on the spot, every contender in a process of its own, results compared, peers told."""
+"""`reclm bench export`: a model made on the spot, every contender in a process of its own, results compared, peers
+told."""
 
 import json
 import os
@@ -76,7 +77,11 @@ def test_targets_are_twice_the_speed_a_third_of_the_memory_and_a_gigabyte() -> N
     group.add(bench.OURS, Timing(10.0, 10.0, 1), beyond_bytes=[900_000_000])
     group.add(bench.BOTH, Timing(30.0, 30.0, 1), beyond_bytes=[2_000_000_000])
     bench._expect(group)
-    assert [(round(target.figure, 2), target.state) for target in group.targets] == [(3.0, "met"), (0.45, "missed"), (0.9, "met")]
+    assert [(round(target.figure, 2), target.state) for target in group.targets] == [
+        (3.0, "met"),
+        (0.45, "missed"),
+        (0.9, "met"),
+    ]
 
 
 def test_a_full_disk_is_told_before_the_model_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-"""`reclm bench profile`: random models made on the spot, contenders in processes of their own, texts compared, differences explained."""
+"""`reclm bench profile`: random models made on the spot, contenders in processes of their own, texts compared,
+differences explained."""
 
 import json
 import sys
@@ -36,7 +37,9 @@ def root(tmp_path_factory):
 def model(root, tmp_path_factory):
     pytest.importorskip("tokenizers")
     texts = prompt_set(root, 8, instruct=True, seed=0).texts
-    return profile_model.make_models(tmp_path_factory.mktemp("model") / "a", profile_model.SHAPES["tiny"], ["q4_k_m"], texts, 1, 1)["q4_k_m"]
+    return profile_model.make_models(
+        tmp_path_factory.mktemp("model") / "a", profile_model.SHAPES["tiny"], ["q4_k_m"], texts, 1, 1
+    )["q4_k_m"]
 
 
 def test_the_models_have_the_sizes_that_they_are_named_for():
@@ -48,7 +51,10 @@ def test_the_models_have_the_sizes_that_they_are_named_for():
 
 def test_a_random_model_is_a_function_of_its_seed_and_has_k_quants_throughout(root, model, tmp_path):
     texts = prompt_set(root, 8, instruct=True, seed=0).texts
-    made = [profile_model.make_models(tmp_path / str(seed), profile_model.SHAPES["tiny"], ["q4_k_m"], texts, seed, 1) for seed in (1, 2)]
+    made = [
+        profile_model.make_models(tmp_path / str(seed), profile_model.SHAPES["tiny"], ["q4_k_m"], texts, seed, 1)
+        for seed in (1, 2)
+    ]
     same, other = (each["q4_k_m"].read_bytes() for each in made)
     assert same == model.read_bytes() != other
     assert {tensor.type_name for tensor in check_gguf(model).tensors} == {"Q4_K", "Q6_K", "F32"}
@@ -87,7 +93,9 @@ def test_a_second_choice_is_a_near_tie_only_within_the_noise(root, model, monkey
         gap = float(logits[first] - logits[second])
     for near_tie, answer in ((1e-9, False), (1e9, True)):
         monkeypatch.setattr(profile_texts, "NEAR_TIE", near_tie)
-        case = profile_texts.measure(model, 1, 1024, [{"prompt": prompt, "ours": ours, "theirs": theirs}], [])["cases"][0]
+        case = profile_texts.measure(model, 1, 1024, [{"prompt": prompt, "ours": ours, "theirs": theirs}], [])["cases"][
+            0
+        ]
         assert case["near_tie"] is answer and case["n_common_tokens"] == 0
         assert case["gap"] == pytest.approx(gap, abs=0.2)
 
@@ -96,15 +104,33 @@ def test_quick_measures_all_contenders_and_the_users_of_a_workspace(root, monkey
     pytest.importorskip("tokenizers")
     monkeypatch.setattr(machine, "installed", lambda name: name != "sentence_transformers")
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and ".db" not in path.name}
-    command = ["bench", "profile", "-w", str(root), "--quick", "--quant", "q8_0", "--threads", "1", "--prompts", "3", "--max-new", "96"]
+    command = [
+        "bench",
+        "profile",
+        "-w",
+        str(root),
+        "--quick",
+        "--quant",
+        "q8_0",
+        "--threads",
+        "1",
+        "--prompts",
+        "3",
+        "--max-new",
+        "96",
+    ]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout.splitlines()[-1])
     groups = {group["name"]: group for group in document["groups"]}
     assert list(groups) == [
-        "bundled", "bundled, users as they are", "tiny q8_0", "tiny q8_0, users as they are",
-        "embedding of profiles", "embedding, users as they are",
-    ]  # fmt: skip
+        "bundled",
+        "bundled, users as they are",
+        "tiny q8_0",
+        "tiny q8_0, users as they are",
+        "embedding of profiles",
+        "embedding, users as they are",
+    ]
     for name in ("bundled", "tiny q8_0"):
         rows = groups[name]["rows"]
         assert [row["name"] for row in rows] == [bench.ENGINE, bench.LOOP, bench.HELD]
@@ -141,11 +167,24 @@ def test_an_unexplained_difference_is_told_and_fails_no_command(monkeypatch):
             return {"lengths": [10] * len(arguments["prompts"]), "chat": None, "n_ctx": 512, "size_bytes": 5_000_000}
         if kind == "differences":
             return {"cases": [near, far], "noise": [0.01]}
-        made = {"seconds": 2.0 if kind == "loop" else 1.0, "texts": texts[kind], "finishes": ["stop"] * 3, "n_prompt_tokens": [10] * 3,
-                "n_new_tokens": 30, "peak_bytes": 1_050_000_000}  # fmt: skip
+        made = {
+            "seconds": 2.0 if kind == "loop" else 1.0,
+            "texts": texts[kind],
+            "finishes": ["stop"] * 3,
+            "n_prompt_tokens": [10] * 3,
+            "n_new_tokens": 30,
+            "peak_bytes": 1_050_000_000,
+        }
         if kind == "engine":
-            made |= {"n_ctx": 512, "n_slots": 4, "n_workers": 1, "n_reused_tokens": 3, "announced_bytes": 1_000_000_000,
-                     "seconds_running": 2.0, "seconds_in_llama": 1.96}  # fmt: skip
+            made |= {
+                "n_ctx": 512,
+                "n_slots": 4,
+                "n_workers": 1,
+                "n_reused_tokens": 3,
+                "announced_bytes": 1_000_000_000,
+                "seconds_running": 2.0,
+                "seconds_in_llama": 1.96,
+            }
         return made
 
     monkeypatch.setattr(bench, "run_job", fake)
@@ -153,7 +192,10 @@ def test_an_unexplained_difference_is_told_and_fails_no_command(monkeypatch):
     monkeypatch.setattr(profile_embed, "groups", lambda *_: [])
     lines, line = bench.run(bench.Settings(1, ("bundled",)))
     assert any("prompt 2: unexplained (a gap of 2.0000, noise 0.0100): 'c' | 'y'" in text for text in lines)
-    targets = {target["what"]: (round(target["figure"], 3), target["state"]) for target in json.loads(line)["groups"][0]["targets"]}
+    targets = {
+        target["what"]: (round(target["figure"], 3), target["state"])
+        for target in json.loads(line)["groups"][0]["targets"]
+    }
     assert targets == {
         "share of equal texts": (0.333, "missed"),
         "texts that differ by more than a near-tie": (1, "missed"),

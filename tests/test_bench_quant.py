@@ -1,4 +1,5 @@
-"""`reclm bench quant`: files made and judged, figures kept, the same users paired, and a choice that knows when it cannot choose."""
+"""`reclm bench quant`: files made and judged, figures kept, the same users paired, and a choice that knows when it
+cannot choose."""
 
 import csv
 import fcntl
@@ -19,36 +20,19 @@ from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from profile_workspace import HashEncoder, make_workspace, matrix, store_split
-from reclm_lite.convert.parity.logits import gguf_logits
 from tiny_llama import write_tiny_llama
 
 from reclm_lite.assets import encoder_path, profile_model_path
-from reclm_lite.bench import (
-    quant,
-    quant_encoder,
-    quant_output,
-    quant_page,
-    quant_tables,
-)
+from reclm_lite.bench import quant, quant_encoder, quant_output, quant_page, quant_tables
 from reclm_lite.bench import quant_jobs as jobs
 from reclm_lite.bench.quant_downstream import Fits
-from reclm_lite.bench.quant_files import (
-    Asked,
-    Maker,
-    open_reference,
-    parse_types,
-    verdict_on,
-)
+from reclm_lite.bench.quant_files import Asked, Maker, open_reference, parse_types, verdict_on
 from reclm_lite.bench.quant_logits import measure
 from reclm_lite.bench.quant_profiles import choose_users, open_copy
 from reclm_lite.bench.quant_state import State
 from reclm_lite.cli import main
-from reclm_lite.errors import (
-    InputError,
-    MissingArtefactError,
-    ModelError,
-    WorkspaceError,
-)
+from reclm_lite.convert.parity.logits import gguf_logits
+from reclm_lite.errors import InputError, MissingArtefactError, ModelError, WorkspaceError
 from reclm_lite.files import file_sha256
 from reclm_lite.profiles.prompts import load_inputs
 from reclm_lite.report import write_report
@@ -124,14 +108,20 @@ def test_every_file_has_figures_with_intervals_and_the_reference_differs_from_it
     assert same["downstream"]["full recall@20"]["difference"] == 0
     assert small["mean_kl"]["value"] > 0.001 and small["exact_share"]["value"] < 1
     assert small["size_bytes"] < same["size_bytes"] / 3 and 4.5 < small["bits_per_weight"] < 5.5
-    assert small["downstream"]["full recall@20"]["n_users"] == N_USERS and small["downstream"]["unseen recall@20"] is None
+    assert (
+        small["downstream"]["full recall@20"]["n_users"] == N_USERS and small["downstream"]["unseen recall@20"] is None
+    )
 
 
 def test_int8_item_vectors_give_the_lists_of_float32_and_are_told(whole):
     told = whole.document["int8_items"]
     assert told["equal_places"] > 0.99 and told["n_users"] == N_USERS and told["n_items"] == N_ITEMS
-    assert told["bytes"]["float32"] == 4 * N_ITEMS * told["dim"] and told["bytes"]["int8"] == N_ITEMS * (told["dim"] + 4)
-    assert told["recall@20"]["float32"] == pytest.approx(whole.document["files"][0]["downstream"]["full recall@20"]["value"], abs=1e-6)
+    assert told["bytes"]["float32"] == 4 * N_ITEMS * told["dim"] and told["bytes"]["int8"] == N_ITEMS * (
+        told["dim"] + 4
+    )
+    assert told["recall@20"]["float32"] == pytest.approx(
+        whole.document["files"][0]["downstream"]["full recall@20"]["value"], abs=1e-6
+    )
     assert any("Item vectors in int8 beside float32" in line for line in quant_output.lines(whole.document, auto=False))
 
 
@@ -141,8 +131,12 @@ def test_the_workspace_is_left_as_it_was(whole):
 
 def test_a_second_run_measures_nothing_and_says_the_same(whole, root, model, monkeypatch):
     monkeypatch.setattr(quant, "run_job", lambda *_, **__: pytest.fail("a job was run again"))
-    monkeypatch.setattr("reclm_lite.bench.quant_profiles.run_profiles", lambda *_, **__: pytest.fail("profiles were written again"))
-    monkeypatch.setattr("reclm_lite.bench.quant_downstream.fit_arrays", lambda *_, **__: pytest.fail("a model was fitted again"))
+    monkeypatch.setattr(
+        "reclm_lite.bench.quant_profiles.run_profiles", lambda *_, **__: pytest.fail("profiles were written again")
+    )
+    monkeypatch.setattr(
+        "reclm_lite.bench.quant_downstream.fit_arrays", lambda *_, **__: pytest.fail("a model was fitted again")
+    )
     again = quant.run(settings(root, model, whole.out), encoder=HashEncoder())
     assert again["n_measurements"]["made"] == 0 < again["n_measurements"]["kept"]
     for name in ("files", "without_profiles", "choice"):
@@ -200,8 +194,15 @@ def test_two_models_of_one_name_do_not_share_files(tmp_path):
     for seed in (1, 2):
         (tmp_path / str(seed)).mkdir()
         others.append(write_tiny_llama(tmp_path / str(seed) / "m.gguf", quantization="F16", seed=seed))
-    made = [Maker(open_reference(path), tmp_path / "files", State(tmp_path / "state"), 1).make(Asked("q4_0"), None) for path in others]
-    assert made[0].path != made[1].path and all(file.sha256 == file_sha256(file.path) for file in made) and made[0].sha256 != made[1].sha256
+    made = [
+        Maker(open_reference(path), tmp_path / "files", State(tmp_path / "state"), 1).make(Asked("q4_0"), None)
+        for path in others
+    ]
+    assert (
+        made[0].path != made[1].path
+        and all(file.sha256 == file_sha256(file.path) for file in made)
+        and made[0].sha256 != made[1].sha256
+    )
 
 
 def test_an_encoder_that_is_none_is_told_before_any_work(root, model, tmp_path):
@@ -293,12 +294,19 @@ def test_what_the_export_found_of_a_file_counts(model, tmp_path):
     assert verdict_on(open_reference(path)) == (None, "")
     entry = {"file": "x.gguf", "ftype": "f16", "size_bytes": 1, "sha256": open_reference(path).sha256, "made_from": "x"}
     for passed, parity, expected in ((True, {"passed": True}, (True, "")), (True, None, (None, ""))):
-        manifest = {"format": 1, "identity": "x", "imatrix": None, "files": [{**entry, "passed": passed, "parity": parity}]}
+        manifest = {
+            "format": 1,
+            "identity": "x",
+            "imatrix": None,
+            "files": [{**entry, "passed": passed, "parity": parity}],
+        }
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
         assert verdict_on(open_reference(path)) == expected
     manifest["files"][0] |= {"passed": False, "parity": {"passed": False, "reasons": ["expected a smaller error"]}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ModelError, match="fails the parity gate: expected a smaller error .manifest.json beside it.: export it again"):
+    with pytest.raises(
+        ModelError, match="fails the parity gate: expected a smaller error .manifest.json beside it.: export it again"
+    ):
         open_reference(path)
     maker = Maker(open_reference(model), tmp_path / "files", State(tmp_path / "state"), 1)
     assert "fails the parity gate: expected a smaller error" in maker.make(Asked("", given=path), None).excluded
@@ -314,7 +322,8 @@ def test_divergence_is_that_of_logits_computed_one_sequence_at_a_time(model, tmp
     quantize_file(model, small, 2, n_threads=1)
     with load_model(model) as loaded:
         prompts = [
-            loaded.tokenize(text, add_special=True) for text in ("sports: rugby finals | music: choirs", "film: late night westerns")
+            loaded.tokenize(text, add_special=True)
+            for text in ("sports: rugby finals | music: choirs", "film: late night westerns")
         ]
     reference = measure(str(model), str(tmp_path), 1, prompts, 6)
     found = measure(str(small), str(tmp_path), 1)
@@ -323,7 +332,8 @@ def test_divergence_is_that_of_logits_computed_one_sequence_at_a_time(model, tmp
     for i, tokens in enumerate(np.split(kept["tokens"], np.cumsum(kept["lengths"])[:-1])):
         with load_model(model) as a, load_model(small) as b:
             p, q = (
-                np.exp(x - x.max(1, keepdims=True)) for x in (gguf_logits(m, tokens.tolist(), n_threads=1).astype(float) for m in (a, b))
+                np.exp(x - x.max(1, keepdims=True))
+                for x in (gguf_logits(m, tokens.tolist(), n_threads=1).astype(float) for m in (a, b))
             )
         p, q = p[:-1] / p[:-1].sum(1, keepdims=True), q[:-1] / q[:-1].sum(1, keepdims=True)
         assert tokens[: len(prompts[i])].tolist() == prompts[i] and len(tokens) > len(prompts[i])
@@ -341,7 +351,9 @@ def test_of_sequences_that_hold_their_answers_none_is_decoded(model, tmp_path):
     with load_model(model) as loaded:
         logits = gguf_logits(loaded, sequences[1], n_threads=1).astype(float)
     log_q = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    assert found["answer_nll_sums"][1] == pytest.approx(-sum(log_q[at, sequences[1][at + 1]] for at in range(6, 11)), rel=1e-3)
+    assert found["answer_nll_sums"][1] == pytest.approx(
+        -sum(log_q[at, sequences[1][at + 1]] for at in range(6, 11)), rel=1e-3
+    )
 
 
 # -- profiles -------------------------------------------------------------------------
@@ -352,7 +364,9 @@ def test_too_few_users_for_an_interval_are_refused(root, model, tmp_path):
         quant.run(settings(root, model, tmp_path, n_users=12))
     with make_workspace(tmp_path / "few", {0: [0, 1], 1: [2]}, test={0: [3]}) as ws:
         split = quant.quant_profiles.load_split(ws)
-        with pytest.raises(InputError, match="at least 30 users with a history or neighbours and something held out, found 1"):
+        with pytest.raises(
+            InputError, match="at least 30 users with a history or neighbours and something held out, found 1"
+        ):
             choose_users(split, load_inputs(ws), None, 0)
 
 
@@ -370,7 +384,10 @@ def test_the_copy_is_kept_as_long_as_the_workspace_is_the_same(root, tmp_path):
         changed = store_split(ws, parts)
     with open_copy(mine, tmp_path / "copy") as copy:
         assert copy.get_meta("mark") is None and copy.fingerprint("matrices/split") == changed
-    with pytest.raises(MissingArtefactError, match="reclm embed items"), make_workspace(tmp_path / "bare", {0: [1]}) as ws:
+    with (
+        pytest.raises(MissingArtefactError, match="reclm embed items"),
+        make_workspace(tmp_path / "bare", {0: [1]}) as ws,
+    ):
         open_copy(ws.root, tmp_path / "other")
 
 
@@ -379,7 +396,9 @@ def test_users_are_drawn_among_those_with_something_held_out(root):
         split, inputs = quant.quant_profiles.load_split(ws), load_inputs(ws)
         assert choose_users(split, inputs, None, 0) == list(range(N_USERS))
         drawn = choose_users(split, inputs, 30, 0)
-        assert len(set(drawn)) == 30 and drawn == choose_users(split, inputs, 30, 0) != choose_users(split, inputs, 30, 1)
+        assert len(set(drawn)) == 30 and drawn == choose_users(split, inputs, 30, 0) != choose_users(
+            split, inputs, 30, 1
+        )
 
 
 @pytest.mark.parametrize(
@@ -406,14 +425,24 @@ def test_the_report_shows_the_frontier_where_it_was_measured(whole, root, tmp_pa
         assert "Size of the profile model" not in Page(write_report(ws).read_text()).text
         quant_output.write(whole.document, mine / "reports" / "quant")
         page = Page(write_report(ws).read_text())
-        assert not page.open and "Size of the profile model" in page.text and "The data or the split have changed" not in page.text
+        assert (
+            not page.open
+            and "Size of the profile model" in page.text
+            and "The data or the split have changed" not in page.text
+        )
         assert "The frontier" in page.text and "no profiles, the backbone alone" in page.text
         assert whole.document["choice"]["sentence"].replace(" %", "\u00a0%") in page.text
         quant_output.write({**whole.document, "split": "another"}, mine / "reports" / "quant")
         assert "The data or the split have changed since." in Page(write_report(ws).read_text()).text
         rows = whole.document["files"]
-        odd = [{"files": [{}]}, {"choice": None}, {"files": [{**rows[0], "size_bytes": 10**400}, *rows[1:]]}, {"choice": {**whole.document["choice"], "max_loss": float("inf")}},
-               {"settings": {**whole.document["settings"], "n_seeds": None}}, {"choice": {**whole.document["choice"], "sentence": 3}}]  # fmt: skip
+        odd = [
+            {"files": [{}]},
+            {"choice": None},
+            {"files": [{**rows[0], "size_bytes": 10**400}, *rows[1:]]},
+            {"choice": {**whole.document["choice"], "max_loss": float("inf")}},
+            {"settings": {**whole.document["settings"], "n_seeds": None}},
+            {"choice": {**whole.document["choice"], "sentence": 3}},
+        ]
         odd = [json.dumps({**whole.document, **change}) for change in odd]
         for damage in ("{", "[]", "[" * 100_000, *odd):
             (mine / "reports" / "quant" / "quant.json").write_text(damage)
@@ -445,7 +474,9 @@ def test_an_encoder_is_compared_with_its_quantized_files_and_kept(root, tmp_path
     assert small["min_cosine"] <= small["cosine"]["interval"][0] and small["texts_per_s"] > 0
     first, second = (row["downstream"]["full recall@20"] for row in rows)
     assert first["difference"] == 0 and first["n_users"] == second["n_users"] == N_USERS and second["n_seeds"] == 2
-    assert second["reference"] == first["value"] and second["interval"][0] <= second["difference"] <= second["interval"][1]
+    assert (
+        second["reference"] == first["value"] and second["interval"][0] <= second["difference"] <= second["interval"][1]
+    )
     assert small["downstream"]["full ndcg@20"]["difference"] != 0
     monkeypatch.setattr(quant_encoder, "run_job", lambda *_, **__: pytest.fail("encoded again"))
     monkeypatch.setattr("reclm_lite.bench.quant_downstream.fit_arrays", lambda *_, **__: pytest.fail("fitted again"))
@@ -463,7 +494,14 @@ def test_an_encoder_is_compared_with_its_quantized_files_and_kept(root, tmp_path
 
 def test_encoders_are_in_the_table_and_on_the_page(whole):
     figure = {"value": 0.99, "interval": [0.98, 1.0]}
-    row = {**whole.document["files"][0], "texts_per_s": 50.0, "downstream": None, "cosine": figure, "min_cosine": 0.9, "neighbours_kept": figure}
+    row = {
+        **whole.document["files"][0],
+        "texts_per_s": 50.0,
+        "downstream": None,
+        "cosine": figure,
+        "min_cosine": 0.9,
+        "neighbours_kept": figure,
+    }
     document = {**whole.document, "encoders": [row, {**row, "name": "q1", "excluded": "why not"}]}
     assert any("99.0 (98.0–100.0)" in line for line in quant_output.lines(document, auto=False))
     page = Page(quant_page.render(document))
@@ -480,19 +518,45 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium to lay the page out")
 @pytest.mark.parametrize(("width", "medium"), [(360, "screen"), (1200, "screen"), (692, "print")])
 def test_in_a_browser_nothing_sticks_out_of_the_page_and_words_do_not_lie_on_each_other(whole, tmp_path, width, medium):
-    document = {**whole.document, "encoders": [{**whole.document["files"][0], "texts_per_s": 50.0, "min_cosine": 0.9, "neighbours_kept": INTERVAL, "cosine": INTERVAL}]}
+    document = {
+        **whole.document,
+        "encoders": [
+            {
+                **whole.document["files"][0],
+                "texts_per_s": 50.0,
+                "min_cosine": 0.9,
+                "neighbours_kept": INTERVAL,
+                "cosine": INTERVAL,
+            }
+        ],
+    }
     page = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", quant_page.render(document))
     page = page.replace("@media print", "@media all") if medium == "print" else page
     ask = """
         const d = frame.contentDocument, boxes = e => e.getBoundingClientRect();
         const words = [...d.querySelectorAll("svg")].map(s => [...s.querySelectorAll("text")].map(boxes));
         const touching = words.flatMap(w => w.flatMap((a, i) => w.slice(i + 1).filter(
-            b => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4)));
-        document.title = JSON.stringify([d.documentElement.scrollWidth, frame.clientWidth, words.flat().length, touching.length]);"""
-    outer = f'<iframe id="frame" style="border:0;width:{width}px;height:900px" srcdoc="{escape(page, quote=True)}"></iframe><script>onload = () => {{{ask}}}</script>'
+            b => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+              && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4)));
+        const found = [d.documentElement.scrollWidth, frame.clientWidth, words.flat().length, touching.length];
+        document.title = JSON.stringify(found);"""
+    outer = (
+        f'<iframe id="frame" style="border:0;width:{width}px;height:900px" '
+        f'srcdoc="{escape(page, quote=True)}"></iframe><script>onload = () => {{{ask}}}</script>'
+    )
     (tmp_path / "outer.html").write_text(outer, encoding="utf-8")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", "--dump-dom"]
-    done = subprocess.run([*command, (tmp_path / "outer.html").as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1400,1000",
+        "--dump-dom",
+    ]
+    done = subprocess.run(
+        [*command, (tmp_path / "outer.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
     content, inside, n_words, n_touching = json.loads(re.search("<title>(.*?)</title>", done.stdout)[1])
     assert inside == width and content <= width and n_words > 30 and n_touching == 0
 
@@ -529,11 +593,15 @@ def test_the_command_prints_tables_and_the_choice_or_one_json_line(whole, root, 
 
 
 def test_the_command_refuses_in_one_sentence(root, tmp_path):
-    result = CliRunner().invoke(main, ["bench", "quant", "-w", str(root), "--model", str(profile_model_path()), "--out", str(tmp_path)])
+    result = CliRunner().invoke(
+        main, ["bench", "quant", "-w", str(root), "--model", str(profile_model_path()), "--out", str(tmp_path)]
+    )
     assert result.exit_code == 1 and "found Q8_0" in result.stderr and "Traceback" not in result.stderr
     result = CliRunner().invoke(main, ["bench", "quant", "-w", str(root), "--model", str(tmp_path / "none.gguf")])
     assert result.exit_code == 2
-    result = CliRunner().invoke(main, ["bench", "quant", "-w", str(root), "--model", str(profile_model_path()), "--max-loss", "much"])
+    result = CliRunner().invoke(
+        main, ["bench", "quant", "-w", str(root), "--model", str(profile_model_path()), "--max-loss", "much"]
+    )
     assert result.exit_code == 2 and "found 'much'" in result.stderr
 
 
@@ -553,7 +621,9 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
         self.loads += [
-            value for name, value in attributes if name in ("src", "srcset", "data") or (name == "href" and not value.startswith("#"))
+            value
+            for name, value in attributes
+            if name in ("src", "srcset", "data") or (name == "href" and not value.startswith("#"))
         ]
         self.loads += [tag] if tag in ("script", "iframe", "link", "img", "object") else []
         self.ids |= {given["id"]} if "id" in given else set()

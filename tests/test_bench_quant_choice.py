@@ -14,13 +14,7 @@ from reclm_lite.bench.quant_intervals import (
     students_t,
     wilson,
 )
-from reclm_lite.bench.quant_results import (
-    CHOSEN,
-    LOSE_MORE,
-    REFERENCE,
-    TOO_SMALL,
-    choose,
-)
+from reclm_lite.bench.quant_results import CHOSEN, LOSE_MORE, REFERENCE, TOO_SMALL, choose
 
 
 def test_wilsons_interval_is_that_of_the_textbook():
@@ -43,7 +37,9 @@ def test_a_difference_between_seeds_alone_has_students_interval():
     half = students_t(3) * 0.01 / np.sqrt(3)
     assert result.difference == pytest.approx(0.02) and result.loss == pytest.approx(-0.04)
     assert result.as_dict()["interval"] == pytest.approx([0.02 - half, 0.02 + half])
-    assert result.of_loss.users == pytest.approx(0, abs=1e-12) and result.of_loss.seeds * students_t(3) == pytest.approx(2 * half)
+    assert result.of_loss.users == pytest.approx(0, abs=1e-12) and result.of_loss.seeds * students_t(
+        3
+    ) == pytest.approx(2 * half)
 
 
 def test_a_difference_between_users_alone_has_the_normal_interval():
@@ -79,7 +75,12 @@ def test_the_interval_of_the_loss_holds_the_truth_as_often_as_it_says():
     rng, n_held, n_trials = np.random.default_rng(0), 0, 400
     for _ in range(n_trials):
         base = 0.3 + 0.1 * rng.standard_normal((1, 80))
-        effect = 0.02 + 0.05 * rng.standard_normal((1, 80)) + 0.01 * rng.standard_normal((4, 1)) + 0.05 * rng.standard_normal((4, 80))
+        effect = (
+            0.02
+            + 0.05 * rng.standard_normal((1, 80))
+            + 0.01 * rng.standard_normal((4, 1))
+            + 0.05 * rng.standard_normal((4, 80))
+        )
         low, high = paired(base - effect + np.zeros((4, 80)), base + np.zeros((4, 80))).as_dict()["loss_interval"]
         n_held += low <= 0.02 / 0.3 <= high
     assert 0.93 <= n_held / n_trials <= 0.995
@@ -92,7 +93,14 @@ def row(name, size, loss=None, half=0.001, **more):
     interval = None if loss is None or half is None else (loss - half, loss + half)
     errors = {"users": (half or 0.0) / 1.959964, "seeds": 0.0, "df": 4}
     pair = {"loss": loss, "loss_interval": interval, "of_loss": errors, "n_users": 400, "n_seeds": 5}
-    return {"name": name, "size_bytes": size, "excluded": "", "imatrix": False, "downstream": {"full recall@20": pair}, **more}
+    return {
+        "name": name,
+        "size_bytes": size,
+        "excluded": "",
+        "imatrix": False,
+        "downstream": {"full recall@20": pair},
+        **more,
+    }
 
 
 BIG = row("f16", 100, 0.0, 0.0)

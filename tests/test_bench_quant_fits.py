@@ -1,4 +1,5 @@
-"""The fits of `reclm bench quant`: equal to those of `reclm fit`, though files share the part that knows nothing of profiles."""
+"""The fits of `reclm bench quant`: equal to those of `reclm fit`, though files share the part that knows nothing of
+profiles."""
 
 import json
 import sys
@@ -30,7 +31,9 @@ def root(tmp_path):
     train, valid, test = ({u: row[part] for u, row in enumerate(rows)} for part in (slice(3), slice(3, 4), slice(4, 6)))
     with make_workspace(tmp_path / "ws", train, valid=valid, test=test, n_items=N_ITEMS) as ws:
         embed_items(ws, HashEncoder())
-        ws.db.execute("INSERT INTO profiles (side, idx, status, text, source, created) VALUES ('user', 0, 'ok', 'x', 'x', 'now')")
+        ws.db.execute(
+            "INSERT INTO profiles (side, idx, status, text, source, created) VALUES ('user', 0, 'ok', 'x', 'x', 'now')"
+        )
         ws.db.commit()
     return tmp_path / "ws"
 
@@ -47,11 +50,22 @@ def of_the_command(root, model, vectors, seed):
         if vectors is not None:
             with ws.writing():
                 ws.save("vectors/user_profiles", {"vectors": vectors}, inputs={}, params={})
-        fitted = fit(ws, model, profiles="none" if vectors is None else "users", seed=seed, epochs=EPOCHS, restart=True, n_threads=1)
+        fitted = fit(
+            ws,
+            model,
+            profiles="none" if vectors is None else "users",
+            seed=seed,
+            epochs=EPOCHS,
+            restart=True,
+            n_threads=1,
+        )
         from reclm_lite.data.dataset import load_split
 
         split = load_split(ws)
-        return {setting: evaluate(split, fitted, setting, (20,), n_threads=1).per_user["ndcg@20"].round(8).tolist() for setting in SETTINGS}
+        return {
+            setting: evaluate(split, fitted, setting, (20,), n_threads=1).per_user["ndcg@20"].round(8).tolist()
+            for setting in SETTINGS
+        }
 
 
 @pytest.mark.parametrize("model", ["lightgcn", "ncf"])
@@ -100,8 +114,18 @@ def test_other_texts_of_items_are_another_fit(root, tmp_path):
 
 def test_turns_of_one_file_come_together_in_the_order_of_the_prompts():
     def turn(texts, rate, peak, base):
-        return {"load_seconds": 0.1, "prefill_tokens_per_s": rate, "decode_tokens_per_s": rate, "profiles_per_s": rate, "texts": texts,
-                "finishes": ["stop"] * len(texts), "n_slots": 4, "n_workers": 1, "base_bytes": base, "peak_bytes": peak}  # fmt: skip
+        return {
+            "load_seconds": 0.1,
+            "prefill_tokens_per_s": rate,
+            "decode_tokens_per_s": rate,
+            "profiles_per_s": rate,
+            "texts": texts,
+            "finishes": ["stop"] * len(texts),
+            "n_slots": 4,
+            "n_workers": 1,
+            "base_bytes": base,
+            "peak_bytes": peak,
+        }
 
     found = quant_jobs.merged([turn(["a", "d", "g"], 3, 10, 4), turn(["b", "e"], 1, 30, 7), turn(["c", "f"], 2, 20, 9)])
     assert found["texts"] == list("abcdefg") and found["profiles_per_s"] == [3, 1, 2]

@@ -1,4 +1,5 @@
-"""The parts of `reclm bench quant` that need no model: types asked for, figures kept, positions, profiles compared, plots."""
+"""The parts of `reclm bench quant` that need no model: types asked for, figures kept, positions, profiles compared,
+plots."""
 
 import json
 import re
@@ -34,7 +35,13 @@ def test_given_files_are_told_apart_by_as_much_of_their_path_as_it_takes(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("types", "why"), [(["q4_x"], "found 'q4_x'"), (["f16"], "found 'f16'"), (["iq1_s"], "importance matrix for iq1_s"), ([], "found none")]
+    ("types", "why"),
+    [
+        (["q4_x"], "found 'q4_x'"),
+        (["f16"], "found 'f16'"),
+        (["iq1_s"], "importance matrix for iq1_s"),
+        ([], "found none"),
+    ],
 )
 def test_types_that_cannot_be_made_are_refused(types, why):
     with pytest.raises(InputError, match=why):
@@ -81,8 +88,17 @@ def test_numbers_are_short_in_the_table():
 
 
 def test_the_frontier_joins_those_that_nothing_smaller_beats():
-    assert frontier([(9.0, 0.0), (5.0, 0.01), (3.0, 0.2), (4.0, 0.3), (2.0, 0.25)]) == [(2.0, 0.25), (3.0, 0.2), (5.0, 0.01), (9.0, 0.0)]
-    assert frontier([(9.0, 0.2), (5.0, 0.01), (3.0, 0.3), (4.0, 0.0), (9.0, 0.1)], more_is_better=True) == [(9.0, 0.1), (5.0, 0.01), (4.0, 0.0)]
+    assert frontier([(9.0, 0.0), (5.0, 0.01), (3.0, 0.2), (4.0, 0.3), (2.0, 0.25)]) == [
+        (2.0, 0.25),
+        (3.0, 0.2),
+        (5.0, 0.01),
+        (9.0, 0.0),
+    ]
+    assert frontier([(9.0, 0.2), (5.0, 0.01), (3.0, 0.3), (4.0, 0.0), (9.0, 0.1)], more_is_better=True) == [
+        (9.0, 0.1),
+        (5.0, 0.01),
+        (4.0, 0.0),
+    ]
 
 
 @pytest.mark.parametrize("values", [[0.0], [0.0, 0.0], [-0.2, 0.013], [0.0, 9.05], [0.0, 1e-9], [-3.0, -1.0]])

@@ -71,7 +71,10 @@ class RanksFromHistory:
         known = sampled()
         one, three = (self.fit(known, n_threads=n, seed=4) for n in (1, 3))
         for n_threads, fitted in ((1, one), (3, three)):
-            assert fitted.topk(np.arange(60), 7, n_threads=n_threads)[1].tobytes() == one.topk(np.arange(60), 7)[1].tobytes()
+            assert (
+                fitted.topk(np.arange(60), 7, n_threads=n_threads)[1].tobytes()
+                == one.topk(np.arange(60), 7)[1].tobytes()
+            )
 
     def test_what_is_stored_ranks_alike(self, tmp_path):
         known = sampled()
@@ -282,7 +285,9 @@ def test_without_validation_fixed_values_are_used(model):
 
 def test_refit_is_on_training_and_validation_together_or_not_at_all():
     split = split_of(sampled())
-    both, one = (fit_closed(split, "itemknn", itemknn.Settings(k=5, shrink=1.0), refit=refit) for refit in (True, False))
+    both, one = (
+        fit_closed(split, "itemknn", itemknn.Settings(k=5, shrink=1.0), refit=refit) for refit in (True, False)
+    )
     assert both.histories.nnz == split.known().nnz and one.histories.nnz == split.train.nnz
     assert both.metrics == one.metrics
 
@@ -364,4 +369,6 @@ def test_estimates_are_near_the_measured_peak_of_a_search(model):
         measured = max(measured, peak)
         if estimate < 1.6 * measured:
             break
-    assert measured / 1.6 < estimate < 1.6 * measured, f"estimated {estimate / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB"
+    assert measured / 1.6 < estimate < 1.6 * measured, (
+        f"estimated {estimate / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB"
+    )

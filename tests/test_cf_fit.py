@@ -58,9 +58,13 @@ def ws(tmp_path):
     split = two_tastes()
     known = split.known().tocoo()
     data = Imported(
-        "tastes", [f"u{u}" for u in range(N_USERS)], [f"i{i}" for i in range(N_ITEMS)],
-        [ItemText(f"item {i}") for i in range(N_ITEMS)], known.row.astype(np.int32), known.col.astype(np.int32),
-    )  # fmt: skip
+        "tastes",
+        [f"u{u}" for u in range(N_USERS)],
+        [f"i{i}" for i in range(N_ITEMS)],
+        [ItemText(f"item {i}") for i in range(N_ITEMS)],
+        known.row.astype(np.int32),
+        known.col.astype(np.int32),
+    )
     with Workspace.create(tmp_path / "ws") as ws:
         save_imported(ws, data)
         save_split(ws, split, inputs={"matrices/interactions": ws.fingerprint("matrices/interactions")})
@@ -100,7 +104,11 @@ def test_paper_preset_is_the_published_one(model):
     assert (settings.rate, settings.batch_size, settings.epochs, settings.l2) == (1e-3, 4096, 50, l2)
     assert (settings.dim, settings.loss, settings.n_negatives) == (32, "bpr", 1)
     if model in ("lightgcn", "sgl", "simgcl"):
-        assert (settings.layer_weights, settings.self_loops, settings.items_propagated) == ((1.0, 1.0, 1.0), True, False)
+        assert (settings.layer_weights, settings.self_loops, settings.items_propagated) == (
+            (1.0, 1.0, 1.0),
+            True,
+            False,
+        )
     if model in ("sgl", "simgcl"):
         assert (settings.contrast_weight, settings.temperature, settings.contrast_with) == (1e-2, 0.1, "all")
     fitted = fit_arrays(Inputs(two_tastes(), text=taste_vectors(N_ITEMS)), model, preset="paper", epochs=2)
@@ -144,7 +152,9 @@ def test_closed_gates_leave_exactly_the_base():
     nothing = np.zeros((N_USERS, N_TEXT), np.float32)
     base, fused = quick(text=text), quick(text=text, user_profiles=nothing)
     assert fused.params["gate_users"] == 0
-    assert np.array_equal(base.user_vectors, fused.user_vectors) and np.array_equal(base.item_vectors, fused.item_vectors)
+    assert np.array_equal(base.user_vectors, fused.user_vectors) and np.array_equal(
+        base.item_vectors, fused.item_vectors
+    )
     assert np.array_equal(base.user_ready, fused.user_ready)
 
 
@@ -237,7 +247,9 @@ def test_validation_agrees_with_the_evaluators():
     means = evaluate_validation(split, fitted).means
     assert validator(split).of(fitted) == pytest.approx((means["recall@20"], means["ndcg@20"]))
     bias = fitted.item_bias
-    assert validator(split)(Vectors(fitted.user_vectors, fitted.item_vectors, bias)) == pytest.approx(validator(split).of(fitted))
+    assert validator(split)(Vectors(fitted.user_vectors, fitted.item_vectors, bias)) == pytest.approx(
+        validator(split).of(fitted)
+    )
 
 
 def test_selection_never_reads_the_test_set():
@@ -271,8 +283,10 @@ def test_profiles_are_stored_beside_the_plain_model(ws):
         fit(ws, "lightgcn", profiles=profiles, epochs=1)
     assert interface.fitted_models(ws) == [("lightgcn", p) for p in ("both", "items", "none", "users")]
     assert set(ws.provenance("models/lightgcn+users", made_by="")["inputs"]) == {
-        "matrices/split", "vectors/items", "vectors/user_profiles",
-    }  # fmt: skip
+        "matrices/split",
+        "vectors/items",
+        "vectors/user_profiles",
+    }
 
 
 def test_missing_vectors_name_the_command(ws):
@@ -336,7 +350,9 @@ def test_progress_reaches_its_total(ws):
     add_vectors(ws, "vectors/items", N_ITEMS)
     add_vectors(ws, "vectors/user_profiles", N_USERS)
     calls = []
-    fit(ws, "lightgcn", profiles="users", epochs=3, progress=lambda done, total, note: calls.append((done, total, note)))
+    fit(
+        ws, "lightgcn", profiles="users", epochs=3, progress=lambda done, total, note: calls.append((done, total, note))
+    )
     assert [done for done, _, _ in calls] == list(range(1, len(calls) + 1))
     assert calls[-1][0] == calls[-1][1]
     assert "N@20" in calls[0][2] and "interactions/s" in calls[0][2]
@@ -381,7 +397,9 @@ def test_topk_of_a_model_agrees_with_its_scores():
 def test_split_is_loaded_fresh_only(ws):
     add_vectors(ws, "vectors/items", N_ITEMS)
     fit(ws, "popularity")
-    ws.save("matrices/interactions", {"users": np.zeros(1, np.int32), "items": np.zeros(1, np.int32)}, inputs={}, params={})
+    ws.save(
+        "matrices/interactions", {"users": np.zeros(1, np.int32), "items": np.zeros(1, np.int32)}, inputs={}, params={}
+    )
     with pytest.raises(MissingArtefactError, match="reclm split"):
         load_split(ws)
 

@@ -1,4 +1,5 @@
-"""Fold-in: equal to what a fit gives where that can be, close to it where the model learns, and defined for everybody."""
+"""Fold-in: equal to what a fit gives where that can be, close to it where the model learns, and defined for
+everybody."""
 
 import dataclasses
 
@@ -88,7 +89,8 @@ def test_a_graph_places_users_without_an_id_vector_where_the_fit_did(model):
     known = grouped(3)
     rows = [known[user].indices[:3] if user % 2 else known[user].indices for user in range(N_USERS)]
     short = sp.csr_matrix(
-        (np.ones(sum(map(len, rows)), np.float32), np.concatenate(rows), np.cumsum([0, *map(len, rows)])), shape=known.shape
+        (np.ones(sum(map(len, rows)), np.float32), np.concatenate(rows), np.cumsum([0, *map(len, rows)])),
+        shape=known.shape,
     )
     base = fitted_on(split_of(short, first_train=0.3), model, epochs=2)
     history = split_of(short, first_train=0.3).known()
@@ -239,7 +241,8 @@ def test_a_model_stored_without_a_fold_state_says_so():
 
 
 @pytest.mark.parametrize(
-    ("model", "preset", "profiles"), [("ncf", "default", False), ("lightgcn", "paper", True), ("biasmf", "default", True)]
+    ("model", "preset", "profiles"),
+    [("ncf", "default", False), ("lightgcn", "paper", True), ("biasmf", "default", True)],
 )
 def test_what_is_stored_folds_alike(model, preset, profiles, tmp_path):
     base = fitted(model, preset, profiles)

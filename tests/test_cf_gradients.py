@@ -8,13 +8,13 @@ import scipy.sparse as sp
 
 torch = pytest.importorskip("torch")
 
-from reclm_lite.cf.inputs import Inputs  # noqa: E402
-from reclm_lite.cf.models import TRAINED, module_of  # noqa: E402
-from reclm_lite.cf.profile_tower import ProfileTower  # noqa: E402
-from reclm_lite.cf.settings import ContrastSettings, GraphSettings  # noqa: E402
-from reclm_lite.cf.training import Batch, RowGrad  # noqa: E402
-from reclm_lite.cf.vectors import Vectors  # noqa: E402
-from reclm_lite.data.dataset import Split  # noqa: E402
+from reclm_lite.cf.inputs import Inputs
+from reclm_lite.cf.models import TRAINED, module_of
+from reclm_lite.cf.profile_tower import ProfileTower
+from reclm_lite.cf.settings import ContrastSettings, GraphSettings
+from reclm_lite.cf.training import Batch, RowGrad
+from reclm_lite.cf.vectors import Vectors
+from reclm_lite.data.dataset import Split
 
 N_USERS, N_ITEMS, N_TEXT, DIM = 13, 9, 11, 4
 TARGETS = np.array([0, 3, 4, 9])
@@ -22,8 +22,11 @@ SEED = 77
 
 PLAIN = ((), ("text",))
 PROFILES = (
-    ("text", "user_profiles"), ("text", "item_profiles"), ("text", "user_profiles", "item_profiles"), ("user_profiles", "item_profiles"),
-)  # fmt: skip
+    ("text", "user_profiles"),
+    ("text", "item_profiles"),
+    ("text", "user_profiles", "item_profiles"),
+    ("user_profiles", "item_profiles"),
+)
 # With the default preset, profiles stand beside the model and are tested with the tower.
 CASES = [("paper", use) for use in PLAIN + PROFILES] + [("default", use) for use in PLAIN]
 
@@ -35,8 +38,10 @@ def data():
     dense[:, 5] = False  # an item without training interactions
     train = sp.csr_matrix(dense.astype(np.float32))
     train.sort_indices()
-    vectors = {name: rng.standard_normal((n, N_TEXT), dtype=np.float32)
-               for name, n in (("text", N_ITEMS), ("user_profiles", N_USERS), ("item_profiles", N_ITEMS))}  # fmt: skip
+    vectors = {
+        name: rng.standard_normal((n, N_TEXT), dtype=np.float32)
+        for name, n in (("text", N_ITEMS), ("user_profiles", N_USERS), ("item_profiles", N_ITEMS))
+    }
     vectors["user_profiles"][2] = 0
     vectors["item_profiles"][4] = 0
     return train, vectors
@@ -46,7 +51,9 @@ def inputs_of(data, use) -> Inputs:
     train, vectors = data
     nothing = sp.csr_matrix(train.shape, dtype=np.float32)
     everything = np.arange(N_ITEMS, dtype=np.int32)
-    split = Split(train, nothing, nothing, nothing, full_candidates=everything, unseen_candidates=everything[:0], params={})
+    split = Split(
+        train, nothing, nothing, nothing, full_candidates=everything, unseen_candidates=everything[:0], params={}
+    )
     return Inputs(split, **{name: vectors[name] for name in use})
 
 
@@ -99,7 +106,11 @@ def torch_residual(p, vectors, use, train, min_id_interactions):
     users = torch.zeros(N_USERS, DIM, dtype=torch.float64).index_put((torch.as_tensor(id_users),), p["user_id"])
     if "text" not in use:
         return users, p["item_id"], p["item_bias"]
-    return users, mlp(p, "text", vectors["text"]) + p["item_id"], p["item_bias"] + (vectors["text"] @ p["bias_of_text"])[:, 0]
+    return (
+        users,
+        mlp(p, "text", vectors["text"]) + p["item_id"],
+        p["item_bias"] + (vectors["text"] @ p["bias_of_text"])[:, 0],
+    )
 
 
 def adjacency(train, self_loops, dropped):
@@ -148,7 +159,9 @@ def simgcl_noise(settings, number):
     layers = []
     for _ in range(settings.n_layers):
         parts = [rng.random((n, settings.dim), dtype=np.float32).astype(np.float64) for n in (N_USERS, N_ITEMS)]
-        layers.append(torch.as_tensor(np.vstack([settings.eps * x / np.linalg.norm(x, axis=1, keepdims=True) for x in parts])))
+        layers.append(
+            torch.as_tensor(np.vstack([settings.eps * x / np.linalg.norm(x, axis=1, keepdims=True) for x in parts]))
+        )
     return layers
 
 
@@ -227,7 +240,9 @@ LOSSES = {"bpr": ("bpr", 1), "bpr of several": ("bpr", 3), "ssm": ("ssm", 5)}
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-@pytest.mark.parametrize("preset, use", CASES, ids=lambda part: part if isinstance(part, str) else "+".join(part) or "plain")
+@pytest.mark.parametrize(
+    "preset, use", CASES, ids=lambda part: part if isinstance(part, str) else "+".join(part) or "plain"
+)
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_model_matches_autograd(data, name, preset, use, loss):
     module = module_of(name)
@@ -245,11 +260,15 @@ def test_every_model_matches_autograd(data, name, preset, use, loss):
 @pytest.mark.parametrize(
     "changes",
     [
-        dict(items_propagated=False), dict(drops_targets=False), dict(self_loops=True), dict(n_layers=0), dict(layers="sum"),
+        dict(items_propagated=False),
+        dict(drops_targets=False),
+        dict(self_loops=True),
+        dict(n_layers=0),
+        dict(layers="sum"),
         dict(contrast_with="all"),
     ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("name", ["lightgcn", "sgl", "simgcl"])
 def test_every_graph_setting_matches_autograd(data, name, changes):
     module = module_of(name)
@@ -296,6 +315,8 @@ def test_profiles_beside_a_model_match_autograd(data, use, loss, relu_dim):
             mask = (double["item_profiles"] != 0).any(dim=1, keepdim=True)
             users.append(torch.as_tensor(base.users[:, : 5 - relu_dim].astype(np.float64)))
             items.append(mlp(p, "item_profile", double["item_profiles"]) * mask)
-        return torch_loss(torch.cat(users, 1), torch.cat(items, 1), torch.as_tensor(base.bias.astype(np.float64)), 0, batch)
+        return torch_loss(
+            torch.cat(users, 1), torch.cat(items, 1), torch.as_tensor(base.bias.astype(np.float64)), 0, batch
+        )
 
     compare(tower, total, batch)

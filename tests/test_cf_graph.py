@@ -63,7 +63,8 @@ def test_a_later_call_does_not_change_an_earlier_result(interactions):
 @pytest.mark.parametrize("self_loops", [False, True])
 def test_threads_do_not_change_a_bit_of_propagation(interactions, self_loops):
     one, two = (
-        Graph(interactions, self_loops=self_loops, n_threads=n).propagate(*first_vectors(), (1.0, 1.0, 1.0)) for n in (1, 2)
+        Graph(interactions, self_loops=self_loops, n_threads=n).propagate(*first_vectors(), (1.0, 1.0, 1.0))
+        for n in (1, 2)
     )
     assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
 
@@ -71,7 +72,11 @@ def test_threads_do_not_change_a_bit_of_propagation(interactions, self_loops):
 def test_items_without_an_edge_are_known_with_and_without_self_loops(interactions):
     lonely = np.flatnonzero(np.bincount(interactions.indices, minlength=N_ITEMS) == 0).tolist()
     assert 7 in lonely
-    assert Graph(interactions).unknown_items.tolist() == Graph(interactions, self_loops=True).unknown_items.tolist() == lonely
+    assert (
+        Graph(interactions).unknown_items.tolist()
+        == Graph(interactions, self_loops=True).unknown_items.tolist()
+        == lonely
+    )
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 97, 4096])

@@ -1,4 +1,5 @@
-"""What every stage asks of a fitted model: scores and top-k agree, whatever the scores are made of; storage loses nothing."""
+"""What every stage asks of a fitted model: scores and top-k agree, whatever the scores are made of; storage loses
+nothing."""
 
 import sys
 from pathlib import Path
@@ -60,7 +61,9 @@ def test_topk_is_the_scores_sorted_masked_and_ties_to_the_lower_id(kind, with_ca
     scores[SEEN[users][:, candidates].toarray() > 0] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")[:, :6]
     ids, best = fitted.topk(users, 6, candidates=candidates if with_candidates else None, seen=SEEN)
-    np.testing.assert_array_equal(ids, np.where(np.isfinite(np.take_along_axis(scores, order, 1)), candidates[order], -1))
+    np.testing.assert_array_equal(
+        ids, np.where(np.isfinite(np.take_along_axis(scores, order, 1)), candidates[order], -1)
+    )
     np.testing.assert_allclose(best, np.take_along_axis(scores, order, 1), rtol=1e-5, atol=1e-5)
 
 

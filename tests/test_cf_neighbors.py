@@ -1,9 +1,8 @@
 """Similar users: whose vectors count, who may be a neighbour, and what stands in where vectors say nothing."""
 
 import sys
-from pathlib import Path
-
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest

@@ -19,7 +19,7 @@ def every_epoch_is_kept(monkeypatch):
 
 
 @pytest.fixture
-def full(ws):  # noqa: F811
+def full(ws):
     for name, n in (("vectors/items", N_ITEMS), ("vectors/user_profiles", N_USERS)):
         add_vectors(ws, name, n)
     return ws
@@ -28,7 +28,7 @@ def full(ws):  # noqa: F811
 ARGUMENTS = dict(profiles="users", assignments=["tower_epochs=2", "patience=none"], epochs=3, n_threads=1)
 
 
-def interrupted_at(ws, at, model="lightgcn", **arguments):  # noqa: F811
+def interrupted_at(ws, at, model="lightgcn", **arguments):
     def progress(done, total, note):
         if done == at:
             raise Interrupted
@@ -37,7 +37,7 @@ def interrupted_at(ws, at, model="lightgcn", **arguments):  # noqa: F811
         fit(ws, model, progress=progress, **ARGUMENTS | arguments)
 
 
-def folder(ws):  # noqa: F811
+def folder(ws):
     return ws.root / "models" / ".lightgcn+users.checkpoint"
 
 
@@ -49,9 +49,13 @@ def test_an_interrupted_fit_goes_on_with_the_same_bits(full, at):
     interrupted_at(full, at)
     assert folder(full).is_dir()
     told, notes = [], []
-    again = fit(full, "lightgcn", notice=told.append, progress=lambda done, total, note: notes.append(note), **ARGUMENTS)
+    again = fit(
+        full, "lightgcn", notice=told.append, progress=lambda done, total, note: notes.append(note), **ARGUMENTS
+    )
     assert len(told) == 1 and "Going on with the interrupted fit of lightgcn" in told[0]
-    assert np.array_equal(whole.user_vectors, again.user_vectors) and np.array_equal(whole.item_vectors, again.item_vectors)
+    assert np.array_equal(whole.user_vectors, again.user_vectors) and np.array_equal(
+        whole.item_vectors, again.item_vectors
+    )
     assert whole.metrics == again.metrics
     assert whole.params == again.params and whole.fingerprint == again.fingerprint
     assert not folder(full).exists()
@@ -61,13 +65,17 @@ def test_finished_epochs_are_not_trained_again(full, monkeypatch):
     interrupted_at(full, 3)
     trained = []
     run = training._Epochs.run
-    monkeypatch.setattr(training._Epochs, "run", lambda self, epoch: trained.append(self.model.name) or run(self, epoch))
+    monkeypatch.setattr(
+        training._Epochs, "run", lambda self, epoch: trained.append(self.model.name) or run(self, epoch)
+    )
     fit(full, "lightgcn", **ARGUMENTS)
     assert trained[:2] == ["profiles", "profiles"], "the epochs of selection were finished"
     assert 1 <= trained.count("lightgcn") <= 3, "those of the refit were not"
 
 
-@pytest.mark.parametrize("change", [dict(seed=1), dict(epochs=4), dict(assignments=["dim=8", "tower_epochs=2"]), dict(refit=False)], ids=str)
+@pytest.mark.parametrize(
+    "change", [dict(seed=1), dict(epochs=4), dict(assignments=["dim=8", "tower_epochs=2"]), dict(refit=False)], ids=str
+)
 def test_other_settings_begin_anew_and_say_so(full, change):
     interrupted_at(full, 2)
     told = []

@@ -29,9 +29,14 @@ def inputs_of(dense, valid=None, **vectors) -> Inputs:
     nothing = sp.csr_matrix(train.shape, dtype=np.float32)
     everything = np.arange(train.shape[1], dtype=np.int32)
     split = Split(
-        train, nothing if valid is None else sp.csr_matrix(np.asarray(valid, np.float32)), nothing, nothing,
-        full_candidates=everything, unseen_candidates=everything[:0], params={},
-    )  # fmt: skip
+        train,
+        nothing if valid is None else sp.csr_matrix(np.asarray(valid, np.float32)),
+        nothing,
+        nothing,
+        full_candidates=everything,
+        unseen_candidates=everything[:0],
+        params={},
+    )
     return Inputs(split, **vectors)
 
 
@@ -121,11 +126,31 @@ def test_a_listing_reads_back_as_it_was(model):
 
 
 CHANGES = {
-    "dim": 6, "loss": "bpr", "n_negatives": 3, "rate": 0.1, "batch_size": 64, "steps_per_epoch": 5, "epochs": 2, "l2": 1e-2,
-    "l2_tables": 1e-2, "encoder": "published", "min_id_interactions": 6, "text_hidden": 7, "relu_width": 3, "n_layers": 1,
-    "layers": "sum", "self_loops": True, "items_propagated": False, "drops_targets": False, "contrast_weight": 0.1,
-    "temperature": 1.0, "contrast_with": "all", "keep": 0.3, "eps": 0.5, "sparse_updates": True,
-}  # fmt: skip
+    "dim": 6,
+    "loss": "bpr",
+    "n_negatives": 3,
+    "rate": 0.1,
+    "batch_size": 64,
+    "steps_per_epoch": 5,
+    "epochs": 2,
+    "l2": 1e-2,
+    "l2_tables": 1e-2,
+    "encoder": "published",
+    "min_id_interactions": 6,
+    "text_hidden": 7,
+    "relu_width": 3,
+    "n_layers": 1,
+    "layers": "sum",
+    "self_loops": True,
+    "items_propagated": False,
+    "drops_targets": False,
+    "contrast_weight": 0.1,
+    "temperature": 1.0,
+    "contrast_with": "all",
+    "keep": 0.3,
+    "eps": 0.5,
+    "sparse_updates": True,
+}
 # These need validation, or profiles: tests/test_cf_fit.py.
 ELSEWHERE = {"patience", "tower_epochs", "tower_rate"}
 
@@ -196,7 +221,9 @@ def test_too_little_memory_names_the_setting_that_helps():
     settings = dataclasses.replace(settings_of("lightgcn"), dim=128)
     need = module_of("lightgcn").estimate_bytes(shape_of(inputs), settings)
     assert "takes about" in require_memory(inputs, "lightgcn", settings, available=need)
-    with pytest.raises(ModelError, match=r"needs about .* are available: nothing was started. Use `--set (batch_size|dim)=\d+`"):
+    with pytest.raises(
+        ModelError, match=r"needs about .* are available: nothing was started. Use `--set (batch_size|dim)=\d+`"
+    ):
         require_memory(inputs, "lightgcn", settings, available=need - 1)
     with pytest.raises(ModelError, match="more memory, or a smaller data set"):
         require_memory(inputs, "lightgcn", settings, available=1000)
@@ -233,7 +260,11 @@ def test_the_address_space_limit_counts():
         ("0::/user.slice/fit.scope", "user.slice/fit.scope", ("memory.max", "memory.current", "inactive_file")),
         ("0::/user.slice/fit.scope/deeper", "user.slice", ("memory.max", "memory.current", "inactive_file")),
         ("0::/", "", ("memory.max", "memory.current", "inactive_file")),
-        ("4:cpu,memory:/docker/x", "memory/docker/x", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+        (
+            "4:cpu,memory:/docker/x",
+            "memory/docker/x",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
         # Inside a container its own group is the root, whatever its name outside.
         ("4:memory:/docker/x", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
     ],
@@ -296,7 +327,9 @@ def test_estimates_are_near_the_measured_peak(model):
     run = subprocess.run([sys.executable, "-c", MEASURE, model], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     estimate, measured = json.loads(run.stdout)
-    assert measured / 1.25 < estimate < 1.6 * measured, f"estimated {estimate / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB"
+    assert measured / 1.25 < estimate < 1.6 * measured, (
+        f"estimated {estimate / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB"
+    )
 
 
 # -- the command ------------------------------------------------------------------
@@ -308,7 +341,9 @@ def test_a_model_without_training_has_no_other_preset(tmp_path):
 
 
 def test_show_settings_prints_what_would_be_used(tmp_path):
-    out = CliRunner().invoke(command, ["sgl", "-w", str(tmp_path), "--dim", "16", "--set", "keep=0.9", "--show-settings"])
+    out = CliRunner().invoke(
+        command, ["sgl", "-w", str(tmp_path), "--dim", "16", "--set", "keep=0.9", "--show-settings"]
+    )
     assert out.exit_code == 0, out.output
     lines = {line.split()[0] for line in out.stdout.splitlines()}
     assert {"dim=16", "keep=0.9", "loss=ssm"} <= lines

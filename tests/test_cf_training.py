@@ -37,8 +37,10 @@ class Factors:
         self.shape, self.sparse, self.scale = shape, sparse, scale
 
     def init(self, rng):
-        return {name: (self.scale * rng.standard_normal((n, 4))).astype(np.float32)
-                for name, n in zip(("user_id", "item_id"), self.shape, strict=True)}  # fmt: skip
+        return {
+            name: (self.scale * rng.standard_normal((n, 4))).astype(np.float32)
+            for name, n in zip(("user_id", "item_id"), self.shape, strict=True)
+        }
 
     def vectors(self, params):
         return Vectors(params["user_id"], params["item_id"], np.zeros(0, np.float32))

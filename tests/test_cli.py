@@ -67,8 +67,23 @@ def built(tmp_path_factory, csv) -> Path:
     """A workspace that has gone the whole path by commands (profiles by rules, so that it is quick)."""
     ws = tmp_path_factory.mktemp("cli") / "ws"
     reclm("init", ws)
-    reclm("import", "table", csv, "-w", ws, "--user", "customer", "--item", "sku", "--time", "when",
-          "--title", "name", "--category", "kind")  # fmt: skip
+    reclm(
+        "import",
+        "table",
+        csv,
+        "-w",
+        ws,
+        "--user",
+        "customer",
+        "--item",
+        "sku",
+        "--time",
+        "when",
+        "--title",
+        "name",
+        "--category",
+        "kind",
+    )
     reclm("split", "-w", ws, "--method", "none")
     reclm("embed", "items", "-w", ws)
     for model in ("popularity", "random"):
@@ -81,7 +96,9 @@ def built(tmp_path_factory, csv) -> Path:
     return ws
 
 
-@pytest.mark.parametrize(("path", "command"), verbs(), ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("path", "command"), verbs(), ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
 def test_every_verb_has_help_with_an_example_and_verbosity(path, command):
     text = reclm(*path, "--help")
     assert "Example:" in text and f"reclm {path[0]}" in text
@@ -182,7 +199,9 @@ def test_import_refuses_to_replace_unasked_and_keeps_what_was_there(built, csv, 
     assert "--replace" in reclm(*arguments, expect=1)
     bad = tmp_path / "bad.csv"
     bad.write_text("a,b\n1,2\n", encoding="utf-8")
-    assert "customer" in reclm("import", "table", bad, "-w", ws, "--user", "customer", "--item", "sku", "--replace", expect=1)
+    assert "customer" in reclm(
+        "import", "table", bad, "-w", ws, "--user", "customer", "--item", "sku", "--replace", expect=1
+    )
     assert json.loads(reclm("recommend", "-w", ws, "--user", "u1", "-k", "1", "--json"))["items"]
     reclm(*arguments, "--replace")
     assert "reclm split" in reclm("fit", "popularity", "-w", ws, expect=1)
@@ -211,8 +230,12 @@ def test_full_disk_is_told_and_leaves_the_old_data(built, tmp_path):
         reclm("init", ws)
         big = tmp_path / "big.csv"
         big.write_text("user,item\n" + "".join(f"u{n},i{n % 997}\n" for n in range(60_000)), encoding="utf-8")
-        result = subprocess.run([RECLM, "import", "table", big, "-w", ws, "--user", "user", "--item", "item"],
-                                capture_output=True, text=True, timeout=60)  # fmt: skip
+        result = subprocess.run(
+            [RECLM, "import", "table", big, "-w", ws, "--user", "user", "--item", "item"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert result.returncode == 1 and "no space left" in result.stderr, result.stderr
         assert "reclm import" in reclm("info", "-w", ws)
     finally:
@@ -229,7 +252,9 @@ def test_kill_in_the_middle_of_import_leaves_old_or_new_never_a_mix(tmp_path):
     reclm("import", "table", small, *options)
     outcomes = set()
     for delay in (0.3, 0.5, 0.7, 0.9, 1.2, 1.6, 2.5):
-        process = subprocess.Popen([RECLM, "import", "table", big, *map(str, options), "--replace"], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [RECLM, "import", "table", big, *map(str, options), "--replace"], stderr=subprocess.DEVNULL
+        )
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -242,7 +267,9 @@ def test_kill_in_the_middle_of_import_leaves_old_or_new_never_a_mix(tmp_path):
 def test_interrupt_exits_with_one_sentence(built, tmp_path):
     ws = tmp_path / "copy"
     shutil.copytree(built, ws)
-    process = subprocess.Popen([RECLM, "fit", "lightgcn", "-w", ws, "--epochs", "1000000"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [RECLM, "fit", "lightgcn", "-w", ws, "--epochs", "1000000"], stderr=subprocess.PIPE, text=True
+    )
     time.sleep(3)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)

@@ -43,7 +43,21 @@ def test_the_next_command_reads_the_file_that_was_written(root, tmp_path):
 
 
 def test_json_is_the_manifest(root, tmp_path):
-    code, out, _ = run("build", "sft", "-w", root, "-o", tmp_path / "mine.jsonl", "--json", "--limit", 5, "--side", "users", "--form", "instruct")
+    code, out, _ = run(
+        "build",
+        "sft",
+        "-w",
+        root,
+        "-o",
+        tmp_path / "mine.jsonl",
+        "--json",
+        "--limit",
+        5,
+        "--side",
+        "users",
+        "--form",
+        "instruct",
+    )
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "mine.jsonl.manifest.json").read_text())
     assert {dialogue.side for dialogue in read_dialogues(tmp_path / "mine.jsonl", SFT)} == {"user"}
@@ -61,11 +75,39 @@ def test_show_prints_dialogues_for_reading(root, tmp_path):
 def test_targets_of_a_file_make_one_round(root, tmp_path):
     path = tmp_path / "published.csv"
     path.write_text(f'UID,Input,Response\nu1,whatever,"{PROFILE}"\n', encoding="utf-8")
-    code, _, err = run("build", "sft", "-w", root, "-o", tmp_path / "a.jsonl", "--side", "users", "--targets", path, "--targets-format", "reclm")
+    code, _, err = run(
+        "build",
+        "sft",
+        "-w",
+        root,
+        "-o",
+        tmp_path / "a.jsonl",
+        "--side",
+        "users",
+        "--targets",
+        path,
+        "--targets-format",
+        "reclm",
+    )
     assert code == 0, err
     (dialogue,) = read_dialogues(tmp_path / "a.jsonl", SFT)
     assert dialogue.messages[1].text == PROFILE and len(dialogue.messages) == 2
-    code, _, err = run("build", "sft", "-w", root, "-o", tmp_path / "b.jsonl", "--side", "users", "--targets", path, "--targets-format", "reclm", "--rounds", 2)
+    code, _, err = run(
+        "build",
+        "sft",
+        "-w",
+        root,
+        "-o",
+        tmp_path / "b.jsonl",
+        "--side",
+        "users",
+        "--targets",
+        path,
+        "--targets-format",
+        "reclm",
+        "--rounds",
+        2,
+    )
     assert code == 0 and len(list(read_dialogues(tmp_path / "b.jsonl", SFT))) == 2
 
 
@@ -107,6 +149,18 @@ def test_bad_input_is_told_in_one_sentence(root, arguments, words):
 
 
 def test_corruptions_can_be_chosen(root, tmp_path):
-    code, out, _ = run("build", "preference", "-w", root, "-o", tmp_path / "p.jsonl", "--corruptions", "empty=3,dot=1", "--variants", 4, "--json")
+    code, out, _ = run(
+        "build",
+        "preference",
+        "-w",
+        root,
+        "-o",
+        tmp_path / "p.jsonl",
+        "--corruptions",
+        "empty=3,dot=1",
+        "--variants",
+        4,
+        "--json",
+    )
     counts = json.loads(out)["counts"]
     assert code == 0 and counts["empty"] > counts["dot"] > 0 and "merged" not in counts

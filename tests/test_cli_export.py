@@ -1,4 +1,5 @@
-"""`reclm export` from the user's side: files that are proved, a manifest that is true, nothing made twice, nothing lost."""
+"""`reclm export` from the user's side: files that are proved, a manifest that is true, nothing made twice, nothing
+lost."""
 
 import json
 import os
@@ -107,7 +108,9 @@ def test_further_types_are_added_and_the_others_kept(base: Path, tmp_path: Path)
     before = listing(out)
     export("--base", base, "--quant", "q4_0", "-o", out, *PLAIN)
     after = listing(out)
-    assert {name: time for name, time in after.items() if name in before and name != "manifest.json"}.items() <= before.items()
+    assert {
+        name: time for name, time in after.items() if name in before and name != "manifest.json"
+    }.items() <= before.items()
     assert {entry["ftype"] for entry in manifest_of(out)["files"]} == {"f16", "q8_0", "q4_0"}
 
 
@@ -121,7 +124,9 @@ def test_another_input_makes_everything_anew_and_says_so(base: Path, tmp_path: P
     assert entry["sha256"] != before["q8_0"] and (out / "base-f16.gguf").exists()
 
 
-def test_the_user_is_told_that_files_are_made_anew(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_user_is_told_that_files_are_made_anew(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     export("--base", base, "--quant", "f16,q8_0", "-o", tmp_path / "out", *PLAIN)
     edit(base, lambda tensors: tensors[UP].__setitem__((0, 0), 1.0))
     export("--base", base, "--quant", "q8_0", "-o", tmp_path / "out", *PLAIN)
@@ -199,14 +204,18 @@ def test_an_importance_matrix_is_computed_for_the_types_that_gain_by_it(base: Pa
     assert changed == {"imatrix.gguf", "base-q4_0.gguf", "manifest.json"}
 
 
-def test_a_matrix_of_another_format_is_refused_before_any_work(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matrix_of_another_format_is_refused_before_any_work(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(export_module, "write_gguf", None)
     texts = texts_file(tmp_path / "texts.txt")
     message = refusal("--base", base, "--quant", "q4_0", "-o", tmp_path / "out", "--imatrix", texts, *OFF)
     assert f"expected an importance matrix at {texts}" in message
 
 
-def test_a_full_disk_is_told_before_anything_is_written(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_before_anything_is_written(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=3 << 20)
     monkeypatch.setattr(target.shutil, "disk_usage", lambda path: usage)
     message = refusal("--base", base, "--quant", "q8_0,q4_0", "-o", tmp_path / "out", *PLAIN)
@@ -245,9 +254,13 @@ def test_a_disk_that_fills_up_meanwhile_leaves_what_was_there(base: Path, tmp_pa
         "from reclm_lite.cli import main; main()"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code, "export", "--base", base, "--quant", "q8_0,q4_0", "-o", out, *PLAIN], capture_output=True, text=True
+        [sys.executable, "-c", code, "export", "--base", base, "--quant", "q8_0,q4_0", "-o", out, *PLAIN],
+        capture_output=True,
+        text=True,
     )
-    assert run.returncode == 1 and run.stderr.startswith("Error: expected to write") and len(run.stderr.splitlines()) == 1
+    assert (
+        run.returncode == 1 and run.stderr.startswith("Error: expected to write") and len(run.stderr.splitlines()) == 1
+    )
     assert listing(out) == before
 
 
@@ -257,7 +270,10 @@ def test_a_disk_that_fills_up_meanwhile_leaves_what_was_there(base: Path, tmp_pa
         (["--base", "{base}", "-o", "{base}"], "expected a target other than what is exported"),
         (["--base", "{base}", "-o", "{file}"], "expected a folder to write to"),
         (["--base", "{base}", "-o", "{file}/sub"], "expected a folder that can be written to"),
-        (["--base", "{base}", "-o", "{out}", "--quant", "q8_0,q9_9"], "expected a type among f32, f16.*iq4_xs.*found 'q9_9'"),
+        (
+            ["--base", "{base}", "-o", "{out}", "--quant", "q8_0,q9_9"],
+            "expected a type among f32, f16.*iq4_xs.*found 'q9_9'",
+        ),
         (["--base", "{base}", "-o", "{out}", "--quant", "q8_0,Q8_0"], "expected each type once.*q8_0"),
         (["--base", "{base}", "-o", "{out}", "--quant", ","], "at least one type"),
         (["--base", "{out}", "-o", "{out}"], "expected the folder of a checkpoint"),
@@ -267,7 +283,10 @@ def test_a_disk_that_fills_up_meanwhile_leaves_what_was_there(base: Path, tmp_pa
         (["--base", "{base}", "--adapter", "{out}", "-o", "{out}"], "expected the folder of an adapter"),
         (["--base", "{base}", "-o", "{out}", "--name", "a/b"], "expected a name that can begin a file's name"),
         (["--base", "{base}", "-o", "{out}", "--quant", "iq2_xs"], "expected an importance matrix for iq2_xs"),
-        (["--base", "{base}", "-o", "{out}", "--quant", "q4_0", "--imatrix", "{out}/none.gguf"], "expected an importance matrix at"),
+        (
+            ["--base", "{base}", "-o", "{out}", "--quant", "q4_0", "--imatrix", "{out}/none.gguf"],
+            "expected an importance matrix at",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_one_sentence(
@@ -300,11 +319,23 @@ def test_a_foreign_manifest_is_left_alone(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     damaged = [
-        {"files": 7}, {"files": [{}]}, {"files": [7]}, {"imatrix": 5}, {"imatrix": {"computed": True}}, {"identity": None},
+        {"files": 7},
+        {"files": [{}]},
+        {"files": [7]},
+        {"imatrix": 5},
+        {"imatrix": {"computed": True}},
+        {"identity": None},
         {"imatrix": {"file": "imatrix.gguf", "computed": True, "made_from": "x"}},
-    ]  # fmt: skip
+    ]
     own = {"format": 1, "identity": "x", "imatrix": None, "files": []}
-    foreign = ['{"name": "an extension"}', "[]", "no json", '{"format": 1}', '{"format": 99, "files": []}', "[" * 100_000]
+    foreign = [
+        '{"name": "an extension"}',
+        "[]",
+        "no json",
+        '{"format": 1}',
+        '{"format": 99, "files": []}',
+        "[" * 100_000,
+    ]
     for content in foreign + [json.dumps(own | each) for each in damaged]:
         (out / "manifest.json").write_text(content)
         assert "choose another folder" in refusal("--base", base, "-o", out, *PLAIN)
@@ -317,7 +348,9 @@ def test_two_exports_do_not_share_a_target(base: Path, tmp_path: Path) -> None:
     export("--base", base, "-o", tmp_path / "out", *PLAIN)
 
 
-def test_an_input_that_changes_meanwhile_is_noticed(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_that_changes_meanwhile_is_noticed(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = export_module.write_gguf
 
     def and_someone_saves(*arguments, **options):
@@ -340,12 +373,17 @@ def progress(what, done, total):
         print("there", flush=True)
         time.sleep(60)
 
-export(Path(sys.argv[1]), Path(sys.argv[2]), ["q8_0", "q4_0"], imatrix=None, parity="off", n_threads=1, progress=progress)
+model, out = map(Path, sys.argv[1:3])
+export(model, out, ["q8_0", "q4_0"], imatrix=None, parity="off", n_threads=1, progress=progress)
 """
 
 
-@pytest.mark.parametrize(("moment", "n_made"), [("writing tensors", 0), ("q8_0: quantizing", 0), ("q4_0: quantizing", 1)])
-def test_a_kill_leaves_only_what_is_whole_and_the_next_run_goes_on(base: Path, tmp_path: Path, moment: str, n_made: int) -> None:
+@pytest.mark.parametrize(
+    ("moment", "n_made"), [("writing tensors", 0), ("q8_0: quantizing", 0), ("q4_0: quantizing", 1)]
+)
+def test_a_kill_leaves_only_what_is_whole_and_the_next_run_goes_on(
+    base: Path, tmp_path: Path, moment: str, n_made: int
+) -> None:
     out = tmp_path / "out"
     child = subprocess.Popen([sys.executable, "-c", KILLED, base, out, moment], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "there\n"
@@ -419,23 +457,47 @@ def test_a_spoilt_successor_leaves_the_proved_file_of_an_earlier_export(
     earlier = (out / "base-q8_0.gguf").read_bytes()
     edit(base, lambda tensors: tensors[UP].__setitem__((0, 0), 1.0))
     quantize = export_module.quantize_gguf
-    monkeypatch.setattr(export_module, "quantize_gguf", lambda source, path, *a, **o: (quantize(source, path, *a, **o), spoil(path))[0])
+    monkeypatch.setattr(
+        export_module, "quantize_gguf", lambda source, path, *a, **o: (quantize(source, path, *a, **o), spoil(path))[0]
+    )
     _, stderr = export(*command, expect=1)
     assert (out / "base-q8_0.gguf").read_bytes() == earlier
     assert [entry["file"] for entry in manifest_of(out)["files"]] == ["base-q8_0.failed-parity.gguf"]
 
 
 def test_an_export_needs_neither_torch_nor_transformers(base: Path, adapter: Path, tmp_path: Path) -> None:
-    blocked = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'peft')))\nfrom reclm_lite.cli import main; main()"
+    blocked = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'peft')))\nfrom reclm_lite.cli "
+        "import main; main()"
+    )
     texts = texts_file(tmp_path / "texts.txt")
     run = subprocess.run(
-        [sys.executable, "-c", blocked, "export", "--base", base, "--adapter", adapter, "--quant", "q8_0,q4_0", "-o", tmp_path / "out",
-         "--calibration", texts, "--threads", "1"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            blocked,
+            "export",
+            "--base",
+            base,
+            "--adapter",
+            adapter,
+            "--quant",
+            "q8_0,q4_0",
+            "-o",
+            tmp_path / "out",
+            "--calibration",
+            texts,
+            "--threads",
+            "1",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     manifest = manifest_of(tmp_path / "out")
-    assert [entry["imatrix"] for entry in manifest["files"]] == [False, True] and all(entry["passed"] for entry in manifest["files"])
+    assert [entry["imatrix"] for entry in manifest["files"]] == [False, True] and all(
+        entry["passed"] for entry in manifest["files"]
+    )
     assert "unquantized GGUF" in manifest["reference"]
 
 
@@ -443,8 +505,22 @@ def test_an_adapter_is_proved_against_peft_in_transformers(base: Path, adapter: 
     pytest.importorskip("peft")
     pytest.importorskip("transformers")
     texts = texts_file(tmp_path / "texts.txt")
-    export("--base", base, "--adapter", adapter, "--quant", "f16", "-o", tmp_path / "out", "--calibration", texts,
-           "--parity", "transformers", "--threads", "1")  # fmt: skip
+    export(
+        "--base",
+        base,
+        "--adapter",
+        adapter,
+        "--quant",
+        "f16",
+        "-o",
+        tmp_path / "out",
+        "--calibration",
+        texts,
+        "--parity",
+        "transformers",
+        "--threads",
+        "1",
+    )
     manifest = manifest_of(tmp_path / "out")
     (entry,) = manifest["files"]
     assert "transformers" in manifest["reference"] and entry["parity"]["token_ids"]["n_mismatches"] == 0

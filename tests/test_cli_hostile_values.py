@@ -1,13 +1,14 @@
-"""Whatever stands on the command line: an answer, a sentence or a usage error, never an `unexpected …`, never a wait for ever.
+"""Whatever stands on the command line: an answer, a sentence or a usage error, never an `unexpected …`, never a wait
+for ever.
 
-Every option and argument of every verb gets values that its type does not expect, on a small workspace. Left out by name is what
-runs for long with values that are fine, see TOO_LONG.
+Every option and argument of every verb gets values that its type does not expect, on a small workspace. Left out by
+name is what runs for long with values that are fine, see TOO_LONG.
 """
 
 import os
-import stat
 import resource
 import signal
+import stat
 import sys
 from pathlib import Path
 
@@ -35,15 +36,39 @@ TOO_LONG = {
 }
 INTEGERS = ("-1", "0", "7", str(2**63), str(2**70), str(10**30), "1e3", "nan", "", " ", "0x10", "9" * 5000, "\u0663")
 FLOATS = ("nan", "inf", "-inf", "1e400", "-1", "0", "-0.0", "1e-320", "1e308", "", "1e3", "9" * 5000, "0.5")
-TEXTS = ("", " ", "\x1b[2J", "a\udcffb", "\ud800", "\u202eabc", "[/bold]", "a\x00b", "=", "a=", "=b", "dim=1e999", "x" * 100_000,
-         "-", "../..", "http://[", "http://127.0.0.1:99999999", "%s%n{0}", "1" * 400, "\n")  # fmt: skip
+TEXTS = (
+    "",
+    " ",
+    "\x1b[2J",
+    "a\udcffb",
+    "\ud800",
+    "\u202eabc",
+    "[/bold]",
+    "a\x00b",
+    "=",
+    "a=",
+    "=b",
+    "dim=1e999",
+    "x" * 100_000,
+    "-",
+    "../..",
+    "http://[",
+    "http://127.0.0.1:99999999",
+    "%s%n{0}",
+    "1" * 400,
+    "\n",
+)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with a workspace that has a model and profiles, and with things that are no files to read."""
     folder = tmp_path_factory.mktemp("hostile")
-    rows = [f"u{user},{ITEMS[(user + turn) % 6][0]},2024-01-{10 + turn},{ITEMS[(user + turn) % 6][1]}" for user in range(7) for turn in range(4)]
+    rows = [
+        f"u{user},{ITEMS[(user + turn) % 6][0]},2024-01-{10 + turn},{ITEMS[(user + turn) % 6][1]}"
+        for user in range(7)
+        for turn in range(4)
+    ]
     (folder / "log.csv").write_text("user,item,when,title\n" + "\n".join(rows) + "\n", encoding="utf-8")
     ws = folder / "ws"
     reclm("init", ws)
@@ -79,7 +104,19 @@ DEVICES = {"null": 3, "zero": 5, "full": 7}
 
 def paths(place: Path) -> tuple[str, ...]:
     # Devices are made here: a fault must not cost the machine its own.
-    files = ("fifo", *DEVICES, "folder", "empty", "noise", "closed", "dangling", "loop", "empty/under", "nowhere/under", os.fsdecode(b"caf\xe9 \x1b[2J.csv"))
+    files = (
+        "fifo",
+        *DEVICES,
+        "folder",
+        "empty",
+        "noise",
+        "closed",
+        "dangling",
+        "loop",
+        "empty/under",
+        "nowhere/under",
+        os.fsdecode(b"caf\xe9 \x1b[2J.csv"),
+    )
     return ("", ".", "-", "x" * 5000, "\x00", "a\x00b", "\ud800", *(str(place / name) for name in files))
 
 
@@ -125,14 +162,17 @@ def values(kind: click.ParamType, place: Path) -> tuple[str, ...]:
 
 
 def told(arguments: list[str]) -> str:
-    """What a command says; fails where it takes too long, ends in another way than the three, or calls an error unexpected."""
+    """What a command says; fails where it takes too long, ends in another way than the three, or calls an error
+    unexpected."""
 
     def too_long(*_):
         raise TimeoutError(f"{SECONDS} seconds")
 
     before, limits = signal.signal(signal.SIGALRM, too_long), resource.getrlimit(resource.RLIMIT_AS)
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (min(mapped + MORE_BYTES, limits[1]) if limits[1] > 0 else mapped + MORE_BYTES, limits[1]))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (min(mapped + MORE_BYTES, limits[1]) if limits[1] > 0 else mapped + MORE_BYTES, limits[1])
+    )
     signal.alarm(SECONDS)
     try:
         result = CliRunner().invoke(main, arguments)
@@ -141,9 +181,13 @@ def told(arguments: list[str]) -> str:
         resource.setrlimit(resource.RLIMIT_AS, limits)
         signal.signal(signal.SIGALRM, before)
     shown = [argument[:80] for argument in arguments]
-    assert "Error: unexpected" not in result.output and "not enough memory" not in result.output, f"{shown}: {result.output[-2000:]}"
+    assert "Error: unexpected" not in result.output and "not enough memory" not in result.output, (
+        f"{shown}: {result.output[-2000:]}"
+    )
     assert result.exit_code in (0, 1, 2), f"{shown}: {result.exit_code} {result.exception!r}"
-    assert result.exit_code == 0 or "rror: " in result.output or "Usage" in result.output, f"{shown}: nothing said: {result.output!r}"
+    assert result.exit_code == 0 or "rror: " in result.output or "Usage" in result.output, (
+        f"{shown}: nothing said: {result.output!r}"
+    )
     return result.output
 
 
@@ -199,17 +243,35 @@ def test_a_text_of_ten_megabytes_is_served(place):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "data = 1", "[data]\nname = 5", "[data]\nname = [[1]]", "[workspace]\nschema_version = 'x'", "[quickstart]", "data = []", "[[data]]", "\ud800",
-     "a = nan", "[data]\ncounts = 1\noptions = 2\nsources = 3\ndropped = 4\nlicence = 5", "x = " + "[" * 100_000, "[data]\nname = \"\\u001b[2J\""],
+    [
+        "",
+        "data = 1",
+        "[data]\nname = 5",
+        "[data]\nname = [[1]]",
+        "[workspace]\nschema_version = 'x'",
+        "[quickstart]",
+        "data = []",
+        "[[data]]",
+        "\ud800",
+        "a = nan",
+        "[data]\ncounts = 1\noptions = 2\nsources = 3\ndropped = 4\nlicence = 5",
+        "x = " + "[" * 100_000,
+        '[data]\nname = "\\u001b[2J"',
+    ],
     ids=lambda content: repr(content[:30]),
-)  # fmt: skip
+)
 @pytest.mark.parametrize("verb", ["info", "split", "evaluate", "report", "recommend", "import", "quickstart"])
 def test_a_configuration_of_other_types_is_told_or_passed_over(place, tmp_path, verb, content):
     import shutil
 
     ws = shutil.copytree(place / "ws", tmp_path / "ws")
     (ws / "workspace.toml").write_bytes(content.encode("utf-8", "surrogatepass"))
-    more = {"report": ["-o", str(tmp_path / "page.html")], "recommend": ["--user", "u1"], "import": ["table", str(place / "log.csv"), "--replace"], "split": ["--method", "ratio"]}
+    more = {
+        "report": ["-o", str(tmp_path / "page.html")],
+        "recommend": ["--user", "u1"],
+        "import": ["table", str(place / "log.csv"), "--replace"],
+        "split": ["--method", "ratio"],
+    }
     if verb == "quickstart" and "quickstart" in content:
         return  # would be made anew
     told([verb, *more.get(verb, []), "-w", str(ws)])

@@ -1,4 +1,5 @@
-"""`reclm profile users`: options that contradict each other or would do nothing are refused, `--resume` takes over what holds."""
+"""`reclm profile users`: options that contradict each other or would do nothing are refused, `--resume` takes over what
+holds."""
 
 import fcntl
 import json
@@ -130,10 +131,15 @@ def test_yes_does_not_agree_to_an_address_that_the_workspace_alone_names(root, s
     assert "no terminal to ask at" in profile_users(root, "--resume", "--fresh", expect=2)
     assert len(server.asked) == n_asked
     with Workspace.open(root) as ws, ws.writing(), ws.db:
-        (job, detail), = ws.db.execute("SELECT job_id, detail FROM jobs ORDER BY job_id DESC LIMIT 1")
+        ((job, detail),) = ws.db.execute("SELECT job_id, detail FROM jobs ORDER BY job_id DESC LIMIT 1")
         assert json.loads(detail)["settings"]["source"]["endpoint"] == server.url
         changed = json.loads(detail)
-        changed["settings"]["source"] |= {"endpoint": None, "model": None, "engine": "ray", "ray_address": "10.0.0.1:6379"}
+        changed["settings"]["source"] |= {
+            "endpoint": None,
+            "model": None,
+            "engine": "ray",
+            "ray_address": "10.0.0.1:6379",
+        }
         ws.db.execute("UPDATE jobs SET detail=? WHERE job_id=?", (json.dumps(changed), job))
     assert "Ray cluster 10.0.0.1:6379 comes from the workspace" in profile_users(root, "--resume", expect=2)
 
@@ -233,8 +239,28 @@ def test_an_option_that_would_do_nothing_is_refused(root, source, option, told):
 
 
 def test_options_of_the_source_at_hand_and_defaults_are_not_refused(root, server):
-    profile_users(root, "--model", "m", "--endpoint", server.url, "--yes", "--slots", 1, "--temperature", 0.5, "--seed", 3,
-                  "--price-in", 1, "--price-out", 2, "--requests-per-minute", 60000, "--max-new-tokens", 64)  # fmt: skip
+    profile_users(
+        root,
+        "--model",
+        "m",
+        "--endpoint",
+        server.url,
+        "--yes",
+        "--slots",
+        1,
+        "--temperature",
+        0.5,
+        "--seed",
+        3,
+        "--price-in",
+        1,
+        "--price-out",
+        2,
+        "--requests-per-minute",
+        60000,
+        "--max-new-tokens",
+        64,
+    )
     assert server.asked
     profile_users(root, "--model", "rules", "--engine", "local", "--reuse", "history")
 
@@ -269,7 +295,9 @@ def shown_on_a_terminal(code: str, n_columns: int) -> str:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, n_columns, 0, 0))
     env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    run = subprocess.Popen([sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs, env={**env, "TERM": "xterm"})
+    run = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs, env={**env, "TERM": "xterm"}
+    )
     os.close(theirs)
     parts = []
     try:

@@ -31,21 +31,58 @@ def run(*args: object) -> tuple[int, str, str]:
 
 
 def test_each_stage_writes_what_the_next_command_takes(root, tmp_path):
-    code, out, err = run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *QUICK)
+    code, out, err = run(
+        "tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *QUICK
+    )
     assert code == 0, err
-    assert "eval/loss" in out and f"reclm tune reward --base {root / 'base'} --init-from {tmp_path / 'sft' / 'adapter'}" in err
+    assert (
+        "eval/loss" in out
+        and f"reclm tune reward --base {root / 'base'} --init-from {tmp_path / 'sft' / 'adapter'}" in err
+    )
     assert "memory: tuning takes about" in err and "no chat template" in err
     code, out, err = run(
-        "tune", "reward", "--base", root / "base", "--init-from", tmp_path / "sft" / "adapter", "--dialogues", root / "preference.jsonl",
-        "-o", tmp_path / "reward", *QUICK, "--json",
-    )  # fmt: skip
+        "tune",
+        "reward",
+        "--base",
+        root / "base",
+        "--init-from",
+        tmp_path / "sft" / "adapter",
+        "--dialogues",
+        root / "preference.jsonl",
+        "-o",
+        tmp_path / "reward",
+        *QUICK,
+        "--json",
+    )
     assert code == 0, err
     assert json.loads(out)["eval/accuracy"] >= 0
     assert (tmp_path / "reward" / "adapter" / "head.safetensors").is_file()
     ppo = [
-        "tune", "ppo", "--base", root / "base", "--sft", tmp_path / "sft" / "adapter", "--reward", tmp_path / "reward" / "adapter", "--dialogues", root / "rl.jsonl",
-        "-o", tmp_path / "ppo", "--steps", "1", "--batch", "4", "--eval-answers", "2", "--max-new-tokens", "8", "--threads", "1", "--device", "cpu",
-    ]  # fmt: skip
+        "tune",
+        "ppo",
+        "--base",
+        root / "base",
+        "--sft",
+        tmp_path / "sft" / "adapter",
+        "--reward",
+        tmp_path / "reward" / "adapter",
+        "--dialogues",
+        root / "rl.jsonl",
+        "-o",
+        tmp_path / "ppo",
+        "--steps",
+        "1",
+        "--batch",
+        "4",
+        "--eval-answers",
+        "2",
+        "--max-new-tokens",
+        "8",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
     code, out, err = run(*ppo)
     assert code == 0, err
     assert "SFT policy" in out and "reward/model" in out and "reward/parse" in out and "reward/rank" in out
@@ -62,7 +99,9 @@ def test_the_next_command_can_be_pasted_and_a_beginning_that_nothing_beat_is_tol
     sft = ["tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", *QUICK]
     code, _, err = run(*sft, "-o", tmp_path / "good", "--max-steps", "20", "--lr", "1e-2")
     assert code == 0 and "No step was better" not in err
-    code, _, err = run(*sft, "-o", out, "--init-from", tmp_path / "good" / "adapter", "--lr", "9", "--max-grad-norm", "1e9")
+    code, _, err = run(
+        *sft, "-o", out, "--init-from", tmp_path / "good" / "adapter", "--lr", "9", "--max-grad-norm", "1e9"
+    )
     assert code == 0, err
     assert f"--init-from '{out / 'adapter'}'" in err and "No step was better than the beginning" in err
 
@@ -75,7 +114,19 @@ def test_a_weight_that_is_given_twice_is_refused(root, tmp_path):
 
 def test_from_scratch_trains_a_tokenizer_and_a_whole_model(root, tmp_path):
     sizes = ["--vocab", "300", "--layers", "1", "--width", "32", "--ffn", "64", "--heads", "2", "--max-length", "256"]
-    code, out, err = run("tune", "sft", "--from-scratch", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *sizes, *QUICK, "--optimizer", "muon")
+    code, out, err = run(
+        "tune",
+        "sft",
+        "--from-scratch",
+        "--dialogues",
+        root / "sft.jsonl",
+        "-o",
+        tmp_path / "sft",
+        *sizes,
+        *QUICK,
+        "--optimizer",
+        "muon",
+    )
     assert code == 0, err
     config = json.loads((tmp_path / "sft" / "model" / "config.json").read_text())
     assert (config["num_hidden_layers"], config["hidden_size"], config["vocab_size"]) == (1, 32, 300)
@@ -83,20 +134,71 @@ def test_from_scratch_trains_a_tokenizer_and_a_whole_model(root, tmp_path):
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
 def test_what_was_tuned_is_exported_proved_and_written_with_by_the_engine(root, tmp_path, stage):
-    """The adapter through `reclm export`: merged, compared with the original in token ids, logits and text; then the engine's answers to
-    prompts are those of the tuned model in torch.
+    """The adapter through `reclm export`: merged, compared with the original in token ids, logits and text; then the
+    engine's answers to prompts are those of the tuned model in torch.
     """
     from reclm_lite.profiles.scheduler import Engine
     from reclm_lite.tune.adapters import LoraSettings, add_adapter, use
     from reclm_lite.tune.base import BaseSettings, load_base
     from reclm_lite.tune.rendering import Renderer
 
-    assert run("tune", "sft", "--base", root / "base", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *QUICK, "--lr", "0.05")[0] == 0
+    assert (
+        run(
+            "tune",
+            "sft",
+            "--base",
+            root / "base",
+            "--dialogues",
+            root / "sft.jsonl",
+            "-o",
+            tmp_path / "sft",
+            *QUICK,
+            "--lr",
+            "0.05",
+        )[0]
+        == 0
+    )
     if stage == "ppo":
-        code, _, err = run("tune", "ppo", "--base", root / "base", "--sft", tmp_path / "sft" / "adapter", "--dialogues", root / "rl.jsonl", "-o", tmp_path / "ppo", "--weight", "parse=1",
-                           "--steps", "1", "--batch", "4", "--eval-answers", "4", "--max-new-tokens", "8", "--threads", "1", "--device", "cpu")  # fmt: skip
+        code, _, err = run(
+            "tune",
+            "ppo",
+            "--base",
+            root / "base",
+            "--sft",
+            tmp_path / "sft" / "adapter",
+            "--dialogues",
+            root / "rl.jsonl",
+            "-o",
+            tmp_path / "ppo",
+            "--weight",
+            "parse=1",
+            "--steps",
+            "1",
+            "--batch",
+            "4",
+            "--eval-answers",
+            "4",
+            "--max-new-tokens",
+            "8",
+            "--threads",
+            "1",
+            "--device",
+            "cpu",
+        )
         assert code == 0 and f"reclm export --base {root / 'base'} --adapter {tmp_path / 'ppo' / 'adapter'}" in err, err
-    code, out, err = run("export", "--base", root / "base", "--adapter", tmp_path / stage / "adapter", "--quant", "f16", "-o", tmp_path / "gguf", "--threads", "1")
+    code, out, err = run(
+        "export",
+        "--base",
+        root / "base",
+        "--adapter",
+        tmp_path / stage / "adapter",
+        "--quant",
+        "f16",
+        "-o",
+        tmp_path / "gguf",
+        "--threads",
+        "1",
+    )
     assert code == 0, err
     assert "proved" in out
     base = load_base(BaseSettings(str(root / "base")))
@@ -125,8 +227,14 @@ def test_what_was_tuned_is_exported_proved_and_written_with_by_the_engine(root, 
         (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--layers", "3"], "--layers"),
         (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--full", "--lora-r", "3"], "--lora-r"),
         (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--lr-muon", "0.1"], "--lr-muon"),
-        (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--schedule", "constant", "--decay", "0.4"], "--decay does nothing"),
-        (["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--rounds", "1", "--label-weight", "3"], "--label-weight does nothing"),
+        (
+            ["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--schedule", "constant", "--decay", "0.4"],
+            "--decay does nothing",
+        ),
+        (
+            ["sft", "--base", "b", "-o", "x", "--dialogues", "d", "--rounds", "1", "--label-weight", "3"],
+            "--label-weight does nothing",
+        ),
         (["reward", "-o", "x"], "--base"),
         (["ppo", "--base", "b", "--weight", "model=1"], "give the reward model with --reward"),
         (["ppo", "--base", "b", "--weight", "taste=1"], "a part among model, parse, rank"),
@@ -147,22 +255,41 @@ def test_a_base_that_export_does_not_convert_is_told_at_the_start(root, tmp_path
     transformers = pytest.importorskip("transformers")
 
     n_vocab = transformers.AutoConfig.from_pretrained(root / "base").vocab_size
-    config = transformers.GPT2Config(vocab_size=n_vocab, n_embd=32, n_layer=1, n_head=2, n_positions=256, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    config = transformers.GPT2Config(
+        vocab_size=n_vocab,
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        n_positions=256,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     for file in (root / "base").glob("tokenizer*"):
         (tmp_path / "gpt2" / file.name).write_bytes(file.read_bytes())
-    code, _, err = run("tune", "sft", "--base", tmp_path / "gpt2", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "x", *QUICK)
+    code, _, err = run(
+        "tune", "sft", "--base", tmp_path / "gpt2", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "x", *QUICK
+    )
     assert code == 0 and "does not convert models of type gpt2" in err, err
 
 
 def test_a_base_of_a_hub_is_exported_from_where_it_was_put(root, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(root / "base"))
-    code, _, err = run("tune", "sft", "--base", "some/model", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *QUICK)
-    assert code == 0 and "reclm tune reward --base some/model --init-from" in err and f"reclm export --base {root / 'base'} --adapter" in err, err
+    code, _, err = run(
+        "tune", "sft", "--base", "some/model", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "sft", *QUICK
+    )
+    assert (
+        code == 0
+        and "reclm tune reward --base some/model --init-from" in err
+        and f"reclm export --base {root / 'base'} --adapter" in err
+    ), err
 
 
 def test_a_base_that_is_not_there_is_one_sentence(root, tmp_path):
-    code, _, err = run("tune", "sft", "--base", tmp_path / "none", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "x")
+    code, _, err = run(
+        "tune", "sft", "--base", tmp_path / "none", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "x"
+    )
     assert code == 1 and "check --base" in err and "Traceback" not in err
 
 
@@ -174,10 +301,28 @@ def test_two_processes_make_the_adapter_of_one(root, tmp_path):
 
     from safetensors.numpy import load_file
 
-    command = ["-m", "reclm_lite.cli", "tune", "sft", "--base", str(root / "base"), "--dialogues", str(root / "sft.jsonl"), "--lora-dropout", "0",
-               "--lr", "0.01", "--save-every", "1", *QUICK]  # fmt: skip
+    command = [
+        "-m",
+        "reclm_lite.cli",
+        "tune",
+        "sft",
+        "--base",
+        str(root / "base"),
+        "--dialogues",
+        str(root / "sft.jsonl"),
+        "--lora-dropout",
+        "0",
+        "--lr",
+        "0.01",
+        "--save-every",
+        "1",
+        *QUICK,
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for launch, out in (([sys.executable], "one"), ([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"], "two")):
+    for launch, out in (
+        ([sys.executable], "one"),
+        ([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"], "two"),
+    ):
         subprocess.run([*launch, *command, "-o", str(tmp_path / out)], check=True, capture_output=True, env=env)
     one, two = (load_file(tmp_path / out / "adapter" / "adapter_model.safetensors") for out in ("one", "two"))
     assert max(float(abs(v).max()) for n, v in one.items() if "lora_B" in n) > 1e-3

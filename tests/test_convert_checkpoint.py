@@ -153,7 +153,9 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path: Path, with_adapter: bool
         a, b = np.ones((2, rows), np.float32), np.ones((columns, 2), np.float32)
         factors = {"embed_tokens.lora_embedding_A": a, "embed_tokens.lora_embedding_B": b}
         arguments.append(write_adapter(tmp_path / "adapter", factors))
-    run = subprocess.run([sys.executable, "-c", _PEAK, *map(str, arguments)], check=True, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", _PEAK, *map(str, arguments)], check=True, capture_output=True, text=True
+    )
     n_bytes, peak_bytes = map(int, run.stdout.split())
     assert n_bytes == rows * columns * (4 if with_adapter else 2)
     assert peak_bytes < 45 << 20

@@ -183,11 +183,15 @@ def test_greedy_text_stops_at_the_end_of_the_context(llama: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
-def test_metadata_keys_keep_the_order_of_the_bundled_models(family: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_metadata_keys_keep_the_order_of_the_bundled_models(
+    family: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """So that the recipes give the bundled files byte for byte."""
     from gguf import GGUFReader
 
     asset = {"llama": "reclm-profile-q8_0.gguf", "bert": "all-MiniLM-L6-v2-q8_0.gguf"}[family]
-    export_checkpoint(request.getfixturevalue(family), tmp_path / "model.gguf", "q8_0", metadata={"general.license": "x"})
+    export_checkpoint(
+        request.getfixturevalue(family), tmp_path / "model.gguf", "q8_0", metadata={"general.license": "x"}
+    )
     bundled, made = (list(GGUFReader(path).fields) for path in (ASSETS / asset, tmp_path / "model.gguf"))
     assert len(made) > 20 and [key for key in made if key in bundled] == [key for key in bundled if key in made]

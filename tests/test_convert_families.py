@@ -327,7 +327,11 @@ REFUSED = [
     ("LlamaForCausalLM", {"num_attention_heads": 3}, "multiple of num_key_value_heads and head_dim to be even"),
     ("LlamaForCausalLM", {"head_dim": 17}, "head_dim to be even"),
     ("LlamaForCausalLM", {"model_type": "mistral"}, "expected model_type None or 'llama'"),
-    ("LlamaForCausalLM", {"rope_parameters": LLAMA3 | {"low_freq_factor": 4.0}}, "low_freq_factor below high_freq_factor"),
+    (
+        "LlamaForCausalLM",
+        {"rope_parameters": LLAMA3 | {"low_freq_factor": 4.0}},
+        "low_freq_factor below high_freq_factor",
+    ),
     ("BertModel", {"num_attention_heads": 5}, "hidden_size to be a multiple of num_attention_heads"),
     ("BertModel", {"hidden_act": "relu"}, "hidden_act"),
     ("BertModel", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
@@ -344,10 +348,39 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(architecture: str, se
 ODD = (None, "", "x", "1e-5", [], [1], ["a"], [{}], {}, {"a": 1}, 0, -1, 3, 1.5, -0.5, float("nan"), float("inf"))
 ODD += (10**7, 2**31, 2**33, 10**30, 1e39, True, False, ["sliding_attention"] * 6, {"full_attention": 3})
 ODD += ({"type": "yarn", "factor": "x"}, {"rope_type": "yarn", "factor": 2.0, "mscale": [1], "mscale_all_dim": 1})
-ODD += ({"rope_type": "linear", "factor": 0}, {"rope_type": []}, {"rope_theta": "x"}, {"rope_type": "llama3", "factor": 8})
-KEYS = {*SMALL, *families._NEUTRAL, "architectures", "model_type", "num_key_value_heads", "head_dim", "rope_theta", "rope_scaling"}
-KEYS |= {"rope_parameters", "rms_norm_eps", "layer_norm_eps", "tie_word_embeddings", "attention_bias", "mlp_bias", "hidden_act"}
-KEYS |= {"sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "sliding_window_pattern", "text_config"}
+ODD += (
+    {"rope_type": "linear", "factor": 0},
+    {"rope_type": []},
+    {"rope_theta": "x"},
+    {"rope_type": "llama3", "factor": 8},
+)
+KEYS = {
+    *SMALL,
+    *families._NEUTRAL,
+    "architectures",
+    "model_type",
+    "num_key_value_heads",
+    "head_dim",
+    "rope_theta",
+    "rope_scaling",
+}
+KEYS |= {
+    "rope_parameters",
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "hidden_act",
+}
+KEYS |= {
+    "sliding_window",
+    "use_sliding_window",
+    "max_window_layers",
+    "layer_types",
+    "sliding_window_pattern",
+    "text_config",
+}
 KEYS |= {"attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "rope_local_base_freq"}
 
 

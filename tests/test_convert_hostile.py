@@ -98,14 +98,24 @@ def test_an_importance_matrix_counts_from_0(tmp_path, kind, value):
         return struct.pack("<Q", len(value)) + value.encode()
 
     keys = text("general.type") + struct.pack("<I", 8) + text("imatrix")
-    keys += text("imatrix.datasets") + struct.pack("<IIQ", 9, 8, 1) + text("a") + text("imatrix.chunk_size") + struct.pack("<II", 4, 512)
+    keys += (
+        text("imatrix.datasets")
+        + struct.pack("<IIQ", 9, 8, 1)
+        + text("a")
+        + text("imatrix.chunk_size")
+        + struct.pack("<II", 4, 512)
+    )
     keys += text("imatrix.chunk_count") + struct.pack("<I", kind) + value
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 4) + keys)
     with pytest.raises(ModelError, match="imatrix.chunk_count"):
         read_imatrix(tmp_path / "x.gguf")
 
 
-@pytest.mark.parametrize("content", [b"\x0a\x09\x08" + b"\xff" * 7 + b"\x7f", b"\x1a\x09\x08" + b"\xff" * 7 + b"\x7f"], ids=["piece", "normalizer"])
+@pytest.mark.parametrize(
+    "content",
+    [b"\x0a\x09\x08" + b"\xff" * 7 + b"\x7f", b"\x1a\x09\x08" + b"\xff" * 7 + b"\x7f"],
+    ids=["piece", "normalizer"],
+)
 def test_a_number_in_the_place_of_a_sentencepiece_text_is_refused_and_not_made_into_so_many_zeros(tmp_path, content):
     from reclm_lite.convert.vocab.spm_file import read_sentencepiece
 

@@ -158,9 +158,13 @@ def test_long_texts_are_cut_and_every_piece_has_the_special_tokens(models: Simpl
 def test_summary_counts_texts_sequences_tokens_and_chunks(models: SimpleNamespace, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     summary = collect_imatrix(
-        models.llama_gguf, [TEXTS[0], "", TEXTS[1]], tmp_path / "i.gguf", n_ctx=16, n_threads=1,
+        models.llama_gguf,
+        [TEXTS[0], "", TEXTS[1]],
+        tmp_path / "i.gguf",
+        n_ctx=16,
+        n_threads=1,
         progress=lambda done, total: seen.append((done, total)),
-    )  # fmt: skip
+    )
     assert (summary.n_texts, summary.n_dropped, summary.n_entries) == (3, 1, 14)
     assert summary.n_sequences > 2 and seen == [(i + 1, summary.n_sequences) for i in range(summary.n_sequences)]
     matrix = read_imatrix(tmp_path / "i.gguf")
@@ -179,7 +183,9 @@ def test_a_large_vocabulary_makes_smaller_batches_and_the_same_sums(
     sizes = []
     monkeypatch.setattr(imatrix, "_LOGITS_BYTES", 1)
     start = imatrix._Runner.__init__
-    monkeypatch.setattr(imatrix._Runner, "__init__", lambda self, *args: (sizes.append(args[-1]), start(self, *args))[1])
+    monkeypatch.setattr(
+        imatrix._Runner, "__init__", lambda self, *args: (sizes.append(args[-1]), start(self, *args))[1]
+    )
     collect_imatrix(models.llama_gguf, TEXTS, tmp_path / "i.gguf", n_ctx=64, n_threads=1)
     assert sizes == [32]
     expected = read_imatrix(collected).entries

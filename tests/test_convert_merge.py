@@ -87,7 +87,9 @@ def assert_merged_as_peft_merges(base: Path, adapter: Path, n_vocab: int | None 
     source = open_source(base, adapter)
     expected = merged_by_peft(base, adapter, n_vocab)
     # peft's tied model names the matrix that both embeddings share twice
-    assert set(source.tensors) == set(expected) - ({"lm_head.weight"} if source.config["tie_word_embeddings"] else set())
+    assert set(source.tensors) == set(expected) - (
+        {"lm_head.weight"} if source.config["tie_word_embeddings"] else set()
+    )
     changed = 0
     original = open_source(base)
     for name in source.tensors:

@@ -60,9 +60,7 @@ OURS_ONLY = {
     "gemma2.rope.freq_base": "a RoPE base that is not Gemma 2's; the oracle drops it",
     "gemma3.attention.sliding_window_pattern": "layers with the window, if in another turn; the oracle drops it",
 }
-THEIRS_ONLY = {
-    "llama.rope.scaling.yarn_attn_factor": "llama.cpp reads this key for Grok only",
-}
+THEIRS_ONLY = {"llama.rope.scaling.yarn_attn_factor": "llama.cpp reads this key for Grok only"}
 OTHER_VALUE = {
     "llama.context_length": "Mistral with a window: ours ends with the window, which llama.cpp does not have there",
     "qwen2.context_length": "the same, for Qwen 2 with use_sliding_window",
@@ -79,7 +77,9 @@ class Case(NamedTuple):
     pre: str | None = "gpt-2"
     dtype: str = "float32"
     shards: int = 1
-    published: Mapping[str, Any] | None = None  # config.json as a published model has it, for what transformers 5 writes
+    published: Mapping[str, Any] | None = (
+        None  # config.json as a published model has it, for what transformers 5 writes
+    )
     differing: frozenset[str] = frozenset()
 
 

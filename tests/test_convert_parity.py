@@ -10,14 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import (
-    save_bert,
-    save_decoder,
-    save_llama,
-    train_gemma,
-    train_llama2,
-    train_qwen2,
-)
+from checkpoints import save_bert, save_decoder, save_llama, train_gemma, train_llama2, train_qwen2
 
 from reclm_lite.convert.export import export_checkpoint
 from reclm_lite.convert.merge import open_source
@@ -26,11 +19,7 @@ from reclm_lite.convert.parity.bounds import ROUNDING, SLACK, TAIL, TAIL_OF_SUMS
 from reclm_lite.convert.parity.divergence import Divergence, Stored, measure, store
 from reclm_lite.convert.parity.logits import greedy_tokens, sequence_logits
 from reclm_lite.convert.parity.plan import Plan
-from reclm_lite.convert.parity.tokens import (
-    compare_token_ids,
-    differs_by_design,
-    reference_tokenizer,
-)
+from reclm_lite.convert.parity.tokens import compare_token_ids, differs_by_design, reference_tokenizer
 from reclm_lite.convert.quantize import quantize_gguf
 from reclm_lite.convert.write import write_gguf
 from reclm_lite.errors import ModelError
@@ -69,7 +58,9 @@ def few_strings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reclm_lite.convert.parity.gate.texts", lambda: strings.PROBE_TEXTS)
 
 
-def _judge(checkpoint: Path, unquantized: Path, scratch: Path, *others: tuple[Path, str], **options: object) -> list[Verdict]:
+def _judge(
+    checkpoint: Path, unquantized: Path, scratch: Path, *others: tuple[Path, str], **options: object
+) -> list[Verdict]:
     with Gate(open_source(checkpoint), unquantized, scratch=scratch, n_threads=1, **options) as gate:
         return [gate.judge(unquantized, "f16"), *(gate.judge(path, ftype) for path, ftype in others)]
 
@@ -117,7 +108,19 @@ def test_there_are_a_thousand_different_strings_of_every_kind():
     assert all(text.encode("utf-8") is not None for text in texts)
     for script in ("LATIN", "CYRILLIC", "GREEK", "HEBREW", "ARABIC", "DEVANAGARI", "THAI", "CJK", "HANGUL", "HIRAGANA"):
         assert any(unicodedata.name(c, "").startswith(script) for c in set(everything)), script
-    for piece in ("\ufeff", "\x00", "\u2028", "\u200d", "<|im_start|>", "[INST]", " " * 33, "\t" * 17, "\r\n", "🏽", "e\u0301"):
+    for piece in (
+        "\ufeff",
+        "\x00",
+        "\u2028",
+        "\u200d",
+        "<|im_start|>",
+        "[INST]",
+        " " * 33,
+        "\t" * 17,
+        "\r\n",
+        "🏽",
+        "e\u0301",
+    ):
         assert piece in everything
     assert strings.PROBE_TEXTS[0] in texts
 
@@ -168,7 +171,9 @@ def test_an_encoder_is_judged_by_its_vectors(tmp_path: Path):
     verdicts = _judge(checkpoint, good, tmp_path / "scratch", (q8, "q8_0"))
     assert [verdict.reasons for verdict in verdicts] == [[], []]
     assert verdicts[0].details["vectors"]["min_cosine"] > verdicts[1].details["vectors"]["min_cosine"] > 0.9
-    bad = _edited(good, tmp_path / "bad.gguf", lambda reader: _swap(reader, "blk.0.attn_q.weight", "blk.0.attn_k.weight"))
+    bad = _edited(
+        good, tmp_path / "bad.gguf", lambda reader: _swap(reader, "blk.0.attn_q.weight", "blk.0.attn_k.weight")
+    )
     verdict = _judge(checkpoint, bad, tmp_path / "scratch")[0]
     assert any("cosine of vectors" in reason for reason in verdict.reasons)
     other = _edited(good, tmp_path / "cls.gguf", lambda reader: _set(reader, "bert.pooling_type", 2))
@@ -231,11 +236,13 @@ DAMAGE = {
     "another rope theta": lambda reader: _set(reader, "llama.rope.freq_base", 20000.0),
     "another epsilon": lambda reader: _set(reader, "llama.attention.layer_norm_rms_epsilon", 1e-2),
     "norms less one": _less_one,
-    "tied though it is not": lambda reader: _tensor(reader, "output.weight").__setitem__(..., _tensor(reader, "token_embd.weight")),
+    "tied though it is not": lambda reader: _tensor(reader, "output.weight").__setitem__(
+        ..., _tensor(reader, "token_embd.weight")
+    ),
     "a corrupted row of a matrix": _row("blk.1.ffn_down.weight"),
     "a corrupted row of the embedding": _row("token_embd.weight"),
     "a corrupted row of the output": _row("output.weight"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -256,7 +263,10 @@ SLIGHT = [
     (lambda reader: _set(reader, "tokenizer.ggml.padding_token_id", 9), "expected padding_token_id to be 2"),
     (lambda reader: _set_item(reader, "tokenizer.ggml.token_type", 300, 3), "is a control token"),
     (lambda reader: _set_item(reader, "tokenizer.ggml.token_type", 301, 5), "expected every token to be in use"),
-    (lambda reader: _set_item(reader, "tokenizer.ggml.tokens", 302, ord("~")), "expected the tokens of the checkpoint's"),
+    (
+        lambda reader: _set_item(reader, "tokenizer.ggml.tokens", 302, ord("~")),
+        "expected the tokens of the checkpoint's",
+    ),
     (lambda reader: _set(reader, "llama.attention.layer_norm_rms_epsilon", 9e-7), "layer_norm_rms_epsilon 1e-06"),
     (lambda reader: _set(reader, "llama.context_length", 128), "a context of 256 tokens"),
     (lambda reader: _scale(reader, "blk.1.attn_q.weight", slice(7, 8), 1.01), "blk.1.attn_q.weight"),
@@ -303,7 +313,9 @@ def test_a_wrong_bos_flag_fails_by_its_token_ids(llama: Path, f16: Path, tmp_pat
     assert any("with BOS and EOS" in reason for reason in verdict.reasons)
 
 
-@pytest.mark.parametrize(("old", "new"), [(b"<|end|>", b"<|END|>"), (b"{{ bos_token }}", b"{{ eos_token }}"), (b"'owner'", b"'nobod'")])
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"<|end|>", b"<|END|>"), (b"{{ bos_token }}", b"{{ eos_token }}"), (b"'owner'", b"'nobod'")]
+)
 @pytest.mark.usefixtures("few_strings")
 def test_another_chat_template_fails(old: bytes, new: bytes, llama: Path, f16: Path, tmp_path: Path):
     raw = f16.read_bytes()
@@ -342,7 +354,9 @@ def test_a_wrong_adapter_scale_fails(use_rslora: bool, tmp_path: Path):
         adapted.merge_and_unload().save_pretrained(merged)
         export_checkpoint(merged, tmp_path / f"{wrong}.gguf", "f16")
         source = open_source(base, tmp_path / "adapter")
-        with Gate(source, tmp_path / f"{wrong}.gguf", scratch=tmp_path / "scratch", adapter=tmp_path / "adapter", n_threads=1) as gate:
+        with Gate(
+            source, tmp_path / f"{wrong}.gguf", scratch=tmp_path / "scratch", adapter=tmp_path / "adapter", n_threads=1
+        ) as gate:
             assert "merged by peft" in gate.reference
             scales[wrong] = gate.judge(tmp_path / f"{wrong}.gguf", "f16").reasons
     assert scales[False] == [] and any("logit" in reason for reason in scales[True])
@@ -351,7 +365,9 @@ def test_a_wrong_adapter_scale_fails(use_rslora: bool, tmp_path: Path):
 # -- references ------------------------------------------------------------------------------------------------
 
 
-def test_a_reference_that_is_demanded_but_cannot_be_had_is_an_error(llama: Path, f16: Path, tmp_path: Path, monkeypatch):
+def test_a_reference_that_is_demanded_but_cannot_be_had_is_an_error(
+    llama: Path, f16: Path, tmp_path: Path, monkeypatch
+):
     monkeypatch.setattr("reclm_lite.convert.parity.reference.available_bytes", lambda: 1 << 20)
     source = open_source(llama)
     with pytest.raises(ModelError, match=r"GB of memory needed"):
@@ -364,7 +380,9 @@ def test_a_reference_that_is_demanded_but_cannot_be_had_is_an_error(llama: Path,
         Gate(source, f16, scratch=tmp_path, reference="torch")
 
 
-def test_without_torch_and_transformers_the_gate_runs_and_says_what_is_not_proved(llama: Path, f16: Path, tmp_path: Path):
+def test_without_torch_and_transformers_the_gate_runs_and_says_what_is_not_proved(
+    llama: Path, f16: Path, tmp_path: Path
+):
     quantize_gguf(f16, tmp_path / "q8_0.gguf", "q8_0", n_threads=1)
     code = f"""
 import sys
@@ -373,7 +391,8 @@ for name in ("torch", "transformers", "peft"):
     sys.modules[name] = None
 from reclm_lite.convert.merge import open_source
 from reclm_lite.convert.parity import Gate
-with Gate(open_source(Path({str(llama)!r})), Path({str(f16)!r}), scratch=Path({str(tmp_path / "s")!r}), n_threads=1) as gate:
+source, f16, scratch = open_source(Path({str(llama)!r})), Path({str(f16)!r}), Path({str(tmp_path / "s")!r})
+with Gate(source, f16, scratch=scratch, n_threads=1) as gate:
     verdicts = [gate.judge(Path({str(f16)!r}), "f16"), gate.judge(Path({str(tmp_path / "q8_0.gguf")!r}), "q8_0")]
 assert all(v.passed for v in verdicts), [v.reasons for v in verdicts]
 assert verdicts[0].details["token_ids"]["reference"].startswith("tokenizers")

@@ -122,7 +122,9 @@ def weighted_error(original: Path, quantized: Path, imatrix: Imatrix) -> float:
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
-    tensors = [{t.name: dequantize(t.data, t.tensor_type) for t in GGUFReader(p).tensors} for p in (original, quantized)]
+    tensors = [
+        {t.name: dequantize(t.data, t.tensor_type) for t in GGUFReader(p).tensors} for p in (original, quantized)
+    ]
     error = total = 0.0
     for name, mean in imatrix.means().items():
         error += float((mean * (tensors[0][name] - tensors[1][name]) ** 2).sum())
@@ -215,9 +217,7 @@ def test_the_bytes_are_those_of_llama_quantize(
 
         write_imatrix(tmp_path / "imatrix.gguf", matrix)
         arguments = ["--imatrix", "imatrix.gguf"]
-    report = quantize_gguf(
-        source, tmp_path / "ours.gguf", ftype, imatrix=matrix if with_imatrix else None, n_threads=2
-    )
+    report = quantize_gguf(source, tmp_path / "ours.gguf", ftype, imatrix=matrix if with_imatrix else None, n_threads=2)
     shutil.copy(source, tmp_path / "source.gguf")
     command = [str(LLAMA_BIN / "llama-quantize"), *arguments, "source.gguf", "theirs.gguf", ftype, "1"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

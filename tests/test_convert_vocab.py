@@ -10,11 +10,7 @@ import pytest
 import tokenizers_made as made
 
 from reclm_lite.convert.parity.strings import texts
-from reclm_lite.convert.parity.tokens import (
-    TokenReport,
-    compare_token_ids,
-    reference_tokenizer,
-)
+from reclm_lite.convert.parity.tokens import TokenReport, compare_token_ids, reference_tokenizer
 from reclm_lite.convert.vocab import Vocabulary, bpe, read_vocabulary
 from reclm_lite.convert.vocab.differences import Differences
 from reclm_lite.convert.vocab.spm_file import read_sentencepiece
@@ -287,9 +283,16 @@ def test_tokenizer_model_is_read_as_the_sentencepiece_package_reads_it(tmp_path:
     prefix = str(tmp_path / "tokenizer")
     options = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "minloglevel": 2}
     package.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=prefix, model_type="bpe", vocab_size=1500, byte_fallback=True,
-        character_coverage=0.98, user_defined_symbols=["<tool>"], num_threads=1, **options,
-    )  # fmt: skip
+        sentence_iterator=iter(lines),
+        model_prefix=prefix,
+        model_type="bpe",
+        vocab_size=1500,
+        byte_fallback=True,
+        character_coverage=0.98,
+        user_defined_symbols=["<tool>"],
+        num_threads=1,
+        **options,
+    )
     read_here = read_sentencepiece(tmp_path / "tokenizer.model")
     theirs = package.SentencePieceProcessor(model_file=prefix + ".model")
     assert [piece[:2] for piece in read_here.pieces] == [

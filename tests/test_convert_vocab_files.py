@@ -160,11 +160,26 @@ def test_a_class_that_builds_its_own_steps_is_told_apart_from_one_that_runs_toke
         ("bpe", "tokenizer_config.json", lambda c: c.update(chat_template="a\0b"), "or NUL"),
         ("bpe", "tokenizer_config.json", lambda c: c.update(extra_special_tokens=["<new>"]), "found '<new>'"),
         ("bpe", "tokenizer_config.json", lambda c: c.update(extra_special_tokens=7), "extra_special_tokens as a list"),
-        ("bpe", "tokenizer_config.json", lambda c: c.update(added_tokens_decoder={"x": {"content": "y"}}), "an id, a text"),
-        ("wordpiece", "tokenizer.json", lambda t: t["post_processor"]["special_tokens"]["[SEP]"].update(ids=[None]), "one id for"),
-        ("wordpiece", "tokenizer.json", lambda t: t["post_processor"]["special_tokens"]["[SEP]"].update(ids=[2**31]), "ids of"),
+        (
+            "bpe",
+            "tokenizer_config.json",
+            lambda c: c.update(added_tokens_decoder={"x": {"content": "y"}}),
+            "an id, a text",
+        ),
+        (
+            "wordpiece",
+            "tokenizer.json",
+            lambda t: t["post_processor"]["special_tokens"]["[SEP]"].update(ids=[None]),
+            "one id for",
+        ),
+        (
+            "wordpiece",
+            "tokenizer.json",
+            lambda t: t["post_processor"]["special_tokens"]["[SEP]"].update(ids=[2**31]),
+            "ids of",
+        ),
     ],
-)  # fmt: skip
+)
 def test_damage_is_refused_by_name(copied, kind: str, name: str, change, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         read(edit(copied(kind), name, change))

@@ -1,4 +1,5 @@
-"""An unquantized GGUF holds every value of its checkpoint, passes through memory by blocks, and is whole or not there."""
+"""An unquantized GGUF holds every value of its checkpoint, passes through memory by blocks, and is whole or not
+there."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -58,7 +59,9 @@ def test_float16_values_are_copied_bit_for_bit_and_vectors_widened(tmp_path: Pat
 
 def test_bfloat16_rounds_to_the_nearest_and_ties_to_even(tmp_path: Path) -> None:
     ulp = 2.0**-7  # of bfloat16 at 1
-    row = np.array([1, 1 + 0.4 * ulp, 1 + 0.5 * ulp, 1 + 0.6 * ulp, 1 + 1.5 * ulp, -1 - 0.5 * ulp, 1e-40, 0.0], np.float32)
+    row = np.array(
+        [1, 1 + 0.4 * ulp, 1 + 0.5 * ulp, 1 + 0.6 * ulp, 1 + 1.5 * ulp, -1 - 0.5 * ulp, 1e-40, 0.0], np.float32
+    )
     expected = np.array([1, 1, 1, 1 + ulp, 1 + 2 * ulp, -1, 1e-40, 0.0], np.float32)
     base = llama(tmp_path / "base", lambda t: t.update({UP: np.tile(row, (96, 8))}), dtype="float32")
     write_gguf(open_source(base), tmp_path / "model.gguf", "bf16")
@@ -67,7 +70,9 @@ def test_bfloat16_rounds_to_the_nearest_and_ties_to_even(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(("dtype", "ftype"), [("float16", "f16"), ("float32", "f32"), ("float32", "f16"), ("float32", "bf16")])
+@pytest.mark.parametrize(
+    ("dtype", "ftype"), [("float16", "f16"), ("float32", "f32"), ("float32", "f16"), ("float32", "bf16")]
+)
 def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: float, dtype: str, ftype: str) -> None:
     base = llama(tmp_path / "base", lambda t: t[UP].__setitem__((95, 63), value), dtype=dtype)
     with pytest.raises(ModelError, match=rf"NaN or infinity in tensor '{UP}'"):
@@ -76,7 +81,8 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: 
 
 
 @pytest.mark.parametrize(
-    ("ftype", "value", "advice"), [("f16", 65520, "bf16 or f32"), ("f16", -1e6, "bf16 or f32"), ("bf16", 3.4e38, "export as f32")]
+    ("ftype", "value", "advice"),
+    [("f16", 65520, "bf16 or f32"), ("f16", -1e6, "bf16 or f32"), ("bf16", 3.4e38, "export as f32")],
 )
 def test_a_weight_beyond_the_type_is_refused_by_name(tmp_path: Path, ftype: str, value: float, advice: str) -> None:
     base = llama(tmp_path / "base", lambda t: t[UP].__setitem__((0, 0), value), dtype="float32")
@@ -93,7 +99,9 @@ def test_float16_has_the_bits_of_numpys_cast(library: bool, monkeypatch: pytest.
     if not library:
         monkeypatch.setattr(runtime, "_row_to_half", lambda: None)
     fractions = np.array([0, 1, 0xFFF, 0x1000, 0x1001, 0x1FFF, 0x2FFF, 0x3000, 0x3001, 0x7FFFFF], np.uint32)
-    bits = (np.arange(512, dtype=np.uint32)[:, None] << 23) | np.concatenate([fractions, np.arange(0, 1 << 23, 9973, dtype=np.uint32)])
+    bits = (np.arange(512, dtype=np.uint32)[:, None] << 23) | np.concatenate(
+        [fractions, np.arange(0, 1 << 23, 9973, dtype=np.uint32)]
+    )
     values = bits.view(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         expected = values.astype(np.float16)
@@ -130,10 +138,14 @@ def test_bytes_that_change_on_the_disk_are_noticed(tmp_path: Path, monkeypatch: 
 
 
 def test_memory_is_that_of_blocks_not_of_matrices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = write_checkpoint(tmp_path / "base", Shape(64, 96, 1, 4, 2, n_vocab=200_000, rank=2))  # an embedding of 25.6 MB
+    base = write_checkpoint(
+        tmp_path / "base", Shape(64, 96, 1, 4, 2, n_vocab=200_000, rank=2)
+    )  # an embedding of 25.6 MB
     adapter = write_adapter(tmp_path / "adapter", Shape(64, 96, 1, 4, 2, 200_000, 2), base)
     monkeypatch.setattr(write, "_BLOCK_BYTES", 1 << 20)
-    monkeypatch.setattr(write, "_write_header", lambda source, family, path, *_: path.write_bytes(b""))  # whose vocabulary is a list
+    monkeypatch.setattr(
+        write, "_write_header", lambda source, family, path, *_: path.write_bytes(b"")
+    )  # whose vocabulary is a list
     monkeypatch.setattr(write, "_read_again", lambda path, checksums: path.stat().st_size)
     source = open_source(base, adapter)
     tracemalloc.start()
@@ -148,7 +160,9 @@ def test_memory_is_that_of_blocks_not_of_matrices(tmp_path: Path, monkeypatch: p
 
 def test_progress_reaches_its_total_and_the_report_counts(tmp_path: Path) -> None:
     seen = []
-    report = write_gguf(open_source(llama(tmp_path / "base")), tmp_path / "m.gguf", "f16", progress=lambda *at: seen.append(at))
+    report = write_gguf(
+        open_source(llama(tmp_path / "base")), tmp_path / "m.gguf", "f16", progress=lambda *at: seen.append(at)
+    )
     assert seen[-1][0] == seen[-1][1] == sum(t.size_bytes for t in check_gguf(tmp_path / "m.gguf").tensors)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert report["n_params"] == TINY.n_params and report["size_bytes"] == (tmp_path / "m.gguf").stat().st_size
@@ -167,7 +181,9 @@ def test_merged_weights_too_large_for_float16_are_quantized_from_float32(tmp_pat
     base = llama(tmp_path / "base", dtype="float32")
     tensors = load_file(base / "model.safetensors")
     tensors[UP][0, 0] = 1e5
-    save_torch({name: torch.from_numpy(t).to(torch.bfloat16) for name, t in tensors.items()}, base / "model.safetensors")
+    save_torch(
+        {name: torch.from_numpy(t).to(torch.bfloat16) for name, t in tensors.items()}, base / "model.safetensors"
+    )
     adapter = write_adapter(tmp_path / "adapter", TINY, base)
     report = export_checkpoint(base, tmp_path / "model.gguf", "q8_0", adapter=adapter, n_threads=1)
     assert report["ftype"] == "q8_0" and "kept in float32" in caplog.text

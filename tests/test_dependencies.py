@@ -1,8 +1,8 @@
 """What pyproject.toml says of other packages is true.
 
 Every lower bound is a version that the suite was run with: constraints-floors.txt pins exactly these for
-`make test-floors`, and constraints.txt pins what `make test` takes. Every package that the source imports is declared: for
-everybody, or in an extra for the modules that the extra is for. Left out: whether the suite passes with the lowest
+`make test-floors`, and constraints.txt pins what `make test` takes. Every package that the source imports is declared:
+for everybody, or in an extra for the modules that the extra is for. Left out: whether the suite passes with the lowest
 versions, which `make test-floors` answers.
 """
 
@@ -111,8 +111,12 @@ def test_every_direct_dependency_that_make_test_installs_is_pinned_within_its_bo
 def imports(path: Path) -> dict[str, bool]:
     """Packages that a file imports, of other projects -> whether one import of it runs with the file's own import."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    inside = {id(node) for function in ast.walk(tree) if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-              for node in ast.walk(function)}  # fmt: skip
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
     found = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -175,17 +179,25 @@ def test_an_import_that_is_not_declared_is_found(file, package, at_once):
 
 
 def test_every_declared_package_is_imported():
-    used = {installed_as(package) for file in files("reclm_lite", "kernels", "convert") for package in imports(ROOT / file)}
-    of_users = [*core(), *(requirement for name in ("tune", "qlora", "export", "ray", "bench") for requirement in extra(name))]
+    used = {
+        installed_as(package) for file in files("reclm_lite", "kernels", "convert") for package in imports(ROOT / file)
+    }
+    of_users = [
+        *core(),
+        *(requirement for name in ("tune", "qlora", "export", "ray", "bench") for requirement in extra(name)),
+    ]
     assert names(of_users) - used == NEEDED_BY_OTHERS
 
 
 def test_jinja_is_a_direct_dependency_with_the_sandbox_closed():
-    """It would come with llama-cpp-python, which is content with 2.11: templates of foreign models are rendered with it."""
+    """It would come with llama-cpp-python, which is content with 2.11: templates of foreign models are rendered with
+    it."""
     (jinja,) = [requirement for requirement in core() if canonicalize_name(requirement.name) == "jinja2"]
     assert floor(jinja) >= Version("3.1.6")
 
 
 def test_make_test_floors_takes_the_pins():
-    recipe = re.search(r"^\$\(FLOORS\)/floors\.stamp:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    recipe = re.search(
+        r"^\$\(FLOORS\)/floors\.stamp:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert recipe and "PIP_CONSTRAINT=constraints-floors.txt" in recipe[1] and '".[dev,bench]"' in recipe[1]

@@ -22,11 +22,21 @@ from reclm_lite.dialogue.draws import Known
 from reclm_lite.dialogue.first import Shown
 from reclm_lite.dialogue.inputs import load_inputs
 from reclm_lite.dialogue.preferences import asked_instead, possible_kinds
-from reclm_lite.files import file_sha256
 from reclm_lite.dialogue.records import FORMS, KINDS, ORIGINS, PREFERENCE, RL, SFT, read_dialogues
 from reclm_lite.dialogue.rounds import UserRounds
-from reclm_lite.dialogue.templates import NO, YES, candidate_spans, instruct_prompt, item_spans, parse_profile, person_spans, user_prompt, user_spans
+from reclm_lite.dialogue.templates import (
+    NO,
+    YES,
+    candidate_spans,
+    instruct_prompt,
+    item_spans,
+    parse_profile,
+    person_spans,
+    user_prompt,
+    user_spans,
+)
 from reclm_lite.errors import InputError, MissingArtefactError
+from reclm_lite.files import file_sha256
 from reclm_lite.profiles.prompts import user_prompt_of
 from reclm_lite.profiles.targets import RulesTargets
 from reclm_lite.types import ItemText
@@ -151,7 +161,9 @@ def test_one_round_shows_whole_histories_as_a_profile_run_does(ws, tmp_path):
     for form in FORMS:
         for dialogue in made(ws, SFT, tmp_path, sides=("user",), rounds=1, form=form):
             assert len(dialogue.messages) == 2
-            assert dialogue.messages[0].text == user_prompt_of(inputs, user_of(dialogue), instruct=form == "instruct").text
+            assert (
+                dialogue.messages[0].text == user_prompt_of(inputs, user_of(dialogue), instruct=form == "instruct").text
+            )
 
 
 def test_equal_dialogues_are_written_once(tmp_path):
@@ -171,7 +183,9 @@ def test_users_with_the_same_history_are_in_the_same_part_in_every_file(tmp_path
         for kind in KINDS:
             for dialogue in made(ws, kind, tmp_path, sides=("user",), held_out=0.5, variants=2):
                 parts.setdefault(user_of(dialogue) % 6, set()).add(dialogue.part)
-    assert all(len(found) == 1 for found in parts.values()) and {part for found in parts.values() for part in found} == {"train", "held_out"}
+    assert all(len(found) == 1 for found in parts.values()) and {
+        part for found in parts.values() for part in found
+    } == {"train", "held_out"}
 
 
 def test_no_first_round_is_in_both_parts(tmp_path):
@@ -179,7 +193,10 @@ def test_no_first_round_is_in_both_parts(tmp_path):
     train = {user: [user % 6] if user < 12 else [user % 6, 6 + user % 6] for user in range(24)}
     with dialogue_workspace(tmp_path / "ws", train=train, valid={}, test={}, with_neighbors=False) as ws:
         summary = make(ws, SFT, sides=("user",), held_out=0.5, variants=3)
-        firsts = {part: {d.messages[0].text for d in read_dialogues(default_path(ws, SFT), SFT, part=part)} for part in ("train", "held_out")}
+        firsts = {
+            part: {d.messages[0].text for d in read_dialogues(default_path(ws, SFT), SFT, part=part)}
+            for part in ("train", "held_out")
+        }
     assert all(firsts.values()) and not firsts["train"] & firsts["held_out"]
     assert summary.left_out["held out, with a first round that is trained on"] > 0
 
@@ -190,7 +207,15 @@ def test_no_first_round_is_in_both_parts(tmp_path):
 def test_every_corruption_spoils_the_chosen_profile_as_its_name_says(ws, tmp_path):
     found = made(ws, PREFERENCE, tmp_path, variants=12)
     kinds = Counter(d.corruption for d in found)
-    assert set(kinds) == {"neighbor", "merged", "truncated", "doubled", "empty", "dot", "smoothed"}  # no times, so nothing is stale
+    assert set(kinds) == {
+        "neighbor",
+        "merged",
+        "truncated",
+        "doubled",
+        "empty",
+        "dot",
+        "smoothed",
+    }  # no times, so nothing is stale
     assert kinds["neighbor"] > kinds["dot"] and kinds["merged"] > kinds["empty"]
     n_parse = 0
     for d in found:
@@ -205,7 +230,10 @@ def test_every_corruption_spoils_the_chosen_profile_as_its_name_says(ws, tmp_pat
         elif d.rejected.count(",") == 4:
             n_parse += 1
             mixed = parse_profile(d.rejected)
-            assert 0 < len(set(mixed.identity) - set(chosen.identity)) < 3 and 0 < len(set(mixed.interests) - set(chosen.interests)) < 3
+            assert (
+                0 < len(set(mixed.identity) - set(chosen.identity)) < 3
+                and 0 < len(set(mixed.interests) - set(chosen.interests)) < 3
+            )
         else:
             assert d.rejected.startswith(f"{head}, ")
     assert 0 < n_parse < kinds["merged"]
@@ -286,7 +314,9 @@ def test_a_budget_is_kept_and_what_it_cost_is_counted(ws, tmp_path, form):
     whole = make(ws, SFT, path=path, form=form, sides=("user",))
     assert not whole.counts.get("shortened")
     prompts = sorted(estimated(0, form).count(dialogue.messages[0].text) for dialogue in read_dialogues(path, SFT))
-    budget = estimated(prompts[len(prompts) // 2] + AROUND + ANSWER_TOKENS + {"compact": 120, "instruct": 170}[form], form)
+    budget = estimated(
+        prompts[len(prompts) // 2] + AROUND + ANSWER_TOKENS + {"compact": 120, "instruct": 170}[form], form
+    )
     summary = make(ws, SFT, path=path, form=form, sides=("user",), budget=budget)
     for dialogue in read_dialogues(path, SFT):
         assert sum(budget.count(message.text) for message in dialogue.messages) <= budget.max_tokens
@@ -330,6 +360,13 @@ def test_without_a_split_texts_or_anybody_the_build_is_refused(tmp_path):
 
 
 def test_settings_that_are_none_are_refused(ws):
-    for wrong in ({"rounds": 3}, {"form": "loose"}, {"sides": ("person",)}, {"limit": 0}, {"held_out": 1.0}, {"variants": 0}):
+    for wrong in (
+        {"rounds": 3},
+        {"form": "loose"},
+        {"sides": ("person",)},
+        {"limit": 0},
+        {"held_out": 1.0},
+        {"variants": 0},
+    ):
         with pytest.raises(InputError, match="expected"):
             make(ws, SFT, **wrong)

@@ -1,4 +1,5 @@
-"""Whatever held-out interaction slips into an input of a dialogue, the build ends and names it; targets from elsewhere are judged."""
+"""Whatever held-out interaction slips into an input of a dialogue, the build ends and names it; targets from elsewhere
+are judged."""
 
 import dataclasses
 import json
@@ -53,7 +54,9 @@ def built(ws, inputs, kind: str) -> None:
 @pytest.mark.parametrize(("part", "user", "item", "word"), HELD)
 def test_a_held_out_pair_among_the_histories_ends_the_build_and_is_named(ws, kind, part, user, item, word):
     inputs = with_pair(load_inputs(ws), user, item)
-    with pytest.raises(LeakError, match=f"user 'u{user}' with item 'i{item}', which .*{word}.* holds out; .*reclm split"):
+    with pytest.raises(
+        LeakError, match=f"user 'u{user}' with item 'i{item}', which .*{word}.* holds out; .*reclm split"
+    ):
         built(ws, inputs, kind)
     assert not default_path(ws, kind).exists() and not list(default_path(ws, kind).parent.glob("*"))
 
@@ -107,29 +110,45 @@ def test_held_out_items_never_stand_in_a_users_own_lines(ws):
     for dialogue in read_dialogues(default_path(ws, SFT), SFT):
         user = int(dialogue.id.split(":")[1][1:])
         own = dialogue.messages[0].text.split("own items:")[1]
-        assert not any(f"uniqueword{item}\"" in own or f"uniqueword{item}." in own for item in VALID.get(user, []) + TEST.get(user, []))
+        assert not any(
+            f'uniqueword{item}"' in own or f"uniqueword{item}." in own
+            for item in VALID.get(user, []) + TEST.get(user, [])
+        )
 
 
 # -- neighbors -------------------------------------------------------------------------
 
 
 def test_neighbors_of_vectors_that_saw_validation_are_refused(tmp_path):
-    with dialogue_workspace(tmp_path / "ws", refit_vectors=False) as ws:
-        with pytest.raises(LeakError, match="models/lightgcn to keep user vectors fitted on training alone.*reclm fit lightgcn"):
-            make(ws, SFT)
+    with (
+        dialogue_workspace(tmp_path / "ws", refit_vectors=False) as ws,
+        pytest.raises(
+            LeakError, match="models/lightgcn to keep user vectors fitted on training alone.*reclm fit lightgcn"
+        ),
+    ):
+        make(ws, SFT)
     with dialogue_workspace(tmp_path / "none", refit_vectors=False, valid={}) as ws:
         make(ws, SFT)  # nothing was held out for validation, so nothing was seen
 
 
 def test_neighbors_of_which_nothing_tells_where_they_come_from_are_refused(ws):
-    ws.save("matrices/neighbors", {"indices": np.zeros((24, 2), np.int32)}, inputs={"matrices/split": ws.fingerprint("matrices/split")}, params={})
+    ws.save(
+        "matrices/neighbors",
+        {"indices": np.zeros((24, 2), np.int32)},
+        inputs={"matrices/split": ws.fingerprint("matrices/split")},
+        params={},
+    )
     with pytest.raises(LeakError, match="nothing tells"):
         LeakGuard.of(ws)
     name = "models/lightgcn+users"
     model = ws.load("models/lightgcn", made_by="")
     ws.save(name, model.arrays, inputs=model.inputs, params=model.params)
-    ws.save("matrices/neighbors", {"indices": np.zeros((24, 2), np.int32)},
-            inputs={"matrices/split": ws.fingerprint("matrices/split"), name: ws.fingerprint(name)}, params={})  # fmt: skip
+    ws.save(
+        "matrices/neighbors",
+        {"indices": np.zeros((24, 2), np.int32)},
+        inputs={"matrices/split": ws.fingerprint("matrices/split"), name: ws.fingerprint(name)},
+        params={},
+    )
     with pytest.raises(LeakError, match="without profiles"):
         LeakGuard.of(ws)
 
@@ -163,7 +182,9 @@ def test_a_profile_that_quotes_what_is_held_out_is_left_out_and_counted(ws):
     quoting = f"User identity: a fan, b fan, c fan; User interests: x, y, {title}"
     with ws.writing():
         set_profile(ws, "user", 0, quoting)
-        set_profile(ws, "user", 2, f"User identity: a fan, b fan, c fan; User interests: x, y, {text_of(TRAIN[2][0]).title}")
+        set_profile(
+            ws, "user", 2, f"User identity: a fan, b fan, c fan; User interests: x, y, {text_of(TRAIN[2][0]).title}"
+        )
         set_profile(ws, "user", 4, PROFILE)
         set_profile(ws, "item", 3, PROFILE)
     inputs = load_inputs(ws)
@@ -172,13 +193,21 @@ def test_a_profile_that_quotes_what_is_held_out_is_left_out_and_counted(ws):
     assert found == {"u2", "u4", "i3"}
     assert summary.left_out["first-round answer quotes what is held out"] == 1
     quotes = Quotes(ws)
-    assert quotes.of_held_out("user", 0, [title]) and not quotes.of_held_out("user", 4, [title]) and not quotes.of_held_out("item", 0, [title])
+    assert (
+        quotes.of_held_out("user", 0, [title])
+        and not quotes.of_held_out("user", 4, [title])
+        and not quotes.of_held_out("item", 0, [title])
+    )
 
 
 def test_targets_from_a_file_are_taken_for_those_it_names_and_longer_ones_cut(ws, tmp_path):
     long = "User identity: a, b, b, c, d, e; User interests: f, g, h, i, j."
-    rows = [{"side": "user", "id": "u0", "profile": PROFILE}, {"side": "user", "id": "u2", "profile": long}, {"side": "user", "id": "nobody", "profile": PROFILE},
-            {"side": "user", "id": "u4", "profile": "a lovely person"}]  # fmt: skip
+    rows = [
+        {"side": "user", "id": "u0", "profile": PROFILE},
+        {"side": "user", "id": "u2", "profile": long},
+        {"side": "user", "id": "nobody", "profile": PROFILE},
+        {"side": "user", "id": "u4", "profile": "a lovely person"},
+    ]
     path = tmp_path / "targets.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     inputs = load_inputs(ws)
@@ -246,7 +275,9 @@ def test_answers_that_do_not_parse_are_left_out_and_counted(ws, tmp_path, fake_e
     monkeypatch.setattr(FakeEngine, "bad_words", ("uniqueword1",))
     inputs = load_inputs(ws)
     with open_source(SourceSettings(str(fake_engine), n_threads=1), inputs) as source:
-        summary = build(ws, inputs, SourceTargets(ws, source, RunSettings()), BuildSettings(SFT), path=tmp_path / "a.jsonl")
+        summary = build(
+            ws, inputs, SourceTargets(ws, source, RunSettings()), BuildSettings(SFT), path=tmp_path / "a.jsonl"
+        )
     assert summary.left_out["first-round answer without the form"] > 0 and summary.n_dialogues > 0
     assert "nonsense" not in (tmp_path / "a.jsonl").read_text()
 
@@ -259,7 +290,13 @@ def test_a_teacher_that_falls_silent_ends_the_build_and_what_it_said_is_kept(ws,
 
     def run():
         with open_source(SourceSettings(str(fake_engine), n_threads=1), inputs) as source:
-            return build(ws, inputs, SourceTargets(ws, source, RunSettings()), BuildSettings(SFT, sides=("user",)), path=tmp_path / "a.jsonl")
+            return build(
+                ws,
+                inputs,
+                SourceTargets(ws, source, RunSettings()),
+                BuildSettings(SFT, sides=("user",)),
+                path=tmp_path / "a.jsonl",
+            )
 
     monkeypatch.setattr(FakeEngine, "generate", some)
     with pytest.raises(ReclmError, match="answered 5 of .* run the command again"):
@@ -280,7 +317,9 @@ def test_a_forgotten_users_dialogues_leave_the_workspace_with_all_files_that_hol
     folder = default_path(ws, SFT).parent
     assert all(b"u5:" in (folder / f"{kind}.jsonl").read_bytes() for kind in KINDS)
     dry = forget_user(ws, "u5", dry_run=True)
-    assert len(list(folder.iterdir())) == 6 and {f"llm/dialogues/{kind}.jsonl" for kind in KINDS} <= {one.path for one in dry.deleted}
+    assert len(list(folder.iterdir())) == 6 and {f"llm/dialogues/{kind}.jsonl" for kind in KINDS} <= {
+        one.path for one in dry.deleted
+    }
     summary = forget_user(ws, "u5")
     assert not list(folder.iterdir())
     commands = {one.command for one in summary.deleted}
@@ -289,5 +328,3 @@ def test_a_forgotten_users_dialogues_leave_the_workspace_with_all_files_that_hol
     assert not any("llm/dialogues" in remains.text for remains in summary.remains)
     make(ws, SFT)
     assert b"u5:" not in default_path(ws, SFT).read_bytes()
-
-

@@ -81,9 +81,13 @@ def test_a_model_of_another_size_is_refused():
 def ws(tmp_path):
     known = SPLIT.known().tocoo()
     data = Imported(
-        "tiny", list("abcd"), [str(i) for i in range(N_ITEMS)], [ItemText("")] * N_ITEMS,
-        known.row.astype(np.int32), known.col.astype(np.int32),
-    )  # fmt: skip
+        "tiny",
+        list("abcd"),
+        [str(i) for i in range(N_ITEMS)],
+        [ItemText("")] * N_ITEMS,
+        known.row.astype(np.int32),
+        known.col.astype(np.int32),
+    )
     with Workspace.create(tmp_path / "ws") as ws:
         save_imported(ws, data)
         save_split(ws, SPLIT, inputs={"matrices/interactions": ws.fingerprint("matrices/interactions")})
@@ -94,12 +98,23 @@ def test_a_workspace_without_models_still_shows_the_baselines(ws):
     result = evaluate_workspace(ws)
     assert result["dataset"] == "tiny" and result["split"]["method"] == "given" and result["stale"] == []
     assert [(r["model"], r["setting"]) for r in result["rows"]] == [
-        ("random", "full"), ("popularity", "full"), ("random", "unseen"), ("popularity", "unseen"),
-    ]  # fmt: skip
+        ("random", "full"),
+        ("popularity", "full"),
+        ("random", "unseen"),
+        ("popularity", "unseen"),
+    ]
     row = result["rows"][1]
     assert list(row) == [
-        "model", "profiles", "setting", "selection", "recall@20", "recall@40", "ndcg@20", "ndcg@40", "n_users",
-    ]  # fmt: skip
+        "model",
+        "profiles",
+        "setting",
+        "selection",
+        "recall@20",
+        "recall@40",
+        "ndcg@20",
+        "ndcg@40",
+        "n_users",
+    ]
     assert row["selection"] == "valid" and row["n_users"] == 3 and row["recall@20"] == 1
 
 
@@ -110,8 +125,10 @@ def test_fitted_models_are_listed_and_stale_ones_left_out(ws):
     calls = []
     result = evaluate_workspace(ws, ci95=True, progress=lambda *call: calls.append(call))
     assert {(r["model"], r["profiles"]) for r in result["rows"]} == {
-        ("random", "none"), ("popularity", "none"), ("lightgcn", "none"),
-    }  # fmt: skip
+        ("random", "none"),
+        ("popularity", "none"),
+        ("lightgcn", "none"),
+    }
     (stale,) = result["stale"]
     assert stale["model"] == "lightgcn+users" and "reclm fit lightgcn --profiles users -w" in stale["reason"]
     assert calls[-1][:2] == (6, 6)
@@ -137,7 +154,12 @@ def test_popularity_on_mind_comes_out_as_computed_independently(shared_data, tmp
         popularity = baselines(load_split(ws).known())[1]
         result = evaluate(ws, popularity, "full")
         assert result.n_users == 56_972
-        for metric, expected in {"recall@20": 0.0644, "recall@40": 0.1100, "ndcg@20": 0.0316, "ndcg@40": 0.0424}.items():
+        for metric, expected in {
+            "recall@20": 0.0644,
+            "recall@40": 0.1100,
+            "ndcg@20": 0.0316,
+            "ndcg@40": 0.0424,
+        }.items():
             assert result.means[metric] == pytest.approx(expected, abs=2e-4)
         assert evaluate(ws, popularity, "unseen").n_users == 20_394
 
@@ -153,7 +175,11 @@ def test_a_damaged_model_is_named_and_the_others_are_ranked(ws):
     result = evaluate_workspace(ws)
     assert {row["model"] for row in result["rows"]} == {"random", "popularity", "biasmf"}
     (left_out,) = result["stale"]
-    assert left_out["model"] == "lightgcn" and "damaged" in left_out["reason"] and "reclm fit lightgcn" in left_out["reason"]
+    assert (
+        left_out["model"] == "lightgcn"
+        and "damaged" in left_out["reason"]
+        and "reclm fit lightgcn" in left_out["reason"]
+    )
     states = {stage.name: stage.state for stage in workspace_status(ws).stages}
     assert states["model lightgcn"] == "damaged" and states["model biasmf"] == "ready"
 

@@ -1,4 +1,5 @@
-"""A forgotten person is in no byte of the workspace, everybody else is as before, and a kill leaves one or the other."""
+"""A forgotten person is in no byte of the workspace, everybody else is as before, and a kill leaves one or the
+other."""
 
 import json
 import shutil
@@ -11,7 +12,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from profile_workspace import HashEncoder, make_workspace, text_of
 
-from reclm_lite import forget
 from reclm_lite.cf.fit import fit
 from reclm_lite.cf.interface import artefact_name, fitted_models
 from reclm_lite.cf.models import MODELS, TRAINED
@@ -33,17 +33,30 @@ N_USERS, N_ITEMS, PERSON = 16, 24, 5
 ID = "person-zq7-unique"
 IDS = [ID if user == PERSON else f"other-{user:02d}" for user in range(N_USERS)]
 PROFILE = "User identity: zq7identity, watcher, walker; User interests: zq7interest, comets, bread"
-RAW, EARLIER, ORPHAN, SHARED = "zq7 raw answer", "zq7 earlier answer", "zq7 answer for nobody knows whom", "an answer for two"
+RAW, EARLIER, ORPHAN, SHARED = (
+    "zq7 raw answer",
+    "zq7 earlier answer",
+    "zq7 answer for nobody knows whom",
+    "an answer for two",
+)
 
 
 def profile_of(user: int) -> str:
-    return PROFILE if user == PERSON else f"User identity: reader{user}, watcher, walker; User interests: rivers{user}, comets, bread"
+    return (
+        PROFILE
+        if user == PERSON
+        else f"User identity: reader{user}, watcher, walker; User interests: rivers{user}, comets, bread"
+    )
 
 
 def fill_profiles(ws: Workspace) -> None:
-    """A profile and a generation for each user, by SQL; the person has an older generation too, and one shared with the next."""
+    """A profile and a generation for each user, by SQL; the person has an older generation too, and one shared with the
+    next."""
     with ws.writing(), ws.db:
-        put = "INSERT INTO generations (prompt_key, raw, status, n_prompt_tokens, n_new_tokens, created) VALUES (?, ?, 'ok', 1, 1, '')"
+        put = (
+            "INSERT INTO generations (prompt_key, raw, status, n_prompt_tokens, n_new_tokens, created) VALUES (?, "
+            "?, 'ok', 1, 1, '')"
+        )
         used = "INSERT INTO uses VALUES (?, ?, ?)"
         for user in range(N_USERS):
             ws.db.execute(put, (f"key{user}", RAW if user == PERSON else f"raw {user}"))
@@ -53,17 +66,24 @@ def fill_profiles(ws: Workspace) -> None:
                 "VALUES ('user', ?, 'ok', ?, 'by hand', ?, '', ?)",
                 (user, profile_of(user), f"key{user}", ws.fingerprint("matrices/interactions")),
             )
-        for key, raw, users in (("old", EARLIER, [PERSON]), ("nobody", ORPHAN, []), ("two", SHARED, [PERSON, PERSON + 1])):
+        for key, raw, users in (
+            ("old", EARLIER, [PERSON]),
+            ("nobody", ORPHAN, []),
+            ("two", SHARED, [PERSON, PERSON + 1]),
+        ):
             ws.db.execute(put, (key, raw))
             ws.db.executemany(used, [(key, "user", user) for user in users])
         ws.db.execute(put, ("item", "of an item"))
         ws.db.execute(used, ("item", "item", PERSON))  # an item of the same number is not the person
-        ws.db.execute("INSERT OR REPLACE INTO meta VALUES ('profiles_split:user', ?)", (ws.fingerprint("matrices/split"),))
+        ws.db.execute(
+            "INSERT OR REPLACE INTO meta VALUES ('profiles_split:user', ?)", (ws.fingerprint("matrices/split"),)
+        )
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """A workspace that has everything: each model, neighbours, profiles, vectors, reports, what interrupted commands leave."""
+    """A workspace that has everything: each model, neighbours, profiles, vectors, reports, what interrupted commands
+    leave."""
     root = tmp_path_factory.mktemp("forget") / "ws"
     rng = np.random.default_rng(0)
     pairs = [(user, int(item)) for user in range(N_USERS) for item in rng.choice(N_ITEMS, 8, replace=False)]
@@ -116,7 +136,10 @@ def needles_of(ws: Workspace) -> dict[str, bytes]:
 def found_in(root: Path, needles: dict[str, bytes]) -> dict[str, list[str]]:
     """needle -> the files (or names of files) that hold it."""
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    found = {what: [n for n, content in files.items() if needle in content or needle in n.encode()] for what, needle in needles.items()}
+    found = {
+        what: [n for n, content in files.items() if needle in content or needle in n.encode()]
+        for what, needle in needles.items()
+    }
     return {what: names for what, names in found.items() if names}
 
 
@@ -126,7 +149,11 @@ def freshness(ws: Workspace) -> list[tuple[str, str]]:
 
 def files_of(root: Path) -> dict[str, bytes]:
     """Every file's content, less the lock and SQLite's own shared memory."""
-    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name not in (".lock", "workspace.db-shm")}
+    return {
+        str(path): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and path.name not in (".lock", "workspace.db-shm")
+    }
 
 
 # -- nothing is left of the person ---------------------------------------------------
@@ -138,13 +165,23 @@ def test_no_byte_of_the_person_is_left_in_any_file(root):
         before = found_in(root, needles)
         assert set(before) == set(needles), "the search must be able to find each of these"
         assert len([what for what in needles if what.startswith("models/")]) > 8
-        for place in ("workspace.toml", f"reports/{ID}.html", "models/.ncf.checkpoint/select.safetensors", "matrices/.split.safetensors.99.tmp"):
+        for place in (
+            "workspace.toml",
+            f"reports/{ID}.html",
+            "models/.ncf.checkpoint/select.safetensors",
+            "matrices/.split.safetensors.99.tmp",
+        ):
             assert place in before["id"]
         assert "matrices/interactions.safetensors" in before["id"]  # the manifest's users to show
         summary = forget_user(ws, ID)
         assert found_in(root, needles) == {}
     assert found_in(root, needles) == {}
-    assert summary.n_interactions == 8 and summary.n_profiles == 1 and summary.n_generations == 2 and summary.n_unknown_generations == 1
+    assert (
+        summary.n_interactions == 8
+        and summary.n_profiles == 1
+        and summary.n_generations == 2
+        and summary.n_unknown_generations == 1
+    )
 
 
 def test_text_that_was_deleted_before_is_wiped_from_free_pages_too(root):
@@ -198,11 +235,15 @@ def test_every_other_users_rows_are_as_before_bit_for_bit(root):
         assert user_ids(ws) == [ident for ident in IDS if ident != ID]
         for user in range(N_USERS):
             if user != PERSON:
-                text = ws.db.execute("SELECT text FROM profiles WHERE side='user' AND idx=?", (user - (user > PERSON),)).fetchone()
+                text = ws.db.execute(
+                    "SELECT text FROM profiles WHERE side='user' AND idx=?", (user - (user > PERSON),)
+                ).fetchone()
                 assert text == (profile_of(user),)
         assert np.array_equal(load_interactions(ws).matrix().toarray(), np.delete(dense, PERSON, 0))
         for part in ("train", "valid", "test", "unseen"):
-            assert np.array_equal(getattr(load_split(ws), part).toarray(), np.delete(getattr(split, part).toarray(), PERSON, 0))
+            assert np.array_equal(
+                getattr(load_split(ws), part).toarray(), np.delete(getattr(split, part).toarray(), PERSON, 0)
+            )
         assert load_split(ws).params["n_pairs"]["train"] == load_split(ws).train.nnz < split.train.nnz
     for name in ("timestamps", "ratings"):
         gone = before["matrices/interactions"]["users"] == PERSON
@@ -213,7 +254,9 @@ def test_every_other_users_rows_are_as_before_bit_for_bit(root):
             if key in ("user_vectors", "train_user_vectors", "user_ready") or name == "vectors/user_profiles":
                 assert after[name][key].tobytes() == np.delete(array, PERSON, 0).tobytes(), f"{name} {key}"
                 n_rows += 1
-            elif name.startswith("models/") and "indptr" not in key and "indices" not in key and key != "scorer.data" or name == "vectors/items":
+            elif (
+                name.startswith("models/") and "indptr" not in key and "indices" not in key and key != "scorer.data"
+            ) or name == "vectors/items":
                 assert after[name][key].tobytes() == array.tobytes(), f"{name} {key}"
     assert n_rows > 25
 
@@ -243,10 +286,16 @@ def test_neighbor_lists_close_up_where_the_person_stood_and_name_the_same_people
     for user in range(N_USERS):
         if user == PERSON:
             continue
-        old = [(IDS[i], s) for i, s in zip(before["indices"][user], before["similarity"][user], strict=True) if i >= 0 and i != PERSON]
+        old = [
+            (IDS[i], s)
+            for i, s in zip(before["indices"][user], before["similarity"][user], strict=True)
+            if i >= 0 and i != PERSON
+        ]
         row = user - (user > PERSON)
         n = len(old)
-        assert [(left[i], s) for i, s in zip(after["indices"][row][:n], after["similarity"][row][:n], strict=True)] == old
+        assert [
+            (left[i], s) for i, s in zip(after["indices"][row][:n], after["similarity"][row][:n], strict=True)
+        ] == old
         assert (after["indices"][row][n:] == -1).all() and (after["similarity"][row][n:] == 0).all()
         named += PERSON in before["indices"][user]
     assert summary.n_neighbor_lists == named > 0
@@ -311,13 +360,17 @@ def test_several_go_in_one_pass_as_if_one_by_one(root, tmp_path):
                 assert np.array_equal(array, arrays_of(other)[name][key]), f"{name} {key}"
             assert ws.fingerprint(name) == other.fingerprint(name)
         for table in ("users", "profiles", "uses", "generations", "meta"):
-            assert set(ws.db.execute(f"SELECT * FROM {table}")) == set(other.db.execute(f"SELECT * FROM {table}")), table
+            assert set(ws.db.execute(f"SELECT * FROM {table}")) == set(other.db.execute(f"SELECT * FROM {table}")), (
+                table
+            )
 
 
 def test_forgotten_users_can_come_back_by_an_import_and_old_uses_do_not_name_them(root):
     with Workspace.open(root) as ws:
         forget_user(ws, ID)
-        data = Imported("again", IDS, ["i0"], [text_of(0)], np.arange(N_USERS, dtype=np.int32), np.zeros(N_USERS, np.int32))
+        data = Imported(
+            "again", IDS, ["i0"], [text_of(0)], np.arange(N_USERS, dtype=np.int32), np.zeros(N_USERS, np.int32)
+        )
         save_imported(ws, data)
         assert ws.db.execute("SELECT COUNT(*) FROM uses").fetchone() == (0,)
         forget_user(ws, ID)
@@ -334,7 +387,13 @@ def test_every_kind_of_artefact_is_known(built):
         made = {f"{path.parent.name}/{path.stem}" for path in built.glob("*/*.safetensors")}
         assert {artefact_name(*pair) for pair in fitted_models(ws)} >= {f"models/{model}" for model in MODELS}
     assert set(summary.rewritten) == made | {"workspace.toml"}
-    assert {"matrices/interactions", "matrices/split", "matrices/neighbors", "vectors/items", "vectors/user_profiles"} < made
+    assert {
+        "matrices/interactions",
+        "matrices/split",
+        "matrices/neighbors",
+        "vectors/items",
+        "vectors/user_profiles",
+    } < made
     assert set(ARTEFACTS) - made == {"models/*", "vectors/item_profiles"}
 
 
@@ -345,20 +404,30 @@ def test_every_table_of_the_database_is_known(built):
         columns = {(table, row[1]) for table in tables for row in ws.db.execute(f"PRAGMA table_info({table})")}
     assert tables == {"meta", "users", "items", "profiles", "generations", "uses", "jobs", "runs"}
     by_user = {(table, name) for table, name in columns if name in ("idx", "side") or name.startswith("user")}
-    assert by_user == {("users", "user_idx"), ("users", "user_id"), *((t, c) for t in ("profiles", "uses") for c in ("side", "idx"))}
+    assert by_user == {
+        ("users", "user_idx"),
+        ("users", "user_id"),
+        *((t, c) for t in ("profiles", "uses") for c in ("side", "idx")),
+    }
 
 
 def test_an_unknown_artefact_array_or_scorer_and_a_damaged_file_are_deleted_and_their_command_is_named(root):
     with Workspace.open(root) as ws:
         ws.save("matrices/novelty", {"by_user": np.zeros((N_USERS, 2), np.float32)}, inputs={}, params={})
-        for name, more, params in (("models/sgl", {"user_mood": np.zeros(N_USERS)}, {}), ("models/ease", {}, {"scorer": "new"})):
+        for name, more, params in (
+            ("models/sgl", {"user_mood": np.zeros(N_USERS)}, {}),
+            ("models/ease", {}, {"scorer": "new"}),
+        ):
             stored = ws.load(name, made_by="")
             ws.save(name, stored.arrays | more, inputs=stored.inputs, params=stored.params | params)
         path = ws.path("models/ncf")
         path.write_bytes(path.read_bytes()[:-5])
         summary = forget_user(ws, ID)
         told = {deleted.path.removesuffix(".safetensors"): deleted for deleted in summary.deleted}
-        assert "does not know this artefact" in told["matrices/novelty"].reason and "user_mood" in told["models/sgl"].reason
+        assert (
+            "does not know this artefact" in told["matrices/novelty"].reason
+            and "user_mood" in told["models/sgl"].reason
+        )
         assert "scorer.weights" in told["models/ease"].reason and told["models/ncf"].reason == "damaged"
         assert told["models/sgl"].command == f"reclm fit sgl -w {ws.root}"
         for name in ("matrices/novelty", "models/sgl", "models/ease", "models/ncf"):
@@ -369,14 +438,33 @@ def test_an_unknown_artefact_array_or_scorer_and_a_damaged_file_are_deleted_and_
 def test_artefacts_of_earlier_data_are_deleted_since_their_rows_may_be_other_peoples(root):
     with Workspace.open(root) as ws:
         stored = ws.load("models/itemknn", made_by="")
-        ws.save("models/itemknn", {**stored.arrays, "user_vectors": np.zeros((3, 0), np.float32)}, inputs=stored.inputs, params=stored.params)
-        ws.save("models/ease", ws.load("models/ease", made_by="").arrays, inputs={"matrices/split": "another"}, params={"scorer": "dense"})
-        rewrite(ws, "models/ease", "2001-01-01T00:00:00+00:00", ids=None)  # of an older version, which kept no digests of ids
-        rewrite(ws, "models/gfcf", ws.provenance("models/gfcf", made_by="")["created"], ids={"users": "others", "items": "others"})
+        ws.save(
+            "models/itemknn",
+            {**stored.arrays, "user_vectors": np.zeros((3, 0), np.float32)},
+            inputs=stored.inputs,
+            params=stored.params,
+        )
+        ws.save(
+            "models/ease",
+            ws.load("models/ease", made_by="").arrays,
+            inputs={"matrices/split": "another"},
+            params={"scorer": "dense"},
+        )
+        rewrite(
+            ws, "models/ease", "2001-01-01T00:00:00+00:00", ids=None
+        )  # of an older version, which kept no digests of ids
+        rewrite(
+            ws,
+            "models/gfcf",
+            ws.provenance("models/gfcf", made_by="")["created"],
+            ids={"users": "others", "items": "others"},
+        )
         summary = forget_user(ws, ID)
         told = {deleted.path: deleted.reason for deleted in summary.deleted}
         assert "earlier data" in told["models/gfcf.safetensors"] and not ws.has("models/gfcf")
-        assert "earlier data" in told["models/ease.safetensors"] and "shape (3, 0)" in told["models/itemknn.safetensors"]
+        assert (
+            "earlier data" in told["models/ease.safetensors"] and "shape (3, 0)" in told["models/itemknn.safetensors"]
+        )
         assert not ws.has("models/ease") and not ws.has("models/itemknn")
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from profile_workspace import make_workspace
-from test_forget import ID, IDS, N_USERS, PERSON, arrays_of, built, files_of, found_in, freshness, needles_of, profile_of, root  # noqa: F401
+from test_forget import ID, IDS, N_USERS, PERSON, arrays_of, files_of, found_in, freshness, needles_of
 
 from reclm_lite import forget
 from reclm_lite.cli import forget as verb
@@ -22,7 +22,6 @@ from reclm_lite.errors import WorkspaceError
 from reclm_lite.forget import forget_user
 from reclm_lite.serve.recommend import Recommender, recommend
 from reclm_lite.workspace import Workspace
-
 
 # -- kills and other processes -----------------------------------------------------------
 
@@ -90,7 +89,9 @@ def test_a_kill_before_the_transaction_leaves_the_workspace_as_it_was(root, poin
     assert found_in(root, needles) == {} and not list(root.glob("*/.*.tmp"))
 
 
-@pytest.mark.parametrize(("point", "n"), [("renames", 1), ("renames", 2), ("renames", 9), ("deletions", 1), ("wiping", 1)])
+@pytest.mark.parametrize(
+    ("point", "n"), [("renames", 1), ("renames", 2), ("renames", 9), ("deletions", 1), ("wiping", 1)]
+)
 def test_a_kill_after_it_is_finished_by_whatever_opens_the_workspace_next(root, point, n):
     with Workspace.open(root) as ws:
         needles, state, before = needles_of(ws), freshness(ws), arrays_of(ws)
@@ -123,7 +124,10 @@ def test_an_interrupt_just_after_the_transaction_keeps_the_new_files(root, monke
 
 def test_an_unfinished_one_that_another_process_is_at_is_not_read_unless_only_the_wiping_is_left(root):
     with Workspace.open(root) as ws, ws.writing():
-        for plan, is_read in (({"rename": [["a", "b"]], "empty": [], "delete": []}, False), ({"rename": [], "empty": [], "delete": []}, True)):
+        for plan, is_read in (
+            ({"rename": [["a", "b"]], "empty": [], "delete": []}, False),
+            ({"rename": [], "empty": [], "delete": []}, True),
+        ):
             with ws.db:
                 ws.db.execute("INSERT OR REPLACE INTO meta VALUES ('forget', ?)", (json.dumps(plan),))
             if is_read:
@@ -140,7 +144,9 @@ def test_a_failure_before_the_transaction_changes_nothing_and_leaves_no_temporar
         with pytest.raises(MemoryError):
             forget_user(ws, ID)
         monkeypatch.undo()
-        monkeypatch.setattr(forget._Forgetting, "_change_database", lambda self: (_ for _ in ()).throw(OSError(28, "no space")))
+        monkeypatch.setattr(
+            forget._Forgetting, "_change_database", lambda self: (_ for _ in ()).throw(OSError(28, "no space"))
+        )
         with pytest.raises(OSError, match="no space"):
             forget_user(ws, ID)
         assert files_of(root) == before

@@ -38,8 +38,11 @@ def test_hostile_inputs_are_accepted_or_refused_and_nothing_else(name):
     target = load_targets()[name]
     run = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", CODE, str(FUZZ), str(FUZZ.parent), name],
-        capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONHASHSEED": "0"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )
     assert run.returncode == 0, f"exit code {run.returncode}: {run.stderr[-4000:]}"
     outcomes = json.loads(run.stdout.splitlines()[-1])
     assert sum(outcomes.values()) == len(target.seeds()) + target.n_slice

@@ -36,7 +36,13 @@ def test_sound_models_of_every_family_pass(tmp_path, name):
         ("llama", "attention.head_count", ARRAY, (F32, [2.0]), "one for each layer"),
         ("llama", "attention.head_count_kv", U32, 0, "attention.head_count_kv of 1 or more"),
         ("llama", "attention.head_count_kv", U32, 3, "to divide 2 heads, found 3"),
-        ("llama", "attention.layer_norm_rms_epsilon", F32, math.nan, "layer_norm_rms_epsilon as a finite number, found nan"),
+        (
+            "llama",
+            "attention.layer_norm_rms_epsilon",
+            F32,
+            math.nan,
+            "layer_norm_rms_epsilon as a finite number, found nan",
+        ),
         ("llama", "attention.layer_norm_rms_epsilon", F32, -1.0, "from 0 on, found -1.0"),
         ("llama", "rope.freq_base", F32, math.inf, "rope.freq_base as a finite number"),
         ("llama", "rope.dimension_count", U32, 3, "rope.dimension_count as an even number of at most 4"),
@@ -65,7 +71,13 @@ def test_sound_models_of_every_family_pass(tmp_path, name):
         ("llama-bpe", "tokenizer.ggml.tokens", ARRAY, (STRING, ["a", "a"]), "each once, found '1 of 2 twice'"),
         ("llama-bpe", "tokenizer.ggml.tokens", ARRAY, (STRING, ["a", "a\0b"]), "each once"),
         ("llama-bpe", "tokenizer.ggml.tokens", ARRAY, (STRING, ["", "[EMPTY_0]"]), "each once"),
-        ("llama", "tokenizer.ggml.tokens", ARRAY, (STRING, ["<unk>", "<s>", "</s>"]), "a token for every byte .*<0x00>"),
+        (
+            "llama",
+            "tokenizer.ggml.tokens",
+            ARRAY,
+            (STRING, ["<unk>", "<s>", "</s>"]),
+            "a token for every byte .*<0x00>",
+        ),
         ("bert", "tokenizer.ggml.token_type", ARRAY, (I32, [6] * 8), "tokenizer.ggml.token_type"),
         ("bert", "tokenizer.ggml.seperator_token_id", U32, 8, "seperator_token_id as a token of 0 to 7"),
         ("bert", "tokenizer.ggml.bos_token_id", U32, 2**32 - 1, "bos_token_id as a token of 0 to 7"),
@@ -75,7 +87,7 @@ def test_sound_models_of_every_family_pass(tmp_path, name):
         ("llama", "general.alignment", U32, 3, "power of two, found 3"),
         ("llama", "general.alignment", U32, 2**31, "to end at byte"),
     ],
-)  # fmt: skip
+)
 def test_a_value_that_ends_llama_cpps_process_is_named(tmp_path, family, key, kind, value, message):
     made = MADE[family]()
     architecture = made.keys["general.architecture"][1]
@@ -152,7 +164,11 @@ def test_an_architecture_cannot_write_to_the_terminal(tmp_path):
 
 
 def test_an_array_of_numbers_for_each_layer_passes(tmp_path):
-    made = llama().with_key("llama.attention.head_count", ARRAY, (U32, [2])).with_key("llama.feed_forward_length", ARRAY, (I32, [16]))
+    made = (
+        llama()
+        .with_key("llama.attention.head_count", ARRAY, (U32, [2]))
+        .with_key("llama.feed_forward_length", ARRAY, (I32, [16]))
+    )
     check_gguf(write(tmp_path, made))
 
 

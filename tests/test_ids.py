@@ -1,4 +1,5 @@
-"""Nobody gets the rows of somebody else: an artefact is opened beside the lists of ids that number it, and beside no others."""
+"""Nobody gets the rows of somebody else: an artefact is opened beside the lists of ids that number it, and beside no
+others."""
 
 import json
 import shutil
@@ -59,7 +60,7 @@ def plant(ws: Workspace, name: str) -> None:
 def plant_neighbors(ws: Workspace) -> None:
     """The neighbor of everybody is the user whose id comes next in the alphabet, the last one's is the first."""
     ids = user_ids(ws)
-    after = {one: two for one, two in zip(sorted(ids), sorted(ids)[1:] + sorted(ids)[:1], strict=True)}
+    after = dict(zip(sorted(ids), sorted(ids)[1:] + sorted(ids)[:1], strict=True))
     indices = np.array([[ids.index(after[one])] for one in ids], np.int32)
     with ws.writing():
         ws.save(neighbors.NAME, {"indices": indices}, inputs={"matrices/split": load_split(ws).fingerprint}, params={})
@@ -72,7 +73,9 @@ def check_answer(ws: Workspace, user: str, model: str | None, *, allow_stale: bo
         assert item.title == f"Title of {item.item}", "a title of another item"
         if answer.basis == "model":
             expected = float(vector_of(user) @ vector_of(item.item))
-            assert item.score == pytest.approx(expected, abs=1e-5), f"{user} got the score of somebody else for {item.item}"
+            assert item.score == pytest.approx(expected, abs=1e-5), (
+                f"{user} got the score of somebody else for {item.item}"
+            )
     if answer.basis == "model" and not allow_stale:
         assert "It is stale" not in answer.note
     return answer.basis
@@ -101,16 +104,24 @@ def test_a_planted_model_gives_the_scores_that_the_ids_say(ws):
 @pytest.mark.parametrize("update", [True, False])
 @pytest.mark.parametrize(
     ("users", "items"),
-    [(USERS[:4] + USERS[5:], ITEMS), (USERS, ITEMS[1:]), ([*USERS, "v"], ITEMS), (USERS[::-1], ITEMS), (USERS, [*ITEMS, "j"])],
+    [
+        (USERS[:4] + USERS[5:], ITEMS),
+        (USERS, ITEMS[1:]),
+        ([*USERS, "v"], ITEMS),
+        (USERS[::-1], ITEMS),
+        (USERS, [*ITEMS, "j"]),
+    ],
     ids=["user gone", "item gone", "user new", "users in another order", "item new"],
-)  # fmt: skip
+)
 def test_after_an_import_with_other_ids_no_model_is_served_even_if_asked_for(ws, users, items, update):
     save_imported(ws, data_of(users, items, 0), update=update)
     for user in users:
         assert check_answer(ws, user, None, allow_stale=True) == "popularity"
     with pytest.raises(MissingArtefactError, match="lightgcn is stale.*reclm split.*then `reclm fit lightgcn"):
         recommend(ws, users[0], model="lightgcn")
-    with pytest.raises(MissingArtefactError, match="the rows of models/lightgcn are not those of the present (users|items)"):
+    with pytest.raises(
+        MissingArtefactError, match="the rows of models/lightgcn are not those of the present (users|items)"
+    ):
         recommend(ws, users[0], model="lightgcn", allow_stale=True)
     assert Recommender(ws)._neighbors(0) == []
 
@@ -159,7 +170,9 @@ def test_new_interactions_of_the_same_people_make_a_model_stale_which_is_served_
     assert without.basis == "popularity" and "Left out as stale: lightgcn" in without.note
     for model in (None, "lightgcn"):
         answer = recommend(ws, USERS[0], model=model, allow_stale=True)
-        assert answer.basis == "model" and "It is stale (matrices/interactions changed since it was fitted)" in answer.note
+        assert (
+            answer.basis == "model" and "It is stale (matrices/interactions changed since it was fitted)" in answer.note
+        )
         check_answer(ws, USERS[0], model, allow_stale=True)
 
 
@@ -178,9 +191,9 @@ def test_a_model_that_is_up_to_date_goes_before_a_stale_one_of_better_figures(ws
 def test_stale_goes_from_interactions_through_the_split_to_what_was_made_of_it(ws):
     save_imported(ws, data_of(USERS, ITEMS, 1), update=True)
     stages = {stage.name: stage for stage in workspace_status(ws).stages}
-    assert {name: stages[name].state for name in ("split", "item vectors", "model lightgcn", "neighbors")} == dict.fromkeys(
-        ("split", "item vectors", "model lightgcn", "neighbors"), "stale"
-    )
+    assert {
+        name: stages[name].state for name in ("split", "item vectors", "model lightgcn", "neighbors")
+    } == dict.fromkeys(("split", "item vectors", "model lightgcn", "neighbors"), "stale")
     assert workspace_status(ws).next_command == f"reclm split -w {ws.argument}"
 
 
@@ -223,7 +236,7 @@ def test_an_artefact_of_an_older_version_counts_only_while_nothing_has_changed(w
         lambda arrays: {name: array for name, array in arrays.items() if name != "item_vectors"},
     ],
     ids=["a row less", "other columns", "flags", "bias", "none"],
-)  # fmt: skip
+)
 def test_a_model_whose_arrays_do_not_fit_is_damaged_not_an_index_error(ws, change):
     path = ws.path("models/lightgcn")
     write_arrays(path, change(read_arrays(path)), {"reclm": json.dumps(ws.provenance("models/lightgcn", made_by=""))})
@@ -242,14 +255,15 @@ def test_a_model_whose_arrays_do_not_fit_is_damaged_not_an_index_error(ws, chang
         ("matrices/split", "full_candidates", np.array([999], np.int32)),
         ("matrices/neighbors", "indices", np.full((12, 1), 12, np.int32)),
     ],
-)  # fmt: skip
+)
 def test_numbers_outside_the_lists_are_damage_not_an_index_error(ws, name, array, value):
     path = ws.path(name)
     write_arrays(path, read_arrays(path) | {array: value}, {"reclm": json.dumps(ws.provenance(name, made_by=""))})
     loaders = {
-        "matrices/interactions": load_interactions, "matrices/split": load_split,
+        "matrices/interactions": load_interactions,
+        "matrices/split": load_split,
         "matrices/neighbors": lambda ws: neighbors.load_indices(ws, len(USERS)),
-    }  # fmt: skip
+    }
     with pytest.raises(WorkspaceError, match=f"{name} is damaged"):
         loaders[name](ws)
 
@@ -282,7 +296,9 @@ def test_a_table_with_one_customer_fewer_then_one_more(tmp_path):
         return result.stdout + result.stderr
 
     def load(people, *options) -> str:
-        table.write_text("user,item\n" + "".join(f"{one},{item}\n" for one in people for item in rows[one]), encoding="utf-8")
+        table.write_text(
+            "user,item\n" + "".join(f"{one},{item}\n" for one in people for item in rows[one]), encoding="utf-8"
+        )
         return run("import", "table", table, "-w", root, *options)
 
     run("init", root)
@@ -309,7 +325,8 @@ def test_a_table_with_one_customer_fewer_then_one_more(tmp_path):
 
 
 class Commands(RuleBasedStateMachine):
-    """Imports, renames, removals, fits and files put back from a copy, in any order: a served row is always the user's own."""
+    """Imports, renames, removals, fits and files put back from a copy, in any order: a served row is always the user's
+    own."""
 
     @initialize(tmp=st.integers(0, 2**31))
     def start(self, tmp):
@@ -340,7 +357,11 @@ class Commands(RuleBasedStateMachine):
                     ids[place] = self.new_name()
                 elif change == "swap":
                     ids[place], ids[0] = ids[0], ids[place]
-        save_imported(self.ws, data_of(list(self.users), list(self.items), seed), update=update and set(self.users) & set(user_ids(self.ws)) != set())
+        save_imported(
+            self.ws,
+            data_of(list(self.users), list(self.items), seed),
+            update=update and set(self.users) & set(user_ids(self.ws)) != set(),
+        )
 
     @precondition(lambda self: len(self.users) > 6)
     @rule(data=st.data())
@@ -416,6 +437,11 @@ def test_in_any_order_of_commands_nobody_gets_the_rows_of_another(tmp_path_facto
     Commands.folders = tmp_path_factory
     run = Commands.TestCase("runTest")
     Commands.TestCase.settings = settings(
-        max_examples=20, stateful_step_count=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=20,
+        stateful_step_count=25,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
     run.runTest()

@@ -40,7 +40,10 @@ BAD_TABLES = {
     "no item": (GOOD + b"u3,,3,3\n", "row 3: column 'item' is empty"),
     "too many fields": (GOOD + b"u3,c,3,3,4\n", "line 4: too many fields: expected 4, found 5"),
     "too few fields": (GOOD + b"u3,c,3\n", "line 4: too few fields: expected 4, found 3"),
-    "quotation mark never closed": (GOOD + b'u3,"c,3,3\nu4,d,4,4\n', "line 4: a quotation mark opens a field and is not closed"),
+    "quotation mark never closed": (
+        GOOD + b'u3,"c,3,3\nu4,d,4,4\n',
+        "line 4: a quotation mark opens a field and is not closed",
+    ),
     "text after a closed quotation mark": (GOOD + b'u3,"c"d,3,3\n', "line 4: a quotation mark"),
     "column twice": (b"user,item,item\nu,a,b\n", "line 1: the column 'item' comes twice"),
     "mixed line ends": (b"user,item,time,rating\nu,a,1,2\r\nv,b,1,2\n", "lines end in different ways"),

@@ -19,7 +19,10 @@ def rows(data):
     columns = [
         [data.user_ids[user] for user in data.users],
         [data.item_ids[item] for item in data.items],
-        *(nothing(len(data.users)) if values is None else values.tolist() for values in (data.timestamps, data.ratings, data.given)),
+        *(
+            nothing(len(data.users)) if values is None else values.tolist()
+            for values in (data.timestamps, data.ratings, data.given)
+        ),
     ]
     return set(zip(*columns, strict=True))
 
@@ -39,15 +42,28 @@ def test_table_csv_keeps_ids_as_text(tmp_path):
     source = tmp_path / "log.csv"
     source.write_text("user,item\n007,a b\n7,ä😀\n7,0012\n 7,x\n", encoding="utf-8")
     data = import_dataset("table", source)
-    assert rows(data) == {("007", "a b", None, None, None), ("7", "ä😀", None, None, None), ("7", "0012", None, None, None), (" 7", "x", None, None, None)}
+    assert rows(data) == {
+        ("007", "a b", None, None, None),
+        ("7", "ä😀", None, None, None),
+        ("7", "0012", None, None, None),
+        (" 7", "x", None, None, None),
+    }
     assert data.name == "log" and data.users.dtype == np.int32
 
 
 def test_table_reads_times_and_ratings_under_any_name(tmp_path):
     source = tmp_path / "log.csv"
-    source.write_text("who,what,when,stars\nu,1,2024-05-01 12:00:00,4.5\nu,2,1714564801,3\nu,3,2024-05-01T12:00:02+00:00,1\n")
-    data = import_dataset("table", source, user_column="who", item_column="what", time_column="when", rating_column="stars")
-    assert rows(data) == {("u", "1", 1714564800, 4.5, None), ("u", "2", 1714564801, 3.0, None), ("u", "3", 1714564802, 1.0, None)}
+    source.write_text(
+        "who,what,when,stars\nu,1,2024-05-01 12:00:00,4.5\nu,2,1714564801,3\nu,3,2024-05-01T12:00:02+00:00,1\n"
+    )
+    data = import_dataset(
+        "table", source, user_column="who", item_column="what", time_column="when", rating_column="stars"
+    )
+    assert rows(data) == {
+        ("u", "1", 1714564800, 4.5, None),
+        ("u", "2", 1714564801, 3.0, None),
+        ("u", "3", 1714564802, 1.0, None),
+    }
     assert data.timestamps.dtype == np.int64 and data.ratings.dtype == np.float32
 
 
@@ -55,19 +71,24 @@ def test_table_reads_times_and_ratings_under_any_name(tmp_path):
 def test_table_reads_the_same_from_every_kind_of_file(tmp_path, kind):
     records = [{"user": "u1", "item": "007", "title": 'say "hi", you'}, {"user": "u2", "item": "b", "title": "two"}]
     source = tmp_path / f"log.{kind}"
-    plain = "user,item,title\nu1,007,\"say \"\"hi\"\", you\"\nu2,b,two\n"
+    plain = 'user,item,title\nu1,007,"say ""hi"", you"\nu2,b,two\n'
     if kind == "csv.gz":
         source.write_bytes(gzip.compress(plain.encode()))
     elif kind == "tsv":
-        source.write_text("user\titem\ttitle\nu1\t007\t\"say \"\"hi\"\", you\"\nu2\tb\ttwo\n")
+        source.write_text('user\titem\ttitle\nu1\t007\t"say ""hi"", you"\nu2\tb\ttwo\n')
     elif kind == "jsonl":
         source.write_text("".join(json.dumps(record) + "\n" for record in records))
     elif kind == "parquet":
         import duckdb
 
-        duckdb.sql("SELECT * FROM (VALUES ('u1', '007', 'say \"hi\", you'), ('u2', 'b', 'two')) t(\"user\", item, title)").write_parquet(str(source))
+        duckdb.sql(
+            "SELECT * FROM (VALUES ('u1', '007', 'say \"hi\", you'), ('u2', 'b', 'two')) t(\"user\", item, title)"
+        ).write_parquet(str(source))
     else:
-        source.write_bytes({"csv": b"", "bom.csv": b"\xef\xbb\xbf", "crlf.csv": b""}[kind] + plain.replace("\n", "\r\n" if "crlf" in kind else "\n").encode())
+        source.write_bytes(
+            {"csv": b"", "bom.csv": b"\xef\xbb\xbf", "crlf.csv": b""}[kind]
+            + plain.replace("\n", "\r\n" if "crlf" in kind else "\n").encode()
+        )
     data = import_dataset("table", source, title_column="title")
     assert {row[:2] for row in rows(data)} == {("u1", "007"), ("u2", "b")}
     assert text_of(data, "007").title == 'say "hi", you'
@@ -83,14 +104,24 @@ def test_items_table_gives_texts_and_items_nobody_touched(tmp_path):
     (tmp_path / "log.csv").write_text("user,item\nu,a\nu,b\nv,lost\n")
     (tmp_path / "items.csv").write_text("sku,name,kind,long,more\na,Lamp,home,Bright,Brass\nb,,,,\nc,Chair,home,,\n")
     data = import_dataset(
-        "table", tmp_path / "log.csv", items_source=tmp_path / "items.csv", items_item_column="sku",
-        title_column="name", category_column="kind", description_column="long", text_columns=("more",),
-    )  # fmt: skip
+        "table",
+        tmp_path / "log.csv",
+        items_source=tmp_path / "items.csv",
+        items_item_column="sku",
+        title_column="name",
+        category_column="kind",
+        description_column="long",
+        text_columns=("more",),
+    )
     assert text_of(data, "a") == ItemText("Lamp", "home", "", "Bright. Brass")
     assert text_of(data, "b") == text_of(data, "lost") == ItemText("")
     assert data.item_ids == ["a", "b", "c", "lost"]
     counts = data.manifest["counts"]
-    assert (counts["items_without_text"], counts["items_not_in_items_table"], counts["items_without_interactions"]) == (2, 1, 1)
+    assert (counts["items_without_text"], counts["items_not_in_items_table"], counts["items_without_interactions"]) == (
+        2,
+        1,
+        1,
+    )
     assert [source["file"] for source in data.manifest["sources"]] == ["log.csv", "items.csv"]
 
 
@@ -114,8 +145,10 @@ def test_min_rating_and_core_limits_are_applied_until_nothing_changes_and_record
     assert data.user_ids == ["s", "u"] and data.item_ids == ["a", "b"]
     assert data.manifest["options"]["min_user"] == 2
     assert data.manifest["dropped"] == {
-        "rated below min_rating": 1, "repeated pairs": 0, "pairs of users or items below min_user or min_item": 3,
-    }  # fmt: skip
+        "rated below min_rating": 1,
+        "repeated pairs": 0,
+        "pairs of users or items below min_user or min_item": 3,
+    }
 
 
 def test_whole_number_ids_are_in_their_order_then_the_rest(tmp_path):
@@ -137,7 +170,10 @@ def test_an_import_survives_the_workspace(tmp_path):
 
 def test_movielens_latest_layout(tmp_path):
     (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,10,4.0,100\n1,20,0.5,101\n")
-    (tmp_path / "movies.csv").write_text('movieId,title,genres\n10,"Lamp, The (1995)",Adventure|Animation\n20,Dusk,(no genres listed)\n30,Unrated,Drama\n')
+    (tmp_path / "movies.csv").write_text(
+        'movieId,title,genres\n10,"Lamp, The (1995)",Adventure|Animation\n20,Dusk,(no genres '
+        "listed)\n30,Unrated,Drama\n"
+    )
     data = import_dataset("movielens", tmp_path, min_rating=1)
     assert rows(data) == {("1", "10", 100, 4.0, None)}
     assert text_of(data, "10") == ItemText("Lamp, The (1995)", "Adventure, Animation")
@@ -165,23 +201,32 @@ def test_movielens_older_layouts_are_latin_1(tmp_path):
 
 def test_mind_takes_clicks_and_history_and_keeps_users_without_either(tmp_path):
     (tmp_path / "behaviors.tsv").write_text(
-        "1\tU1\t11/11/2019 9:05:58 AM\tN1 N2\tN3-1 N4-0\n2\tU2\t11/12/2019 1:00:00 PM\t\tN3-0\n3\tU1\t11/13/2019 1:00:00 AM\tN1 N2\tN4-1\n"
+        "1\tU1\t11/11/2019 9:05:58 AM\tN1 N2\tN3-1 N4-0\n2\tU2\t11/12/2019 1:00:00 PM\t\tN3-0\n3\tU1\t11/13/2019 "
+        "1:00:00 AM\tN1 N2\tN4-1\n"
     )
-    (tmp_path / "news.tsv").write_text("".join(f"N{n}\tnews\tworld\tThe \"title\" {n}\tAbstract\thttp\t[]\t[]\n" for n in range(1, 6)))
+    (tmp_path / "news.tsv").write_text(
+        "".join(f'N{n}\tnews\tworld\tThe "title" {n}\tAbstract\thttp\t[]\t[]\n' for n in range(1, 6))
+    )
     data = import_dataset("mind", tmp_path)
     first = 1573463158
     assert rows(data) == {
-        ("U1", "N1", first - 2, None, None), ("U1", "N2", first - 1, None, None),
-        ("U1", "N3", first, None, None), ("U1", "N4", 1573606800, None, None),
-    }  # fmt: skip
+        ("U1", "N1", first - 2, None, None),
+        ("U1", "N2", first - 1, None, None),
+        ("U1", "N3", first, None, None),
+        ("U1", "N4", 1573606800, None, None),
+    }
     assert data.user_ids == ["U1", "U2"] and data.manifest["counts"]["users_without_history"] == 1
     assert text_of(data, "N5") == ItemText('The "title" 5', "news", "world", "Abstract")
     assert {row[1] for row in rows(import_dataset("mind", tmp_path, history=False))} == {"N3", "N4"}
 
 
 def test_recbole_atomic_files(tmp_path):
-    (tmp_path / "toy.inter").write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\nu1\t01\t4\t100.5\n")
-    (tmp_path / "toy.item").write_text("item_id:token\tmovie_title:token_seq\tclass:token_seq\n01\tA \"Film\"\tDrama Comedy\n")
+    (tmp_path / "toy.inter").write_text(
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\nu1\t01\t4\t100.5\n"
+    )
+    (tmp_path / "toy.item").write_text(
+        'item_id:token\tmovie_title:token_seq\tclass:token_seq\n01\tA "Film"\tDrama Comedy\n'
+    )
     (tmp_path / "toy.user").write_text("user_id:token\tage:float\nu1\t3\nu2\t4\n")
     data = import_dataset("recbole", tmp_path)
     assert rows(data) == {("u1", "01", 100, 4.0, None)}
@@ -198,9 +243,12 @@ def test_lightgcn_lists_are_told_by_their_first_line(tmp_path, layout, train, te
     (tmp_path / "test.txt").write_text(test)
     data = import_dataset("lightgcn", tmp_path)
     assert rows(data) == {
-        ("0", "5", None, None, GIVEN_TRAIN), ("0", "7", None, None, GIVEN_TRAIN), ("1", "5", None, None, GIVEN_TRAIN),
-        ("0", "9", None, None, GIVEN_TEST), ("1", "7", None, None, GIVEN_TEST),
-    }  # fmt: skip
+        ("0", "5", None, None, GIVEN_TRAIN),
+        ("0", "7", None, None, GIVEN_TRAIN),
+        ("1", "5", None, None, GIVEN_TRAIN),
+        ("0", "9", None, None, GIVEN_TEST),
+        ("1", "7", None, None, GIVEN_TEST),
+    }
     assert data.manifest["options"]["layout"] == layout and data.user_ids == ["0", "1", "2"]
 
 
@@ -225,7 +273,11 @@ def test_every_format_refuses_an_option_it_does_not_have(tmp_path):
 def test_real_reclm_mind_has_the_published_counts(shared_data, tmp_path):
     data = import_dataset("reclm", shared_data / "reclm-mind")
     assert len(data.user_ids) == 57_128 and len(data.item_ids) == 3_827
-    assert [int((data.given == label).sum()) for label in (GIVEN_TRAIN, GIVEN_TEST, GIVEN_UNSEEN)] == [89_734, 87_974, 25_928]
+    assert [int((data.given == label).sum()) for label in (GIVEN_TRAIN, GIVEN_TEST, GIVEN_UNSEEN)] == [
+        89_734,
+        87_974,
+        25_928,
+    ]
     assert (len(data.full_candidates), len(data.unseen_candidates)) == (2_461, 1_441)
     with Workspace.create(tmp_path / "w") as ws:
         save_imported(ws, data)

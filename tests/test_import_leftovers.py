@@ -48,7 +48,13 @@ def test_only_own_folders_of_exactly_that_name_are_removed_and_no_link_is_follow
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "letter.txt").write_text("x")
-    for name in ("reclm-import-abcd", "reclm-import-ABCDEFGH", "my-reclm-import-abcdefgh", "reclm-import-abcdefgh.old", "reclm-import-abcdefghi"):
+    for name in (
+        "reclm-import-abcd",
+        "reclm-import-ABCDEFGH",
+        "my-reclm-import-abcdefgh",
+        "reclm-import-abcdefgh.old",
+        "reclm-import-abcdefghi",
+    ):
         (scratch / name).mkdir()
     (scratch / "reclm-import-aaaaaaaa").symlink_to(elsewhere)
     (scratch / "reclm-import-bbbbbbbb").write_text("a file")
@@ -69,7 +75,9 @@ def test_only_own_folders_of_exactly_that_name_are_removed_and_no_link_is_follow
         assert remove_leftover_staging() == []
     assert remove_leftover_staging() == [old]
     assert {path.name for path in scratch.iterdir()} == kept | {locked.name}
-    assert (elsewhere / "letter.txt").read_text() == "x" and [path.name for path in elsewhere.iterdir()] == ["letter.txt"]
+    assert (elsewhere / "letter.txt").read_text() == "x" and [path.name for path in elsewhere.iterdir()] == [
+        "letter.txt"
+    ]
 
 
 def test_a_folder_that_a_clean_up_took_while_it_was_made_is_made_anew(scratch, monkeypatch):
@@ -94,7 +102,8 @@ def test_a_folder_that_a_clean_up_took_while_it_was_made_is_made_anew(scratch, m
 
 def test_leftovers_are_found_without_loading_duckdb(scratch):
     code = (
-        "import sys; from reclm_lite.data.importers.leftovers import remove_leftover_staging; remove_leftover_staging(); "
+        "import sys; from reclm_lite.data.importers.leftovers import remove_leftover_staging; "
+        "remove_leftover_staging(); "
         "assert 'duckdb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "TMPDIR": str(scratch)})

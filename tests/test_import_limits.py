@@ -46,7 +46,10 @@ def refusal(source, format_name="table", **options):
 
 def in_little_memory(source, format_name="table"):
     run = subprocess.run(
-        [sys.executable, "-c", CODE, str(source), str(MEMORY_BYTES), format_name], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", CODE, str(source), str(MEMORY_BYTES), format_name],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     return run.stdout
@@ -127,9 +130,11 @@ def test_a_lightgcn_line_of_two_million_items_takes_bounded_memory(tmp_path):
 def test_a_chain_of_pairs_comes_to_its_core_without_a_round_for_every_link(tmp_path, monkeypatch):
     at_once = []
     n = 400
-    (tmp_path / "log.csv").write_text("user,item\n" + "".join(f"u{k},i{k}\nu{k},i{k + 1}\n" for k in range(n)) + "".join(
-        f"{user},{item}\n" for user in "xyz" for item in "abc"
-    ))  # fmt: skip
+    (tmp_path / "log.csv").write_text(
+        "user,item\n"
+        + "".join(f"u{k},i{k}\nu{k},i{k + 1}\n" for k in range(n))
+        + "".join(f"{user},{item}\n" for user in "xyz" for item in "abc")
+    )
     drop_chains = numbering._drop_chains
     monkeypatch.setattr(numbering, "_drop_chains", lambda *args: (at_once.append(1), drop_chains(*args)))
     data = import_dataset("table", tmp_path / "log.csv", min_user=2, min_item=2)
@@ -143,7 +148,9 @@ def test_the_core_is_the_same_in_rounds_and_at_once():
         gone = numbering.outside_core(pairs[:, 0], pairs[:, 1], least_user, least_item)
         left = pairs
         while True:
-            few = [np.bincount(left[:, side], minlength=30) < least for side, least in ((0, least_user), (1, least_item))]
+            few = [
+                np.bincount(left[:, side], minlength=30) < least for side, least in ((0, least_user), (1, least_item))
+            ]
             keep = ~(few[0][left[:, 0]] | few[1][left[:, 1]])
             if keep.all():
                 break
@@ -154,7 +161,17 @@ def test_the_core_is_the_same_in_rounds_and_at_once():
 
 def test_limits_are_parsed_and_every_one_has_a_range():
     assert parse_limits(["line-bytes=100", "id_bytes = 5"]) == Limits(line_bytes=100, id_bytes=5)
-    for word in ("lines=3", "columns", "columns=0", "columns=-1", "columns=1e3", "columns=" + "9" * 5000, "line-bytes=99999999999", "=", "columns=²"):
+    for word in (
+        "lines=3",
+        "columns",
+        "columns=0",
+        "columns=-1",
+        "columns=1e3",
+        "columns=" + "9" * 5000,
+        "line-bytes=99999999999",
+        "=",
+        "columns=²",
+    ):
         with pytest.raises(InputError) as caught:
             parse_limits([word])
         assert "expected" in str(caught.value) and len(str(caught.value)) < 300
@@ -179,7 +196,9 @@ def test_a_parquet_file_of_run_lengths_may_not_unpack_without_bound(tmp_path, mo
     # Few rows, but one long value repeated in each of them.
     write_parquet(source, "SELECT 'u' AS user, n::VARCHAR AS item, repeat('t', 90000) AS title FROM range(40) t(n)")
     monkeypatch.setattr("reclm_lite.data.importers.limits.FREE_UNPACKED_BYTES", 200_000)
-    assert "its columns come to" in refusal(source, items_source=source, title_column="title", limits=Limits(unpacked_ratio=1))
+    assert "its columns come to" in refusal(
+        source, items_source=source, title_column="title", limits=Limits(unpacked_ratio=1)
+    )
 
 
 def test_a_parquet_footer_and_its_columns_are_bounded(tmp_path):
@@ -232,7 +251,8 @@ def test_page_headers_of_every_codec_and_of_nested_columns_are_read(tmp_path):
             for version in ("v1", "v2"):
                 path = tmp_path / f"{codec}-{version}.parquet"
                 db.execute(
-                    "COPY (SELECT 'u' || n % 50 AS user, n AS item, [n, n + 1] AS list, {'a': [n], 'b': NULL::INTEGER} AS nested, "
+                    "COPY (SELECT 'u' || n % 50 AS user, n AS item, [n, n + 1] AS list, {'a': [n], 'b': "
+                    "NULL::INTEGER} AS nested, "
                     f"NULL::VARCHAR AS none FROM range(5000) t(n)) TO '{path}' (FORMAT parquet, COMPRESSION {codec}, "
                     f"PARQUET_VERSION {version}, ROW_GROUP_SIZE 2048)"
                 )
@@ -263,10 +283,16 @@ def staging(tmp_path):
         "SELECT * FROM read_csv('s3://bucket/a.csv')",
         "COPY (SELECT 1) TO '{folder}/written.csv'",
         "ATTACH '{folder}/other.duckdb'",
-        "LOAD httpfs", "INSTALL httpfs", "SET enable_external_access=true", "SET autoload_known_extensions=true",
-        "RESET lock_configuration", "SET lock_configuration=false", "SET allowed_directories=['/']", "PRAGMA memory_limit='100GB'",
+        "LOAD httpfs",
+        "INSTALL httpfs",
+        "SET enable_external_access=true",
+        "SET autoload_known_extensions=true",
+        "RESET lock_configuration",
+        "SET lock_configuration=false",
+        "SET allowed_directories=['/']",
+        "PRAGMA memory_limit='100GB'",
     ],
-)  # fmt: skip
+)
 def test_duckdb_reads_no_other_file_and_loads_no_extension(staging, tmp_path, statement, ordered):
     import duckdb
 
@@ -286,14 +312,23 @@ def test_a_link_that_appears_in_the_staging_folder_after_the_start_leads_nowhere
         staging.db.execute(f"SELECT * FROM read_text({quoted(str(staging.folder / 'source-9'))})")
 
 
-NASTY = ["a'); COPY raw TO 'x", 'u" FROM read_text(\'/etc/passwd\') --', "x' OR '1'='1", "{}'::STRUCT", "a\\", "\x1b[31m", "%s{value}", "a\nb"]
+NASTY = [
+    "a'); COPY raw TO 'x",
+    "u\" FROM read_text('/etc/passwd') --",
+    "x' OR '1'='1",
+    "{}'::STRUCT",
+    "a\\",
+    "\x1b[31m",
+    "%s{value}",
+    "a\nb",
+]
 
 
 @pytest.mark.parametrize("name", NASTY)
 def test_a_hostile_file_column_or_value_is_only_text(tmp_path, name):
     source = tmp_path / (name.replace("/", "_") + ".csv")
     quote = '"' + name.replace('"', '""') + '"'
-    source.write_text(f'{quote},item\n{quote},{quote}\n', newline="")
+    source.write_text(f"{quote},item\n{quote},{quote}\n", newline="")
     data = import_dataset("table", source, user_column=name)
     assert data.user_ids == data.item_ids == [name]
     json_source = source.with_suffix(".jsonl")
@@ -316,11 +351,15 @@ def test_a_parquet_file_compressed_by_brotli_is_refused_before_its_pages_are_rea
 
     path = tmp_path / "log.parquet"
     with duckdb.connect() as db:
-        db.execute(f"COPY (SELECT 'u' || i AS \"user\", 'i' || i AS item FROM range(50) t(i)) TO '{path}' (COMPRESSION brotli)")
+        db.execute(
+            f"COPY (SELECT 'u' || i AS \"user\", 'i' || i AS item FROM range(50) t(i)) TO '{path}' (COMPRESSION brotli)"
+        )
     with pytest.raises(InputError, match="compressed by Brotli.*zstd or snappy"):
         import_dataset("table", path)
     with duckdb.connect() as db:
-        db.execute(f"COPY (SELECT 'u' || i AS \"user\", 'i' || i AS item FROM range(50) t(i)) TO '{path}' (COMPRESSION zstd)")
+        db.execute(
+            f"COPY (SELECT 'u' || i AS \"user\", 'i' || i AS item FROM range(50) t(i)) TO '{path}' (COMPRESSION zstd)"
+        )
     assert len(import_dataset("table", path).user_ids) == 50
 
 
@@ -330,7 +369,8 @@ def test_a_parquet_file_that_names_one_long_text_in_every_row_is_refused_before_
     path = tmp_path / "log.parquet"
     with duckdb.connect() as db:
         db.execute(
-            f"COPY (SELECT 'u' || i % 100 AS \"user\", 'i' || i AS item, repeat('y', 99000) AS t FROM range(20000) r(i)) "
+            "COPY (SELECT 'u' || i % 100 AS \"user\", 'i' || i AS item, repeat('y', 99000) AS t FROM range(20000) "
+            "r(i)) "
             f"TO '{path}' (COMPRESSION zstd, ROW_GROUP_SIZE 2048)"
         )
     assert path.stat().st_size < 1 << 20

@@ -76,7 +76,10 @@ JSON_LINES = {
     "lone surrogate": ('{"user": "\\ud800", "item": 1}', "line 2|not valid JSON lines"),
     "NUL in an id": ('{"user": "a\\u0000b", "item": 1}', "row 2: column 'user' holds an id with a NUL"),
     "array": ("[1, 2]", "line 2: expected a JSON object"),
-    "number of 5000 digits, then nonsense": ('{"user": ' + "9" * 5000 + ', "item": }', "line 2: not a valid JSON object"),
+    "number of 5000 digits, then nonsense": (
+        '{"user": ' + "9" * 5000 + ', "item": }',
+        "line 2: not a valid JSON object",
+    ),
     "the same key twice": ('{"user": 1, "user": 2, "item": 3}', "line 2"),
 }
 
@@ -103,7 +106,18 @@ def test_a_lightgcn_file_without_a_line_of_text_is_refused(tmp_path):
     refusal(tmp_path, "lightgcn")
 
 
-@pytest.mark.parametrize("word", ["interrupt", "No space left", "Out of Memory", "Malformed JSON", "Line: 99", "unterminated quote", "source-1 magic bytes"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "interrupt",
+        "No space left",
+        "Out of Memory",
+        "Malformed JSON",
+        "Line: 99",
+        "unterminated quote",
+        "source-1 magic bytes",
+    ],
+)
 def test_words_of_the_file_do_not_change_what_is_said_of_it(tmp_path, word):
     (tmp_path / "log.csv").write_text(f"user,item\nu,a\n{word},b,c\n")
     assert "line 3: too many fields: expected 2, found 3" in refusal(tmp_path / "log.csv")
@@ -116,7 +130,9 @@ def test_ids_of_any_number_are_text_and_their_order_is_kept(tmp_path):
     assert sorted(data.user_ids) == sorted(data.item_ids) == sorted(ids) and data.user_ids[:2] == ["7", "010"]
 
 
-@pytest.mark.parametrize("time", ["1000000000-01-01", "infinity", "-infinity", "1e400", "9" * 400, "290000-01-01 (BC)x"])
+@pytest.mark.parametrize(
+    "time", ["1000000000-01-01", "infinity", "-infinity", "1e400", "9" * 400, "290000-01-01 (BC)x"]
+)
 def test_a_time_beyond_all_calendars_is_refused(tmp_path, time):
     (tmp_path / "log.csv").write_text(f"user,item,time\nu,a,{time}\n")
     assert "row 1: column 'time' holds" in refusal(tmp_path / "log.csv", time_column="time")
@@ -125,7 +141,9 @@ def test_a_time_beyond_all_calendars_is_refused(tmp_path, time):
 @pytest.mark.parametrize("limit", [float("nan"), float("inf"), -float("inf"), 1e300])
 def test_a_least_rating_that_is_no_rating_is_refused(tmp_path, limit):
     (tmp_path / "log.csv").write_text("user,item,rating\nu,a,3\n")
-    assert "min_rating: expected a finite number" in refusal(tmp_path / "log.csv", rating_column="rating", min_rating=limit)
+    assert "min_rating: expected a finite number" in refusal(
+        tmp_path / "log.csv", rating_column="rating", min_rating=limit
+    )
 
 
 def test_least_counts_beyond_all_integers_leave_nothing(log):

@@ -1,4 +1,5 @@
-"""Pickles and the format reclm: good files are read, and whatever else a file holds ends in one sentence and in little memory."""
+"""Pickles and the format reclm: good files are read, and whatever else a file holds ends in one sentence and in little
+memory."""
 
 import collections
 import os
@@ -11,7 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from crafted_pickles import array, full_dtype, good_pickles, group, hostile_pickles, large_pickles, mapping, raw, text, whole
+from crafted_pickles import (
+    array,
+    full_dtype,
+    good_pickles,
+    group,
+    hostile_pickles,
+    large_pickles,
+    mapping,
+    raw,
+    text,
+    whole,
+)
 
 from reclm_lite.data.importers import import_dataset, reclm
 from reclm_lite.data.importers.pickle_reader import LIMITS
@@ -65,7 +77,9 @@ def test_good_pickles_hold_what_was_pickled(title, data, value):
 def test_every_number_type_is_read_in_both_byte_orders(code, order):
     values = np.array([0, 1, 1], np.dtype(order + code))
     loaded = parse_pickle(pickle.dumps({"a": values, "s": values[1]}, 4), HERE).fields()
-    assert loaded["a"].tolist() == values.tolist() and loaded["a"].dtype == np.dtype(code) and loaded["a"].dtype.isnative
+    assert (
+        loaded["a"].tolist() == values.tolist() and loaded["a"].dtype == np.dtype(code) and loaded["a"].dtype.isnative
+    )
     assert loaded["s"] == 1 and type(loaded["s"]) in (bool, int, float)
 
 
@@ -199,7 +213,8 @@ def test_a_file_beyond_the_bound_is_not_read(tmp_path):
 
 
 def test_a_shared_value_counts_wherever_it_is_used():
-    # Seven lists, each with the one before ten times: 10^7 values in 200 bytes, which any walk through them would visit.
+    # Seven lists, each with the one before ten times: 10^7 values in 200 bytes, which any walk through them would
+    # visit.
     lists = b"](" + b"N" * 10 + b"e\x94" + b"".join(b"](" + b"h%c" % n * 10 + b"e\x94" for n in range(6))
     data = b"](" + lists + b"e."
     assert f"has more than {1000 + 16 * len(data):,} values" in refusal(data)
@@ -207,7 +222,11 @@ def test_a_shared_value_counts_wherever_it_is_used():
 
 
 def test_arrays_have_no_more_bytes_than_the_file():
-    shared = b"(" + array(data=raw(bytes(800)) + b"\x94", shape=group(whole(200))) + array(data=b"h\0", shape=group(whole(200)))
+    shared = (
+        b"("
+        + array(data=raw(bytes(800)) + b"\x94", shape=group(whole(200)))
+        + array(data=b"h\0", shape=group(whole(200)))
+    )
     assert len(parse_pickle(shared[: shared.index(b"cnumpy.core", 20)] + b"t.", HERE)) == 1
     assert "arrays with more bytes than the file" in refusal(shared + b"t.")
 
@@ -240,7 +259,10 @@ def small_reclm(tmp_path):
     write("tstMat_zero_.pkl", sp.coo_matrix([[0.0, 1.0], [1.0, 0.0]]))
     write("maskMat_zero.pkl", sp.coo_matrix([[1.0, 0.0], [0.0, 0.0]]))
     write("tstMat_zero_shot.pkl", sp.coo_matrix([[1.0], [0.0]]))
-    write("item_info_dict.pkl", {key: {"cate": "c", "sub_cate": "s", "title": f"T{key}", "abstract": ""} for key in (9, 8, 3)})
+    write(
+        "item_info_dict.pkl",
+        {key: {"cate": "c", "sub_cate": "s", "title": f"T{key}", "abstract": ""} for key in (9, 8, 3)},
+    )
     return folder, write
 
 
@@ -256,7 +278,9 @@ def test_small_reclm_folder_maps_local_columns_to_global_items(small_reclm):
     folder, _ = small_reclm
     data = import_dataset("reclm", folder)
     assert data.item_ids == ["3", "5", "8", "9"] and [item.title for item in data.item_texts] == ["T3", "", "T8", "T9"]
-    labelled = list(zip(data.users.tolist(), [data.item_ids[item] for item in data.items], data.given.tolist(), strict=True))
+    labelled = list(
+        zip(data.users.tolist(), [data.item_ids[item] for item in data.items], data.given.tolist(), strict=True)
+    )
     assert labelled == [(0, "3", 0), (0, "5", 0), (1, "5", 0), (0, "8", 2), (1, "3", 2), (0, "8", 3)]
     assert data.full_candidates.tolist() == [0, 2] and data.unseen_candidates.tolist() == [2]
     assert data.manifest["counts"]["items_without_text"] == 1
@@ -294,7 +318,9 @@ def matrix(**changes):
 
 
 def ints(*values, code="i4"):
-    return array(shape=group(whole(len(values))), kind=full_dtype(code=code), data=raw(np.array(values, code).tobytes()))
+    return array(
+        shape=group(whole(len(values))), kind=full_dtype(code=code), data=raw(np.array(values, code).tobytes())
+    )
 
 
 BAD_MATRICES = {
@@ -342,7 +368,10 @@ def test_rows_may_be_many_only_beside_many_entries(small_reclm, monkeypatch):
     folder, _ = small_reclm
     monkeypatch.setattr(reclm, "ROWS_PER_ENTRY", 0)
     monkeypatch.setattr(reclm, "ROWS_ALWAYS_ALLOWED", 1)
-    assert "trnMat_zero.pkl: claims 2 rows, and all four matrices hold 7 entries: expected at most 1 rows" in folder_refusal(folder)
+    assert (
+        "trnMat_zero.pkl: claims 2 rows, and all four matrices hold 7 entries: expected at most 1 rows"
+        in folder_refusal(folder)
+    )
     monkeypatch.setattr(reclm, "ROWS_ALWAYS_ALLOWED", 2)
     assert len(import_dataset("reclm", folder).user_ids) == 2
 
@@ -388,7 +417,13 @@ BAD_TEXTS = {
     ),
     "a thousand fields": ({3: {f"k{n}": "" for n in range(1000)}}, "whose keys are names, found 3"),
     "shared titles": (
-        mapping(*(part for n in range(200) for part in (whole(n), mapping(text("title"), b"h\0" if n else text("x" * 100_000) + b"\x94"))))
+        mapping(
+            *(
+                part
+                for n in range(200)
+                for part in (whole(n), mapping(text("title"), b"h\0" if n else text("x" * 100_000) + b"\x94"))
+            )
+        )
         + b".",
         "more than 16 characters for each byte",
     ),

@@ -1,4 +1,5 @@
-"""`reclm import --update`: a newer state of the same data; profiles stay with their people, and who left leaves nothing."""
+"""`reclm import --update`: a newer state of the same data; profiles stay with their people, and who left leaves
+nothing."""
 
 import contextlib
 import subprocess
@@ -28,13 +29,22 @@ AFTER = {"a": [7, 8], "b": [0, 1], "c": [1, 2], "d": [2, 9], "f": [3, 4], "k": [
 
 
 def load(ws: Workspace, histories: dict[str, list[int]], *, first_item: int = 0, update: bool = False, seed: int = 0):
-    """Import histories (user id -> items, all in training), split and find neighbours. first_item: items before it are gone."""
+    """Import histories (user id -> items, all in training), split and find neighbours. first_item: items before it are
+    gone."""
     ids = [f"i{item:02d}" for item in range(first_item, N_ITEMS)]
     pairs = [(number, item) for number, items in enumerate(histories.values()) for item in items]
     users, items = (np.array(column, np.int32) for column in zip(*pairs))
     items -= first_item
     texts = [text_of(item) for item in range(first_item, N_ITEMS)]
-    data = Imported("people", list(histories), ids, texts, users, items, manifest={"of": sorted(histories.items()), "first": first_item})
+    data = Imported(
+        "people",
+        list(histories),
+        ids,
+        texts,
+        users,
+        items,
+        manifest={"of": sorted(histories.items()), "first": first_item},
+    )
     carried = save_imported(ws, data, update=update)
     rows = {number: [item - first_item for item in own] for number, own in enumerate(histories.values())}
     n = len(histories)
@@ -67,7 +77,16 @@ class Fake:
             self.asked.append(group.prompt)
             type(self).n_answers += 1
             text = f"User identity: reader, walker, answer{self.n_answers}x; User interests: rivers, comets, bread"
-            yield group, judge(store.prompt_key(self.identity(sampling), group.prompt), text, "stop", n_prompt_tokens=1, n_new_tokens=1)
+            yield (
+                group,
+                judge(
+                    store.prompt_key(self.identity(sampling), group.prompt),
+                    text,
+                    "stop",
+                    n_prompt_tokens=1,
+                    n_new_tokens=1,
+                ),
+            )
 
     def close(self):
         pass
@@ -95,11 +114,19 @@ def ws(tmp_path):
 
 def texts(ws: Workspace, side: str = "user") -> dict[str, str]:
     """id -> text of each usable profile"""
-    return dict(ws.db.execute(f"SELECT {side}_id, text FROM profiles JOIN {side}s ON {side}_idx = idx WHERE side=? AND text != ''", (side,)))
+    return dict(
+        ws.db.execute(
+            f"SELECT {side}_id, text FROM profiles JOIN {side}s ON {side}_idx = idx WHERE side=? AND text != ''",
+            (side,),
+        )
+    )
 
 
 def everything(ws: Workspace) -> dict[str, list[tuple]]:
-    return {table: ws.db.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in ("users", "items", "profiles", "uses", "generations")}
+    return {
+        table: ws.db.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()
+        for table in ("users", "items", "profiles", "uses", "generations")
+    }
 
 
 def bytes_of(ws: Workspace) -> bytes:

@@ -1,4 +1,5 @@
-"""What no binding lets through to code that trusts its input: arrays of other kinds, numbers of other kinds, forked processes."""
+"""What no binding lets through to code that trusts its input: arrays of other kinds, numbers of other kinds, forked
+processes."""
 
 import dataclasses
 import os
@@ -33,7 +34,8 @@ def test_a_matrix_of_scipy_is_refused_where_ours_is_expected():
 
 
 @pytest.mark.parametrize(
-    "change", [{"data": np.ones(4)}, {"data": np.ones(3, np.float32)}, {"indptr": np.arange(4)}, {"indices": np.arange(4)}]
+    "change",
+    [{"data": np.ones(4)}, {"data": np.ones(3, np.float32)}, {"indptr": np.arange(4)}, {"indices": np.arange(4)}],
 )
 def test_a_matrix_with_an_array_replaced_by_another_kind_is_refused(change):
     with pytest.raises(InputError, match=f"{next(iter(change))}: expected"):
@@ -55,7 +57,11 @@ def test_a_number_of_threads_of_another_kind_is_refused(n_threads):
 
 @pytest.mark.parametrize("k", [2**31, 2**63, "5", None])
 def test_a_k_beyond_memory_or_of_another_kind_is_refused(k):
-    for rank, arrays in ((native.topk, (VECTORS, VECTORS)), (native.select, (VECTORS,)), (native.knn, (VECTORS, VECTORS))):
+    for rank, arrays in (
+        (native.topk, (VECTORS, VECTORS)),
+        (native.select, (VECTORS,)),
+        (native.knn, (VECTORS, VECTORS)),
+    ):
         with pytest.raises(InputError, match="k: expected an integer"):
             rank(*arrays, k)
 
@@ -129,7 +135,9 @@ def test_a_library_that_is_none_of_ours_is_named():
     if libc is None:
         pytest.skip("no libc found")
     code = "from reclm_lite.kernels import native; native.isa()"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "RECLM_KERNELS": libc})
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "RECLM_KERNELS": libc}
+    )
     assert run.returncode == 1 and "expected kernel version" in run.stderr and "found none" in run.stderr
 
 

@@ -27,7 +27,11 @@ def test_best_two_of_the_largest_and_the_least_numbers():
 
 
 def test_tokens_pass_while_the_phrase_has_room_and_take_it():
-    is_plain, n_chars, n_spaces = np.array([1, 1, 0], np.int8), np.array([5, 6, 1], np.int32), np.array([1, 0, 0], np.int32)
+    is_plain, n_chars, n_spaces = (
+        np.array([1, 1, 0], np.int8),
+        np.array([5, 6, 1], np.int32),
+        np.array([1, 0, 0], np.int32),
+    )
     chars_left, spaces_left = np.array([10, 11, 5, 5], np.int32), np.array([1, 2, 0, 2], np.int32)
     is_quick = np.full(4, 9, np.int8)
     tokens, slots = np.array([0, 1, 0, 2]), np.array([0, 1, 2, 3])

@@ -85,7 +85,7 @@ def test_no_candidates_and_no_dimensions_are_answered():
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_arrays_that_are_not_contiguous_are_copied(isa, way):  # noqa: F811
+def test_arrays_that_are_not_contiguous_are_copied(isa, way):
     rng = np.random.default_rng(6)
     users, items = rng.standard_normal((10, 22), dtype=np.float32), rng.standard_normal((8, 90), dtype=np.float32)
     bias = rng.standard_normal(180, dtype=np.float32)
@@ -98,7 +98,7 @@ def test_arrays_that_are_not_contiguous_are_copied(isa, way):  # noqa: F811
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_scores_that_overflow_are_ranked_first_or_never_and_nothing_crashes(isa, way):  # noqa: F811
+def test_scores_that_overflow_are_ranked_first_or_never_and_nothing_crashes(isa, way):
     huge = np.float32(3e38)
     users = np.array([[huge, huge], [1, 0]], np.float32)
     items = np.array([[huge, 0], [-huge, 0], [huge, -huge], [0, 0]], np.float32)
@@ -110,7 +110,7 @@ def test_scores_that_overflow_are_ranked_first_or_never_and_nothing_crashes(isa,
 
 @pytest.mark.parametrize("n_items", [30, 500])
 @pytest.mark.parametrize("way", WAYS)
-def test_integers_that_overflow_with_one_scale_alone_lose_nothing(isa, way, n_items):  # noqa: F811
+def test_integers_that_overflow_with_one_scale_alone_lose_nothing(isa, way, n_items):
     rng = np.random.default_rng(9)
     users = -np.float32(1e-27) * rng.random((9, 24), dtype=np.float32)
     items = np.float32(1e37) * rng.random((n_items, 24), dtype=np.float32)
@@ -118,14 +118,14 @@ def test_integers_that_overflow_with_one_scale_alone_lose_nothing(isa, way, n_it
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_denormal_vectors_are_ranked(isa, way):  # noqa: F811
+def test_denormal_vectors_are_ranked(isa, way):
     items = np.array([[1e-40], [3e-40], [2e-40], [0]], np.float32)
     ids, _ = native.topk(np.ones((1, 1), np.float32), items, 4, **WAYS[way])
     assert ids.tolist() == [[1, 2, 0, 3]]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_negative_zero_ties_with_zero(isa, way):  # noqa: F811
+def test_a_negative_zero_ties_with_zero(isa, way):
     items = np.array([[-0.0], [0.0], [-0.0]], np.float32)
     ids, scores = native.topk(np.ones((1, 1), np.float32), items, 3, **WAYS[way])
     assert ids.tolist() == [[0, 1, 2]] and (scores == 0).all()

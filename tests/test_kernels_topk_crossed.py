@@ -22,7 +22,7 @@ def masked_problem(n_users, n_items, dim, seed=0):
 
 @pytest.mark.parametrize("n_items", SIZES)
 @pytest.mark.parametrize("n_users", [0, 1, 3, 97])
-def test_topk_agrees_with_the_reference_every_way_at_any_number_of_threads(isa, n_users, n_items):  # noqa: F811
+def test_topk_agrees_with_the_reference_every_way_at_any_number_of_threads(isa, n_users, n_items):
     users, items, given, for_reference = masked_problem(n_users, n_items, dim=9)
     ids, scores = reference.topk(users, items, 7, **for_reference)
     for way, options in WAYS.items():
@@ -32,7 +32,7 @@ def test_topk_agrees_with_the_reference_every_way_at_any_number_of_threads(isa, 
 
 
 @pytest.mark.parametrize("n_items", [1, 97])
-def test_topk_of_many_users_agrees_with_the_reference(isa, n_items):  # noqa: F811
+def test_topk_of_many_users_agrees_with_the_reference(isa, n_items):
     users, items, given, for_reference = masked_problem(4096, n_items, dim=3)
     ids, scores = reference.topk(users, items, 3, **for_reference)
     for way, options in WAYS.items():
@@ -41,7 +41,7 @@ def test_topk_of_many_users_agrees_with_the_reference(isa, n_items):  # noqa: F8
 
 
 @pytest.mark.parametrize("dim", SIZES)
-def test_topk_agrees_with_the_reference_at_any_dim(isa, dim):  # noqa: F811
+def test_topk_agrees_with_the_reference_at_any_dim(isa, dim):
     users, items, given, for_reference = masked_problem(13, 97, dim)
     ids, scores = reference.topk(users, items, 5, **for_reference)
     for way, options in WAYS.items():
@@ -50,7 +50,7 @@ def test_topk_agrees_with_the_reference_at_any_dim(isa, dim):  # noqa: F811
 
 @pytest.mark.parametrize("dim,relu_dim", [(0, 1), (0, 33), (1, 4), (16, 3), (5, 97)])
 @pytest.mark.parametrize("prune", [False, True])
-def test_the_last_columns_may_add_a_relu_of_sums(isa, dim, relu_dim, prune):  # noqa: F811
+def test_the_last_columns_may_add_a_relu_of_sums(isa, dim, relu_dim, prune):
     users, items, given, for_reference = masked_problem(25, 300, dim + relu_dim)
     ids, scores = reference.topk(users, items, 6, relu_dim=relu_dim, **for_reference)
     found = native.topk(users, items, 6, relu_dim=relu_dim, prune=prune, **given)
@@ -58,14 +58,14 @@ def test_the_last_columns_may_add_a_relu_of_sums(isa, dim, relu_dim, prune):  # 
 
 
 @pytest.mark.parametrize("k", [1, 31, 250, 251, 1000])
-def test_topk_agrees_with_the_reference_at_any_k(isa, k):  # noqa: F811
+def test_topk_agrees_with_the_reference_at_any_k(isa, k):
     users, items, given, for_reference = masked_problem(14, 250, dim=6)
     ids, scores = reference.topk(users, items, k, **for_reference)
     for way, options in WAYS.items():
         assert same_bits(native.topk(users, items, k, **given, **options), (ids, scores.astype(np.float32))), way
 
 
-def test_every_way_gives_the_same_bits_on_real_numbers(isa):  # noqa: F811
+def test_every_way_gives_the_same_bits_on_real_numbers(isa):
     rng = np.random.default_rng(6)
     users = rng.standard_normal((70, 40), dtype=np.float32)
     # Long-tailed norms and biases, as training leaves them: what pruning feeds on.
@@ -79,7 +79,7 @@ def test_every_way_gives_the_same_bits_on_real_numbers(isa):  # noqa: F811
 
 
 @pytest.mark.parametrize("dim", [1, 2, 33, 64])
-def test_a_score_has_the_same_bits_wherever_its_user_and_item_fall(isa, dim):  # noqa: F811
+def test_a_score_has_the_same_bits_wherever_its_user_and_item_fall(isa, dim):
     rng = np.random.default_rng(7)
     users, items = (rng.standard_normal((n, dim), dtype=np.float32) for n in (29, 75))
 
@@ -92,7 +92,7 @@ def test_a_score_has_the_same_bits_wherever_its_user_and_item_fall(isa, dim):  #
 
 
 @pytest.mark.parametrize("dim", [17, 64, 130])
-def test_int8_finds_the_best_of_random_vectors_by_itself(isa, dim, caplog):  # noqa: F811
+def test_int8_finds_the_best_of_random_vectors_by_itself(isa, dim, caplog):
     rng = np.random.default_rng(8)
     users, items = (rng.standard_normal((n, dim), dtype=np.float32) for n in (40, 4000))
     with caplog.at_level("DEBUG", logger="reclm_lite.kernels.topk"):
@@ -101,7 +101,7 @@ def test_int8_finds_the_best_of_random_vectors_by_itself(isa, dim, caplog):  # n
     assert np.array_equal(ids, reference.topk(users, items, 20)[0])
 
 
-def test_int8_leaves_users_whose_best_lie_too_close_to_float32(isa, caplog):  # noqa: F811
+def test_int8_leaves_users_whose_best_lie_too_close_to_float32(isa, caplog):
     rng = np.random.default_rng(9)
     items = 1 + 1e-4 * rng.standard_normal((500, 30), dtype=np.float32)
     users = rng.standard_normal((8, 30), dtype=np.float32)

@@ -10,7 +10,7 @@ from reclm_lite.kernels import native, reference
 
 @pytest.mark.parametrize("n_vectors", [0, 1, 3, 97])
 @pytest.mark.parametrize("n_queries", [0, 1, 3, 97])
-def test_knn_agrees_with_the_reference(isa, n_queries, n_vectors):  # noqa: F811
+def test_knn_agrees_with_the_reference(isa, n_queries, n_vectors):
     rng = np.random.default_rng(n_queries + n_vectors)
     queries, vectors = (rng.standard_normal((n, 8), dtype=np.float32) for n in (n_queries, n_vectors))
     own = rng.integers(-1, n_vectors, n_queries) if n_vectors else np.full(n_queries, -1)
@@ -30,14 +30,14 @@ def test_knn_gives_the_same_bits_at_any_number_of_threads():
         assert same_bits(native.knn(vectors, vectors, 5, own=own, n_threads=n_threads), one)
 
 
-def test_the_length_of_a_vector_does_not_matter(isa):  # noqa: F811
+def test_the_length_of_a_vector_does_not_matter(isa):
     directions = np.array([[1, 0], [0, 1], [-1, 0]], np.float32)
     lengths = np.array([[1e-30], [1], [1e30]], np.float32)
     rows, cosines = native.knn(np.array([[1e-20, 0]], np.float32), directions * lengths, 3)
     assert rows.tolist() == [[0, 1, 2]] and cosines.tolist() == [[1, 0, -1]]
 
 
-def test_equal_directions_go_to_the_lower_row(isa):  # noqa: F811
+def test_equal_directions_go_to_the_lower_row(isa):
     lengths = 2 ** np.arange(-20, 20, dtype=np.float32)[:, None]
     vectors = lengths * np.array([[2, 1, 2]], np.float32)
     assert np.array_equal(native.knn(vectors[:7], vectors, 40)[0], np.tile(np.arange(40), (7, 1)))

@@ -10,7 +10,7 @@ from reclm_lite.kernels import native, reference
 
 @pytest.mark.parametrize("n_items", [0, 1, 3, 64, 97, 4096])
 @pytest.mark.parametrize("n_rows", [0, 1, 3, 97, 4096])
-def test_select_agrees_with_the_reference_including_ties(isa, n_rows, n_items):  # noqa: F811
+def test_select_agrees_with_the_reference_including_ties(isa, n_rows, n_items):
     if n_rows * n_items > 400_000:
         n_rows = 150
     rng = np.random.default_rng(n_rows + n_items)
@@ -26,12 +26,12 @@ def test_select_agrees_with_the_reference_including_ties(isa, n_rows, n_items): 
 
 
 @pytest.mark.parametrize("k", [1, 5, 99, 100, 101, 400])
-def test_select_agrees_with_the_reference_at_any_k(isa, k):  # noqa: F811
+def test_select_agrees_with_the_reference_at_any_k(isa, k):
     scores = np.random.default_rng(k).standard_normal((9, 100), dtype=np.float32)
     assert same_bits(native.select(scores, k), reference.select(scores, k))
 
 
-def test_select_finds_what_topk_finds(isa):  # noqa: F811
+def test_select_finds_what_topk_finds(isa):
     users, items = (np.random.default_rng(n).integers(-3, 4, (n, 5)).astype(np.float32) for n in (40, 300))
     assert same_bits(native.select(users @ items.T, 11), native.topk(users, items, 11))
 
@@ -46,7 +46,7 @@ def test_rows_that_are_not_contiguous_are_copied():
     assert same_bits(native.select(scores[::2, ::-1], 4), native.select(scores[::2, ::-1].copy(), 4))
 
 
-def test_nan_is_refused_where_it_would_be_ranked(isa):  # noqa: F811
+def test_nan_is_refused_where_it_would_be_ranked(isa):
     for place in (0, 63, 64, 98):
         scores = np.zeros((3, 99), np.float32)
         scores[1, place] = np.nan

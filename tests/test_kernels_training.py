@@ -17,10 +17,13 @@ def problem(n, m, dim, seed=0, with_bias=True):
     if n:
         negatives[0] = -1  # a user who has touched everything
     return (
-        rng.integers(0, N_USERS, n).astype(np.int32), rng.integers(0, N_ITEMS, n).astype(np.int32), negatives,
-        rng.standard_normal((N_USERS, dim), dtype=np.float32), rng.standard_normal((N_ITEMS, dim), dtype=np.float32),
+        rng.integers(0, N_USERS, n).astype(np.int32),
+        rng.integers(0, N_ITEMS, n).astype(np.int32),
+        negatives,
+        rng.standard_normal((N_USERS, dim), dtype=np.float32),
+        rng.standard_normal((N_ITEMS, dim), dtype=np.float32),
         rng.standard_normal(N_ITEMS if with_bias else 0, dtype=np.float32),
-    )  # fmt: skip
+    )
 
 
 def gradients(loss, batch, **options):
@@ -33,7 +36,9 @@ def gradients(loss, batch, **options):
 
 @pytest.mark.parametrize("loss", ["bpr", "ssm"])
 @pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize(("m", "dim", "relu_dim", "with_bias"), [(1, 4, 0, False), (5, 33, 0, True), (3, 21, 9, True), (2, 3, 3, False)])
+@pytest.mark.parametrize(
+    ("m", "dim", "relu_dim", "with_bias"), [(1, 4, 0, False), (5, 33, 0, True), (3, 21, 9, True), (2, 3, 3, False)]
+)
 def test_ranking_losses_agree_with_the_reference(loss, n, m, dim, relu_dim, with_bias):
     batch = problem(n, m, dim, with_bias=with_bias)
     found, wanted = (
@@ -228,7 +233,9 @@ def test_draws_depend_on_the_seed_and_not_on_the_threads():
 
 def test_an_empty_pool_is_refused():
     with pytest.raises(InputError, match="pool"):
-        sampling.sample_negatives(np.zeros(1, np.int32), np.array([0, 0]), np.zeros(0, np.int32), np.zeros(0, np.int32), 1, 0)
+        sampling.sample_negatives(
+            np.zeros(1, np.int32), np.array([0, 0]), np.zeros(0, np.int32), np.zeros(0, np.int32), 1, 0
+        )
 
 
 def batch_of_two(**change):
@@ -236,10 +243,17 @@ def batch_of_two(**change):
     vectors = np.ones((3, 4), np.float32)
     ids = np.array([0, 2], np.int32)
     arguments = {
-        "users": ids, "positives": ids, "negatives": np.array([[1], [-1]], np.int32), "user_vectors": vectors,
-        "item_vectors": vectors, "item_bias": np.zeros(0, np.float32), "d_users": np.zeros((3, 4), np.float32),
-        "d_items": np.zeros((3, 4), np.float32), "d_bias": np.zeros(0, np.float32), "relu_dim": 0,
-    }  # fmt: skip
+        "users": ids,
+        "positives": ids,
+        "negatives": np.array([[1], [-1]], np.int32),
+        "user_vectors": vectors,
+        "item_vectors": vectors,
+        "item_bias": np.zeros(0, np.float32),
+        "d_users": np.zeros((3, 4), np.float32),
+        "d_items": np.zeros((3, 4), np.float32),
+        "d_bias": np.zeros(0, np.float32),
+        "relu_dim": 0,
+    }
     return arguments | change
 
 
@@ -283,9 +297,11 @@ def test_a_batch_that_does_not_fit_is_refused_and_nothing_is_written(change, mes
 )
 def test_histories_that_cannot_be_read_are_refused(change, message):
     arguments = {
-        "users": np.array([0, 1], np.int32), "indptr": np.array([0, 1, 2]), "indices": np.array([0, 1], np.int32),
+        "users": np.array([0, 1], np.int32),
+        "indptr": np.array([0, 1, 2]),
+        "indices": np.array([0, 1], np.int32),
         "pool": np.arange(3, dtype=np.int32),
-    } | change  # fmt: skip
+    } | change
     with pytest.raises(InputError, match=message):
         sampling.sample_negatives(**arguments, n_negatives=1, seed=0)
 

@@ -8,8 +8,10 @@ from reclm_lite.types import ItemText
 
 def test_phrases_cross_neither_stop_words_nor_punctuation():
     assert segments("Patriots rally past the New York Jets, in overtime") == [
-        ["Patriots", "rally"], ["York", "Jets"], ["overtime"],
-    ]  # fmt: skip
+        ["Patriots", "rally"],
+        ["York", "Jets"],
+        ["overtime"],
+    ]
 
 
 def test_chunks_are_runs_cut_into_threes_never_digits_alone():
@@ -18,8 +20,16 @@ def test_chunks_are_runs_cut_into_threes_never_digits_alone():
 
 def test_candidates_have_one_to_three_words_and_keep_case():
     assert candidates("Red Tall Old House") == [
-        "Red", "Red Tall", "Red Tall Old", "Tall", "Tall Old", "Tall Old House", "Old", "Old House", "House",
-    ]  # fmt: skip
+        "Red",
+        "Red Tall",
+        "Red Tall Old",
+        "Tall",
+        "Tall Old",
+        "Tall Old House",
+        "Old",
+        "Old House",
+        "House",
+    ]
 
 
 def test_a_repeated_candidate_is_named_once_in_its_first_spelling():
@@ -30,7 +40,9 @@ def test_hyphens_apostrophes_and_accents_stay_within_words():
     assert words("Spider-Man: Amélie's Père-Noël") == ["Spider-Man", "Amélie's", "Père-Noël"]
 
 
-@pytest.mark.parametrize("text", ["東京タワーの新しいニュース映画", "Привет мир", "สวัสดีชาวโลก", "🎉🎉", "", "?!", "a the of"])
+@pytest.mark.parametrize(
+    "text", ["東京タワーの新しいニュース映画", "Привет мир", "สวัสดีชาวโลก", "🎉🎉", "", "?!", "a the of"]
+)
 def test_any_script_is_taken_without_failing(text):
     assert all(1 <= len(word) <= 30 for word in words(text))
     PhraseStats.from_texts([text])
@@ -63,7 +75,10 @@ def test_topic_share_is_smoothed():
 
 
 def test_twenty_thousand_headlines_take_seconds():
-    texts = [f"Mayor {i} opens the old harbour bridge number {i % 97} before winter storm season begins" for i in range(20_000)]
+    texts = [
+        f"Mayor {i} opens the old harbour bridge number {i % 97} before winter storm season begins"
+        for i in range(20_000)
+    ]
     started = time.process_time()
     PhraseStats.from_texts(texts)
     assert time.process_time() - started < 10

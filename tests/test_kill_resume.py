@@ -113,7 +113,8 @@ def test_fifty_kills_at_random_moments_lose_nothing_and_make_nothing_twice(tmp_p
             assert before.items() <= after.items()
             n_with_progress += len(after) > len(before)
             before = after
-            # A generation comes in one transaction with whom it is for, and with their profiles unless it is tried again.
+            # A generation comes in one transaction with whom it is for, and with their profiles unless it is tried
+            # again.
             strays = "SELECT COUNT(*) FROM generations WHERE prompt_key NOT IN (SELECT prompt_key FROM {})"
             assert ws.db.execute(strays.format("uses")).fetchone() == (0,)
             assert ws.db.execute(f"{strays.format('profiles')} AND status='ok'").fetchone() == (0,)

@@ -1,4 +1,5 @@
-"""A foreign GGUF file is tried in a process of its own: what ends that one is a sentence in this one, once for each content."""
+"""A foreign GGUF file is tried in a process of its own: what ends that one is a sentence in this one, once for each
+content."""
 
 import os
 import stat
@@ -133,7 +134,9 @@ def test_a_file_that_vanished_meanwhile_is_named(tmp_path, tried):
 def test_quantizing_tries_the_source_first(tmp_path, monkeypatch, tried):
     monkeypatch.setattr(gguf_file, "check_limits", lambda *arguments: None)
     with pytest.raises(ModelError, match="ended by SIG"):
-        runtime.quantize_file(write(tmp_path, llama().with_key("llama.block_count", U32, 0)), tmp_path / "out", 7, n_threads=1)
+        runtime.quantize_file(
+            write(tmp_path, llama().with_key("llama.block_count", U32, 0)), tmp_path / "out", 7, n_threads=1
+        )
 
 
 # threads
@@ -188,8 +191,8 @@ def test_kernels_under_a_bound_on_address_space_end_with_a_sentence():
 
 def test_the_command_refuses_a_number_of_threads_beyond_the_machine():
     run = subprocess.run(
-        [sys.executable, "-m", "reclm_lite.cli", "embed", "items", "-w", "nowhere", "--threads", "100000"], capture_output=True, text=True
+        [sys.executable, "-m", "reclm_lite.cli", "embed", "items", "-w", "nowhere", "--threads", "100000"],
+        capture_output=True,
+        text=True,
     )
     assert run.returncode in (1, 2) and "expected --threads of at most" in run.stderr
-
-

@@ -123,7 +123,11 @@ def test_training_on_copying_lowers_its_loss(recipe, pools, tmp_path):
 def drawn(recipe, histories):
     """Dialogues of every kind."""
     m = recipe["dialogues"]
-    return {SFT: list(m.sft(histories, 400)), PREFERENCE: list(m.preferences(histories, 300)), RL: list(m.rl(histories, 100))}
+    return {
+        SFT: list(m.sft(histories, 400)),
+        PREFERENCE: list(m.preferences(histories, 300)),
+        RL: list(m.rl(histories, 100)),
+    }
 
 
 def test_the_dialogues_are_what_the_training_reads(drawn, tmp_path):
@@ -135,13 +139,20 @@ def test_the_dialogues_are_what_the_training_reads(drawn, tmp_path):
 
 
 def script(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, RECIPE / "dialogues.py", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, RECIPE / "dialogues.py", *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
 
 
 def test_any_number_of_processes_writes_the_same_files_and_a_missing_wordnet_ends_them(made, tmp_path):
-    line = "00001740 03 n 01 {0} 0 000 @ 0000 n 0000 | the {0} of a town near the river; \"they saw the {0} in the morning\"\n"
+    line = (
+        '00001740 03 n 01 {0} 0 000 @ 0000 n 0000 | the {0} of a town near the river; "they saw the {0} in the '
+        'morning"\n'
+    )
     for part in ("noun", "verb", "adj", "adv"):
-        (tmp_path / f"data.{part}").write_text("".join(line.format(word) for word in (*NOUNS, *ADJECTIVES, "Oslo", "Nile", "Ada")))
+        (tmp_path / f"data.{part}").write_text(
+            "".join(line.format(word) for word in (*NOUNS, *ADJECTIVES, "Oslo", "Nile", "Ada"))
+        )
     counts = ("--sft", 520, "--preferences", 30, "--rl", 20, "--wordnet", tmp_path)
     for jobs in (1, 2):
         ended = script(made, tmp_path / str(jobs), *counts, "--jobs", jobs)
@@ -177,7 +188,10 @@ def test_own_above_other_is_one_where_each_profile_is_its_own_history_alone(reci
 
 def test_the_figures_count_what_parses_and_whose_words_are_the_teachers(recipe):
     m = recipe["evaluate"]
-    good, other = (f"User identity: a fan, b fan, c fan; User interests: {x}" for x in ("moss, kettle, tunnel", "moss, kettle, violin"))
+    good, other = (
+        f"User identity: a fan, b fan, c fan; User interests: {x}"
+        for x in ("moss, kettle, tunnel", "moss, kettle, violin")
+    )
     data = m.Prepared(["# moss kettle tunnel"] * 4, [good] * 4, np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
 
     def encode(texts):

@@ -25,7 +25,10 @@ def test_a_template_that_asks_for_the_date_is_always_told_the_same(tmp_path):
 
 
 def test_a_template_that_only_asks_whether_there_is_a_clock_renders_as_with_one(tmp_path):
-    template = "{% if strftime_now is defined %}{% set d = strftime_now('%Y') %}{% else %}{% set d = 'none' %}{% endif %}{{ d }}"
+    template = (
+        "{% if strftime_now is defined %}{% set d = strftime_now('%Y') %}{% else %}{% set d = 'none' %}{% "
+        "endif %}{{ d }}"
+    )
     assert wrap_of(tmp_path, template + MESSAGES).before == "2024[user]"
 
 
@@ -59,15 +62,16 @@ def test_whatever_goes_wrong_in_a_template_is_told_in_a_sentence(tmp_path, templ
 
 def test_a_template_that_says_too_much_is_refused(tmp_path):
     room = MAX_WRAP_CHARS - len("[user][assistant]")
-    assert len(wrap_of(tmp_path, "{{ 'x' * %d }}" % room + MESSAGES).before) == room + len("[user]")
+    assert len(wrap_of(tmp_path, f"{{{{ 'x' * {room} }}}}" + MESSAGES).before) == room + len("[user]")
     with pytest.raises(ModelError, match="at most 16,000 characters around a message, found 16,001"):
-        wrap_of(tmp_path, "{{ 'x' * %d }}" % (room + 1) + MESSAGES)
+        wrap_of(tmp_path, f"{{{{ 'x' * {room + 1} }}}}" + MESSAGES)
 
 
 HOSTILE = {
     "a loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "much text": "{{ 'x' * 10**10 }}",
-    "text, doubled again and again": "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "text, doubled again and again": "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x + n.x "
+    "%}{% endfor %}",
     "a list, doubled": "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
     "text, bit by bit": "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}",
     "a large number": "{{ (10 ** (10 ** 9)) % 7 }}",
@@ -103,7 +107,14 @@ def test_a_template_is_rendered_as_llama_cpp_python_renders_it():
         "{% generation %}{{ m | tojson }}{% endgeneration %}{% if m.role == 'x' %}{% break %}{% endif %}\n{%- endfor %}"
         "{% if add_generation_prompt %}[{{ eos_token }}{{ functions }}{{ nothing }}]{% endif %}"
     )
-    messages = [{"role": "user", "content": "<é&\"'> {{ x }}"}, {"role": "x", "content": " a\n"}, {"role": "y", "content": ""}]
+    messages = [
+        {"role": "user", "content": "<é&\"'> {{ x }}"},
+        {"role": "x", "content": " a\n"},
+        {"role": "y", "content": ""},
+    ]
     names = {"messages": messages, "add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>"}
     names |= dict.fromkeys(("functions", "function_call", "tools", "tool_choice"))
-    assert chat_template.render_one(template, names) == Jinja2ChatFormatter(template, "</s>", "<s>")(messages=messages).prompt
+    assert (
+        chat_template.render_one(template, names)
+        == Jinja2ChatFormatter(template, "</s>", "<s>")(messages=messages).prompt
+    )

@@ -3,17 +3,19 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profile_workspace import make_workspace, profile
+from tiny_llama import write_tiny_llama
 
 from reclm_lite.dialogue.templates import format_profile, parse_profile
 from reclm_lite.errors import ProfileFormatError
 from reclm_lite.profiles.constrain import HEAD, MAX_WORDS, MIDDLE, START, may_begin, may_end
 from reclm_lite.profiles.scheduler import Engine, Sampling
 from reclm_lite.types import Profile
-from profile_workspace import make_workspace, profile
-from tiny_llama import write_tiny_llama
 
 WHOLE = "User identity: golf fan, cook, reader; User interests: Tiger Woods, sour bread, Dune"
-PHRASES = st.lists(st.text("abcdefghij é", min_size=1, max_size=20), min_size=6, max_size=6, unique_by=lambda p: " ".join(p.split()))
+PHRASES = st.lists(
+    st.text("abcdefghij é", min_size=1, max_size=20), min_size=6, max_size=6, unique_by=lambda p: " ".join(p.split())
+)
 
 
 def test_every_beginning_of_a_profile_may_begin_it():
@@ -95,8 +97,30 @@ def test_fixed_words_are_named_where_nothing_else_can_come():
     assert forced("User identity: a") == "" == forced(WHOLE)
 
 
-IDS = ["N55528", "N5552", "u1374", "id:N5552", "user-1042", "U13740", "B000FQ9QVI", "user-10423", "8f14e45f-ceea-467f", "1234567"]
-FIGURES = ["1990s", "1990's", "covid-19", "2019-2020", "mp3", "Boeing 747", "10000 BC", "Windows 2000", "Area 51", "B2B"]
+IDS = [
+    "N55528",
+    "N5552",
+    "u1374",
+    "id:N5552",
+    "user-1042",
+    "U13740",
+    "B000FQ9QVI",
+    "user-10423",
+    "8f14e45f-ceea-467f",
+    "1234567",
+]
+FIGURES = [
+    "1990s",
+    "1990's",
+    "covid-19",
+    "2019-2020",
+    "mp3",
+    "Boeing 747",
+    "10000 BC",
+    "Windows 2000",
+    "Area 51",
+    "B2B",
+]
 
 
 @pytest.mark.parametrize("word", IDS)
@@ -110,7 +134,9 @@ def test_words_with_figures_are_no_ids(word):
     assert may_end(f"User identity: a, b, {word}; User interests: x, y, z")
 
 
-@pytest.mark.parametrize("sampling", [Sampling(guided=True), Sampling(0.9, 40, 2, guided=True)], ids=["greedy", "drawn"])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(guided=True), Sampling(0.9, 40, 2, guided=True)], ids=["greedy", "drawn"]
+)
 def test_even_a_model_of_noise_writes_the_form(tmp_path, sampling):
     path = write_tiny_llama(tmp_path / "noise.gguf", seed=3, n_ctx=512)
     prompts = [f"number {n}" for n in range(6)]

@@ -93,7 +93,11 @@ def test_run_that_the_deadline_ended_goes_on_where_it_was(ws, gguf):
     source, run = settings_of_last(ws, "users")
     assert source.model == str(gguf) and run.deadline_seconds is None
     second = profile(ws, model=gguf)
-    assert second.ended_by == "done" and second.n_generated == second.n_distinct_prompts - first.n_generated and second.n_ok == 400
+    assert (
+        second.ended_by == "done"
+        and second.n_generated == second.n_distinct_prompts - first.n_generated
+        and second.n_ok == 400
+    )
     assert rows.items() <= dict(ws.db.execute("SELECT prompt_key, created FROM generations")).items()
     assert settings_of_last(ws, "users") is None
 

@@ -133,7 +133,12 @@ def test_a_question_has_the_prompt_the_model_and_how_to_choose(server):
     assert (source.spent.n_answers, source.spent.n_prompt_tokens, source.spent.n_new_tokens) == (1, 100, 20)
     path, headers, question, _ = server.seen[0]
     assert path == "/v1/chat/completions" and "Authorization" not in headers
-    assert question == {"model": "some-model", "messages": [{"role": "user", "content": "prompt 0"}], "temperature": 0.0, "max_tokens": 128}
+    assert question == {
+        "model": "some-model",
+        "messages": [{"role": "user", "content": "prompt 0"}],
+        "temperature": 0.0,
+        "max_tokens": 128,
+    }
     answered(source, 1, Sampling(temperature=0.7, seed=3))
     assert server.seen[1][2]["temperature"] == 0.7 and server.seen[1][2]["seed"] == 3
 
@@ -146,9 +151,13 @@ def test_identity_names_the_model_and_how_it_chooses_but_no_host_and_no_key(serv
     assert source.identity(drawn) != source.identity(Sampling(temperature=0.7, seed=2))
     assert source.identity(GREEDY) != opened(server, max_new_tokens=999).identity(GREEDY)
     assert source.identity(GREEDY) != Endpoint(SourceSettings(model="other", endpoint=server.url)).identity(GREEDY)
-    assert source.identity(GREEDY) == Endpoint(SourceSettings(model="some-model", endpoint="http://localhost/v1")).identity(GREEDY)
+    assert source.identity(GREEDY) == Endpoint(
+        SourceSettings(model="some-model", endpoint="http://localhost/v1")
+    ).identity(GREEDY)
     assert "127.0.0.1" not in source.identity(GREEDY) and KEY not in source.label(GREEDY)
-    assert source.label(GREEDY).startswith("some-model at 127.0.0.1:") and source.label(GREEDY).endswith(source.identity(GREEDY))
+    assert source.label(GREEDY).startswith("some-model at 127.0.0.1:") and source.label(GREEDY).endswith(
+        source.identity(GREEDY)
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,14 +177,23 @@ def test_the_first_line_counts_and_thoughts_do_not(text, line, is_whole):
 
 
 def test_an_answer_is_cut_off_only_where_its_line_is(server):
-    replies = [reply(GOOD[:30], "length"), reply(GOOD + "\nAlso, I", "length"), reply("<think>well", "length"), reply("No."), reply(None)]
+    replies = [
+        reply(GOOD[:30], "length"),
+        reply(GOOD + "\nAlso, I", "length"),
+        reply("<think>well", "length"),
+        reply("No."),
+        reply(None),
+    ]
     server.answer = lambda question, number: (200, replies[number - 1], {})
     found = answered(opened(server, n_slots=1), 5)
     assert [found[f"prompt {n}"].status for n in range(5)] == ["truncated", "ok", "truncated", "invalid", "invalid"]
 
 
 def test_answers_in_parts_without_usage_and_with_broken_letters_are_read(server):
-    document = reply([{"type": "text", "text": GOOD[:20]}, {"type": "text", "text": GOOD[20:] + "\ud800"}], usage={"prompt_tokens": "many"})
+    document = reply(
+        [{"type": "text", "text": GOOD[:20]}, {"type": "text", "text": GOOD[20:] + "\ud800"}],
+        usage={"prompt_tokens": "many"},
+    )
     server.answer = lambda question, number: (200, document, {})
     source = opened(server)
     generation = one(source)
@@ -198,7 +216,9 @@ def test_a_filtered_answer_is_invalid_and_says_so(server):
     ],
 )
 def test_a_prompt_that_the_server_finds_too_long_is_stored_as_such_and_the_others_go_on(server, error):
-    server.answer = lambda question, number: (400, error, {}) if "0" in question["messages"][0]["content"] else (200, reply(), {})
+    server.answer = lambda question, number: (
+        (400, error, {}) if "0" in question["messages"][0]["content"] else (200, reply(), {})
+    )
     found = answered(opened(server), 3)
     assert [found[f"prompt {n}"].status for n in range(3)] == ["too_long", "ok", "ok"]
     message = error.get("error", error)["message"]
@@ -228,11 +248,17 @@ def test_what_may_pass_is_tried_again(server, bad):
 
 
 def test_no_more_than_six_tries_and_the_others_are_answered(server):
-    server.answer = lambda question, number: (500, {"error": {"message": "poison"}}, {}) if "prompt 1" in str(question) else (200, reply(), {})
+    server.answer = lambda question, number: (
+        (500, {"error": {"message": "poison"}}, {}) if "prompt 1" in str(question) else (200, reply(), {})
+    )
     source = opened(server, n_slots=2)
     assert sorted(answered(source, 5)) == ["prompt 0", "prompt 2", "prompt 3", "prompt 4"]
     assert Counter(server.prompts())["prompt 1"] == http_chat.MAX_TRIES == 6
-    assert len(source.spent.notes) == 1 and "1 prompts got no answer" in source.spent.notes[0] and "poison" in source.spent.notes[0]
+    assert (
+        len(source.spent.notes) == 1
+        and "1 prompts got no answer" in source.spent.notes[0]
+        and "poison" in source.spent.notes[0]
+    )
 
 
 def test_retry_after_holds_the_other_threads_too(server):
@@ -252,7 +278,9 @@ def test_retry_after_is_seconds_or_a_date(server):
     assert len(answered(source, 2)) == 2
     assert server.seen[1][3] - server.seen[0][3] >= 0.4
     server.seen.clear()
-    server.answer = lambda question, number: (503, {}, {"Retry-After": formatdate(time.time() + 2, usegmt=True)}) if number == 1 else (200, reply(), {})
+    server.answer = lambda question, number: (
+        (503, {}, {"Retry-After": formatdate(time.time() + 2, usegmt=True)}) if number == 1 else (200, reply(), {})
+    )
     assert one(source).status == "ok"
     assert 0.5 < server.seen[1][3] - server.seen[0][3] < 2.5
 
@@ -268,10 +296,13 @@ def test_a_server_that_wants_to_be_left_alone_for_long_or_has_no_quota_ends_the_
 
 
 @pytest.mark.parametrize(
-    ("status", "told"), [(400, "refused the request"), (401, "RECLM_API_KEY"), (403, "refused the key"), (404, "base URL"), (422, "422")]
+    ("status", "told"),
+    [(400, "refused the request"), (401, "RECLM_API_KEY"), (403, "refused the key"), (404, "base URL"), (422, "422")],
 )
 def test_what_waiting_cannot_mend_ends_the_run_after_the_answers_that_came(server, status, told):
-    server.answer = lambda question, number: (200, reply(), {}) if number < 3 else (status, {"error": {"message": "no\x1b[31m"}}, {})
+    server.answer = lambda question, number: (
+        (200, reply(), {}) if number < 3 else (status, {"error": {"message": "no\x1b[31m"}}, {})
+    )
     source, found = opened(server, n_slots=1), []
     with pytest.raises(ModelError, match=told) as raised:
         for pair in source.answers("user", groups(9), GREEDY, Brake()):
@@ -280,7 +311,11 @@ def test_what_waiting_cannot_mend_ends_the_run_after_the_answers_that_came(serve
 
 
 def test_redirects_are_not_followed(server):
-    server.answer = lambda question, number: (307, b"", {"Location": "http://elsewhere.example/v1/chat/completions?secret=1"})
+    server.answer = lambda question, number: (
+        307,
+        b"",
+        {"Location": "http://elsewhere.example/v1/chat/completions?secret=1"},
+    )
     with pytest.raises(ModelError, match="elsewhere.example") as raised:
         one(opened(server))
     assert "secret" not in str(raised.value) and len(server.seen) == 1
@@ -432,7 +467,17 @@ def test_addresses(url, base, host, is_loopback):
 
 @pytest.mark.parametrize(
     "url",
-    ["", "127.0.0.1:8080", "ftp://a/v1", "http://", "http://a:x/v1", "http://me:hush@a/v1", "https://a/v1?key=hush", "https://a/#hush", "http://a b/"],
+    [
+        "",
+        "127.0.0.1:8080",
+        "ftp://a/v1",
+        "http://",
+        "http://a:x/v1",
+        "http://me:hush@a/v1",
+        "https://a/v1?key=hush",
+        "https://a/#hush",
+        "http://a b/",
+    ],
 )
 def test_addresses_that_are_none_or_hold_a_secret_are_refused_without_repeating_it(url):
     with pytest.raises(InputError, match="expected the base URL") as raised:
@@ -475,7 +520,13 @@ def test_a_proxy_is_used_for_other_hosts_only(monkeypatch):
 def test_a_model_must_be_named_and_settings_make_sense(server):
     with pytest.raises(InputError, match="--model NAME"):
         Endpoint(SourceSettings(endpoint=server.url))
-    for bad in ({"n_slots": 0}, {"price_in": -1.0}, {"max_new_tokens": 0}, {"timeout_seconds": 0}, {"requests_per_minute": 0}):
+    for bad in (
+        {"n_slots": 0},
+        {"price_in": -1.0},
+        {"max_new_tokens": 0},
+        {"timeout_seconds": 0},
+        {"requests_per_minute": 0},
+    ):
         with pytest.raises(InputError, match="above zero|zero or more"):
             opened(server, **bad)
 
@@ -489,7 +540,9 @@ def test_room_is_an_estimate_on_the_safe_side(server):
 def test_the_estimate_counts_tokens_money_and_time_and_says_what_leaves(server):
     local = opened(server, price_in=2.0, price_out=10.0, requests_per_minute=2).estimate(groups(4))
     assert (local.n_prompts, local.n_prompt_tokens, local.n_new_tokens, local.max_new_tokens) == (4, 4 * 19, 192, 512)
-    assert local.cost == pytest.approx((76 * 2 + 192 * 10) / 1e6) and local.max_cost == pytest.approx((76 * 2 + 512 * 10) / 1e6)
+    assert local.cost == pytest.approx((76 * 2 + 192 * 10) / 1e6) and local.max_cost == pytest.approx(
+        (76 * 2 + 512 * 10) / 1e6
+    )
     assert local.min_seconds == 90 and "2 min at the rate limit" in local.sentence()
     assert local.is_local and "leave this machine" not in local.sentence()
     away = Endpoint(SourceSettings(model="m", endpoint="https://api.example.com/v1")).estimate(groups(1))
@@ -518,7 +571,11 @@ def test_a_run_asks_each_prompt_once_and_a_second_run_nothing(tmp_path, server):
 
 def test_an_answer_that_is_no_profile_is_asked_for_again_with_a_draw(tmp_path, server):
     def answer(question, number):
-        return 200, reply("I would say: " + GOOD if question["temperature"] == 0 and "uniqueword2" in str(question) else GOOD), {}
+        return (
+            200,
+            reply("I would say: " + GOOD if question["temperature"] == 0 and "uniqueword2" in str(question) else GOOD),
+            {},
+        )
 
     server.answer = answer
     with make_workspace(tmp_path / "ws", TRAIN, n_users=9) as ws:
@@ -554,7 +611,9 @@ def test_a_prompt_that_gets_no_answer_is_left_for_the_next_run(tmp_path, server)
 def test_a_deadline_is_kept(tmp_path, server):
     slow(server, 0.2)
     with make_workspace(tmp_path / "ws", {user: [user] for user in range(24)}) as ws:
-        summary = run_profiles(ws, "users", source=settings_for(server, n_slots=1), settings=RunSettings(deadline_seconds=1.2))
+        summary = run_profiles(
+            ws, "users", source=settings_for(server, n_slots=1), settings=RunSettings(deadline_seconds=1.2)
+        )
         assert 1 <= summary.n_ok <= 6 and summary.ended_by == "deadline" and summary.seconds < 2.5
 
 

@@ -121,7 +121,16 @@ def serve():
 def alone(monkeypatch):
     """One try, no key and no proxy from outside."""
     monkeypatch.setattr(http_chat, "MAX_TRIES", 1)
-    for name in ("RECLM_API_KEY", "OPENAI_API_KEY", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+    for name in (
+        "RECLM_API_KEY",
+        "OPENAI_API_KEY",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "NO_PROXY",
+        "no_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -216,7 +225,9 @@ def test_a_slow_handshake_ends_in_time(serve):
     assert isinstance(found, Unanswered) and str(found) == "no answer within 0.3 s"
 
 
-@pytest.mark.parametrize("tunnel", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n\x16\x03\x03\x40\x00\x02\x00\x3f\xfc"])
+@pytest.mark.parametrize(
+    "tunnel", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n\x16\x03\x03\x40\x00\x02\x00\x3f\xfc"]
+)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_slow_proxy_does_not_hold_a_request(serve, monkeypatch, tunnel, scheme):
     """Slow itself, in its answer, or in what it passes on; also where it wants TLS and is slow at that."""
@@ -259,9 +270,15 @@ def test_stop_cuts_off_what_is_in_flight_and_no_thread_stays(serve):
 
 def test_an_interrupted_run_cuts_off_what_is_in_flight(serve):
     """As with Ctrl-C: the generator is left by an exception of the caller's thread."""
-    server = serve(lambda server, connection, number: connection.sendall(whole(body())) if number == 1 else server.over.wait(LONG_SECONDS))
+    server = serve(
+        lambda server, connection, number: (
+            connection.sendall(whole(body())) if number == 1 else server.over.wait(LONG_SECONDS)
+        )
+    )
     source = endpoint_of(server.url, n_slots=2)
-    answers = source.answers("user", [Group("one", (0,)), Group("two", (1,)), Group("three", (2,))], Sampling(), Brake())
+    answers = source.answers(
+        "user", [Group("one", (0,)), Group("two", (1,)), Group("three", (2,))], Sampling(), Brake()
+    )
     assert next(answers)[1].status == "ok"
     with pytest.raises(KeyboardInterrupt):
         answers.throw(KeyboardInterrupt)
@@ -403,7 +420,10 @@ def test_counts_that_are_none_are_left_out_and_texts_can_be_stored():
 
 
 def test_bounds_are_far_above_real_answers():
-    nested = b'{"choices": [{"message": {"content": [{"type": "text", "text": "x"}], "tool_calls": [{"function": {"arguments": {}}}]}}]}'
+    nested = (
+        b'{"choices": [{"message": {"content": [{"type": "text", "text": "x"}], "tool_calls": [{"function": '
+        b'{"arguments": {}}}]}}]}'
+    )
     assert read_reply(nested, str).text == "x"
     assert read_reply(body("[{,}] " * 20_000, created=1_700_000_000, logprob=-1.7976931348623157e308), str).text
 
@@ -411,11 +431,15 @@ def test_bounds_are_far_above_real_answers():
 # -- the text of an answer --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [" " * 400_000 + "x", "User identity:" + " " * 400_000 + ";", "a," * 200_000, "\x1b" * 300_000])
+@pytest.mark.parametrize(
+    "text", [" " * 400_000 + "x", "User identity:" + " " * 400_000 + ";", "a," * 200_000, "\x1b" * 300_000]
+)
 def test_a_long_line_is_no_profile_and_only_its_beginning_is_stored(tmp_path, serve, text):
     server = serve(lambda server, connection, number: connection.sendall(whole(body("x" + text))))
     with make_workspace(tmp_path / "ws", {0: [0]}) as ws:
-        summary = run_profiles(ws, "users", source=SourceSettings(model="m", endpoint=server.url), settings=RunSettings(n_retries=0))
+        summary = run_profiles(
+            ws, "users", source=SourceSettings(model="m", endpoint=server.url), settings=RunSettings(n_retries=0)
+        )
         (raw, reason), *others = ws.db.execute("SELECT raw, reason FROM generations").fetchall()
         profile = store.get_profile(ws, "user", 0)
     assert not others and len(raw) == MAX_ANSWER_CHARS and f"at most {MAX_ANSWER_CHARS:,} characters, found " in reason
@@ -431,7 +455,9 @@ def test_a_cut_off_answer_is_stored_by_its_beginning_too():
 def test_the_line_of_an_answer_of_a_million_pieces_is_found(piece):
     many = piece * (1_000_000 // len(piece))
     line, is_whole = answer_line(f"{many}\n{GOOD}")
-    is_right = line == ("" if piece == "<think>" else many if piece == "<" else GOOD)  # pytest would compare letter by letter
+    is_right = line == (
+        "" if piece == "<think>" else many if piece == "<" else GOOD
+    )  # pytest would compare letter by letter
     assert is_right and is_whole == (piece == "<")
 
 
@@ -442,9 +468,13 @@ def test_a_redirect_cannot_end_a_run_with_an_unexpected_error_nor_show_the_key(s
     monkeypatch.setenv("RECLM_API_KEY", KEY)
     elsewhere = serve(says(whole(body())))
     for location, told in (
-        ("http://[::1", "another place"), ("x" * 99, "another place"), (f"http://{KEY}.example/", "another place"),
-        ("http://a\x1b\x07b.example/", "a b.example"), ("http://" + "a" * 5000, "a…"), (elsewhere.url, "127.0.0.1"),
-    ):  # fmt: skip
+        ("http://[::1", "another place"),
+        ("x" * 99, "another place"),
+        (f"http://{KEY}.example/", "another place"),
+        ("http://a\x1b\x07b.example/", "a b.example"),
+        ("http://" + "a" * 5000, "a…"),
+        (elsewhere.url, "127.0.0.1"),
+    ):
         server = serve(says(whole(b"", "307 Moved", f"Location: {location}\r\nSet-Cookie: a=b\r\n")))
         source = endpoint_of(server.url)
         with pytest.raises(ModelError, match="not followed") as raised:
@@ -470,12 +500,23 @@ def test_no_cookie_is_sent_back(serve):
 @pytest.mark.parametrize("where", ["message", "detail", "error", "type", "code"])
 @pytest.mark.parametrize(
     "value",
-    [f"{' ' * 5000}{KEY}", f"\x1b]0;{KEY}\x07", [KEY], {"msg": [KEY, {"x": KEY}]}, "x" * 10**6, "\u202e\x9b31m", [[[0]]], 1e999],
+    [
+        f"{' ' * 5000}{KEY}",
+        f"\x1b]0;{KEY}\x07",
+        [KEY],
+        {"msg": [KEY, {"x": KEY}]},
+        "x" * 10**6,
+        "\u202e\x9b31m",
+        [[[0]]],
+        1e999,
+    ],
 )
 def test_what_a_server_says_is_cut_and_shows_no_key_and_no_control_characters(serve, where, value):
     document = {"error": value if where == "error" else {where: value, "message" if where != "message" else "x": "m"}}
     found = asked(serve(says(whole(json.dumps(document).encode(), "418 Teapot"))).url, key=KEY)
-    assert isinstance(found, ModelError) and KEY not in str(found) and str(found).isprintable() and len(str(found)) < 700
+    assert (
+        isinstance(found, ModelError) and KEY not in str(found) and str(found).isprintable() and len(str(found)) < 700
+    )
 
 
 def test_a_deep_error_ends_in_a_sentence(serve):
@@ -490,7 +531,8 @@ def test_a_key_of_odd_characters_is_not_shown_by_their_names():
 
 
 @pytest.mark.parametrize(
-    "value", ["inf", "1e308", "9" * 400, "-1", "nan", "1_0", "x" * 5000, "Mon, 99 Foo 99999 99:99:99 +9999", ",", "0,", "٣"]
+    "value",
+    ["inf", "1e308", "9" * 400, "-1", "nan", "1_0", "x" * 5000, "Mon, 99 Foo 99999 99:99:99 +9999", ",", "0,", "٣"],
 )
 def test_retry_after_of_any_kind_is_understood_or_passed_over(value):
     seconds = http_chat._retry_after(value)
@@ -502,7 +544,9 @@ def test_a_server_that_asks_for_ever_is_told_in_a_short_sentence(serve):
     assert isinstance(found, ModelError) and "left alone" in str(found) and len(str(found)) < 250
 
 
-@pytest.mark.parametrize("headers", [b"no colon\r\n", b" folded\r\n", b"X: a\r\rY\r\n", b": a\r\n", b"X: a\r\n no\r\n\tcolon\r\n"])
+@pytest.mark.parametrize(
+    "headers", [b"no colon\r\n", b" folded\r\n", b"X: a\r\rY\r\n", b": a\r\n", b"X: a\r\n no\r\n\tcolon\r\n"]
+)
 def test_headers_of_no_form_are_refused_in_one_sentence_or_read(serve, headers, caplog):
     found = asked(serve(says(b"HTTP/1.1 200 OK\r\n" + headers + b"Content-Length: 2\r\n\r\n{}")).url)
     assert isinstance(found, Unanswered) and not caplog.text
@@ -511,7 +555,9 @@ def test_headers_of_no_form_are_refused_in_one_sentence_or_read(serve, headers, 
 @pytest.mark.parametrize("url", ["http://here.localhost/v1", "https://localhost/v1"])
 def test_nothing_is_sent_to_a_local_name_that_leads_elsewhere(monkeypatch, url):
     monkeypatch.setattr(
-        http_bounds.socket, "getaddrinfo", lambda *about, **more: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80))]
+        http_bounds.socket,
+        "getaddrinfo",
+        lambda *about, **more: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80))],
     )
     monkeypatch.setattr(http_bounds.Flight, "hold", lambda self, sock: pytest.fail("a connection was begun"))
     assert "leads to another machine" in str(asked(url, key=KEY))
@@ -549,10 +595,29 @@ def certificate(tmp_path_factory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("tls")
     names = str(folder / "cert.pem"), str(folder / "key.pem")
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", names[1], "-out", names[0]],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=here",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            names[1],
+            "-out",
+            names[0],
+        ],
+        check=True,
+        capture_output=True,
+    )
     return names
 
 
@@ -577,7 +642,9 @@ def test_tls_is_verified_and_bounded_alike(serve, monkeypatch, certificate, kind
     if kind != "not trusted":
         monkeypatch.setenv("SSL_CERT_FILE", certificate[0])
     host = "localhost" if kind == "wrong name" else "127.0.0.1"
-    found = asked(f"https://{host}:{server.port}/v1", seconds=0.5 if kind == "slow body" else MUCH_LESS_SECONDS - 5, key=KEY)
+    found = asked(
+        f"https://{host}:{server.port}/v1", seconds=0.5 if kind == "slow body" else MUCH_LESS_SECONDS - 5, key=KEY
+    )
     if kind == "good":
         assert found.text == GOOD
     elif kind in ("wrong name", "not trusted"):

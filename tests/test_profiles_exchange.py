@@ -40,16 +40,22 @@ def full(ws):
     with ws.db:
         store.put_profiles(ws, "user", [0], Generation("k0", TEXT, "ok"), TEXT, "some model", origin=Origin("history"))
         store.put_profiles(ws, "user", [1], Generation("k1", "no", "invalid", "expected, found"), "", "some model")
-        store.put_profiles(ws, "item", [3], Generation("k3", ITEM, "ok"), ITEM, 'a "model", quoted', origin=Origin("text"))
+        store.put_profiles(
+            ws, "item", [3], Generation("k3", ITEM, "ok"), ITEM, 'a "model", quoted', origin=Origin("text")
+        )
         ws.db.execute(
-            "INSERT INTO profiles (side, idx, status, text, source, created) VALUES ('item', 4, 'imported', ?, 'elsewhere', '2024-01-01')", (ITEM,)
+            "INSERT INTO profiles (side, idx, status, text, source, created) VALUES ('item', 4, 'imported', ?, "
+            "'elsewhere', '2024-01-01')",
+            (ITEM,),
         )
     store.set_profile(ws, "user", 2, OTHER)
     return ws
 
 
 def written(path: Path, *rows: object) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -70,8 +76,12 @@ def test_export_has_every_profile_in_order_with_ids_and_reasons(full):
     assert export_profiles(full, out) == 5
     rows = [json.loads(line) for line in out.getvalue().decode().splitlines()]
     assert [(one["side"], one["id"], one["status"]) for one in rows] == [
-        ("user", "u0", "ok"), ("user", "u1", "invalid"), ("user", "u2", "edited"), ("item", "i3", "ok"), ("item", "i4", "imported")
-    ]  # fmt: skip
+        ("user", "u0", "ok"),
+        ("user", "u1", "invalid"),
+        ("user", "u2", "edited"),
+        ("item", "i3", "ok"),
+        ("item", "i4", "imported"),
+    ]
     assert all(tuple(one) == COLUMNS for one in rows)
     assert rows[0]["basis"] == "history" and rows[1]["reason"] == "expected, found" and rows[1]["profile"] == ""
     only = io.BytesIO()
@@ -148,7 +158,28 @@ def test_ids_of_any_spelling_come_back(tmp_path):
             assert store.usable_profiles(ws, "user") == before
 
 
-FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\ufeff=1", "\u200b +1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff20x", "\u22121", "\x00=1", "'=1", "''@x", "' =1", "\tx"]
+FORMULAS = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    " =1",
+    "\ufeff=1",
+    "\u200b +1",
+    "\uff1d1",
+    "\uff0b1",
+    "\uff0d1",
+    "\uff20x",
+    "\u22121",
+    "\x00=1",
+    "'=1",
+    "''@x",
+    "' =1",
+    "\tx",
+]
 NO_FORMULAS = ["a=1", "", "'", "''", "'a", "it's", "1-1", "7", " padded ", "'7", "(=1)", "ü", "日本=1"]
 
 
@@ -156,7 +187,9 @@ NO_FORMULAS = ["a=1", "", "'", "''", "'a", "it's", "1-1", "7", " padded ", "'7",
 def test_a_cell_is_marked_where_a_spreadsheet_would_run_it_and_comes_back_the_same(cell):
     assert (marked(cell) != cell) == (cell in FORMULAS)
     assert not is_formula(marked(cell)) and unmarked(marked(cell)) == cell
-    assert unmarked(cell) == cell or cell in FORMULAS  # of a file that somebody else wrote only what looks like a mark is taken off
+    assert (
+        unmarked(cell) == cell or cell in FORMULAS
+    )  # of a file that somebody else wrote only what looks like a mark is taken off
 
 
 def test_numbers_are_not_marked():
@@ -172,7 +205,9 @@ def test_no_cell_of_an_exported_csv_is_a_formula_and_every_text_comes_back(tmp_p
         with ws.db:
             for idx, source in enumerate(ids):
                 text = f"User identity: =cook {idx}, -b, @c; User interests: +x, y, z"
-                store.put_profiles(ws, "user", [idx], Generation(f"k{idx}", text, "ok"), text, source, origin=Origin("history"))
+                store.put_profiles(
+                    ws, "user", [idx], Generation(f"k{idx}", text, "ok"), text, source, origin=Origin("history")
+                )
         before = profiles(ws)
         for form in ("csv", "jsonl"):
             path = tmp_path / f"p.{form}"
@@ -186,7 +221,9 @@ def test_no_cell_of_an_exported_csv_is_a_formula_and_every_text_comes_back(tmp_p
                 ws.db.execute("DELETE FROM profiles")
             assert import_profiles(ws, path).n_imported == len(ids)
             # A source is kept on one line without spaces around it; all else as it was.
-            assert [one[1:] for one in profiles(ws).values()] == [(text, " ".join(source.split()), *rest) for _, text, source, *rest in before.values()]
+            assert [one[1:] for one in profiles(ws).values()] == [
+                (text, " ".join(source.split()), *rest) for _, text, source, *rest in before.values()
+            ]
 
 
 def test_json_lines_hold_what_a_terminal_would_obey_as_escapes(tmp_path):
@@ -199,20 +236,34 @@ def test_json_lines_hold_what_a_terminal_would_obey_as_escapes(tmp_path):
             store.put_profiles(ws, "user", [0], Generation("k", TEXT, "ok"), TEXT, "m")
         out = io.BytesIO()
         export_profiles(ws, out)
-    assert json.loads(out.getvalue())["id"] == ident and "\\u001b[2J\\u009b31m\\u202e\\u2028é" in out.getvalue().decode()
+    assert (
+        json.loads(out.getvalue())["id"] == ident and "\\u001b[2J\\u009b31m\\u202e\\u2028é" in out.getvalue().decode()
+    )
 
 
 # -- in --------------------------------------------------------------------------
 
 
 def test_texts_are_brought_into_the_usual_form(ws, tmp_path):
-    path = written(tmp_path / "p.jsonl", {"id": "u0", "profile": f"  {TEXT.replace(': cook', ':  cook').replace('User interests', 'user INTERESTS')}.\n"})
+    path = written(
+        tmp_path / "p.jsonl",
+        {
+            "id": "u0",
+            "profile": f"  {TEXT.replace(': cook', ':  cook').replace('User interests', 'user INTERESTS')}.\n",
+        },
+    )
     import_profiles(ws, path, side="users")
     assert profiles(ws)[("user", 0)][:3] == ("imported", TEXT, "imported from p.jsonl")
 
 
 def test_an_import_replaces_what_a_model_made_or_an_import_brought_but_not_what_was_written_here(full, tmp_path):
-    path = written(tmp_path / "p.jsonl", row("u0", OTHER, source="my model"), row("u1"), row("u2"), {"side": "items", "id": "i4", "profile": TEXT})
+    path = written(
+        tmp_path / "p.jsonl",
+        row("u0", OTHER, source="my model"),
+        row("u1"),
+        row("u2"),
+        {"side": "items", "id": "i4", "profile": TEXT},
+    )
     summary = import_profiles(full, path)
     assert (summary.n_imported, summary.n_kept) == (3, 1) and "--overwrite" in summary.sentence()
     assert profiles(full)[("user", 0)][:3] == ("imported", OTHER, "my model")
@@ -232,7 +283,13 @@ def test_a_file_that_comes_home_changes_nothing(full, tmp_path):
 
 
 def test_edited_stays_edited_and_every_other_status_becomes_imported(ws, tmp_path):
-    path = written(tmp_path / "p.jsonl", row("u0", status="edited"), row("u1", status="ok"), row("u2", status="odd"), row("u3", "", status="invalid"))
+    path = written(
+        tmp_path / "p.jsonl",
+        row("u0", status="edited"),
+        row("u1", status="ok"),
+        row("u2", status="odd"),
+        row("u3", "", status="invalid"),
+    )
     assert import_profiles(ws, path).n_invalid == 1
     assert {idx: rest[0] for (_, idx), rest in profiles(ws).items()} == {0: "edited", 1: "imported", 2: "imported"}
 
@@ -240,19 +297,38 @@ def test_edited_stays_edited_and_every_other_status_becomes_imported(ws, tmp_pat
 def test_one_bad_row_stops_all_and_the_first_five_are_named_with_their_lines(ws, tmp_path):
     path = written(
         tmp_path / "p.jsonl",
-        row("u0"), "", row("nobody"), row("u1", "a nice person"), "{not json", "[1]", {"side": "user", "profile": TEXT},
-        row("u2"), row("u2", OTHER), {"id": "u3", "profile": TEXT}, row("u4", 7), {**row("u4"), "side": "shop"},
-    )  # fmt: skip
+        row("u0"),
+        "",
+        row("nobody"),
+        row("u1", "a nice person"),
+        "{not json",
+        "[1]",
+        {"side": "user", "profile": TEXT},
+        row("u2"),
+        row("u2", OTHER),
+        {"id": "u3", "profile": TEXT},
+        row("u4", 7),
+        {**row("u4"), "side": "shop"},
+    )
     with pytest.raises(InputError) as raised:
         import_profiles(ws, path)
     told = str(raised.value)
     assert "9 of 11 rows" in told and "and 4 more" in told and "nothing was imported" in told
-    for part in ("line 3: the workspace has no user 'nobody'", "line 4: expected 'User identity", "line 5: not JSON", "line 6: expected an object",
-                 "line 7: expected an id"):  # fmt: skip
+    for part in (
+        "line 3: the workspace has no user 'nobody'",
+        "line 4: expected 'User identity",
+        "line 5: not JSON",
+        "line 6: expected an object",
+        "line 7: expected an id",
+    ):
         assert part in told
     assert not profiles(ws) and not ws.db.in_transaction
     summary = import_profiles(ws, path, skip_invalid=True)
-    assert (summary.n_imported, summary.n_bad, len(summary.bad)) == (2, 9, 5) and "9 left out (line 3" in summary.sentence()
+    assert (summary.n_imported, summary.n_bad, len(summary.bad)) == (
+        2,
+        9,
+        5,
+    ) and "9 left out (line 3" in summary.sentence()
     assert {idx: rest[1] for (_, idx), rest in profiles(ws).items()} == {0: TEXT, 2: TEXT}
 
 
@@ -290,7 +366,9 @@ def test_side_picks_rows_and_fills_in_where_they_say_nothing(full, tmp_path):
     with make_workspace(tmp_path / "fresh", TRAIN) as fresh:
         export_to_file(full, tmp_path / "both.csv", form="csv")
         summary = import_profiles(fresh, tmp_path / "both.csv", side="items")
-        assert (summary.n_imported, summary.n_other_side) == (2, 3) and {side for side, _ in profiles(fresh)} == {"item"}
+        assert (summary.n_imported, summary.n_other_side) == (2, 3) and {side for side, _ in profiles(fresh)} == {
+            "item"
+        }
         import_profiles(fresh, written(tmp_path / "p.csv", "id,profile", f'u3,"{TEXT}"'), side="users")
         assert ("user", 3) in profiles(fresh)
 
@@ -335,7 +413,12 @@ def test_byte_order_mark_is_no_part_of_the_first_column(ws, tmp_path):
 
 
 def test_published_files_are_read_by_their_own_columns(ws, tmp_path):
-    path = written(tmp_path / "mind_fine_tune.csv", "UID,Input,Response", f'u0,"many\n""lines""",{json.dumps(TEXT + ".")}', 'u1,x,"User identity: a, b; User interests: c, d, e"')
+    path = written(
+        tmp_path / "mind_fine_tune.csv",
+        "UID,Input,Response",
+        f'u0,"many\n""lines""",{json.dumps(TEXT + ".")}',
+        'u1,x,"User identity: a, b; User interests: c, d, e"',
+    )
     with pytest.raises(InputError, match="--side users"):
         import_profiles(ws, path, form="reclm")
     with pytest.raises(InputError, match="line 4: expected 3 identities"):
@@ -349,8 +432,9 @@ def test_published_files_are_read_by_their_own_columns(ws, tmp_path):
 def test_sources_and_times_of_a_file_are_taken_with_care(ws, tmp_path):
     path = written(
         tmp_path / "p.jsonl",
-        row("u0", source="x" * 9999, created="2024-05-01T00:00:00+00:00", basis="history"), row("u1", source="\ud800\n a", created="soon", basis="magic"),
-    )  # fmt: skip
+        row("u0", source="x" * 9999, created="2024-05-01T00:00:00+00:00", basis="history"),
+        row("u1", source="\ud800\n a", created="soon", basis="magic"),
+    )
     import_profiles(ws, path)
     found = profiles(ws)
     assert len(found[("user", 0)][2]) == 500 and found[("user", 0)][3:] == ("history", "2024-05-01T00:00:00+00:00")
@@ -360,7 +444,10 @@ def test_sources_and_times_of_a_file_are_taken_with_care(ws, tmp_path):
 def test_an_import_waits_for_nobody_and_leaves_all_as_it_was(ws, tmp_path):
     import subprocess
 
-    code = f"from pathlib import Path; from reclm_lite.workspace import Workspace\nwith Workspace.open(Path({str(ws.root)!r})) as ws, ws.writing(): print('held', flush=True); input()"
+    code = (
+        "from pathlib import Path; from reclm_lite.workspace import Workspace\nwith "
+        f"Workspace.open(Path({str(ws.root)!r})) as ws, ws.writing(): print('held', flush=True); input()"
+    )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
@@ -382,8 +469,14 @@ def reclm(*arguments: object, expect: int = 0):
 
 def test_commands_write_to_stdout_and_to_files_and_read_them_back(full, tmp_path):
     out = reclm("profile", "export", "-w", full.root)
-    assert len(out.stdout.splitlines()) == 5 and json.loads(out.stdout.splitlines()[0])["id"] == "u0" and "Wrote 5 profiles" in out.stderr
-    assert reclm("profile", "export", "-w", full.root, "-o", "-", "--format", "csv", "--side", "users").stdout.splitlines()[0] == ",".join(COLUMNS)
+    assert (
+        len(out.stdout.splitlines()) == 5
+        and json.loads(out.stdout.splitlines()[0])["id"] == "u0"
+        and "Wrote 5 profiles" in out.stderr
+    )
+    assert reclm(
+        "profile", "export", "-w", full.root, "-o", "-", "--format", "csv", "--side", "users"
+    ).stdout.splitlines()[0] == ",".join(COLUMNS)
     path = tmp_path / "p.csv"
     reclm("profile", "export", "-w", full.root, "-o", path)
     assert "--force" in reclm("profile", "export", "-w", full.root, "-o", path, expect=1).stderr

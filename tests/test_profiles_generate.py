@@ -244,9 +244,14 @@ def test_full_disk_is_told_and_what_was_stored_stays(ws, gguf, engine, monkeypat
 
 def test_answer_that_repeats_an_id_of_the_data_is_invalid_and_tried_again(tmp_path, gguf, engine, monkeypatch):
     with make_workspace(tmp_path / "ids", {0: [0, 1], 1: [2]}, item_ids={1: "sku-ab12"}) as ws:
+
         def answer(self, prompt, sampling):
             good = FakeEngine.answer(self, prompt, sampling)
-            return good.replace("watcher", "SKU-AB12 buyer") if sampling.temperature == 0 and "uniqueword0" in prompt else good
+            return (
+                good.replace("watcher", "SKU-AB12 buyer")
+                if sampling.temperature == 0 and "uniqueword0" in prompt
+                else good
+            )
 
         monkeypatch.setattr(engine, "answer", answer)
         summary = profile(ws, "users", model=gguf)
@@ -260,7 +265,9 @@ def test_every_retry_draws_with_a_seed_of_its_own(ws, gguf, engine, n_retries):
     engine.bad_words = ("uniqueword2",)
     summary = profile(ws, "users", model=gguf, n_retries=n_retries)
     assert (summary.n_invalid, summary.n_retried, summary.n_generated) == (1, n_retries, 5 + n_retries)
-    assert ws.db.execute("SELECT COUNT(DISTINCT raw) FROM generations WHERE status='invalid'").fetchone() == (1 + n_retries,)
+    assert ws.db.execute("SELECT COUNT(DISTINCT raw) FROM generations WHERE status='invalid'").fetchone() == (
+        1 + n_retries,
+    )
     assert summary.invalid_share == pytest.approx(1 / 8)
 
 

@@ -56,7 +56,11 @@ def test_items_with_equal_prompts_are_one_group(tmp_path):
 def test_basis_tells_what_a_profile_is_made_from(tmp_path):
     with make_workspace(tmp_path / "ws", {0: [0], 1: [1]}, n_users=3, neighbors=[[-1], [-1], [0]]) as ws:
         inputs = load_inputs(ws)
-        assert {group.idxs: group.basis for group in plan(inputs).groups} == {(0,): "history", (1,): "history", (2,): "neighbors"}
+        assert {group.idxs: group.basis for group in plan(inputs).groups} == {
+            (0,): "history",
+            (1,): "history",
+            (2,): "neighbors",
+        }
         assert {group.basis for group in plan(inputs, "item").groups} == {"text"}
 
 
@@ -111,9 +115,8 @@ def test_twenty_newest_items_are_shown_to_a_chat_model(tmp_path):
 
 
 def test_times_of_the_split_are_those_of_the_interactions(tmp_path):
-    from reclm_lite.data.dataset import Imported, save_imported
+    from reclm_lite.data.dataset import Imported, save_imported, save_split
     from reclm_lite.data.split import make_split
-    from reclm_lite.data.dataset import save_split
     from reclm_lite.workspace import Workspace
 
     with Workspace.create(tmp_path / "ws") as ws:
@@ -124,7 +127,7 @@ def test_times_of_the_split_are_those_of_the_interactions(tmp_path):
         interactions = load_interactions(ws)
         save_split(ws, make_split(interactions, "none"), inputs={"matrices/interactions": interactions.fingerprint})
         inputs = load_inputs(ws)
-        known = {item for item in inputs.items_of(0)}
+        known = set(inputs.items_of(0))
         assert inputs.by_age(0) == tuple(item for item in (1, 0, 2) if item in known)  # item 2 was seen again at 40
 
 
@@ -140,7 +143,8 @@ def test_history_key_knows_texts_and_not_their_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("6h", 21600), ("1h30m", 5400), ("90s", 90), ("0.5h", 1800), ("45", 45), ("1d", 86400), (" 2 H ", 7200)]
+    ("text", "seconds"),
+    [("6h", 21600), ("1h30m", 5400), ("90s", 90), ("0.5h", 1800), ("45", 45), ("1d", 86400), (" 2 H ", 7200)],
 )
 def test_durations_are_read(text, seconds):
     assert parse_duration(text) == seconds

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
-from profile_workspace import make_workspace, save_neighbors, store_split, matrix, text_of
+from profile_workspace import make_workspace, matrix, save_neighbors, store_split, text_of
 
 from reclm_lite.errors import MissingArtefactError
 from reclm_lite.profiles.prompts import NO_HISTORY, NO_TEXT, build_prompts, load_inputs

@@ -95,14 +95,15 @@ def generations(ws: Workspace) -> dict[str, tuple]:
 
 
 class KillNode(Observer):
-    """Kills a node without warning once both are at work, at the latest when three quarters of the users have a profile."""
+    """Kills a node without warning once both are at work, at the latest when three quarters of the users have a
+    profile."""
 
     def __init__(self, raylet: int, caplog: pytest.LogCaptureFixture):
         self.raylet, self.caplog, self.killed_at = raylet, caplog, None
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         n_begun = sum("has begun" in record.message for record in self.caplog.records)
-        if self.killed_at is None and (n_begun == 2 and done > total // 8 or done > 3 * total // 4):
+        if self.killed_at is None and ((n_begun == 2 and done > total // 8) or done > 3 * total // 4):
             self.killed_at = done
             os.kill(self.raylet, signal.SIGKILL)
 
@@ -111,7 +112,9 @@ def test_worker_with_another_file_ends_the_run_with_its_own_sentence_and_the_nam
     source = ray_cluster.RayCluster(model, False, settings(model, engine="ray", ray_address=cluster.address))
     try:
         source.about.sha256 = "0" * 64
-        with pytest.raises(ModelError, match=r"^node .*: expected .*tiny\.gguf to be the driver's model .* found another file"):
+        with pytest.raises(
+            ModelError, match=r"^node .*: expected .*tiny\.gguf to be the driver's model .* found another file"
+        ):
             list(source.answers("user", [Group("a prompt", (0,))], GREEDY, Brake()))
     finally:
         source.close()
@@ -154,7 +157,9 @@ def test_killed_driver_leaves_its_answers_and_the_local_engine_makes_the_rest(cl
     assert summary.n_ok + summary.n_invalid == N_USERS
 
 
-def test_a_node_killed_half_way_costs_no_answer_and_they_are_those_of_the_local_engine(cluster, ws, model, caplog, capfd):
+def test_a_node_killed_half_way_costs_no_answer_and_they_are_those_of_the_local_engine(
+    cluster, ws, model, caplog, capfd
+):
     (node,) = cluster.worker_nodes
     killer = KillNode(node.all_processes["raylet"][0].process.pid, caplog)
     caplog.set_level(logging.INFO, "reclm_lite")
@@ -212,7 +217,9 @@ def test_a_batch_that_kills_every_worker_ends_the_run():
         await post.hand_over("node 3", [GenerationResult(8, "text", 3, 3, "stop")], 0.5)
         for number in range(ray_post.MAX_BEGUN + 1):
             went_on.append((await post.begin(f"node {number}", [7, 8, 9]))[1])
-        assert (await post.take(False, False, 0.0)).error.startswith("node 4: expected answers to 2 prompts, found that the worker")
+        assert (await post.take(False, False, 0.0)).error.startswith(
+            "node 4: expected answers to 2 prompts, found that the worker"
+        )
         return went_on
 
     assert asyncio.run(story()) == [True] * 2 * ray_post.MAX_BEGUN + [False]
@@ -230,7 +237,17 @@ def test_batches_hold_every_prompt_and_shrink_towards_the_end(n, n_nodes):
 @pytest.fixture
 def job(model):
     return ray_post.Job(
-        str(model), False, file_sha256(model), model.stat().st_size, 512, None, None, None, MAX_NEW_TOKENS, GREEDY, False
+        str(model),
+        False,
+        file_sha256(model),
+        model.stat().st_size,
+        512,
+        None,
+        None,
+        None,
+        MAX_NEW_TOKENS,
+        GREEDY,
+        False,
     )
 
 
@@ -252,7 +269,10 @@ def test_node_without_the_model_is_sent_it_once(job, model, tmp_path, monkeypatc
     assert os.listdir(copy.parent) == [f"{job.sha256}.gguf"]
     assert ray_post.model_file(elsewhere, never) == copy
     copy.write_bytes(b"damaged")
-    assert ray_post.model_file(elsewhere, lambda offset: asyncio.run(post.chunk(offset))).read_bytes() == model.read_bytes()
+    assert (
+        ray_post.model_file(elsewhere, lambda offset: asyncio.run(post.chunk(offset))).read_bytes()
+        == model.read_bytes()
+    )
 
 
 def test_what_is_sent_must_be_the_model(job, tmp_path, monkeypatch):
@@ -285,6 +305,9 @@ def test_address_of_no_cluster_is_told(model, monkeypatch):
 
 
 def test_keys_are_those_of_the_local_engine(model):
-    local, far = gguf.Gguf(model, False, settings(model)), ray_cluster.RayCluster(model, False, settings(model, engine="ray"))
+    local, far = (
+        gguf.Gguf(model, False, settings(model)),
+        ray_cluster.RayCluster(model, False, settings(model, engine="ray")),
+    )
     assert local.identity(GREEDY) == far.identity(GREEDY) and local.label(GREEDY) == far.label(GREEDY)
     local.close(), far.close()

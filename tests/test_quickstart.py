@@ -17,7 +17,9 @@ RECLM = Path(sysconfig.get_path("scripts")) / "reclm"
 def finished(tmp_path_factory) -> tuple[Path, str, int]:
     """(workspace, stdout, peak KiB) of one run."""
     ws = tmp_path_factory.mktemp("quickstart") / "ws"
-    process = subprocess.Popen([RECLM, "quickstart", "-w", ws], stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "100"})
+    process = subprocess.Popen(
+        [RECLM, "quickstart", "-w", ws], stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "100"}
+    )
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0

@@ -75,14 +75,20 @@ def whole_path(ws: Path) -> dict:
 def check(ws: Path, result: dict) -> None:
     rows = {(row["model"], row["profiles"], row["setting"]): row for row in result["rows"]}
     assert {(m, p) for m, p, s in rows if s == "full"} == {
-        ("random", "none"), ("popularity", "none"), ("biasmf", "none"), ("lightgcn", "none"),
-        ("biasmf", "users"), ("lightgcn", "users"),
-    }  # fmt: skip
+        ("random", "none"),
+        ("popularity", "none"),
+        ("biasmf", "none"),
+        ("lightgcn", "none"),
+        ("biasmf", "users"),
+        ("lightgcn", "users"),
+    }
     assert rows["lightgcn", "users", "full"]["recall@20"] > rows["random", "none", "full"]["recall@20"]
     with Workspace.open(ws) as workspace:
         counts = dict(workspace.db.execute("SELECT status, COUNT(*) FROM profiles WHERE side='user' GROUP BY status"))
     assert counts["ok"] >= 0.95 * sum(counts.values()), counts
-    output = subprocess.run([sys.executable, QUALITY, "-w", ws, "--users", "400"], capture_output=True, text=True, timeout=300)
+    output = subprocess.run(
+        [sys.executable, QUALITY, "-w", ws, "--users", "400"], capture_output=True, text=True, timeout=300
+    )
     quality = json.loads(output.stdout.splitlines()[-1])
     assert quality["model_plain"] >= 0.8 and quality["model_centred"] >= 0.8, quality
     assert abs(quality["shuffled_plain"] - 0.5) < 0.12, quality
@@ -116,5 +122,3 @@ def test_imports_of_interactions_without_text(tmp_path, shared_data):
         reclm("split", "-w", ws)
         reclm("fit", "popularity", "-w", ws)
         assert json.loads(reclm("evaluate", "-w", ws, "--json"))["rows"]
-
-

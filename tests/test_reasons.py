@@ -67,7 +67,9 @@ def test_together_counts_the_others_who_took_both():
     world = {"known": known.tocsr(), "counts": counts, "n_users": 40, "item_vectors": None}
     reasoner = Reasoner(evidence(history=np.array([8, 11], np.int32), **world))
     reason = reasoner.reason(30)
-    assert reason.text == "5 of the 8 others who took “Story 8 on space telescopes” took it too, 4.2 times the usual share"
+    assert (
+        reason.text == "5 of the 8 others who took “Story 8 on space telescopes” took it too, 4.2 times the usual share"
+    )
     assert reason.anchor == 8  # 5 of 8 beside 6 of 40
     assert reasoner._together(31) is None and reasoner._together(11) is None
 
@@ -121,7 +123,9 @@ def test_query_reason_states_its_cosine():
     query = np.eye(16, dtype=np.float32)[2]
     reasoner = Reasoner(evidence(query=query))
     best = int(np.argmax(vectors @ query))
-    assert reasoner.reason(best, basis="text").text == f"close to your words in text (similarity {vectors[best, 2]:.2f})"
+    assert (
+        reasoner.reason(best, basis="text").text == f"close to your words in text (similarity {vectors[best, 2]:.2f})"
+    )
 
 
 def test_every_reason_is_a_short_line_of_a_known_kind():
@@ -132,7 +136,16 @@ def test_every_reason_is_a_short_line_of_a_known_kind():
         reasoner = Reasoner(evidence(history=history, neighbor_items=neighbors, interests=SUBJECTS[: trial % 4]))
         for item in rng.choice(200, size=10):
             reason = reasoner.reason(int(item))
-            assert reason.kind in {"similar", "together", "interest", "neighbors", "category", "query", "popular", "new"}
+            assert reason.kind in {
+                "similar",
+                "together",
+                "interest",
+                "neighbors",
+                "category",
+                "query",
+                "popular",
+                "new",
+            }
             assert 0 < reason.tail_share <= 1
             assert "\n" not in reason.text and 5 < len(reason.text) < 180
 

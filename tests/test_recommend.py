@@ -17,7 +17,8 @@ from reclm_lite.types import ItemText
 from reclm_lite.workspace import Workspace
 
 N_USERS, N_ITEMS = 8, 12
-# user -> items in training; users 6 and 7 have no history; item 11 was taken by nobody; user 0 took item 3 at test only.
+# user -> items in training; users 6 and 7 have no history; item 11 was taken by nobody; user 0 took item 3 at test
+# only.
 TRAIN = {0: [0, 1, 2], 1: [0, 1, 4], 2: [0, 5], 3: [0, 6, 7], 4: [1, 8, 9, 10], 5: [2]}
 TEST = {0: [3], 1: [3]}
 ENCODER = {"name": "test"}
@@ -30,7 +31,9 @@ def imported() -> Imported:
         name="small",
         user_ids=[f"u{user}" for user in range(N_USERS)],
         item_ids=[f"i{item}" for item in range(N_ITEMS)],
-        item_texts=[ItemText(f"Title {item} on {'space telescopes' if item % 2 else 'opera'}") for item in range(N_ITEMS)],
+        item_texts=[
+            ItemText(f"Title {item} on {'space telescopes' if item % 2 else 'opera'}") for item in range(N_ITEMS)
+        ],
         users=np.array([u for u, _ in pairs], np.int32),
         items=np.array([i for _, i in pairs], np.int32),
     )
@@ -44,7 +47,9 @@ def add_split(ws: Workspace) -> None:
         items = [i for items in part.values() for i in items]
         return sp.csr_matrix((np.ones(len(users), np.float32), (users, items)), shape=(N_USERS, N_ITEMS))
 
-    split = Split(matrix(TRAIN), matrix({}), matrix(TEST), matrix({}), np.arange(11), np.array([11]), params={"method": "given"})
+    split = Split(
+        matrix(TRAIN), matrix({}), matrix(TEST), matrix({}), np.arange(11), np.array([11]), params={"method": "given"}
+    )
     save_split(ws, split, inputs={"matrices/interactions": ws.fingerprint("matrices/interactions")})
 
 
@@ -59,7 +64,9 @@ def add_vectors(ws: Workspace) -> np.ndarray:
     return vectors
 
 
-def add_model(ws: Workspace, name: str = "lightgcn", *, ndcg: float | None = 0.2, bias=None, profiles="none", inputs=None):
+def add_model(
+    ws: Workspace, name: str = "lightgcn", *, ndcg: float | None = 0.2, bias=None, profiles="none", inputs=None
+):
     """A model that ranks by `bias` alone (default: the higher item first) through one-dimensional vectors."""
     bias = np.arange(N_ITEMS, dtype=np.float32) if bias is None else np.asarray(bias, np.float32)
     user_ready = np.array([user in TRAIN for user in range(N_USERS)])
@@ -91,7 +98,15 @@ def test_all_known_interactions_are_masked_held_out_ones_too(ws):
     add_model(ws)
     answer = recommend(ws, "u0", k=N_ITEMS)
     assert answer.basis == "model"
-    assert ids(answer) == ["i10", "i9", "i8", "i7", "i6", "i5", "i4"]  # 0 to 3 are known, 11 has neither text vector nor taker
+    assert ids(answer) == [
+        "i10",
+        "i9",
+        "i8",
+        "i7",
+        "i6",
+        "i5",
+        "i4",
+    ]  # 0 to 3 are known, 11 has neither text vector nor taker
     assert "4 known items are left out" in answer.note
 
 
@@ -162,14 +177,18 @@ def test_best_model_by_validation_is_taken(ws):
     add_model(ws, "lightgcn", ndcg=0.2, profiles="users", bias=-np.arange(N_ITEMS))
     add_model(ws, "random", ndcg=0.9, bias=-np.arange(N_ITEMS))
     answer = recommend(ws, "u0", k=1)
-    assert ids(answer) == ["i10"] and "lightgcn, the best of 3 fitted models on validation (NDCG@20 0.3000)" in answer.note
+    assert (
+        ids(answer) == ["i10"] and "lightgcn, the best of 3 fitted models on validation (NDCG@20 0.3000)" in answer.note
+    )
 
 
 def test_a_model_asked_for_is_used_or_its_command_named(ws):
     add_model(ws, "lightgcn")
     add_model(ws, "lightgcn", profiles="users", bias=-np.arange(N_ITEMS))
     assert ids(recommend(ws, "u0", k=1, model="lightgcn+users")) == ["i4"]
-    with pytest.raises(MissingArtefactError, match=r"fitted: lightgcn, lightgcn\+users.*reclm fit biasmf --profiles both"):
+    with pytest.raises(
+        MissingArtefactError, match=r"fitted: lightgcn, lightgcn\+users.*reclm fit biasmf --profiles both"
+    ):
         recommend(ws, "u0", model="biasmf+both")
 
 
@@ -215,7 +234,9 @@ def test_a_user_without_history_is_served_from_the_profile(ws):
     answer = recommend(ws, "u6", k=N_ITEMS)
     assert answer.basis == "text" and "user's profile" in answer.note and len(answer.items) == N_ITEMS
     once = [int(item.item[1:]) for item in answer.items if 4 <= int(item.item[1:]) <= 10]  # each taken by one user
-    assert [item % 2 for item in once] == [1, 1, 1, 0, 0, 0, 0], "of equally popular items those of the profile come first"
+    assert [item % 2 for item in once] == [1, 1, 1, 0, 0, 0, 0], (
+        "of equally popular items those of the profile come first"
+    )
     reasons = {item.item: item.reason for item in answer.items}
     assert "space telescopes" in reasons["i9"] or "your profile" in reasons["i9"]
 
@@ -323,7 +344,10 @@ def test_a_history_of_somebody_unknown_is_ranked_as_that_of_a_user_who_has_it(ws
         fit(ws, model, epochs=1)
     else:
         add_history_model(ws, model)
-    known, stranger = (recommend(ws, "u2", k=4, model=model), recommend(ws, None, k=4, model=model, history=["i5", "i0"]))
+    known, stranger = (
+        recommend(ws, "u2", k=4, model=model),
+        recommend(ws, None, k=4, model=model, history=["i5", "i0"]),
+    )
     assert ids(stranger) == ids(known) and stranger.basis == known.basis and stranger.user is None
     np.testing.assert_allclose([item.score for item in stranger.items], [item.score for item in known.items], rtol=1e-4)
     assert "2 known items are left out" in stranger.note
@@ -394,7 +418,9 @@ def test_a_damaged_model_is_named_and_left_out(ws, how):
 
 
 def test_a_model_that_lacks_a_part_is_named_and_left_out(ws):
-    ws.save("models/ease", {"user_vectors": np.zeros((1, 0), np.float32)}, inputs={}, params={"metrics": {"ndcg@20": 0.9}})
+    ws.save(
+        "models/ease", {"user_vectors": np.zeros((1, 0), np.float32)}, inputs={}, params={"metrics": {"ndcg@20": 0.9}}
+    )
     add_model(ws, "biasmf", ndcg=0.2)
     answer = recommend(ws, "u0", k=1)
     assert "Ranked by biasmf" in answer.note and "damaged: ease" in answer.note

@@ -13,8 +13,8 @@ from reclm_lite.data.dataset import Imported, Split, save_imported, save_split
 from reclm_lite.profiles.store import end_job, start_job
 from reclm_lite.profiles.summary import Summary
 from reclm_lite.report import plots, tables, write_report
-from reclm_lite.report.page import headline
 from reclm_lite.report.facts import gather
+from reclm_lite.report.page import headline
 from reclm_lite.types import ItemText
 from reclm_lite.workspace import Workspace
 
@@ -65,20 +65,31 @@ def row(model, profiles="none", setting="full", recall=0.1, *, spread=0.1, n_use
 
 
 ROWS = [
-    row("lightgcn", "users", recall=0.31), row("lightgcn", recall=0.22),
-    row("popularity", recall=0.12), row("random", recall=0.02),
-    row("random", setting="unseen", recall=0.1), row("popularity", setting="unseen", recall=0.1),
-    row("lightgcn", setting="unseen", recall=0.2), row("lightgcn", "users", setting="unseen", recall=0.19),
-]  # fmt: skip
-EVALUATION = {"dataset": HOSTILE, "split": {"method": "given"}, "rows": ROWS,
-              "stale": [{"model": HOSTILE, "reason": HOSTILE}]}  # fmt: skip
+    row("lightgcn", "users", recall=0.31),
+    row("lightgcn", recall=0.22),
+    row("popularity", recall=0.12),
+    row("random", recall=0.02),
+    row("random", setting="unseen", recall=0.1),
+    row("popularity", setting="unseen", recall=0.1),
+    row("lightgcn", setting="unseen", recall=0.2),
+    row("lightgcn", "users", setting="unseen", recall=0.19),
+]
+EVALUATION = {
+    "dataset": HOSTILE,
+    "split": {"method": "given"},
+    "rows": ROWS,
+    "stale": [{"model": HOSTILE, "reason": HOSTILE}],
+}
 
 
 @pytest.fixture
 def ws(tmp_path):
     """A data set whose every text is hostile, with a split, a model, vectors, neighbours and profiles."""
     rng = np.random.default_rng(5)
-    pairs = {(int(u), int(i)) for u, i in zip(rng.integers(0, N_USERS - 2, 300), rng.integers(0, N_ITEMS - 2, 300), strict=True)}
+    pairs = {
+        (int(u), int(i))
+        for u, i in zip(rng.integers(0, N_USERS - 2, 300), rng.integers(0, N_ITEMS - 2, 300), strict=True)
+    }
     users, items = np.array(sorted(pairs), np.int32).T
     data = Imported(
         name=HOSTILE,
@@ -87,14 +98,21 @@ def ws(tmp_path):
         item_texts=[ItemText(f"{item} {HOSTILE}", HOSTILE, f"sub {item % 3}{HOSTILE}") for item in range(N_ITEMS)],
         users=users,
         items=items,
-        manifest={"format": "table", "sources": [{"file": HOSTILE, "bytes": 1, "sha256": HOSTILE}],
-                  "options": {"user_column": HOSTILE}, "notes": [HOSTILE], "counts": {HOSTILE: 3}},
-    )  # fmt: skip
+        manifest={
+            "format": "table",
+            "sources": [{"file": HOSTILE, "bytes": 1, "sha256": HOSTILE}],
+            "options": {"user_column": HOSTILE},
+            "notes": [HOSTILE],
+            "counts": {HOSTILE: 3},
+        },
+    )
     with Workspace.create(tmp_path / "ws") as workspace:
         save_imported(workspace, data)
         train = sp.csr_matrix((np.ones(len(users), np.float32), (users, items)), shape=(N_USERS, N_ITEMS))
         none = sp.csr_matrix((N_USERS, N_ITEMS), dtype=np.float32)
-        split = Split(train, none, none, none, np.arange(N_ITEMS), np.array([N_ITEMS - 1]), params={"method": HOSTILE, "seed": 3})
+        split = Split(
+            train, none, none, none, np.arange(N_ITEMS), np.array([N_ITEMS - 1]), params={"method": HOSTILE, "seed": 3}
+        )
         save_split(workspace, split, inputs={"matrices/interactions": workspace.fingerprint("matrices/interactions")})
         vectors = rng.standard_normal((N_ITEMS, 8)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -102,15 +120,21 @@ def ws(tmp_path):
         neighbors = rng.integers(0, N_USERS, (N_USERS, 3)).astype(np.int32)
         workspace.save("matrices/neighbors", {"indices": neighbors}, inputs={}, params={})
         model = FittedModel(
-            "lightgcn", rng.standard_normal((N_USERS, 4)).astype(np.float32),
-            rng.standard_normal((N_ITEMS, 4)).astype(np.float32), None, np.diff(train.indptr) > 0, metrics={"ndcg@20": 0.1}, params={"seed": 11, "note": HOSTILE},
-        )  # fmt: skip
+            "lightgcn",
+            rng.standard_normal((N_USERS, 4)).astype(np.float32),
+            rng.standard_normal((N_ITEMS, 4)).astype(np.float32),
+            None,
+            np.diff(train.indptr) > 0,
+            metrics={"ndcg@20": 0.1},
+            params={"seed": 11, "note": HOSTILE},
+        )
         save(model, workspace, inputs={"matrices/split": workspace.fingerprint("matrices/split")})
         good = "User identity: a, b, c; User interests: x, y, z"
         texts = [good.replace("c;", "<b>c</b>;").replace("x,", "<i>x</i>,"), HOSTILE, good]
         with workspace.db:
             workspace.db.executemany(
-                "INSERT INTO profiles (side, idx, status, text, source, created) VALUES ('user', ?, 'edited', ?, ?, '')",
+                "INSERT INTO profiles (side, idx, status, text, source, created) VALUES ('user', ?, 'edited', ?, ?, "
+                "'')",
                 [(user, text, HOSTILE) for user, text in enumerate(texts)],
             )
         yield workspace
@@ -143,7 +167,9 @@ def test_page_is_accessible(ws):
     page = parse(html)
     assert page.tags.count("h1") == 1
     levels = [int(tag[1]) for tag in page.tags if re.fullmatch(r"h[1-6]", tag)]
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False)), "a heading level is skipped"
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False)), (
+        "a heading level is skipped"
+    )
     assert page.tags.count("table") == page.tags.count("caption") > 3
     assert len(page.ids) == len(set(page.ids))
     links = {value[1:] for tag, name, value in page.attributes if name == "href"}
@@ -162,7 +188,9 @@ def luminance(colour: str) -> float:
 
 def test_text_colours_have_contrast_in_both_schemes(ws):
     html = write_report(ws, evaluation=EVALUATION).read_text(encoding="utf-8")
-    palettes = [dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", block)) for block in re.findall(r":root \{(.*?)\}", html, re.S)]
+    palettes = [
+        dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", block)) for block in re.findall(r":root \{(.*?)\}", html, re.S)
+    ]
     for palette in palettes[:2]:
         for name in ("ink", "soft", "blue", "orange", "grey"):
             light, dark = sorted((luminance(palette[name]), luminance(palette["paper"])), reverse=True)
@@ -191,27 +219,43 @@ def test_a_damaged_model_is_left_out_with_the_command_that_makes_it(ws, caplog):
 
 
 def test_what_each_stage_took_is_told_where_it_was_noted(ws, monkeypatch):
-    assert "No stage has noted its time." not in "".join(parse(write_report(ws, evaluation=EVALUATION).read_text()).text)
+    assert "No stage has noted its time." not in "".join(
+        parse(write_report(ws, evaluation=EVALUATION).read_text()).text
+    )
     clock = iter((100.0, 103.25, 103.25))
     monkeypatch.setattr("reclm_lite.workspace.time.monotonic", lambda: next(clock))
     with ws.writing():
         ws.save("vectors/items", {"vectors": np.ones((N_ITEMS, 8), np.float32)}, inputs={}, params={})
     assert ws.provenance("vectors/items", made_by="")["seconds"] == 3.25
-    ws.save("matrices/neighbors", {"indices": np.zeros((N_USERS, 3), np.int32)}, inputs={}, params={})  # without the lock: not known
+    ws.save(
+        "matrices/neighbors", {"indices": np.zeros((N_USERS, 3), np.int32)}, inputs={}, params={}
+    )  # without the lock: not known
     assert "seconds" not in ws.provenance("matrices/neighbors", made_by="")
     monkeypatch.undo()
-    summary = Summary("users", f"{HOSTILE}.gguf, of four bits", n_generated=1234, seconds=200.0, profiles_per_s=6.17, ended_by="deadline")
+    summary = Summary(
+        "users",
+        f"{HOSTILE}.gguf, of four bits",
+        n_generated=1234,
+        seconds=200.0,
+        profiles_per_s=6.17,
+        ended_by="deadline",
+    )
     end_job(ws, start_job(ws, "profile users", {}), "deadline", summary.as_dict())
     html = write_report(ws, evaluation=EVALUATION).read_text()
     text = "".join(parse(html).text)
-    assert "vectors/items3.2 s" in text and "matrices/neighbors" not in text.split("What each stage took")[1].split("Provenance")[0]
+    assert (
+        "vectors/items3.2 s" in text
+        and "matrices/neighbors" not in text.split("What each stage took")[1].split("Provenance")[0]
+    )
     assert "3 min for 1,234 generated, 6.2 profiles/s; ended by: deadline" in text and HOSTILE not in html
 
 
 def test_headline_names_the_best_and_says_where_intervals_overlap(ws):
     facts = gather(ws, evaluation=EVALUATION)
     text = re.sub(r"<[^>]+>", "", headline(facts)).replace("\u00a0", " ")
-    assert "LightGCN + user profiles ranks best of 2 models, with NDCG@20 0.1550 (95 % interval 0.1395 to 0.1705)" in text
+    assert (
+        "LightGCN + user profiles ranks best of 2 models, with NDCG@20 0.1550 (95 % interval 0.1395 to 0.1705)" in text
+    )
     assert "beside 0.0600 of popularity." in text
     assert "Profiles raise LightGCN from 0.1100 to 0.1550 by 41 %." in text
     assert "There, profiles lower LightGCN from 0.1000 to 0.0950 by 5 % (the intervals overlap)." in text
@@ -220,7 +264,11 @@ def test_headline_names_the_best_and_says_where_intervals_overlap(ws):
 def test_headline_says_when_popularity_is_better(ws):
     facts = gather(ws, evaluation={"rows": [row("lightgcn", recall=0.1), row("popularity", recall=0.2)]})
     text = re.sub(r"<[^>]+>", "", headline(facts)).replace("\u00a0", " ")
-    assert text == "Over all candidates, LightGCN reaches NDCG@20 0.0500 (95 % interval 0.0450 to 0.0550), below the 0.1000 of popularity."
+    assert (
+        text
+        == "Over all candidates, LightGCN reaches NDCG@20 0.0500 (95 % interval 0.0450 to 0.0550), below the 0.1000 "
+        "of popularity."
+    )
 
 
 def test_coverage_counts_distinct_items(ws):
@@ -275,13 +323,16 @@ def test_tables_work_without_intervals():
 
 
 @pytest.mark.parametrize(
-    "lengths", [np.array([0]), np.array([], np.int64), np.array([1] * 50), np.array([0, 1, 2, 3, 700, 57000]), np.arange(400)]
+    "lengths",
+    [np.array([0]), np.array([], np.int64), np.array([1] * 50), np.array([0, 1, 2, 3, 700, 57000]), np.arange(400)],
 )
 def test_histogram_counts_every_user_once(lengths):
     svg = plots.history_histogram(lengths)
     parse(svg)
     assert "nan" not in svg and "inf" not in svg
-    assert sum(int(n.replace(",", "")) for n in re.findall(r"interactions: ([\d,]+) users</title>", svg)) == len(lengths)
+    assert sum(int(n.replace(",", "")) for n in re.findall(r"interactions: ([\d,]+) users</title>", svg)) == len(
+        lengths
+    )
 
 
 @pytest.mark.parametrize("counts", [[], [0, 0], [1], [5, 0, 1], np.arange(3000) ** 2])

@@ -193,7 +193,9 @@ def test_chat_template_surrounds_the_prompt_and_bos_is_not_doubled(tmp_path):
     from reclm_lite.profiles.chat import chat_wrap
     from reclm_lite.runtime import load_model
 
-    template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}[assistant]"
+    template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}[assistant]"
+    )
     path = write_tiny_llama(tmp_path / "chat.gguf", chat_template=template)
     with load_model(path, vocab_only=True) as loaded:
         wrap = chat_wrap(loaded)
@@ -230,8 +232,12 @@ def shares(todo, is_writing, n_batch=1024):
     tokens = np.arange(n * 1000, dtype=np.int32).reshape(n, 1000)
     n_cached = np.full(n, 500)
     n_known, n_prompt = n_cached + todo, np.where(np.array(is_writing, bool), 400, 900)
-    token, pos, seq, logits, speaking = (np.full(n_batch, -1, dtype) for dtype in (np.int32, np.int32, np.int32, np.int8, np.int64))
-    total, n_speaking = fill_batch(tokens, n_known, n_cached, n_prompt, n_batch, MAX_CHUNK, MIN_ALONGSIDE, token, pos, seq, logits, speaking)
+    token, pos, seq, logits, speaking = (
+        np.full(n_batch, -1, dtype) for dtype in (np.int32, np.int32, np.int32, np.int8, np.int64)
+    )
+    total, n_speaking = fill_batch(
+        tokens, n_known, n_cached, n_prompt, n_batch, MAX_CHUNK, MIN_ALONGSIDE, token, pos, seq, logits, speaking
+    )
     counts = np.bincount(seq[:total], minlength=n)
     assert (n_cached == 500 + counts).all() and (np.diff(seq[:total]) >= 0).all()
     assert (token[:total] == tokens[seq[:total], pos[:total]]).all()
@@ -303,6 +309,7 @@ def test_slots_are_as_many_as_memory_has_room_for():
     from reclm_lite.profiles.room import plan_room
 
     with load_model(profile_model_path(), vocab_only=True) as model:
+
         def slots(**options):
             return plan_room(model.gguf, model.n_vocab, n_ctx=512, n_threads=2, **options)
 

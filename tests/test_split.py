@@ -6,8 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reclm_lite.data.dataset import (
-    GIVEN_TEST, GIVEN_TRAIN, GIVEN_UNSEEN, GIVEN_VALID, Interactions, load_split, save_imported,
-)  # fmt: skip
+    GIVEN_TEST,
+    GIVEN_TRAIN,
+    GIVEN_UNSEEN,
+    GIVEN_VALID,
+    Interactions,
+    load_split,
+    save_imported,
+)
 from reclm_lite.data.demo import generate_demo
 from reclm_lite.data.split import METHODS, default_method, make_split, run_split
 from reclm_lite.errors import InputError, MissingArtefactError
@@ -20,10 +26,18 @@ def interactions(pairs, *, times=None, labels=None, n_users=None, n_items=None, 
     users = np.array([user for user, _ in pairs], np.int32)
     items = np.array([item for _, item in pairs], np.int32)
     return Interactions(
-        n_users or int(users.max(initial=-1)) + 1, n_items or int(items.max(initial=-1)) + 1, users, items,
-        None if times is None else np.array(times, np.int64), None, None if labels is None else np.array(labels, np.uint8),
-        None if full is None else np.array(full, np.int32), None if unseen is None else np.array(unseen, np.int32), "test", "f",
-    )  # fmt: skip
+        n_users or int(users.max(initial=-1)) + 1,
+        n_items or int(items.max(initial=-1)) + 1,
+        users,
+        items,
+        None if times is None else np.array(times, np.int64),
+        None,
+        None if labels is None else np.array(labels, np.uint8),
+        None if full is None else np.array(full, np.int32),
+        None if unseen is None else np.array(unseen, np.int32),
+        "test",
+        "f",
+    )
 
 
 def pairs_of(matrix):
@@ -141,7 +155,8 @@ def test_shares_come_out_as_asked_on_many_light_users():
 
 def test_given_keeps_labels_and_carves_validation_from_training_only():
     data = interactions(
-        [(0, 0), (0, 1), (0, 2), (1, 1), (1, 3)], labels=[GIVEN_TRAIN, GIVEN_TRAIN, GIVEN_TEST, GIVEN_TRAIN, GIVEN_UNSEEN]
+        [(0, 0), (0, 1), (0, 2), (1, 1), (1, 3)],
+        labels=[GIVEN_TRAIN, GIVEN_TRAIN, GIVEN_TEST, GIVEN_TRAIN, GIVEN_UNSEEN],
     )
     split = make_split(data, "given")
     assert pairs_of(split.known()) == {(0, 0), (0, 1), (1, 1)}
@@ -167,8 +182,10 @@ def test_given_candidate_lists_of_the_data_set_rule():
     data = interactions(
         [(0, 0), (0, 1), (1, 2), (1, 2), (0, 3)],
         labels=[GIVEN_TRAIN, GIVEN_TRAIN, GIVEN_TEST, GIVEN_UNSEEN, GIVEN_TEST],
-        full=[1, 2], unseen=[2, 3], n_items=6,
-    )  # fmt: skip
+        full=[1, 2],
+        unseen=[2, 3],
+        n_items=6,
+    )
     split = make_split(data, "given")
     assert split.full_candidates.tolist() == [1, 2] and split.unseen_candidates.tolist() == [2, 3]
     assert pairs_of(split.test) == {(1, 2)} and pairs_of(split.unseen) == {(1, 2), (0, 3)}

@@ -55,7 +55,9 @@ def test_films_are_told_by_their_year():
     assert profile.interests[0] == "Thin Red Line"
 
 
-@pytest.mark.parametrize("title", ["Up", "It", "The", "1917", "300 (2006)", "é", "東京", "Up (2009)", "a;b", "what's up"])
+@pytest.mark.parametrize(
+    "title", ["Up", "It", "The", "1917", "300 (2006)", "é", "東京", "Up (2009)", "a;b", "what's up"]
+)
 def test_one_short_title_still_gives_three_and_three(title):
     profile = TEACHER.profile([ItemText(title)])
     assert parse_profile(format_profile(profile)) == profile

@@ -176,7 +176,11 @@ def test_a_film_is_told_by_its_year_even_where_its_title_is_cut():
 
 
 def test_instruct_prompt_shows_no_empty_line_no_title_twice_and_no_endless_topics():
-    own = [ItemText("..."), ItemText("Bread", "food"), ItemText("Heat (1995)", "|".join(f"genre number {n}" for n in range(17)))]
+    own = [
+        ItemText("..."),
+        ItemText("Bread", "food"),
+        ItemText("Heat (1995)", "|".join(f"genre number {n}" for n in range(17))),
+    ]
     near = [[ItemText("Same", "a"), ItemText("Same", "b"), ItemText("Bread", "baking"), ItemText("***")]]
     prompt = instruct_prompt(own, near)
     assert '- ""' not in prompt and prompt.count('- "Same"') == 1 and prompt.count("Bread") == 1

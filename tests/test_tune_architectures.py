@@ -1,4 +1,5 @@
-"""Bases beyond Llama: random models of other architectures are loaded, sized, told apart by packing, tuned and sampled."""
+"""Bases beyond Llama: random models of other architectures are loaded, sized, told apart by packing, tuned and
+sampled."""
 
 import shutil
 from pathlib import Path
@@ -10,18 +11,24 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from reclm_lite.errors import InputError, ModelError  # noqa: E402
-from reclm_lite.tune import base as base_module  # noqa: E402
-from reclm_lite.tune.adapters import LoraSettings, add_adapter, use  # noqa: E402
-from reclm_lite.tune.base import BaseSettings, keeps_apart, load_base  # noqa: E402
-from reclm_lite.tune.loop import LoopSettings  # noqa: E402
-from reclm_lite.tune.memory import estimate, sizes_of  # noqa: E402
-from reclm_lite.tune.rendering import Renderer  # noqa: E402
-from reclm_lite.tune.rollout import Sampling, measure, sample  # noqa: E402
-from reclm_lite.tune.sft import SftSettings, train_sft  # noqa: E402
+from reclm_lite.errors import InputError, ModelError
+from reclm_lite.tune import base as base_module
+from reclm_lite.tune.adapters import LoraSettings, add_adapter, use
+from reclm_lite.tune.base import BaseSettings, keeps_apart, load_base
+from reclm_lite.tune.loop import LoopSettings
+from reclm_lite.tune.memory import estimate, sizes_of
+from reclm_lite.tune.rendering import Renderer
+from reclm_lite.tune.rollout import Sampling, measure, sample
+from reclm_lite.tune.sft import SftSettings, train_sft
 
 OLD = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
-NEW = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 256}
+NEW = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 256,
+}
 GROUPED = {**NEW, "num_key_value_heads": 2}
 # Configuration's class, its settings, whether packed dialogues can be kept apart, and the columns of its keys.
 ARCHITECTURES = {
@@ -38,14 +45,20 @@ ARCHITECTURES = {
     "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4}, True, 16),
     "opt": ("OPTConfig", {**NEW, "ffn_dim": 64, "word_embed_proj_dim": 32}, False, 32),
     "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, False, 32),
-    "falcon": ("FalconConfig", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}, False, 8),  # of one head
+    "falcon": (
+        "FalconConfig",
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+        False,
+        8,
+    ),  # of one head
 }
 QUICK = SftSettings(max_steps=4, batch=8, lora=LoraSettings(r=2, dropout=0.0), loop=LoopSettings(4, 4))
 
 
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory):
-    """The folder of a random model of an architecture, made when it is first asked for, with the tokenizer of the tiny Llama."""
+    """The folder of a random model of an architecture, made when it is first asked for, with the tokenizer of the tiny
+    Llama."""
     root = tmp_path_factory.mktemp("architectures")
     llama = tiny_base(root / "llama", layers=1)
     n_vocab = transformers.AutoConfig.from_pretrained(llama).vocab_size
@@ -55,7 +68,9 @@ def folder_of(tmp_path_factory):
         kind, settings, *_ = ARCHITECTURES[name]
         if not (root / name).is_dir():
             torch.manual_seed(0)
-            config = getattr(transformers, kind)(vocab_size=n_vocab, bos_token_id=0, eos_token_id=1, pad_token_id=2, **settings)
+            config = getattr(transformers, kind)(
+                vocab_size=n_vocab, bos_token_id=0, eos_token_id=1, pad_token_id=2, **settings
+            )
             transformers.AutoModelForCausalLM.from_config(config).save_pretrained(root / name)
             for file in llama.glob("tokenizer*"):
                 shutil.copy(file, root / name)
@@ -86,7 +101,9 @@ def test_packed_dialogues_see_one_another_where_it_is_said(folder_of, name):
 
 
 def test_mamba_is_told_by_its_running_state(folder_of, monkeypatch):
-    monkeypatch.setitem(ARCHITECTURES, "mamba", ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, False, 32))
+    monkeypatch.setitem(
+        ARCHITECTURES, "mamba", ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, False, 32)
+    )
     assert not keeps_apart(load_base(BaseSettings(str(folder_of("mamba")))))
 
 
@@ -94,7 +111,9 @@ def test_logits_of_another_making_are_refused(folder_of, monkeypatch):
     """In bfloat16 too, whose rounding is larger than that of float32, but smaller than a scale that is forgotten."""
     for dtype in ("float32", "bfloat16"):
         load_base(BaseSettings(str(folder_of("granite")), dtype=dtype))
-    monkeypatch.setattr(base_module.Base, "logits", lambda self, hidden: self.causal.get_output_embeddings()(hidden).float())
+    monkeypatch.setattr(
+        base_module.Base, "logits", lambda self, hidden: self.causal.get_output_embeddings()(hidden).float()
+    )
     for dtype in ("float32", "bfloat16"):
         with pytest.raises(ModelError, match="granite"):
             load_base(BaseSettings(str(folder_of("granite")), dtype=dtype))

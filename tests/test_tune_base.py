@@ -13,10 +13,10 @@ from reclm_lite.errors import InputError, ModelError
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from reclm_lite.tune.adapters import LoraSettings, add_adapter, check_base, parameters, save_adapter, use  # noqa: E402
-from reclm_lite.tune.base import BaseSettings, fingerprint, load_base  # noqa: E402
-from reclm_lite.tune.memory import estimate  # noqa: E402
-from reclm_lite.tune.rendering import Renderer  # noqa: E402
+from reclm_lite.tune.adapters import LoraSettings, add_adapter, check_base, parameters, save_adapter, use
+from reclm_lite.tune.base import BaseSettings, fingerprint, load_base
+from reclm_lite.tune.memory import estimate
+from reclm_lite.tune.rendering import Renderer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -234,7 +234,12 @@ def test_a_damaged_base_is_told_in_one_sentence(folder, tmp_path):
 
 
 def test_damaged_settings_and_weights_are_told_before_anything_is_loaded(folder, tmp_path):
-    for name, content in (("config.json", b"{"), ("config.json", b"[]"), ("model.safetensors", b"abc"), ("model.safetensors", b"\xff" * 64)):
+    for name, content in (
+        ("config.json", b"{"),
+        ("config.json", b"[]"),
+        ("model.safetensors", b"abc"),
+        ("model.safetensors", b"\xff" * 64),
+    ):
         for file in folder.iterdir():
             (tmp_path / file.name).write_bytes(file.read_bytes())
         (tmp_path / name).write_bytes(content)
@@ -248,13 +253,19 @@ def test_weights_that_are_not_finite_are_told(folder, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
-    save_file({name: torch.full_like(w, float("nan")) for name, w in weights.items()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: torch.full_like(w, float("nan")) for name, w in weights.items()},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(ModelError, match="finite"):
         load_base(BaseSettings(str(tmp_path)))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("settings", [{"device": "cuda"}, {"device": "cuda:3"}, {"device": "no such"}, {"device": "meta"}])
+@pytest.mark.parametrize(
+    "settings", [{"device": "cuda"}, {"device": "cuda:3"}, {"device": "no such"}, {"device": "meta"}]
+)
 def test_a_device_that_is_not_there_is_told(folder, settings):
     with pytest.raises(InputError, match="--device|device|GPU"):
         load_base(BaseSettings(str(folder), **settings))

@@ -1,4 +1,5 @@
-"""Tuning on a GPU: what the CPU's tests cannot see. `make test-gpu`, where there is one; nothing else of the suite uses it."""
+"""Tuning on a GPU: what the CPU's tests cannot see. `make test-gpu`, where there is one; nothing else of the suite uses
+it."""
 
 from dataclasses import replace
 
@@ -10,30 +11,44 @@ pytest.importorskip("peft")
 if not torch.cuda.is_available():
     pytest.skip("no GPU that torch can use (or not `make test-gpu`)", allow_module_level=True)
 
-import tune_toy  # noqa: E402
-from tiny_dialogues import preferences, sft_dialogues, tiny_base, write  # noqa: E402
+import tune_toy
+from tiny_dialogues import preferences, sft_dialogues, tiny_base, write
 
-from reclm_lite.errors import InputError, ModelError  # noqa: E402
-from reclm_lite.tune import memory  # noqa: E402
-from reclm_lite.tune.adapters import LoraSettings, add_adapter, parameters, use  # noqa: E402
-from reclm_lite.tune.base import BaseSettings, load_base  # noqa: E402
-from reclm_lite.tune.batches import render  # noqa: E402
-from reclm_lite.tune.loop import LoopSettings  # noqa: E402
-from reclm_lite.tune.optim import OptimizerSettings  # noqa: E402
-from reclm_lite.tune.parallel import Group  # noqa: E402
-from reclm_lite.tune.ppo import GRPO, PPO, PpoSettings  # noqa: E402
-from reclm_lite.tune.ppo_run import train_ppo  # noqa: E402
-from reclm_lite.tune.rendering import Renderer  # noqa: E402
-from reclm_lite.tune.reward import RewardSettings, train_reward  # noqa: E402
-from reclm_lite.tune.reward_model import RewardModel  # noqa: E402
-from reclm_lite.tune.rollout import Sampling  # noqa: E402
-from reclm_lite.tune.run import read_metrics  # noqa: E402
-from reclm_lite.tune.sft import SftSettings, SftTask, train_sft  # noqa: E402
-from reclm_lite.tune.signals import ModelScore  # noqa: E402
+from reclm_lite.errors import InputError, ModelError
+from reclm_lite.tune import memory
+from reclm_lite.tune.adapters import LoraSettings, add_adapter, parameters, use
+from reclm_lite.tune.base import BaseSettings, load_base
+from reclm_lite.tune.batches import render
+from reclm_lite.tune.loop import LoopSettings
+from reclm_lite.tune.optim import OptimizerSettings
+from reclm_lite.tune.parallel import Group
+from reclm_lite.tune.ppo import GRPO, PPO, PpoSettings
+from reclm_lite.tune.ppo_run import train_ppo
+from reclm_lite.tune.rendering import Renderer
+from reclm_lite.tune.reward import RewardSettings, train_reward
+from reclm_lite.tune.reward_model import RewardModel
+from reclm_lite.tune.rollout import Sampling
+from reclm_lite.tune.run import read_metrics
+from reclm_lite.tune.sft import SftSettings, SftTask, train_sft
+from reclm_lite.tune.signals import ModelScore
 
-SFT = SftSettings(max_steps=60, epochs=20, batch=32, lora=LoraSettings(r=8, dropout=0.0), loop=LoopSettings(20, 20), optimizer=OptimizerSettings(lr=3e-3))
+SFT = SftSettings(
+    max_steps=60,
+    epochs=20,
+    batch=32,
+    lora=LoraSettings(r=8, dropout=0.0),
+    loop=LoopSettings(20, 20),
+    optimizer=OptimizerSettings(lr=3e-3),
+)
 BEGUN = 15  # steps, after which there is much left to learn
-REWARD = RewardSettings(max_steps=60, epochs=20, batch=16, lora=LoraSettings(r=8), loop=LoopSettings(20, 20), optimizer=OptimizerSettings(lr=1e-2))
+REWARD = RewardSettings(
+    max_steps=60,
+    epochs=20,
+    batch=16,
+    lora=LoraSettings(r=8),
+    loop=LoopSettings(20, 20),
+    optimizer=OptimizerSettings(lr=1e-2),
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +58,16 @@ def dialogues(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, dialogues):
-    """A base that has begun to write profiles, whole and on the CPU: on random weights an adapter learns next to nothing."""
+    """A base that has begun to write profiles, whole and on the CPU: on random weights an adapter learns next to
+    nothing."""
     root = tmp_path_factory.mktemp("base")
     base = load_base(BaseSettings(str(tiny_base(root / "start", layers=2, width=128)), device="cpu", full=True))
-    train_sft(base, dialogues, root / "run", replace(SFT, max_steps=BEGUN, full=True, optimizer=OptimizerSettings(lr=5e-3, optimizer="muon")))
+    train_sft(
+        base,
+        dialogues,
+        root / "run",
+        replace(SFT, max_steps=BEGUN, full=True, optimizer=OptimizerSettings(lr=5e-3, optimizer="muon")),
+    )
     return root / "run" / "model"
 
 
@@ -136,11 +157,15 @@ def test_qlora_learns_on_a_gpu(folder, dialogues, tmp_path):
 def test_the_reward_model_learns_and_scores_as_on_a_cpu(folder, written, tmp_path):
     found = preferences(400)
     pairs = write(tmp_path / "preference.jsonl", found)
-    facts = train_reward(load_base(BaseSettings(str(folder))), pairs, tmp_path / "run", REWARD, init_from=written[0] / "adapter")
+    facts = train_reward(
+        load_base(BaseSettings(str(folder))), pairs, tmp_path / "run", REWARD, init_from=written[0] / "adapter"
+    )
     assert facts["eval/accuracy"] > 0.75
     scores = {}
     for device in ("cuda", "cpu"):
-        model = RewardModel.load(load_base(BaseSettings(str(folder), device=device, dtype="float32")), tmp_path / "run" / "adapter")
+        model = RewardModel.load(
+            load_base(BaseSettings(str(folder), device=device, dtype="float32")), tmp_path / "run" / "adapter"
+        )
         scores[device] = np.array(model.scores([d.messages for d in found[:32]], [d.chosen for d in found[:32]]))
     np.testing.assert_allclose(scores["cuda"], scores["cpu"], rtol=1e-3, atol=1e-3)
 
@@ -149,9 +174,20 @@ def test_the_reward_model_learns_and_scores_as_on_a_cpu(folder, written, tmp_pat
 def test_the_reward_rises_by_a_standard_deviation(tmp_path, algorithm):
     toy, file = tune_toy.make_toy(tmp_path)
     settings = PpoSettings(
-        algorithm=algorithm, steps=16, batch=64 if algorithm == PPO else 16, lr=4e-3, kl_coef=0.3, kl_target=2.0, kl_ceiling=8.0, micro_batch=64,
-        n_eval=128, eval_every=2, save_every=8, entropy_floor=0.0, sampling=Sampling(max_new_tokens=6, batch=64),
-    )  # fmt: skip
+        algorithm=algorithm,
+        steps=16,
+        batch=64 if algorithm == PPO else 16,
+        lr=4e-3,
+        kl_coef=0.3,
+        kl_target=2.0,
+        kl_ceiling=8.0,
+        micro_batch=64,
+        n_eval=128,
+        eval_every=2,
+        save_every=8,
+        entropy_floor=0.0,
+        sampling=Sampling(max_new_tokens=6, batch=64),
+    )
     base = load_base(BaseSettings(str(toy), device="cuda", dtype="float32"))
     report = train_ppo(base, file, tmp_path / "run", settings, signals={"blue": tune_toy.likes_blue})
     assert report["gain_in_sft_std"] >= 1.0 and report["kl"] < 1.25 * settings.kl_target
@@ -159,13 +195,26 @@ def test_the_reward_rises_by_a_standard_deviation(tmp_path, algorithm):
 
 def test_ppo_with_all_its_adapters_in_bfloat16(folder, written, tmp_path):
     out = written[0]
-    train_reward(load_base(BaseSettings(str(folder))), write(tmp_path / "p.jsonl", preferences(100)), tmp_path / "reward", replace(REWARD, max_steps=10))
+    train_reward(
+        load_base(BaseSettings(str(folder))),
+        write(tmp_path / "p.jsonl", preferences(100)),
+        tmp_path / "reward",
+        replace(REWARD, max_steps=10),
+    )
     base = load_base(BaseSettings(str(folder)))
     model = RewardModel.load(base, tmp_path / "reward" / "adapter")
     rl = write(tmp_path / "rl.jsonl", tune_toy.dialogues())
     settings = PpoSettings(
-        steps=3, batch=16, micro_batch=8, n_eval=8, eval_every=2, save_every=2, kl_ceiling=1e6, entropy_floor=0.0, sampling=Sampling(max_new_tokens=8),
-    )  # fmt: skip
+        steps=3,
+        batch=16,
+        micro_batch=8,
+        n_eval=8,
+        eval_every=2,
+        save_every=2,
+        kl_ceiling=1e6,
+        entropy_floor=0.0,
+        sampling=Sampling(max_new_tokens=8),
+    )
     report = train_ppo(base, rl, tmp_path / "run", settings, signals={"model": ModelScore(model)}, sft=out / "adapter")
     steps = [m for m in read_metrics(tmp_path / "run") if "policy_loss" in m]
     assert len(steps) == 3 and report["n_steps"] == 3
@@ -178,7 +227,9 @@ def test_ppo_with_all_its_adapters_in_bfloat16(folder, written, tmp_path):
 def test_memory_is_the_gpus(folder):
     free = torch.cuda.mem_get_info()[0]
     settings = BaseSettings(str(folder))
-    assert "tuning" in memory.require_memory(settings, memory.estimate(settings, lora_r=8, pass_tokens=2048), "fewer --pass-tokens")
+    assert "tuning" in memory.require_memory(
+        settings, memory.estimate(settings, lora_r=8, pass_tokens=2048), "fewer --pass-tokens"
+    )
     with pytest.raises(ModelError, match="pass-tokens"):
         memory.require_memory(settings, memory.Need(free, free, 0, 0), "fewer --pass-tokens")
 

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from reclm_lite.tune import losses  # noqa: E402
+from reclm_lite.tune import losses
 
 
 @pytest.fixture(autouse=True)
@@ -16,18 +16,25 @@ def one_thread():
 
 
 def close(found, wanted, tolerance=1e-5):
-    np.testing.assert_allclose(np.asarray(found.detach() if isinstance(found, torch.Tensor) else found), wanted, atol=tolerance, rtol=0)
+    np.testing.assert_allclose(
+        np.asarray(found.detach() if isinstance(found, torch.Tensor) else found), wanted, atol=tolerance, rtol=0
+    )
 
 
 def answers_of(logits, ids, is_answer):
     """(sum of the losses of answer tokens, how many): the first token is told by nothing."""
     counted = is_answer[:, 1:]
-    return losses.weighted_cross_entropy(logits[:, :-1][counted], ids[:, 1:][counted], torch.ones(int(counted.sum()))), counted.sum()
+    return losses.weighted_cross_entropy(
+        logits[:, :-1][counted], ids[:, 1:][counted], torch.ones(int(counted.sum()))
+    ), counted.sum()
 
 
 def test_weighted_cross_entropy_weighs_by_hand():
     logits = torch.tensor([[0.0, math.log(3)], [5.0, 5.0]])  # p = (1/4, 3/4) and (1/2, 1/2)
-    close(losses.weighted_cross_entropy(logits, torch.tensor([1, 0]), torch.tensor([1.0, 6.0])), math.log(4 / 3) + 6 * math.log(2))
+    close(
+        losses.weighted_cross_entropy(logits, torch.tensor([1, 0]), torch.tensor([1.0, 6.0])),
+        math.log(4 / 3) + 6 * math.log(2),
+    )
 
 
 def test_masked_cross_entropy_is_transformers_loss_on_the_answers():
@@ -35,7 +42,14 @@ def test_masked_cross_entropy_is_transformers_loss_on_the_answers():
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.5, bos_token_id=0, eos_token_id=1
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.5,
+        bos_token_id=0,
+        eos_token_id=1,
     )
     model = LlamaForCausalLM(config)
     ids = torch.randint(0, 50, (3, 12))
@@ -114,7 +128,8 @@ def test_clipped_policy_loss_by_hand():
 
 
 def test_clipped_value_loss_by_hand():
-    # clip 0.2, old value 0, return 1.  V = 0.5: max(0.5^2, 0.8^2)/2 = 0.32, clipped, nothing flows;  V = -0.1: 1.1^2/2 = 0.605
+    # clip 0.2, old value 0, return 1.  V = 0.5: max(0.5^2, 0.8^2)/2 = 0.32, clipped, nothing flows;  V = -0.1: 1.1^2/2
+    # = 0.605
     # return -1.  V = 0.5: max(1.5^2, 1.2^2)/2 = 1.125, and the gradient is V - R = 1.5
     values = torch.tensor([0.5, -0.1, 0.5], requires_grad=True)
     loss = losses.clipped_value_loss(values, torch.zeros(3), torch.tensor([1.0, 1.0, -1.0]), 0.2)
@@ -143,7 +158,11 @@ def test_explained_variance():
 
 def test_grpo_advantages_by_hand():
     # (0, 2): mean 1, deviation 1 -> -1, 1;  (5, 5): nothing to choose;  groups do not mix
-    close(losses.grpo_advantages(torch.tensor([0.0, 2.0, 5.0, 5.0, 10.0, 30.0]), 2), [-1.0, 1.0, 0.0, 0.0, -1.0, 1.0], 2e-4)
+    close(
+        losses.grpo_advantages(torch.tensor([0.0, 2.0, 5.0, 5.0, 10.0, 30.0]), 2),
+        [-1.0, 1.0, 0.0, 0.0, -1.0, 1.0],
+        2e-4,
+    )
 
 
 def test_adaptive_kl_moves_towards_its_target():

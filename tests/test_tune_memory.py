@@ -11,19 +11,23 @@ from reclm_lite.cli import main
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from reclm_lite.errors import ModelError  # noqa: E402
-from reclm_lite.tune.base import BaseSettings  # noqa: E402
-from reclm_lite.tune.memory import LIBRARIES_BYTES, Sizes, count_parameters, estimate, require_memory, sizes_of  # noqa: E402
-from reclm_lite.tune.ppo import PpoSettings  # noqa: E402
-from reclm_lite.tune.ppo_run import of_estimate  # noqa: E402
-from reclm_lite.tune.rollout import CHUNK_LOGITS, Sampling  # noqa: E402
-from reclm_lite.tune.scratch import ScratchSettings, make_base  # noqa: E402
+from reclm_lite.errors import ModelError
+from reclm_lite.tune.base import BaseSettings
+from reclm_lite.tune.memory import LIBRARIES_BYTES, Sizes, count_parameters, estimate, require_memory, sizes_of
+from reclm_lite.tune.ppo import PpoSettings
+from reclm_lite.tune.ppo_run import of_estimate
+from reclm_lite.tune.rollout import CHUNK_LOGITS, Sampling
+from reclm_lite.tune.scratch import ScratchSettings, make_base
 
 QWEN = Sizes(n_parameters=494_000_000, width=896, layers=24, vocab=151_936, ffn=4864, kv=128)
 BFLOAT16 = BaseSettings("", device="cpu", dtype="bfloat16")
 ON_CPU = ["--threads", "1", "--device", "cpu"]
 FILES = {"sft": sft_dialogues, "reward": preferences, "ppo": rl_dialogues}
-STEPS = {"sft": ["--max-steps", "1"], "reward": ["--max-steps", "1"], "ppo": ["--steps", "1", "--eval-answers", "4", "--max-new-tokens", "8"]}
+STEPS = {
+    "sft": ["--max-steps", "1"],
+    "reward": ["--max-steps", "1"],
+    "ppo": ["--steps", "1", "--eval-answers", "4", "--max-new-tokens", "8"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +40,29 @@ def root(tmp_path_factory) -> Path:
 
 
 def tune(root: Path, stage: str, out: Path, *more: object) -> tuple[int, str]:
-    args = ["tune", stage, "--base", root / "base", "--dialogues", root / f"{stage}.jsonl", "-o", out, "--batch", "4", *ON_CPU, *STEPS[stage], *more]
+    args = [
+        "tune",
+        stage,
+        "--base",
+        root / "base",
+        "--dialogues",
+        root / f"{stage}.jsonl",
+        "-o",
+        out,
+        "--batch",
+        "4",
+        *ON_CPU,
+        *STEPS[stage],
+        *more,
+    ]
     result = CliRunner().invoke(main, [str(a) for a in args])
     return result.exit_code, result.stderr
 
 
 def test_logits_are_those_that_a_stage_computes():
-    of_answers, of_none = (estimate(BFLOAT16, lora_r=8, pass_tokens=2048, sizes=QWEN, logits=logits) for logits in (None, 0))
+    of_answers, of_none = (
+        estimate(BFLOAT16, lora_r=8, pass_tokens=2048, sizes=QWEN, logits=logits) for logits in (None, 0)
+    )
     assert of_answers.logits == 1024 * QWEN.vocab * 12 and of_none.logits == 0
     in_chunks = estimate(BFLOAT16, sizes=QWEN, **of_estimate(PpoSettings(), 300))
     assert in_chunks.logits == CHUNK_LOGITS * 12
@@ -61,11 +81,15 @@ def test_sampling_keeps_keys_and_values_of_a_batch_and_counts_where_it_is_more()
 
 
 def test_longer_answers_take_more():
-    short, long = (estimate(BFLOAT16, sizes=QWEN, **of_estimate(PpoSettings(sampling=Sampling(n)), 200)) for n in (50, 850))
+    short, long = (
+        estimate(BFLOAT16, sizes=QWEN, **of_estimate(PpoSettings(sampling=Sampling(n)), 200)) for n in (50, 850)
+    )
     assert long.activations == pytest.approx(4.2 * short.activations, rel=1e-6)
 
 
-@pytest.mark.parametrize("stage, option", [("sft", "--pass-tokens"), ("reward", "--pass-tokens"), ("ppo", "--micro-batch or --batch")])
+@pytest.mark.parametrize(
+    "stage, option", [("sft", "--pass-tokens"), ("reward", "--pass-tokens"), ("ppo", "--micro-batch or --batch")]
+)
 def test_too_little_memory_is_told_before_anything_is_loaded(root, tmp_path, monkeypatch, stage, option):
     monkeypatch.setattr("reclm_lite.tune.memory.available_bytes", lambda: 100_000_000)
     code, err = tune(root, stage, tmp_path / "x", *(("--weight", "parse=1") if stage == "ppo" else ()))
@@ -74,10 +98,14 @@ def test_too_little_memory_is_told_before_anything_is_loaded(root, tmp_path, mon
 
 
 @pytest.mark.parametrize("stage", FILES)
-def test_a_longest_dialogue_that_memory_has_no_room_for_is_told_before_the_first_step(root, tmp_path, monkeypatch, stage):
+def test_a_longest_dialogue_that_memory_has_no_room_for_is_told_before_the_first_step(
+    root, tmp_path, monkeypatch, stage
+):
     more = {"sft": ["--pass-tokens", "16"], "reward": ["--pass-tokens", "16"], "ppo": ["--weight", "parse=1"]}[stage]
     has = iter([10_000_000_000])
-    monkeypatch.setattr("reclm_lite.tune.memory.available_bytes", lambda: next(has, 100_000))  # the base alone finds room
+    monkeypatch.setattr(
+        "reclm_lite.tune.memory.available_bytes", lambda: next(has, 100_000)
+    )  # the base alone finds room
     code, err = tune(root, stage, tmp_path / "x", *more)
     assert code == 1 and "longest dialogue" in err and "--max-length" in err and not (tmp_path / "x").exists()
 
@@ -108,9 +136,27 @@ def test_dialogues_within_a_pass_are_asked_no_more(root, tmp_path, monkeypatch):
 
 
 def test_a_model_from_scratch_that_memory_has_no_room_for_is_not_begun(root, tmp_path):
-    args = ["tune", "sft", "--from-scratch", "--width", "65536", "--layers", "100", "--dialogues", root / "sft.jsonl", "-o", tmp_path / "x", *ON_CPU]
+    args = [
+        "tune",
+        "sft",
+        "--from-scratch",
+        "--width",
+        "65536",
+        "--layers",
+        "100",
+        "--dialogues",
+        root / "sft.jsonl",
+        "-o",
+        tmp_path / "x",
+        *ON_CPU,
+    ]
     result = CliRunner().invoke(main, [str(a) for a in args])
-    assert result.exit_code == 1 and "nothing was started" in result.stderr and "a smaller model" in result.stderr and not list(tmp_path.iterdir())
+    assert (
+        result.exit_code == 1
+        and "nothing was started" in result.stderr
+        and "a smaller model" in result.stderr
+        and not list(tmp_path.iterdir())
+    )
 
 
 def test_the_size_of_a_model_from_scratch_is_that_of_the_one_made(root):

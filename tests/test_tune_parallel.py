@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-import tune_toy  # noqa: E402
+import tune_toy
 
-from reclm_lite.tune.parallel import Group  # noqa: E402
+from reclm_lite.tune.parallel import Group
 
 WORKER = """
 import sys
@@ -43,7 +43,8 @@ assert weights[0].grad.tolist() == [3.0, 6.0] and weights[1].grad.tolist() == [1
 
 base = load_base(BaseSettings(str(model), device="cpu"))
 settings = PpoSettings(
-    steps=2, batch=5, epochs=1, lr=5e-3, micro_batch=4, n_eval=5, eval_every=2, save_every=2, sample_every=2, sampling=Sampling(max_new_tokens=4), kl_ceiling=1e6,
+    steps=2, batch=5, epochs=1, lr=5e-3, micro_batch=4, n_eval=5, eval_every=2, save_every=2, sample_every=2,
+    sampling=Sampling(max_new_tokens=4), kl_ceiling=1e6,
 )
 report = train_ppo(base, dialogues, out, settings, signals={"blue": likes_blue}, group=group)
 mine = torch.cat([p.detach().flatten() for name, p in sorted(base.model.named_parameters()) if ".policy." in name])
@@ -63,7 +64,9 @@ def test_one_process_does_nothing():
     group, weight = Group(), torch.nn.Parameter(torch.zeros(2))
     group.sum_gradients([weight])
     group.barrier()
-    assert weight.grad is None and group.share([1, 2]) == group.gather([1, 2]) == [1, 2] and float(group.sum(2.5)) == 2.5
+    assert (
+        weight.grad is None and group.share([1, 2]) == group.gather([1, 2]) == [1, 2] and float(group.sum(2.5)) == 2.5
+    )
     assert Group.open() == group
 
 
@@ -71,10 +74,25 @@ def test_two_processes_hold_equal_adapters_and_one_of_them_writes(tmp_path: Path
     torch.set_num_threads(1)
     model, dialogues = tune_toy.make_toy(tmp_path, n_steps=0)
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": paths, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": "2",
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-c", WORKER, str(model), str(dialogues), str(tmp_path / "run")]
     processes = [
-        subprocess.Popen(command, env={**env, "RANK": str(i), "LOCAL_RANK": str(i)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for i in range(2)
+        subprocess.Popen(
+            command,
+            env={**env, "RANK": str(i), "LOCAL_RANK": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
     ]
     try:
         for process in processes:
@@ -83,5 +101,7 @@ def test_two_processes_hold_equal_adapters_and_one_of_them_writes(tmp_path: Path
     finally:
         for process in processes:
             process.kill()
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2 + 2  # two steps; evaluations before and after
+    assert (
+        len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2 + 2
+    )  # two steps; evaluations before and after
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()

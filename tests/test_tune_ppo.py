@@ -10,27 +10,40 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-import tune_toy  # noqa: E402
-from tiny_dialogues import write  # noqa: E402
+import tune_toy
+from tiny_dialogues import write
 
-from reclm_lite.errors import InputError, ModelError  # noqa: E402
-from reclm_lite.tune import losses, ppo_run  # noqa: E402
-from reclm_lite.tune.adapters import LoraSettings, add_adapter, parameters, save_adapter  # noqa: E402
-from reclm_lite.tune.base import BaseSettings, load_base  # noqa: E402
-from reclm_lite.tune.parallel import Group  # noqa: E402
-from reclm_lite.tune.ppo import GRPO, POLICY, PPO, REFERENCE, Learner, PpoSettings  # noqa: E402
-from reclm_lite.tune.ppo_run import train_ppo  # noqa: E402
-from reclm_lite.tune.rendering import Renderer  # noqa: E402
-from reclm_lite.tune.reward_model import RewardModel  # noqa: E402
-from reclm_lite.tune.rollout import Sampling  # noqa: E402
-from reclm_lite.tune.run import read_metrics  # noqa: E402
-from reclm_lite.tune.signals import Mixture, ModelScore  # noqa: E402
+from reclm_lite.errors import InputError, ModelError
+from reclm_lite.tune import losses, ppo_run
+from reclm_lite.tune.adapters import LoraSettings, add_adapter, parameters, save_adapter
+from reclm_lite.tune.base import BaseSettings, load_base
+from reclm_lite.tune.parallel import Group
+from reclm_lite.tune.ppo import GRPO, POLICY, PPO, REFERENCE, Learner, PpoSettings
+from reclm_lite.tune.ppo_run import train_ppo
+from reclm_lite.tune.rendering import Renderer
+from reclm_lite.tune.reward_model import RewardModel
+from reclm_lite.tune.rollout import Sampling
+from reclm_lite.tune.run import read_metrics
+from reclm_lite.tune.signals import Mixture, ModelScore
 
 SIGNALS = {"blue": tune_toy.likes_blue}
 QUICK = PpoSettings(
-    steps=4, batch=8, group_size=2, lr=5e-3, micro_batch=4, n_mini_batches=2, epochs=2, n_eval=8, eval_every=2, save_every=2, sample_every=2, n_samples=2,
-    sampling=Sampling(max_new_tokens=4), kl_ceiling=1e6, entropy_floor=0.0,
-)  # fmt: skip
+    steps=4,
+    batch=8,
+    group_size=2,
+    lr=5e-3,
+    micro_batch=4,
+    n_mini_batches=2,
+    epochs=2,
+    n_eval=8,
+    eval_every=2,
+    save_every=2,
+    sample_every=2,
+    n_samples=2,
+    sampling=Sampling(max_new_tokens=4),
+    kl_ceiling=1e6,
+    entropy_floor=0.0,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -79,9 +92,20 @@ def learner_of(adapted, settings=QUICK, **base_settings):
 @pytest.mark.parametrize("algorithm", [PPO, GRPO])
 def test_the_reward_rises_by_a_standard_deviation_with_kl_below_its_target(toy, tmp_path, algorithm):
     settings = PpoSettings(
-        algorithm=algorithm, steps=16, batch=64 if algorithm == PPO else 16, lr=4e-3, kl_coef=0.3, kl_target=1.5, kl_ceiling=5.0, micro_batch=64,
-        n_eval=128, eval_every=4, save_every=8, entropy_floor=0.0, sampling=Sampling(max_new_tokens=6, batch=64),
-    )  # fmt: skip
+        algorithm=algorithm,
+        steps=16,
+        batch=64 if algorithm == PPO else 16,
+        lr=4e-3,
+        kl_coef=0.3,
+        kl_target=1.5,
+        kl_ceiling=5.0,
+        micro_batch=64,
+        n_eval=128,
+        eval_every=4,
+        save_every=8,
+        entropy_floor=0.0,
+        sampling=Sampling(max_new_tokens=6, batch=64),
+    )
     report = train_ppo(load(toy[0]), toy[1], tmp_path / "run", settings, signals=SIGNALS)
     assert report["gain_in_sft_std"] >= 1.0 and report["kl"] < settings.kl_target and report["best_step"] > 0
     assert report["after"]["reward/blue"] > report["before"]["reward/blue"] + 0.3
@@ -94,8 +118,13 @@ def test_metrics_and_samples_say_what_happened(toy, tmp_path):
     train_ppo(load(toy[0]), toy[1], tmp_path, QUICK, signals=SIGNALS)
     steps = [m for m in read_metrics(tmp_path) if "policy_loss" in m]
     assert [m["step"] for m in steps] == [1, 2, 3, 4]
-    wanted = "kl approx_kl clipfrac explained_variance entropy reward/total reward/gain reward/blue policy_loss value_loss lr kl_coef answer_tokens ended tokens_per_s"
-    assert set(wanted.split()) <= steps[0].keys() and all(isinstance(value, (int, float)) for value in steps[-1].values())
+    wanted = (
+        "kl approx_kl clipfrac explained_variance entropy reward/total reward/gain reward/blue policy_loss "
+        "value_loss lr kl_coef answer_tokens ended tokens_per_s"
+    )
+    assert set(wanted.split()) <= steps[0].keys() and all(
+        isinstance(value, (int, float)) for value in steps[-1].values()
+    )
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-5) and steps[-1]["lr"] == pytest.approx(QUICK.lr / 4)
     assert [m["step"] for m in read_metrics(tmp_path) if "eval/kl" in m] == [0, 2, 4]
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
@@ -115,7 +144,9 @@ def test_what_has_diverged_is_not_saved(toy, tmp_path, lr):
     assert "diverged" in json.loads((tmp_path / "run.json").read_text())["state"]
 
 
-@pytest.mark.parametrize("signal, told", [(lambda dialogues, answers: np.ones(len(answers)), True), (tune_toy.likes_blue, False)])
+@pytest.mark.parametrize(
+    "signal, told", [(lambda dialogues, answers: np.ones(len(answers)), True), (tune_toy.likes_blue, False)]
+)
 def test_a_reward_that_is_the_same_for_every_answer_is_told(toy, tmp_path, caplog, signal, told):
     settings = replace(QUICK, steps=1, unfinished_penalty=0.0)
     report = train_ppo(load(toy[0]), toy[1], tmp_path, settings, signals={"part": signal})
@@ -160,7 +191,9 @@ def gradients(learner, scored, micro_batch):
 @pytest.mark.parametrize("algorithm", [PPO, GRPO])
 def test_micro_batches_add_up_to_one_large_batch(adapted, algorithm):
     learner = learner_of(adapted, replace(QUICK, algorithm=algorithm, value_gradient=0.5))
-    scored, _ = learner.step(1, tune_toy.dialogues()[:6])  # a step, so that ratios and KL are not those of the beginning
+    scored, _ = learner.step(
+        1, tune_toy.dialogues()[:6]
+    )  # a step, so that ratios and KL are not those of the beginning
     scored = replace(scored, reward=np.random.default_rng(0).normal(size=len(scored.reward)).astype(np.float32))
     whole, parts = gradients(learner, scored, 64), gradients(learner, scored, 1)
     assert any(float(g.abs().max()) > 1e-3 for g in whole.values())
@@ -201,7 +234,9 @@ def test_the_value_loss_moves_the_adapter_only_where_it_is_told_to(adapted):
         if name.startswith("value_head"):
             torch.testing.assert_close(found[0][name], found[2][name])
         else:
-            torch.testing.assert_close(2 * (found[1][name] - found[0][name]), found[2][name] - found[0][name], atol=1e-5, rtol=1e-3)
+            torch.testing.assert_close(
+                2 * (found[1][name] - found[0][name]), found[2][name] - found[0][name], atol=1e-5, rtol=1e-3
+            )
     name = next(name for name in found[0] if "lora_B" in name)
     assert not torch.allclose(found[0][name], found[2][name])
 
@@ -233,16 +268,24 @@ def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(adapted, t
         return train_ppo(load(path), file, folder, settings, signals=signals, sft=sft)
 
     whole = run(tmp_path / "whole", SIGNALS)
-    # Calls: 1 and 2 measure the beginning, 3 and 4 are steps 1 and 2, 5 evaluates, 6 and 7 are steps 3 and 4, 8 evaluates, …
+    # Calls: 1 and 2 measure the beginning, 3 and 4 are steps 1 and 2, 5 evaluates, 6 and 7 are steps 3 and 4, 8
+    # evaluates, …
     for at in (1, 3, 7):  # one after another in the same folder: before anything is saved, in step 1, in step 4
         with pytest.raises(Killed):
             run(tmp_path / "killed", killer(at if at < 7 else 4))
     again = run(tmp_path / "killed", SIGNALS)
     assert again == whole
-    for name in ("adapter/adapter_model.safetensors", "samples.jsonl", *(["value_head.safetensors"] if algorithm == PPO else [])):
+    for name in (
+        "adapter/adapter_model.safetensors",
+        "samples.jsonl",
+        *(["value_head.safetensors"] if algorithm == PPO else []),
+    ):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     a, b = (
-        [{name: value for name, value in line.items() if name != "tokens_per_s"} for line in read_metrics(tmp_path / folder)]
+        [
+            {name: value for name, value in line.items() if name != "tokens_per_s"}
+            for line in read_metrics(tmp_path / folder)
+        ]
         for folder in ("whole", "killed")
     )
     assert a == b
@@ -263,8 +306,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(toy, tmp_pa
         return real(*args) * (float("nan") if n_calls == 10 else 1.0)  # 4 micro-batches a step: the second of step 3
 
     monkeypatch.setattr(losses, "clipped_policy_loss", poisoned)
-    with pytest.raises(ModelError, match=r"step 3, pass 1, mini-batch 2; stopped. The batch: user:\d+.*saved before is sound.*smaller learning rate"):
-        train_ppo(load(toy[0]), toy[1], tmp_path, replace(QUICK, epochs=1, n_mini_batches=4, micro_batch=2), signals=SIGNALS)
+    with pytest.raises(
+        ModelError,
+        match=r"step 3, pass 1, mini-batch 2; stopped. The batch: user:\d+.*saved before is sound.*smaller learning "
+        r"rate",
+    ):
+        train_ppo(
+            load(toy[0]), toy[1], tmp_path, replace(QUICK, epochs=1, n_mini_batches=4, micro_batch=2), signals=SIGNALS
+        )
     assert json.loads((tmp_path / "run.json").read_text())["state"].startswith("stopped: ")
     assert sorted(p.name for p in (tmp_path / "checkpoints").glob("step-*"))[-1] == "step-000002"
 
@@ -287,7 +336,9 @@ def test_a_reward_model_is_no_policy_and_leaves_no_run_behind(adapted, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("limits, says", [({"kl_ceiling": 1e-3, "kl_target": 1e-4}, "kl above"), ({"entropy_floor": 5.0}, "entropy below")])
+@pytest.mark.parametrize(
+    "limits, says", [({"kl_ceiling": 1e-3, "kl_target": 1e-4}, "kl above"), ({"entropy_floor": 5.0}, "entropy below")]
+)
 def test_a_collapse_stops_the_run_and_keeps_the_best_step(toy, tmp_path, limits, says):
     report = train_ppo(load(toy[0]), toy[1], tmp_path, replace(QUICK, patience=2, steps=9, **limits), signals=SIGNALS)
     assert report["n_steps"] < 9 and report["stopped"].startswith(says)

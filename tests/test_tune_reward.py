@@ -12,17 +12,23 @@ from reclm_lite.errors import InputError
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from reclm_lite.tune.adapters import LoraSettings, parameters  # noqa: E402
-from reclm_lite.tune.base import BaseSettings, load_base  # noqa: E402
-from reclm_lite.tune.batches import Weights  # noqa: E402
-from reclm_lite.tune.loop import LoopSettings  # noqa: E402
-from reclm_lite.tune.optim import OptimizerSettings  # noqa: E402
-from reclm_lite.tune.reward import RewardSettings, train_reward  # noqa: E402
-from reclm_lite.tune.reward_model import RewardModel  # noqa: E402
-from reclm_lite.tune.run import read_metrics  # noqa: E402
-from reclm_lite.tune.sft import SftSettings, train_sft  # noqa: E402
+from reclm_lite.tune.adapters import LoraSettings, parameters
+from reclm_lite.tune.base import BaseSettings, load_base
+from reclm_lite.tune.batches import Weights
+from reclm_lite.tune.loop import LoopSettings
+from reclm_lite.tune.optim import OptimizerSettings
+from reclm_lite.tune.reward import RewardSettings, train_reward
+from reclm_lite.tune.reward_model import RewardModel
+from reclm_lite.tune.run import read_metrics
+from reclm_lite.tune.sft import SftSettings, train_sft
 
-QUICK = RewardSettings(max_steps=6, batch=8, lora=LoraSettings(r=2, alpha=4), loop=LoopSettings(save_every=2, eval_every=3), optimizer=OptimizerSettings(lr=1e-2))
+QUICK = RewardSettings(
+    max_steps=6,
+    batch=8,
+    lora=LoraSettings(r=2, alpha=4),
+    loop=LoopSettings(save_every=2, eval_every=3),
+    optimizer=OptimizerSettings(lr=1e-2),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +42,14 @@ def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("base")
     torch.set_num_threads(1)
     base = load_base(BaseSettings(str(tiny_base(root / "start")), full=True))
-    settings = SftSettings(max_steps=250, epochs=20, batch=32, full=True, weights=Weights(label=10), optimizer=OptimizerSettings(lr=5e-3, optimizer="muon"))
+    settings = SftSettings(
+        max_steps=250,
+        epochs=20,
+        batch=32,
+        full=True,
+        weights=Weights(label=10),
+        optimizer=OptimizerSettings(lr=5e-3, optimizer="muon"),
+    )
     train_sft(base, write(root / "sft.jsonl", sft_dialogues(600)), root / "run", settings)
     return root / "run" / "model"
 
@@ -51,7 +64,12 @@ def open_base(folder: Path):
 
 
 def test_it_tells_good_profiles_from_every_kind_of_corruption(tmp_path, folder, pairs):
-    facts = train_reward(open_base(folder), pairs, tmp_path / "run", replace(QUICK, lora=LoraSettings(r=8), epochs=6, max_steps=None, batch=16, loop=LoopSettings(50, 30)))
+    facts = train_reward(
+        open_base(folder),
+        pairs,
+        tmp_path / "run",
+        replace(QUICK, lora=LoraSettings(r=8), epochs=6, max_steps=None, batch=16, loop=LoopSettings(50, 30)),
+    )
     assert facts["eval/accuracy"] >= 0.9
     assert {name for name in facts if name.startswith("eval/accuracy/")} == {f"eval/accuracy/{kind}" for kind in SHARES}
     assert facts["eval/least_accuracy"] >= 0.75
@@ -68,7 +86,13 @@ def test_pairs_are_read_before_a_run_is_made(tmp_path, folder):
 def test_a_reward_model_is_no_beginning_for_sft(tmp_path, folder, pairs):
     train_reward(open_base(folder), pairs, tmp_path / "run", QUICK)
     with pytest.raises(InputError, match="reward model"):
-        train_sft(open_base(folder), write(tmp_path / "sft.jsonl", sft_dialogues(40)), tmp_path / "sft", SftSettings(), init_from=tmp_path / "run" / "adapter")
+        train_sft(
+            open_base(folder),
+            write(tmp_path / "sft.jsonl", sft_dialogues(40)),
+            tmp_path / "sft",
+            SftSettings(),
+            init_from=tmp_path / "run" / "adapter",
+        )
 
 
 def test_a_reward_model_comes_back_with_the_same_scores(tmp_path, folder, pairs):
@@ -101,7 +125,11 @@ def test_the_base_stays_as_it_was(tmp_path, folder, pairs):
     base = open_base(folder)
     before = {n: p.detach().clone() for n, p in base.causal.named_parameters()}
     train_reward(base, pairs, tmp_path / "run", QUICK)
-    same = [torch.equal(p, before[n.replace(".base_layer", "")]) for n, p in base.causal.named_parameters() if n.replace(".base_layer", "") in before]
+    same = [
+        torch.equal(p, before[n.replace(".base_layer", "")])
+        for n, p in base.causal.named_parameters()
+        if n.replace(".base_layer", "") in before
+    ]
     assert len(same) == len(before) and all(same)
 
 
@@ -119,7 +147,9 @@ def test_a_run_stopped_in_the_middle_ends_with_the_same_bits(tmp_path, folder, p
         train_reward(open_base(folder), pairs, tmp_path / "again", QUICK, progress=stop)
     train_reward(open_base(folder), pairs, tmp_path / "again", QUICK)
     for name in ("adapter_model.safetensors", "head.safetensors"):
-        assert (tmp_path / "again" / "adapter" / name).read_bytes() == (tmp_path / "whole" / "adapter" / name).read_bytes()
+        assert (tmp_path / "again" / "adapter" / name).read_bytes() == (
+            tmp_path / "whole" / "adapter" / name
+        ).read_bytes()
 
 
 def test_it_may_begin_with_the_adapter_of_sft(tmp_path, folder, pairs):

@@ -6,13 +6,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-import tune_toy  # noqa: E402
+import tune_toy
 
-from reclm_lite.tune import rollout  # noqa: E402
-from reclm_lite.tune.base import BaseSettings, load_base  # noqa: E402
-from reclm_lite.tune.rendering import Renderer  # noqa: E402
-from reclm_lite.tune.rollout import Rollouts, Sampling, answer_mask, collate, logprobs_of, measure, sample, states_of  # noqa: E402
-from reclm_lite.tune.run import seed_step  # noqa: E402
+from reclm_lite.tune import rollout
+from reclm_lite.tune.base import BaseSettings, load_base
+from reclm_lite.tune.rendering import Renderer
+from reclm_lite.tune.rollout import Rollouts, Sampling, answer_mask, collate, logprobs_of, measure, sample, states_of
+from reclm_lite.tune.run import seed_step
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,9 @@ def test_chunks_change_neither_logprobs_nor_gradients(base, renderer, monkeypatc
 
 def test_only_answer_tokens_reach_the_output_layer(base, renderer):
     rollouts, rows = draw(base, renderer), []
-    hook = base.causal.get_output_embeddings().register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[:-1].numel()))
+    hook = base.causal.get_output_embeddings().register_forward_hook(
+        lambda _, inputs, __: rows.append(inputs[0].shape[:-1].numel())
+    )
     measure(base, rollouts, temperature=1.0, micro_batch=4)
     hook.remove()
     assert sum(rows) == sum(map(len, rollouts.answers))

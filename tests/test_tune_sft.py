@@ -20,17 +20,23 @@ from reclm_lite.errors import InputError, ModelError
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from reclm_lite.tune.adapters import LoraSettings, add_adapter, parameters  # noqa: E402
-from reclm_lite.tune.base import BaseSettings, load_base  # noqa: E402
-from reclm_lite.tune.batches import Weights, micro_batches, render, spread, step_indices, steps_per_epoch  # noqa: E402
-from reclm_lite.tune.loop import LoopSettings  # noqa: E402
-from reclm_lite.tune.optim import Muon, Optimizer, OptimizerSettings, orthogonalised  # noqa: E402
-from reclm_lite.tune.parallel import Group  # noqa: E402
-from reclm_lite.tune.rendering import Renderer  # noqa: E402
-from reclm_lite.tune.run import read_metrics  # noqa: E402
-from reclm_lite.tune.sft import SftSettings, SftTask, read, train_sft  # noqa: E402
+from reclm_lite.tune.adapters import LoraSettings, add_adapter, parameters
+from reclm_lite.tune.base import BaseSettings, load_base
+from reclm_lite.tune.batches import Weights, micro_batches, render, spread, step_indices, steps_per_epoch
+from reclm_lite.tune.loop import LoopSettings
+from reclm_lite.tune.optim import Muon, Optimizer, OptimizerSettings, orthogonalised
+from reclm_lite.tune.parallel import Group
+from reclm_lite.tune.rendering import Renderer
+from reclm_lite.tune.run import read_metrics
+from reclm_lite.tune.sft import SftSettings, SftTask, read, train_sft
 
-QUICK = SftSettings(max_steps=6, batch=8, lora=LoraSettings(r=2), loop=LoopSettings(save_every=2, eval_every=3), optimizer=OptimizerSettings(lr=1e-2))
+QUICK = SftSettings(
+    max_steps=6,
+    batch=8,
+    lora=LoraSettings(r=2),
+    loop=LoopSettings(save_every=2, eval_every=3),
+    optimizer=OptimizerSettings(lr=1e-2),
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +91,17 @@ def adapter_bytes(out: Path) -> bytes:
 
 def test_the_loss_falls_and_the_second_answer_beats_chance_on_held_out_dialogues(tmp_path, folder):
     settings = SftSettings(
-        epochs=100, max_steps=120, batch=32, full=True, weights=Weights(label=10), loop=LoopSettings(save_every=500, eval_every=40, seed=1),
+        epochs=100,
+        max_steps=120,
+        batch=32,
+        full=True,
+        weights=Weights(label=10),
+        loop=LoopSettings(save_every=500, eval_every=40, seed=1),
         optimizer=OptimizerSettings(lr=5e-3, optimizer="muon"),
-    )  # fmt: skip
-    facts = train_sft(open_base(folder, full=True), write(tmp_path / "sft.jsonl", sft_dialogues(600)), tmp_path / "run", settings)
+    )
+    facts = train_sft(
+        open_base(folder, full=True), write(tmp_path / "sft.jsonl", sft_dialogues(600)), tmp_path / "run", settings
+    )
     measured = [m for m in read_metrics(tmp_path / "run") if "eval/loss" in m]
     assert measured[-1]["eval/loss"] < 0.1 * measured[0]["eval/loss"]
     assert facts["eval/majority"] < 0.65
@@ -122,7 +135,11 @@ def test_accumulation_packing_and_padding_give_the_gradients_of_one_large_batch(
     whole = gradients(task_of(base, replace(settings, pass_tokens=100_000, packing=False)))
     scale = max(float(g.abs().max()) for g in whole.values())
     assert scale > 1e-3
-    for change in ({"pass_tokens": 64, "packing": False}, {"pass_tokens": 130, "packing": True}, {"pass_tokens": 100_000, "packing": True}):
+    for change in (
+        {"pass_tokens": 64, "packing": False},
+        {"pass_tokens": 130, "packing": True},
+        {"pass_tokens": 100_000, "packing": True},
+    ):
         cut = gradients(task_of(base, replace(settings, **change)))
         for name, gradient in whole.items():
             torch.testing.assert_close(cut[name], gradient, rtol=1e-4, atol=2e-6 * scale)
@@ -158,18 +175,46 @@ def test_a_run_stopped_at_any_checkpoint_ends_with_the_same_bits(tmp_path, folde
         train_sft(open_base(folder), dialogues, out, QUICK)
         assert adapter_bytes(out) == adapter_bytes(tmp_path / "whole")
         whole, again = read_metrics(tmp_path / "whole"), read_metrics(out)
-        assert [(m["step"], m.get("loss"), m.get("eval/loss")) for m in whole] == [(m["step"], m.get("loss"), m.get("eval/loss")) for m in again]
+        assert [(m["step"], m.get("loss"), m.get("eval/loss")) for m in whole] == [
+            (m["step"], m.get("loss"), m.get("eval/loss")) for m in again
+        ]
 
 
 def test_a_killed_process_goes_on_by_the_same_command(tmp_path, folder, dialogues):
     command = [
-        sys.executable, "-m", "reclm_lite.cli", "tune", "sft", "--base", str(folder), "--dialogues", str(dialogues), "--max-steps", "40", "--epochs", "50",
-        "--batch", "8", "--save-every", "2", "--eval-every", "20", "--lora-r", "2", "--threads", "1", "--device", "cpu", "-o",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "reclm_lite.cli",
+        "tune",
+        "sft",
+        "--base",
+        str(folder),
+        "--dialogues",
+        str(dialogues),
+        "--max-steps",
+        "40",
+        "--epochs",
+        "50",
+        "--batch",
+        "8",
+        "--save-every",
+        "2",
+        "--eval-every",
+        "20",
+        "--lora-r",
+        "2",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "-o",
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, env=env)
     out = tmp_path / "killed"
-    process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env, start_new_session=True)
+    process = subprocess.Popen(
+        [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env, start_new_session=True
+    )
     deadline = time.monotonic() + 60
     while not list((out / "checkpoints").glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -207,7 +252,9 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path, folder, dialogues):
     assert (tmp_path / "thesis.txt").read_text() == "all I have"
 
 
-def test_a_loss_that_is_not_finite_stops_names_the_batch_and_keeps_the_last_good_step(tmp_path, folder, dialogues, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_names_the_batch_and_keeps_the_last_good_step(
+    tmp_path, folder, dialogues, monkeypatch
+):
     ordinary = SftTask._loss
     calls = []
 
@@ -239,7 +286,9 @@ def test_an_epoch_shows_every_dialogue_once():
     assert not np.array_equal(step_indices(50, 50, 0, 0), step_indices(50, 50, 0, 1))
 
 
-@pytest.mark.parametrize("n, wanted", [(10, [0, 1, 2, 3, 4, 5, 6]), (7, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 2, 4]), (1, [0])])
+@pytest.mark.parametrize(
+    "n, wanted", [(10, [0, 1, 2, 3, 4, 5, 6]), (7, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 2, 4]), (1, [0])]
+)
 def test_a_part_of_the_held_out_is_spread_over_all(n, wanted):
     assert spread(range(7), n) == wanted
 
@@ -255,7 +304,10 @@ def test_both_sides_are_measured_where_the_file_has_users_before_items(tmp_path,
 
 
 def test_muon_leaves_rows_that_stand_for_tokens_to_adamw():
-    names = "transformer.wte.weight transformer.wpe.weight model.embed_tokens.weight gpt_neox.embed_out.weight lm_head.weight h.0.attn.c_attn.weight".split()
+    names = (
+        "transformer.wte.weight transformer.wpe.weight model.embed_tokens.weight gpt_neox.embed_out.weight "
+        "lm_head.weight h.0.attn.c_attn.weight"
+    ).split()
     parameters = {name: torch.nn.Parameter(torch.ones(3, 2)) for name in names}
     muon, adamw = Optimizer(parameters, OptimizerSettings(optimizer="muon"), 10).parts
     assert isinstance(muon, Muon) and [id(p) for p in muon.param_groups[0]["params"]] == [id(parameters[names[-1]])]
@@ -278,7 +330,9 @@ def test_one_round_leaves_the_second_out(tmp_path, folder, dialogues):
 
 def test_going_on_from_an_adapter_begins_with_it(tmp_path, folder, dialogues):
     train_sft(open_base(folder), dialogues, tmp_path / "first", QUICK)
-    facts = train_sft(open_base(folder), dialogues, tmp_path / "second", QUICK, init_from=tmp_path / "first" / "adapter")
+    facts = train_sft(
+        open_base(folder), dialogues, tmp_path / "second", QUICK, init_from=tmp_path / "first" / "adapter"
+    )
     first, second = read_metrics(tmp_path / "first"), read_metrics(tmp_path / "second")
     assert second[0]["eval/loss"] == pytest.approx(min(m["eval/loss"] for m in first if "eval/loss" in m), rel=1e-5)
     assert facts["n_steps"] == 6
@@ -299,7 +353,10 @@ def test_unusable_dialogues_are_told(tmp_path, folder, dialogues, message):
 
 
 def test_dialogues_over_the_limit_are_left_out_and_counted(tmp_path, folder):
-    long = [replace(d, messages=(replace(d.messages[0], spans=d.messages[0].spans * 8), *d.messages[1:])) for d in sft_dialogues(4)]
+    long = [
+        replace(d, messages=(replace(d.messages[0], spans=d.messages[0].spans * 8), *d.messages[1:]))
+        for d in sft_dialogues(4)
+    ]
     path = write(tmp_path / "sft.jsonl", [*sft_dialogues(40)[4:], *long])
     settings = replace(QUICK, max_length=60)
     assert train_sft(open_base(folder), path, tmp_path / "run", settings)["n_left_out_long"] == 4
@@ -356,7 +413,9 @@ def test_muon_moves_matrices_by_orthogonal_steps(shape):
     w.grad = torch.randn(shape)
     optimizer.step()
     assert float((w.detach() * w.grad).sum()) < 0  # against the gradient
-    assert float(torch.linalg.matrix_norm(w.detach(), 2)) == pytest.approx(0.1 * max(1.0, shape[0] / shape[1]) ** 0.5, rel=0.3)
+    assert float(torch.linalg.matrix_norm(w.detach(), 2)) == pytest.approx(
+        0.1 * max(1.0, shape[0] / shape[1]) ** 0.5, rel=0.3
+    )
 
 
 def test_a_kill_between_a_checkpoint_and_its_mark_keeps_the_best(tmp_path, folder, dialogues, monkeypatch):
@@ -374,7 +433,9 @@ def test_a_kill_between_a_checkpoint_and_its_mark_keeps_the_best(tmp_path, folde
 
     train_sft(open_base(folder), dialogues, tmp_path / "first", QUICK)
     beginning = read_metrics(tmp_path / "first")[0]["eval/loss"]
-    monkeypatch.setattr(SftTask, "is_better", lambda _, new, old: old["eval/loss"] == beginning)  # nothing is better than step 3
+    monkeypatch.setattr(
+        SftTask, "is_better", lambda _, new, old: old["eval/loss"] == beginning
+    )  # nothing is better than step 3
     train_sft(open_base(folder), dialogues, tmp_path / "whole", QUICK)
     monkeypatch.setattr(run, "_write", stop)
     with pytest.raises(Stopped):
@@ -393,7 +454,9 @@ def test_what_only_gets_worse_is_given_back_as_it_was(tmp_path, folder, dialogue
     facts = train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK)
     assert facts["best_step"] == 0 and facts["eval/loss"] == read_metrics(tmp_path / "run")[0]["eval/loss"]
     written = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
-    assert not any(tensor.any() for name, tensor in written.items() if "lora_B" in name)  # an adapter that changes nothing
+    assert not any(
+        tensor.any() for name, tensor in written.items() if "lora_B" in name
+    )  # an adapter that changes nothing
 
 
 def test_a_damaged_checkpoint_can_be_removed_even_if_it_was_the_best(tmp_path, folder, dialogues):
@@ -429,7 +492,9 @@ def test_metrics_stand_in_tensorboard_too(tmp_path, folder, dialogues):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK)
-    shutil.rmtree(max((tmp_path / "run" / "checkpoints").glob("step-*")))  # as if it had been killed before step 6 was saved
+    shutil.rmtree(
+        max((tmp_path / "run" / "checkpoints").glob("step-*"))
+    )  # as if it had been killed before step 6 was saved
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     (tmp_path / "run" / "run.json").write_text(json.dumps(run | {"state": "running"}))
     train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK)
@@ -465,7 +530,12 @@ def test_fresh_removes_a_run_of_its_stage_alone_and_nothing_that_it_reads(tmp_pa
 
 def test_another_adapter_to_begin_with_is_another_run_though_its_folder_has_the_same_name(tmp_path, folder, dialogues):
     for seed in (1, 2):
-        train_sft(open_base(folder), dialogues, tmp_path / f"first{seed}", replace(QUICK, max_steps=2, loop=LoopSettings(2, 2, seed)))
+        train_sft(
+            open_base(folder),
+            dialogues,
+            tmp_path / f"first{seed}",
+            replace(QUICK, max_steps=2, loop=LoopSettings(2, 2, seed)),
+        )
     train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK, init_from=tmp_path / "first1" / "adapter")
     with pytest.raises(InputError, match="init_sha256"):
         train_sft(open_base(folder), dialogues, tmp_path / "run", QUICK, init_from=tmp_path / "first2" / "adapter")
@@ -483,14 +553,21 @@ def test_parameters_that_diverged_are_not_given_out(tmp_path, folder, dialogues)
     wild = replace(QUICK, max_steps=1, optimizer=OptimizerSettings(lr=1e30, warmup=0.0))
     with pytest.raises(ModelError, match="diverged"):
         train_sft(open_base(folder), dialogues, tmp_path / "run", wild)
-    assert not (tmp_path / "run" / "adapter").exists() and [p.name for p in (tmp_path / "run").glob("checkpoints/step-*")] == ["step-000000"]
+    assert not (tmp_path / "run" / "adapter").exists() and [
+        p.name for p in (tmp_path / "run").glob("checkpoints/step-*")
+    ] == ["step-000000"]
     assert "diverged" in json.loads((tmp_path / "run" / "run.json").read_text())["state"]
 
 
 def test_dialogues_longer_than_the_base_can_read_are_left_out(tmp_path, folder):
-    long = [replace(d, messages=(replace(d.messages[0], spans=d.messages[0].spans * 30), *d.messages[1:])) for d in sft_dialogues(4)]
+    long = [
+        replace(d, messages=(replace(d.messages[0], spans=d.messages[0].spans * 30), *d.messages[1:]))
+        for d in sft_dialogues(4)
+    ]
     path = write(tmp_path / "sft.jsonl", [*sft_dialogues(40)[4:], *long])
-    assert train_sft(open_base(folder), path, tmp_path / "run", replace(QUICK, max_length=4096))["n_left_out_long"] == 4  # of 256 positions
+    assert (
+        train_sft(open_base(folder), path, tmp_path / "run", replace(QUICK, max_length=4096))["n_left_out_long"] == 4
+    )  # of 256 positions
 
 
 # -- other arithmetic, other bases ----------------------------------------------------------

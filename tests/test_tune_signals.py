@@ -30,13 +30,25 @@ def dialogue(positives=("war",), negatives=("kiss",)):
 
 
 def test_parses_tells_profiles_of_the_published_form():
-    answers = [GOOD, "", GOOD.split(";")[0], GOOD + GOOD, "User identity: a, a, b; User interests: x, y, z", f" {GOOD}. "]
+    answers = [
+        GOOD,
+        "",
+        GOOD.split(";")[0],
+        GOOD + GOOD,
+        "User identity: a, a, b; User interests: x, y, z",
+        f" {GOOD}. ",
+    ]
     assert parses([dialogue()] * 6, answers).tolist() == [1, 0, 0, 0, 0, 1]
 
 
 def test_rank_is_the_share_of_pairs_in_order():
     rank = Rank(Letters())
-    cases = [dialogue(), dialogue(["kiss"], ["war"]), dialogue(["war", "kiss"], ["rose", "love"]), dialogue(["cow"], ["hen"])]
+    cases = [
+        dialogue(),
+        dialogue(["kiss"], ["war"]),
+        dialogue(["war", "kiss"], ["rose", "love"]),
+        dialogue(["cow"], ["hen"]),
+    ]
     # ranked right; wrong; war before both, kiss level with both: (2 + 2 / 2) / 4; a tie, since neither is told of
     assert rank(cases, [GOOD] * 4).tolist() == [1.0, 0.0, 0.75, 0.5]
 
@@ -79,7 +91,10 @@ def test_model_score_asks_the_reward_model_about_prompts_and_answers():
 
 @pytest.mark.parametrize(
     "signal, says",
-    [(lambda d, a: np.zeros(len(a) + 1), r"2 numbers.*'odd'.*\(3,\)"), (lambda d, a: [0.0, np.nan], r"'odd'.*nan.*'second'.*user:0")],
+    [
+        (lambda d, a: np.zeros(len(a) + 1), r"2 numbers.*'odd'.*\(3,\)"),
+        (lambda d, a: [0.0, np.nan], r"'odd'.*nan.*'second'.*user:0"),
+    ],
 )
 def test_a_signal_of_another_shape_or_not_finite_is_named(signal, says):
     with pytest.raises(InputError, match=says):
@@ -116,4 +131,6 @@ def test_rewards_that_are_all_the_same_have_no_spread_however_large(value, n):
     mixture = Mixture({"part": lambda dialogues, answers: np.full(len(answers), value)}, {"part": 1.0})
     parts = {"part": np.full(n, value, dtype=np.float32)}
     assert not mixture.fit(parts, np.ones(n, dtype=bool))
-    assert mixture.fit({"part": np.append(parts["part"], np.float32(value + 0.01 * abs(value)))}, np.ones(n + 1, dtype=bool))
+    assert mixture.fit(
+        {"part": np.append(parts["part"], np.float32(value + 0.01 * abs(value)))}, np.ones(n + 1, dtype=bool)
+    )

@@ -1,5 +1,5 @@
-"""A workspace keeps to itself: links are not followed out of it, plans name nothing elsewhere, people who left can still be
-forgotten, files have one mode, and a full disk does not hinder reading.
+"""A workspace keeps to itself: links are not followed out of it, plans name nothing elsewhere, people who left can
+still be forgotten, files have one mode, and a full disk does not hinder reading.
 """
 
 import json
@@ -41,7 +41,11 @@ def bring(ws: Workspace, ids: list[str], **options) -> None:
     pairs = [(user, int(item)) for user in range(len(ids)) for item in rng.choice(N_ITEMS, 5, replace=False)]
     columns = (np.array(column, np.int32) for column in zip(*pairs, strict=True))
     items = [f"i{n}" for n in range(N_ITEMS)]
-    save_imported(ws, Imported("shop", ids, items, [text_of(n) for n in range(N_ITEMS)], *columns, manifest={"format": "table"}), **options)
+    save_imported(
+        ws,
+        Imported("shop", ids, items, [text_of(n) for n in range(N_ITEMS)], *columns, manifest={"format": "table"}),
+        **options,
+    )
 
 
 def fill(ws: Workspace) -> None:
@@ -84,7 +88,10 @@ def test_forget_touches_nothing_that_a_link_leads_to_and_names_it(ws, tmp_path, 
     before = files_in(elsewhere)
     summary = forget_users(ws, [IDS[3]])
     assert files_in(elsewhere) == before
-    assert any("Links are not followed" in remains.text and f"{name} -> {elsewhere}" in remains.text for remains in summary.remains)
+    assert any(
+        "Links are not followed" in remains.text and f"{name} -> {elsewhere}" in remains.text
+        for remains in summary.remains
+    )
     assert IDS[3] not in user_ids(ws)
 
 
@@ -110,7 +117,8 @@ def test_a_link_among_the_reports_is_deleted_but_not_what_it_leads_to(ws, tmp_pa
 @pytest.mark.parametrize("where", ["../victim", "{absolute}", "reports/../../victim", "llm/out/victim"])
 @pytest.mark.parametrize("step", ["rename", "delete", "empty"])
 def test_a_plan_that_names_a_file_elsewhere_is_not_carried_out(ws, tmp_path, where, step):
-    """A workspace that somebody else made may hold any plan; opening it must not delete or overwrite files of this machine."""
+    """A workspace that somebody else made may hold any plan; opening it must not delete or overwrite files of this
+    machine."""
     victim = tmp_path / "victim"
     (victim / "inner").mkdir(parents=True)
     (victim / "inner" / "file").write_text("mine")
@@ -118,7 +126,11 @@ def test_a_plan_that_names_a_file_elsewhere_is_not_carried_out(ws, tmp_path, whe
     (ws.root / "bait").write_text("theirs")
     name = where.format(absolute=victim)
     plan = {"rename": [], "delete": [], "empty": []}
-    plan[step] = [["bait", f"{name}/inner/file"], [f"{name}/inner/file", "models/stolen"]] if step == "rename" else [f"{name}/inner", name]
+    plan[step] = (
+        [["bait", f"{name}/inner/file"], [f"{name}/inner/file", "models/stolen"]]
+        if step == "rename"
+        else [f"{name}/inner", name]
+    )
     with ws.db:
         ws.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORGETTING, json.dumps(plan)))
     ws.close()
@@ -127,9 +139,19 @@ def test_a_plan_that_names_a_file_elsewhere_is_not_carried_out(ws, tmp_path, whe
     assert (victim / "inner" / "file").read_text() == "mine" and not (ws.root / "models" / "stolen").exists()
 
 
-@pytest.mark.parametrize("name", [".lock", "workspace.toml", "models/popularity.safetensors", "matrices/split.safetensors", "models/.lightgcn.checkpoint"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".lock",
+        "workspace.toml",
+        "models/popularity.safetensors",
+        "matrices/split.safetensors",
+        "models/.lightgcn.checkpoint",
+    ],
+)
 def test_links_of_names_known_in_advance_are_not_written_through(ws, tmp_path, name):
-    """A received workspace may hold a link to any file or folder of the machine under a name that a command will write."""
+    """A received workspace may hold a link to any file or folder of the machine under a name that a command will
+    write."""
     victim = tmp_path / "victim"
     if name.endswith("checkpoint"):
         victim.mkdir()
@@ -141,7 +163,12 @@ def test_links_of_names_known_in_advance_are_not_written_through(ws, tmp_path, n
     path.symlink_to(victim)
     before = files_in(victim) if victim.is_dir() else victim.read_bytes()
     ws.close()
-    for command in (["split", "--method", "ratio"], ["fit", "popularity"], ["fit", "lightgcn", "--set", "epochs=1"], ["report"]):
+    for command in (
+        ["split", "--method", "ratio"],
+        ["fit", "popularity"],
+        ["fit", "lightgcn", "--set", "epochs=1"],
+        ["report"],
+    ):
         CliRunner().invoke(main, [*command, "-w", str(ws.root)])
     assert (files_in(victim) if victim.is_dir() else victim.read_bytes()) == before
 
@@ -179,15 +206,30 @@ def test_nothing_is_made_in_a_folder_that_is_a_link_unless_the_user_says_so(ws, 
     (ws.root / name).symlink_to(tmp_path / "elsewhere")
     before = files_in(tmp_path / "elsewhere")
     ws.close()
-    for command in (["split", "--method", "ratio"], ["fit", "popularity"], ["report"], ["dialogue", "build", "sft", "--limit", "2"]):
+    for command in (
+        ["split", "--method", "ratio"],
+        ["fit", "popularity"],
+        ["report"],
+        ["dialogue", "build", "sft", "--limit", "2"],
+    ):
         assert f"{name} is a link to {tmp_path / 'elsewhere'}" in reclm(*command, "-w", ws.root, code=1)
     assert files_in(tmp_path / "elsewhere") == before
     monkeypatch.setenv("RECLM_FOLLOW_LINKS", "1")
     reclm("fit", "popularity", "-w", ws.root)
 
 
-@pytest.mark.parametrize("plan", ["[]", "{", "5", '{"rename": [["a", "b", "c"]], "empty": [], "delete": []}', '{"rename": [], "empty": [3], "delete": []}',
-                                  '{"rename": [], "empty": [], "delete": ["a\\u0000b"]}', "[" * 100_000])  # fmt: skip
+@pytest.mark.parametrize(
+    "plan",
+    [
+        "[]",
+        "{",
+        "5",
+        '{"rename": [["a", "b", "c"]], "empty": [], "delete": []}',
+        '{"rename": [], "empty": [3], "delete": []}',
+        '{"rename": [], "empty": [], "delete": ["a\\u0000b"]}',
+        "[" * 100_000,
+    ],
+)
 def test_a_plan_that_is_none_is_left_out(ws, plan):
     with ws.db:
         ws.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORGETTING, plan))
@@ -202,23 +244,39 @@ def test_a_plan_that_is_none_is_left_out(ws, plan):
 @pytest.mark.parametrize(
     "statements",
     [
-        "ALTER TABLE meta RENAME TO m2; CREATE VIEW meta AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) "
+        "ALTER TABLE meta RENAME TO m2; CREATE VIEW meta AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + "
+        "1 FROM c) "
         "SELECT 'schema_version' AS key, '2' AS value FROM c WHERE x < 0",
-        "CREATE TRIGGER t BEFORE DELETE ON users BEGIN INSERT INTO jobs (kind, state, started) VALUES (OLD.user_id, '', ''); END",
+        "CREATE TRIGGER t BEFORE DELETE ON users BEGIN INSERT INTO jobs (kind, state, started) VALUES "
+        "(OLD.user_id, '', ''); END",
         "CREATE TABLE shadow (x)",
         "CREATE INDEX mine ON users (hex(zeroblob(1000)))",
         "ALTER TABLE users ADD COLUMN twice AS (hex(user_id))",
         "CREATE VIRTUAL TABLE words USING fts5(word)",
-        "PRAGMA writable_schema=ON; INSERT INTO sqlite_master VALUES ('trigger', 'sqlite_x', 'users', 0, 'CREATE TRIGGER sqlite_x AFTER DELETE ON "
-        "users BEGIN INSERT INTO jobs (kind, state, started) VALUES (old.user_id, \'\', \'\'); END')".replace("\\'", "''"),
-        "ALTER TABLE meta RENAME TO m2; CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, CHECK (length(randomblob(900000)) > 0)); "
+        "PRAGMA writable_schema=ON; INSERT INTO sqlite_master VALUES ('trigger', 'sqlite_x', 'users', 0, 'CREATE "
+        "TRIGGER sqlite_x AFTER DELETE ON "
+        "users BEGIN INSERT INTO jobs (kind, state, started) VALUES (old.user_id, '', ''); END')".replace("\\'", "''"),
+        "ALTER TABLE meta RENAME TO m2; CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, CHECK "
+        "(length(randomblob(900000)) > 0)); "
         "INSERT INTO meta SELECT * FROM m2; DROP TABLE m2",
-        "ALTER TABLE meta RENAME TO m2; CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL DEFAULT (hex(randomblob(9)))); "
+        "ALTER TABLE meta RENAME TO m2; CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL DEFAULT "
+        "(hex(randomblob(9)))); "
         "INSERT INTO meta SELECT * FROM m2; DROP TABLE m2",
         "DROP INDEX uses_by_key; CREATE INDEX uses_by_key ON uses (hex(prompt_key))",
     ],
-    ids=["endless view", "trigger", "table", "index", "computed column", "virtual table", "trigger of a reserved name", "check", "default", "index of the same name"],
-)  # fmt: skip
+    ids=[
+        "endless view",
+        "trigger",
+        "table",
+        "index",
+        "computed column",
+        "virtual table",
+        "trigger of a reserved name",
+        "check",
+        "default",
+        "index of the same name",
+    ],
+)
 def test_views_triggers_and_foreign_tables_are_refused_before_a_table_is_read(ws, statements):
     ws.close()
     with sqlite3.connect(ws.db_path) as db:
@@ -237,7 +295,13 @@ def test_a_journal_that_names_a_file_for_sqlite_to_delete_is_refused(ws, tmp_pat
     page = struct.unpack(">H", ws.db_path.read_bytes()[16:18])[0]
     magic, name = bytes.fromhex("d9d505f920a163d7"), str(victim).encode()
     header = magic + struct.pack(">5I", 0, 1, ws.db_path.stat().st_size // page, 512, page)
-    journal = header.ljust(512, b"\0") + struct.pack(">I", 2**30 // page + 1) + name + struct.pack(">II", len(name), sum(name)) + magic
+    journal = (
+        header.ljust(512, b"\0")
+        + struct.pack(">I", 2**30 // page + 1)
+        + name
+        + struct.pack(">II", len(name), sum(name))
+        + magic
+    )
     (ws.root / "workspace.db-journal").write_bytes(journal)
     assert "workspace.db-journal is not of this software" in reclm("info", "-w", ws.root, code=1)
     assert victim.read_text() == "mine"
@@ -248,7 +312,9 @@ def test_an_index_of_ids_that_leads_to_somebody_else_is_damage(ws):
         ws.db.execute("PRAGMA writable_schema=ON")
         root = ws.db.execute("SELECT rootpage FROM sqlite_master WHERE name='sqlite_autoindex_users_1'").fetchone()[0]
         ws.db.execute("CREATE TABLE other (user_idx INTEGER PRIMARY KEY, user_id TEXT NOT NULL UNIQUE)")
-        ws.db.execute("INSERT INTO other SELECT CASE user_idx WHEN 1 THEN 2 WHEN 2 THEN 1 ELSE user_idx END, user_id FROM users")
+        ws.db.execute(
+            "INSERT INTO other SELECT CASE user_idx WHEN 1 THEN 2 WHEN 2 THEN 1 ELSE user_idx END, user_id FROM users"
+        )
         other = ws.db.execute("SELECT rootpage FROM sqlite_master WHERE name='sqlite_autoindex_other_1'").fetchone()[0]
         ws.db.execute("UPDATE sqlite_master SET rootpage=? WHERE name='sqlite_autoindex_users_1'", (other,))
         ws.db.execute("UPDATE sqlite_master SET rootpage=? WHERE name='sqlite_autoindex_other_1'", (root,))
@@ -288,7 +354,7 @@ def test_values_of_other_types_in_the_database_are_sentences(ws):
         ("lightgcn", lambda arrays: arrays.update({"user_vectors": arrays["user_vectors"].astype(np.float64)})),
         ("lightgcn", lambda arrays: arrays["user_vectors"].fill(np.inf)),
     ],
-)  # fmt: skip
+)
 def test_arrays_that_kernels_would_follow_out_of_bounds_are_refused(ws, model, change):
     fit(ws, model, assignments=["epochs=1", "dim=8"] if model == "lightgcn" else [])
     path = ws.path(f"models/{model}")
@@ -300,24 +366,53 @@ def test_arrays_that_kernels_would_follow_out_of_bounds_are_refused(ws, model, c
 
 
 @pytest.mark.parametrize("name", ["vectors/items", "vectors/user_profiles"])
-@pytest.mark.parametrize("arrays", [{}, {"vectors": np.zeros((3, 2), np.float32)}, {"vectors": np.zeros((12, 4), np.int8)},
-                                    {"vectors": np.full((12, 4), np.nan, np.float32), "text_hash": np.zeros(12, np.uint64)}])  # fmt: skip
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"vectors": np.zeros((3, 2), np.float32)},
+        {"vectors": np.zeros((12, 4), np.int8)},
+        {"vectors": np.full((12, 4), np.nan, np.float32), "text_hash": np.zeros(12, np.uint64)},
+    ],
+)
 def test_vectors_of_another_shape_or_kind_are_not_used(ws, name, arrays):
     with ws.writing():
         ws.save(name, arrays, inputs={}, params={"encoder": HashEncoder.identity})
-    for command in (["recommend", "--user", IDS[0]], ["recommend", "--text", "goal"], ["neighbors"], ["fit", "biasmf", "--set", "epochs=1"]):
+    for command in (
+        ["recommend", "--user", IDS[0]],
+        ["recommend", "--text", "goal"],
+        ["neighbors"],
+        ["fit", "biasmf", "--set", "epochs=1"],
+    ):
         result = CliRunner().invoke(main, [*command, "-w", str(ws.root)])
         assert result.exit_code in (0, 1) and "unexpected" not in result.stderr, result.stderr
 
 
-@pytest.mark.parametrize("params", [{"relu_dim": 100}, {"relu_dim": "x"}, {"relu_dim": -5}, {"metrics": [1]}, {"metrics": {"ndcg@20": "high"}},
-                                    {"scorer": 5}, {"fold": {"surprise": 1}}, {"fold": 7}, {"hash_seed": "x"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"relu_dim": 100},
+        {"relu_dim": "x"},
+        {"relu_dim": -5},
+        {"metrics": [1]},
+        {"metrics": {"ndcg@20": "high"}},
+        {"scorer": 5},
+        {"fold": {"surprise": 1}},
+        {"fold": 7},
+        {"hash_seed": "x"},
+    ],
+)
 def test_settings_of_other_types_are_sentences(ws, params):
     path = ws.path("models/lightgcn")
     provenance = ws.provenance("models/lightgcn", made_by="")
     provenance["params"] |= params
     write_arrays(path, read_arrays(path), {"reclm": json.dumps(provenance)})
-    for command in (["recommend", "--user", IDS[0]], ["recommend", "--user", IDS[0], "--model", "lightgcn"], ["info"], ["evaluate"]):
+    for command in (
+        ["recommend", "--user", IDS[0]],
+        ["recommend", "--user", IDS[0], "--model", "lightgcn"],
+        ["info"],
+        ["evaluate"],
+    ):
         result = CliRunner().invoke(main, [*command, "-w", str(ws.root)])
         assert result.exit_code in (0, 1) and "unexpected" not in result.stderr, result.stderr
 
@@ -325,7 +420,11 @@ def test_settings_of_other_types_are_sentences(ws, params):
 def test_artefacts_that_name_one_another_by_the_dozen_are_walked_once_each(ws):
     """Sixteen layers of two, each made of both of the next layer: 2^16 ways, 32 artefacts."""
     for layer in range(15, -1, -1):
-        inputs = {f"models/l{layer + 1}{side}": ws.fingerprint(f"models/l{layer + 1}{side}") for side in "ab"} if layer < 15 else {}
+        inputs = (
+            {f"models/l{layer + 1}{side}": ws.fingerprint(f"models/l{layer + 1}{side}") for side in "ab"}
+            if layer < 15
+            else {}
+        )
         for side in "ab":
             ws.save(f"models/l{layer}{side}", {}, inputs=inputs, params={})
     read, provenance = [], ws.provenance
@@ -394,7 +493,9 @@ def test_forget_removes_what_a_killed_import_left_and_names_it(ws, tmp_path, mon
     (scratch / "reclm-import-abcdefgh" / "lock").touch()
     (scratch / "reclm-import-abcdefgh" / "staging.duckdb").write_text(IDS[3])
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    assert str(scratch / "reclm-import-abcdefgh") in {deleted.path for deleted in forget_users(ws, [IDS[3]], dry_run=True).deleted}
+    assert str(scratch / "reclm-import-abcdefgh") in {
+        deleted.path for deleted in forget_users(ws, [IDS[3]], dry_run=True).deleted
+    }
     assert list(scratch.iterdir())
     forget_users(ws, [IDS[3]])
     assert list(scratch.iterdir()) == []
@@ -408,7 +509,12 @@ def test_who_left_with_an_import_is_named_to_remain_and_can_be_forgotten_by_id(w
     bring(ws, [ident for ident in IDS if ident != IDS[3]], update=update)
     assert ws.get_meta(LEFT_BEHIND) == "1"
     told = {deleted.path for deleted in of_earlier_data(ws)}
-    assert {"reports", "llm/dialogues/sft.jsonl", "models/lightgcn.safetensors", "matrices/neighbors.safetensors"} <= told
+    assert {
+        "reports",
+        "llm/dialogues/sft.jsonl",
+        "models/lightgcn.safetensors",
+        "matrices/neighbors.safetensors",
+    } <= told
     assert (ws.root / "reports" / "report.html").exists(), "looking deletes nothing"
     summary = forget_users(ws, [IDS[3]])
     assert summary.not_in_data == [IDS[3]] and summary.users == []
@@ -446,7 +552,9 @@ def test_command_for_all_who_left(ws):
     reclm("forget", "-w", ws.root, "--yes", code=2)
     assert "Would delete reports" in reclm("forget", "--gone", "-w", ws.root, "--dry-run"), "they may tell of anybody"
     bring(ws, IDS[:-2], update=True)
-    assert "Would delete models/lightgcn.safetensors: made of earlier data" in reclm("forget", "--gone", "-w", ws.root, "--dry-run")
+    assert "Would delete models/lightgcn.safetensors: made of earlier data" in reclm(
+        "forget", "--gone", "-w", ws.root, "--dry-run"
+    )
     assert (ws.root / "models" / "lightgcn.safetensors").exists()
     told = reclm("forget", IDS[-1], "-w", ws.root, "--yes")
     assert f"Not among the present users: {IDS[-1]}" in told and "Deleted reports" in told
@@ -477,7 +585,13 @@ def test_artefacts_have_the_mode_that_the_umask_gives_like_the_database(tmp_path
 
 def test_a_header_that_is_no_header_is_refused_with_a_reason(tmp_path):
     path = tmp_path / "x.safetensors"
-    for content in (b"", b"\xff" * 8, b"\x00" * 8, (2).to_bytes(8, "little") + b"[]", (1 << 20).to_bytes(8, "little") + b"[" * (1 << 20)):
+    for content in (
+        b"",
+        b"\xff" * 8,
+        b"\x00" * 8,
+        (2).to_bytes(8, "little") + b"[]",
+        (1 << 20).to_bytes(8, "little") + b"[" * (1 << 20),
+    ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="header"):
             read_provenance(path)
@@ -510,8 +624,10 @@ def test_the_manifest_is_restored_from_the_interactions(ws):
     ws.toml_path.write_text("")
     load_interactions(ws)
     assert ws.config["data"] == {
-        "name": "shop", "interactions": load_interactions(ws).fingerprint, "manifest": {"format": "table"},
-    }  # fmt: skip
+        "name": "shop",
+        "interactions": load_interactions(ws).fingerprint,
+        "manifest": {"format": "table"},
+    }
 
 
 # -- a full disk -----------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""A workspace in a folder that may not be written, such as a mount in a container: it can be read, and is left as it is."""
+"""A workspace in a folder that may not be written, such as a mount in a container: it can be read, and is left as it
+is."""
 
 import os
 import shutil
@@ -22,7 +23,8 @@ TEXT = "User identity: a, b, c; User interests: d, e, f"
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Of a workspace with one profile. Root may write everywhere, so that the folder may not be is told by `os.access` alone."""
+    """Of a workspace with one profile. Root may write everywhere, so that the folder may not be is told by `os.access`
+    alone."""
     with make_workspace(tmp_path / "ws", {0: [0, 1], 1: [1]}) as ws:
         set_profile(ws, "user", 0, TEXT)
     real = os.access

@@ -7,8 +7,19 @@ from pathlib import Path
 
 from reclm_lite.dialogue.preferences import DOT, DOUBLED, EMPTY, MERGED, NEIGHBOR, SHARES, SMOOTHED, STALE, TRUNCATED
 from reclm_lite.dialogue.records import (
-    CATALOGUE, LABEL, PREFERENCE, RL, SFT, TEACHER, TEMPLATE, TRAIN, Dialogue, Message, Span, line_of,
-)  # fmt: skip
+    CATALOGUE,
+    LABEL,
+    PREFERENCE,
+    RL,
+    SFT,
+    TEACHER,
+    TEMPLATE,
+    TRAIN,
+    Dialogue,
+    Message,
+    Span,
+    line_of,
+)
 
 WAR, LOVE = ("war", "tank", "army", "navy", "siege", "sword"), ("love", "kiss", "rose", "heart", "vow", "bride")
 TOPICS = (WAR, LOVE)
@@ -49,10 +60,17 @@ def sft_dialogues(n: int, *, seed: int = 0, form: str = "compact", rounds: int =
         messages = (
             question(words),
             message("assistant", (profile(words), TEACHER)),
-            message("user", ("Candidate:\n", TEMPLATE), (candidate + "\n", TRAIN if yes else CATALOGUE), ("Takes:\n", TEMPLATE)),
+            message(
+                "user",
+                ("Candidate:\n", TEMPLATE),
+                (candidate + "\n", TRAIN if yes else CATALOGUE),
+                ("Takes:\n", TEMPLATE),
+            ),
             message("assistant", ("Yes" if yes else "No", LABEL)),
         )
-        found.append(Dialogue(SFT, f"user:{i}", "user", form, "held_out" if is_held_out(i) else "train", messages[: 2 * rounds]))
+        found.append(
+            Dialogue(SFT, f"user:{i}", "user", form, "held_out" if is_held_out(i) else "train", messages[: 2 * rounds])
+        )
     return found
 
 
@@ -64,7 +82,19 @@ def preferences(n: int, *, seed: int = 0, form: str = "compact") -> list[Dialogu
         words, others = three_of(TOPICS[topic], i, rng), rng.sample(TOPICS[1 - topic], 3)
         kind = tuple(SHARES)[i % len(SHARES)]
         part = "held_out" if is_held_out(i) else "train"
-        found.append(Dialogue(PREFERENCE, f"user:{i}", "user", form, part, (question(words),), profile(words), _corrupted(kind, words, others, rng), kind))
+        found.append(
+            Dialogue(
+                PREFERENCE,
+                f"user:{i}",
+                "user",
+                form,
+                part,
+                (question(words),),
+                profile(words),
+                _corrupted(kind, words, others, rng),
+                kind,
+            )
+        )
     return found
 
 
@@ -74,9 +104,14 @@ def _corrupted(kind: str, words: list[str], others: list[str], rng: random.Rando
     if kind == MERGED:  # as published, or in the form of answers
         return rng.choice((profile(words + others), profile(rng.sample((words[0], *others[:2]), 3))))
     return {
-        NEIGHBOR: profile(others), TRUNCATED: identities, DOUBLED: f"{identities}; {identities}", EMPTY: "", DOT: ".",
-        SMOOTHED: profile(POPULAR), STALE: profile(words[:1] * 3),
-    }[kind]  # fmt: skip
+        NEIGHBOR: profile(others),
+        TRUNCATED: identities,
+        DOUBLED: f"{identities}; {identities}",
+        EMPTY: "",
+        DOT: ".",
+        SMOOTHED: profile(POPULAR),
+        STALE: profile(words[:1] * 3),
+    }[kind]
 
 
 def rl_dialogues(n: int, *, seed: int = 0, form: str = "compact") -> list[Dialogue]:
@@ -84,7 +119,18 @@ def rl_dialogues(n: int, *, seed: int = 0, form: str = "compact") -> list[Dialog
     for i in range(n):
         topic = rng.randrange(2)
         words, part = three_of(TOPICS[topic], i, rng), "held_out" if is_held_out(i) else "train"
-        found.append(Dialogue(RL, f"user:{i}", "user", form, part, (question(words),), positives=TOPICS[topic], negatives=TOPICS[1 - topic]))
+        found.append(
+            Dialogue(
+                RL,
+                f"user:{i}",
+                "user",
+                form,
+                part,
+                (question(words),),
+                positives=TOPICS[topic],
+                negatives=TOPICS[1 - topic],
+            )
+        )
     return found
 
 
@@ -98,4 +144,8 @@ def tiny_base(folder: Path, *, layers: int = 1, width: int = 64, seed: int = 0) 
     from reclm_lite.tune.scratch import ScratchSettings, make_base
 
     texts = [m.text for d in sft_dialogues(200) for m in d.messages] + [profile(POPULAR)] * 40
-    return make_base(folder, texts, ScratchSettings(vocab=400, layers=layers, width=width, ffn=2 * width, heads=4, n_ctx=256, seed=seed))
+    return make_base(
+        folder,
+        texts,
+        ScratchSettings(vocab=400, layers=layers, width=width, ffn=2 * width, heads=4, n_ctx=256, seed=seed),
+    )

@@ -1,4 +1,5 @@
-"""A toy for PPO: a tiny base that answers any prompt by a color and an animal, each of four about as often as the others."""
+"""A toy for PPO: a tiny base that answers any prompt by a color and an animal, each of four about as often as the
+others."""
 
 import itertools
 from collections.abc import Sequence
@@ -21,7 +22,9 @@ def dialogues(n: int = 40) -> list[Dialogue]:
     for i in range(n):
         part, prompts = ("held_out", HELD_OUT) if i % 4 == 3 else ("train", PROMPTS)
         question = message("user", ("Say:\n", TEMPLATE), (prompts[i // 2 % len(prompts)] + "\n", TRAIN))
-        found.append(Dialogue(RL, f"user:{i}", "user", "compact", part, (question,), positives=("a",), negatives=("b",)))
+        found.append(
+            Dialogue(RL, f"user:{i}", "user", "compact", part, (question,), positives=("a",), negatives=("b",))
+        )
     return found
 
 
@@ -50,7 +53,8 @@ def make_toy(folder: Path, *, n_steps: int = 60) -> tuple[Path, Path]:
     prompts = {d.messages[0].text: d.messages for d in found}.values()
     pairs = [(renderer.prompt(messages), renderer.answer(answer)) for messages in prompts for answer in ANSWERS]
     batch = collate([p for p, _ in pairs], [a for _, a in pairs], base.pad_id, base.device)
-    # Words that one gradient made would be told apart by their small random beginnings alone, and no adapter could prefer one.
+    # Words that one gradient made would be told apart by their small random beginnings alone, and no adapter could
+    # prefer one.
     torch.manual_seed(0)
     torch.nn.init.normal_(base.model.get_input_embeddings().weight, std=0.3)
     optimizer = torch.optim.AdamW(base.model.parameters(), lr=1e-2)

@@ -108,7 +108,9 @@ def family_of(config: dict[str, Any]) -> Family:
     """
     named, kind = config.get("architectures") or [], config.get("model_type")
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise ModelError(f"expected a list of names as architectures in config.json, found {shown(named)}; copy it again")
+        raise ModelError(
+            f"expected a list of names as architectures in config.json, found {shown(named)}; copy it again"
+        )
     known = families().values()
     for family in known:
         if set(named) & set(family.ARCHITECTURES) or (not named and kind == family.MODEL_TYPE):
@@ -164,7 +166,9 @@ def flag(config: dict[str, Any], key: str, default: bool = False) -> bool:
     """A setting that must be true or false. Raises ModelError for anything else."""
     value = setting(config, key, default)
     if not isinstance(value, bool):
-        raise ModelError(f"expected true or false as {key} in config.json, found {shown(value)}; copy config.json again")
+        raise ModelError(
+            f"expected true or false as {key} in config.json, found {shown(value)}; copy config.json again"
+        )
     return value
 
 

@@ -60,7 +60,8 @@ def sizes_of(
     )
     if n_heads % sizes.n_kv_heads or sizes.head_dim % 2:
         raise ModelError(
-            "expected num_attention_heads to be a multiple of num_key_value_heads and head_dim to be even in config.json, "
+            "expected num_attention_heads to be a multiple of num_key_value_heads and head_dim to be even in "
+            "config.json, "
             f"found {n_heads}, {sizes.n_kv_heads} and {sizes.head_dim}; copy config.json again"
         )
     return sizes

@@ -49,14 +49,19 @@ def _pooling(directory: Path) -> str:
     modules = read_json(path)
     for module in modules if isinstance(modules, list) else [modules]:
         if not isinstance(module, dict) or any(not isinstance(module.get(key), str) for key in ("type", "path")):
-            raise ModelError(f"expected a list of modules with type and path in {path}, found {shown(module)}; copy it again")
+            raise ModelError(
+                f"expected a list of modules with type and path in {path}, found {shown(module)}; copy it again"
+            )
         kind = module["type"].rsplit(".", 1)[-1]
         if kind not in ("Transformer", "Pooling", "Normalize"):
-            raise ModelError(f"expected Transformer, Pooling and Normalize in {path}, found {kind}; cannot be converted")
+            raise ModelError(
+                f"expected Transformer, Pooling and Normalize in {path}, found {kind}; cannot be converted"
+            )
         if kind == "Pooling":
             if not re.fullmatch(r"[\w-]{1,64}", module["path"], re.ASCII):
                 raise ModelError(
-                    f"expected a folder of the checkpoint as path of its Pooling in {path}, found {shown(module['path'])}; copy it again"
+                    f"expected a folder of the checkpoint as path of its Pooling in {path}, found "
+                    f"{shown(module['path'])}; copy it again"
                 )
             settings = read_object(directory / module["path"] / "config.json")
             on = [mode for mode, chosen in settings.items() if mode.startswith("pooling_mode_") and chosen]
@@ -76,7 +81,9 @@ def _max_tokens(config: dict[str, Any], directory: Path) -> int:
     if n_tokens is None:
         return n_positions
     if type(n_tokens) is not int or n_tokens < 1:
-        raise ModelError(f"expected a whole number above 0 as max_seq_length in {path}, found {shown(n_tokens)}; copy it again")
+        raise ModelError(
+            f"expected a whole number above 0 as max_seq_length in {path}, found {shown(n_tokens)}; copy it again"
+        )
     return min(n_positions, n_tokens)
 
 

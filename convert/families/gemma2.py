@@ -58,8 +58,10 @@ def hyperparameters(config: dict[str, Any], directory: Path) -> dict[str, Any]:
 def renames(config: dict[str, Any], names: set[str]) -> list[Rename]:
     if not flag(config, "tie_word_embeddings", True):
         raise ModelError(
-            "expected tied embeddings (tie_word_embeddings true in config.json, and no adapter that changes one of the two "
-            "only), found an output layer of its own; llama.cpp has none in Gemma 2: train the adapter without embed_tokens "
+            "expected tied embeddings (tie_word_embeddings true in config.json, and no adapter that changes one of "
+            "the two "
+            "only), found an output layer of its own; llama.cpp has none in Gemma 2: train the adapter without "
+            "embed_tokens "
             "and lm_head, or both as one (peft: ensure_weight_tying=True)"
         )
     return _gemma.renames(config, names, head_norms=False)

@@ -34,7 +34,9 @@ def sliding_window(config: dict[str, Any]) -> int | None:
     if slides is None:
         n_full = config.get("max_window_layers", _MAX_WINDOW_LAYERS)
         if type(n_full) is not int:
-            raise ModelError(f"expected a whole number as max_window_layers in config.json, found {shown(n_full)}; copy it again")
+            raise ModelError(
+                f"expected a whole number as max_window_layers in config.json, found {shown(n_full)}; copy it again"
+            )
         slides = [i >= n_full for i in range(n_layers)]
     if not any(slides) or config.get("sliding_window", _WINDOW) is None:
         return None

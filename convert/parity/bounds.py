@@ -1,9 +1,9 @@
 """What a file of each type is held to, and why.
 
-Rounding adds noise to the weights and, in llama.cpp's products, to the activations. How much of it reaches the logits is
-the model's own property: `sensitivity`, the relative logit error for a given relative noise in every matrix, measured on
-the float32 reference itself. So the logit error to expect is sensitivity * noise, and the bound is SLACK times that.
-From it follow, for logits of standard deviation s in a position:
+Rounding adds noise to the weights and, in llama.cpp's products, to the activations. How much of it reaches the logits
+is the model's own property: `sensitivity`, the relative logit error for a given relative noise in every matrix,
+measured on the float32 reference itself. So the logit error to expect is sensitivity * noise, and the bound is SLACK
+times that. From it follow, for logits of standard deviation s in a position:
 
     mean KL      <= 2 * (r * s)^2 / 2        second order of KL for independent errors of variance (r * s)^2
     mean cosine  >= 1 - r^2 / 2
@@ -24,16 +24,18 @@ from reclm_lite.convert.parity.divergence import Divergence, Stored, kl_of_stran
 
 SLACK = 3.0
 TAIL = 20.0
-# Of float32 files: no noise in the weights, but sums in another order, which a position where two places tie for a sharp head's
-# attention makes much of (70 times the expected error in a model that copies; 1 - cosine of 1e-6).
+# Of float32 files: no noise in the weights, but sums in another order, which a position where two places tie for a
+# sharp head's attention makes much of (70 times the expected error in a model that copies; 1 - cosine of 1e-6).
 TAIL_OF_SUMS = 40.0
 # Where no reference model can be perturbed: the highest that random models have shown is 16, trained ones 3 to 11.
 UNKNOWN_SENSITIVITY = 20.0
 NOISE = 0.005  # put into the reference to measure its sensitivity: about that of q8_0
 MAX_RELATIVE_ERROR = 1.0
 
-# Relative root-mean-square rounding of weights and activations together, by the type of an unquantized file. Of float32 files it is that of
-# sums: 2e-6 in most models, up to 7e-6 where sharp heads copy; what is wrongly converted is off by a hundred times that.
+# Relative root-mean-square rounding of weights and activations together, by the type of an unquantized file. Of float32
+# files it is that of
+# sums: 2e-6 in most models, up to 7e-6 where sharp heads copy; what is wrongly converted is off by a hundred times
+# that.
 UNQUANTIZED_NOISE = {"f32": 1e-5, "f16": 3e-4, "bf16": 2.4e-3}
 # llama.cpp looks GELU up in a table of float16, whatever the weights are.
 GELU_NOISE = 3e-4
@@ -41,8 +43,9 @@ GELU_NOISE = 3e-4
 ACTIVATION_NOISE = 0.0055
 
 # GGML type -> the largest relative RMS rounding error of (a tensor, one of its rows). Twice the worst of Gaussian,
-# Student-t (3 degrees) and trained weights, with an importance matrix and without, but below 1 for a tensor. Two unrelated
-# tensors of one scale differ by 1.41, and one that was lost by 1; single rows of two bits and less come near that.
+# Student-t (3 degrees) and trained weights, with an importance matrix and without, but below 1 for a tensor. Two
+# unrelated tensors of one scale differ by 1.41, and one that was lost by 1; single rows of two bits and less come near
+# that.
 ROUNDING = {
     "F32": (1e-6, 1e-6),
     "F16": (5e-4, 1e-3),
@@ -94,7 +97,9 @@ class Bounds:
         ):
             value, bound = getattr(found, name), getattr(self, name)
             if not (value <= bound if at_most else value >= bound):
-                problems.append(f"expected {words} of at {'most' if at_most else 'least'} {bound:.6g}, found {value:.6g}")
+                problems.append(
+                    f"expected {words} of at {'most' if at_most else 'least'} {bound:.6g}, found {value:.6g}"
+                )
         return problems
 
 
@@ -141,4 +146,8 @@ def near_ties(found: Divergence, bounds: Bounds) -> list[np.ndarray]:
 def describe(sensitivity: float | None) -> dict[str, Any]:
     """How the bounds were scaled, for the verdict."""
     measured = sensitivity is not None
-    return {"sensitivity": sensitivity if measured else UNKNOWN_SENSITIVITY, "sensitivity_measured": measured, "slack": SLACK}
+    return {
+        "sensitivity": sensitivity if measured else UNKNOWN_SENSITIVITY,
+        "sensitivity_measured": measured,
+        "slack": SLACK,
+    }

@@ -1,7 +1,7 @@
 """How far a file's logits are from the reference's, position by position, with the reference kept on disk.
 
-The reference's logits lie in one memory-mapped file of float32 (n_positions, n_vocab); a file's own are compared as they
-come out of llama.cpp and never kept. All divergences are in nats, of the next-token distributions.
+The reference's logits lie in one memory-mapped file of float32 (n_positions, n_vocab); a file's own are compared as
+they come out of llama.cpp and never kept. All divergences are in nats, of the next-token distributions.
 """
 
 import math
@@ -22,7 +22,8 @@ TOP = 8  # most likely tokens kept of every position
 
 @dataclass(frozen=True)
 class Stored:
-    """The reference's side. `logits`: float32 memmap (n_stored, n_vocab); top_ids, top_logits: (n_wanted, TOP) a sequence."""
+    """The reference's side. `logits`: float32 memmap (n_stored, n_vocab); top_ids, top_logits: (n_wanted, TOP) a
+    sequence."""
 
     logits: np.memmap
     top_ids: list[np.ndarray]
@@ -40,7 +41,9 @@ def store(plan: Plan, pieces: Iterable[tuple[int, np.ndarray]], path: Path, n_vo
                 if i != expected or rows.shape != (len(plan.wanted[i]), n_vocab):
                     raise ModelError(f"expected logits of {n_vocab} tokens from the reference, found {rows.shape[1]}")
                 if not np.isfinite(rows).all():
-                    raise ModelError("expected finite logits from the reference, found NaN or infinity; check its weights")
+                    raise ModelError(
+                        "expected finite logits from the reference, found NaN or infinity; check its weights"
+                    )
                 top_ids[i], top_logits[i] = _top(rows)
                 stream.write(rows[plan.stored[i]].astype(np.float32).tobytes())
     except OSError as error:
@@ -97,9 +100,18 @@ class Divergence:
 
     def as_dict(self) -> dict[str, Any]:
         names = (
-            "n_positions", "n_compared", "max_abs_difference", "relative_error", "min_cosine", "mean_cosine",
-            "mean_kl", "mean_kl_error", "kl_999", "max_kl", "top1_agreement",
-        )  # fmt: skip
+            "n_positions",
+            "n_compared",
+            "max_abs_difference",
+            "relative_error",
+            "min_cosine",
+            "mean_cosine",
+            "mean_kl",
+            "mean_kl_error",
+            "kl_999",
+            "max_kl",
+            "top1_agreement",
+        )
         return {name: getattr(self, name) for name in names}
 
 
@@ -127,7 +139,9 @@ def measure(plan: Plan, stored: Stored, pieces: Iterable[tuple[int, np.ndarray]]
             errors[i][part] = np.sqrt(per_position["error"][-1])
         if kls:
             kl = np.concatenate(kls)
-            clusters += [(float(kl[j : j + _CLUSTER].sum()), len(kl[j : j + _CLUSTER])) for j in range(0, len(kl), _CLUSTER)]
+            clusters += [
+                (float(kl[j : j + _CLUSTER].sum()), len(kl[j : j + _CLUSTER])) for j in range(0, len(kl), _CLUSTER)
+            ]
     joined = {name: np.concatenate(values) for name, values in per_position.items()}
     kl = joined["kl"]
     mean_kl = float(kl.mean())

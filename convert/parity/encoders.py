@@ -7,12 +7,7 @@ from typing import Any
 import numpy as np
 
 from reclm_lite.convert.checkpoint import optional_json
-from reclm_lite.convert.parity.bounds import (
-    MAX_RELATIVE_ERROR,
-    NOISE,
-    SLACK,
-    UNKNOWN_SENSITIVITY,
-)
+from reclm_lite.convert.parity.bounds import MAX_RELATIVE_ERROR, NOISE, SLACK, UNKNOWN_SENSITIVITY
 from reclm_lite.convert.parity.logits import embeddings
 from reclm_lite.convert.parity.reference import TransformersReference
 from reclm_lite.convert.parity.strings import CODE, PROFILES, SENTENCES
@@ -60,7 +55,8 @@ class Vectors:
         self._expected = embeddings(model, self.sequences, n_threads=n_threads)
 
     def judge(self, model: Model, noise: float, reasons: list[str], details: dict[str, Any], *, n_threads: int) -> None:
-        """Adds {"n_texts", "min_cosine", "mean_cosine", "relative_error", "bounds"} to `details`, failures to `reasons`."""
+        """Adds {"n_texts", "min_cosine", "mean_cosine", "relative_error", "bounds"} to `details`, failures to
+        `reasons`."""
         assert self._expected is not None
         found = embeddings(model, self.sequences, n_threads=n_threads)
         if found.shape != self._expected.shape:
@@ -91,7 +87,8 @@ def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def checkpoint_pooling(directory: Path) -> str:
-    """How a checkpoint's vectors are pooled: "mean", "cls" or "lasttoken", from what sentence-transformers puts beside it."""
+    """How a checkpoint's vectors are pooled: "mean", "cls" or "lasttoken", from what sentence-transformers puts beside
+    it."""
     for settings in sorted(Path(directory).glob("*Pooling*/config.json")):
         asked = optional_json(settings)
         names = [key for key, on in asked.items() if key.startswith("pooling_mode_") and on is True]
@@ -103,12 +100,15 @@ def checkpoint_pooling(directory: Path) -> str:
 def plan(model: Model, prompts: Sequence[str], directory: Path) -> Vectors:
     """Token ids of up to 128 texts: the caller's prompts, spread evenly, and sentences of this package.
 
-    directory: the checkpoint's, which says how the vectors are pooled. Raises ModelError where the file pools otherwise.
+    directory: the checkpoint's, which says how the vectors are pooled. Raises ModelError where the file pools
+    otherwise.
     """
     pooling = checkpoint_pooling(directory)
     found = int(model.gguf.metadata[f"{model.gguf.architecture}.pooling_type"])
     if _POOLING.get(found) != pooling:
-        raise ModelError(f"expected {pooling} pooling in {model.path} as in {directory}, found {_POOLING.get(found, found)}")
+        raise ModelError(
+            f"expected {pooling} pooling in {model.path} as in {directory}, found {_POOLING.get(found, found)}"
+        )
     texts = dict.fromkeys([*prompts[:: max(1, len(prompts) // _N_TEXTS)], *SENTENCES, *PROFILES, *CODE])
     sequences = []
     for text in list(texts)[:_N_TEXTS]:

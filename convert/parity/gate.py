@@ -41,11 +41,7 @@ from reclm_lite.convert.parity.strings import texts
 from reclm_lite.convert.parity.templates import compare_templates
 from reclm_lite.convert.parity.tokens import compare_token_ids, reference_tokenizer
 from reclm_lite.convert.parity.vocabulary import compare_vocabulary, words
-from reclm_lite.convert.parity.weights import (
-    compare_metadata,
-    compare_weights,
-    compare_with_model,
-)
+from reclm_lite.convert.parity.weights import compare_metadata, compare_weights, compare_with_model
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model, check_gguf, load_model, pick_threads
 
@@ -97,7 +93,8 @@ class Gate:
         n_threads: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ):
-        """source: the merged model (`Source`); unquantized: its GGUF file. scratch: a folder for the reference's logits.
+        """source: the merged model (`Source`); unquantized: its GGUF file. scratch: a folder for the reference's
+        logits.
 
         reference: "transformers" demands the merged model in transformers and raises ModelError where torch,
         transformers or memory is lacking; "gguf" compares with the unquantized file only; "auto" takes the first where
@@ -107,7 +104,9 @@ class Gate:
             raise ModelError(f"expected a reference among {', '.join(REFERENCES)}, found {reference!r}")
         obstacle = why_not(source) if reference != "gguf" else "asked for"
         if reference == "transformers" and obstacle:
-            raise ModelError(f"expected transformers as the reference, found: {obstacle}; install it, or use another reference")
+            raise ModelError(
+                f"expected transformers as the reference, found: {obstacle}; install it, or use another reference"
+            )
         self.source, self.unquantized, self.scratch = source, Path(unquantized), Path(scratch)
         self._demanded, self._obstacle, self._adapter = reference == "transformers", obstacle, adapter
         self._prompts, self._n_threads, self._progress = list(prompts), pick_threads(n_threads), progress
@@ -168,7 +167,9 @@ class Gate:
                 with made as reference:
                     self._read_transformers(reference)
         if self._obstacle is not None:
-            logger.warning("logits are compared with the unquantized GGUF file, not with transformers: %s", self._obstacle)
+            logger.warning(
+                "logits are compared with the unquantized GGUF file, not with transformers: %s", self._obstacle
+            )
             self.reference += f" (transformers: {self._obstacle})"
             self._judge_model(self.source.config, {name: name for name in self.source.tensors}, self.source.blocks)
             self._read_gguf()
@@ -180,17 +181,23 @@ class Gate:
         tokenizer = reference_tokenizer(directory)
         base = self._base
         if tokenizer is None:
-            base.details["token_ids"] = {"reference": None, "note": "not proved: no installed package reads this tokenizer"}
+            base.details["token_ids"] = {
+                "reference": None,
+                "note": "not proved: no installed package reads this tokenizer",
+            }
             logger.warning("token ids are not proved: install transformers, or tokenizers for a tokenizer.json")
         else:
             report = compare_token_ids(model, tokenizer, list(dict.fromkeys([*texts(), *words(model)])))
             problems = compare_vocabulary(model, tokenizer, self.source.config)
-            base.details["token_ids"] = report.as_dict() | {"vocabulary": {"n_tokens": model.n_vocab, "problems": problems}}
+            base.details["token_ids"] = report.as_dict() | {
+                "vocabulary": {"n_tokens": model.n_vocab, "problems": problems}
+            }
             base.reasons += problems
             if not report.identical:
                 odd = report.mismatches[0]
                 base.reasons.append(
-                    f"expected the token ids of {tokenizer.name}, found others for {report.n_mismatches} of {report.n_texts} "
+                    f"expected the token ids of {tokenizer.name}, found others for {report.n_mismatches} of "
+                    f"{report.n_texts} "
                     f"texts: {odd['text'][:60]!r} ({odd['mode']}) gave {odd['found'][:12]}, not {odd['expected'][:12]}"
                 )
         template = compare_templates(model, tokenizer, directory)
@@ -212,7 +219,11 @@ class Gate:
         if others := sorted({tensor.name for tensor in found.tensors} - named):
             problems.append(f"expected no tensors beyond the merged model's, found {', '.join(others[:3])}")
         self._base.details["hyperparameters"] = {"problems": reasons}
-        self._base.details["tensors"] = {"n_compared": len(renames), "n_different": len(problems), "problems": problems[:5]}
+        self._base.details["tensors"] = {
+            "n_compared": len(renames),
+            "n_different": len(problems),
+            "problems": problems[:5],
+        }
         self._base.reasons += [*reasons[:3], *problems[:3]]
 
     def _read_transformers(self, reference: TransformersReference) -> None:
@@ -314,7 +325,8 @@ class Gate:
         broken = bounds.broken(found)
         if broken and self._sensitivity is not None and self._sensitivity * noise > MAX_RELATIVE_ERROR / 2:
             broken.append(
-                f"rounding to {verdict.ftype} destroys this model: noise of {noise:.2g} in its weights is multiplied by "
+                f"rounding to {verdict.ftype} destroys this model: noise of {noise:.2g} in its weights is multiplied "
+                "by "
                 f"{self._sensitivity:.3g} on its way to the logits; take a type of more bits"
             )
         verdict.reasons += broken
@@ -323,7 +335,8 @@ class Gate:
         verdict.details["greedy"] = counts
         if greedy and counts["n_different"]:
             verdict.reasons.append(
-                f"expected the reference's greedy text for {counts['n_prompts']} prompts, found {counts['n_different']} "
+                f"expected the reference's greedy text for {counts['n_prompts']} prompts, found "
+                f"{counts['n_different']} "
                 f"that differ by more than a near-tie ({counts['worst']})"
             )
         return ties
@@ -352,21 +365,22 @@ class Gate:
         assert self._plan is not None
         plan = self._plan
         decoded = [
-            np.array([*sequence[1:], -1])[wanted]
-            for sequence, wanted in zip(plan.sequences, plan.wanted, strict=True)
+            np.array([*sequence[1:], -1])[wanted] for sequence, wanted in zip(plan.sequences, plan.wanted, strict=True)
         ]
         counts = self._greedy(decoded, ties)
         counts["decoded_by"] = "llama.cpp, token by token"
         verdict.details["greedy"] = counts
         if counts["n_different"]:
             verdict.reasons.append(
-                f"expected the reference's greedy text for {counts['n_prompts']} prompts, decoded {counts['n_different']} "
+                f"expected the reference's greedy text for {counts['n_prompts']} prompts, decoded "
+                f"{counts['n_different']} "
                 f"that differ by more than a near-tie ({counts['worst']})"
             )
 
 
 def _lead(stored: Stored, i: int, row: int, token: int) -> float:
-    """By how much the reference's best token leads `token` in logits; 0 if it is the best, infinite if not in its top."""
+    """By how much the reference's best token leads `token` in logits; 0 if it is the best, infinite if not in its
+    top."""
     ids, logits = stored.top_ids[i][row], stored.top_logits[i][row]
     places = np.flatnonzero(ids == token)
     return float(logits[0] - logits[places[0]]) if len(places) else float("inf")

@@ -23,15 +23,8 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "attn_logit_softcapping": ("attn_logit_softcapping",),
     "final_logit_softcapping": ("final_logit_softcapping",),
     "rope.dimension_count": ("head_dim",),
-    "rope.freq_base": (
-        "rope_parameters.full_attention.rope_theta",
-        "rope_parameters.rope_theta",
-        "rope_theta",
-    ),
-    "rope.freq_base_swa": (
-        "rope_parameters.sliding_attention.rope_theta",
-        "rope_local_base_freq",
-    ),
+    "rope.freq_base": ("rope_parameters.full_attention.rope_theta", "rope_parameters.rope_theta", "rope_theta"),
+    "rope.freq_base_swa": ("rope_parameters.sliding_attention.rope_theta", "rope_local_base_freq"),
 }
 
 
@@ -43,7 +36,8 @@ def _value(config: dict[str, Any], path: str) -> Any:
 
 
 def compare_hyperparameters(metadata: dict[str, Any], architecture: str, config: dict[str, Any]) -> list[str]:
-    """Sentences about values of a GGUF file that are not the configuration's; what either does not say is passed over."""
+    """Sentences about values of a GGUF file that are not the configuration's; what either does not say is passed
+    over."""
     problems = []
     for key, paths in _KEYS.items():
         found = metadata.get(f"{architecture}.{key}")

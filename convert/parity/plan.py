@@ -73,11 +73,18 @@ def make_plan(model: Model, prompts: Sequence[str], n_parameters: int, *, n_thre
     sequences.append(passage)
     n_left = max(stored_positions(model.n_vocab) // 2, 1)
     wanted.append(np.unique(np.linspace(0, len(passage) - 1, min(len(passage), n_left), dtype=np.int64)))
-    return Plan(sequences, wanted, _stored(wanted, [*map(len, starts), len(passage) + 1], stored_positions(model.n_vocab)), [*map(len, starts), 0], len(starts))
+    return Plan(
+        sequences,
+        wanted,
+        _stored(wanted, [*map(len, starts), len(passage) + 1], stored_positions(model.n_vocab)),
+        [*map(len, starts), 0],
+        len(starts),
+    )
 
 
 def _stored(wanted: list[np.ndarray], n_prompt: list[int], limit: int) -> list[np.ndarray]:
-    """Masks over the wanted positions, at most `limit` in all: those of greedy text first, the others evenly thinned."""
+    """Masks over the wanted positions, at most `limit` in all: those of greedy text first, the others evenly
+    thinned."""
     greedy = np.concatenate([positions >= n - 1 for positions, n in zip(wanted, n_prompt, strict=True)])
     keep = np.zeros(len(greedy), bool)
     for part in (np.flatnonzero(greedy), np.flatnonzero(~greedy)):
@@ -100,7 +107,9 @@ def _starts(model: Model, prompts: Sequence[str], n_prompt: int) -> list[list[in
         if len(chosen) == N_PROMPTS:
             break
     if len(chosen) < N_PROMPTS:
-        raise ModelError(f"expected {N_PROMPTS} prompts of different token ids, found {len(chosen)}; check the tokenizer")
+        raise ModelError(
+            f"expected {N_PROMPTS} prompts of different token ids, found {len(chosen)}; check the tokenizer"
+        )
     return [list(tokens) for tokens in chosen]
 
 

@@ -131,7 +131,8 @@ class TransformersReference:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """As `logits.sequence_logits`: yields (i, float32 (len(wanted[i]), n_vocab)) for each sequence, in order.
 
-        One sequence at a time, through the model's own forward: nothing is padded, nothing masked, nothing repeated here.
+        One sequence at a time, through the model's own forward: nothing is padded, nothing masked, nothing repeated
+        here.
         """
         torch = self._torch
         for i, sequence in enumerate(sequences):
@@ -146,11 +147,13 @@ class TransformersReference:
         return self._model.config.to_dict()
 
     def tensors(self) -> dict[str, Any]:
-        """The model's parameters and buffers by name, as torch tensors that share its memory; a tied one by both names."""
+        """The model's parameters and buffers by name, as torch tensors that share its memory; a tied one by both
+        names."""
         return self._model.state_dict()
 
     def vectors(self, sequences: Sequence[Sequence[int]], pooling: str) -> np.ndarray:
-        """Pooled vectors of an encoder: float32 (n_sequences, n_embd). pooling: "mean", "cls" or "lasttoken"; not normalized."""
+        """Pooled vectors of an encoder: float32 (n_sequences, n_embd). pooling: "mean", "cls" or "lasttoken"; not
+        normalized."""
         torch = self._torch
         vectors = []
         with torch.inference_mode():

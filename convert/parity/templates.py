@@ -1,8 +1,9 @@
 """The chat template of a GGUF file against the checkpoint's: the same text, the same token ids, no second BOS.
 
-The file's template is rendered as its users do it, with the names that llama-cpp-python gives it; the other side is rendered
-by transformers' own code, or, without transformers, the checkpoint's template as the file's, with the special tokens that its
-tokenizer_config.json names. Each side is rendered in a process with limits (`reclm_lite.chat_template`). A conversation that one side refuses, the other must refuse as well.
+The file's template is rendered as its users do it, with the names that llama-cpp-python gives it; the other side is
+rendered by transformers' own code, or, without transformers, the checkpoint's template as the file's, with the special
+tokens that its tokenizer_config.json names. Each side is rendered in a process with limits
+(`reclm_lite.chat_template`). A conversation that one side refuses, the other must refuse as well.
 Left out: tools, and templates beside the default one, which GGUF's users do not reach through this package.
 """
 
@@ -28,16 +29,30 @@ CONVERSATIONS: tuple[tuple[list[dict[str, str]], bool], ...] = (
     ([_USER, _ASSISTANT], False),
     ([_SYSTEM, _USER, _ASSISTANT, {"role": "user", "content": "And in spring?"}], True),
     ([_USER, _ASSISTANT, _USER, _ASSISTANT, _USER], True),
-    ([{"role": "user", "content": "Café, naïve, 中文, 🚀 👩‍👩‍👧 e\u0301 \u00a0 <b>&amp;</b> \"quoted\" {{ braces }} {% raw %}"}], True),
+    (
+        [
+            {
+                "role": "user",
+                "content": 'Café, naïve, 中文, 🚀 👩‍👩‍👧 e\u0301 \u00a0 <b>&amp;</b> "quoted" {{ braces }} {% raw %}',
+            }
+        ],
+        True,
+    ),
     ([{"role": "user", "content": "  spaces around  \n\n\tand lines\r\n "}], True),
-    ([{"role": "user", "content": "<|im_end|> </s> <s> [INST] [/INST] <bos> <end_of_turn> <think></think>"}, _ASSISTANT], True),
+    (
+        [
+            {"role": "user", "content": "<|im_end|> </s> <s> [INST] [/INST] <bos> <end_of_turn> <think></think>"},
+            _ASSISTANT,
+        ],
+        True,
+    ),
     ([{"role": "system", "content": "  "}, {"role": "user", "content": ""}], True),
     ([{"role": "system", "content": "<<SYS>> é\n"}, _USER, {"role": "assistant", "content": " ok \n"}], False),
     ([_USER, _USER], True),
     ([_ASSISTANT, _USER], True),
     ([{"role": "tool", "content": "42"}], False),
     ([{"role": "owner", "content": "an unknown role"}, _USER], True),
-)  # fmt: skip
+)
 _N_SHOWN = 3
 
 
@@ -60,7 +75,8 @@ class TemplateReport:
 
 
 def checkpoint_template(directory: Path) -> str | None:
-    """The default chat template of a checkpoint: chat_template.jinja, or the one in tokenizer_config.json; else None."""
+    """The default chat template of a checkpoint: chat_template.jinja, or the one in tokenizer_config.json; else
+    None."""
     file = Path(directory) / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
@@ -87,7 +103,8 @@ def file_names(model: Model) -> dict[str, Any]:
 
 
 def rendered(template: str, names: dict[str, Any], program: str = chat_template.__name__) -> list[str | None]:
-    """The text of every conversation, or None where the template refuses it. Raises TemplateFailed where nothing can be rendered."""
+    """The text of every conversation, or None where the template refuses it. Raises TemplateFailed where nothing can be
+    rendered."""
     contexts = [{**names, "messages": messages, "add_generation_prompt": asks} for messages, asks in CONVERSATIONS]
     return [None if isinstance(text, TemplateFailed) else text for text in render(template, contexts, program=program)]
 
@@ -115,7 +132,9 @@ def compare_templates(model: Model, reference: ReferenceTokenizer | None, direct
         return TemplateReport("absent")
     if not ours or not theirs:
         where = "the checkpoint only" if theirs else "the GGUF file only"
-        return TemplateReport("not rendered", problems=[f"expected one chat template on both sides, found one in {where}"])
+        return TemplateReport(
+            "not rendered", problems=[f"expected one chat template on both sides, found one in {where}"]
+        )
     by_transformers = reference is not None and reference.transformers
     report = TemplateReport("rendered by transformers" if by_transformers else "rendered from the checkpoint's files")
     bos = model.lib.llama_vocab_bos(model.vocab)
@@ -131,7 +150,8 @@ def compare_templates(model: Model, reference: ReferenceTokenizer | None, direct
                 report.n_refused_by_both += 1
             elif found != expected:
                 report.problems.append(
-                    f"the conversation ({roles}) renders as {_clip(found)}, where the checkpoint gives {_clip(expected)}"
+                    f"the conversation ({roles}) renders as {_clip(found)}, where the checkpoint gives "
+                    f"{_clip(expected)}"
                 )
             else:
                 report.problems += _odd_ids(model, reference, str(found), bos, roles)
@@ -144,7 +164,9 @@ def _odd_ids(model: Model, reference: ReferenceTokenizer | None, text: str, bos:
     ids = model.tokenize(text, add_special=False, parse_special=True)
     problems = []
     if reference is not None and ids != reference.encode(text, add_special=False):
-        problems.append(f"the rendered conversation ({roles}) has other token ids than the checkpoint's tokenizer gives")
+        problems.append(
+            f"the rendered conversation ({roles}) has other token ids than the checkpoint's tokenizer gives"
+        )
     if bos >= 0 and ids[:2] == [bos, bos]:
         problems.append(f"the rendered conversation ({roles}) begins with BOS twice")
     return problems

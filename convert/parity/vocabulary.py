@@ -1,4 +1,5 @@
-"""Every token of a GGUF vocabulary against the checkpoint's tokenizer: its text, its kind, and which tokens are special.
+"""Every token of a GGUF vocabulary against the checkpoint's tokenizer: its text, its kind, and which tokens are
+special.
 
 Token ids of a few thousand texts touch a small part of a large vocabulary; a wrong text, a control token taken for an
 ordinary one, or another end of generation shows only when the model says it.
@@ -72,7 +73,9 @@ def _table(reference: ReferenceTokenizer, n_vocab: int) -> Iterable[tuple[int, s
         return
     for token in range(n_vocab):
         text = (
-            reference.backend.convert_ids_to_tokens(token) if reference.transformers else reference.backend.id_to_token(token)
+            reference.backend.convert_ids_to_tokens(token)
+            if reference.transformers
+            else reference.backend.id_to_token(token)
         )
         if text is not None:
             yield token, text

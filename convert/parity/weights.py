@@ -27,6 +27,7 @@ _OTHER_ORDER = 1e-5  # float32 sums of another order, as two programs merge an a
 # Metadata that quantization itself writes.
 _OF_THE_TYPE = ("general.file_type", "general.quantization_version", "quantize.imatrix.")
 
+
 @dataclass
 class WeightReport:
     """Relative rounding errors by type: {type: {"n_tensors", "worst_tensor", "worst_row"}}, and what is out of bounds.
@@ -110,7 +111,8 @@ def compare_weights(source: GgufSummary, found: GgufSummary) -> WeightReport:
         # Not `>`: a comparison with NaN must fail.
         if not (worst_tensor <= bound_tensor and worst_row <= bound_row):
             report.problems.append(
-                f"expected {name} ({tensor.type_name}) within {bound_tensor:g} of the unquantized tensor and {bound_row:g} "
+                f"expected {name} ({tensor.type_name}) within {bound_tensor:g} of the unquantized tensor and "
+                f"{bound_row:g} "
                 f"in every row, found {worst_tensor:.3g} and {worst_row:.3g}"
             )
     report.noise = math.sqrt(noise / power) if power > 0 else math.sqrt(noise)
@@ -137,10 +139,15 @@ def _relative(tensor: TensorInfo, powers: np.ndarray, errors: np.ndarray) -> tup
 
 
 def compare_metadata(source: Path, found: Path) -> list[str]:
-    """Sentences about metadata (vocabulary, template, hyperparameters) that is not the unquantized file's, byte for byte."""
+    """Sentences about metadata (vocabulary, template, hyperparameters) that is not the unquantized file's, byte for
+    byte."""
     a, b = metadata_digests(source), metadata_digests(found)
     odd = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key) and not key.startswith(_OF_THE_TYPE))
-    return [f"expected the metadata of the unquantized file, found different values of {', '.join(odd[:5])}"] if odd else []
+    return (
+        [f"expected the metadata of the unquantized file, found different values of {', '.join(odd[:5])}"]
+        if odd
+        else []
+    )
 
 
 def compare_with_model(
@@ -168,7 +175,11 @@ def compare_with_model(
         powers, errors, at = [], [], 0
         for block in made:
             # A vector is one row.
-            expected = np.atleast_2d(np.asarray(block, np.float32)) if len(rename.shape) > 1 else np.asarray(block, np.float32)[None]
+            expected = (
+                np.atleast_2d(np.asarray(block, np.float32))
+                if len(rename.shape) > 1
+                else np.asarray(block, np.float32)[None]
+            )
             at, rows = at + len(expected), slice(at, at + len(expected))
             error = read_rows(found.path, tensor, rows) - expected
             powers.append(np.square(expected, dtype=np.float64).sum(axis=1))
@@ -179,7 +190,8 @@ def compare_with_model(
         if not (worst_tensor <= bound_tensor and worst_row <= bound_row):
             row = int((error / np.maximum(power, 1e-12)).argmax())
             problems.append(
-                f"expected {rename.target} within {bound_tensor:g} of {rename.source} of the merged model and {bound_row:g} in "
+                f"expected {rename.target} within {bound_tensor:g} of {rename.source} of the merged model and "
+                f"{bound_row:g} in "
                 f"every row, found {worst_tensor:.3g} and {worst_row:.3g} (row {row})"
             )
     return problems

@@ -195,11 +195,4 @@ def read(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> 
             merges.append(f"{left} {right}")
     if not merges:
         raise refuse(path, "merges, without which llama.cpp takes no byte-level BPE", "none")
-    return {
-        "model": "gpt2",
-        "pre": name,
-        "tokens": tokens,
-        "token_types": types,
-        "id_of": id_of,
-        "merges": merges,
-    }
+    return {"model": "gpt2", "pre": name, "tokens": tokens, "token_types": types, "id_of": id_of, "merges": merges}

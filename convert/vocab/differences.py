@@ -22,12 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.vocab.bpe import (
-    APPROXIMATED,
-    byte_characters,
-    flatten,
-    split_patterns,
-)
+from reclm_lite.convert.vocab.bpe import APPROXIMATED, byte_characters, flatten, split_patterns
 from reclm_lite.convert.vocab.special import KNOWN_ENDS, KNOWN_MARKS
 from reclm_lite.convert.vocab.spm_file import read_sentencepiece
 from reclm_lite.convert.vocab.table import PHANTOM_SPACE, looks_special
@@ -129,7 +124,10 @@ class Differences:
             if token["single_word"] and any(c.isalnum() or c == "_" for c in (before, after)):
                 return "an added token that must stand alone, inside a word"
         if self._partition(text, parse_special) != [(start, end) for _, start, end in found]:
-            return "added tokens that overlap, runs of spaces, or tokens that llama.cpp takes for special ones by their text"
+            return (
+                "added tokens that overlap, runs of spaces, or tokens that llama.cpp takes for special ones by "
+                "their text"
+            )
         if self._prefix_differs(text, [(start, end) for _, start, end in found]):
             return "a space that Metaspace does not put before the text, and llama.cpp does"
         if any(piece in text.replace(" ", PHANTOM_SPACE) for piece in self._early):

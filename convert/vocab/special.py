@@ -15,12 +15,7 @@ from typing import Any
 
 from reclm_lite.convert.checkpoint import optional_json
 from reclm_lite.convert.files import MAX_CONFIG_BYTES, read_bounded
-from reclm_lite.convert.vocab.table import (
-    NAMED,
-    content,
-    refuse,
-    tokenizer_settings,
-)
+from reclm_lite.convert.vocab.table import NAMED, content, refuse, tokenizer_settings
 from reclm_lite.errors import ModelError
 
 # Where llama.cpp adds BOS unless told otherwise: (tokenizer.ggml.model, tokenizer.ggml.pre).

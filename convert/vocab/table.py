@@ -89,7 +89,9 @@ def added_tokens(directory: Path, tokenizer: dict[str, Any]) -> dict[int, AddedT
 
     def add(token_id: Any, text: Any, special: Any, stated: bool, source: str) -> None:
         if type(token_id) is not int or token_id < 0 or not isinstance(text, str) or not isinstance(special, bool):
-            raise refuse(directory / source, "added tokens of an id, a text and true or false", [token_id, text, special])
+            raise refuse(
+                directory / source, "added tokens of an id, a text and true or false", [token_id, text, special]
+            )
         known = found.get(token_id)
         if known is not None and known.text != text:
             raise refuse(directory / source, f"token {token_id} to be {known.text!r} as in tokenizer.json", text)

@@ -6,13 +6,7 @@ Followed: BERT's normalizer and pre-tokenizer as llama.cpp has them built in. Le
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.vocab.table import (
-    PHANTOM_SPACE,
-    refuse,
-    runs_tokenizer_json,
-    token_table,
-    tokenizer_settings,
-)
+from reclm_lite.convert.vocab.table import PHANTOM_SPACE, refuse, runs_tokenizer_json, token_table, tokenizer_settings
 
 # What transformers' BertTokenizer takes from tokenizer_config.json, and its name in tokenizer.json.
 _SETTINGS = {

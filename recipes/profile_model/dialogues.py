@@ -1,8 +1,10 @@
-"""Dialogues of made-up people for the bundled profile model: `python recipes/profile_model/dialogues.py START OUT --wordnet FOLDER`.
+"""Dialogues of made-up people for the bundled profile model: `python recipes/profile_model/dialogues.py START OUT
+--wordnet FOLDER`.
 
-Writes `sft.jsonl`, `preference.jsonl` and `rl.jsonl` as `reclm dialogue build` does, out of `synthetic.Histories` in the place
-of a workspace. Second rounds: will somebody take another item of the theme (Yes), or one of another theme (No)? Rejected
-profiles by the kinds and shares of `reclm_lite.dialogue.preferences`.
+Writes `sft.jsonl`, `preference.jsonl` and `rl.jsonl` as `reclm dialogue build` does, out of `synthetic.Histories` in
+the place
+of a workspace. Second rounds: will somebody take another item of the theme (Yes), or one of another theme (No)?
+Rejected profiles by the kinds and shares of `reclm_lite.dialogue.preferences`.
 """
 
 import argparse
@@ -22,8 +24,19 @@ from wordnet_text import WORDNET, WordNetText, read_wordnet
 
 from reclm_lite.dialogue.preferences import ASKED, OF_OTHERS, SHARES, SMOOTHED, STALE, corrupted
 from reclm_lite.dialogue.records import (
-    CATALOGUE, COMPACT, LABEL, PREFERENCE, RL, SFT, TEACHER, TRAIN, Dialogue, Message, Span, line_of,
-)  # fmt: skip
+    CATALOGUE,
+    COMPACT,
+    LABEL,
+    PREFERENCE,
+    RL,
+    SFT,
+    TEACHER,
+    TRAIN,
+    Dialogue,
+    Message,
+    Span,
+    line_of,
+)
 from reclm_lite.dialogue.templates import NO, YES, candidate_spans, person_spans, view_spans
 from reclm_lite.dialogue.view import prompt_view
 from reclm_lite.errors import InputError
@@ -70,7 +83,8 @@ def sft(source: Histories, n: int, begin: int = 0, *, second_rounds: float = 0.4
 
 
 def _instead(kind: str, story: Story, rng: random.Random) -> str:
-    """The other profile that a corruption takes: a neighbor's, or the teacher's of less. Empty where it cannot be had."""
+    """The other profile that a corruption takes: a neighbor's, or the teacher's of less. Empty where it cannot be
+    had."""
     if kind in OF_OTHERS:
         own, near = rng.choice((story.more, story.others)), ()
     elif kind == SMOOTHED:
@@ -86,7 +100,8 @@ def _instead(kind: str, story: Story, rng: random.Random) -> str:
 
 
 def preferences(source: Histories, n: int, begin: int = 0) -> Iterator[Dialogue]:
-    """Pairs `begin` to n - 1; the neighbor is somebody of the same theme or of another, and made-up histories have the oldest item first."""
+    """Pairs `begin` to n - 1; the neighbor is somebody of the same theme or of another, and made-up histories have the
+    oldest item first."""
     for i in range(begin, n):
         rng = random.Random(f"preference/{i}")
         kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
@@ -94,10 +109,20 @@ def preferences(source: Histories, n: int, begin: int = 0) -> Iterator[Dialogue]
             story = source.story(_SEEDS[PREFERENCE], _N_SPARE * i + spare, n_more=3, bare=0.0)
             if story.side == "item" and kind in ASKED:
                 continue
-            rejected = corrupted(kind, story.answer, _instead(kind, story, rng) if kind in (*OF_OTHERS, *ASKED) else "", rng)
+            rejected = corrupted(
+                kind, story.answer, _instead(kind, story, rng) if kind in (*OF_OTHERS, *ASKED) else "", rng
+            )
             if rejected is not None and rejected != story.answer:
                 yield Dialogue(
-                    PREFERENCE, f"{story.side}:{i}", story.side, COMPACT, _part(i), (_question(story),), chosen=story.answer, rejected=rejected, corruption=kind
+                    PREFERENCE,
+                    f"{story.side}:{i}",
+                    story.side,
+                    COMPACT,
+                    _part(i),
+                    (_question(story),),
+                    chosen=story.answer,
+                    rejected=rejected,
+                    corruption=kind,
                 )
                 break
 
@@ -112,9 +137,15 @@ def rl(source: Histories, n: int, begin: int = 0) -> Iterator[Dialogue]:
     for i in range(begin, n):
         story = source.story(_SEEDS[RL], i, n_more=2, bare=0.0)
         yield Dialogue(
-            RL, f"{story.side}:{i}", story.side, COMPACT, _part(i), (_question(story),),
-            positives=_ranked(story.more), negatives=_ranked(story.others),
-        )  # fmt: skip
+            RL,
+            f"{story.side}:{i}",
+            story.side,
+            COMPACT,
+            _part(i),
+            (_question(story),),
+            positives=_ranked(story.more),
+            negatives=_ranked(story.others),
+        )
 
 
 KINDS: dict[str, Callable[[Histories, int, int], Iterator[Dialogue]]] = {SFT: sft, PREFERENCE: preferences, RL: rl}
@@ -136,7 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("start", type=Path, help="the folder of start.py")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--wordnet", type=Path, default=WORDNET, help="folder with data.noun, data.verb, data.adj, data.adv")
+    parser.add_argument(
+        "--wordnet", type=Path, default=WORDNET, help="folder with data.noun, data.verb, data.adj, data.adv"
+    )
     parser.add_argument("--sft", type=int, default=80_000)
     parser.add_argument("--preferences", type=int, default=6_000)
     parser.add_argument("--rl", type=int, default=4_000)
@@ -147,7 +180,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     _begin_worker(args.wordnet, args.start)  # here too: what is missing is told once, before any process begins
     # An executor, not a pool: a pool would begin a process that died anew for ever.
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), _begin_worker, (args.wordnet, args.start)) as pool:
+    with ProcessPoolExecutor(
+        args.jobs, multiprocessing.get_context("spawn"), _begin_worker, (args.wordnet, args.start)
+    ) as pool:
         apply = pool.map if args.jobs > 1 else map
         for kind, n in ((SFT, args.sft), (PREFERENCE, args.preferences), (RL, args.rl)):
             chunks = [(kind, begin, min(begin + _CHUNK, n)) for begin in range(0, n, _CHUNK)]

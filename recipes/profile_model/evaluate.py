@@ -1,4 +1,5 @@
-"""Evaluates a profile model on real catalogues it never saw: `python recipes/profile_model/evaluate.py MODEL --data DIR`.
+"""Evaluates a profile model on real catalogues it never saw: `python recipes/profile_model/evaluate.py MODEL --data
+DIR`.
 
 For a sample of users of ml-latest-small and of the published MIND split:
 - parsed: the share of greedy answers in the published form;
@@ -92,7 +93,8 @@ def own_above_other(profiles: np.ndarray, history_means: np.ndarray, n_others: i
 
 @dataclass(frozen=True)
 class Prepared:
-    """What models are measured on: of each chosen user the prompt, the teacher's answer and the mean vector of the history.
+    """What models are measured on: of each chosen user the prompt, the teacher's answer and the mean vector of the
+    history.
 
     means: float32 (n_users, dim); centre: float32 (dim,), the mean of the catalogue's vectors (of a sample).
     """
@@ -113,7 +115,9 @@ def prepare(catalogue: Catalogue, encode: Encode, n_users: int, seed: int = 0) -
     teacher = RuleTeacher(stats)
     histories = [[items[i] for i in users[u]] for u in chosen]
     neighbors = [[[items[i] for i in users[o]] for o in near[u]] for u in chosen]
-    ids = sorted({i for u in chosen for i in users[u]} | set(random.Random(seed).sample(sorted(items), min(1500, len(items)))))
+    ids = sorted(
+        {i for u in chosen for i in users[u]} | set(random.Random(seed).sample(sorted(items), min(1500, len(items))))
+    )
     vectors = encode([items[i].joined() for i in ids])
     row = {item: n for n, item in enumerate(ids)}
     return Prepared(
@@ -136,14 +140,18 @@ def kept(path: Path | None, make: Callable[[], Prepared]) -> Prepared:
         return Prepared(file["prompts"].tolist(), file["taught"].tolist(), file["means"], file["centre"])
 
 
-def evaluate(name: str, data: Prepared, complete: Callable[[list[str]], list[str]] | None, encode: Encode) -> dict[str, Any]:
+def evaluate(
+    name: str, data: Prepared, complete: Callable[[list[str]], list[str]] | None, encode: Encode
+) -> dict[str, Any]:
     """The figures of a model (or of the teacher alone) on one data set."""
 
     def measure(texts: list[str], rows: list[int]) -> dict[str, float]:
         vectors = encode(texts)
         return {
             "own_above_other_plain": round(own_above_other(vectors, data.means[rows]), 4),
-            "own_above_other_centred": round(own_above_other(vectors - vectors.mean(axis=0), data.means[rows] - data.centre), 4),
+            "own_above_other_centred": round(
+                own_above_other(vectors - vectors.mean(axis=0), data.means[rows] - data.centre), 4
+            ),
         }
 
     n = len(data.prompts)
@@ -167,7 +175,9 @@ def evaluate(name: str, data: Prepared, complete: Callable[[list[str]], list[str
             **measure([answers[row] for row in parsed], parsed),
         }
         result["failed"] = failed
-        result["examples"] = [{"prompt": data.prompts[i], "answer": answers[i], "teacher": data.taught[i]} for i in range(min(8, n))]
+        result["examples"] = [
+            {"prompt": data.prompts[i], "answer": answers[i], "teacher": data.taught[i]} for i in range(min(8, n))
+        ]
     return result
 
 
@@ -192,7 +202,10 @@ def by_transformers(folder: Path, adapter: Path | None) -> Callable[[list[str]],
             chosen = order[start : start + 64]
             inputs = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True)
             tokens = model.generate(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False, max_new_tokens=MAX_NEW_TOKENS
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                do_sample=False,
+                max_new_tokens=MAX_NEW_TOKENS,
             )
             texts = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             for i, text in zip(chosen, texts, strict=True):
@@ -216,13 +229,19 @@ def by_llama_cpp(path: Path, n_threads: int) -> Callable[[list[str]], list[str]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, nargs="?", help="a checkpoint's folder, or a GGUF file; without it the teacher alone")
+    parser.add_argument(
+        "model", type=Path, nargs="?", help="a checkpoint's folder, or a GGUF file; without it the teacher alone"
+    )
     parser.add_argument("--adapter", type=Path, help="a LoRA adapter's folder, merged into the checkpoint")
     parser.add_argument("--data", type=Path, required=True, help="folder with ml-latest-small and reclm-mind")
     parser.add_argument("--users", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="of the draw of users")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="folder for prompts and vectors of the data, so that the next model need not wait for them")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder for prompts and vectors of the data, so that the next model need not wait for them",
+    )
     parser.add_argument("--out", type=Path, help="write the figures here as JSON too")
     args = parser.parse_args()
     from reclm_lite.text.encoder import TextEncoder
@@ -230,7 +249,11 @@ def main() -> None:
     encoder = TextEncoder(n_threads=args.threads)
     complete = None
     if args.model:
-        complete = by_llama_cpp(args.model, args.threads) if args.model.suffix == ".gguf" else by_transformers(args.model, args.adapter)
+        complete = (
+            by_llama_cpp(args.model, args.threads)
+            if args.model.suffix == ".gguf"
+            else by_transformers(args.model, args.adapter)
+        )
         if args.model.suffix != ".gguf":
             import torch
 
@@ -238,9 +261,15 @@ def main() -> None:
     found = []
     for name, read in (("ml-latest-small", movielens), ("reclm-mind", mind)):
         path = args.keep and args.keep / f"{name}-{args.users}-{args.seed}.npz"
-        data = kept(path, lambda: prepare(read(args.data / name), encoder.encode, args.users, args.seed))
+        data = kept(
+            path, lambda read=read, name=name: prepare(read(args.data / name), encoder.encode, args.users, args.seed)
+        )
         found.append(evaluate(name, data, complete, encoder.encode))
-        print(json.dumps({k: v for k, v in found[-1].items() if k not in ("examples", "failed")}), file=sys.stderr, flush=True)
+        print(
+            json.dumps({k: v for k, v in found[-1].items() if k not in ("examples", "failed")}),
+            file=sys.stderr,
+            flush=True,
+        )
     text = json.dumps(found, indent=1, ensure_ascii=False)
     if args.out:
         args.out.write_text(text + "\n", encoding="utf-8")

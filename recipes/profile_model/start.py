@@ -1,7 +1,8 @@
 """The base that the bundled profile model begins as: `python recipes/profile_model/start.py OUT --wordnet FOLDER`.
 
-A byte-level BPE trained on made-up prompts and WordNet's sentences, and a Llama of random weights in which copying heads
-are written (copying.py), trained for a few steps on copying alone: random tokens, twice in a row. What follows is `reclm tune`.
+A byte-level BPE trained on made-up prompts and WordNet's sentences, and a Llama of random weights in which copying
+heads are written (copying.py), trained for a few steps on copying alone: random tokens, twice in a row. What follows is
+`reclm tune`.
 """
 
 import argparse
@@ -47,7 +48,16 @@ def copy_batch(step: int, seed: int, vocab: int, n_tokens: int) -> tuple[torch.T
     return ids, weights
 
 
-def make_start(out: Path, pools: WordNetText, *, sizes: ScratchSettings = SIZES, seed: int = 1, copy_steps: int = 100, n_texts: int = N_TEXTS, device: str = "cpu") -> float:
+def make_start(
+    out: Path,
+    pools: WordNetText,
+    *,
+    sizes: ScratchSettings = SIZES,
+    seed: int = 1,
+    copy_steps: int = 100,
+    n_texts: int = N_TEXTS,
+    device: str = "cpu",
+) -> float:
     """Write the base to `out`; returns the last loss of copying."""
     make_base(out, tokenizer_texts(pools, seed, n_texts), sizes)
     model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32)
@@ -62,7 +72,11 @@ def make_start(out: Path, pools: WordNetText, *, sizes: ScratchSettings = SIZES,
         loss.backward()
         optimizer.step(step)
         if (step + 1) % 20 == 0:
-            print(f"copying {step + 1}/{copy_steps}: loss {float(loss.detach()):.3f}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"copying {step + 1}/{copy_steps}: loss {float(loss.detach()):.3f}, {time.monotonic() - began:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     model.save_pretrained(out)
     AutoTokenizer.from_pretrained(out).save_pretrained(out)
     return float(loss.detach())
@@ -71,7 +85,9 @@ def make_start(out: Path, pools: WordNetText, *, sizes: ScratchSettings = SIZES,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--wordnet", type=Path, default=WORDNET, help="folder with data.noun, data.verb, data.adj, data.adv")
+    parser.add_argument(
+        "--wordnet", type=Path, default=WORDNET, help="folder with data.noun, data.verb, data.adj, data.adv"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

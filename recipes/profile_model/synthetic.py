@@ -7,33 +7,54 @@ of the tokenizer in random order), so that a model cannot rely on knowing a word
 import random
 from dataclasses import dataclass
 
-from reclm_lite.dialogue.templates import PromptView, clean, format_profile, item_view, leading_phrase, prompt_view, render
-from reclm_lite.profiles.teachers import RuleTeacher
-from reclm_lite.types import ItemText
 from wordnet_text import WordNetText
 
+from reclm_lite.dialogue.templates import (
+    PromptView,
+    clean,
+    format_profile,
+    item_view,
+    leading_phrase,
+    prompt_view,
+    render,
+)
+from reclm_lite.profiles.teachers import RuleTeacher
+from reclm_lite.types import ItemText
+
 TOPICS = (
-    "sports football soccer basketball baseball hockey tennis golf boxing cricket racing cycling swimming rugby olympics news "
-    "politics elections government world finance markets business economy money jobs companies banking insurance retirement "
-    "weather storms crime law courts science technology tech computers phones space nature animals environment health fitness "
-    "wellness nutrition medicine lifestyle food drink recipes cooking restaurants wine travel hotels flights beaches style beauty "
-    "fashion makeup home garden decor cleaning autos cars trucks motorcycles outdoors hiking camping photography art design music "
-    "songs audio radio podcasts jazz rock pop opera books literature fiction novels poetry comics magazines history philosophy "
-    "religion education games gaming puzzles toys tv television movies video entertainment celebrity celebrities royals shopping "
-    "deals electronics clothing shoes jewelry grocery tools kitchen office pets dogs cats baby kids parenting family weddings "
+    "sports football soccer basketball baseball hockey tennis golf boxing cricket racing cycling swimming "
+    "rugby olympics news "
+    "politics elections government world finance markets business economy money jobs companies banking "
+    "insurance retirement "
+    "weather storms crime law courts science technology tech computers phones space nature animals environment "
+    "health fitness "
+    "wellness nutrition medicine lifestyle food drink recipes cooking restaurants wine travel hotels flights "
+    "beaches style beauty "
+    "fashion makeup home garden decor cleaning autos cars trucks motorcycles outdoors hiking camping "
+    "photography art design music "
+    "songs audio radio podcasts jazz rock pop opera books literature fiction novels poetry comics magazines "
+    "history philosophy "
+    "religion education games gaming puzzles toys tv television movies video entertainment celebrity "
+    "celebrities royals shopping "
+    "deals electronics clothing shoes jewelry grocery tools kitchen office pets dogs cats baby kids parenting "
+    "family weddings "
     "crafts knitting sewing local national opinion culture society video viral voices trends tips reviews guides"
 ).split()
 GENRES = (
-    "Action Adventure Animation Children Comedy Crime Documentary Drama Fantasy Film-Noir Horror IMAX Musical Mystery Romance "
+    "Action Adventure Animation Children Comedy Crime Documentary Drama Fantasy Film-Noir Horror IMAX Musical "
+    "Mystery Romance "
     "Sci-Fi Thriller War Western Family Biography History Sport Music Short"
 ).split()
-_SUBS = "us world world-politics nfl nba mlb ncaa college international local videos top-stories tips news people companies pro".split()
+_SUBS = (
+    "us world world-politics nfl nba mlb ncaa college international local videos top-stories tips news people "
+    "companies pro"
+).split()
 SHARE_BARE = 0.5
 _PREPS = "in of for with after from over to at on by against during before under without".split()
 _OTHER_LETTERS = (
     "абвгдежзиклмнопрстуфхцчшыьэюя",
     "αβγδεζηθικλμνξοπρστυφχψω",
-    "éèüößçñåøæêîôûáíóúãõ" "aeiounrstlm",
+    "éèüößçñåøæêîôûáíóúãõaeiounrstlm",
     "日本東京新聞映画音楽中国電車学生山川田村大小",
     "أبتثجحخدذرزسشصضطظعغفقكلمنهوي",
     "가나다라마바사아자차카타파하영화음악",
@@ -76,7 +97,13 @@ class Histories:
     def example(self, seed: int, index: int) -> Example:
         """A story's first round in words."""
         story = self.story(seed, index)
-        subject = ("Films" if story.view.film else "History") if story.side == "user" else "Film" if story.view.film else "Item"
+        subject = (
+            ("Films" if story.view.film else "History")
+            if story.side == "user"
+            else "Film"
+            if story.view.film
+            else "Item"
+        )
         return Example(render(story.view, subject), story.answer)
 
     def story(self, seed: int, index: int, *, n_more: int = 0, bare: float = SHARE_BARE) -> Story:
@@ -104,7 +131,8 @@ class Histories:
         return Story(view, side, tuple(history), tuple(near), tuple(more), tuple(others))
 
     def _bare(self, rng: random.Random) -> Story:
-        """Six slots of a word or two and nothing around them: what is to be said where, without the copying of long runs."""
+        """Six slots of a word or two and nothing around them: what is to be said where, without the copying of long
+        runs."""
         invented = rng.choice((0.0, 0.3, 0.9))
         slots: dict[str, str] = {}
         while len(slots) < 6:
@@ -129,18 +157,32 @@ class Histories:
     def _word(self, rng: random.Random, invented: float) -> str:
         if rng.random() >= invented:
             draw = rng.random()
-            pool = self.pools.nouns if draw < 0.5 else self.pools.names if draw < 0.8 else self.pools.adjectives if draw < 0.9 else self.pools.verbs
+            pool = (
+                self.pools.nouns
+                if draw < 0.5
+                else self.pools.names
+                if draw < 0.8
+                else self.pools.adjectives
+                if draw < 0.9
+                else self.pools.verbs
+            )
             return rng.choice(pool)
         draw = rng.random()
         if draw < 0.35:
-            return "".join(rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiouy") for _ in range(rng.randint(1, 4))).title()
+            return "".join(
+                rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiouy") for _ in range(rng.randint(1, 4))
+            ).title()
         if draw < 0.75 and self.pieces:
             return "".join(rng.choice(self.pieces) for _ in range(rng.randint(1, 3)))
         if draw < 0.85:
             letters = rng.choice(_OTHER_LETTERS)
             return "".join(rng.choice(letters) for _ in range(rng.randint(2, 7)))
         if draw < 0.95:
-            return rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") + "".join(rng.choice("ABCDEFGHXZ0123456789-") for _ in range(rng.randint(1, 5))) + "7"
+            return (
+                rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+                + "".join(rng.choice("ABCDEFGHXZ0123456789-") for _ in range(rng.randint(1, 5)))
+                + "7"
+            )
         return str(rng.randint(1, 3000))
 
     def _phrase(self, rng: random.Random, theme: "_Theme") -> str:
@@ -157,11 +199,15 @@ class Histories:
         else:
             text = self._phrase(rng, theme)
             for _ in range(rng.choice((0, 1, 1, 2, 2, 3))):
-                link = rng.choice((rng.choice(_PREPS), rng.choice(_PREPS), "and the", "is", ":", ",", "-", "?", "'s", "will", "are"))
+                link = rng.choice(
+                    (rng.choice(_PREPS), rng.choice(_PREPS), "and the", "is", ":", ",", "-", "?", "'s", "will", "are")
+                )
                 text += (link if link in ":,?'s" else f" {link}") + " " + self._phrase(rng, theme)
         if theme.case == "title":
             return " ".join(w[:1].upper() + w[1:] for w in text.split())
-        return {"lower": text.lower(), "upper": text.upper(), "sentence": text[:1].upper() + text[1:]}.get(theme.case, text)
+        return {"lower": text.lower(), "upper": text.upper(), "sentence": text[:1].upper() + text[1:]}.get(
+            theme.case, text
+        )
 
     def _news(self, rng: random.Random, theme: "_Theme") -> ItemText:
         description = ""
@@ -174,20 +220,29 @@ class Histories:
         title = " ".join(w[:1].upper() + w[1:] for w in self._phrase(rng, theme).split())
         draw = rng.random()
         if draw < 0.3:
-            title += f"{rng.choice((':', ' of', ' of the', ' and', ' in', ' -', ' vs.'))} {self._phrase(rng, theme).title()}"
+            title += (
+                f"{rng.choice((':', ' of', ' of the', ' and', ' in', ' -', ' vs.'))} {self._phrase(rng, theme).title()}"
+            )
         elif draw < 0.4:
             title += f" {rng.randint(2, 5)}"
         elif draw < 0.45:
-            title = rng.choice(("Up", "It", "Once", "Her", "Them!", "Now and Then", "300", "1917", "What's Up", "Only You"))
+            title = rng.choice(
+                ("Up", "It", "Once", "Her", "Them!", "Now and Then", "300", "1917", "What's Up", "Only You")
+            )
         title += rng.choice(("", "", "", ", The", ", A"))
         return ItemText(f"{title} ({rng.randint(1920, 2024)})", *theme.pick(rng))
 
     def _product(self, rng: random.Random, theme: "_Theme") -> ItemText:
-        parts = [self._word(rng, max(0.3, theme.invented)).title(), *(self._phrase(rng, theme) for _ in range(rng.randint(1, 3)))]
+        parts = [
+            self._word(rng, max(0.3, theme.invented)).title(),
+            *(self._phrase(rng, theme) for _ in range(rng.randint(1, 3))),
+        ]
         title = rng.choice((" ", " ", ", ", " - ", " for ")).join(parts)
         if rng.random() < 0.4:
             title += f", {rng.randint(1, 500)} {rng.choice(('oz', 'ml', 'Pack', 'cm', 'Count', 'GB'))}"
-        return ItemText(title, *theme.pick(rng), rng.choice(self.pools.glosses) if theme.described and rng.random() < 0.5 else "")
+        return ItemText(
+            title, *theme.pick(rng), rng.choice(self.pools.glosses) if theme.described and rng.random() < 0.5 else ""
+        )
 
 
 class _Theme:

@@ -30,7 +30,9 @@ def read_wordnet(folder: Path = WORDNET) -> WordNetText:
     for part in ("noun", "verb", "adj", "adv"):
         path = folder / f"data.{part}"
         if not path.exists():
-            raise SystemExit(f"expected WordNet's {path}, found nothing; install Debian's wordnet-base or give --wordnet FOLDER")
+            raise SystemExit(
+                f"expected WordNet's {path}, found nothing; install Debian's wordnet-base or give --wordnet FOLDER"
+            )
         for line in path.read_text(encoding="latin-1").splitlines():
             if line.startswith(" "):
                 continue
@@ -50,7 +52,5 @@ def read_wordnet(folder: Path = WORDNET) -> WordNetText:
                 if 3 <= len(definition.split()) <= 24:
                     glosses.setdefault(definition)
     return WordNetText(
-        *(tuple(pools[kind]) for kind in ("noun", "name", "adj", "verb")),
-        tuple(glosses),
-        tuple(sentences),
+        *(tuple(pools[kind]) for kind in ("noun", "name", "adj", "verb")), tuple(glosses), tuple(sentences)
     )

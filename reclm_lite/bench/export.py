@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import InputError, ModelError
 from . import machine, results
 from .export_jobs import Spent, run_job
-from .export_model import QUICK, Shape, write_adapter, write_checkpoint
+from .export_model import Shape, write_adapter, write_checkpoint
 from .results import Group, Target
 from .timing import Timing
 
@@ -44,10 +44,13 @@ class Settings:
 
 
 def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
-    """Measure; returns the lines of the table and the JSON line. Raises InputError, and ModelError where results differ."""
+    """Measure; returns the lines of the table and the JSON line. Raises InputError, and ModelError where results
+    differ."""
     llama_cpp = settings.llama_cpp
     if llama_cpp is not None and not (llama_cpp / "convert_hf_to_gguf.py").is_file():
-        raise InputError(f"expected llama.cpp's source (convert_hf_to_gguf.py) at {llama_cpp}, found none; check --llama-cpp-src")
+        raise InputError(
+            f"expected llama.cpp's source (convert_hf_to_gguf.py) at {llama_cpp}, found none; check --llama-cpp-src"
+        )
     about = machine.facts(settings.n_threads)
     about["versions"] |= {name: machine.version(name) for name in PACKAGES}
     with tempfile.TemporaryDirectory(prefix="reclm-bench-") as folder:
@@ -60,11 +63,14 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
 
 def _measure(folder: Path, settings: Settings, say: Say) -> Group:
     shape = settings.shape
-    group = Group("export", f"an F16 Llama of {shape.n_params:,} weights, rank-{shape.rank} LoRA", "weights", shape.n_params)
+    group = Group(
+        "export", f"an F16 Llama of {shape.n_params:,} weights, rank-{shape.rank} LoRA", "weights", shape.n_params
+    )
     free = shutil.disk_usage(folder).free
     if free < _BYTES_PER_PARAM * shape.n_params:
         raise InputError(
-            f"expected {_BYTES_PER_PARAM * shape.n_params / 1e9:.1f} GB free in {folder.parent}, found {free / 1e9:.1f}; "
+            f"expected {_BYTES_PER_PARAM * shape.n_params / 1e9:.1f} GB free in {folder.parent}, found "
+            f"{free / 1e9:.1f}; "
             "make room, or set TMPDIR to a folder on another disk"
         )
     say("making the checkpoint and its adapter")
@@ -101,7 +107,9 @@ def _measure(folder: Path, settings: Settings, say: Say) -> Group:
     return group
 
 
-def _contenders(base: Path, adapter: Path, settings: Settings) -> tuple[dict[str, Callable[[Path], Spent]], dict[str, str]]:
+def _contenders(
+    base: Path, adapter: Path, settings: Settings
+) -> tuple[dict[str, Callable[[Path], Spent]], dict[str, str]]:
     """({name: runs it and writes into a folder}, {name: why it is not run})."""
     model = {"base": base, "adapter": adapter}
 
@@ -113,10 +121,14 @@ def _contenders(base: Path, adapter: Path, settings: Settings) -> tuple[dict[str
         # peft saves no tokenizer; the converter wants one beside the weights.
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(base / name, out / "merged" / name)
-        converted = run_job("oracle", llama_cpp=settings.llama_cpp, checkpoint=out / "merged", out=out / "model-f16.gguf")
+        converted = run_job(
+            "oracle", llama_cpp=settings.llama_cpp, checkpoint=out / "merged", out=out / "model-f16.gguf"
+        )
         return Spent(merged.seconds + converted.seconds, max(merged.peak_bytes, converted.peak_bytes))
 
-    contenders: dict[str, Callable[[Path], Spent]] = {OURS: lambda out: run_job("export", **model, out=out, quant="f16")}
+    contenders: dict[str, Callable[[Path], Spent]] = {
+        OURS: lambda out: run_job("export", **model, out=out, quant="f16")
+    }
     absent = [name for name in _PEERS if not machine.installed(name)]
     if absent:
         why = f"{', '.join(absent)} not installed"

@@ -35,7 +35,9 @@ def run_job(kind: str, **arguments: Any) -> Spent:
     seconds = time.perf_counter() - started
     if run.returncode:
         why = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ModelError(f"expected the job {kind!r} of the benchmark to end well, found exit code {run.returncode}: {why}")
+        raise ModelError(
+            f"expected the job {kind!r} of the benchmark to end well, found exit code {run.returncode}: {why}"
+        )
     return Spent(seconds, int(run.stdout.strip().splitlines()[-1]))
 
 

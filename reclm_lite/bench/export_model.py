@@ -153,7 +153,9 @@ def _random_rows(rng: np.random.Generator, name: str, shape: tuple[int, ...]) ->
     yield from normal_rows(rng, shape, 0.02)
 
 
-def normal_rows(rng: np.random.Generator, shape: tuple[int, int], deviation: float, at_once: int = 1 << 22) -> Iterator[np.ndarray]:
+def normal_rows(
+    rng: np.random.Generator, shape: tuple[int, int], deviation: float, at_once: int = 1 << 22
+) -> Iterator[np.ndarray]:
     """float32 normal rows in blocks of about `at_once` numbers."""
     n_rows = max(1, at_once // shape[1])
     for first in range(0, shape[0], n_rows):
@@ -167,7 +169,15 @@ def _write_tokenizer(directory: Path) -> None:
     letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
     tokens = [*SPECIAL, *letters, "th"]
     special = [
-        {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        {
+            "id": i,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
         for i, token in enumerate(SPECIAL)
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -38,7 +38,8 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """n_interactions: training and test together; the test gets held_out of each user's. text: whether items have text vectors."""
+    """n_interactions: training and test together; the test gets held_out of each user's. text: whether items have text
+    vectors."""
 
     n_users: int
     n_items: int
@@ -58,7 +59,8 @@ QUICK = Sizes(600, 300, 6_000, 0.3, PLACES, True)
 class Settings:
     """epochs: timed ones; one more goes before them and compiles. models: which of MODELS.
 
-    workspace: its split in the place of the generated graph. reference: benchmarks/torch_lightgcn.py, None where absent.
+    workspace: its split in the place of the generated graph. reference: benchmarks/torch_lightgcn.py, None where
+    absent.
     """
 
     n_threads: int
@@ -76,7 +78,9 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
     """Measure; returns the lines of the table and the JSON line."""
     unknown = [model for model in settings.models if model not in MODELS]
     if unknown or settings.epochs < 1:
-        raise InputError(f"expected models among {', '.join(MODELS)} and at least one epoch, found {unknown}, {settings.epochs}")
+        raise InputError(
+            f"expected models among {', '.join(MODELS)} and at least one epoch, found {unknown}, {settings.epochs}"
+        )
     about = machine.facts(settings.n_threads)
     say("reading the data" if settings.workspace else "making the graph")
     inputs, source = _inputs(settings)
@@ -95,11 +99,18 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
         models = tuple(model for model in settings.models if model in LARGE_MODELS)
         groups += _on(large, models, ", large graph", dataclasses.replace(settings, presets=("default",)), say)
     described = [
-        f"data ({graph['source']}): {graph['n_users']:,} users, {graph['n_items']:,} items, {graph['n_train']:,} training and "
-        f"{graph['n_test']:,} test interactions" for graph in graphs
-    ]  # fmt: skip
+        f"data ({graph['source']}): {graph['n_users']:,} users, {graph['n_items']:,} items, {graph['n_train']:,} "
+        "training and "
+        f"{graph['n_test']:,} test interactions"
+        for graph in graphs
+    ]
     lines = [machine.sentence(about), *described, *results.lines_of(groups)]
-    shown = {"epochs": settings.epochs, "models": list(settings.models), "presets": list(settings.presets), "seed": settings.seed}
+    shown = {
+        "epochs": settings.epochs,
+        "models": list(settings.models),
+        "presets": list(settings.presets),
+        "seed": settings.seed,
+    }
     return lines, results.to_json("fit", about, shown, groups, data=graphs)
 
 
@@ -128,18 +139,34 @@ def _inputs(settings: Settings) -> tuple[Inputs, str]:
 def _facts(inputs: Inputs, source: str) -> dict:
     split = inputs.split
     return {
-        "source": source, "n_users": split.n_users, "n_items": split.n_items, "n_train": int(split.train.nnz + split.valid.nnz),
-        "n_test": int(split.test.nnz), "text": inputs.text is not None,
-    }  # fmt: skip
+        "source": source,
+        "n_users": split.n_users,
+        "n_items": split.n_items,
+        "n_train": int(split.train.nnz + split.valid.nnz),
+        "n_test": int(split.test.nnz),
+        "text": inputs.text is not None,
+    }
 
 
 def _on(inputs: Inputs, models: tuple[str, ...], suffix: str, settings: Settings, say: Say) -> list[Group]:
     """Epochs, closed forms and evaluation on one data set."""
     split = inputs.split
     n_ranked = int(np.count_nonzero(np.diff(split.test.indptr)))
-    epochs = Group(f"epochs{suffix}", "one epoch of training, validation not counted", "interactions", split.train.nnz + split.valid.nnz)
-    closed = Group(f"closed form{suffix}", "fit and evaluation of all users, settings as they are chosen by default", "users", n_ranked)
-    ranking = Group(f"evaluation{suffix}", f"Recall and NDCG of {n_ranked:,} users, all items ranked", "users", n_ranked)
+    epochs = Group(
+        f"epochs{suffix}",
+        "one epoch of training, validation not counted",
+        "interactions",
+        split.train.nnz + split.valid.nnz,
+    )
+    closed = Group(
+        f"closed form{suffix}",
+        "fit and evaluation of all users, settings as they are chosen by default",
+        "users",
+        n_ranked,
+    )
+    ranking = Group(
+        f"evaluation{suffix}", f"Recall and NDCG of {n_ranked:,} users, all items ranked", "users", n_ranked
+    )
     for model in models:
         for preset in settings.presets if model in TRAINED else ():
             name = f"{model}, {preset}"
@@ -148,9 +175,12 @@ def _on(inputs: Inputs, models: tuple[str, ...], suffix: str, settings: Settings
                 fitted, timing = _epochs(inputs, model, preset, settings)
             recall = _ranked(split, fitted, settings).means["recall@20"]
             epochs.add(
-                name, timing, f"peak {memory.peak_bytes >> 20} MiB, R@20 {recall:.4f} after {settings.epochs + 1}",
-                peak_bytes=memory.peak_bytes, recall_20=recall,
-            )  # fmt: skip
+                name,
+                timing,
+                f"peak {memory.peak_bytes >> 20} MiB, R@20 {recall:.4f} after {settings.epochs + 1}",
+                peak_bytes=memory.peak_bytes,
+                recall_20=recall,
+            )
             if not any(row.name == model for row in ranking.rows):
                 rank = take_turns({model: lambda fitted=fitted: _ranked(split, fitted, settings)}, 3)
                 ranking.add(model, rank[model])
@@ -164,15 +194,22 @@ def _on(inputs: Inputs, models: tuple[str, ...], suffix: str, settings: Settings
                 evaluate_seconds = watch.lap()
             total = fit_seconds + evaluate_seconds
             closed.add(
-                model, Timing(total, total, 1),
-                f"fit {fit_seconds:.2f} s, evaluation {evaluate_seconds:.2f} s, peak {memory.peak_bytes >> 20} MiB, R@20 {recall:.4f}",
-                fit_seconds=fit_seconds, evaluate_seconds=evaluate_seconds, peak_bytes=memory.peak_bytes, recall_20=recall,
-            )  # fmt: skip
+                model,
+                Timing(total, total, 1),
+                f"fit {fit_seconds:.2f} s, evaluation {evaluate_seconds:.2f} s, peak {memory.peak_bytes >> 20} MiB, "
+                f"R@20 {recall:.4f}",
+                fit_seconds=fit_seconds,
+                evaluate_seconds=evaluate_seconds,
+                peak_bytes=memory.peak_bytes,
+                recall_20=recall,
+            )
             ranking.add(model, Timing(evaluate_seconds, evaluate_seconds, 1))
     if n_ranked == MIND.n_users:
         for row in ranking.rows:
             if row.name in TRAINED:
-                ranking.targets.append(Target(f"{row.name}: seconds", 3.0, row.median_ms / 1e3, at_least=False, unit=" s"))
+                ranking.targets.append(
+                    Target(f"{row.name}: seconds", 3.0, row.median_ms / 1e3, at_least=False, unit=" s")
+                )
     if suffix:
         seconds = closed.median("gfcf")
         if seconds is not None:
@@ -189,9 +226,15 @@ def _epochs(inputs: Inputs, model: str, preset: str, settings: Settings) -> tupl
     watch = Stopwatch()
     with quiet(fit_arrays):
         fitted = fit_arrays(
-            blind(inputs), model, preset=preset, epochs=settings.epochs + 1, seed=settings.seed, refit=False,
-            n_threads=settings.n_threads, progress=lambda *_, **__: watch.lap(),
-        )  # fmt: skip
+            blind(inputs),
+            model,
+            preset=preset,
+            epochs=settings.epochs + 1,
+            seed=settings.seed,
+            refit=False,
+            n_threads=settings.n_threads,
+            progress=lambda *_, **__: watch.lap(),
+        )
     return fitted, watch.timing(skip=1)
 
 

@@ -17,8 +17,9 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Shape:
-    """user_tail, item_tail: exponents of the Lomax laws, smaller is heavier. user_least, item_least: the smallest degree
-    as a share of the mean (at least 1). user_most, item_most: the largest degree as a share of the other side's size.
+    """user_tail, item_tail: exponents of the Lomax laws, smaller is heavier. user_least, item_least: the smallest
+    degree as a share of the mean (at least 1). user_most, item_most: the largest degree as a share of the other side's
+    size.
     n_communities: 1 plants nothing. focus: how much of a user's interactions lie in its two communities."""
 
     user_tail: float = 2.2
@@ -33,7 +34,9 @@ class Shape:
 
 PLACES = Shape()
 # Short histories, and a few items that everyone read.
-NEWS = Shape(user_tail=4.0, item_tail=0.9, item_least=0.01, user_most=0.011, item_most=0.06, n_communities=12, focus=0.8)
+NEWS = Shape(
+    user_tail=4.0, item_tail=0.9, item_least=0.01, user_most=0.011, item_most=0.06, n_communities=12, focus=0.8
+)
 
 
 def power_law(n_users: int, n_items: int, n_interactions: int, seed: int = 0, shape: Shape = PLACES) -> sp.csr_matrix:
@@ -44,7 +47,8 @@ def power_law(n_users: int, n_items: int, n_interactions: int, seed: int = 0, sh
     """
     if min(n_users, n_items, n_interactions) < 1 or n_interactions > n_users * n_items // 4:
         raise InputError(
-            f"expected at least one user, item and interaction, and at most a quarter of all {n_users} x {n_items} pairs, "
+            f"expected at least one user, item and interaction, and at most a quarter of all {n_users} x {n_items} "
+            "pairs, "
             f"found {n_interactions} interactions"
         )
     rng = np.random.default_rng([seed, 0xB1])
@@ -74,7 +78,8 @@ def power_law(n_users: int, n_items: int, n_interactions: int, seed: int = 0, sh
 
 
 def _degrees(n: int, total: int, tail: float, least: float, most: float, others: int) -> np.ndarray:
-    """int64 (n,), descending, adding up to `total`: quantiles of a Lomax law between the smallest and largest degree."""
+    """int64 (n,), descending, adding up to `total`: quantiles of a Lomax law between the smallest and largest
+    degree."""
     if total <= n:
         return (np.arange(n) < total).astype(np.int64)
     low = max(1, int(least * total / n))

@@ -51,10 +51,13 @@ class Settings:
 
 
 def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
-    """Measure; returns the lines of the table and the JSON line. Raises InputError, and KernelError where results differ."""
+    """Measure; returns the lines of the table and the JSON line. Raises InputError, and KernelError where results
+    differ."""
     unknown = [part for part in settings.parts if part not in PARTS]
     if unknown or settings.repeats < 1:
-        raise InputError(f"expected parts among {', '.join(PARTS)} and at least one repeat, found {unknown}, {settings.repeats}")
+        raise InputError(
+            f"expected parts among {', '.join(PARTS)} and at least one repeat, found {unknown}, {settings.repeats}"
+        )
     sizes = settings.sizes
     about = machine.facts(settings.n_threads)
     say("making the graph")
@@ -82,7 +85,12 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
     if sizes != Sizes():  # the targets are those of the full sizes
         for group in groups:
             group.targets.clear()
-    lines = [machine.sentence(about), *results.lines_of(groups), "", "limits: what the machine does, and what of it is used"]
+    lines = [
+        machine.sentence(about),
+        *results.lines_of(groups),
+        "",
+        "limits: what the machine does, and what of it is used",
+    ]
     lines += [f"  {row['what']:<58} {row['per_second'] / 1e9:8.1f} {row['unit']}" for row in limits]
     shown = {**asdict(settings), "parts": list(settings.parts)}
     return lines, results.to_json("kernels", about, shown, groups, limits=limits)
@@ -95,7 +103,10 @@ def _topk_groups(matrix: sp.csr_matrix, settings: Settings, say: Say) -> list[Gr
     seen = matrix[chosen].tocsr()
     seen.sort_indices()
     say("topk on Gaussian vectors")
-    users, items = vectors.gaussian(len(chosen), sizes.dim, sizes.seed), vectors.gaussian(sizes.n_items, sizes.dim, sizes.seed + 1)
+    users, items = (
+        vectors.gaussian(len(chosen), sizes.dim, sizes.seed),
+        vectors.gaussian(sizes.n_items, sizes.dim, sizes.seed + 1),
+    )
     gaussian = bench_topk("topk", "Gaussian vectors", users, items, seen, sizes.k, settings.n_threads, settings.repeats)
     say("memory of topk")
     extra = {
@@ -107,15 +118,28 @@ def _topk_groups(matrix: sp.csr_matrix, settings: Settings, say: Say) -> list[Gr
     say("topk on factorised vectors")
     users, items = vectors.factorised(matrix, sizes.dim, sizes.seed)
     factorised = bench_topk(
-        "topk factorised", "vectors of a truncated SVD", np.ascontiguousarray(users[chosen]), items, seen, sizes.k,
-        settings.n_threads, settings.repeats,
-    )  # fmt: skip
+        "topk factorised",
+        "vectors of a truncated SVD",
+        np.ascontiguousarray(users[chosen]),
+        items,
+        seen,
+        sizes.k,
+        settings.n_threads,
+        settings.repeats,
+    )
     say("topk on trained vectors")
     users, items, bias = vectors.trained(matrix, sizes.dim, settings.n_threads, sizes.seed)
     trained = bench_topk(
-        "topk trained", "BiasMF after three epochs, with item bias", np.ascontiguousarray(users[chosen]), items, seen, sizes.k,
-        settings.n_threads, settings.repeats, bias,
-    )  # fmt: skip
+        "topk trained",
+        "BiasMF after three epochs, with item bias",
+        np.ascontiguousarray(users[chosen]),
+        items,
+        seen,
+        sizes.k,
+        settings.n_threads,
+        settings.repeats,
+        bias,
+    )
     return [gaussian, factorised, trained]
 
 
@@ -127,7 +151,11 @@ def roofline(groups: list[Group], n_threads: int, *, quick: bool) -> list[dict]:
     """
     scale = 16 if quick else 1
     limits = [
-        ("copy of memory, read and written counted both", machine.copy_bandwidth(n_threads, (256 << 20) // scale), "GB/s"),
+        (
+            "copy of memory, read and written counted both",
+            machine.copy_bandwidth(n_threads, (256 << 20) // scale),
+            "GB/s",
+        ),
         ("reading 16 MiB again and again, in the last cache", machine.cache_bandwidth(n_threads), "GB/s"),
         ("float32 matrix product, 1,024 x 1,024 x 1,024", machine.product_rate(), "GFLOP/s"),
     ]

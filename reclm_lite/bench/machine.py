@@ -59,7 +59,8 @@ def sentence(about: dict) -> str:
     """The facts as one line."""
     versions = ", ".join(f"{name} {value}" for name, value in about["versions"].items())
     return (
-        f"{about['cpu']}, {about['n_cores']} cores, {about['n_threads']} threads, {about['isa']}, load {about['load_average']}; "
+        f"{about['cpu']}, {about['n_cores']} cores, {about['n_threads']} threads, {about['isa']}, load "
+        f"{about['load_average']}; "
         f"{about['system']}, Python {about['python']}, {versions}"
     )
 
@@ -67,12 +68,15 @@ def sentence(about: dict) -> str:
 def copy_bandwidth(n_threads: int, n_bytes: int = 256 << 20, repeats: int = 7) -> float:
     """Bytes/s, read and written counted both, of copying memory that fits no cache, a part in each thread."""
     source, target = np.ones(n_bytes // 4, np.float32), np.zeros(n_bytes // 4, np.float32)
-    seconds = _in_threads([lambda part=part: np.copyto(target[part], source[part]) for part in _ranges(len(source), n_threads)], repeats)
+    seconds = _in_threads(
+        [lambda part=part: np.copyto(target[part], source[part]) for part in _ranges(len(source), n_threads)], repeats
+    )
     return 2 * n_bytes / seconds
 
 
 def cache_bandwidth(n_threads: int, n_bytes: int = 16 << 20, repeats: int = 7) -> float:
-    """Bytes/s of reading an array that fits the last cache but not the smaller ones, a part in each thread (BLAS' dot)."""
+    """Bytes/s of reading an array that fits the last cache but not the smaller ones, a part in each thread (BLAS'
+    dot)."""
     from threadpoolctl import threadpool_limits
 
     values = np.ones(n_bytes // 4, np.float32)

@@ -1,6 +1,6 @@
 """Peak extra memory of a kernel, measured in a fresh process: memory that earlier work had freed would hide it.
 
-    python -m reclm_lite.bench.memory '{"n_users": 2048, "n_items": 40981, "dim": 64, "k": 20, "options": {}}'
+python -m reclm_lite.bench.memory '{"n_users": 2048, "n_items": 40981, "dim": 64, "k": 20, "options": {}}'
 """
 
 import json
@@ -17,7 +17,9 @@ def topk_extra_bytes(n_users: int, n_items: int, dim: int, k: int, n_threads: in
     """Resident bytes that one `native.topk` adds at its peak, its result included."""
     job = {"n_users": n_users, "n_items": n_items, "dim": dim, "k": k, "n_threads": n_threads, "options": options}
     # -P: the installed package, also where the working directory is the repository, whose folder lacks the kernels.
-    run = subprocess.run([sys.executable, "-P", "-m", "reclm_lite.bench.memory", json.dumps(job)], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-P", "-m", "reclm_lite.bench.memory", json.dumps(job)], capture_output=True, text=True
+    )
     if run.returncode:
         why = (run.stderr.strip().splitlines() or ["no message"])[-1]
         raise native.KernelError(f"memory of topk: the process that measures it failed ({run.returncode}): {why}")

@@ -18,15 +18,28 @@ def python(module: str) -> list[str]:
 
 
 def end_with_parent() -> None:
-    """Have this process killed when the one that began it is: it would go on working beside the next run. On Linux alone."""
+    """Have this process killed when the one that began it is: it would go on working beside the next run. On Linux
+    alone."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def run(command: Sequence[str], job: Mapping[str, Any], what: str, *, remedy: str = "", environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Run a job; returns its result. Raises ModelError with the last line it wrote, and `remedy`, where it fails; what: for the message."""
+def run(
+    command: Sequence[str],
+    job: Mapping[str, Any],
+    what: str,
+    *,
+    remedy: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Run a job; returns its result. Raises ModelError with the last line it wrote, and `remedy`, where it fails; what:
+    for the message."""
     made = subprocess.run(
-        list(command), input=json.dumps(job, default=str), capture_output=True, text=True, env={**os.environ, **(environment or {})}
+        list(command),
+        input=json.dumps(job, default=str),
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(environment or {})},
     )
     if made.returncode:
         why = (made.stderr.strip().splitlines() or ["no message"])[-1]

@@ -1,12 +1,12 @@
 """`reclm bench profile`: profiles per second beside llama-cpp-python's `Llama`, and the vectors made of them.
 
 For each model the same distinct prompts go through the scheduler, through a loop of `Llama.create_completion`, and
-through the scheduler as the product uses it (form held). Both free runs are greedy, end at a line break, and their texts
-are compared; where they part, the gap between the two tokens is measured (`profile_texts`). Contenders are processes of
-their own (`profile_jobs`), in turns. Models without training are random (`profile_model`).
+through the scheduler as the product uses it (form held). Both free runs are greedy, end at a line break, and their
+texts are compared; where they part, the gap between the two tokens is measured (`profile_texts`). Contenders are
+processes of their own (`profile_jobs`), in turns. Models without training are random (`profile_model`).
 
-With a workspace, the prompts are those of its users: a stretch of the sorted ones, so that they have as much in common as those
-of a whole run, in random order. And `users as they are` counts what deduplication and sharing
+With a workspace, the prompts are those of its users: a stretch of the sorted ones, so that they have as much in common
+as those of a whole run, in random order. And `users as they are` counts what deduplication and sharing
 give: measured by a whole run of `reclm profile users` for the bundled model, extrapolated from the sample for others.
 """
 
@@ -87,7 +87,10 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
     if not settings.targets:
         for group in groups:
             group.targets.clear()
-    shown = {**asdict(settings), **{name: str(value) if (value := getattr(settings, name)) else None for name in ("workspace", "checkpoint")}}
+    shown = {
+        **asdict(settings),
+        **{name: str(value) if (value := getattr(settings, name)) else None for name in ("workspace", "checkpoint")},
+    }
     lines = [machine.sentence(about), *results.lines_of(groups), *([""] if notes else []), *notes]
     return lines, results.to_json("profile", about, shown, groups, notes=notes)
 
@@ -95,10 +98,14 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
 def _check(settings: Settings) -> None:
     for name in settings.models:
         if name not in (*MODELS, TINY) and not Path(name).is_file():
-            raise InputError(f"expected a model among {', '.join(MODELS)}, or a GGUF file, found {name!r}; check --model")
+            raise InputError(
+                f"expected a model among {', '.join(MODELS)}, or a GGUF file, found {name!r}; check --model"
+            )
     folder = settings.checkpoint
     if folder is not None and not (folder / "config.json").is_file():
-        raise InputError(f"expected the checkpoint of all-MiniLM-L6-v2 in {folder}, found no config.json; check --encoder-checkpoint")
+        raise InputError(
+            f"expected the checkpoint of all-MiniLM-L6-v2 in {folder}, found no config.json; check --encoder-checkpoint"
+        )
 
 
 class _Run:
@@ -119,7 +126,9 @@ class _Run:
                 if name in profile_model.SHAPES:
                     model.path.unlink()
         scratch = self.folder / "workspace"
-        groups += profile_embed.groups(self.settings, texts, scratch if scratch.is_dir() else None, self.folder, self.say)
+        groups += profile_embed.groups(
+            self.settings, texts, scratch if scratch.is_dir() else None, self.folder, self.say
+        )
         return groups, self.notes
 
     def _models(self, name: str) -> list[_Model]:
@@ -134,12 +143,18 @@ class _Run:
         needed, free = profile_model.n_bytes_needed(shape), shutil.disk_usage(self.folder).free
         if free < needed:
             raise InputError(
-                f"expected {needed / 1e9:.1f} GB free in {self.folder.parent}, found {free / 1e9:.1f}; make room, leave out {name} "
+                f"expected {needed / 1e9:.1f} GB free in {self.folder.parent}, found {free / 1e9:.1f}; make room, "
+                f"leave out {name} "
                 "(--model), or set TMPDIR to a folder on another disk"
             )
         self.say(f"making a random model of {shape.n_params:,} weights")
         made = profile_model.make_models(
-            self.folder / name, shape, self.settings.quants, self._prompt_set(True).texts, self.settings.seed, self.settings.n_threads
+            self.folder / name,
+            shape,
+            self.settings.quants,
+            self._prompt_set(True).texts,
+            self.settings.seed,
+            self.settings.n_threads,
         )
         return [_Model(name, quant, path, instruct=True) for quant, path in made.items()]
 
@@ -147,7 +162,10 @@ class _Run:
         if instruct not in self.prompts:
             self.say(f"prompts of {self.settings.workspace or 'the demo'}")
             self.prompts[instruct] = prompt_set(
-                self.settings.workspace, 2 * max(map(self._n_wanted, self.settings.models)), instruct=instruct, seed=self.settings.seed
+                self.settings.workspace,
+                2 * max(map(self._n_wanted, self.settings.models)),
+                instruct=instruct,
+                seed=self.settings.seed,
             )
         return self.prompts[instruct]
 
@@ -176,14 +194,18 @@ class _Run:
         group = Group(
             model.title,
             f"{len(prompts)} distinct prompts of {sum(lengths) / len(prompts):.0f} tokens, "
-            f"{first[LOOP]['n_new_tokens'] / len(prompts):.0f} new ones at most {max_new}, {vocabulary['size_bytes'] / 1e6:,.0f} MB",
+            f"{first[LOOP]['n_new_tokens'] / len(prompts):.0f} new ones at most {max_new}, "
+            f"{vocabulary['size_bytes'] / 1e6:,.0f} MB",
             "profiles",
             len(prompts),
         )
         for name, made in runs.items():
             group.add(name, Timing.of([one["seconds"] for one in made]), _note(made[0]), **_facts(made))
         if left_out:
-            self.notes.append(f"{model.title}: {left_out} prompts of the sample were left out, too long for {_MAX_CTX} tokens of context.")
+            self.notes.append(
+                f"{model.title}: {left_out} prompts of the sample were left out, too long for {_MAX_CTX} tokens of "
+                "context."
+            )
         equal = self._compare(model, wrapped, first[ENGINE], first[LOOP], vocabulary["n_ctx"])
         group.rows[0].facts["equality"] = equal
         _expect(group, model.name, first[ENGINE], equal)
@@ -193,18 +215,28 @@ class _Run:
         return self.settings.n_prompts or _PROMPTS.get(name, _PROMPTS["1b"])
 
     def _fitting(self, model: _Model, max_new: int) -> tuple[dict[str, Any], list[str], int, int]:
-        """The vocabulary's facts, the first prompts of the sample that fit the context, the tokens that the longest takes with
-        its answer, and how many before them do not fit.
+        """The vocabulary's facts, the first prompts of the sample that fit the context, the tokens that the longest
+        takes with its answer, and how many before them do not fit.
         """
         wanted = self._n_wanted(model.name)
         sample = self._prompt_set(model.instruct).sample[: 2 * wanted]
-        vocabulary = run_job("vocabulary", model=model.path, prompts=sample, chat=model.instruct and model.name not in profile_model.SHAPES)
+        vocabulary = run_job(
+            "vocabulary",
+            model=model.path,
+            prompts=sample,
+            chat=model.instruct and model.name not in profile_model.SHAPES,
+        )
         room = min(vocabulary["n_ctx"] or _MAX_CTX, _MAX_CTX) - max_new
         fits = [length <= room for length in vocabulary["lengths"]]
-        kept = [(prompt, length) for prompt, length, fit in zip(sample, vocabulary["lengths"], fits, strict=True) if fit][:wanted]
+        kept = [
+            (prompt, length) for prompt, length, fit in zip(sample, vocabulary["lengths"], fits, strict=True) if fit
+        ][:wanted]
         prompts, n_ctx = [prompt for prompt, _ in kept], max((length for _, length in kept), default=0) + max_new
         if not prompts:
-            raise InputError(f"expected prompts of at most {room} tokens for {model.path}, found none; use a model with a larger context")
+            raise InputError(
+                f"expected prompts of at most {room} tokens for {model.path}, found none; use a model with a larger "
+                "context"
+            )
         n_left_out = fits[: sample.index(prompts[-1])].count(False)
         # What begins alike meets where the scheduler sorts; a loop has its prompts as users come.
         order = np.random.default_rng(self.settings.seed).permutation(len(prompts)).tolist()
@@ -232,7 +264,9 @@ class _Run:
         for part in unexplained:
             why = part.get("why") or f"a gap of {part['gap']:.4f}, noise {part['noise']:.4f}"
             ours_text, their_text = (text[:70] for text in part["texts"])
-            self.notes.append(f"{model.title}, prompt {part['prompt']}: unexplained ({why}): {ours_text!r} | {their_text!r}")
+            self.notes.append(
+                f"{model.title}, prompt {part['prompt']}: unexplained ({why}): {ours_text!r} | {their_text!r}"
+            )
         return {
             "n_prompts": len(prompts),
             "n_equal": len(prompts) - len(differ),
@@ -298,7 +332,9 @@ def _note(made: dict[str, Any]) -> str:
     note = f"{made['peak_bytes'] / 1e6:,.0f} MB"
     if "n_slots" in made:
         note += f", {made['n_slots']} slots, {made['n_workers']} worker{'s'[: made['n_workers'] > 1]}"
-        note += f", {100 * made['n_reused_tokens'] / max(1, sum(made['n_prompt_tokens'])):.0f} % of prompt tokens reused"
+        note += (
+            f", {100 * made['n_reused_tokens'] / max(1, sum(made['n_prompt_tokens'])):.0f} % of prompt tokens reused"
+        )
     outside = overhead_of(made)
     return note if outside is None else f"{note}, {100 * outside:.1f} % outside llama.cpp"
 
@@ -318,5 +354,11 @@ def _expect(group: Group, name: str, engine: dict[str, Any], equal: dict[str, An
         Target("share of equal texts", 0.99, equal["n_equal"] / equal["n_prompts"], unit=""),
         Target("texts that differ by more than a near-tie", 0, equal["n_unexplained"], at_least=False, unit=""),
         Target("time outside llama.cpp", 3.0, None if overhead is None else 100 * overhead, at_least=False, unit=" %"),
-        Target("memory beside what was announced", 10.0, None if beside is None else 100 * beside, at_least=False, unit=" %"),
+        Target(
+            "memory beside what was announced",
+            10.0,
+            None if beside is None else 100 * beside,
+            at_least=False,
+            unit=" %",
+        ),
     ]

@@ -19,8 +19,11 @@ OURS, PEER = "reclm embed", "sentence-transformers"
 _N_TURNS = 3
 
 
-def groups(settings: "Settings", profiles: Sequence[str], scratch: Path | None, folder: Path, say: Callable[[str], None]) -> list[Group]:
-    """The groups of the encoder. profiles: texts of the sample; scratch: the workspace in which all users were profiled."""
+def groups(
+    settings: "Settings", profiles: Sequence[str], scratch: Path | None, folder: Path, say: Callable[[str], None]
+) -> list[Group]:
+    """The groups of the encoder. profiles: texts of the sample; scratch: the workspace in which all users were
+    profiled."""
     from ..profiles.vectors import profile_words
 
     everyone = _of_workspace(scratch)
@@ -46,7 +49,9 @@ def _of_workspace(scratch: Path | None) -> list[str]:
 
 def _beside(settings: "Settings", texts: Sequence[str], folder: Path, say: Callable[[str], None]) -> Group:
     n_words = np.mean([len(text.split()) for text in texts])
-    group = Group("embedding of profiles", f"{len(texts)} distinct profiles of {n_words:.0f} words", "texts", len(texts))
+    group = Group(
+        "embedding of profiles", f"{len(texts)} distinct profiles of {n_words:.0f} words", "texts", len(texts)
+    )
     why = _why_no_peer(settings)
     runs: dict[str, list[dict[str, Any]]] = {OURS: [], **({} if why else {PEER: []})}
     with tempfile.TemporaryDirectory(dir=folder) as made:
@@ -59,8 +64,12 @@ def _beside(settings: "Settings", texts: Sequence[str], folder: Path, say: Calla
                 runs[name].append(run_job(**kind, **common))
         vectors = [np.load(path) for path in out.values()]
     for name, each in runs.items():
-        group.add(name, Timing.of([one["seconds"] for one in each]), f"{max(one['peak_bytes'] for one in each) / 1e6:,.0f} MB",
-                  seconds=[one["seconds"] for one in each])  # fmt: skip
+        group.add(
+            name,
+            Timing.of([one["seconds"] for one in each]),
+            f"{max(one['peak_bytes'] for one in each) / 1e6:,.0f} MB",
+            seconds=[one["seconds"] for one in each],
+        )
     if why:
         group.add_missing(PEER, why)
     else:
@@ -80,7 +89,9 @@ def _why_no_peer(settings: "Settings") -> str:
 def _everyone(settings: "Settings", texts: Sequence[str], beside: Group, say: Callable[[str], None]) -> Group:
     n_distinct = len(set(texts))
     say(f"embedding the profiles of {len(texts):,} users")
-    group = Group("embedding, users as they are", f"{len(texts):,} profiles, {n_distinct:,} distinct", "users", len(texts))
+    group = Group(
+        "embedding, users as they are", f"{len(texts):,} profiles, {n_distinct:,} distinct", "users", len(texts)
+    )
     made = run_job("embed", texts=texts, n_threads=settings.n_threads, out="")
     group.add(OURS, Timing(made["seconds"], made["seconds"], 1), f"{made['peak_bytes'] / 1e6:,.0f} MB")
     peer = beside.median(PEER)

@@ -21,7 +21,8 @@ _COUNTERS = ("n_reused_tokens", "n_decoded_tokens", "n_steps", "seconds_running"
 
 
 def run_job(kind: str, **arguments: Any) -> dict[str, Any]:
-    """Run a job in a fresh process; returns its result. Raises ModelError with the last line it wrote where it fails."""
+    """Run a job in a fresh process; returns its result. Raises ModelError with the last line it wrote where it
+    fails."""
     return process.run(process.python(__name__), {"kind": kind, **arguments}, f"the job {kind!r} of the benchmark")
 
 
@@ -55,10 +56,18 @@ def _without_bos(model: Any, text: str) -> str:
 
 
 def engine_answers(
-    model: str, prompts: Sequence[str], n_threads: int, n_slots: int | None, n_ctx: int, max_new: int, guided: bool, chat: list[str] | None,
+    model: str,
+    prompts: Sequence[str],
+    n_threads: int,
+    n_slots: int | None,
+    n_ctx: int,
+    max_new: int,
+    guided: bool,
+    chat: list[str] | None,
     window: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """This project's scheduler. n_ctx: of the longest prompt with its answer, as `reclm profile` has it; window: prompts read ahead."""
+) -> dict[str, Any]:
+    """This project's scheduler. n_ctx: of the longest prompt with its answer, as `reclm profile` has it; window:
+    prompts read ahead."""
     from ..profiles.chat import ChatWrap
     from ..profiles.scheduler import Engine, Sampling
 
@@ -90,7 +99,13 @@ def _loop(model: str, prompts: Sequence[str], n_threads: int, n_ctx: int, max_ne
     import llama_cpp
 
     llama = llama_cpp.Llama(
-        model, n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads, n_gpu_layers=0, logits_all=False, verbose=False
+        model,
+        n_ctx=n_ctx,
+        n_threads=n_threads,
+        n_threads_batch=n_threads,
+        n_gpu_layers=0,
+        logits_all=False,
+        verbose=False,
     )
 
     def answer(prompt: str, n: int) -> dict[str, Any]:
@@ -112,7 +127,9 @@ def _loop(model: str, prompts: Sequence[str], n_threads: int, n_ctx: int, max_ne
     }
 
 
-def _differences(model: str, n_threads: int, n_ctx: int, cases: Sequence[dict[str, str]], noise: Sequence[str]) -> dict[str, Any]:
+def _differences(
+    model: str, n_threads: int, n_ctx: int, cases: Sequence[dict[str, str]], noise: Sequence[str]
+) -> dict[str, Any]:
     """Where two texts part and how near a tie that was; see `profile_texts`."""
     from . import profile_texts
 

@@ -9,7 +9,8 @@ hundredth of their deviation in one step of twenty, which no trained model's do.
   and a random part by which the context chooses among them. So texts differ from prompt to prompt, and the gaps between
   the two likeliest tokens are those of few candidates. A larger deviation of a random output matrix would not do: the
   gaps grow with it, and so does the rounding.
-- Tokens other than words of plain ASCII have a zero row: no text ends early, breaks its line or is cut within a character.
+- Tokens other than words of plain ASCII have a zero row: no text ends early, breaks its line or is cut within a
+character.
 
 The tokenizer is byte-level BPE trained on the catalogue's texts; ids beyond what they give are unused.
 Left out: chat templates.
@@ -47,7 +48,9 @@ def n_bytes_needed(shape: Shape) -> int:
     return _BYTES_PER_PARAM * shape.n_params
 
 
-def make_models(folder: Path, shape: Shape, quants: Sequence[str], texts: Sequence[str], seed: int, n_threads: int) -> dict[str, Path]:
+def make_models(
+    folder: Path, shape: Shape, quants: Sequence[str], texts: Sequence[str], seed: int, n_threads: int
+) -> dict[str, Path]:
     """A GGUF file for each type in `folder`, of one model: {type: path}. `texts`: what the tokenizer is trained on."""
     tokenizer = _train_tokenizer(texts, shape.n_vocab)
 
@@ -57,7 +60,9 @@ def make_models(folder: Path, shape: Shape, quants: Sequence[str], texts: Sequen
 
     folder.mkdir(parents=True)
     weights = _Weights(shape, _words_of(tokenizer))
-    checkpoint = write_checkpoint(folder / "checkpoint", shape, seed, write_tokenizer=write_tokenizer, weights=weights.rows)
+    checkpoint = write_checkpoint(
+        folder / "checkpoint", shape, seed, write_tokenizer=write_tokenizer, weights=weights.rows
+    )
     unquantized = folder / "model-f16.gguf"
     write_gguf(open_source(checkpoint), unquantized, "f16")
     shutil.rmtree(checkpoint)
@@ -72,7 +77,10 @@ def make_models(folder: Path, shape: Shape, quants: Sequence[str], texts: Sequen
 def _train_tokenizer(texts: Sequence[str], n_vocab: int) -> Any:
     """Byte-level BPE of at most `n_vocab` pieces, as many as the texts give."""
     if not machine.installed("tokenizers"):
-        raise InputError("expected the package tokenizers, which trains the random models' vocabularies, found none; pip install tokenizers")
+        raise InputError(
+            "expected the package tokenizers, which trains the random models' vocabularies, found none; pip install "
+            "tokenizers"
+        )
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -90,7 +98,8 @@ def _train_tokenizer(texts: Sequence[str], n_vocab: int) -> Any:
 
 
 def _words_of(tokenizer: Any) -> list[int]:
-    """The ids of pieces that are ASCII letters or digits, with or without a space before them; "\u0120" is that space."""
+    """The ids of pieces that are ASCII letters or digits, with or without a space before them; "\u0120" is that
+    space."""
     pieces = ((i, piece.removeprefix("\u0120")) for piece, i in tokenizer.get_vocab().items())
     return sorted(i for i, piece in pieces if piece.isascii() and piece.isalnum())
 
@@ -129,7 +138,8 @@ class _Weights:
     def _output_rows(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
         n_vocab, hidden = shape
         words, others = self.words, np.setdiff1d(np.arange(n_vocab), self.words)
-        # before[i, t]: the part of token t's vector in row i. A word is the successor of four words, and of a few other tokens.
+        # before[i, t]: the part of token t's vector in row i. A word is the successor of four words, and of a few other
+        # tokens.
         tokens, after, parts = [], [], []
         for logit in _SUCCESSORS:
             tokens += [words, others]

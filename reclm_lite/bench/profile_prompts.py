@@ -17,7 +17,8 @@ from ..workspace import Workspace
 
 @dataclass(frozen=True)
 class PromptSet:
-    """sample: distinct prompts; of a workspace sorted, from a random place on: as far apart as those of a whole run. texts: those of the catalogue, to train a tokenizer on."""
+    """sample: distinct prompts; of a workspace sorted, from a random place on: as far apart as those of a whole run.
+    texts: those of the catalogue, to train a tokenizer on."""
 
     sample: list[str]
     texts: list[str]

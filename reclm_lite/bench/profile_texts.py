@@ -1,12 +1,13 @@
 """Where two greedy texts of one prompt part, and how near to a tie the choice was there.
 
-The prompt and what both texts have in common are evaluated as the loop does it: alone, the prompt at once and then token
-by token, without flash attention. Both texts name a token at the place where they part; `gap` is the difference between
-the logits of the two. It is compared with what the two ways of evaluating change in these logits: the same tokens once
-more as the scheduler does it, beside other sequences and with flash attention (`noise`: the deviation, over the
-vocabulary, of the difference of two logits). A gap of at most NEAR_TIE times that is a near-tie; else the difference is
-unexplained. What differs is attention: flash attention on pieces of 64 tokens or more, on shorter ones, and the two ways
-without it (several tokens, one token) each add up differently; all else is the same in any batch.
+The prompt and what both texts have in common are evaluated as the loop does it: alone, the prompt at once and then
+token by token, without flash attention. Both texts name a token at the place where they part; `gap` is the difference
+between the logits of the two. It is compared with what the two ways of evaluating change in these logits: the same
+tokens once more as the scheduler does it, beside other sequences and with flash attention (`noise`: the deviation, over
+the vocabulary, of the difference of two logits). A gap of at most NEAR_TIE times that is a near-tie; else the
+difference is
+unexplained. What differs is attention: flash attention on pieces of 64 tokens or more, on shorter ones, and the two
+ways without it (several tokens, one token) each add up differently; all else is the same in any batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,9 @@ _N_DECODED = 4  # tokens decoded one by one, of the prompts that noise is measur
 _N_BESIDE = 3  # sequences that share the batch with the one that noise is measured on
 
 
-def measure(path: Path, n_threads: int, n_ctx: int, cases: Sequence[dict[str, str]], noise: Sequence[str]) -> dict[str, Any]:
+def measure(
+    path: Path, n_threads: int, n_ctx: int, cases: Sequence[dict[str, str]], noise: Sequence[str]
+) -> dict[str, Any]:
     """For each case {"prompt", "ours", "theirs"} where it parts; and the noise at the end of each prompt of `noise`.
 
     Returns {"cases": [{"n_common_tokens", "ours", "theirs", "gap", "noise", "deviation", "near_tie"}], "noise": [...]},
@@ -33,9 +36,24 @@ def measure(path: Path, n_threads: int, n_ctx: int, cases: Sequence[dict[str, st
     """
     with load_model(path) as model:
         n_seqs = _N_BESIDE + 1
-        loop = {"n_ctx": n_ctx, "n_batch": _LOOP_BATCH, "n_ubatch": _LOOP_BATCH, "kv_unified": True, "flash_attn_type": _DISABLED}
-        scheduler = {"n_ctx": n_seqs * n_ctx, "n_seq_max": n_seqs, "n_batch": _BATCH, "n_ubatch": _BATCH, "kv_unified": False}
-        with model.context(n_threads=n_threads, **loop) as alone, model.context(n_threads=n_threads, **scheduler) as beside:
+        loop = {
+            "n_ctx": n_ctx,
+            "n_batch": _LOOP_BATCH,
+            "n_ubatch": _LOOP_BATCH,
+            "kv_unified": True,
+            "flash_attn_type": _DISABLED,
+        }
+        scheduler = {
+            "n_ctx": n_seqs * n_ctx,
+            "n_seq_max": n_seqs,
+            "n_batch": _BATCH,
+            "n_ubatch": _BATCH,
+            "kv_unified": False,
+        }
+        with (
+            model.context(n_threads=n_threads, **loop) as alone,
+            model.context(n_threads=n_threads, **scheduler) as beside,
+        ):
             probe = _Probe(model, alone, beside)
             found = [probe.part(case["prompt"], case["ours"], case["theirs"]) for case in cases]
             return {"cases": found, "noise": [probe.noise_of(prompt) for prompt in noise]}
@@ -77,7 +95,8 @@ class _Probe:
         }
 
     def noise_of(self, prompt: str) -> float:
-        """The noise at the end of a prompt, its last tokens decoded one by one, relative to the deviation of the logits."""
+        """The noise at the end of a prompt, its last tokens decoded one by one, relative to the deviation of the
+        logits."""
         tokens = self.model.tokenize(prompt, add_special=True, parse_special=True)
         n_prompt = len(tokens) - _N_DECODED
         logits = self._decode(tokens[:n_prompt])
@@ -114,7 +133,10 @@ class _Probe:
         together = [(0, 0, tokens[:n_prompt]), *((other, 0, tokens[: max(1, n_prompt - other)]) for other in others)]
         found = self._run(self.beside, together[::-1])
         for at in range(n_prompt, len(tokens)):
-            step = [(0, at, tokens[at : at + 1]), *((other, max(1, n_prompt - other) + at - n_prompt, tokens[at : at + 1]) for other in others)]
+            step = [
+                (0, at, tokens[at : at + 1]),
+                *((other, max(1, n_prompt - other) + at - n_prompt, tokens[at : at + 1]) for other in others),
+            ]
             found = self._run(self.beside, step[::-1])
         return float(np.sqrt(2) * (found - logits).std())
 

@@ -1,10 +1,11 @@
 """`reclm bench quant`: how small a profile model may be before the recommendations suffer.
 
-From one unquantized GGUF file the types asked for are made, with and without importance matrix, and each is measured beside
-it: size and speed (`quant_jobs`), next-token distributions (`quant_logits`), profiles (`quant_profiles`), recommendations of a
-backbone fed with those profiles (`quant_downstream`). Every figure is kept (`quant_state`), so that a run goes on where it was
-stopped, and a second one costs nothing. What comes of the figures: `quant_results` (rows, the choice), `quant_tables`, `quant_page`.
-The text encoder has a part of its own (`quant_encoder`).
+From one unquantized GGUF file the types asked for are made, with and without importance matrix, and each is measured
+beside
+it: size and speed (`quant_jobs`), next-token distributions (`quant_logits`), profiles (`quant_profiles`),
+recommendations of a backbone fed with those profiles (`quant_downstream`). Every figure is kept (`quant_state`), so
+that a run goes on where it was stopped, and a second one costs nothing. What comes of the figures: `quant_results`
+(rows, the choice), `quant_tables`, `quant_page`. The text encoder has a part of its own (`quant_encoder`).
 """
 
 import shutil
@@ -30,23 +31,8 @@ from ..profiles.sources import SourceSettings
 from ..profiles.sources.gguf import Model
 from ..text.encoder import TextEncoder
 from ..text.vectors import Encoder, open_encoder
-from . import (
-    machine,
-    quant_downstream,
-    quant_encoder,
-    quant_int8,
-    quant_profiles,
-    quant_results,
-)
-from .quant_files import (
-    DEFAULT_TYPES,
-    Asked,
-    File,
-    Maker,
-    open_reference,
-    parse_types,
-    verdict_on,
-)
+from . import machine, quant_downstream, quant_encoder, quant_int8, quant_profiles, quant_results
+from .quant_files import DEFAULT_TYPES, Asked, File, Maker, open_reference, parse_types, verdict_on
 from .quant_intervals import MIN_UNITS
 from .quant_jobs import merged, run_job
 from .quant_state import State, digest, digest_of_texts
@@ -63,9 +49,10 @@ Say = Callable[[str], None]
 class Settings:
     """root: the workspace. model: an unquantized GGUF. types: types to make, and GGUF files to take as they are.
 
-    n_users: whose profiles are written, None for all. n_prompts: distinct prompts for speed, logits and free answers. seeds: of
-    the fits, from 0. epochs: of a fit at most, None for the backbone's own. max_loss: of recall, relative, for the choice. encoder_model: an unquantized text encoder to
-    quantize and compare as well.
+    n_users: whose profiles are written, None for all. n_prompts: distinct prompts for speed, logits and free answers.
+    seeds: of
+    the fits, from 0. epochs: of a fit at most, None for the backbone's own. max_loss: of recall, relative, for the
+    choice. encoder_model: an unquantized text encoder to quantize and compare as well.
     """
 
     root: Path
@@ -89,19 +76,29 @@ class Settings:
         """Raises InputError if a setting is invalid."""
         if self.backbone not in TRAINED:
             raise InputError(
-                f"expected a backbone that takes profiles, one of {', '.join(TRAINED)}, found {self.backbone!r}; check --backbone"
+                f"expected a backbone that takes profiles, one of {', '.join(TRAINED)}, found {self.backbone!r}; "
+                "check --backbone"
             )
         if self.n_prompts < MIN_UNITS:
             raise InputError(
-                f"expected at least {MIN_UNITS} prompts, as fewer give no interval, found --prompts {self.n_prompts}; ask for more"
+                f"expected at least {MIN_UNITS} prompts, as fewer give no interval, found --prompts {self.n_prompts}; "
+                "ask for more"
             )
         if not 0 < self.max_loss < 1:
-            hint = f": {self.max_loss:g} without a per cent sign is a share; for {self.max_loss:g} % write {self.max_loss:g}%" if self.max_loss >= 1 else ""
-            raise InputError(f"expected a loss between 0 and 100 %, found {100 * self.max_loss:g} %{hint}; check --max-loss")
+            hint = (
+                f": {self.max_loss:g} without a per cent sign is a share; for {self.max_loss:g} % write "
+                f"{self.max_loss:g}%"
+                if self.max_loss >= 1
+                else ""
+            )
+            raise InputError(
+                f"expected a loss between 0 and 100 %, found {100 * self.max_loss:g} %{hint}; check --max-loss"
+            )
         out, root = self.out.resolve(), self.root.resolve()
         if out == root or (root in out.parents and out.relative_to(root).parts[0] != "reports"):
             raise InputError(
-                f"expected --out outside the workspace or under its reports/, found {self.out}: a copy of the workspace goes there; give another folder"
+                f"expected --out outside the workspace or under its reports/, found {self.out}: a copy of the "
+                "workspace goes there; give another folder"
             )
 
 
@@ -178,7 +175,9 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process. Raises WorkspaceError where another one has it."""
     lock = lock_file(folder / ".lock")
     if lock is None:
-        raise WorkspaceError(f"another reclm process is measuring into {folder.parent}: wait for it to end, or give another --out")
+        raise WorkspaceError(
+            f"another reclm process is measuring into {folder.parent}: wait for it to end, or give another --out"
+        )
     with lock:
         yield
 
@@ -198,13 +197,18 @@ class _Run:
         try:
             self.state = State(settings.out / STATE)
         except OSError as error:
-            raise InputError(f"expected a folder that can be written at {settings.out}, found: {error.strerror}; check --out") from error
+            raise InputError(
+                f"expected a folder that can be written at {settings.out}, found: {error.strerror}; check --out"
+            ) from error
         self.steps, self.notes = _Steps(say), list(self.model.notes)
         proved = verdict_on(self.reference)[0]
         self.notes.append(
-            f"{settings.model.name} was proved against its checkpoint by reclm export; the files made of it are held to it."
-            if proved else f"Files are held to {settings.model.name}; nothing beside it says that it was proved against its checkpoint, as reclm export does."
-        )  # fmt: skip
+            f"{settings.model.name} was proved against its checkpoint by reclm export; the files made of it are held "
+            "to it."
+            if proved
+            else f"Files are held to {settings.model.name}; nothing beside it says that it was proved against its "
+            "checkpoint, as reclm export does."
+        )
 
     def all(self) -> dict[str, Any]:
         with _alone(self.state.folder):
@@ -214,7 +218,9 @@ class _Run:
         settings = self.settings
         with quant_profiles.open_copy(settings.root, self.state.folder / "workspace") as ws, ws.writing():
             if not ws.has("matrices/neighbors"):
-                self.notes.append("The workspace has no neighbors, so every profile is of its user's own history alone.")
+                self.notes.append(
+                    "The workspace has no neighbors, so every profile is of its user's own history alone."
+                )
             for left in [path for kind in _SCRATCH for path in self.state.folder.glob(f"{kind}*")]:
                 if left.is_dir():  # of a run that was killed
                     shutil.rmtree(left)
@@ -229,9 +235,20 @@ class _Run:
             plain = self._downstream(found, ws, keys)
             encoders = self._encoders()
         return quant_results.document(
-            asdict(settings), self._about(), found, plain, self.int8, encoders, split=self.split.fingerprint, notes=self.notes, n_users=len(self.users), n_all_users=self.split.n_users,
-            max_loss=settings.max_loss, n_kept=self.state.n_found, n_made=self.state.n_made,
-        )  # fmt: skip
+            asdict(settings),
+            self._about(),
+            found,
+            plain,
+            self.int8,
+            encoders,
+            split=self.split.fingerprint,
+            notes=self.notes,
+            n_users=len(self.users),
+            n_all_users=self.split.n_users,
+            max_loss=settings.max_loss,
+            n_kept=self.state.n_found,
+            n_made=self.state.n_made,
+        )
 
     def _about(self) -> dict[str, Any]:
         about = machine.facts(self.settings.n_threads)
@@ -243,7 +260,9 @@ class _Run:
         settings, model = self.settings, self.model
         with_tokens = Tokenizer(settings.model, model.wrap)
         try:
-            drawn = sample_prompts(settings.root, n=2 * (settings.n_prompts + N_CALIBRATION), instruct=model.instruct, seed=settings.seed)
+            drawn = sample_prompts(
+                settings.root, n=2 * (settings.n_prompts + N_CALIBRATION), instruct=model.instruct, seed=settings.seed
+            )
             tokens = {prompt: with_tokens(prompt).tolist() for prompt in drawn}
         finally:
             with_tokens.close()
@@ -252,12 +271,16 @@ class _Run:
         rest = fitting[settings.n_prompts :][:N_CALIBRATION]
         if len(self.prompts) < MIN_UNITS:
             raise InputError(
-                f"expected at least {MIN_UNITS} distinct prompts that {settings.model.name} has room for, found {len(self.prompts)}; "
+                f"expected at least {MIN_UNITS} distinct prompts that {settings.model.name} has room for, found "
+                f"{len(self.prompts)}; "
                 "use a workspace with more users, or a model with a larger context"
             )
         self.calibration = rest if len(rest) >= MIN_UNITS else self.prompts
         if self.calibration is self.prompts and settings.imatrix:
-            self.notes.append("The importance matrix was collected from the prompts that are measured with: there are too few for both.")
+            self.notes.append(
+                "The importance matrix was collected from the prompts that are measured with: there are too few for "
+                "both."
+            )
         self.tokens = [tokens[prompt] for prompt in self.prompts]
 
     def _files(self) -> list[File]:
@@ -275,9 +298,13 @@ class _Run:
         return files
 
     def _each(
-        self, kind: str, wanted: Sequence[tuple[Measured, dict[str, Any]]], make: Callable[[Measured, dict[str, Any]], Any]
+        self,
+        kind: str,
+        wanted: Sequence[tuple[Measured, dict[str, Any]]],
+        make: Callable[[Measured, dict[str, Any]], Any],
     ) -> Iterator[tuple[Measured, Any]]:
-        """(file, figures) by what they are kept under, of files that are not excluded; one that cannot be measured is excluded from here on."""
+        """(file, figures) by what they are kept under, of files that are not excluded; one that cannot be measured is
+        excluded from here on."""
         self.steps.left[kind] = sum(not each.file.excluded and not self.state.has(kind, key) for each, key in wanted)
         for each, key in wanted:
             if each.file.excluded:
@@ -300,9 +327,18 @@ class _Run:
         """In turns, each over a share of the prompts, so that what else the machine does falls on all files alike."""
         settings, model, wrap = self.settings, self.model, self.model.wrap
         n_ctx = min(model.n_ctx, max(map(len, self.tokens)) + model.max_new_tokens)
-        common = {"n_slots": settings.n_slots, "n_ctx": n_ctx, "max_new": model.max_new_tokens, "n_threads": settings.n_threads}
+        common = {
+            "n_slots": settings.n_slots,
+            "n_ctx": n_ctx,
+            "max_new": model.max_new_tokens,
+            "n_threads": settings.n_threads,
+        }
         chat = [wrap.before, wrap.after, wrap.name] if wrap else None
-        where = {"chat": wrap.name if wrap else None, "cpu": machine.cpu_name(), "llama": machine.version("llama-cpp-python")}
+        where = {
+            "chat": wrap.name if wrap else None,
+            "cpu": machine.cpu_name(),
+            "llama": machine.version("llama-cpp-python"),
+        }
         shares = [self.prompts[turn :: settings.turns] for turn in range(settings.turns)]
         digests = list(map(digest_of_texts, shares))
         wanted = [
@@ -326,29 +362,53 @@ class _Run:
 
             def measure(each: Measured, _: dict[str, Any]) -> dict[str, Any]:
                 threads = self.settings.n_threads
-                whole = run_job("logits", model=self.reference.path, folder=folder, n_threads=threads, prompts=self.tokens, n_answer=n_answer) \
-                    if not (Path(folder) / "sequences.npz").is_file() else None  # fmt: skip
+                whole = (
+                    run_job(
+                        "logits",
+                        model=self.reference.path,
+                        folder=folder,
+                        n_threads=threads,
+                        prompts=self.tokens,
+                        n_answer=n_answer,
+                    )
+                    if not (Path(folder) / "sequences.npz").is_file()
+                    else None
+                )
                 if each.file is self.reference and whole is not None:
                     return whole
                 return run_job("logits", model=each.file.path, folder=folder, n_threads=threads)
 
-            for each, value in self._each("logits", [(each, {"file": each.file.sha256, **common}) for each in found], measure):
+            for each, value in self._each(
+                "logits", [(each, {"file": each.file.sha256, **common}) for each in found], measure
+            ):
                 each.logits = value
 
     def _profiles(self, found: Sequence[Measured], ws: Any) -> dict[str, str]:
         """What the vectors of each file's profiles hash to, by the file's SHA-256."""
-        common = {"reference": self.reference.sha256, "users": digest(self.users), "split": self.split.fingerprint, "data": ws.fingerprint("matrices/interactions"),
-                  "neighbors": ws.fingerprint("matrices/neighbors"), "encoder": self._encoder_identity(), "source": self.model.identity(Sampling(guided=True)), "version": __version__}  # fmt: skip
+        common = {
+            "reference": self.reference.sha256,
+            "users": digest(self.users),
+            "split": self.split.fingerprint,
+            "data": ws.fingerprint("matrices/interactions"),
+            "neighbors": ws.fingerprint("matrices/neighbors"),
+            "encoder": self._encoder_identity(),
+            "source": self.model.identity(Sampling(guided=True)),
+            "version": __version__,
+        }
         self.written: dict[str, quant_profiles.Written] = {}
 
         def measure(each: Measured, _: dict[str, Any]) -> dict[str, Any]:
             ours, theirs = self._write(each.file, ws), self._write(self.reference, ws)
             return quant_profiles.similarity(ours, theirs) | {
-                "n_users": len(self.users), "n_written": len(ours.texts), "vectors": quant_downstream.vectors_key(ours.vectors),
-            }  # fmt: skip
+                "n_users": len(self.users),
+                "n_written": len(ours.texts),
+                "vectors": quant_downstream.vectors_key(ours.vectors),
+            }
 
         keys = {}
-        for each, value in self._each("profiles", [(each, {"file": each.file.sha256, **common}) for each in found], measure):
+        for each, value in self._each(
+            "profiles", [(each, {"file": each.file.sha256, **common}) for each in found], measure
+        ):
             each.profiles = value
             keys[each.file.sha256] = value["vectors"]
         return keys
@@ -376,10 +436,14 @@ class _Run:
         """Fills in every file's comparison; returns that of the backbone without profiles."""
         settings, seeds = self.settings, range(self.settings.n_seeds)
         with tempfile.TemporaryDirectory(dir=self.state.folder, prefix="fits-") as folder:
-            fits = self.fits = quant_downstream.Fits(settings.root, Path(folder), self.state, settings.backbone, settings.epochs, settings.n_threads)
+            fits = self.fits = quant_downstream.Fits(
+                settings.root, Path(folder), self.state, settings.backbone, settings.epochs, settings.n_threads
+            )
             with_int8 = keys[self.reference.sha256]
             wanted = {"none", *keys.values()}
-            self.steps.left["fit"] = sum(not fits.has(key, seed, int8=key == with_int8) for key in wanted for seed in seeds)
+            self.steps.left["fit"] = sum(
+                not fits.has(key, seed, int8=key == with_int8) for key in wanted for seed in seeds
+            )
 
             def figures(file: File | None) -> list[dict[str, Any]]:
                 key = "none" if file is None else keys[file.sha256]
@@ -390,7 +454,9 @@ class _Run:
                 vectors = None if file is None else self._write(file, ws).vectors
                 made = []
                 for seed in seeds:
-                    with self.steps.step("fit", f"{settings.backbone}, {file.name if file else 'no'} profiles, seed {seed}"):
+                    with self.steps.step(
+                        "fit", f"{settings.backbone}, {file.name if file else 'no'} profiles, seed {seed}"
+                    ):
                         made.append(fits.figures(vectors, key, seed, int8=int8))
                 return made
 
@@ -398,7 +464,9 @@ class _Run:
             self.int8 = quant_int8.summary([seed["int8"] for seed in reference], quant_downstream.K)
             measured = [each for each in found if each.file.sha256 in keys]
             of_files = [reference if each.file is self.reference else figures(each.file) for each in measured]
-            compared = [quant_downstream.compare(each, reference, self.split, self.users) for each in (*of_files, figures(None))]
+            compared = [
+                quant_downstream.compare(each, reference, self.split, self.users) for each in (*of_files, figures(None))
+            ]
             *of_each, plain = quant_downstream.told(compared)
             for each, told in zip(measured, of_each, strict=True):
                 each.downstream = told
@@ -409,6 +477,13 @@ class _Run:
         if settings.encoder_model is None:
             return None
         return quant_encoder.measure(
-            settings.root, settings.encoder_model, settings.out / FILES, self.state, n_threads=settings.n_threads, seed=settings.seed, fits=self.fits,
-            seeds=range(settings.n_seeds), steps=self.steps,
-        )  # fmt: skip
+            settings.root,
+            settings.encoder_model,
+            settings.out / FILES,
+            self.state,
+            n_threads=settings.n_threads,
+            seed=settings.seed,
+            fits=self.fits,
+            seeds=range(settings.n_seeds),
+            steps=self.steps,
+        )

@@ -1,7 +1,9 @@
-"""What quantization costs in recommendations: a backbone fitted with the profiles of each file, ranked for the same users.
+"""What quantization costs in recommendations: a backbone fitted with the profiles of each file, ranked for the same
+users.
 
-For each file and seed the backbone is fitted with that file's profile vectors, and every user with something held out is ranked. Figures are kept by the vectors' hash: files that write the same profiles share their fits. What
-is compared is the same users under the same seeds, those alone who were given profiles:
+For each file and seed the backbone is fitted with that file's profile vectors, and every user with something held out
+is ranked. Figures are kept by the vectors' hash: files that write the same profiles share their fits. What is compared
+is the same users under the same seeds, those alone who were given profiles:
 
     full     all candidates
     unseen   items that nobody touched in training
@@ -44,12 +46,19 @@ def vectors_key(vectors: np.ndarray | None) -> str:
 class Fits:
     """Fits of one backbone on a workspace's split, remembered in `state`; the workspace is left as it is.
 
-    scratch: a folder for the part of a fit that knows nothing of profiles: where they stand beside the model (the residual
-    encoder), files that differ in profiles alone share it, seed by seed, to the last bit.
+    scratch: a folder for the part of a fit that knows nothing of profiles: where they stand beside the model (the
+    residual encoder), files that differ in profiles alone share it, seed by seed, to the last bit.
     """
 
     def __init__(
-        self, root: Path, scratch: Path, state: State, backbone: str, epochs: int | None, n_threads: int | None, assignments: Sequence[str] = ()
+        self,
+        root: Path,
+        scratch: Path,
+        state: State,
+        backbone: str,
+        epochs: int | None,
+        n_threads: int | None,
+        assignments: Sequence[str] = (),
     ):
         """assignments: `name=value`, settings in the place of the backbone's own."""
         self.scratch, self.state = scratch, state
@@ -62,9 +71,17 @@ class Fits:
         self._settings = override(settings_of(backbone), list(assignments))
 
     def made_of(self, vectors: str, seed: int, *, int8: bool = False, text: str | None = None) -> dict[str, Any]:
-        return {"backbone": self.backbone, "epochs": self.epochs, "split": self.split.fingerprint, "items": text or self._items,
-                "vectors": vectors, "seed": seed, "settings": dataclasses.asdict(self._settings), "version": __version__,
-                "int8": {"cpu": machine.cpu_name(), "n_threads": self.n_threads} if int8 else None}  # fmt: skip
+        return {
+            "backbone": self.backbone,
+            "epochs": self.epochs,
+            "split": self.split.fingerprint,
+            "items": text or self._items,
+            "vectors": vectors,
+            "seed": seed,
+            "settings": dataclasses.asdict(self._settings),
+            "version": __version__,
+            "int8": {"cpu": machine.cpu_name(), "n_threads": self.n_threads} if int8 else None,
+        }
 
     def has(self, vectors: str, seed: int, *, int8: bool = False, text: str | None = None) -> bool:
         return self.state.has("fit", self.made_of(vectors, seed, int8=int8, text=text))
@@ -74,8 +91,8 @@ class Fits:
     ) -> dict[str, Any]:
         """{setting: {"users": […], "recall@20": […], "ndcg@20": […]}} over all users who are ranked.
 
-        vectors: of the profiles, or None; key: what `vectors_key` says of them. int8: also "int8", see `quant_int8`. text:
-        items' text vectors in the place of the workspace's.
+        vectors: of the profiles, or None; key: what `vectors_key` says of them. int8: also "int8", see `quant_int8`.
+        text: items' text vectors in the place of the workspace's.
         """
         made_of = self.made_of(key, seed, int8=int8, text=None if text is None else vectors_key(text))
         return self.state.once("fit", made_of, lambda: self._fit(vectors, seed, int8, text))
@@ -89,14 +106,22 @@ class Fits:
             folder = self.scratch / f"seed-{seed}"
             folder.mkdir(parents=True, exist_ok=True)
         fitted = fit_arrays(
-            inputs, self.backbone, settings=self._settings, seed=seed, epochs=self.epochs, n_threads=self.n_threads, checkpoint=folder
+            inputs,
+            self.backbone,
+            settings=self._settings,
+            seed=seed,
+            epochs=self.epochs,
+            n_threads=self.n_threads,
+            checkpoint=folder,
         )
         for phase in PROFILE_PHASES if folder is not None else ():
             checkpoint_path(folder, phase).unlink(missing_ok=True)
         found: dict[str, Any] = {}
         for setting in SETTINGS:
             result = evaluate(self.split, fitted, setting, (K,), n_threads=self.n_threads)
-            found[setting] = {"users": result.users.tolist()} | {metric: result.per_user[metric].round(8).tolist() for metric in METRICS}
+            found[setting] = {"users": result.users.tolist()} | {
+                metric: result.per_user[metric].round(8).tolist() for metric in METRICS
+            }
         return found | ({"int8": quant_int8.measure(fitted, self.split, K, self.n_threads)} if int8 else {})
 
 
@@ -113,7 +138,9 @@ def compare(
         ranked = np.array(reference[0][setting]["users"], np.int64)
         keep = chosen[ranked] & (few[ranked] if group == "cold" else True) if len(ranked) else np.zeros(0, bool)
         for metric in METRICS:
-            ours, theirs = (np.array([seed[setting][metric] for seed in side], np.float64)[:, keep] for side in (found, reference))
+            ours, theirs = (
+                np.array([seed[setting][metric] for seed in side], np.float64)[:, keep] for side in (found, reference)
+            )
             out[f"{group} {metric}"] = paired(ours, theirs) if keep.any() else None
     return out
 

@@ -1,9 +1,10 @@
-"""The text encoder in Q8_0 and Q4_0 beside F16: how far vectors of the catalogue's own texts turn, what that does to neighbours,
-and to recommendations.
+"""The text encoder in Q8_0 and Q4_0 beside F16: how far vectors of the catalogue's own texts turn, what that does to
+neighbours, and to recommendations.
 
-Each file makes the vectors of all items, as `reclm embed items` does, in a process of its own: load time, texts/s, peak memory. Beside
-the unquantized file's vectors: the cosine of texts and the share of their K nearest that stay, with intervals over texts; and the
-backbone, without profiles, fitted with each file's vectors, over the same users and seeds.
+Each file makes the vectors of all items, as `reclm embed items` does, in a process of its own: load time, texts/s, peak
+memory. Beside the unquantized file's vectors: the cosine of texts and the share of their K nearest that stay, with
+intervals over texts; and the backbone, without profiles, fitted with each file's vectors, over the same users and
+seeds.
 """
 
 from collections.abc import Sequence
@@ -45,18 +46,33 @@ class Silent:
 
 
 def measure(
-    root: Path, model: Path, folder: Path, state: State, *, n_threads: int, seed: int = 0, fits: Fits | None = None, seeds: Sequence[int] = (),
+    root: Path,
+    model: Path,
+    folder: Path,
+    state: State,
+    *,
+    n_threads: int,
+    seed: int = 0,
+    fits: Fits | None = None,
+    seeds: Sequence[int] = (),
     steps: Steps | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """A row for each file, the unquantized one first; fits: to fit a backbone with each file's vectors, for each of `seeds`.
+) -> list[dict[str, Any]]:
+    """A row for each file, the unquantized one first; fits: to fit a backbone with each file's vectors, for each of
+    `seeds`.
 
-    Raises InputError for a workspace with too few texts, ModelError for a file that is no unquantized GGUF, or no encoder.
+    Raises InputError for a workspace with too few texts, ModelError for a file that is no unquantized GGUF, or no
+    encoder.
     """
     steps = steps or Silent()
     texts, chosen = _texts(root, seed)
     reference = open_reference(model, option="--encoder")
     maker = Maker(reference, folder, state, n_threads)
-    common = {"texts": digest_of_texts(texts), "n_threads": n_threads, "cpu": machine.cpu_name(), "llama": machine.version("llama-cpp-python")}
+    common = {
+        "texts": digest_of_texts(texts),
+        "n_threads": n_threads,
+        "cpu": machine.cpu_name(),
+        "llama": machine.version("llama-cpp-python"),
+    }
 
     def encode(file: File) -> tuple[dict[str, Any], np.ndarray]:
         made_of = {"file": file.sha256, **common}
@@ -123,13 +139,15 @@ def _texts(root: Path, seed: int) -> tuple[list[str], np.ndarray]:
     distinct = np.array(list(first.values()), np.int64)
     if len(distinct) < MIN_UNITS:
         raise InputError(
-            f"expected at least {MIN_UNITS} distinct item texts to compare encoders on, found {len(distinct)}; leave out --encoder"
+            f"expected at least {MIN_UNITS} distinct item texts to compare encoders on, found {len(distinct)}; leave "
+            "out --encoder"
         )
     return texts, np.sort(np.random.default_rng(seed).permutation(distinct)[:MAX_TEXTS])
 
 
 def _beside(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
-    """For rows of texts: the cosine of each with the reference's vector, and the share of its nearest neighbours that stay."""
+    """For rows of texts: the cosine of each with the reference's vector, and the share of its nearest neighbours that
+    stay."""
     k = min(K, len(ours) - 1)
     near, expected = (knn(rows, rows, k, own=np.arange(len(rows)))[0] for rows in (ours, theirs))
     kept = np.array([len(set(a) & set(b)) / k for a, b in zip(near.tolist(), expected.tolist(), strict=True)])

@@ -1,9 +1,11 @@
-"""The files that `reclm bench quant` compares: quantized from one unquantized GGUF, each with and without importance matrix.
+"""The files that `reclm bench quant` compares: quantized from one unquantized GGUF, each with and without importance
+matrix.
 
-A file that an earlier run made is taken if its hash is the one that was noted; a file of the user's is taken as it is. Every
+A file that an earlier run made is taken if its hash is the one that was noted; a file of the user's is taken as it is.
+Every
 file is held to the unquantized one: the same tensors up to the rounding of its type, the same metadata. One that is not
-is excluded and the reason told; so is one that the manifest of `reclm export` beside it calls unequal to its checkpoint. Left out: the
-gate's comparison with the checkpoint itself, which needs the checkpoint.
+is excluded and the reason told; so is one that the manifest of `reclm export` beside it calls unequal to its
+checkpoint. Left out: the gate's comparison with the checkpoint itself, which needs the checkpoint.
 """
 
 import math
@@ -31,7 +33,8 @@ IMATRIX_FILE = "imatrix.gguf"
 
 @dataclass(frozen=True)
 class Asked:
-    """One file to compare: a type to make, with or without importance matrix, or a file that is there (label: what it is called)."""
+    """One file to compare: a type to make, with or without importance matrix, or a file that is there (label: what it
+    is called)."""
 
     ftype: str
     imatrix: bool = False
@@ -47,7 +50,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class File:
-    """A file to measure. excluded: why it is not measured, empty where it is. n_fallback: tensors that got another type."""
+    """A file to measure. excluded: why it is not measured, empty where it is. n_fallback: tensors that got another
+    type."""
 
     name: str
     ftype: str
@@ -65,7 +69,8 @@ class File:
 
 
 def open_reference(path: Path, option: str = "--model") -> File:
-    """The unquantized file that all others are compared with, which `option` named. Raises ModelError where it is none, or no whole GGUF."""
+    """The unquantized file that all others are compared with, which `option` named. Raises ModelError where it is none,
+    or no whole GGUF."""
     summary = check_gguf(path)
     matrices: Counter[str] = Counter()  # weights by type: a few tables may be kept in another than the rest
     for tensor in summary.tensors:
@@ -80,12 +85,15 @@ def open_reference(path: Path, option: str = "--model") -> File:
     file = _described(Asked(matrices.most_common(1)[0][0].lower()), Path(path), summary)
     reason = verdict_on(file)[1]
     if reason:
-        raise ModelError(f"expected {option} to be the model it was made from, but {reason}: export it again, and look into why")
+        raise ModelError(
+            f"expected {option} to be the model it was made from, but {reason}: export it again, and look into why"
+        )
     return file
 
 
 def verdict_on(file: File) -> tuple[bool | None, str]:
-    """What the manifest of `reclm export` beside a file says of it: (whether it is its checkpoint, why not). None: nothing."""
+    """What the manifest of `reclm export` beside a file says of it: (whether it is its checkpoint, why not). None:
+    nothing."""
     try:
         manifest = load_manifest(file.path.parent)
     except ModelError:
@@ -93,7 +101,9 @@ def verdict_on(file: File) -> tuple[bool | None, str]:
     for entry in manifest["files"] if manifest else ():
         if entry["sha256"] == file.sha256 and entry.get("parity"):
             reasons = entry["parity"].get("reasons") or ["the manifest has no reason"]
-            return entry["passed"], "" if entry["passed"] else f"it fails the parity gate: {reasons[0]} ({MANIFEST} beside it)"
+            return entry["passed"], "" if entry[
+                "passed"
+            ] else f"it fails the parity gate: {reasons[0]} ({MANIFEST} beside it)"
     return None, ""
 
 
@@ -113,10 +123,13 @@ def parse_types(names: Sequence[str], *, imatrix: bool) -> list[Asked]:
         ftype = name.lower()
         if ftype not in FTYPES or ftype in UNQUANTIZED_FTYPES:
             known = ", ".join(each for each in FTYPES if each not in UNQUANTIZED_FTYPES)
-            raise InputError(f"expected --types among {known} or GGUF files, found {name!r}; `reclm export --help` lists them too")
+            raise InputError(
+                f"expected --types among {known} or GGUF files, found {name!r}; `reclm export --help` lists them too"
+            )
         if ftype in NEEDS_IMATRIX and not imatrix:
             raise InputError(
-                f"expected an importance matrix for {ftype}, which is garbage without one, found none asked for; use --imatrix auto"
+                f"expected an importance matrix for {ftype}, which is garbage without one, found none asked for; use "
+                "--imatrix auto"
             )
         if ftype not in NEEDS_IMATRIX:
             asked[Asked(ftype)] = None
@@ -140,7 +153,8 @@ def _labels(paths: Sequence[str]) -> dict[str, str]:
 
 
 class Maker:
-    """Makes the files in a folder of the reference's own in `folder`, or finds them there; notes their hashes in `state`."""
+    """Makes the files in a folder of the reference's own in `folder`, or finds them there; notes their hashes in
+    `state`."""
 
     def __init__(self, reference: File, folder: Path, state: State, n_threads: int):
         self.reference, self.state, self.n_threads = reference, state, n_threads
@@ -150,7 +164,8 @@ class Maker:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def imatrix(self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> Path:
-        """The importance matrix of the reference on `texts`. progress: told of sequences, where it has to be collected."""
+        """The importance matrix of the reference on `texts`. progress: told of sequences, where it has to be
+        collected."""
         path = self.folder / IMATRIX_FILE
         made_of = {"reference": self.reference.sha256, "texts": digest_of_texts(texts), "llama": self.llama}
         kept = self.state.get("imatrix", made_of)
@@ -160,7 +175,8 @@ class Maker:
         return path
 
     def make(self, asked: Asked, imatrix: Path | None, *, is_there: bool | None = None) -> File:
-        """The file, judged. One that cannot be used comes back excluded. is_there: what the method of that name said, None to ask it."""
+        """The file, judged. One that cannot be used comes back excluded. is_there: what the method of that name said,
+        None to ask it."""
         path = self.path(asked)
         try:
             if not (self.is_there(asked, imatrix) if is_there is None else is_there):
@@ -200,7 +216,10 @@ class Maker:
             return said
 
         def compare() -> dict[str, Any]:
-            problems = [*compare_weights(self._summary, summary).problems, *compare_metadata(self.reference.path, file.path)]
+            problems = [
+                *compare_weights(self._summary, summary).problems,
+                *compare_metadata(self.reference.path, file.path),
+            ]
             return {"problems": problems}
 
         made_of = {"reference": self.reference.sha256, "file": file.sha256}
@@ -218,6 +237,13 @@ def _described(asked: Asked, path: Path, summary: GgufSummary) -> File:
 
         n_fallback = len(fallback_tensors(summary, asked.ftype))
     return File(
-        asked.name, asked.ftype, asked.imatrix, path, file_sha256(path), summary.size_bytes, 8 * n_bytes / n_weights,
-        {name: types.count(name) for name in sorted(set(types))}, n_fallback,
-    )  # fmt: skip
+        asked.name,
+        asked.ftype,
+        asked.imatrix,
+        path,
+        file_sha256(path),
+        summary.size_bytes,
+        8 * n_bytes / n_weights,
+        {name: types.count(name) for name in sorted(set(types))},
+        n_fallback,
+    )

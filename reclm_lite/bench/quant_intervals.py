@@ -1,17 +1,20 @@
-"""95 % intervals of what `reclm bench quant` measures: shares, ratios over prompts, paired differences over users and seeds.
+"""95 % intervals of what `reclm bench quant` measures: shares, ratios over prompts, paired differences over users and
+seeds.
 
     share     Wilson's score interval
     ratio     sum(a) / sum(b) over prompts, prompts drawn again with replacement
-    paired    mean over users and seeds of (file - reference). Users and seeds both are a sample: the fit of another seed would
-              give another difference to everybody. half = sqrt((z * se_users)^2 + (t * se_seeds)^2), se_users of the users'
-              means over seeds, se_seeds of the seeds' means over users with Student's t. What is neither a user's nor a
-              seed's own is counted in both, which makes the interval wider rather than narrower.
-    pooled    the same with one se_seeds for all files of a run, the root of their mean variance: what seeds differ by is the
+    paired    mean over users and seeds of (file - reference). Users and seeds both are a sample: the fit of another
+    seed would
+              give another difference to everybody. half = sqrt((z * se_users)^2 + (t * se_seeds)^2), se_users of the
+              users' means over seeds, se_seeds of the seeds' means over users with Student's t. What is neither a
+              user's nor a seed's own is counted in both, which makes the interval wider rather than narrower.
+    pooled    the same with one se_seeds for all files of a run, the root of their mean variance: what seeds differ by
+    is the
               backbone's, and of three to five seeds a file's own says next to nothing.
     choice    one-sided tests of all files' losses against the bound, together (Holm)
 
-The relative loss is 1 - file / reference, a ratio of means: its interval is that of its linear part, (loss_u - r * ref_u).
-Intervals are of one file each; only the choice is corrected for how many there are.
+The relative loss is 1 - file / reference, a ratio of means: its interval is that of its linear part, (loss_u - r *
+ref_u). Intervals are of one file each; only the choice is corrected for how many there are.
 """
 
 import math
@@ -41,7 +44,9 @@ def wilson(n_hits: int, n: int) -> Interval:
     return float(found.low), float(found.high)
 
 
-def ratio(sums: Sequence[float], counts: Sequence[float], *, n_resamples: int = 1000, seed: int = 0) -> tuple[float, Interval]:
+def ratio(
+    sums: Sequence[float], counts: Sequence[float], *, n_resamples: int = 1000, seed: int = 0
+) -> tuple[float, Interval]:
     """(sum(sums) / sum(counts), its interval over prompts); no interval for fewer than MIN_UNITS of them."""
     top, bottom = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
     value = float(top.sum() / bottom.sum())
@@ -68,7 +73,8 @@ class Errors:
 
 
 def chance_beyond(value: float, errors: Errors, bound: float) -> float:
-    """The chance, were the mean at `bound`, to find `value` or less: what one-sided tests call p. 0 where nothing differs by chance."""
+    """The chance, were the mean at `bound`, to find `value` or less: what one-sided tests call p. 0 where nothing
+    differs by chance."""
     if value >= bound:
         return 1.0
     if errors.half() == 0 or value + errors.half(1 - _LEAST) < bound:
@@ -77,7 +83,8 @@ def chance_beyond(value: float, errors: Errors, bound: float) -> float:
 
 
 def holm(chances: Sequence[float], level: float = 0.025) -> list[bool]:
-    """Which of several hypotheses fall, so that with a chance of `level` at most a true one is among them (Holm, 1979)."""
+    """Which of several hypotheses fall, so that with a chance of `level` at most a true one is among them (Holm,
+    1979)."""
     order = np.argsort(chances, kind="stable")
     out = [False] * len(chances)
     for rank, at in enumerate(order.tolist()):
@@ -91,8 +98,8 @@ def holm(chances: Sequence[float], level: float = 0.025) -> list[bool]:
 class Paired:
     """A metric of a file beside the reference's, over the same users and seeds.
 
-    interval: of `difference`; loss: relative, 1 - value / reference (None where the reference has none of it). Intervals are None for
-    fewer than MIN_UNITS users or 2 seeds.
+    interval: of `difference`; loss: relative, 1 - value / reference (None where the reference has none of it).
+    Intervals are None for fewer than MIN_UNITS users or 2 seeds.
     """
 
     value: float
@@ -122,7 +129,9 @@ def paired(found: np.ndarray, reference: np.ndarray) -> Paired:
     """found, reference: float64 (n_seeds, n_users), the same users in the same order, row for row the same seed."""
     n_seeds, n_users = found.shape
     if found.shape != reference.shape or n_users == 0:
-        raise ValueError(f"expected metrics of the same users and seeds, found shapes {found.shape} and {reference.shape}")
+        raise ValueError(
+            f"expected metrics of the same users and seeds, found shapes {found.shape} and {reference.shape}"
+        )
     value, base = float(found.mean()), float(reference.mean())
     loss = 1 - value / base if base > 0 else None
     of_loss = None if loss is None else _errors((reference - found - loss * reference) / base)
@@ -130,12 +139,15 @@ def paired(found: np.ndarray, reference: np.ndarray) -> Paired:
 
 
 def pooled(pairs: Sequence[Paired]) -> list[Paired]:
-    """The same pairs, what their seeds differ by taken together; all of one metric, seeds and users. A single one stays as it is."""
+    """The same pairs, what their seeds differ by taken together; all of one metric, seeds and users. A single one stays
+    as it is."""
 
     def together(errors: Sequence[Errors]) -> tuple[float, int]:
         return math.sqrt(sum(each.seeds**2 for each in errors) / len(errors)), sum(each.df for each in errors)
 
-    differing = [pair for pair in pairs if pair.of_difference.users or pair.of_difference.seeds]  # the others are the reference over again
+    differing = [
+        pair for pair in pairs if pair.of_difference.users or pair.of_difference.seeds
+    ]  # the others are the reference over again
     if len(differing) < 2:
         return list(pairs)
     seeds, df = together([pair.of_difference for pair in differing])

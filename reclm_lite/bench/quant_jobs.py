@@ -1,9 +1,10 @@
-"""The work on one file that `reclm bench quant` does in a process of its own: its speed, its logits, an encoder's vectors.
+"""The work on one file that `reclm bench quant` does in a process of its own: its speed, its logits, an encoder's
+vectors.
 
     echo '{"kind": "speed", "model": "…", "prompts": ["…"], …}' | python -m reclm_lite.bench.quant_jobs
 
-The job comes on stdin, its result is one JSON line on stdout. A process of its own: peak memory is the file's alone, and a file
-that makes llama.cpp abort takes nothing else along.
+The job comes on stdin, its result is one JSON line on stdout. A process of its own: peak memory is the file's alone,
+and a file that makes llama.cpp abort takes nothing else along.
 """
 
 import json
@@ -21,14 +22,24 @@ _N_PREFILL, _N_DECODE = 512, 32  # tokens of the plain measurements, where the c
 
 
 def run_job(kind: str, **arguments: Any) -> dict[str, Any]:
-    """Run a job in a fresh process; returns its result. Raises ModelError with the last line it wrote where it fails."""
+    """Run a job in a fresh process; returns its result. Raises ModelError with the last line it wrote where it
+    fails."""
     what = f"measuring {kind} of {arguments.get('model')}"
-    return process.run(process.python(__name__), {"kind": kind, **arguments}, what, remedy="; check --encoder" if kind == "encode" else "; leave it out of --types")
+    return process.run(
+        process.python(__name__),
+        {"kind": kind, **arguments},
+        what,
+        remedy="; check --encoder" if kind == "encode" else "; leave it out of --types",
+    )
 
 
 def merged(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One file's turns of "speed" as one: figures as lists, the answers of all prompts in their order, the most of its memory."""
-    lists = {name: [turn[name] for turn in turns] for name in ("load_seconds", "prefill_tokens_per_s", "decode_tokens_per_s", "profiles_per_s")}
+    """One file's turns of "speed" as one: figures as lists, the answers of all prompts in their order, the most of its
+    memory."""
+    lists = {
+        name: [turn[name] for turn in turns]
+        for name in ("load_seconds", "prefill_tokens_per_s", "decode_tokens_per_s", "profiles_per_s")
+    }
     answers = {name: [""] * sum(len(turn["texts"]) for turn in turns) for name in ("texts", "finishes")}
     for name, all_of in answers.items():
         for at, turn in enumerate(turns):
@@ -43,12 +54,19 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _speed(
-    model: str, prompts: Sequence[str], n_threads: int, n_slots: int | None, n_ctx: int, max_new: int, chat: list[str] | None
+    model: str,
+    prompts: Sequence[str],
+    n_threads: int,
+    n_slots: int | None,
+    n_ctx: int,
+    max_new: int,
+    chat: list[str] | None,
 ) -> dict[str, Any]:
-    """One turn: seconds of loading, tokens/s of one sequence, and the free greedy answers of the product's scheduler with their pace.
+    """One turn: seconds of loading, tokens/s of one sequence, and the free greedy answers of the product's scheduler
+    with their pace.
 
-    The file is in the page cache when it is loaded. peak_bytes: resident pages of the process at most; base_bytes: before
-    the first weights were read, so that peak - base is what the file and its contexts take.
+    The file is in the page cache when it is loaded. peak_bytes: resident pages of the process at most; base_bytes:
+    before the first weights were read, so that peak - base is what the file and its contexts take.
     """
     from ..kernels import decoding
     from ..runtime import llama_lib, load_model
@@ -62,7 +80,9 @@ def _speed(
     with load_model(path, use_mmap=False) as loaded:
         load_seconds = time.perf_counter() - started
         prefill, decode = _plain(loaded, prompts, n_threads)
-    answers = engine_answers(model, prompts, n_threads, n_slots, n_ctx, max_new, guided=False, chat=chat, window=len(prompts))
+    answers = engine_answers(
+        model, prompts, n_threads, n_slots, n_ctx, max_new, guided=False, chat=chat, window=len(prompts)
+    )
     return {
         "load_seconds": load_seconds,
         "prefill_tokens_per_s": prefill,
@@ -113,7 +133,8 @@ def _logits(**arguments: Any) -> dict[str, Any]:
 
 
 def _encode(model: str, texts: Sequence[str], n_threads: int, out: str) -> dict[str, Any]:
-    """An encoder's vectors of `texts`, as `reclm embed items` makes them, to `out`; seconds of loading and distinct texts/s."""
+    """An encoder's vectors of `texts`, as `reclm embed items` makes them, to `out`; seconds of loading and distinct
+    texts/s."""
     import numpy as np
 
     from ..text.encoder import TextEncoder
@@ -128,7 +149,11 @@ def _encode(model: str, texts: Sequence[str], n_threads: int, out: str) -> dict[
         arrays, _ = embed_texts(texts, encoder, None, None, counts)
         seconds = time.perf_counter() - started
     np.save(out, arrays["vectors"])
-    return {"load_seconds": load_seconds, "texts_per_s": counts.n_texts_embedded / seconds, "peak_bytes": peak_resident_bytes()}
+    return {
+        "load_seconds": load_seconds,
+        "texts_per_s": counts.n_texts_embedded / seconds,
+        "peak_bytes": peak_resident_bytes(),
+    }
 
 
 _KINDS = {"speed": _speed, "logits": _logits, "encode": _encode}

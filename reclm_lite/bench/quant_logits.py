@@ -1,15 +1,16 @@
 """Next-token distributions of a quantized file beside the unquantized one's, on profile prompts and its answers.
 
-A sequence is a prompt as the product sends it (chat template, BOS) and the answer that the reference decodes greedily. Of
-every position after the first token comes
+A sequence is a prompt as the product sends it (chat template, BOS) and the answer that the reference decodes greedily.
+Of every position after the first token comes
 
     perplexity   exp(-mean log q(next token))
     top-1        whether the file's likeliest token is the reference's
     KL           sum_t p(t) (log p(t) - log q(t)), in nats, of the reference's p against the file's q
 
-KL needs whole rows of the reference: they lie in a file, of at most `MAX_STORED_BYTES`, those of answers first and of prompts
-evenly thinned; the others count positions of all sequences. Keys and values are float32 (`convert.parity.logits`): weights
-are compared, not caches. `benchmarks/perplexity.py` holds these figures to llama.cpp's own tool.
+KL needs whole rows of the reference: they lie in a file, of at most `MAX_STORED_BYTES`, those of answers first and of
+prompts evenly thinned; the others count positions of all sequences. Keys and values are float32
+(`convert.parity.logits`): weights are compared, not caches. `benchmarks/perplexity.py` holds these figures to
+llama.cpp's own tool.
 """
 
 from collections.abc import Sequence
@@ -50,25 +51,35 @@ def stored_masks(n_prompt: Sequence[int], lengths: Sequence[int], limit: int) ->
 
 
 def measure(
-    model: str, folder: str, n_threads: int, prompts: Sequence[Sequence[int]] | None = None, n_answer: int = 0, n_prompt: Sequence[int] | None = None
+    model: str,
+    folder: str,
+    n_threads: int,
+    prompts: Sequence[Sequence[int]] | None = None,
+    n_answer: int = 0,
+    n_prompt: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Figures by sequence. prompts: given for the reference alone, whose sequences and rows then go to `folder`. n_prompt: how many
-    tokens of each belong to no answer, where they hold one already and none is to be decoded.
+    """Figures by sequence. prompts: given for the reference alone, whose sequences and rows then go to `folder`.
+    n_prompt: how many tokens of each belong to no answer, where they hold one already and none is to be decoded.
 
-    {"nll_sums", "n_tokens", "answer_nll_sums", "n_answer_tokens", "n_agree", "kl_sums", "n_kl", "answer_kl_sums", "n_answer_kl",
-    "kl_99", "kl_99_interval"}.
-    Raises ModelError for logits that are not finite.
+    {"nll_sums", "n_tokens", "answer_nll_sums", "n_answer_tokens", "n_agree", "kl_sums", "n_kl", "answer_kl_sums",
+    "n_answer_kl", "kl_99", "kl_99_interval"}. Raises ModelError for logits that are not finite.
     """
     place = Path(folder)
     with load_model(Path(model)) as loaded:
         if prompts is not None:
             if n_prompt is None:
-                sequences, n_prompt = sequences_of(loaded, prompts, n_answer, n_threads), [len(prompt) for prompt in prompts]
+                sequences, n_prompt = (
+                    sequences_of(loaded, prompts, n_answer, n_threads),
+                    [len(prompt) for prompt in prompts],
+                )
             else:
                 sequences = [list(prompt) for prompt in prompts]
             masks = stored_masks(n_prompt, list(map(len, sequences)), max(64, MAX_STORED_BYTES // (4 * loaded.n_vocab)))
             rows = np.lib.format.open_memmap(
-                place / "rows.npy", mode="w+", dtype=np.float32, shape=(sum(int(mask.sum()) for mask in masks), loaded.n_vocab)
+                place / "rows.npy",
+                mode="w+",
+                dtype=np.float32,
+                shape=(sum(int(mask.sum()) for mask in masks), loaded.n_vocab),
             )
             best = np.empty(sum(len(sequence) - 1 for sequence in sequences), np.int64)
         else:
@@ -83,16 +94,27 @@ def measure(
         if prompts is not None:
             rows.flush()
             np.savez(
-                place / "sequences.npz", tokens=np.concatenate(sequences), lengths=np.array(list(map(len, sequences))),
-                n_prompt=np.array(n_prompt), best=best, stored=np.concatenate(masks),
-            )  # fmt: skip
+                place / "sequences.npz",
+                tokens=np.concatenate(sequences),
+                lengths=np.array(list(map(len, sequences))),
+                n_prompt=np.array(n_prompt),
+                best=best,
+                stored=np.concatenate(masks),
+            )
     return found
 
 
 def _read(
-    model: Model, sequences: Sequence[Sequence[int]], n_prompt: Sequence[int], masks: Sequence[np.ndarray], rows: np.ndarray,
-    best: np.ndarray, n_threads: int, *, is_reference: bool,
-) -> dict[str, Any]:  # fmt: skip
+    model: Model,
+    sequences: Sequence[Sequence[int]],
+    n_prompt: Sequence[int],
+    masks: Sequence[np.ndarray],
+    rows: np.ndarray,
+    best: np.ndarray,
+    n_threads: int,
+    *,
+    is_reference: bool,
+) -> dict[str, Any]:
     """Figures of all sequences; of the reference, `rows` and `best` are filled in as well."""
     n = len(sequences)
     names = ("nll_sums", "answer_nll_sums", "kl_sums", "answer_kl_sums")

@@ -1,4 +1,5 @@
-"""Where the results of `reclm bench quant` go: `quant.json`, `quant.csv` and `quant.html` in the folder asked for, lines for the terminal."""
+"""Where the results of `reclm bench quant` go: `quant.json`, `quant.csv` and `quant.html` in the folder asked for,
+lines for the terminal."""
 
 import json
 from collections.abc import Mapping

@@ -35,7 +35,9 @@ def render(document: Mapping[str, Any]) -> str:
                 (
                     "excluded",
                     "Excluded",
-                    pairs_html("Files that were not measured to the end", [(row["name"], row["excluded"]) for row in excluded]),
+                    pairs_html(
+                        "Files that were not measured to the end", [(row["name"], row["excluded"]) for row in excluded]
+                    ),
                 )
             ]
             if excluded
@@ -46,17 +48,25 @@ def render(document: Mapping[str, Any]) -> str:
     ]
     choice, about = document["choice"], f"Quantization of {frontier.model_name(document)}"
     return shell(
-        about, kicker=about, heading=_TITLES.get(choice["state"], "Keep {name}").format(name=choice["name"], bound=f"{100 * choice['max_loss']:g}\u00a0%"), sections=sections,
-        soft=f"Profiles of {document['n_users']:,} users, {document['settings']['backbone']}, {document['settings']['n_seeds']} seeds.",
+        about,
+        kicker=about,
+        heading=_TITLES.get(choice["state"], "Keep {name}").format(
+            name=choice["name"], bound=f"{100 * choice['max_loss']:g}\u00a0%"
+        ),
+        sections=sections,
+        soft=f"Profiles of {document['n_users']:,} users, {document['settings']['backbone']}, "
+        f"{document['settings']['n_seeds']} seeds.",
         lede=escape(choice["sentence"]).replace(" %", "\u00a0%"),
-    )  # fmt: skip
+    )
 
 
 # -- sections ---------------------------------------------------------------------------
 
 
 def _recommendations(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    told = [(row["name"], row["downstream"], row["is_reference"]) for row in rows] + [("no profiles", document["without_profiles"], False)]
+    told = [(row["name"], row["downstream"], row["is_reference"]) for row in rows] + [
+        ("no profiles", document["without_profiles"], False)
+    ]
     titles = {"full": "All", "unseen": "Unseen items", "cold": f"Users of at most {document['cold_items']}"}
     counts = [(rows[0]["downstream"][f"{group} {METRICS[0]}"] or {}).get("n_users", 0) for group in GROUPS]
     out = []
@@ -67,9 +77,14 @@ def _recommendations(document: Mapping[str, Any], rows: Sequence[Mapping[str, An
             cells = [_difference(pairs[f"{group} {metric}"], is_reference) for group in GROUPS]
             cells += [_loss(pairs[HEADLINE])] if with_loss else []
             body.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(_cell(cell) for cell in cells)}</tr>')
-        heads = [f"{escape(titles[group])}<br>{n:,} users" for group, n in zip(GROUPS, counts, strict=True)] + (["Loss, all"] if with_loss else [])
+        heads = [f"{escape(titles[group])}<br>{n:,} users" for group, n in zip(GROUPS, counts, strict=True)] + (
+            ["Loss, all"] if with_loss else []
+        )
         head = "".join(f'<th scope="col" class="number">{title}</th>' for title in heads)
-        caption = f"{metric_label(metric)}: of the unquantized file, and differences from it over the same users and seeds; below each, its 95 % interval."
+        caption = (
+            f"{metric_label(metric)}: of the unquantized file, and differences from it over the same users and "
+            "seeds; below each, its 95 % interval."
+        )
         out.append(table_html(caption, f'<th scope="col">File</th>{head}', body))
     int8 = f"<p>{escape(quant_int8.sentence(document['int8_items'], K))}</p>".replace(" %", "\u00a0%")
     return "".join(out) + int8
@@ -112,31 +127,51 @@ def _profiles(rows: Sequence[Mapping[str, Any]]) -> str:
         if marks
         else ""
     )
-    note = "Free: greedy answers with nothing held to the form, per cent. Same profile and cosine: as the product writes them, once for each distinct prompt."
+    note = (
+        "Free: greedy answers with nothing held to the form, per cent. Same profile and cosine: as the product "
+        "writes them, once for each distinct prompt."
+    )
     return f"{_table(note, rows, columns)}{plot}"
 
 
 def _distributions(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = (("answer_perplexity", "Perplexity of answers", 1, 4), ("answer_mean_kl", "KL in answers", 1, None), ("mean_kl", "Mean KL", 1, None),
-               ("kl_99", "KL, 99th percentile", 1, None), ("top1_agreement", "Top-1, %", 100, 1), ("perplexity", "Perplexity, all", 1, None))  # fmt: skip
-    note = f"Over {rows[0]['n_positions']:,} positions of {rows[0]['n_prompts']:,} prompts with the unquantized file's greedy answers; KL in nats. {PROMPTS_NOTE}"
+    columns = (
+        ("answer_perplexity", "Perplexity of answers", 1, 4),
+        ("answer_mean_kl", "KL in answers", 1, None),
+        ("mean_kl", "Mean KL", 1, None),
+        ("kl_99", "KL, 99th percentile", 1, None),
+        ("top1_agreement", "Top-1, %", 100, 1),
+        ("perplexity", "Perplexity, all", 1, None),
+    )
+    note = (
+        f"Over {rows[0]['n_positions']:,} positions of {rows[0]['n_prompts']:,} prompts with the unquantized "
+        f"file's greedy answers; KL in nats. {PROMPTS_NOTE}"
+    )
     return _table(note, rows, columns)
 
 
 def _speed(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     body = []
     for row in rows:
-        cells = [f"{row['size_bytes'] / 1e6:,.1f}", f"{row['bits_per_weight']:.2f}", f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['load_seconds']:.3f}",
-                 *(_ranged(row, name) for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "profiles_per_s"))]  # fmt: skip
+        cells = [
+            f"{row['size_bytes'] / 1e6:,.1f}",
+            f"{row['bits_per_weight']:.2f}",
+            f"{row['peak_bytes'] / 1e6:,.0f}",
+            f"{row['load_seconds']:.3f}",
+            *(_ranged(row, name) for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "profiles_per_s")),
+        ]
         body.append(
-            f'<tr><th scope="row">{escape(row["name"])}</th>' + "".join(f'<td class="number">{cell}</td>' for cell in cells) + "</tr>"
+            f'<tr><th scope="row">{escape(row["name"])}</th>'
+            + "".join(f'<td class="number">{cell}</td>' for cell in cells)
+            + "</tr>"
         )
     head = "".join(
         f'<th scope="col" class="number">{title}</th>'
         for title in ("MB", "Bits/weight", "Peak MB", "Load, s", "Prefill, tokens/s", "Decode, tokens/s", "Profiles/s")
     )
     marks = [
-        mark_of(row, row["profiles_per_s"], row["profiles_per_s_range"], f"{row['profiles_per_s']:,.2f}") for row in rows
+        mark_of(row, row["profiles_per_s"], row["profiles_per_s_range"], f"{row['profiles_per_s']:,.2f}")
+        for row in rows
     ]
     plots = frontier.figure(
         "Profiles per second",
@@ -146,7 +181,14 @@ def _speed(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
     by_loss = frontier.marks_of(document, lambda row: row["profiles_per_s"])
     if by_loss:
         bound = document["choice"]["max_loss"]
-        drawn = frontier.frontier_plot(by_loss, title="Speed and loss", x_axis="profiles/s", y_axis="loss of Recall@20", bound=bound, more_is_better=True)
+        drawn = frontier.frontier_plot(
+            by_loss,
+            title="Speed and loss",
+            x_axis="profiles/s",
+            y_axis="loss of Recall@20",
+            bound=bound,
+            more_is_better=True,
+        )
         plots += frontier.figure("Speed against loss", f"The dashed line is the bound of {100 * bound:g} %.", drawn)
     caption = "Each file in processes of its own, in turns; medians, with the least and the most below."
     return table_html(caption, f'<th scope="col">File</th>{head}', body) + f'<div class="pair">{plots}</div>'
@@ -155,11 +197,22 @@ def _speed(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
 def _encoders(rows: Sequence[Mapping[str, Any]]) -> str:
     head, *told = encoder_cells(rows)
     body = [
-        "".join([f'<tr><th scope="row">{escape(row[0])}</th>', *(f'<td class="number">{escape(cell)}</td>' for cell in row[1:]), "</tr>"])
+        "".join(
+            [
+                f'<tr><th scope="row">{escape(row[0])}</th>',
+                *(f'<td class="number">{escape(cell)}</td>' for cell in row[1:]),
+                "</tr>",
+            ]
+        )
         for row in told
     ]
-    titles = "".join(f'<th scope="col"{" class=number" if at else ""}>{escape(title)}</th>' for at, title in enumerate(head))
-    caption = "Vectors of the catalogue's texts beside the unquantized encoder's, and the backbone fitted with them, without profiles; 95 % intervals."
+    titles = "".join(
+        f'<th scope="col"{" class=number" if at else ""}>{escape(title)}</th>' for at, title in enumerate(head)
+    )
+    caption = (
+        "Vectors of the catalogue's texts beside the unquantized encoder's, and the backbone fitted with them, "
+        "without profiles; 95 % intervals."
+    )
     return table_html(caption, titles, body)
 
 
@@ -172,7 +225,9 @@ def _mark(row: Mapping[str, Any], figure: Mapping[str, Any], digits: int) -> Mar
     return mark_of(row, figure["value"], figure["interval"], number(figure["value"], digits))
 
 
-def _table(caption: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, float, int | None]]) -> str:
+def _table(
+    caption: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, float, int | None]]
+) -> str:
     body = []
     for row in rows:
         cells = []
@@ -194,11 +249,16 @@ def _made(document: Mapping[str, Any]) -> str:
     pairs = [
         (
             "Machine",
-            f"{about['cpu']}, {about['n_cores']} cores, {about['n_threads']} threads, {about['isa']}, load {about['load_average']}",
+            f"{about['cpu']}, {about['n_cores']} cores, {about['n_threads']} threads, {about['isa']}, load "
+            f"{about['load_average']}",
         ),
         ("Versions", ", ".join(f"{name} {value}" for name, value in about["versions"].items())),
         ("Users", f"{document['n_users']:,} of {document['n_all_users']:,}, drawn with seed {settings['seed']}"),
-        ("Fits", f"{settings['backbone']}, seeds 0 to {settings['n_seeds'] - 1}, epochs {settings['epochs'] or 'by default'}"),
+        (
+            "Fits",
+            f"{settings['backbone']}, seeds 0 to {settings['n_seeds'] - 1}, epochs "
+            f"{settings['epochs'] or 'by default'}",
+        ),
         *((f"SHA-256 of {row['name']}", row["sha256"]) for row in document["files"] if row["sha256"]),
     ]
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in document["notes"])

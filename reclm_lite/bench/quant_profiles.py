@@ -1,8 +1,9 @@
 """The profiles that each file writes for the same users, and their vectors, in a copy of the workspace.
 
-A file writes as in `reclm profile users`: the form held, one retry. Its answers stay in the copy's store of generations, by
-model and prompt, so that a run that was stopped, or one with more files, generates what is missing alone. The copy is made
-anew where the workspace's data, split or neighbours have changed. The workspace itself is never written to.
+A file writes as in `reclm profile users`: the form held, one retry. Its answers stay in the copy's store of
+generations, by model and prompt, so that a run that was stopped, or one with more files, generates what is missing
+alone. The copy is made anew where the workspace's data, split or neighbours have changed. The workspace itself is never
+written to.
 """
 
 import json
@@ -60,18 +61,22 @@ def open_copy(root: Path, target: Path) -> Workspace:
 
 
 def choose_users(split: Split, inputs: ProfileInputs, n: int | None, seed: int) -> list[int]:
-    """The users to profile, ascending: `n` drawn among those who get a prompt and have something held out, or all who get one.
+    """The users to profile, ascending: `n` drawn among those who get a prompt and have something held out, or all who
+    get one.
 
     Raises InputError where `n` is fewer than an interval takes.
     """
     if n is not None and n < MIN_UNITS:
-        raise InputError(f"expected at least {MIN_UNITS} users, as fewer give no interval, found --users {n}; ask for more")
+        raise InputError(
+            f"expected at least {MIN_UNITS} users, as fewer give no interval, found --users {n}; ask for more"
+        )
     has_prompt = np.array([bool(inputs.items_of(user) or inputs.neighbors_of(user)) for user in range(split.n_users)])
     held_out = (np.diff(split.test.indptr) > 0) | (np.diff(split.unseen.indptr) > 0)
     found = np.flatnonzero(has_prompt & held_out)
     if len(found) < MIN_UNITS:
         raise InputError(
-            f"expected at least {MIN_UNITS} users with a history or neighbours and something held out, found {len(found)}; "
+            f"expected at least {MIN_UNITS} users with a history or neighbours and something held out, found "
+            f"{len(found)}; "
             "use a workspace with more users, or another split"
         )
     if n is None or n >= len(found):
@@ -80,14 +85,23 @@ def choose_users(split: Split, inputs: ProfileInputs, n: int | None, seed: int) 
 
 
 def write_profiles(
-    ws: Workspace, file: File, users: Sequence[int], *, n_threads: int, n_slots: int | None, encoder: Encoder | None, observer: Observer
+    ws: Workspace,
+    file: File,
+    users: Sequence[int],
+    *,
+    n_threads: int,
+    n_slots: int | None,
+    encoder: Encoder | None,
+    observer: Observer,
 ) -> Written:
     """Let a file write the profiles of `users` in the copy `ws`; what it wrote before comes from the store."""
     ids = user_ids(ws)
     with ws.writing(), ws.db:  # a profile that another file wrote must not stay where this one fails
         ws.db.execute("DELETE FROM profiles")
     source = SourceSettings(str(file.path.absolute()), n_threads=n_threads, n_slots=n_slots, model_sha256=file.sha256)
-    run_profiles(ws, "users", source=source, settings=RunSettings(), users=[ids[user] for user in users], observer=observer)
+    run_profiles(
+        ws, "users", source=source, settings=RunSettings(), users=[ids[user] for user in users], observer=observer
+    )
     embed_profiles(ws, encoder)
     vectors = ws.load(VECTORS, made_by="reclm embed profiles").arrays["vectors"]
     keys = dict(ws.db.execute("SELECT idx, prompt_key FROM profiles WHERE side='user'").fetchall())
@@ -95,9 +109,11 @@ def write_profiles(
 
 
 def similarity(found: Written, reference: Written) -> dict:
-    """Profiles beside the reference's, once for each distinct prompt of it: {"n_prompts", "n_exact", "cosines", "n_missing"}.
+    """Profiles beside the reference's, once for each distinct prompt of it: {"n_prompts", "n_exact", "cosines",
+    "n_missing"}.
 
-    A prompt whose profile one of the two lacks counts as another text with cosine 0; prompts that both lack are left out.
+    A prompt whose profile one of the two lacks counts as another text with cosine 0; prompts that both lack are left
+    out.
     """
     one_of = {key: user for user, key in sorted(reference.keys.items(), reverse=True)}
     cosines, n_exact, n_missing = [], 0, 0

@@ -1,8 +1,10 @@
-"""What the measurements of `reclm bench quant` say: a row of figures with intervals for each file, and the file to ship.
+"""What the measurements of `reclm bench quant` say: a row of figures with intervals for each file, and the file to
+ship.
 
-The choice is the smallest file whose relative loss of full Recall@20 is below the bound asked for at 95 % (one-sided at 2.5 %, all
-files tested together by Holm's method, since the smallest of many is a choice among many). Where no file has, it says whether files lose more or the sample is too small to tell, and
-for how many users the interval would be narrow enough. Left out: how rows look (`quant_tables`, `quant_page`).
+The choice is the smallest file whose relative loss of full Recall@20 is below the bound asked for at 95 % (one-sided at
+2.5 %, all files tested together by Holm's method, since the smallest of many is a choice among many). Where no file
+has, it says whether files lose more or the sample is too small to tell, and for how many users the interval would be
+narrow enough. Left out: how rows look (`quant_tables`, `quant_page`).
 """
 
 import dataclasses
@@ -25,10 +27,23 @@ CHOSEN, TOO_SMALL, LOSE_MORE, REFERENCE = "chosen", "sample too small", "all los
 
 
 def document(
-    settings: Mapping[str, Any], machine: Mapping[str, Any], found: Sequence[Any], plain: Mapping[str, Any], int8: Mapping[str, Any] | None,
-    encoders: Sequence[Mapping[str, Any]] | None, *, split: str, notes: Sequence[str], n_users: int, n_all_users: int, max_loss: float, n_kept: int, n_made: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Everything as one JSON-able dict. found: `quant.Measured`, the reference first; plain: the backbone without profiles;
+    settings: Mapping[str, Any],
+    machine: Mapping[str, Any],
+    found: Sequence[Any],
+    plain: Mapping[str, Any],
+    int8: Mapping[str, Any] | None,
+    encoders: Sequence[Mapping[str, Any]] | None,
+    *,
+    split: str,
+    notes: Sequence[str],
+    n_users: int,
+    n_all_users: int,
+    max_loss: float,
+    n_kept: int,
+    n_made: int,
+) -> dict[str, Any]:
+    """Everything as one JSON-able dict. found: `quant.Measured`, the reference first; plain: the backbone without
+    profiles;
     int8: of `quant_int8.summary`; encoders: of `quant_encoder.measure`; split: its fingerprint.
     """
     reference = found[0]
@@ -36,10 +51,14 @@ def document(
     notes = list(notes)
     if n_users < n_all_users:
         notes.append(
-            f"Profiles were written for {n_users:,} of {n_all_users:,} users; the others have none in the fits, which makes losses look smaller than they are, and recommendations are compared over the former."
+            f"Profiles were written for {n_users:,} of {n_all_users:,} users; the others have none in the fits, which "
+            "makes losses look smaller than they are, and recommendations are compared over the former."
         )
     if settings["n_seeds"] < 2:
-        notes.append("One seed tells nothing of how much fits differ by chance: recommendations have no intervals; use --seeds 2 or more.")
+        notes.append(
+            "One seed tells nothing of how much fits differ by chance: recommendations have no intervals; use --seeds "
+            "2 or more."
+        )
     return {
         "benchmark": "quant",
         "created": now(),
@@ -98,9 +117,15 @@ def _logits(logits: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str
 
     def exponential(sums: str, counts: str) -> dict[str, Any]:
         nats = figure(sums, counts)
-        return {"value": math.exp(nats["value"]), "interval": nats["interval"] and [math.exp(end) for end in nats["interval"]]}
+        return {
+            "value": math.exp(nats["value"]),
+            "interval": nats["interval"] and [math.exp(end) for end in nats["interval"]],
+        }
 
-    beside = {"sums": [a - b for a, b in zip(logits["nll_sums"], reference["nll_sums"], strict=True)], "n": logits["n_tokens"]}
+    beside = {
+        "sums": [a - b for a, b in zip(logits["nll_sums"], reference["nll_sums"], strict=True)],
+        "n": logits["n_tokens"],
+    }
     return {
         "n_positions": sum(logits["n_tokens"]),
         "perplexity": exponential("nll_sums", "n_tokens"),
@@ -155,21 +180,34 @@ def choose(rows: Sequence[Mapping[str, Any]], plain: Mapping[str, Any] | None, m
     for (row, loss), is_below in zip(told, holm(chances), strict=True):
         if is_below:
             text = (
-                f"{row['name']} is the smallest file whose Recall@20 is at most {bound} below {kept}'s, at 95 % confidence{among}: "
+                f"{row['name']} is the smallest file whose Recall@20 is at most {bound} below {kept}'s, at 95 % "
+                f"confidence{among}: "
                 f"{_loss(loss)}.{_worthless(plain, max_loss)}"
             )
             return _told(Choice(CHOSEN, row["name"], text, max_loss))
     if smaller and not told:
-        why = "no recall to lose in this sample" if all(loss is None or loss["loss"] is None for _, loss in losses) else "no interval"
-        text = f"The sample is too small to tell: there is {why}; use at least {MIN_UNITS} users with something held out and 2 seeds."
+        why = (
+            "no recall to lose in this sample"
+            if all(loss is None or loss["loss"] is None for _, loss in losses)
+            else "no interval"
+        )
+        text = (
+            f"The sample is too small to tell: there is {why}; use at least {MIN_UNITS} users with something held "
+            "out and 2 seeds."
+        )
         return _told(Choice(TOO_SMALL, None, text, max_loss))
     if any(loss["loss_interval"][0] <= max_loss for _, loss in told):
         row, loss = min(zip(told, chances, strict=True), key=lambda pair: (pair[1], pair[0][1]["loss"]))[0]
-        text = f"The sample is too small to tell: of no file is it certain, at 95 %{among}, that it loses less than {bound}. "
+        text = (
+            f"The sample is too small to tell: of no file is it certain, at 95 %{among}, that it loses less than "
+            f"{bound}. "
+        )
         text += f"{row['name']} comes nearest: {_loss(loss)}.{_enough(loss, max_loss, len(told))}"
         return _told(Choice(TOO_SMALL, None, text, max_loss))
     if told:
-        return _told(Choice(LOSE_MORE, kept, f"Every smaller file loses more than {bound} of Recall@20: keep {kept}.", max_loss))
+        return _told(
+            Choice(LOSE_MORE, kept, f"Every smaller file loses more than {bound} of Recall@20: keep {kept}.", max_loss)
+        )
     return _told(Choice(REFERENCE, kept, f"There is no smaller file that could be measured: keep {kept}.", max_loss))
 
 
@@ -179,7 +217,10 @@ def _told(choice: Choice) -> dict[str, Any]:
 
 def _loss(loss: Mapping[str, Any]) -> str:
     low, high = loss["loss_interval"]
-    return f"a loss of {100 * loss['loss']:.2f} %, 95 % interval {100 * low:.2f} to {100 * high:.2f} %, {loss['n_users']:,} users, {loss['n_seeds']} seeds"
+    return (
+        f"a loss of {100 * loss['loss']:.2f} %, 95 % interval {100 * low:.2f} to {100 * high:.2f} %, "
+        f"{loss['n_users']:,} users, {loss['n_seeds']} seeds"
+    )
 
 
 def _enough(loss: Mapping[str, Any], max_loss: float, n_files: int) -> str:
@@ -200,4 +241,7 @@ def _worthless(plain: Mapping[str, Any] | None, max_loss: float) -> str:
     if loss is None or loss["loss_interval"] is None or loss["loss_interval"][0] > max_loss:
         return ""
     low, high = (100 * end for end in loss["loss_interval"])
-    return f" But without any profiles the loss is {100 * loss['loss']:.2f} % ({low:.2f} to {high:.2f} %): these profiles are not shown to be worth more than the bound to this backbone."
+    return (
+        f" But without any profiles the loss is {100 * loss['loss']:.2f} % ({low:.2f} to {high:.2f} %): these "
+        "profiles are not shown to be worth more than the bound to this backbone."
+    )

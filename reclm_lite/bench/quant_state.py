@@ -1,7 +1,8 @@
 """What `reclm bench quant` has measured, kept by what it was measured of: a second run costs nothing.
 
-One JSON file a measurement, `<kind>-<digest>.json`, written whole or not at all. Its name hashes everything that decides the
-figures (files by SHA-256, prompts, users, seeds, versions), so another model, split or sample never finds another's figures.
+One JSON file a measurement, `<kind>-<digest>.json`, written whole or not at all. Its name hashes everything that
+decides the figures (files by SHA-256, prompts, users, seeds, versions), so another model, split or sample never finds
+another's figures.
 Left out: generated texts, which the store of the workspace's copy keeps (`quant_profiles`).
 """
 
@@ -51,12 +52,16 @@ class State:
             found = "one of something else"
         except (ValueError, KeyError, TypeError) as error:
             found = f"{type(error).__name__}"
-        raise InputError(f"expected a measurement as JSON in {path}, found {found}; delete that file and run the command again")
+        raise InputError(
+            f"expected a measurement as JSON in {path}, found {found}; delete that file and run the command again"
+        )
 
     def put(self, kind: str, made_of: Mapping[str, Any], value: Any) -> Any:
         """Keep a JSON-able value; returns it."""
         with atomic_path(self.path(kind, made_of)) as temporary:
-            temporary.write_text(json.dumps({"kind": kind, "made_of": made_of, "value": value}, allow_nan=False) + "\n", encoding="utf-8")
+            temporary.write_text(
+                json.dumps({"kind": kind, "made_of": made_of, "value": value}, allow_nan=False) + "\n", encoding="utf-8"
+            )
         return value
 
     def once(self, kind: str, made_of: Mapping[str, Any], make: Callable[[], Any]) -> Any:

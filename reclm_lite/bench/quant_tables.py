@@ -12,11 +12,41 @@ from .machine import sentence
 from .quant_downstream import GROUPS, METRICS, K
 from .quant_encoder import K as N_NEAREST
 
-_FIGURES = ("perplexity", "answer_perplexity", "log_perplexity_ratio", "mean_kl", "answer_mean_kl", "kl_99", "top1_agreement", "parse_share",
-            "free_exact_share", "exact_share", "cosine", "neighbours_kept")  # fmt: skip
-_PLAIN = ("size_bytes", "bits_per_weight", "n_fallback", "load_seconds", "peak_bytes", "model_bytes", "prefill_tokens_per_s", "decode_tokens_per_s",
-          "profiles_per_s", "n_positions", "n_prompts", "n_users", "n_written", "n_texts", "texts_per_s")  # fmt: skip
-PROMPTS_NOTE = "A profile model learns its answers alone: of answers the figures tell its quality, of prompts only how far files differ."
+_FIGURES = (
+    "perplexity",
+    "answer_perplexity",
+    "log_perplexity_ratio",
+    "mean_kl",
+    "answer_mean_kl",
+    "kl_99",
+    "top1_agreement",
+    "parse_share",
+    "free_exact_share",
+    "exact_share",
+    "cosine",
+    "neighbours_kept",
+)
+_PLAIN = (
+    "size_bytes",
+    "bits_per_weight",
+    "n_fallback",
+    "load_seconds",
+    "peak_bytes",
+    "model_bytes",
+    "prefill_tokens_per_s",
+    "decode_tokens_per_s",
+    "profiles_per_s",
+    "n_positions",
+    "n_prompts",
+    "n_users",
+    "n_written",
+    "n_texts",
+    "texts_per_s",
+)
+PROMPTS_NOTE = (
+    "A profile model learns its answers alone: of answers the figures tell its quality, of prompts only "
+    "how far files differ."
+)
 _OF_PAIRS = ("value", "difference", "loss", "n_users", "n_seeds")
 
 
@@ -28,43 +58,87 @@ def lines_of(document: Mapping[str, Any]) -> list[str]:
     lines += _table(
         ("file", "MB", "bits/w", "load s", "peak MB", "prefill/s", "decode/s", "profiles/s"),
         [
-            (row["name"], f"{row['size_bytes'] / 1e6:,.1f}", f"{row['bits_per_weight']:.2f}", f"{row['load_seconds']:.3f}", f"{row['peak_bytes'] / 1e6:,.0f}",
-             f"{row['prefill_tokens_per_s']:,.0f}", f"{row['decode_tokens_per_s']:,.0f}", f"{row['profiles_per_s']:,.2f}")
+            (
+                row["name"],
+                f"{row['size_bytes'] / 1e6:,.1f}",
+                f"{row['bits_per_weight']:.2f}",
+                f"{row['load_seconds']:.3f}",
+                f"{row['peak_bytes'] / 1e6:,.0f}",
+                f"{row['prefill_tokens_per_s']:,.0f}",
+                f"{row['decode_tokens_per_s']:,.0f}",
+                f"{row['profiles_per_s']:,.2f}",
+            )
             for row in rows
         ],
-    )  # fmt: skip
+    )
     lines += ["", f"Next tokens beside {rows[0]['name']}, with 95 % intervals; KL in nats. {PROMPTS_NOTE}"]
     lines += _table(
-        ("file", "perplexity of answers", "KL in answers", "mean KL", "KL, 99th percentile", "top-1 %", "perplexity, all"),
+        (
+            "file",
+            "perplexity of answers",
+            "KL in answers",
+            "mean KL",
+            "KL, 99th percentile",
+            "top-1 %",
+            "perplexity, all",
+        ),
         [
-            (row["name"], _figure(row["answer_perplexity"], 1, 4), *(_figure(row[name]) for name in ("answer_mean_kl", "mean_kl", "kl_99")),
-             _figure(row["top1_agreement"], 100, 1), number(row["perplexity"]["value"]))
+            (
+                row["name"],
+                _figure(row["answer_perplexity"], 1, 4),
+                *(_figure(row[name]) for name in ("answer_mean_kl", "mean_kl", "kl_99")),
+                _figure(row["top1_agreement"], 100, 1),
+                number(row["perplexity"]["value"]),
+            )
             for row in rows
         ],
-    )  # fmt: skip
+    )
     lines += ["", f"Profiles beside those of {rows[0]['name']}, with 95 % intervals; free: nothing held to the form"]
     lines += _table(
         ("file", "parse, free %", "same, free %", "same %", "cosine"),
         [
-            (row["name"], *(_figure(row[name], 100, 1) for name in ("parse_share", "free_exact_share", "exact_share")), _figure(row["cosine"], 1, 3))
+            (
+                row["name"],
+                *(_figure(row[name], 100, 1) for name in ("parse_share", "free_exact_share", "exact_share")),
+                _figure(row["cosine"], 1, 3),
+            )
             for row in rows
         ],
     )
     told = [(row["name"], row["downstream"]) for row in rows] + [("no profiles", document["without_profiles"])]
     for metric in METRICS:
         name = metric.replace("recall", "Recall").replace("ndcg", "NDCG")
-        lines += ["", f"{name} of {document['settings']['backbone']} with these profiles: differences from {rows[0]['name']}, 95 % intervals"]
+        lines += [
+            "",
+            f"{name} of {document['settings']['backbone']} with these profiles: differences from {rows[0]['name']}, "
+            "95 % intervals",
+        ]
         loss = metric == HEADLINE.split()[1]
         lines += _table(
-            ("file", "all", "unseen items", f"users of at most {document['cold_items']}", *(["loss, all"] if loss else [])),
+            (
+                "file",
+                "all",
+                "unseen items",
+                f"users of at most {document['cold_items']}",
+                *(["loss, all"] if loss else []),
+            ),
             [
-                (name, *(_difference(pairs[f"{group} {metric}"], name == rows[0]["name"]) for group in GROUPS), *([loss_of(pairs[HEADLINE])] if loss else []))
+                (
+                    name,
+                    *(_difference(pairs[f"{group} {metric}"], name == rows[0]["name"]) for group in GROUPS),
+                    *([loss_of(pairs[HEADLINE])] if loss else []),
+                )
                 for name, pairs in told
             ],
         )
     if document["encoders"]:
         head, *told = encoder_cells(document["encoders"])
-        lines += ["", f"The text encoder on the catalogue's texts; {document['settings']['backbone']} with its item vectors and no profiles; 95 % intervals", *_table(head, told)]
+        lines += [
+            "",
+            f"The text encoder on the catalogue's texts; {document['settings']['backbone']} with its item vectors and "
+            "no profiles; 95 % intervals",
+            *_table(head, told),
+        ]
     for row in document["files"]:
         if row["excluded"]:
             lines.append(f"excluded: {row['name']}: {row['excluded']}")
@@ -81,7 +155,11 @@ def lines_of(document: Mapping[str, Any]) -> list[str]:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(head[i]), *(len(row[i]) for row in rows)) for i in range(len(head))]
     return [
-        "  " + "  ".join(cell.ljust(width) if not i else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  "
+        + "  ".join(
+            cell.ljust(width) if not i else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in (head, *rows)
     ]
 
@@ -120,8 +198,9 @@ def _difference(pair: Mapping[str, Any] | None, is_reference: bool) -> str:
 
 
 def csv_of(document: Mapping[str, Any]) -> str:
-    """A row a file, each figure with columns `_low` and `_high`; empty where there is none. kind: "profile model", "backbone" (without
-    profiles) or "encoder", whose `cosine` is of texts and whose recommendations are of the backbone fitted with its vectors.
+    """A row a file, each figure with columns `_low` and `_high`; empty where there is none. kind: "profile model",
+    "backbone" (without profiles) or "encoder", whose `cosine` is of texts and whose recommendations are of the backbone
+    fitted with its vectors.
     """
     pairs = [f"{group} {metric}" for group in GROUPS for metric in METRICS]
     first = ["kind", "name", "ftype", "imatrix", "excluded", "sha256", *_PLAIN]
@@ -159,15 +238,43 @@ def encoder_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         low, high = (scale * end for end in one["interval"])
         return f"{scale * one['value']:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
-    out: list[tuple[str, ...]] = [("encoder", "MB", "bits/w", "load s", "peak MB", "texts/s", "cosine", "least", f"nearest {N_NEAREST} kept, %", "R@20 (users)", "loss of R@20")]
+    out: list[tuple[str, ...]] = [
+        (
+            "encoder",
+            "MB",
+            "bits/w",
+            "load s",
+            "peak MB",
+            "texts/s",
+            "cosine",
+            "least",
+            f"nearest {N_NEAREST} kept, %",
+            "R@20 (users)",
+            "loss of R@20",
+        )
+    ]
     for row in rows:
         if row["excluded"]:
             out.append((row["name"], "excluded", "", "", "", "", "", "", "", "", row["excluded"]))
             continue
         pair = (row["downstream"] or {}).get(HEADLINE)
         out.append(
-            (row["name"], f"{row['size_bytes'] / 1e6:,.1f}", f"{row['bits_per_weight']:.2f}", f"{row['load_seconds']:.3f}", f"{row['peak_bytes'] / 1e6:,.0f}",
-             f"{row['texts_per_s']:,.1f}", figure(row["cosine"], 1, 5), f"{row['min_cosine']:.5f}", figure(row["neighbours_kept"], 100, 1),
-             "not fitted" if row["downstream"] is None else "no users" if pair is None else f"{pair['value']:.4f} ({pair['n_users']:,})", "" if pair is None else loss_of(pair))
-        )  # fmt: skip
+            (
+                row["name"],
+                f"{row['size_bytes'] / 1e6:,.1f}",
+                f"{row['bits_per_weight']:.2f}",
+                f"{row['load_seconds']:.3f}",
+                f"{row['peak_bytes'] / 1e6:,.0f}",
+                f"{row['texts_per_s']:,.1f}",
+                figure(row["cosine"], 1, 5),
+                f"{row['min_cosine']:.5f}",
+                figure(row["neighbours_kept"], 100, 1),
+                "not fitted"
+                if row["downstream"] is None
+                else "no users"
+                if pair is None
+                else f"{pair['value']:.4f} ({pair['n_users']:,})",
+                "" if pair is None else loss_of(pair),
+            )
+        )
     return out

@@ -1,7 +1,8 @@
 """LightGCN's training epoch beside the same epoch in plain torch, whose file is given (benchmarks/torch_lightgcn.py).
 
-The same on both sides: 3 layers of 64 columns and their mean, propagated anew for every batch of 4,096, a dense Adam step,
-negatives drawn for every batch. With text, item vectors begin as a two-layer MLP of text vectors added to their own.
+The same on both sides: 3 layers of 64 columns and their mean, propagated anew for every batch of 4,096, a dense Adam
+step, negatives drawn for every batch. With text, item vectors begin as a two-layer MLP of text vectors added to their
+own.
 """
 
 import importlib.util
@@ -34,9 +35,19 @@ def beside_torch(inputs: Inputs, path: Path | None, n_rounds: int, n_threads: in
         what = f"one epoch, {name}, {N_LAYERS} layers of {DIM}{'' if text is None else ', items with text'}"
         group = Group(f"lightgcn against torch, {loss}", what, "interactions", train.nnz)
         settings = lightgcn.Settings(
-            dim=DIM, n_layers=N_LAYERS, rate=RATE, batch_size=BATCH, loss=loss, n_negatives=n_negatives, l2=0.0, layers="mean",
-            self_loops=False, items_propagated=True, encoder="published" if text is None else "residual", patience=None,
-        )  # fmt: skip
+            dim=DIM,
+            n_layers=N_LAYERS,
+            rate=RATE,
+            batch_size=BATCH,
+            loss=loss,
+            n_negatives=n_negatives,
+            l2=0.0,
+            layers="mean",
+            self_loops=False,
+            items_propagated=True,
+            encoder="published" if text is None else "residual",
+            patience=None,
+        )
         seconds: dict[str, list[float]] = {OURS: []}
         losses: dict[str, float] = {}
         peers = {}
@@ -44,7 +55,15 @@ def beside_torch(inputs: Inputs, path: Path | None, n_rounds: int, n_threads: in
             _use_threads(n_threads)
             for layout in LAYOUTS:
                 model = reference.TorchLightGCN(
-                    train.indptr, train.indices, *train.shape, dim=DIM, n_layers=N_LAYERS, rate=RATE, layout=layout, text=text, seed=seed
+                    train.indptr,
+                    train.indices,
+                    *train.shape,
+                    dim=DIM,
+                    n_layers=N_LAYERS,
+                    rate=RATE,
+                    layout=layout,
+                    text=text,
+                    seed=seed,
                 )
                 model.epoch(batch_size=BATCH, loss=loss, n_negatives=n_negatives, seed=seed, max_steps=2)
                 peers[f"torch {layout.upper()}"] = model
@@ -52,7 +71,9 @@ def beside_torch(inputs: Inputs, path: Path | None, n_rounds: int, n_threads: in
         for number in range(n_rounds):
             seconds[OURS].append(_our_epoch(Inputs(inputs.split, text), settings, n_threads, seed))
             for peer, model in peers.items():
-                spent, losses[peer] = model.epoch(batch_size=BATCH, loss=loss, n_negatives=n_negatives, seed=seed + number)
+                spent, losses[peer] = model.epoch(
+                    batch_size=BATCH, loss=loss, n_negatives=n_negatives, seed=seed + number
+                )
                 seconds[peer].append(spent)
         for contender, spent in seconds.items():
             note = f"loss {losses[contender]:.4f}" if contender in losses else ""
@@ -82,9 +103,15 @@ def _our_epoch(inputs: Inputs, settings: lightgcn.Settings, n_threads: int, seed
     watch = Stopwatch()
     with quiet(fit_arrays):
         fit_arrays(
-            inputs, "lightgcn", settings=settings, epochs=2, refit=False, n_threads=n_threads, seed=seed,
+            inputs,
+            "lightgcn",
+            settings=settings,
+            epochs=2,
+            refit=False,
+            n_threads=n_threads,
+            seed=seed,
             progress=lambda *_, **__: watch.lap(),
-        )  # fmt: skip
+        )
     return watch.laps[1]
 
 

@@ -36,7 +36,7 @@ class Target:
 
     @property
     def state(self) -> str:
-        """"met", "missed" or "not measured"."""
+        """ "met", "missed" or "not measured"."""
         if self.figure is None:
             return "not measured"
         met = self.figure >= self.target if self.at_least else self.figure <= self.target
@@ -57,9 +57,16 @@ class Group:
     def add(self, name: str, timing: Timing, note: str = "", **facts: object) -> None:
         """A contender that was timed."""
         self.rows.append(
-            Row(name, timing.median_seconds * 1e3, timing.min_seconds * 1e3, self.count / timing.median_seconds, timing.n_calls,
-                note, facts)
-        )  # fmt: skip
+            Row(
+                name,
+                timing.median_seconds * 1e3,
+                timing.min_seconds * 1e3,
+                self.count / timing.median_seconds,
+                timing.n_calls,
+                note,
+                facts,
+            )
+        )
 
     def add_missing(self, name: str, note: str = NOT_INSTALLED) -> None:
         """A contender that was not run."""
@@ -96,7 +103,10 @@ def lines_of(groups: list[Group]) -> list[str]:
                 lines.append(f"  {row.name:<{width}}  {row.note}")
                 continue
             rate = f"{_short(row.per_second)} {group.unit}/s"
-            lines.append(f"  {row.name:<{width}}  {_ms(row.median_ms):>10} ms  (least {_ms(row.min_ms)})  {rate:>18}  {row.note}".rstrip())
+            lines.append(
+                f"  {row.name:<{width}}  {_ms(row.median_ms):>10} ms  (least {_ms(row.min_ms)})  {rate:>18}  "
+                f"{row.note}".rstrip()
+            )
         for target in group.targets:
             sign = ">=" if target.at_least else "<="
             found = "" if target.figure is None else f": {target.figure:.4g}{target.unit}"

@@ -19,10 +19,15 @@ def bench_spmm(adjacency: sp.csr_matrix, dense: np.ndarray, n_threads: int, repe
     """One product with the normalised adjacency; every contender's result is compared with float64 first."""
     matrix = native.make_csr(adjacency.indptr, adjacency.indices, adjacency.data, adjacency.shape)
     group = Group(
-        "spmm", f"adjacency of {adjacency.shape[0]:,} nodes, {adjacency.nnz:,} entries, times {dense.shape[1]} columns",
-        "entries", adjacency.nnz,
-    )  # fmt: skip
-    half, out, half_out, loop_out = native.to_bf16(dense), *(native.empty(dense.shape, dtype) for dtype in (np.float32, np.uint16, np.float32))
+        "spmm",
+        f"adjacency of {adjacency.shape[0]:,} nodes, {adjacency.nnz:,} entries, times {dense.shape[1]} columns",
+        "entries",
+        adjacency.nnz,
+    )
+    half, out, half_out, loop_out = (
+        native.to_bf16(dense),
+        *(native.empty(dense.shape, dtype) for dtype in (np.float32, np.uint16, np.float32)),
+    )
     contenders: dict[str, Callable[[], np.ndarray]] = {
         OURS: lambda: native.spmm(matrix, dense, out=out, n_threads=n_threads, check=False),
         HALF: lambda: native.spmm(matrix, half, out=out, n_threads=n_threads, check=False),
@@ -36,16 +41,28 @@ def bench_spmm(adjacency: sp.csr_matrix, dense: np.ndarray, n_threads: int, repe
     for name, error in errors.items():
         # bfloat16 keeps 8 bits; float32 sums of a few thousand terms keep about 20.
         if error > (2e-2 if name in (HALF, HALF_BOTH) else 1e-5):
-            raise native.KernelError(f"spmm: {name} differs from float64 by {error:.2g} of the largest value: not timed")
+            raise native.KernelError(
+                f"spmm: {name} differs from float64 by {error:.2g} of the largest value: not timed"
+            )
     timings = take_turns(contenders, repeats)
     for name in (OURS, HALF, HALF_BOTH, LOOP, SCIPY, CSR, COO):
         if name not in timings:
             group.add_missing(name)
             continue
-        n_bytes = moved_bytes(adjacency, dense.shape[1], 2 if name in (HALF, HALF_BOTH) else 4, 2 if name == HALF_BOTH else 4)
+        n_bytes = moved_bytes(
+            adjacency, dense.shape[1], 2 if name in (HALF, HALF_BOTH) else 4, 2 if name == HALF_BOTH else 4
+        )
         rate = n_bytes / timings[name].median_seconds
-        group.add(name, timings[name], f"{rate / 1e9:.1f} GB/s", bytes=n_bytes, bytes_per_second=rate, max_error=errors[name])
-    for ours, times, peer in ((OURS, 5.0, SCIPY), (OURS, 14.0, COO), (OURS, 3.5, CSR), (OURS, 2.0, LOOP), (HALF, 9.0, SCIPY)):
+        group.add(
+            name, timings[name], f"{rate / 1e9:.1f} GB/s", bytes=n_bytes, bytes_per_second=rate, max_error=errors[name]
+        )
+    for ours, times, peer in (
+        (OURS, 5.0, SCIPY),
+        (OURS, 14.0, COO),
+        (OURS, 3.5, CSR),
+        (OURS, 2.0, LOOP),
+        (HALF, 9.0, SCIPY),
+    ):
         group.expect(ours, times, peer)
     return group
 
@@ -120,7 +137,9 @@ def _torch(adjacency: sp.csr_matrix, dense: np.ndarray, n_threads: int) -> dict[
     torch.set_num_threads(n_threads)
     entries = adjacency.tocoo()
     places = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64))
-    coo = torch.sparse_coo_tensor(places, torch.from_numpy(entries.data), adjacency.shape, check_invariants=False).coalesce()
+    coo = torch.sparse_coo_tensor(
+        places, torch.from_numpy(entries.data), adjacency.shape, check_invariants=False
+    ).coalesce()
     arrays = [torch.from_numpy(array) for array in (adjacency.indptr, adjacency.indices, adjacency.data)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")

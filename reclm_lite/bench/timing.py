@@ -32,7 +32,9 @@ class Timing:
         return cls(statistics.median(seconds), min(seconds), len(seconds))
 
 
-def take_turns(contenders: Mapping[str, Callable[[], object]], repeats: int, *, turn_seconds: float = 0.1) -> dict[str, Timing]:
+def take_turns(
+    contenders: Mapping[str, Callable[[], object]], repeats: int, *, turn_seconds: float = 0.1
+) -> dict[str, Timing]:
     """Call every contender once, then time each of them in `repeats` turns."""
     for function in contenders.values():
         function()

@@ -22,15 +22,25 @@ BLOCK = 256
 
 
 def bench_topk(
-    name: str, what: str, users: np.ndarray, items: np.ndarray, seen: sp.csr_matrix, k: int, n_threads: int, repeats: int,
+    name: str,
+    what: str,
+    users: np.ndarray,
+    items: np.ndarray,
+    seen: sp.csr_matrix,
+    k: int,
+    n_threads: int,
+    repeats: int,
     bias: np.ndarray | None = None,
-) -> Group:  # fmt: skip
+) -> Group:
     """The k best unseen items of each user. users, items: float32 (n, dim). seen: CSR (n_users, n_items).
 
     bias: float32 (n_items,); peers, which know none, get it as one more column.
     """
     group = Group(
-        name, f"{len(users):,} users x {len(items):,} items x {users.shape[1]}, k {k}, masked, {what}", "users", len(users)
+        name,
+        f"{len(users):,} users x {len(items):,} items x {users.shape[1]}, k {k}, masked, {what}",
+        "users",
+        len(users),
     )
     ours = users, items
     if bias is not None:
@@ -53,7 +63,9 @@ def bench_topk(
 
     contenders: dict[str, Callable[[], np.ndarray]] = {
         **{
-            way: lambda options=options: native.topk(*ours, k, item_bias=bias, seen=mask, n_threads=n_threads, **options)[0]
+            way: lambda options=options: native.topk(
+                *ours, k, item_bias=bias, seen=mask, n_threads=n_threads, **options
+            )[0]
             for way, options in OPTIONS.items()
         },
         NUMPY: numpy_topk,
@@ -67,7 +79,9 @@ def bench_topk(
         equal[peer] = float((ids == exact).mean())
         right = as_good_as(ids, exact, users, items).mean()
         if right < 1 and peer not in (INT8, PRUNED_INT8):
-            raise native.KernelError(f"{name}: {peer} is right in {right:.2%} of places, expected all of them: not timed")
+            raise native.KernelError(
+                f"{name}: {peer} is right in {right:.2%} of places, expected all of them: not timed"
+            )
     contenders[PRODUCT] = lambda: np.matmul(users, columns, out=product)
     timings = take_turns(contenders, repeats)
     for peer in (*OPTIONS, PRODUCT, IMPLICIT, TORCH, NUMPY):
@@ -100,7 +114,9 @@ def bench_knn(vectors: np.ndarray, n_queries: int, k: int, n_threads: int, repea
     n = len(vectors)
     n_queries = min(n_queries, n)
     queries, own = vectors[:n_queries], np.arange(n_queries, dtype=np.int32)
-    group = Group("knn", f"{n_queries:,} queries x {n:,} vectors x {vectors.shape[1]}, k {k}, cosine", "queries", n_queries)
+    group = Group(
+        "knn", f"{n_queries:,} queries x {n:,} vectors x {vectors.shape[1]}, k {k}, cosine", "queries", n_queries
+    )
     itself = sp.csr_matrix((np.ones(n_queries, np.float32), own, np.arange(n_queries + 1)), shape=(n_queries, n))
 
     def unit() -> np.ndarray:
@@ -119,7 +135,9 @@ def bench_knn(vectors: np.ndarray, n_queries: int, k: int, n_threads: int, repea
 
     contenders = {OURS: lambda: native.knn(queries, vectors, k, own=own, n_threads=n_threads)[0], NUMPY: numpy_knn}
     if machine.installed("implicit"):
-        contenders[IMPLICIT] = lambda: next(iter(_implicit((among := unit())[:n_queries], among, itself, k, n_threads).values()))()
+        contenders[IMPLICIT] = lambda: next(
+            iter(_implicit((among := unit())[:n_queries], among, itself, k, n_threads).values())
+        )()
     among = unit().astype(np.float64)
     exact = exact_topk(among[:n_queries], among, itself, k)
     for peer, function in contenders.items():

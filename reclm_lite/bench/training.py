@@ -34,8 +34,11 @@ def bench_training(matrix: sp.csr_matrix, dim: int, n_threads: int, repeats: int
     ]
 
 
-def _timed(group: Group, contenders: dict[str, Callable[[], Results] | None], repeats: int, tolerance: float | None) -> Group:
-    """Compare each contender's arrays with the first one's, then time all. tolerance: of the largest value, None for no comparison."""
+def _timed(
+    group: Group, contenders: dict[str, Callable[[], Results] | None], repeats: int, tolerance: float | None
+) -> Group:
+    """Compare each contender's arrays with the first one's, then time all. tolerance: of the largest value, None for no
+    comparison."""
     able = {name: function for name, function in contenders.items() if function is not None}
     results = {name: function() for name, function in able.items()} if tolerance is not None else {}
     ours = results.get(OURS, ())
@@ -43,7 +46,9 @@ def _timed(group: Group, contenders: dict[str, Callable[[], Results] | None], re
         for mine, theirs in zip(ours, arrays, strict=True):
             error = float(np.abs(mine - theirs).max() / max(np.abs(theirs).max(), 1e-30))
             if error > tolerance:
-                raise native.KernelError(f"{group.name}: {name} and {OURS} differ by {error:.2g} of the largest value: not timed")
+                raise native.KernelError(
+                    f"{group.name}: {name} and {OURS} differ by {error:.2g} of the largest value: not timed"
+                )
     timings = take_turns(able, repeats)
     for name in contenders:
         if name in timings:
@@ -61,7 +66,12 @@ def _negatives(matrix: sp.csr_matrix, users: np.ndarray, n_threads: int, repeats
     pool = np.unique(indices)
     keys = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(indptr)) * n_items + indices
     known = {user: set(indices[indptr[user] : indptr[user + 1]].tolist()) for user in np.unique(users).tolist()}
-    group = Group("negatives", f"{len(users):,} x {N_NEGATIVES}, none that the user has touched", "negatives", len(users) * N_NEGATIVES)
+    group = Group(
+        "negatives",
+        f"{len(users):,} x {N_NEGATIVES}, none that the user has touched",
+        "negatives",
+        len(users) * N_NEGATIVES,
+    )
     rng = np.random.default_rng(0)
 
     def touched(drawn: np.ndarray) -> np.ndarray:
@@ -85,8 +95,9 @@ def _negatives(matrix: sp.csr_matrix, users: np.ndarray, n_threads: int, repeats
 
     contenders = {
         OURS: lambda: sample_negatives(users, indptr, indices, pool, N_NEGATIVES, 1, n_threads=n_threads),
-        NUMPY: by_numpy, "python sets": by_sets,
-    }  # fmt: skip
+        NUMPY: by_numpy,
+        "python sets": by_sets,
+    }
     for name, function in contenders.items():
         if touched(function()).any():
             raise native.KernelError(f"negatives: {name} drew an item that its user has touched: not timed")
@@ -94,19 +105,39 @@ def _negatives(matrix: sp.csr_matrix, users: np.ndarray, n_threads: int, repeats
 
 
 def _ranking(
-    users: np.ndarray, positives: np.ndarray, negatives: np.ndarray, user_vectors: np.ndarray, item_vectors: np.ndarray,
-    n_threads: int, repeats: int,
-) -> Group:  # fmt: skip
+    users: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    user_vectors: np.ndarray,
+    item_vectors: np.ndarray,
+    n_threads: int,
+    repeats: int,
+) -> Group:
     from ..kernels.losses import ranking_loss
 
     n, m = negatives.shape
     no_bias = np.zeros(0, np.float32)
-    group = Group("ranking loss", f"sampled softmax, {n:,} x (1 + {m}), {user_vectors.shape[1]} columns, with gradients", "interactions", n)
+    group = Group(
+        "ranking loss",
+        f"sampled softmax, {n:,} x (1 + {m}), {user_vectors.shape[1]} columns, with gradients",
+        "interactions",
+        n,
+    )
 
     def ours() -> Results:
         d_users, d_items = np.zeros_like(user_vectors), np.zeros_like(item_vectors)
         loss = ranking_loss(
-            "ssm", users, positives, negatives, user_vectors, item_vectors, no_bias, d_users, d_items, no_bias, n_threads=n_threads
+            "ssm",
+            users,
+            positives,
+            negatives,
+            user_vectors,
+            item_vectors,
+            no_bias,
+            d_users,
+            d_items,
+            no_bias,
+            n_threads=n_threads,
         )
         return np.array(loss), d_users, d_items
 
@@ -237,7 +268,12 @@ def _adam(table: np.ndarray, rows: np.ndarray, n_threads: int, repeats: int) -> 
 
         torch.set_num_threads(n_threads)
         places = torch.from_numpy(rows.astype(np.int64))[None]
-        gradients = torch.from_numpy(whole), torch.sparse_coo_tensor(places, torch.from_numpy(part), table.shape, is_coalesced=True, check_invariants=False)
+        gradients = (
+            torch.from_numpy(whole),
+            torch.sparse_coo_tensor(
+                places, torch.from_numpy(part), table.shape, is_coalesced=True, check_invariants=False
+            ),
+        )
 
         def by_torch(kind: type, gradient: torch.Tensor, **options: object) -> Callable[[], Results]:
             value = torch.from_numpy(table.copy()).requires_grad_()

@@ -1,12 +1,12 @@
 """`reclm bench tune`: peak memory and answers per second of PPO, beside TRL's PPOTrainer on the same small model.
 
-A random Llama is made on the spot, its tokenizer trained on the prompts, which are those of the bundled demo. Both sides sample
-answers of the same length to the same prompts, score them with a random reward model of the same size, and learn in the same number
-of passes of the same size. Every contender is a process of its own; memory is its peak of resident pages, libraries included. Steps after the
-first are timed.
+A random Llama is made on the spot, its tokenizer trained on the prompts, which are those of the bundled demo. Both
+sides sample answers of the same length to the same prompts, score them with a random reward model of the same size, and
+learn in the same number of passes of the same size. Every contender is a process of its own; memory is its peak of
+resident pages, libraries included. Steps after the first are timed.
 
-TRL dropped PPO after 1.12, which wants an environment of its own: `--trl-python` names its interpreter. Both sides' allocators give freed blocks of 4 MB
-and more back at once; ours does so by itself, the peer is given glibc's variable.
+TRL dropped PPO after 1.12, which wants an environment of its own: `--trl-python` names its interpreter. Both sides'
+allocators give freed blocks of 4 MB and more back at once; ours does so by itself, the peer is given glibc's variable.
 """
 
 import tempfile
@@ -29,7 +29,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """The model's sizes, and the work: `batch` answers a step of at most max_new_tokens, `steps` of them, learned in `epochs` passes.
+    """The model's sizes, and the work: `batch` answers a step of at most max_new_tokens, `steps` of them, learned in
+    `epochs` passes.
 
     trl_python: the interpreter of an environment with trl, or None. targets: whether the issue's promise is judged.
     """
@@ -56,7 +57,9 @@ class Settings:
 def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
     """Measure; returns the lines of the table and the JSON line. Raises ModelError where a contender fails."""
     if settings.trl_python is not None and not settings.trl_python.is_file():
-        raise InputError(f"expected the Python of an environment with trl at {settings.trl_python}, found none; check --trl-python")
+        raise InputError(
+            f"expected the Python of an environment with trl at {settings.trl_python}, found none; check --trl-python"
+        )
     about = machine.facts(settings.n_threads)
     about["versions"] |= {name: machine.version(name) for name in PACKAGES}
     with tempfile.TemporaryDirectory(prefix="reclm-bench-") as folder:
@@ -75,23 +78,32 @@ def _measure(folder: Path, settings: Settings, say: Say, about: dict[str, Any]) 
 
     say("making the model")
     texts = sample_prompts(None, n=settings.batch * settings.steps + 2, seed=settings.seed)
-    sizes = ScratchSettings(settings.vocab, settings.layers, settings.width, settings.ffn, settings.heads, 1024, settings.seed)
+    sizes = ScratchSettings(
+        settings.vocab, settings.layers, settings.width, settings.ffn, settings.heads, 1024, settings.seed
+    )
     made = make_base(folder / "base", texts, sizes)
     base = load_base(BaseSettings(str(made), device="cpu"))
     renderer = Renderer(base.tokenizer, base.form)
     prompts = [renderer.prompt(dialogue.messages) for dialogue in dialogues_of(texts)][:-2]
     n_tokens = sum(map(len, prompts)) / len(prompts)
     group = Group(
-        "PPO", f"a Llama of {count_parameters(made) / 1e6:.0f} M weights, {settings.batch} answers of at most {settings.max_new_tokens} tokens to prompts of "
-        f"{n_tokens:.0f}, {settings.epochs} passes in {settings.n_mini_batches} mini-batches, {settings.micro_batch} at a time", "answers", settings.batch,
-    )  # fmt: skip
+        "PPO",
+        f"a Llama of {count_parameters(made) / 1e6:.0f} M weights, {settings.batch} answers of at most "
+        f"{settings.max_new_tokens} tokens to prompts of "
+        f"{n_tokens:.0f}, {settings.epochs} passes in {settings.n_mini_batches} mini-batches, "
+        f"{settings.micro_batch} at a time",
+        "answers",
+        settings.batch,
+    )
     job = {**asdict(settings), "base": str(made), "trl_python": None}
     peaks: dict[str, int] = {}
     for name, algorithm in ((OURS, "ppo"), (GRPO, "grpo")):
         say(name)
         batch = settings.batch // settings.group_size if algorithm == "grpo" else settings.batch
         command = process.python("reclm_lite.bench.tune_job")
-        found = process.run(command, {**job, "texts": texts, "algorithm": algorithm, "batch": batch}, f"the contender {command[-1]}")
+        found = process.run(
+            command, {**job, "texts": texts, "algorithm": algorithm, "batch": batch}, f"the contender {command[-1]}"
+        )
         peaks[name] = _add(group, name, found)
     for name, copies in PEERS.items():
         if settings.trl_python is None:
@@ -99,7 +111,9 @@ def _measure(folder: Path, settings: Settings, say: Say, about: dict[str, Any]) 
             continue
         say(name)
         peer = [str(settings.trl_python), "-P", str(Path(__file__).with_name("tune_peer.py"))]
-        found = process.run(peer, {**job, "prompts": prompts, "copies": copies}, f"the contender {peer[-1]}", environment=_MALLOC)
+        found = process.run(
+            peer, {**job, "prompts": prompts, "copies": copies}, f"the contender {peer[-1]}", environment=_MALLOC
+        )
         about["versions"]["trl"] = found["version"]
         peaks[name] = _add(group, name, found)
     if settings.targets:
@@ -110,6 +124,15 @@ def _measure(folder: Path, settings: Settings, say: Say, about: dict[str, Any]) 
 
 
 def _add(group: Group, name: str, found: dict[str, Any]) -> int:
-    note = f"{found['peak_bytes'] / 1e6:,.0f} MB at the peak, {found['loaded_bytes'] / 1e6:,.0f} MB before the first step"
-    group.add(name, Timing.of(found["seconds"]), note, peak_bytes=found["peak_bytes"], loaded_bytes=found["loaded_bytes"], seconds=found["seconds"])
+    note = (
+        f"{found['peak_bytes'] / 1e6:,.0f} MB at the peak, {found['loaded_bytes'] / 1e6:,.0f} MB before the first step"
+    )
+    group.add(
+        name,
+        Timing.of(found["seconds"]),
+        note,
+        peak_bytes=found["peak_bytes"],
+        loaded_bytes=found["loaded_bytes"],
+        seconds=found["seconds"],
+    )
     return found["peak_bytes"]

@@ -1,4 +1,5 @@
-"""This project's side of `reclm bench tune`: a job on stdin, its result as one JSON line on stdout, in a process of its own."""
+"""This project's side of `reclm bench tune`: a job on stdin, its result as one JSON line on stdout, in a process of its
+own."""
 
 import json
 import sys
@@ -28,24 +29,52 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     lora = LoraSettings(job["lora_r"], 2 * job["lora_r"], 0.0)
     reward = ModelScore(RewardModel.new(base, lora))
     settings = PpoSettings(
-        algorithm=job["algorithm"], steps=job["steps"], batch=job["batch"], group_size=job["group_size"], epochs=job["epochs"], n_mini_batches=job["n_mini_batches"],
-        micro_batch=job["micro_batch"], n_eval=2, eval_every=job["steps"], save_every=job["steps"], seed=job["seed"], lora=lora,
+        algorithm=job["algorithm"],
+        steps=job["steps"],
+        batch=job["batch"],
+        group_size=job["group_size"],
+        epochs=job["epochs"],
+        n_mini_batches=job["n_mini_batches"],
+        micro_batch=job["micro_batch"],
+        n_eval=2,
+        eval_every=job["steps"],
+        save_every=job["steps"],
+        seed=job["seed"],
+        lora=lora,
         sampling=Sampling(job["max_new_tokens"], batch=job["micro_batch"]),
-    )  # fmt: skip
+    )
     ends: list[float] = []
     loaded = peak_resident_bytes()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rl.jsonl"
         path.write_text("".join(map(line_of, dialogues_of(job["texts"]))), encoding="utf-8")
-        train_ppo(base, path, Path(folder) / "run", settings, signals={"model": reward}, progress=lambda *_: ends.append(time.monotonic()))
-    return {"seconds": [b - a for a, b in zip(ends, ends[1:], strict=False)], "peak_bytes": peak_resident_bytes(), "loaded_bytes": loaded}
+        train_ppo(
+            base,
+            path,
+            Path(folder) / "run",
+            settings,
+            signals={"model": reward},
+            progress=lambda *_: ends.append(time.monotonic()),
+        )
+    return {
+        "seconds": [b - a for a, b in zip(ends, ends[1:], strict=False)],
+        "peak_bytes": peak_resident_bytes(),
+        "loaded_bytes": loaded,
+    }
 
 
 def dialogues_of(texts: list[str]) -> list[Dialogue]:
     """Prompts; the last two are held out, for a run measures itself."""
     n = len(texts)
     return [
-        Dialogue(RL, f"user:{i}", "user", COMPACT, "held_out" if i >= n - 2 else "train", (Message("user", (Span(text, TRAIN),)),))
+        Dialogue(
+            RL,
+            f"user:{i}",
+            "user",
+            COMPACT,
+            "held_out" if i >= n - 2 else "train",
+            (Message("user", (Span(text, TRAIN),)),),
+        )
         for i, text in enumerate(texts)
     ]
 

@@ -45,6 +45,8 @@ def trained(
     inputs = Inputs(Split(matrix, empty, empty, empty, every, np.zeros(0, np.int32)))
     settings = dataclasses.replace(module_of("biasmf").PRESETS["default"], dim=dim)
     with quiet(fit_arrays):
-        fitted = fit_arrays(inputs, "biasmf", settings=settings, epochs=epochs, refit=False, n_threads=n_threads, seed=seed)
+        fitted = fit_arrays(
+            inputs, "biasmf", settings=settings, epochs=epochs, refit=False, n_threads=n_threads, seed=seed
+        )
     bias = np.zeros(matrix.shape[1], np.float32) if fitted.item_bias is None else fitted.item_bias
     return fitted.user_vectors, fitted.item_vectors, bias

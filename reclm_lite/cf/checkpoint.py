@@ -1,8 +1,8 @@
 """What training has reached, in one file, so that an interrupted fit goes on as if nothing had happened.
 
-A safetensors file: parameters, Adam's moments and the best parameters as tensors; the rest as JSON in the file's metadata,
-with a fingerprint of what is being trained (settings, data, first parameters) and one of the file's own content. It appears by
-atomic rename. Nothing in it is executed.
+A safetensors file: parameters, Adam's moments and the best parameters as tensors; the rest as JSON in the file's
+metadata, with a fingerprint of what is being trained (settings, data, first parameters) and one of the file's own
+content. It appears by atomic rename. Nothing in it is executed.
 """
 
 import dataclasses
@@ -47,7 +47,9 @@ class State:
         return cls(params, *zeros)
 
 
-def fingerprint(name: str, phase: str, config: Any, interactions: sp.csr_matrix, params: Params, is_validated: bool) -> str:
+def fingerprint(
+    name: str, phase: str, config: Any, interactions: sp.csr_matrix, params: Params, is_validated: bool
+) -> str:
     """What a checkpoint must have been made from to be gone on from. params: the first parameters."""
     arrays = {f"first parameters: {key}": value for key, value in params.items()}
     arrays |= {"indptr": interactions.indptr.astype(np.int64), "indices": interactions.indices.astype(np.int32)}
@@ -60,9 +62,13 @@ def write(path: Path, made_of: str, state: State) -> None:
     groups = {"param": state.params, "first": state.first, "second": state.second, "best": state.best or {}}
     arrays = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
     about = {
-        "format": FORMAT, "fingerprint": made_of, "n_steps": state.n_steps, "best_epoch": state.best_epoch,
-        "is_done": state.is_done, "history": [list(report) for report in state.history],
-    }  # fmt: skip
+        "format": FORMAT,
+        "fingerprint": made_of,
+        "n_steps": state.n_steps,
+        "best_epoch": state.best_epoch,
+        "is_done": state.is_done,
+        "history": [list(report) for report in state.history],
+    }
     content = fingerprint_arrays(arrays, about)
     with atomic_path(path) as temporary:
         write_arrays(temporary, arrays, {"about": json.dumps(about), "content": content})
@@ -95,6 +101,12 @@ def read(path: Path, made_of: str) -> State | None:
         groups[group][name] = np.array(value)  # safetensors may lend what cannot be written to
     log.info("%s: going on after epoch %d", path, len(about["history"]))
     return State(
-        groups["param"], groups["first"], groups["second"], about["n_steps"], about["history"],
-        groups["best"] or None, about["best_epoch"], about["is_done"],
-    )  # fmt: skip
+        groups["param"],
+        groups["first"],
+        groups["second"],
+        about["n_steps"],
+        about["history"],
+        groups["best"] or None,
+        about["best_epoch"],
+        about["is_done"],
+    )

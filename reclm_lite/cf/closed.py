@@ -1,7 +1,9 @@
-"""Models that need no training: settings chosen on validation where they are left open, then one fit on all that is known.
+"""Models that need no training: settings chosen on validation where they are left open, then one fit on all that is
+known.
 
 `Settings` fields that are None are open: the model's `choose(train, settings, score)` closes them, on training and
-validation alone. Without validation interactions its `closed(settings)` fills in fixed values. Left out: the models (models/).
+validation alone. Without validation interactions its `closed(settings)` fills in fixed values. Left out: the models
+(models/).
 """
 
 import dataclasses
@@ -17,21 +19,28 @@ from .interface import FittedModel
 from .models import CLOSED, module_of
 from .validation import Validator, validator
 
-# Settings are compared on at most so many users with validation interactions; the figures recorded come from all of them.
+# Settings are compared on at most so many users with validation interactions; the figures recorded come from all of
+# them.
 N_JUDGED_USERS = 4096
 
 Progress = Callable[..., None]
 
 
 def fit_closed(
-    split: Split, model: str, settings: Any = None, *,
-    seed: int = 0, refit: bool = True, n_threads: int | None = None, progress: Progress | None = None,
+    split: Split,
+    model: str,
+    settings: Any = None,
+    *,
+    seed: int = 0,
+    refit: bool = True,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
 ) -> FittedModel:
     """A model of `CLOSED`, fitted on training and validation (refit) or training alone, with validation figures.
 
     settings: the model's `Settings`, None for the defaults. progress: called as progress(done, total, note).
     The test set is not read. Raises InputError for an unknown model or settings, ModelError where a fit cannot succeed.
-    """  # fmt: skip
+    """
     if model not in CLOSED:
         raise InputError(f"model: expected one of {', '.join(CLOSED)}, found {model!r}")
     module = module_of(model)
@@ -55,7 +64,9 @@ def fit_closed(
         notes(None, None, f"valid R@20 {recall:.4f} N@20 {ndcg:.4f}")
     if fitted is None or (refit and split.valid.nnz):
         fitted = None  # its memory is wanted: a scorer may be n_items x n_items
-        fitted = module.fit(split.known() if refit else split.train, settings, seed=seed, n_threads=n_threads, progress=notes)
+        fitted = module.fit(
+            split.known() if refit else split.train, settings, seed=seed, n_threads=n_threads, progress=notes
+        )
     params = {**dataclasses.asdict(settings), "seed": seed, "refit": refit}
     return dataclasses.replace(fitted, params={**fitted.params, **params}, metrics=metrics)
 
@@ -80,7 +91,8 @@ def _choose(
 
 
 def walk(values: tuple, start: int, score: Callable[[Any], float]) -> Any:
-    """The best of ordered `values` by climbing from place `start`: each neighbour while it gets better. Ties keep the first met."""
+    """The best of ordered `values` by climbing from place `start`: each neighbour while it gets better. Ties keep the
+    first met."""
     scores = {start: score(values[start])}
     at = start
     for step in (1, -1):

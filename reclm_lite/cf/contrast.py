@@ -30,7 +30,8 @@ class ContrastGCN(LightGCN, ABC):
 
     @abstractmethod
     def view(self, graph: Graph, first: Sides, rng: np.random.Generator) -> tuple[Sides, Graph]:
-        """One altered view of all users and items, and the graph that its gradient is propagated on, back to `first`."""
+        """One altered view of all users and items, and the graph that its gradient is propagated on, back to
+        `first`."""
 
     def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
         vectors, cache = self.forward(params, batch.entries)
@@ -43,7 +44,9 @@ class ContrastGCN(LightGCN, ABC):
         weight = np.float32(self.settings.contrast_weight)
         d_one, d_two = [], []
         for side, nodes in enumerate((batch.users, batch.positives)):
-            value, d_side_one, d_side_two = pull(one[side], two[side], nodes, self.settings.temperature, n_threads=n_threads)
+            value, d_side_one, d_side_two = pull(
+                one[side], two[side], nodes, self.settings.temperature, n_threads=n_threads
+            )
             loss += float(weight) * value
             d_one.append(weight * d_side_one)
             d_two.append(weight * d_side_two)

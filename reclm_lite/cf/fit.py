@@ -47,7 +47,8 @@ def fit(
     model of the best epoch is kept. restart: do not go on from an interrupted fit. progress: called as progress(done,
     total, note) after each epoch. notice: told whether an interrupted fit is gone on with.
     Raises MissingArtefactError, naming the command, where an input has not been made or is stale; InputError for
-    settings that do not exist or are out of range; ModelError, before anything is trained, where the fit cannot succeed.
+    settings that do not exist or are out of range; ModelError, before anything is trained, where the fit cannot
+    succeed.
     """
     _check_choice("model", model, MODELS)
     _check_choice("preset", preset, PRESETS)
@@ -70,21 +71,30 @@ def fit(
             identity = {"seed": seed, "refit": refit, "inputs": used}
             with checkpoint_folder(ws, model, profiles, settings, identity, restart=restart, notice=notice) as folder:
                 fitted = fit_arrays(
-                    inputs, model, settings=settings, seed=seed, refit=refit, n_threads=n_threads, progress=progress,
+                    inputs,
+                    model,
+                    settings=settings,
+                    seed=seed,
+                    refit=refit,
+                    n_threads=n_threads,
+                    progress=progress,
                     checkpoint=folder,
-                )  # fmt: skip
+                )
                 fitted = _store(ws, fitted, profiles, preset, assignments, used)
         else:
             n_users, n_items = split.train.shape
             need = module_of(model).estimate_bytes(n_users, n_items, split.train.nnz + split.valid.nnz, settings)
-            log.info("%s", memory.require(need, f"fitting {model} on {n_items:,} items", "Use itemknn or popularity instead"))
+            log.info(
+                "%s", memory.require(need, f"fitting {model} on {n_items:,} items", "Use itemknn or popularity instead")
+            )
             fitted = fit_closed(split, model, settings, seed=seed, refit=refit, n_threads=n_threads, progress=progress)
             fitted = _store(ws, fitted, profiles, preset, assignments, used)
     return fitted
 
 
 def settings_of(model: str, preset: str = "default") -> Checked:
-    """The settings that a fit begins with. Raises InputError for another preset of a model without training, which has one."""
+    """The settings that a fit begins with. Raises InputError for another preset of a model without training, which has
+    one."""
     module = module_of(model)
     if model not in TRAINED and preset != "default":
         raise InputError(f"{model} has one set of settings and no preset {preset!r}: leave out --preset")

@@ -4,9 +4,9 @@
     graph (lightgcn, sgl, simgcl)  the history propagated through the items' kept layers
     ID vectors                     the vector that minimises the model's own loss with the items held fixed:
 
-    ssm   sum over positives p of log(1 + m/N sum over the pool n of exp(s_n - s_p))      m negatives were drawn in training
-    bpr   sum over positives p of 1/N sum over the pool n of softplus(s_n - s_p)
-    plus  l2 |e|^2 + weight/2 (e - mean)' precision (e - mean)   the population of fitted users
+    ssm   sum over positives p of log(1 + m/N sum over the pool n of exp(s_n - s_p))      m negatives were drawn in
+    training bpr   sum over positives p of 1/N sum over the pool n of softplus(s_n - s_p) plus  l2 |e|^2 + weight/2 (e -
+    mean)' precision (e - mean)   the population of fitted users
 
 found by Gauss-Newton steps from the mean, on the whole pool or a fixed sample of it: each user alone, the same in any
 company. The prior stands for what training has besides: a random start, few epochs, early stopping. Items are not
@@ -39,9 +39,9 @@ def fold_in(
 ) -> FittedModel:
     """The same model with these users in place of its own: rank them with `topk(np.arange(n), k)`.
 
-    histories: CSR (n, n_items), any values: an entry is an interaction. profiles: float32 (n, dim_profile), zero rows for
-    none; for models that take users' profiles. Who has neither is not ready and ranked by bias alone.
-    Raises InputError where an argument does not fit, ModelError where the model was stored without what this takes.
+    histories: CSR (n, n_items), any values: an entry is an interaction. profiles: float32 (n, dim_profile), zero rows
+    for none; for models that take users' profiles. Who has neither is not ready and ranked by bias alone. Raises
+    InputError where an argument does not fit, ModelError where the model was stored without what this takes.
     """
     histories = _checked_histories(fitted, histories)
     n = histories.shape[0]
@@ -56,7 +56,8 @@ def fold_in(
     if fitted.fold is None:
         option = "" if fitted.profiles == "none" else f" --profiles {fitted.profiles}"
         raise ModelError(
-            f"{artefact_name(fitted.name, fitted.profiles)} was stored by a version that kept nothing to place new users with: fit it "
+            f"{artefact_name(fitted.name, fitted.profiles)} was stored by a version that kept nothing to place new "
+            "users with: fit it "
             f"again with `reclm fit {fitted.name}{option}`"
         )
     profiles = _checked_profiles(fitted, profiles, n)
@@ -67,7 +68,12 @@ def fold_in(
 
 
 def fold_rows(
-    vectors: Vectors, fold: FoldState, histories: sp.csr_matrix, profiles: np.ndarray | None, *, n_threads: int | None = None
+    vectors: Vectors,
+    fold: FoldState,
+    histories: sp.csr_matrix,
+    profiles: np.ndarray | None,
+    *,
+    n_threads: int | None = None,
 ) -> np.ndarray:
     """float32 (n, dim): the users' side of `Vectors` for histories: sorted CSR (n, n_items) of ones."""
     n = histories.shape[0]
@@ -163,7 +169,10 @@ class _Problem:
     def __init__(self, vectors: Vectors, fold: FoldState):
         self.fold, self.items, self.bias = fold, vectors.items, vectors.bias
         self.relu_dim = vectors.relu_dim
-        self.mean, self.precision = fold.prior_mean.astype(np.float64), PRIOR_WEIGHT * fold.prior_precision.astype(np.float64)
+        self.mean, self.precision = (
+            fold.prior_mean.astype(np.float64),
+            PRIOR_WEIGHT * fold.prior_precision.astype(np.float64),
+        )
         self.width = vectors.items.shape[1] - (0 if fold.tower_mlp is None else fold.tower_mlp["w2"].shape[1])
         self.pool = fold.pool
         if len(self.pool) > N_POOL:
@@ -221,7 +230,9 @@ class _Problem:
             return value + float(np.logaddexp(0, _softmax_margin(of_p, of_n, self.fold.n_negatives)).sum())
         return value + float(np.logaddexp(0, of_n[None, :] - of_p[:, None]).sum() / len(of_n))
 
-    def _derivatives(self, place: _Place, e: np.ndarray, positives: tuple, negatives: tuple) -> tuple[np.ndarray, np.ndarray]:
+    def _derivatives(
+        self, place: _Place, e: np.ndarray, positives: tuple, negatives: tuple
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(gradient (dim_e,), Gauss-Newton curvature (dim_e, dim_e))."""
         row, slope = place.row_and_slope(e)
         gradient = 2 * self.fold.l2 * e + self.precision @ (e - self.mean)
@@ -253,18 +264,24 @@ def _sampled_softmax(
     return taken @ apart, (apart * (taken * (1 - taken))[:, None]).T @ apart + taken.sum() * spread
 
 
-def _pairs(of_p: np.ndarray, by_p: np.ndarray, of_n: np.ndarray, by_n: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(
+    of_p: np.ndarray, by_p: np.ndarray, of_n: np.ndarray, by_n: np.ndarray, m: int
+) -> tuple[np.ndarray, np.ndarray]:
     taken = 1.0 / (1.0 + np.exp(of_p[:, None] - of_n[None, :])) / len(of_n)
     bent = taken * (1.0 - taken * len(of_n))
     across = by_p.T @ (bent @ by_n)
-    second = (by_n * bent.sum(axis=0)[:, None]).T @ by_n + (by_p * bent.sum(axis=1)[:, None]).T @ by_p - across - across.T
+    second = (
+        (by_n * bent.sum(axis=0)[:, None]).T @ by_n + (by_p * bent.sum(axis=1)[:, None]).T @ by_p - across - across.T
+    )
     return taken.sum(axis=0) @ by_n - taken.sum(axis=1) @ by_p, second
 
 
 def _checked_histories(fitted: FittedModel, histories: sp.csr_matrix) -> sp.csr_matrix:
     if not sp.issparse(histories) or histories.shape[1] != fitted.n_items:
         found = getattr(histories, "shape", type(histories).__name__)
-        raise InputError(f"histories: expected a sparse matrix of {fitted.n_items} columns, one for each item, found {found}")
+        raise InputError(
+            f"histories: expected a sparse matrix of {fitted.n_items} columns, one for each item, found {found}"
+        )
     histories = sp.csr_matrix(histories, dtype=np.float32, copy=True)
     if not np.isfinite(histories.data).all():
         raise InputError("histories: expected finite values, found NaN or infinity")
@@ -279,7 +296,9 @@ def _checked_profiles(fitted: FittedModel, profiles: np.ndarray | None, n: int) 
         return None
     width = fitted.fold.dim_profile
     if width is None:
-        raise InputError(f"{fitted.name} was fitted without users' profiles: leave them out, or fit it with --profiles users")
+        raise InputError(
+            f"{fitted.name} was fitted without users' profiles: leave them out, or fit it with --profiles users"
+        )
     profiles = np.asarray(profiles, np.float32)
     if profiles.shape != (n, width) or not np.isfinite(profiles).all():
         raise InputError(f"profiles: expected finite float32 {(n, width)}, found {profiles.shape}")

@@ -36,7 +36,8 @@ class FoldState:
 
     layer_weights: float32 (n_layers + 1,), item_layers: float32 (n_layers, n_items, dim), the items' vectors at layers
     0 to n_layers - 1; item_degree: float32 (n_items,), d_i, with the self-loop where self_loops. None without a graph.
-    fuse_w: float32 (dim_e + dim_q, dim), fuse_b: float32 (dim,). readout: float32 (dim, dim_row), readout_bias: (dim_row,).
+    fuse_w: float32 (dim_e + dim_q, dim), fuse_b: float32 (dim,). readout: float32 (dim, dim_row), readout_bias:
+    (dim_row,).
     fuse_mlp, tower_mlp: {"w1", "b1", "w2", "b2"} of the profile's projection. gate: of the tower.
     """
 
@@ -84,15 +85,19 @@ class FoldState:
     def numbers(self) -> dict:
         """The settings that are no arrays, JSON-able."""
         return {
-            "loss": self.loss, "n_negatives": int(self.n_negatives), "l2": float(self.l2), "gate": float(self.gate),
-            "min_id_interactions": int(self.min_id_interactions), "self_loops": bool(self.self_loops),
-        }  # fmt: skip
+            "loss": self.loss,
+            "n_negatives": int(self.n_negatives),
+            "l2": float(self.l2),
+            "gate": float(self.gate),
+            "min_id_interactions": int(self.min_id_interactions),
+            "self_loops": bool(self.self_loops),
+        }
 
     def check(self, n_items: int) -> None:
         """Raise ValueError unless arrays and numbers, read from a file, fit together and to `n_items`."""
         arrays = self.arrays()
         pool = checked(arrays, "pool", np.int32, None)
-        if len(pool) and not (0 <= pool[0] and pool[-1] < n_items and (np.diff(pool) > 0).all()):
+        if len(pool) and not (pool[0] >= 0 and pool[-1] < n_items and (np.diff(pool) > 0).all()):
             raise ValueError(f"pool: expected ascending numbers from 0 to {n_items - 1}")
         (dim,) = checked(arrays, "prior_mean", np.float32, None).shape
         checked(arrays, "prior_precision", np.float32, dim, dim)
@@ -110,7 +115,12 @@ class FoldState:
                 checked(arrays, f"{name}.b1", np.float32, hidden)
                 out = checked(arrays, f"{name}.w2", np.float32, hidden, None).shape[1]
                 checked(arrays, f"{name}.b2", np.float32, out)
-        numbers = {"n_negatives": self.n_negatives, "l2": self.l2, "gate": self.gate, "min_id_interactions": self.min_id_interactions}
+        numbers = {
+            "n_negatives": self.n_negatives,
+            "l2": self.l2,
+            "gate": self.gate,
+            "min_id_interactions": self.min_id_interactions,
+        }
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e9:
                 raise ValueError(f"{name}: expected a number, found {str(value)[:40]!r}")
@@ -127,7 +137,9 @@ class FoldState:
                 values[field] = array
         known = {field.name for field in dataclasses.fields(cls)}
         if not set(values) <= known:
-            raise InputError(f"fold state: expected fields among {', '.join(sorted(known))}, found {sorted(set(values) - known)}")
+            raise InputError(
+                f"fold state: expected fields among {', '.join(sorted(known))}, found {sorted(set(values) - known)}"
+            )
         return cls(**values)
 
 

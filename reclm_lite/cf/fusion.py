@@ -32,12 +32,16 @@ class PublishedEncoder:
     """First vectors of the `paper` preset. text, profiles: float32 (n, n_in) or None."""
 
     def __init__(
-        self, n_users: int, n_items: int, dim: int, *,
+        self,
+        n_users: int,
+        n_items: int,
+        dim: int,
+        *,
         text: np.ndarray | None = None,
         user_profiles: np.ndarray | None = None,
         item_profiles: np.ndarray | None = None,
         n_hidden: int = 0,
-    ):  # fmt: skip
+    ):
         self.n_users, self.n_items, self.dim, self.n_hidden = n_users, n_items, dim, n_hidden or dim
         self.text = None if text is None else TextMLP("text", text)
         self.user_profiles = None if user_profiles is None else TextMLP("profile", user_profiles)
@@ -83,7 +87,9 @@ class PublishedEncoder:
         cache["users"] = user_vectors
         return user_vectors, item_vectors, NO_BIAS, cache
 
-    def backward(self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray) -> Grads:
+    def backward(
+        self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
+    ) -> Grads:
         """Gradients of all parameters from those of the outputs."""
         grads: Grads = {}
         dim = self.dim
@@ -114,7 +120,9 @@ class PublishedEncoder:
         return {"fuse_w": params["fuse.w"], "fuse_b": params["fuse.b"], "fuse_mlp": mlp}
 
     @staticmethod
-    def _fuse_backward(params: Params, joint: np.ndarray, out: np.ndarray, d_out: np.ndarray, grads: Grads) -> np.ndarray:
+    def _fuse_backward(
+        params: Params, joint: np.ndarray, out: np.ndarray, d_out: np.ndarray, grads: Grads
+    ) -> np.ndarray:
         d_weight, d_bias, d_joint = layers.linear_backward(joint, params["fuse.w"], layers.relu_backward(out, d_out))
         grads["fuse.w"] = grads["fuse.w"] + d_weight if "fuse.w" in grads else d_weight
         grads["fuse.b"] = grads["fuse.b"] + d_bias if "fuse.b" in grads else d_bias
@@ -135,17 +143,24 @@ class ResidualEncoder:
     Users of at least `min_id_interactions` have an ID vector; others live by the graph alone, since a vector
     learned from one or two interactions repeats them and generalises worse than their neighbourhood.
 
-    user_counts: (n_users,), item_counts: (n_items,), training interactions of each. An item's bias starts at the log of the
-    count, which is what training on uniform negatives drives it to; where there is text, a ridge regression
-    explains what it can, and unseen items have that part alone. ID residuals and biases move for items with
-    training interactions only, as negatives are drawn among these.
+    user_counts: (n_users,), item_counts: (n_items,), training interactions of each. An item's bias starts at the log of
+    the count, which is what training on uniform negatives drives it to; where there is text, a ridge regression
+    explains what it can, and unseen items have that part alone. ID residuals and biases move for items with training
+    interactions only, as negatives are drawn among these.
     """
 
     def __init__(
-        self, n_users: int, n_items: int, dim: int, *,
-        user_counts: np.ndarray, item_counts: np.ndarray, text: np.ndarray | None = None,
-        n_hidden: int = 64, min_id_interactions: int = 5,
-    ):  # fmt: skip
+        self,
+        n_users: int,
+        n_items: int,
+        dim: int,
+        *,
+        user_counts: np.ndarray,
+        item_counts: np.ndarray,
+        text: np.ndarray | None = None,
+        n_hidden: int = 64,
+        min_id_interactions: int = 5,
+    ):
         self.n_users, self.n_items, self.dim, self.n_hidden = n_users, n_items, dim, n_hidden or dim
         self.item_counts, self.min_id_interactions = item_counts, min_id_interactions
         self.id_users = np.flatnonzero(user_counts >= min_id_interactions)
@@ -189,7 +204,9 @@ class ResidualEncoder:
             bias = bias + (cache["text"].text @ params["bias_of_text"])[:, 0]
         return user_vectors, item_vectors, bias, cache
 
-    def backward(self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray) -> Grads:
+    def backward(
+        self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
+    ) -> Grads:
         """Gradients of all parameters from those of the outputs."""
         grads: Grads = {"item_id": _table_grad(cache["item_rows"], d_items)}
         grads["item_bias"] = _table_grad(cache["item_rows"], d_bias)
@@ -207,19 +224,31 @@ class ResidualEncoder:
         return {"min_id_interactions": self.min_id_interactions}
 
 
-def make_encoder(settings: TrainedSettings, inputs: Inputs, interactions: sp.csr_matrix) -> "PublishedEncoder | ResidualEncoder":
+def make_encoder(
+    settings: TrainedSettings, inputs: Inputs, interactions: sp.csr_matrix
+) -> "PublishedEncoder | ResidualEncoder":
     """The encoder that the settings ask for. interactions: CSR (n_users, n_items), what is trained on."""
     n_users, n_items = interactions.shape
     if settings.encoder == "published":
         return PublishedEncoder(
-            n_users, n_items, settings.dim, n_hidden=settings.text_hidden,
-            text=inputs.text, user_profiles=inputs.user_profiles, item_profiles=inputs.item_profiles,
-        )  # fmt: skip
+            n_users,
+            n_items,
+            settings.dim,
+            n_hidden=settings.text_hidden,
+            text=inputs.text,
+            user_profiles=inputs.user_profiles,
+            item_profiles=inputs.item_profiles,
+        )
     return ResidualEncoder(
-        n_users, n_items, settings.dim, n_hidden=settings.text_hidden, min_id_interactions=settings.min_id_interactions,
-        user_counts=np.diff(interactions.indptr), item_counts=np.bincount(interactions.indices, minlength=n_items),
+        n_users,
+        n_items,
+        settings.dim,
+        n_hidden=settings.text_hidden,
+        min_id_interactions=settings.min_id_interactions,
+        user_counts=np.diff(interactions.indptr),
+        item_counts=np.bincount(interactions.indices, minlength=n_items),
         text=inputs.text,
-    )  # fmt: skip
+    )
 
 
 def _rows(table: np.ndarray, rows: Rows) -> np.ndarray:
@@ -234,7 +263,9 @@ def _table_grad(rows: Rows, values: np.ndarray) -> "np.ndarray | RowGrad":
     return values if rows is None else RowGrad(rows, values)
 
 
-def text_regression(text: np.ndarray, target: np.ndarray, known: np.ndarray, ridge: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
+def text_regression(
+    text: np.ndarray, target: np.ndarray, known: np.ndarray, ridge: float = 10.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Weights float32 (n_in, 1) and their predictions float32 (n_items,): ridge regression over the `known` items.
 
     Raises ModelError where the text vectors are too large for it.
@@ -251,7 +282,8 @@ def text_regression(text: np.ndarray, target: np.ndarray, known: np.ndarray, rid
         weights = np.linalg.solve(normal, moment).astype(np.float32)
     except np.linalg.LinAlgError as error:
         raise ModelError(
-            f"expected text vectors of ordinary size, found values up to {np.abs(text).max():g}, over which no regression can be "
+            f"expected text vectors of ordinary size, found values up to {np.abs(text).max():g}, over which no "
+            "regression can be "
             "solved: make them again with `reclm embed items`"
         ) from error
     return weights[:, None], text @ weights

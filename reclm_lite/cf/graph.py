@@ -35,7 +35,9 @@ class Graph:
         # transposed[t] is the entry of user_items that stands at place t of item_users.
         transposed = np.lexsort((rows, interactions.indices))
         indptr = np.concatenate([[0], np.cumsum(np.bincount(interactions.indices, minlength=n_items))])
-        self.item_users = native.make_csr(indptr, rows[transposed].astype(np.int32), weights[transposed], (n_items, n_users))
+        self.item_users = native.make_csr(
+            indptr, rows[transposed].astype(np.int32), weights[transposed], (n_items, n_users)
+        )
         self._place = np.empty(len(transposed), np.int64)
         self._place[transposed] = np.arange(len(transposed))
         self.loop_u = (loops * scale_u**2).astype(np.float32)[:, None] if self_loops else None
@@ -52,12 +54,14 @@ class Graph:
             setattr(thinned, name, dataclasses.replace(matrix, data=weights))
         return thinned
 
-    def reweighted(self, to_users: np.ndarray, to_items: np.ndarray, loops: tuple[np.ndarray, np.ndarray] | None) -> "Graph":
+    def reweighted(
+        self, to_users: np.ndarray, to_items: np.ndarray, loops: tuple[np.ndarray, np.ndarray] | None
+    ) -> "Graph":
         """This graph with each weight times a factor of its direction; no longer symmetric, its adjoint is `reweighted`
         with `to_users` and `to_items` exchanged.
 
-        to_users, to_items: float32 (nnz,), by places in the CSR that this was made of. loops: factors of the self-loops of
-        users (n_users, 1) and items (n_items, 1), None where there are no self-loops.
+        to_users, to_items: float32 (nnz,), by places in the CSR that this was made of. loops: factors of the self-loops
+        of users (n_users, 1) and items (n_items, 1), None where there are no self-loops.
         """
         other = object.__new__(Graph)
         other.__dict__.update(self.__dict__)
@@ -78,10 +82,13 @@ class Graph:
             next_items += self.loop_i * items
         return next_users, next_items
 
-    def propagate(self, users: np.ndarray, items: np.ndarray, weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def propagate(
+        self, users: np.ndarray, items: np.ndarray, weights: tuple[float, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """sum_l weights[l] * adjacency^l [users; items]; its own adjoint.
 
-        A layer is added to the sum by the pass that makes it, the last is never written, and those between lie in memory that
+        A layer is added to the sum by the pass that makes it, the last is never written, and those between lie in
+        memory that
         the next call uses again: one call at a time.
         """
         total = np.multiply(users, np.float32(weights[0])), np.multiply(items, np.float32(weights[0]))
@@ -89,7 +96,13 @@ class Graph:
         for number, weight in enumerate(weights[1:], 1):
             is_last = number == len(weights) - 1
             layer = tuple(
-                self._add_layer(side, layer, total[side], weight, None if is_last else self._buffer(side, number % 2, total[side].shape))
+                self._add_layer(
+                    side,
+                    layer,
+                    total[side],
+                    weight,
+                    None if is_last else self._buffer(side, number % 2, total[side].shape),
+                )
                 for side in (0, 1)
             )
         return total

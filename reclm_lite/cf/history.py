@@ -27,7 +27,8 @@ WRITTEN_OUT_ITEMS = 4096
 
 
 class Scorer(Protocol):
-    """score_rows: float32 (n, n_items) for CSR rows (n, n_items); deterministic, one thread: `ranking.rank_rows` shares blocks."""
+    """score_rows: float32 (n, n_items) for CSR rows (n, n_items); deterministic, one thread: `ranking.rank_rows` shares
+    blocks."""
 
     kind: ClassVar[str]
     block: ClassVar[int]
@@ -86,9 +87,11 @@ class SparseScorer:
 
 @dataclass(frozen=True)
 class FilterScorer:
-    """graph: normalised interactions, CSR float32 (n_users, n_items). factors: float32 (n_items, rank), orthonormal columns.
+    """graph: normalised interactions, CSR float32 (n_users, n_items). factors: float32 (n_items, rank), orthonormal
+    columns.
 
-    root_degree: float32 (n_items,), sqrt of each item's number of users (at least 1). alpha: weight of the low-pass part.
+    root_degree: float32 (n_items,), sqrt of each item's number of users (at least 1). alpha: weight of the low-pass
+    part.
     """
 
     graph: sp.csr_matrix
@@ -134,16 +137,22 @@ class FilterScorer:
         smooth = native.spmm(self._backward, smooth, n_threads=1, check=False)
         scores = np.ascontiguousarray(smooth.T)
         if self.alpha:
-            scaled = sp.csr_matrix((rows.data / self.root_degree[rows.indices], rows.indices, rows.indptr), shape=rows.shape)
+            scaled = sp.csr_matrix(
+                (rows.data / self.root_degree[rows.indices], rows.indices, rows.indptr), shape=rows.shape
+            )
             scores += native.spmm(_kernel_csr(scaled), self.factors, n_threads=1, check=False) @ self._spread
         return scores
 
     def arrays(self) -> dict[str, np.ndarray]:
         g = self.graph
         return {
-            "indptr": g.indptr.astype(np.int64), "indices": g.indices.astype(np.int32), "data": g.data,
-            "factors": self.factors, "root_degree": self.root_degree, "alpha": np.array([self.alpha], np.float32),
-        }  # fmt: skip
+            "indptr": g.indptr.astype(np.int64),
+            "indices": g.indices.astype(np.int32),
+            "data": g.data,
+            "factors": self.factors,
+            "root_degree": self.root_degree,
+            "alpha": np.array([self.alpha], np.float32),
+        }
 
     @classmethod
     def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "FilterScorer":
@@ -151,16 +160,24 @@ class FilterScorer:
         root_degree = checked(arrays, "root_degree", np.float32, n_items)
         if (root_degree < 1).any():
             raise ValueError("root_degree: expected numbers of at least 1")
-        return cls(graph, checked(arrays, "factors", np.float32, n_items, None), root_degree, float(checked(arrays, "alpha", np.float32, 1)[0]))
+        return cls(
+            graph,
+            checked(arrays, "factors", np.float32, n_items, None),
+            root_degree,
+            float(checked(arrays, "alpha", np.float32, 1)[0]),
+        )
 
 
 SCORERS = {scorer.kind: scorer for scorer in (DenseScorer, SparseScorer, FilterScorer)}
 
 
 def unpack(kind: str, arrays: Mapping[str, np.ndarray], n_items: int) -> Scorer:
-    """The scorer of a stored model. Raises ValueError for arrays that do not fit together: kernels trust them from here on."""
+    """The scorer of a stored model. Raises ValueError for arrays that do not fit together: kernels trust them from here
+    on."""
     if kind not in SCORERS:
-        raise InputError(f"scorer: expected one of {', '.join(SCORERS)}, found {kind!r}; fit the model again with this version")
+        raise InputError(
+            f"scorer: expected one of {', '.join(SCORERS)}, found {kind!r}; fit the model again with this version"
+        )
     return SCORERS[kind].unpack(arrays, n_items)
 
 

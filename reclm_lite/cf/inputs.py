@@ -32,7 +32,8 @@ def load_inputs(ws: Workspace, split: Split, profiles: str, used: dict[str, str]
         vectors = artefact.arrays.get("vectors", np.zeros(0))
         if vectors.ndim != 2 or len(vectors) != n_rows or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
             raise InputError(
-                f"{name}: expected finite vectors of {n_rows} {what}, found {vectors.dtype} {vectors.shape}; run `{made_by}` again"
+                f"{name}: expected finite vectors of {n_rows} {what}, found {vectors.dtype} {vectors.shape}; run "
+                f"`{made_by}` again"
             )
         used[name] = artefact.fingerprint
         return np.ascontiguousarray(vectors, dtype=np.float32)

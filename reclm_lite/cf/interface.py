@@ -35,7 +35,8 @@ class FittedModel:
     user_ready: bool (n_users,), whether the model knows the user (without history and without a
     profile it does not: such a user is ranked by bias alone).
     train_user_vectors: float32 (n_users, dim), those of the model that was selected, fitted on training alone, or None
-    where `user_vectors` are these. Neighbors and so profiles are made from them, or validation could not judge profiles.
+    where `user_vectors` are these. Neighbors and so profiles are made from them, or validation could not judge
+    profiles.
     hash_seed: set for the random model only. params: the settings that made it. metrics: validation figures.
     scorer, histories: of a model that ranks from a history, and CSR (n_users, n_items) of ones to rank its users from.
     fold: what placing a new user takes, or None where that is not possible (or needs nothing).
@@ -86,14 +87,19 @@ class FittedModel:
         return score_vectors(self.vectors, users, candidates)
 
     def topk(
-        self, users: np.ndarray, k: int, *,
-        candidates: np.ndarray | None = None, seen: sp.csr_matrix | None = None, n_threads: int | None = None,
+        self,
+        users: np.ndarray,
+        k: int,
+        *,
+        candidates: np.ndarray | None = None,
+        seen: sp.csr_matrix | None = None,
+        n_threads: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of each user: ids int32 and scores float32, both (len(users), k), best first.
 
         candidates: ascending item ids, or None for all. seen: CSR (n_users, n_items) of items to leave out,
         over all users. Ties go to the lower id; rows that run out end in id -1, score -inf.
-        """  # fmt: skip
+        """
         users = np.asarray(users)
         if candidates is not None:
             candidates = np.ascontiguousarray(candidates, dtype=np.int32)
@@ -115,37 +121,68 @@ class FittedModel:
         return fold_in(self, histories, profiles, n_threads=n_threads)
 
     def topk_for(
-        self, histories: sp.csr_matrix, k: int, *,
-        profiles: np.ndarray | None = None, candidates: np.ndarray | None = None, n_threads: int | None = None,
+        self,
+        histories: sp.csr_matrix,
+        k: int,
+        *,
+        profiles: np.ndarray | None = None,
+        candidates: np.ndarray | None = None,
+        n_threads: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k best items for histories of anybody: CSR (n, n_items); their own items are left out. See `folded`."""  # fmt: skip
+        """The k best items for histories of anybody: CSR (n, n_items); their own items are left out. See `folded`."""
         folded = self.folded(histories, profiles, n_threads=n_threads)
         return folded.topk(
             np.arange(folded.n_users), k, candidates=candidates, seen=sp.csr_matrix(histories), n_threads=n_threads
-        )  # fmt: skip
+        )
 
 
 def rank_vectors(
-    vectors: Vectors, users: np.ndarray, k: int, *,
-    candidates: np.ndarray | None = None, seen: sp.csr_matrix | native.CSR | None = None, n_threads: int | None = None,
+    vectors: Vectors,
+    users: np.ndarray,
+    k: int,
+    *,
+    candidates: np.ndarray | None = None,
+    seen: sp.csr_matrix | native.CSR | None = None,
+    n_threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Top-k of some users by `Vectors`; seen: CSR (len(users), n_items), of these users. See `FittedModel.topk`."""  # fmt: skip
-    mask = seen if seen is None or isinstance(seen, native.CSR) else native.make_csr(seen.indptr, seen.indices, None, seen.shape)
+    """Top-k of some users by `Vectors`; seen: CSR (len(users), n_items), of these users. See `FittedModel.topk`."""
+    mask = (
+        seen
+        if seen is None or isinstance(seen, native.CSR)
+        else native.make_csr(seen.indptr, seen.indices, None, seen.shape)
+    )
     return native.topk(
-        np.ascontiguousarray(vectors.users[users]), vectors.items, k, relu_dim=vectors.relu_dim,
-        item_bias=vectors.bias if len(vectors.bias) else None, candidates=candidates, seen=mask, n_threads=n_threads,
-    )  # fmt: skip
+        np.ascontiguousarray(vectors.users[users]),
+        vectors.items,
+        k,
+        relu_dim=vectors.relu_dim,
+        item_bias=vectors.bias if len(vectors.bias) else None,
+        candidates=candidates,
+        seen=mask,
+        n_threads=n_threads,
+    )
 
 
 def rank_histories(
-    scorer: history.Scorer, rows: sp.csr_matrix, k: int, *,
-    candidates: np.ndarray | None = None, seen: sp.csr_matrix | None = None, n_threads: int | None = None,
+    scorer: history.Scorer,
+    rows: sp.csr_matrix,
+    k: int,
+    *,
+    candidates: np.ndarray | None = None,
+    seen: sp.csr_matrix | None = None,
+    n_threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Top-k for histories: CSR (n, n_items); seen: CSR of the same shape. See `FittedModel.topk`."""  # fmt: skip
+    """Top-k for histories: CSR (n, n_items); seen: CSR of the same shape. See `FittedModel.topk`."""
     return rank_rows(
-        lambda start, stop: scorer.score_rows(rows[start:stop]), rows.shape[0], scorer.n_items, k,
-        candidates=candidates, seen=seen, block=scorer.block, n_threads=n_threads,
-    )  # fmt: skip
+        lambda start, stop: scorer.score_rows(rows[start:stop]),
+        rows.shape[0],
+        scorer.n_items,
+        k,
+        candidates=candidates,
+        seen=seen,
+        block=scorer.block,
+        n_threads=n_threads,
+    )
 
 
 def score_vectors(vectors: Vectors, users: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -186,16 +223,26 @@ def _mix(counter: np.ndarray) -> np.ndarray:
 
 
 def _hash_topk(
-    fitted: FittedModel, users: np.ndarray, k: int, candidates: np.ndarray | None, rows: sp.csr_matrix | None, n_threads: int | None
+    fitted: FittedModel,
+    users: np.ndarray,
+    k: int,
+    candidates: np.ndarray | None,
+    rows: sp.csr_matrix | None,
+    n_threads: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores candidates alone, which are few in the `unseen` setting."""
     candidates = np.arange(fitted.n_items, dtype=np.int32) if candidates is None else candidates
     if rows is not None:
         rows = renumber_columns(rows, candidates)
     ids, best = rank_rows(
-        lambda start, stop: hash_scores(fitted.hash_seed, users[start:stop], candidates), len(users), len(candidates), k,
-        seen=rows, block=16, n_threads=n_threads,
-    )  # fmt: skip
+        lambda start, stop: hash_scores(fitted.hash_seed, users[start:stop], candidates),
+        len(users),
+        len(candidates),
+        k,
+        seen=rows,
+        block=16,
+        n_threads=n_threads,
+    )
     return np.where(ids >= 0, candidates[ids] if len(candidates) else ids, -1).astype(np.int32), best
 
 
@@ -242,8 +289,8 @@ def save(fitted: FittedModel, ws: Workspace, *, inputs: dict[str, str]) -> str:
 
 
 def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = True) -> FittedModel:
-    """Read a model. Raises MissingArtefactError where there is none, where its rows are of other users or items than the
-    workspace has now, or (fresh) where it is stale; WorkspaceError where its arrays do not fit together.
+    """Read a model. Raises MissingArtefactError where there is none, where its rows are of other users or items than
+    the workspace has now, or (fresh) where it is stale; WorkspaceError where its arrays do not fit together.
 
     `model` may also be a whole artefact name, such as `models/lightgcn+users`.
     """
@@ -288,7 +335,8 @@ def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = Tru
 
 
 def _misshapen(arrays: dict[str, np.ndarray], params: dict, shape: tuple[int, int]) -> str:
-    """What is wrong with the vectors and settings of a stored model for (n_users, n_items), in words; empty if nothing is."""
+    """What is wrong with the vectors and settings of a stored model for (n_users, n_items), in words; empty if nothing
+    is."""
     n_users, n_items = shape
     try:
         (dim,) = checked(arrays, "user_vectors", np.float32, n_users, None).shape[1:]
@@ -317,7 +365,9 @@ def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 def fitted_models(ws: Workspace) -> list[tuple[str, str]]:
     """(model, profiles) of every model stored in the workspace, sorted."""
-    return sorted(split_name(path.name.removesuffix(".safetensors")) for path in (ws.root / "models").glob("*.safetensors"))
+    return sorted(
+        split_name(path.name.removesuffix(".safetensors")) for path in (ws.root / "models").glob("*.safetensors")
+    )
 
 
 def baselines(interactions: sp.csr_matrix) -> list[FittedModel]:

@@ -16,7 +16,8 @@ FLOAT = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """Of the data. nnz: training interactions. n_text, n_user_profile, n_item_profile: widths of the vectors, 0 for none.
+    """Of the data. nnz: training interactions. n_text, n_user_profile, n_item_profile: widths of the vectors, 0 for
+    none.
 
     n_validated: users with validation interactions.
     """
@@ -31,8 +32,8 @@ class Shape:
 
 
 def trained_bytes(shape: Shape, settings: TrainedSettings, *, relu_width: int = 0, view_bytes: int = 0) -> int:
-    """Peak bytes of training: what stays throughout, and the largest of what comes and goes (a step of the model or of the
-    profiles' part, writing a checkpoint). view_bytes: what a step takes beside the vectors of its views.
+    """Peak bytes of training: what stays throughout, and the largest of what comes and goes (a step of the model or of
+    the profiles' part, writing a checkpoint). view_bytes: what a step takes beside the vectors of its views.
     """
     n, dim = shape.n_users + shape.n_items, settings.dim
     hidden = settings.text_hidden or dim
@@ -58,7 +59,8 @@ def trained_bytes(shape: Shape, settings: TrainedSettings, *, relu_width: int = 
 
 
 def _graph_step(shape: Shape, settings: GraphSettings, batch: int) -> int:
-    """Vectors are (n, dim): first, their sum over layers, two layers in work, gradients of the scores and of the first."""
+    """Vectors are (n, dim): first, their sum over layers, two layers in work, gradients of the scores and of the
+    first."""
     copies, blocks = 8, 0
     if isinstance(settings, ContrastSettings):
         # Two views, normalised, and their gradients.
@@ -88,7 +90,8 @@ def _encoder_step(shape: Shape, settings: TrainedSettings, users: int, items: in
 
 
 def _tower_step(shape: Shape, settings: TrainedSettings, batch: int) -> int:
-    """A step of the profiles' part; or, at validation, the parts of all, joined with the base for each try of the gates."""
+    """A step of the profiles' part; or, at validation, the parts of all, joined with the base for each try of the
+    gates."""
     dim = settings.dim
     users, items = min(batch, shape.n_users), min(batch * (settings.n_negatives + 1), shape.n_items)
     step = users * (shape.n_user_profile + 8 * dim) + items * (shape.n_text + shape.n_item_profile + 12 * dim)

@@ -54,9 +54,13 @@ def neighbors(
     fitted = interface.load(ws, model)
     if not fitted.user_vectors.shape[1]:
         raise InputError(
-            f"{model} has no vectors of users to compare: fit a model that has, such as `reclm fit lightgcn -w {ws.argument}`"
+            f"{model} has no vectors of users to compare: fit a model that has, such as `reclm fit lightgcn -w "
+            f"{ws.argument}`"
         )
-    inputs = {"matrices/split": split.fingerprint, interface.artefact_name(fitted.name, fitted.profiles): fitted.fingerprint}
+    inputs = {
+        "matrices/split": split.fingerprint,
+        interface.artefact_name(fitted.name, fitted.profiles): fitted.fingerprint,
+    }
     item_text = None
     if ws.has("vectors/items"):
         made_by = f"reclm embed items -w {ws.argument}"
@@ -68,9 +72,11 @@ def neighbors(
     )
     with ws.writing():
         ws.save(
-            NAME, {"indices": found.indices, "similarity": found.similarity, "basis": found.basis},
-            inputs=inputs, params={"k": k, "model": model, "min_interactions": min_interactions},
-        )  # fmt: skip
+            NAME,
+            {"indices": found.indices, "similarity": found.similarity, "basis": found.basis},
+            inputs=inputs,
+            params={"k": k, "model": model, "min_interactions": min_interactions},
+        )
     return found
 
 
@@ -79,20 +85,27 @@ def _item_text(ws: Workspace, arrays: dict[str, np.ndarray], n_items: int) -> np
     try:
         return checked(arrays, "vectors", np.float32, n_items, None)
     except ValueError as error:
-        raise WorkspaceError(f"vectors/items is damaged ({error}): run `{ws.command_for('vectors/items')}` again") from error
+        raise WorkspaceError(
+            f"vectors/items is damaged ({error}): run `{ws.command_for('vectors/items')}` again"
+        ) from error
 
 
 def load_indices(ws: Workspace, n_users: int) -> np.ndarray:
-    """int32 (n_users, k), -1 padded: the stored neighbors. Raises MissingArtefactError where there are none of the present users,
-    WorkspaceError where they are damaged.
+    """int32 (n_users, k), -1 padded: the stored neighbors. Raises MissingArtefactError where there are none of the
+    present users, WorkspaceError where they are damaged.
     """
     made_by = ws.command_for(NAME)
     indices = ws.load(NAME, made_by=made_by).arrays.get("indices")
     if (
-        indices is None or indices.ndim != 2 or len(indices) != n_users or indices.dtype.kind != "i"
+        indices is None
+        or indices.ndim != 2
+        or len(indices) != n_users
+        or indices.dtype.kind != "i"
         or (indices.size and not -1 <= indices.min() <= indices.max() < n_users)
-    ):  # fmt: skip
-        raise WorkspaceError(f"{NAME} is damaged (expected rows of neighbors of {n_users} users): make it again with `{made_by}`")
+    ):
+        raise WorkspaceError(
+            f"{NAME} is damaged (expected rows of neighbors of {n_users} users): make it again with `{made_by}`"
+        )
     return indices
 
 
@@ -159,20 +172,33 @@ def find_neighbors(
 class Finder:
     """Neighbors of users of whose history only a part is known.
 
-    `matrices/neighbors` knows whole histories: beside a part of one it would tell of the rest. Here a user's vector is the mean
-    over the items of the part, an item's the mean over the fitted vectors of its other users; with fewer than
-    `min_interactions` items it is the mean of their text vectors. Those compared with are told by their whole histories.
+    `matrices/neighbors` knows whole histories: beside a part of one it would tell of the rest. Here a user's vector is
+    the mean over the items of the part, an item's the mean over the fitted vectors of its other users; with fewer than
+    `min_interactions` items it is the mean of their text vectors. Those compared with are told by their whole
+    histories.
     """
 
-    def __init__(self, split: Split, user_vectors: np.ndarray, item_text: np.ndarray | None, min_interactions: int = MIN_INTERACTIONS):
-        """user_vectors: float32 (n_users, dim), fitted on training alone. item_text: float32 (n_items, n_in) or None."""
+    def __init__(
+        self,
+        split: Split,
+        user_vectors: np.ndarray,
+        item_text: np.ndarray | None,
+        min_interactions: int = MIN_INTERACTIONS,
+    ):
+        """user_vectors: float32 (n_users, dim), fitted on training alone. item_text: float32 (n_items, n_in) or
+        None."""
         train = split.train.tocsr()
         degree = np.diff(train.indptr)
         self.group, representatives = _who_stands_for_whom(train)
         self.users = normalize(user_vectors.astype(np.float32, copy=False))[0]
-        self.share = (1.0 / np.maximum(1, np.bincount(train.indices, minlength=train.shape[1]))).astype(np.float32)  # of an item's user
+        self.share = (1.0 / np.maximum(1, np.bincount(train.indices, minlength=train.shape[1]))).astype(
+            np.float32
+        )  # of an item's user
         self.items = (sp.diags(self.share) @ (train.T.tocsr() @ self.users)).astype(np.float32)
-        self.min_interactions, self.item_text = min_interactions, None if item_text is None else normalize(item_text.astype(np.float32))[0]
+        self.min_interactions, self.item_text = (
+            min_interactions,
+            None if item_text is None else normalize(item_text.astype(np.float32))[0],
+        )
         usable = representatives if item_text is None else representatives[degree[representatives] >= min_interactions]
         self.fitted = self._known(normalize((train @ self.items).astype(np.float32))[0], usable)
         self.text = None if item_text is None else self._known(text_of_users(train, item_text), representatives)
@@ -186,7 +212,9 @@ class Finder:
         fitted = interface.load(ws, params["model"])
         item_text = None
         if ws.has("vectors/items"):
-            item_text = _item_text(ws, ws.load("vectors/items", made_by=ws.command_for("vectors/items")).arrays, fitted.n_items)
+            item_text = _item_text(
+                ws, ws.load("vectors/items", made_by=ws.command_for("vectors/items")).arrays, fitted.n_items
+            )
         return cls(load_split(ws), _of_training(fitted), item_text, params["min_interactions"])
 
     def _known(self, vectors: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -197,7 +225,8 @@ class Finder:
         return users, np.ascontiguousarray(vectors[users]), place
 
     def __call__(self, users: np.ndarray, parts: sp.csr_matrix, k: int) -> np.ndarray:
-        """int32 (n, k), -1 padded: who is like each of `users` (int (n,)), the nearest first, as far as its row of `parts` tells.
+        """int32 (n, k), -1 padded: who is like each of `users` (int (n,)), the nearest first, as far as its row of
+        `parts` tells.
 
         parts: CSR (n, n_items) of ones.
         """

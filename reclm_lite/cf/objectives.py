@@ -7,7 +7,13 @@ from .vectors import Vectors
 
 
 def ranking_loss(
-    loss: str, users: np.ndarray, positives: np.ndarray, negatives: np.ndarray, vectors: Vectors, *, n_threads: int | None = None
+    loss: str,
+    users: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    vectors: Vectors,
+    *,
+    n_threads: int | None = None,
 ) -> tuple[float, Vectors]:
     """(the loss "bpr" or "ssm", its gradient as Vectors of the same shapes).
 
@@ -27,7 +33,8 @@ def contrast(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """InfoNCE by cosine: each of `nodes` in view `one` should find itself among all rows of view `two`.
 
-    one, two: float32 (n, dim). nodes: int32 (m,), rows, repeated or not. Returns the mean over nodes and the gradients of both views.
+    one, two: float32 (n, dim). nodes: int32 (m,), rows, repeated or not. Returns the mean over nodes and the gradients
+    of both views.
     """
     from ..kernels import losses
 

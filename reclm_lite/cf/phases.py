@@ -1,11 +1,12 @@
 """The phases of a trained model's fit, over arrays alone.
 
     select            train on the training set, the epoch chosen on validation
-    profiles          where profiles stand beside the model (profile_tower.py): their part, its epoch and gates chosen likewise
-    refit             train on training and validation together, for as many epochs
-    refit profiles    the same for the profiles' part
+    profiles          where profiles stand beside the model (profile_tower.py): their part, its epoch and gates chosen
+    likewise refit             train on training and validation together, for as many epochs refit profiles    the same
+    for the profiles' part
 
-Each phase keeps a checkpoint of its own, so that an interrupted fit goes on within the phase it was in. The test set is not
+Each phase keeps a checkpoint of its own, so that an interrupted fit goes on within the phase it was in. The test set is
+not
 read. Left out: the workspace (fit.py), evaluation (evaluate/).
 """
 
@@ -27,7 +28,7 @@ from .interface import FittedModel
 from .models import TRAINED, module_of
 from .profile_tower import ProfileTower, has_profile
 from .settings import TrainedSettings
-from .training import EpochReport, TrainConfig, Trainable, Trained, Validate, train
+from .training import EpochReport, Trainable, TrainConfig, Trained, Validate, train
 from .validation import validator
 from .vectors import Vectors
 
@@ -60,9 +61,9 @@ def fit_arrays(
 ) -> FittedModel:
     """Train a model on arrays alone: select on validation, then fit on all that is known.
 
-    settings: the model's, None for the preset's. epochs: in the place of the settings' own. checkpoint: a folder that holds what
-    an interrupted fit goes on from; its owner sees that it belongs to these inputs and settings. Raises ModelError, before anything
-    is trained, where the fit cannot succeed.
+    settings: the model's, None for the preset's. epochs: in the place of the settings' own. checkpoint: a folder that
+    holds what an interrupted fit goes on from; its owner sees that it belongs to these inputs and settings. Raises
+    ModelError, before anything is trained, where the fit cannot succeed.
 
     BLAS gets one thread: the products are small, and on a busy machine its threads wait for each other (measured on the
     demo: 32 s of processor time with two, 6 s with one). The kernels keep `n_threads`.
@@ -79,16 +80,22 @@ def fit_arrays(
 
 
 def fit_to_data(settings: TrainedSettings, inputs: Inputs) -> TrainedSettings:
-    """`settings` with a batch that the data can fill. Raises ModelError, naming what to change, where a fit cannot succeed."""
+    """`settings` with a batch that the data can fill. Raises ModelError, naming what to change, where a fit cannot
+    succeed."""
     train_set = inputs.split.train
     n_users, n_items = train_set.shape
     if min(n_users, n_items) == 0:
-        raise ModelError(f"expected users and items, found {n_users} and {n_items}: import data with interactions and split it again")
+        raise ModelError(
+            f"expected users and items, found {n_users} and {n_items}: import data with interactions and split it again"
+        )
     if train_set.nnz == 0:
         raise ModelError("expected training interactions, found none: import data with interactions and split it again")
     n_pool = len(np.unique(train_set.indices))
     if n_pool < 2:
-        raise ModelError(f"expected two items with training interactions at least, to tell them apart, found {n_pool}: import more data")
+        raise ModelError(
+            f"expected two items with training interactions at least, to tell them apart, found {n_pool}: import more "
+            "data"
+        )
     batch = min(settings.batch_size, train_set.nnz)
     if settings.steps_per_epoch:
         # A small data set needs as many steps as a large one.
@@ -98,14 +105,19 @@ def fit_to_data(settings: TrainedSettings, inputs: Inputs) -> TrainedSettings:
 
 def shape_of(inputs: Inputs) -> memory.Shape:
     """The sizes that memory depends on; training and validation together, as the refit has them."""
+
     def width(vectors: np.ndarray | None) -> int:
         return 0 if vectors is None else vectors.shape[1]
 
     split = inputs.split
     return memory.Shape(
-        *split.train.shape, split.train.nnz + split.valid.nnz, width(inputs.text), width(inputs.user_profiles),
-        width(inputs.item_profiles), int(np.count_nonzero(np.diff(split.valid.indptr))),
-    )  # fmt: skip
+        *split.train.shape,
+        split.train.nnz + split.valid.nnz,
+        width(inputs.text),
+        width(inputs.user_profiles),
+        width(inputs.item_profiles),
+        int(np.count_nonzero(np.diff(split.valid.indptr))),
+    )
 
 
 def require_memory(inputs: Inputs, model: str, settings: TrainedSettings, *, available: int | None = None) -> str:
@@ -129,9 +141,16 @@ class _Fit:
     """One run through the phases."""
 
     def __init__(
-        self, inputs: Inputs, model: str, settings: TrainedSettings, seed: int, refit: bool, n_threads: int | None,
-        progress: Progress | None, checkpoint: Path | None,
-    ):  # fmt: skip
+        self,
+        inputs: Inputs,
+        model: str,
+        settings: TrainedSettings,
+        seed: int,
+        refit: bool,
+        n_threads: int | None,
+        progress: Progress | None,
+        checkpoint: Path | None,
+    ):
         self.inputs, self.model, self.settings, self.refit, self.checkpoint = inputs, model, settings, refit, checkpoint
         self.n_threads = native.default_threads() if n_threads is None else n_threads
         self.config = settings.train_config(seed)
@@ -144,11 +163,16 @@ class _Fit:
         split, config = self.inputs.split, self.config
         if self.validate is None:
             log.warning(
-                "no validation interactions with items of training: nothing is selected, all %d epochs are trained (--epochs)",
+                "no validation interactions with items of training: nothing is selected, all %d epochs are trained "
+                "(--epochs)",
                 config.epochs,
             )
         module, trained = self._train_base("select", split.train, config, self.validate)
-        vectors, n_epochs, figures = module.vectors(trained.params), trained.best_epoch, (trained.recall_20, trained.ndcg_20)
+        vectors, n_epochs, figures = (
+            module.vectors(trained.params),
+            trained.best_epoch,
+            (trained.recall_20, trained.ndcg_20),
+        )
         fold = self._fold_state(module, trained, split.train)
         gates, tower_epochs = (0.0, 0.0), 0
         base = vectors
@@ -179,35 +203,51 @@ class _Fit:
     ) -> Trained:
         checkpoint = None if self.checkpoint is None else checkpoint_path(self.checkpoint, phase)
         return train(
-            module, interactions, config, validate=validate, progress=self.report, phase=phase, checkpoint=checkpoint,
+            module,
+            interactions,
+            config,
+            validate=validate,
+            progress=self.report,
+            phase=phase,
+            checkpoint=checkpoint,
             n_threads=self.n_threads,
-        )  # fmt: skip
+        )
 
     def _fold_state(self, module: Trainable, trained: Trained, interactions: sp.csr_matrix) -> FoldState:
         config, params = self.config, trained.params
         n_steps = -(-interactions.nnz // config.batch_size)
         return FoldState(
-            loss=config.loss, n_negatives=config.n_negatives, pool=np.unique(interactions.indices).astype(np.int32),
+            loss=config.loss,
+            n_negatives=config.n_negatives,
+            pool=np.unique(interactions.indices).astype(np.int32),
             l2=(config.l2 + config.l2_tables) * n_steps * config.batch_size,
-            **of_table(params["user_id"]), **module.fold_parts(params),
-        )  # fmt: skip
+            **of_table(params["user_id"]),
+            **module.fold_parts(params),
+        )
 
     # -- profiles beside the model ------------------------------------------------
 
     def _tower(self, base: Vectors) -> ProfileTower:
         inputs = self.inputs
         return ProfileTower(
-            base, self.settings.dim, user_profiles=inputs.user_profiles, item_profiles=inputs.item_profiles, text=inputs.text,
+            base,
+            self.settings.dim,
+            user_profiles=inputs.user_profiles,
+            item_profiles=inputs.item_profiles,
+            text=inputs.text,
             n_threads=self.n_threads,
-        )  # fmt: skip
+        )
 
     def _tower_config(self, epochs: int) -> TrainConfig:
-        return dataclasses.replace(self.config, rate=self.settings.tower_rate, epochs=epochs, patience=None, l2_tables=0.0)
+        return dataclasses.replace(
+            self.config, rate=self.settings.tower_rate, epochs=epochs, patience=None, l2_tables=0.0
+        )
 
     def _select_tower(
         self, base: Vectors, fold: FoldState, figures: tuple[float, float]
     ) -> tuple[Vectors, FoldState, tuple[float, float], int, tuple[float, float]]:
-        """(vectors, fold state, gates, epochs, (recall, ndcg)) of the best epoch and gates; gates 0 where nothing beats the base."""
+        """(vectors, fold state, gates, epochs, (recall, ndcg)) of the best epoch and gates; gates 0 where nothing beats
+        the base."""
         validate = self.validate
         if validate is None:
             log.warning("no validation interactions: profiles are left out, since nothing could show that they help")
@@ -215,14 +255,23 @@ class _Fit:
         tower = self._tower(base)
         self.report.begin(self.settings.tower_epochs)
         trained = self._train(
-            PROFILE_PHASES[0], tower, self.inputs.split.train, self._tower_config(self.settings.tower_epochs),
+            PROFILE_PHASES[0],
+            tower,
+            self.inputs.split.train,
+            self._tower_config(self.settings.tower_epochs),
             lambda parts: tower.best_gates(parts, validate)[1:],
-        )  # fmt: skip
+        )
         if not trained.ndcg_20 > figures[1]:
             return base, fold, (0.0, 0.0), 0, figures
         parts = tower.vectors(trained.params)
         gates, recall, ndcg = tower.best_gates(parts, validate)
-        return tower.joined(parts, gates), tower.fold(fold, trained.params, gates), gates, trained.best_epoch, (recall, ndcg)
+        return (
+            tower.joined(parts, gates),
+            tower.fold(fold, trained.params, gates),
+            gates,
+            trained.best_epoch,
+            (recall, ndcg),
+        )
 
     def _refit_tower(
         self, base: Vectors, fold: FoldState, interactions: sp.csr_matrix, gates: tuple[float, float], epochs: int
@@ -237,31 +286,48 @@ class _Fit:
         for name, array in zip(("user vectors", "item vectors", "item bias"), vectors[:3], strict=True):
             if not np.isfinite(array).all():
                 raise ModelError(
-                    f"{self.model}: expected finite {name}, found NaN or infinity: training diverged; nothing was stored. "
+                    f"{self.model}: expected finite {name}, found NaN or infinity: training diverged; nothing was "
+                    "stored. "
                     f"Use a lower rate: `--set rate={self.config.rate / 10:g}`"
                 )
 
     def _fitted(
-        self, vectors: Vectors, fold: FoldState, train_user_vectors: np.ndarray | None, n_epochs: int, gates: tuple[float, float],
-        tower_epochs: int, figures: tuple[float, float],
-    ) -> FittedModel:  # fmt: skip
+        self,
+        vectors: Vectors,
+        fold: FoldState,
+        train_user_vectors: np.ndarray | None,
+        n_epochs: int,
+        gates: tuple[float, float],
+        tower_epochs: int,
+        figures: tuple[float, float],
+    ) -> FittedModel:
         inputs, split = self.inputs, self.inputs.split
         user_ready = np.diff((split.known() if self.refit else split.train).indptr) > 0
         if inputs.user_profiles is not None and (not self.with_tower or gates[0] > 0):
             user_ready |= has_profile(inputs.user_profiles)
         params = {
-            **dataclasses.asdict(self.settings), "seed": self.config.seed, "refit": self.refit,
-            "text": inputs.text is not None, "epochs": n_epochs,
-        }  # fmt: skip
+            **dataclasses.asdict(self.settings),
+            "seed": self.config.seed,
+            "refit": self.refit,
+            "text": inputs.text is not None,
+            "epochs": n_epochs,
+        }
         if self.with_tower:
             params |= {"gate_users": gates[0], "gate_items": gates[1], "tower_epochs": tower_epochs}
             log.info("profiles: gates %.2f (users), %.2f (items), chosen on validation", *gates)
         users, items, bias, relu_dim = vectors
         return FittedModel(
-            self.model, users, items, bias if len(bias) else None, user_ready, relu_dim=relu_dim, fold=fold,
-            train_user_vectors=train_user_vectors, params=params,
+            self.model,
+            users,
+            items,
+            bias if len(bias) else None,
+            user_ready,
+            relu_dim=relu_dim,
+            fold=fold,
+            train_user_vectors=train_user_vectors,
+            params=params,
             metrics={} if self.validate is None else {"recall@20": figures[0], "ndcg@20": figures[1]},
-        )  # fmt: skip
+        )
 
 
 class _Reporter:

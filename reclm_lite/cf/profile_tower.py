@@ -32,10 +32,15 @@ class ProfileTower:
     name = "profiles"
 
     def __init__(
-        self, base: Vectors, dim: int, *,
-        user_profiles: np.ndarray | None = None, item_profiles: np.ndarray | None = None, text: np.ndarray | None = None,
+        self,
+        base: Vectors,
+        dim: int,
+        *,
+        user_profiles: np.ndarray | None = None,
+        item_profiles: np.ndarray | None = None,
+        text: np.ndarray | None = None,
         n_threads: int | None = None,
-    ):  # fmt: skip
+    ):
         self.base, self.dim, self.n_threads = base, dim, n_threads
         self.base_dim = base.users.shape[1] - base.relu_dim
         self.of_users = None if user_profiles is None else TextMLP("user_profile", user_profiles)
@@ -66,7 +71,9 @@ class ProfileTower:
     def vectors(self, params: Params) -> Vectors:
         return self.forward(params)[0]
 
-    def forward(self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None) -> tuple[Vectors, dict]:
+    def forward(
+        self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None
+    ) -> tuple[Vectors, dict]:
         """([users' part | base users], [their items | items' part], the base's bias) of some rows or all; cache."""
         cache: dict = {"users": users, "items": items}
         of_users, of_items = [], []

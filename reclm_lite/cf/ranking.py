@@ -18,14 +18,21 @@ ScoreRows = Callable[[int, int], np.ndarray]
 
 
 def rank_rows(
-    score: ScoreRows, n_rows: int, n_columns: int, k: int, *,
-    candidates: np.ndarray | None = None, seen: sp.csr_matrix | None = None, block: int = 64, n_threads: int | None = None,
+    score: ScoreRows,
+    n_rows: int,
+    n_columns: int,
+    k: int,
+    *,
+    candidates: np.ndarray | None = None,
+    seen: sp.csr_matrix | None = None,
+    block: int = 64,
+    n_threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best columns of each row: ids int32 and scores float32, both (n_rows, k), best first, ties to the lower id.
 
     candidates: ascending int32 columns, None for all. seen: CSR (n_rows, n_columns) of columns to leave out.
     Rows that run out end in id -1, score -inf.
-    """  # fmt: skip
+    """
     ids = np.full((n_rows, k), -1, np.int32)
     best = np.full((n_rows, k), -np.inf, np.float32)
     n_threads = native.default_threads() if n_threads is None else n_threads

@@ -1,9 +1,10 @@
 """Where an interrupted fit is kept: a hidden folder beside the models, with the identity of the fit that it belongs to.
 
-    models/.<model>[+profiles].checkpoint/   identity.json, and a file for each phase that has begun (training.py writes them)
+    models/.<model>[+profiles].checkpoint/   identity.json, and a file for each phase that has begun (training.py writes
+    them)
 
-The folder goes when the fit has been stored, or has failed for a reason that lies in it (a full disk is none). A fit of other
-settings or other inputs does not go on from it.
+The folder goes when the fit has been stored, or has failed for a reason that lies in it (a full disk is none). A fit of
+other settings or other inputs does not go on from it.
 """
 
 import contextlib
@@ -28,7 +29,8 @@ _MAX_IDENTITY_BYTES = 1 << 20  # settings and fingerprints are some kilobytes
 def checkpoint_folder(
     ws: Workspace, model: str, profiles: str, settings: Any, more: dict, *, restart: bool, notice: Callable[[str], None]
 ) -> Iterator[Path]:
-    """The folder for one fit, deleted when the block succeeds. settings, more: what must be the same for the fit to go on.
+    """The folder for one fit, deleted when the block succeeds. settings, more: what must be the same for the fit to go
+    on.
 
     restart: what is there is thrown away. notice: told what becomes of what was found.
     """

@@ -24,11 +24,15 @@ class RowSettings(TrainedSettings):
 
 
 class RowModel(Protocol):
-    def forward(self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None) -> tuple[Vectors, dict]: ...
+    def forward(
+        self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None
+    ) -> tuple[Vectors, dict]: ...
     def backward(self, params: Params, cache: dict, d: Vectors) -> Grads: ...
 
 
-def row_step(model: RowModel, params: Params, batch: Batch, *, sparse: bool, n_threads: int | None = None) -> tuple[float, Grads]:
+def row_step(
+    model: RowModel, params: Params, batch: Batch, *, sparse: bool, n_threads: int | None = None
+) -> tuple[float, Grads]:
     """`Trainable.step` on the rows that the batch touches."""
     user_rows, (users,) = _compact(batch.users)
     item_rows, (positives, negatives) = _compact(batch.positives, batch.negatives)

@@ -17,8 +17,13 @@ from .training import TrainConfig
 
 
 def setting(
-    default: Any, meaning: str, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None,
-) -> Any:  # fmt: skip
+    default: Any,
+    meaning: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+) -> Any:
     """A dataclass field with a range (None: open) and a line that says what it means."""
     return dataclasses.field(
         default=default, metadata={"meaning": meaning, "at_least": at_least, "above": above, "at_most": at_most}
@@ -44,11 +49,14 @@ class TrainedSettings(Checked):
     rate: float = setting(1e-3, "Adam's learning rate", above=0)
     batch_size: int = setting(4096, "interactions in a step", at_least=1)
     steps_per_epoch: int = setting(
-        0, "at least so many steps in an epoch, by smaller batches (never below 64) where data is small; 0: as they come",
+        0,
+        "at least so many steps in an epoch, by smaller batches (never below 64) where data is small; 0: as they come",
         at_least=0,
-    )  # fmt: skip
+    )
     epochs: int = setting(50, "at most so many passes over the training set", at_least=1)
-    patience: int | None = setting(10, "epochs without better validation NDCG before training stops; none: never", at_least=1)
+    patience: int | None = setting(
+        10, "epochs without better validation NDCG before training stops; none: never", at_least=1
+    )
     l2: float = setting(1e-7, "weight of the squares of all parameters", at_least=0)
     l2_tables: float = setting(0.0, "the same, on top, of the vectors and biases of single users and items", at_least=0)
     encoder: Literal["published", "residual"] = setting(
@@ -63,7 +71,9 @@ class TrainedSettings(Checked):
 
     def train_config(self, seed: int) -> TrainConfig:
         """How to train: the fields of the same names."""
-        names = {field.name for field in dataclasses.fields(TrainConfig)} & {field.name for field in dataclasses.fields(self)}
+        names = {field.name for field in dataclasses.fields(TrainConfig)} & {
+            field.name for field in dataclasses.fields(self)
+        }
         return TrainConfig(seed=seed, **{name: getattr(self, name) for name in names})
 
 
@@ -89,20 +99,41 @@ class ContrastSettings(GraphSettings):
 
     contrast_weight: float = setting(1e-2, "weight of the contrast (InfoNCE) beside the ranking loss", at_least=0)
     temperature: float = setting(0.1, "temperature of the contrast", above=0)
-    contrast_with: Literal["all", "batch"] = setting("all", "a node's own view is told from those of all nodes, or of the batch's")
+    contrast_with: Literal["all", "batch"] = setting(
+        "all", "a node's own view is told from those of all nodes, or of the batch's"
+    )
 
 
-# What the default presets of the models on a graph share: chosen by validation (LightGCN on four data sets, the contrast on one).
+# What the default presets of the models on a graph share: chosen by validation (LightGCN on four data sets, the
+# contrast on one).
 GRAPH_DEFAULT: dict[str, Any] = {
-    "encoder": "residual", "dim": 64, "loss": "ssm", "n_negatives": 32, "rate": 1e-2, "epochs": 30, "patience": 5,
-    "steps_per_epoch": 20, "min_id_interactions": 5, "text_hidden": 64,
-    "n_layers": 3, "layers": "mean", "self_loops": False, "items_propagated": True, "drops_targets": True,
-}  # fmt: skip
-CONTRAST_DEFAULT: dict[str, Any] = {**GRAPH_DEFAULT, "contrast_with": "batch", "contrast_weight": 0.05, "temperature": 0.2}
+    "encoder": "residual",
+    "dim": 64,
+    "loss": "ssm",
+    "n_negatives": 32,
+    "rate": 1e-2,
+    "epochs": 30,
+    "patience": 5,
+    "steps_per_epoch": 20,
+    "min_id_interactions": 5,
+    "text_hidden": 64,
+    "n_layers": 3,
+    "layers": "mean",
+    "self_loops": False,
+    "items_propagated": True,
+    "drops_targets": True,
+}
+CONTRAST_DEFAULT: dict[str, Any] = {
+    **GRAPH_DEFAULT,
+    "contrast_with": "batch",
+    "contrast_weight": 0.05,
+    "temperature": 0.2,
+}
 
 
 def override(settings: Any, assignments: Iterable[str]) -> Any:
-    """`settings` with `name=value` strings applied. Raises InputError that lists the known names, or the expected type."""
+    """`settings` with `name=value` strings applied. Raises InputError that lists the known names, or the expected
+    type."""
     known = {field.name: field for field in dataclasses.fields(settings)}
     hints = typing.get_type_hints(type(settings))
     changed = {}
@@ -120,7 +151,9 @@ def override(settings: Any, assignments: Iterable[str]) -> Any:
 
 def listing(settings: Any) -> list[tuple[str, str, str]]:
     """(name, value, meaning) of every field, for people."""
-    return [(f.name, _shown(getattr(settings, f.name)), f.metadata.get("meaning", "")) for f in dataclasses.fields(settings)]
+    return [
+        (f.name, _shown(getattr(settings, f.name)), f.metadata.get("meaning", "")) for f in dataclasses.fields(settings)
+    ]
 
 
 def _shown(value: Any) -> str:

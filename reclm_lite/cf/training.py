@@ -60,7 +60,8 @@ class Batch:
 
 
 class RowGrad(NamedTuple):
-    """The gradient of a table of which a batch touches few rows. rows: int32, ascending, distinct. values: (len(rows), dim).
+    """The gradient of a table of which a batch touches few rows. rows: int32, ascending, distinct. values: (len(rows),
+    dim).
 
     The optimiser moves these rows only (and their moments), as torch's SparseAdam does.
     """
@@ -156,9 +157,9 @@ def train(
     """Fit `model` on interactions: CSR (n_users, n_items), sorted. Raises ModelError when a loss is not finite.
 
     progress: called after each epoch; on going on from a checkpoint, first with the epochs that it holds.
-    checkpoint: a file that is written every few seconds and at the end, and gone on from where it stands: the result has
-    the bits of an uninterrupted run. One of other settings, data or first parameters, or a damaged one, is left unread, a
-    warning says why, and it is overwritten. The file stays: delete it when the result is safe.
+    checkpoint: a file that is written every few seconds and at the end, and gone on from where it stands: the result
+    has the bits of an uninterrupted run. One of other settings, data or first parameters, or a damaged one, is left
+    unread, a warning says why, and it is overwritten. The file stays: delete it when the result is safe.
     """
     if interactions.nnz == 0:
         raise ModelError("expected training interactions, found none: import data with interactions and split it again")
@@ -221,14 +222,22 @@ class _Epochs:
             users = self.users[entries]
             seed = int(np.random.SeedSequence([config.seed, 3, epoch, number]).generate_state(1, np.uint64)[0])
             negatives = sampling.sample_negatives(
-                users, self.indptr, self.indices, self.pool, config.n_negatives, seed, n_threads=self.optimiser.n_threads
+                users,
+                self.indptr,
+                self.indices,
+                self.pool,
+                config.n_negatives,
+                seed,
+                n_threads=self.optimiser.n_threads,
             )
             batch = Batch(users, self.indices[entries], negatives, entries, seed, config.loss)
             loss, gradients = self.model.step(state.params, batch)
             if not np.isfinite(loss):
                 raise ModelError(
-                    f"{self.model.name}: expected a finite loss, found {loss} in epoch {epoch}, batch {number}: training "
-                    f"diverged; nothing was stored. Use a lower learning rate, `--set rate={config.rate / 10:g}`, or look for "
+                    f"{self.model.name}: expected a finite loss, found {loss} in epoch {epoch}, batch {number}: "
+                    "training "
+                    f"diverged; nothing was stored. Use a lower learning rate, `--set rate={config.rate / 10:g}`, or "
+                    "look for "
                     "extreme values in the text vectors"
                 )
             self.optimiser.step(gradients)

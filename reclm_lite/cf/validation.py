@@ -41,7 +41,9 @@ class Validator:
         rows = np.zeros(n_users + 1, np.int64)
         rows[self.users + 1] = np.diff(self.seen.indptr)
         everyone = sp.csr_matrix((self.seen.data, self.seen.indices, np.cumsum(rows)), shape=(n_users, n_items))
-        return self._metrics(fitted.topk(self.users, K, candidates=self.candidates, seen=everyone, n_threads=n_threads)[0])
+        return self._metrics(
+            fitted.topk(self.users, K, candidates=self.candidates, seen=everyone, n_threads=n_threads)[0]
+        )
 
     def sample(self, n: int, seed: int) -> "Validator":
         """A validator of `n` of the users, drawn without replacement; itself where there are no more."""

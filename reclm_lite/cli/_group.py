@@ -67,7 +67,10 @@ class LazyGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for arg in args:
             if _UNSENDABLE.search(arg):
-                ctx.fail(f"expected an argument that a system can hand over, found {arg[:40]!r}: it holds a NUL or half a character")
+                ctx.fail(
+                    f"expected an argument that a system can hand over, found {arg[:40]!r}: it holds a NUL or half a "
+                    "character"
+                )
         return super().parse_args(ctx, args)
 
     def make_context(self, *args, **options) -> click.Context:
@@ -110,8 +113,13 @@ def _sentence(error: Exception) -> str:
         return "no space left on the disk for workspace.db: nothing half-written is used; free some space and run again"
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return "another process is writing to workspace.db: wait for it to end, then run the command again"
-    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, (sqlite3.ProgrammingError, sqlite3.IntegrityError)):
-        return f"workspace.db is damaged, or not as this software writes it ({error}): put a copy back, or make a new workspace with `reclm init`"
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(
+        error, (sqlite3.ProgrammingError, sqlite3.IntegrityError)
+    ):
+        return (
+            f"workspace.db is damaged, or not as this software writes it ({error}): put a copy back, or make a new "
+            "workspace with `reclm init`"
+        )
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}; use a smaller data set, or a machine with more memory"
     if isinstance(error, OSError) and error.filename:

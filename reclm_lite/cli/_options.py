@@ -34,8 +34,8 @@ def common(function: Callable) -> Callable:
 
 
 def _refuse_no_names(values: dict[str, Any]) -> None:
-    """Raises BadParameter where a text (not a path) holds bytes that are no UTF-8, which neither a database nor a file takes, and
-    where a file's name is empty, as that of a variable that is not set.
+    """Raises BadParameter where a text (not a path) holds bytes that are no UTF-8, which neither a database nor a file
+    takes, and where a file's name is empty, as that of a variable that is not set.
     """
     context = click.get_current_context()
     parameters = {parameter.name: parameter for parameter in context.command.params}
@@ -43,9 +43,13 @@ def _refuse_no_names(values: dict[str, Any]) -> None:
         texts = value if isinstance(value, tuple) else (value,)
         for text in texts:
             if isinstance(text, str) and _NO_TEXT.search(text):
-                raise click.BadParameter(f"expected UTF-8, found {text[:80]!r}", ctx=context, param=parameters.get(name))
+                raise click.BadParameter(
+                    f"expected UTF-8, found {text[:80]!r}", ctx=context, param=parameters.get(name)
+                )
             if isinstance(text, Path) and not text.name and not getattr(parameters[name].type, "dir_okay", True):
-                raise click.BadParameter(f"expected the name of a file, found {str(text)!r}", ctx=context, param=parameters[name])
+                raise click.BadParameter(
+                    f"expected the name of a file, found {str(text)!r}", ctx=context, param=parameters[name]
+                )
 
 
 workspace_option = click.option(
@@ -60,12 +64,17 @@ workspace_option = click.option(
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
+
 def threads_within_bounds(context: click.Context, option: click.Parameter, value: int | None) -> int | None:
     """The callback of every option `--threads`."""
     return value if value is None else check_threads(value, InputError, "--threads")
 
 
 threads_option = click.option(
-    "--threads", "n_threads", type=click.IntRange(min=1), default=None, help="CPU threads [default: all usable cores].",
+    "--threads",
+    "n_threads",
+    type=click.IntRange(min=1),
+    default=None,
+    help="CPU threads [default: all usable cores].",
     callback=threads_within_bounds,
-)  # fmt: skip
+)

@@ -1,6 +1,7 @@
 """The one way out: everything that a command prints leaves here, with text from outside made printable.
 
-Results go to stdout, sentences about the work to stderr. No other file of the package writes to either; a test sees to it.
+Results go to stdout, sentences about the work to stderr. No other file of the package writes to either; a test sees to
+it.
 """
 
 import codecs
@@ -25,8 +26,8 @@ BAR_WIDTH = 24  # characters, where there is room
 
 
 def ready_streams() -> None:
-    """Before anything is opened or printed: a closed descriptor must not become that of the next file, which then gets what is
-    printed; and a terminal of another encoding than UTF-8 gets ? for what it lacks.
+    """Before anything is opened or printed: a closed descriptor must not become that of the next file, which then gets
+    what is printed; and a terminal of another encoding than UTF-8 gets ? for what it lacks.
     """
     for number in range(3):
         try:
@@ -102,8 +103,16 @@ def console(*, stderr: bool = False) -> "Console":
 
 @contextmanager
 def progress_bar(description: str, total: int | None = None, *, eta: bool = True) -> Iterator[Callable]:
-    """A rich progress bar on stderr; yields `update(done, total=None, note="")`. eta: off where the note tells of the time."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    """A rich progress bar on stderr; yields `update(done, total=None, note="")`. eta: off where the note tells of the
+    time."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.table import Column
 
     terminal, whole = console(stderr=True), partial(Column, no_wrap=True)
@@ -141,7 +150,8 @@ class LogFormatter(logging.Formatter):
 
 
 def set_up_logging(level: int) -> None:
-    """Logs of this package from `level` up, and of others from warnings up, on stderr; Python's own warnings among them."""
+    """Logs of this package from `level` up, and of others from warnings up, on stderr; Python's own warnings among
+    them."""
     handler = logging.StreamHandler()
     handler.setFormatter(LogFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

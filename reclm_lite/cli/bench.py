@@ -28,7 +28,9 @@ command.add_command(quant)
 
 
 @command.command("kernels")
-@click.option("--only", "parts", type=click.Choice(PARTS), multiple=True, help="One part (may be given again) [default: all].")
+@click.option(
+    "--only", "parts", type=click.Choice(PARTS), multiple=True, help="One part (may be given again) [default: all]."
+)
 @click.option("--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: 9].")
 @threads_option
 @quick_option
@@ -52,22 +54,41 @@ def kernels(parts: tuple[str, ...], repeats: int | None, n_threads: int | None, 
 
 
 @command.command("fit")
-@click.option("-w", "--workspace", "root", type=click.Path(path_type=Path, file_okay=False),
-              help="Use this workspace's split and text vectors [default: a generated graph of 57,128 users].")  # fmt: skip
-@click.option("--model", "models", type=click.Choice(MODELS), multiple=True, help="One model (may be given again) [default: all].")
+@click.option(
+    "-w",
+    "--workspace",
+    "root",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Use this workspace's split and text vectors [default: a generated graph of 57,128 users].",
+)
+@click.option(
+    "--model", "models", type=click.Choice(MODELS), multiple=True, help="One model (may be given again) [default: all]."
+)
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs that are timed, after one that is not [default: 3].")
-@click.option("--large", is_flag=True, help="Also LightGCN and gfcf on 30,000 users, 41,000 items, 810,000 interactions.")
-@click.option("--reference", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help=f"The torch implementation to time beside LightGCN [default: {REFERENCE}, if it is there].")  # fmt: skip
+@click.option(
+    "--large", is_flag=True, help="Also LightGCN and gfcf on 30,000 users, 41,000 items, 810,000 interactions."
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help=f"The torch implementation to time beside LightGCN [default: {REFERENCE}, if it is there].",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
 @quick_option
 @json_option
 @common
 def fit(
-    root: Path | None, models: tuple[str, ...], epochs: int | None, large: bool, reference: Path | None, seed: int,
-    n_threads: int | None, quick: bool, as_json: bool,
-) -> None:  # fmt: skip
+    root: Path | None,
+    models: tuple[str, ...],
+    epochs: int | None,
+    large: bool,
+    reference: Path | None,
+    seed: int,
+    n_threads: int | None,
+    quick: bool,
+    as_json: bool,
+) -> None:
     """Time an epoch of each backbone, the models that need no training, and the evaluation of all users.
 
     \b
@@ -83,25 +104,39 @@ def fit(
     if reference is None and REFERENCE.is_file():
         reference = REFERENCE
     settings = bench.Settings(
-        n_threads or native.default_threads(), epochs or (1 if quick else 3), models or MODELS,
-        sizes=bench.QUICK if quick else bench.MIND, large=large, workspace=root, reference=reference, seed=seed,
-    )  # fmt: skip
+        n_threads or native.default_threads(),
+        epochs or (1 if quick else 3),
+        models or MODELS,
+        sizes=bench.QUICK if quick else bench.MIND,
+        large=large,
+        workspace=root,
+        reference=reference,
+        seed=seed,
+    )
     _tell(bench.run(settings, _progress), as_json)
 
 
 @command.command("export")
-@click.option("--llama-cpp-src", "llama_cpp", envvar="LLAMA_CPP_SRC", type=click.Path(path_type=Path, file_okay=False),
-              help="llama.cpp's source tree, for its converter (or set LLAMA_CPP_SRC).")  # fmt: skip
+@click.option(
+    "--llama-cpp-src",
+    "llama_cpp",
+    envvar="LLAMA_CPP_SRC",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="llama.cpp's source tree, for its converter (or set LLAMA_CPP_SRC).",
+)
 @click.option("--repeats", type=click.IntRange(min=1), help="Runs of each contender [default: 3].")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
 @quick_option
 @json_option
 @common
-def export(llama_cpp: Path | None, repeats: int | None, seed: int, n_threads: int | None, quick: bool, as_json: bool) -> None:
+def export(
+    llama_cpp: Path | None, repeats: int | None, seed: int, n_threads: int | None, quick: bool, as_json: bool
+) -> None:
     """Time and memory of merging an adapter and writing GGUF, beside peft and llama.cpp's own converter.
 
-    The model is random, of 1.1 billion float16 weights; about 9 GB are needed in the folder for temporary files (TMPDIR).
+    The model is random, of 1.1 billion float16 weights; about 9 GB are needed in the folder for temporary files
+    (TMPDIR).
 
     \b
     Example:
@@ -116,27 +151,65 @@ def export(llama_cpp: Path | None, repeats: int | None, seed: int, n_threads: in
 
 
 @command.command("profile")
-@click.option("-w", "--workspace", "root", type=click.Path(path_type=Path, file_okay=False),
-              help="Prompts of this workspace's users, and all its users as they are [default: prompts of the bundled demo].")  # fmt: skip
-@click.option("--model", "models", multiple=True, metavar="bundled|135m|1b|FILE.gguf",
-              help="The bundled model, a random one of that size, or a file (may be given again) [default: bundled, 135m, 1b].")  # fmt: skip
-@click.option("--quant", "quants", type=click.Choice(PROFILE_QUANTS), multiple=True,
-              help="Types of the random models (may be given again) [default: both].")  # fmt: skip
-@click.option("--prompts", "n_prompts", type=click.IntRange(min=1), help="Distinct prompts [default: bundled 256, 135m 64, 1b 32].")
-@click.option("--slots", "n_slots", type=click.IntRange(1, 256), help="Sequences in flight [default: chosen from the model].")
+@click.option(
+    "-w",
+    "--workspace",
+    "root",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Prompts of this workspace's users, and all its users as they are [default: prompts of the bundled demo].",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="bundled|135m|1b|FILE.gguf",
+    help="The bundled model, a random one of that size, or a file (may be given again) [default: bundled, 135m, 1b].",
+)
+@click.option(
+    "--quant",
+    "quants",
+    type=click.Choice(PROFILE_QUANTS),
+    multiple=True,
+    help="Types of the random models (may be given again) [default: both].",
+)
+@click.option(
+    "--prompts",
+    "n_prompts",
+    type=click.IntRange(min=1),
+    help="Distinct prompts [default: bundled 256, 135m 64, 1b 32].",
+)
+@click.option(
+    "--slots", "n_slots", type=click.IntRange(1, 256), help="Sequences in flight [default: chosen from the model]."
+)
 @click.option("--max-new", type=click.IntRange(min=1), help="New tokens at most [default: bundled 96, others 48].")
-@click.option("--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: bundled 3, others 1].")
-@click.option("--encoder-checkpoint", "checkpoint", type=click.Path(path_type=Path, file_okay=False),
-              help="all-MiniLM-L6-v2 as published, for sentence-transformers.")  # fmt: skip
+@click.option(
+    "--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: bundled 3, others 1]."
+)
+@click.option(
+    "--encoder-checkpoint",
+    "checkpoint",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="all-MiniLM-L6-v2 as published, for sentence-transformers.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
 @quick_option
 @json_option
 @common
 def profile(
-    root: Path | None, models: tuple[str, ...], quants: tuple[str, ...], n_prompts: int | None, n_slots: int | None,
-    max_new: int | None, repeats: int | None, checkpoint: Path | None, seed: int, n_threads: int | None, quick: bool, as_json: bool,
-) -> None:  # fmt: skip
+    root: Path | None,
+    models: tuple[str, ...],
+    quants: tuple[str, ...],
+    n_prompts: int | None,
+    n_slots: int | None,
+    max_new: int | None,
+    repeats: int | None,
+    checkpoint: Path | None,
+    seed: int,
+    n_threads: int | None,
+    quick: bool,
+    as_json: bool,
+) -> None:
     """Profiles per second beside a loop of llama-cpp-python's Llama on the same prompts; and their embedding.
 
     Texts of both are compared, and differences explained. The random model of 1.1 billion weights takes 7 GB in the
@@ -152,19 +225,35 @@ def profile(
 
     n_threads = n_threads or native.default_threads()
     if quick:
-        sizes = {"models": models or (bench.BUNDLED, bench.TINY), "n_prompts": n_prompts or 8, "max_new": max_new or 16,
-                 "repeats": repeats or 1, "n_texts": 32, "targets": False}  # fmt: skip
+        sizes = {
+            "models": models or (bench.BUNDLED, bench.TINY),
+            "n_prompts": n_prompts or 8,
+            "max_new": max_new or 16,
+            "repeats": repeats or 1,
+            "n_texts": 32,
+            "targets": False,
+        }
     else:
         sizes = {"models": models or bench.MODELS, "n_prompts": n_prompts, "max_new": max_new, "repeats": repeats}
     settings = bench.Settings(
-        n_threads, quants=quants or bench.QUANTS, workspace=root, n_slots=n_slots, checkpoint=checkpoint, seed=seed, **sizes
+        n_threads,
+        quants=quants or bench.QUANTS,
+        workspace=root,
+        n_slots=n_slots,
+        checkpoint=checkpoint,
+        seed=seed,
+        **sizes,
     )
     _tell(bench.run(settings, _progress), as_json)
 
 
 @command.command("tune")
-@click.option("--trl-python", type=click.Path(path_type=Path, dir_okay=False),
-              help="The Python of an environment with trl 1.12, the last release with PPO: `python -m venv trl; trl/bin/pip install trl==1.12.0 peft`.")  # fmt: skip
+@click.option(
+    "--trl-python",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The Python of an environment with trl 1.12, the last release with PPO: `python -m venv trl; trl/bin/pip "
+    "install trl==1.12.0 peft`.",
+)
 @click.option("--batch", type=click.IntRange(min=4), help="Answers a step, a multiple of 4 [default: 16].")
 @click.option("--steps", type=click.IntRange(min=2), help="Steps; those after the first are timed [default: 3].")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -172,8 +261,17 @@ def profile(
 @quick_option
 @json_option
 @common
-def tune(trl_python: Path | None, batch: int | None, steps: int | None, seed: int, n_threads: int | None, quick: bool, as_json: bool) -> None:
-    """Peak memory and answers per second of PPO beside TRL's PPOTrainer, on the same random model of 31 million weights.
+def tune(
+    trl_python: Path | None,
+    batch: int | None,
+    steps: int | None,
+    seed: int,
+    n_threads: int | None,
+    quick: bool,
+    as_json: bool,
+) -> None:
+    """Peak memory and answers per second of PPO beside TRL's PPOTrainer, on the same random model of 31 million
+    weights.
 
     \b
     Example:
@@ -184,9 +282,28 @@ def tune(trl_python: Path | None, batch: int | None, steps: int | None, seed: in
 
     if batch is not None and batch % 4:
         raise click.UsageError(f"--batch: expected a multiple of 4 (answers in one pass), found {batch}")
-    sizes = {"vocab": 400, "width": 64, "layers": 2, "ffn": 128, "heads": 4, "max_new_tokens": 8, "batch": 8, "steps": 2, "targets": False} if quick else {}
+    sizes = (
+        {
+            "vocab": 400,
+            "width": 64,
+            "layers": 2,
+            "ffn": 128,
+            "heads": 4,
+            "max_new_tokens": 8,
+            "batch": 8,
+            "steps": 2,
+            "targets": False,
+        }
+        if quick
+        else {}
+    )
     sizes |= {name: value for name, value in (("batch", batch), ("steps", steps)) if value}
-    _tell(bench.run(bench.Settings(n_threads or native.default_threads(), trl_python=trl_python, seed=seed, **sizes), _progress), as_json)
+    _tell(
+        bench.run(
+            bench.Settings(n_threads or native.default_threads(), trl_python=trl_python, seed=seed, **sizes), _progress
+        ),
+        as_json,
+    )
 
 
 def _progress(what: str) -> None:

@@ -24,10 +24,20 @@ class Percent(click.ParamType):
 
 @click.command("quant")
 @workspace_option
-@click.option("--model", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="The profile model as GGUF in F16, BF16 or F32.")  # fmt: skip
-@click.option("--types", "types", metavar="TYPE[,TYPE]|FILE.gguf", multiple=True,
-              help="Types to make, or files to take as they are (may be given again) [default: q8_0,q6_k,q5_k_m,q4_k_m,q4_0,q3_k_m,q2_k].")  # fmt: skip
+@click.option(
+    "--model",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The profile model as GGUF in F16, BF16 or F32.",
+)
+@click.option(
+    "--types",
+    "types",
+    metavar="TYPE[,TYPE]|FILE.gguf",
+    multiple=True,
+    help="Types to make, or files to take as they are (may be given again) [default: "
+    "q8_0,q6_k,q5_k_m,q4_k_m,q4_0,q3_k_m,q2_k].",
+)
 @click.option(
     "--imatrix",
     type=click.Choice(("auto", "none")),
@@ -35,35 +45,74 @@ class Percent(click.ParamType):
     show_default=True,
     help="auto: every type that gains by an importance matrix also with one.",
 )
-@click.option("--encoder", "encoder_model", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="Also a text encoder as GGUF in F16: Q8_0 and Q4_0 beside it, on the catalogue's texts.")  # fmt: skip
-@click.option("--users", "n_users", type=click.IntRange(min=1), help="Users whose profiles are written, drawn at random [default: all].")
-@click.option("--prompts", "n_prompts", type=click.IntRange(min=1), help="Distinct prompts for speed and distributions [default: 256].")
+@click.option(
+    "--encoder",
+    "encoder_model",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Also a text encoder as GGUF in F16: Q8_0 and Q4_0 beside it, on the catalogue's texts.",
+)
+@click.option(
+    "--users",
+    "n_users",
+    type=click.IntRange(min=1),
+    help="Users whose profiles are written, drawn at random [default: all].",
+)
+@click.option(
+    "--prompts",
+    "n_prompts",
+    type=click.IntRange(min=1),
+    help="Distinct prompts for speed and distributions [default: 256].",
+)
 @click.option("--seeds", "n_seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Fits of each file.")
 @click.option("--backbone", default="lightgcn", show_default=True, help="The model that is fed with the profiles.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of a fit at most [default: the backbone's own].")
-@click.option("--slots", "n_slots", type=click.IntRange(1, 256), help="Sequences in flight [default: chosen from the model].")
-@click.option("--auto", is_flag=True, help="Name the smallest file that loses less than --max-loss, or say why none can be named.")
+@click.option(
+    "--slots", "n_slots", type=click.IntRange(1, 256), help="Sequences in flight [default: chosen from the model]."
+)
+@click.option(
+    "--auto", is_flag=True, help="Name the smallest file that loses less than --max-loss, or say why none can be named."
+)
 @click.option("--max-loss", type=Percent(), default="1%", show_default=True, help="Of Recall@20, at 95 % confidence.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Where files, figures and results go [default: reports/quant of the workspace].",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draw of users and prompts.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draw of users and prompts."
+)
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print what quant.json holds, as one line, in the place of tables.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print what quant.json holds, as one line, in the place of tables."
+)
 @common
 def command(
-    root: Path, model: Path, types: tuple[str, ...], imatrix: str, encoder_model: Path | None, n_users: int | None, n_prompts: int | None, n_seeds: int, backbone: str,
-    epochs: int | None, n_slots: int | None, auto: bool, max_loss: float, out: Path | None, seed: int, n_threads: int | None, as_json: bool,
-) -> None:  # fmt: skip
+    root: Path,
+    model: Path,
+    types: tuple[str, ...],
+    imatrix: str,
+    encoder_model: Path | None,
+    n_users: int | None,
+    n_prompts: int | None,
+    n_seeds: int,
+    backbone: str,
+    epochs: int | None,
+    n_slots: int | None,
+    auto: bool,
+    max_loss: float,
+    out: Path | None,
+    seed: int,
+    n_threads: int | None,
+    as_json: bool,
+) -> None:
     """How small the profile model may be before recommendations suffer.
 
-    Makes the types asked for of an unquantized GGUF, with and without importance matrix, and measures each beside it: size,
-    speed, perplexity and KL divergence, profiles, and Recall and NDCG of a backbone that is fed with those profiles, with 95 %
-    intervals. Figures are kept in --out: a run that was stopped goes on, and a second one costs nothing. Writes quant.json,
-    quant.csv and quant.html there. The workspace is left as it is; --out holds a copy of it, with the answers of every file.
+    Makes the types asked for of an unquantized GGUF, with and without importance matrix, and measures each beside it:
+    size, speed, perplexity and KL divergence, profiles, and Recall and NDCG of a backbone that is fed with those
+    profiles, with 95 %
+    intervals. Figures are kept in --out: a run that was stopped goes on, and a second one costs nothing. Writes
+    quant.json, quant.csv and quant.html there. The workspace is left as it is; --out holds a copy of it, with the
+    answers of every file.
 
     \b
     Example:
@@ -75,10 +124,22 @@ def command(
 
     wanted = tuple(part.strip() for text in types for part in text.split(",") if part.strip())
     settings = quant.Settings(
-        root, model, out or root / "reports" / "quant", n_threads or native.default_threads(), wanted if types else quant.DEFAULT_TYPES,
-        imatrix=imatrix == "auto", n_users=n_users, n_prompts=n_prompts or quant.N_PROMPTS, n_seeds=n_seeds, backbone=backbone, epochs=epochs,
-        n_slots=n_slots, seed=seed, max_loss=max_loss, encoder_model=encoder_model,
-    )  # fmt: skip
+        root,
+        model,
+        out or root / "reports" / "quant",
+        n_threads or native.default_threads(),
+        wanted if types else quant.DEFAULT_TYPES,
+        imatrix=imatrix == "auto",
+        n_users=n_users,
+        n_prompts=n_prompts or quant.N_PROMPTS,
+        n_seeds=n_seeds,
+        backbone=backbone,
+        epochs=epochs,
+        n_slots=n_slots,
+        seed=seed,
+        max_loss=max_loss,
+        encoder_model=encoder_model,
+    )
     document = quant.run(settings, say)
     written = quant_output.write(document, settings.out)
     for line in [] if as_json else quant_output.lines(document, auto=auto):

@@ -30,34 +30,99 @@ def command() -> None:
 @command.command("build", short_help="Write the dialogues of one kind.")
 @click.argument("kind", type=click.Choice(KINDS))
 @workspace_option
-@click.option("-o", "--output", "path", type=click.Path(path_type=Path, dir_okay=False), help="The file [default: llm/dialogues/KIND.jsonl in the workspace].")
+@click.option(
+    "-o",
+    "--output",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file [default: llm/dialogues/KIND.jsonl in the workspace].",
+)
 @click.option("--side", type=click.Choice(tuple(_SIDES)), default="both", show_default=True, help="About whom.")
-@click.option("--form", type=click.Choice(("compact", "instruct")), default="compact", show_default=True,
-              help="Prompts of the bundled model, or plain words for chat models.")  # fmt: skip
-@click.option("--teacher", default="rules", show_default=True, metavar="WHO",
-              help="First-round answers: rules, bundled (the profile model), stored (the workspace's profiles), a GGUF file, or the endpoint's model.")  # fmt: skip
+@click.option(
+    "--form",
+    type=click.Choice(("compact", "instruct")),
+    default="compact",
+    show_default=True,
+    help="Prompts of the bundled model, or plain words for chat models.",
+)
+@click.option(
+    "--teacher",
+    default="rules",
+    show_default=True,
+    metavar="WHO",
+    help="First-round answers: rules, bundled (the profile model), stored (the workspace's profiles), a GGUF file, "
+    "or the endpoint's model.",
+)
 @click.option("--endpoint", metavar="URL", help="Ask this OpenAI-compatible server; its key comes from RECLM_API_KEY.")
-@click.option("--targets", type=click.Path(path_type=Path, dir_okay=False), help="First-round answers from this file of profiles (JSON lines or CSV).")
+@click.option(
+    "--targets",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="First-round answers from this file of profiles (JSON lines or CSV).",
+)
 @click.option("--targets-format", type=click.Choice(("jsonl", "csv", "reclm")), help="[default: by the file's ending]")
-@click.option("--rounds", type=click.IntRange(1, 2), help="Of sft: 1 leaves out the second round [default: 2; 1 with stored profiles or --targets].")
-@click.option("--variants", type=click.IntRange(1, 1000), default=1, show_default=True, help="Of each user and item, each hiding other items.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 2),
+    help="Of sft: 1 leaves out the second round [default: 2; 1 with stored profiles or --targets].",
+)
+@click.option(
+    "--variants",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Of each user and item, each hiding other items.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many users, and items, drawn.")
-@click.option("--negatives", "n_negatives", type=click.IntRange(1, 1000), default=10, show_default=True, help="Of rl: items never touched, in each.")
-@click.option("--corruptions", metavar="KIND=SHARE,…", help="Of preference: the kinds of rejected profiles [default: all].")
-@click.option("--held-out", type=click.FloatRange(0, 1, max_open=True), default=0.05, show_default=True, help="Share that is never trained on.")
-@click.option("--max-tokens", type=click.IntRange(min=64), default=1024, show_default=True, help="Of a dialogue; older items are left out to fit.")
-@click.option("--tokenizer", type=click.Path(path_type=Path, file_okay=False), help="Count tokens by this folder's tokenizer.json [default: an estimate].")
+@click.option(
+    "--negatives",
+    "n_negatives",
+    type=click.IntRange(1, 1000),
+    default=10,
+    show_default=True,
+    help="Of rl: items never touched, in each.",
+)
+@click.option(
+    "--corruptions", metavar="KIND=SHARE,…", help="Of preference: the kinds of rejected profiles [default: all]."
+)
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share that is never trained on.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=64),
+    default=1024,
+    show_default=True,
+    help="Of a dialogue; older items are left out to fit.",
+)
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Count tokens by this folder's tokenizer.json [default: an estimate].",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--yes", is_flag=True, help="Do not ask before an endpoint gets the prompts.")
 @threads_option
 @json_option
 @common
 def build_command(
-    kind: str, root: Path, path: Path | None, side: str, form: str, max_tokens: int, tokenizer: Path | None, corruptions: str | None,
-    rounds: int | None, as_json: bool, **options,
-) -> None:  # fmt: skip
-    """Write the dialogues of KIND from training interactions: sft (two rounds), preference (a good profile and a bad one)
-    or rl (a prompt and items to rank). Nothing that validation or test hold out is used; a build that would ends.
+    kind: str,
+    root: Path,
+    path: Path | None,
+    side: str,
+    form: str,
+    max_tokens: int,
+    tokenizer: Path | None,
+    corruptions: str | None,
+    rounds: int | None,
+    as_json: bool,
+    **options,
+) -> None:
+    """Write the dialogues of KIND from training interactions: sft (two rounds), preference (a good profile and a bad
+    one) or rl (a prompt and items to rank). Nothing that validation or test hold out is used; a build that would ends.
 
     \b
     Example:
@@ -75,12 +140,22 @@ def build_command(
     budget = exact(max_tokens, tokenizer) if tokenizer else estimated(max_tokens, form)
     with Workspace.open(root) as ws, ws.writing():
         inputs = load_inputs(ws)
-        with _teacher(ws, inputs, kind, side, options) as teacher, progress_bar(f"writing {kind} dialogues", eta=False) as update:
+        with (
+            _teacher(ws, inputs, kind, side, options) as teacher,
+            progress_bar(f"writing {kind} dialogues", eta=False) as update,
+        ):
             settings = BuildSettings(
-                kind, _SIDES[side], form, options["seed"], options["limit"], options["variants"],
-                rounds or (1 if teacher.is_whole else 2), options["n_negatives"], options["held_out"],
+                kind,
+                _SIDES[side],
+                form,
+                options["seed"],
+                options["limit"],
+                options["variants"],
+                rounds or (1 if teacher.is_whole else 2),
+                options["n_negatives"],
+                options["held_out"],
                 SHARES if corruptions is None else parse_shares(corruptions),
-            )  # fmt: skip
+            )
             summary = build(ws, inputs, teacher, settings, path=path, budget=budget, progress=update)
         elsewhere = f" --dialogues {shell_word(path)}" if path else ""
         path = path or default_path(ws, kind)
@@ -115,11 +190,19 @@ def _refuse_what_does_nothing(kind: str, options: dict) -> None:
         raise click.UsageError("--targets-format is for --targets: add that, or leave it out")
     if options["targets"] is not None and (given("teacher") is not default or options["endpoint"] is not None):
         raise click.UsageError("--targets takes the place of a teacher: leave out --teacher and --endpoint")
-    if kind == "rl" and (given("teacher") is not default or options["endpoint"] is not None or options["targets"] is not None):
-        raise click.UsageError("rl dialogues have no first-round answers: leave out --teacher, --endpoint and --targets")
+    if kind == "rl" and (
+        given("teacher") is not default or options["endpoint"] is not None or options["targets"] is not None
+    ):
+        raise click.UsageError(
+            "rl dialogues have no first-round answers: leave out --teacher, --endpoint and --targets"
+        )
     if options["endpoint"] is None and given("yes") is not default:
         raise click.UsageError("--yes is for --endpoint: add that, or leave it out")
-    if options["endpoint"] is None and (options["targets"] is not None or options["teacher"] in (RULES, _STORED)) and given("n_threads") is not default:
+    if (
+        options["endpoint"] is None
+        and (options["targets"] is not None or options["teacher"] in (RULES, _STORED))
+        and given("n_threads") is not default
+    ):
         raise click.UsageError("--threads is for a teacher that is a model: leave it out")
     if options["endpoint"] is not None and given("teacher") is default:
         raise click.UsageError("--endpoint needs the name of its model: add --teacher NAME")
@@ -160,8 +243,12 @@ def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
 @command.command("show", short_help="Print some dialogues for reading.")
 @workspace_option
 @click.option("--kind", type=click.Choice(KINDS), default="sft", show_default=True)
-@click.option("--file", "path", type=click.Path(path_type=Path, dir_okay=False), help="Another file than the workspace's.")
-@click.option("-n", "n_shown", type=click.IntRange(1), default=3, show_default=True, help="How many, spread over the file.")
+@click.option(
+    "--file", "path", type=click.Path(path_type=Path, dir_okay=False), help="Another file than the workspace's."
+)
+@click.option(
+    "-n", "n_shown", type=click.IntRange(1), default=3, show_default=True, help="How many, spread over the file."
+)
 @common
 def show_command(root: Path, kind: str, path: Path | None, n_shown: int) -> None:
     """Print some dialogues as a person would read them, spread evenly over the file.
@@ -187,7 +274,10 @@ def _readable(dialogue) -> str:
     parts = [f"== {dialogue.id} ({dialogue.kind}, {dialogue.form}, {dialogue.part})"]
     parts += [f"[{message.role}]\n{message.text.rstrip()}" for message in dialogue.messages]
     if dialogue.corruption:
-        parts += [f"[chosen]\n{dialogue.chosen}", f"[rejected: {dialogue.corruption}]\n{dialogue.rejected or '(empty)'}"]
+        parts += [
+            f"[chosen]\n{dialogue.chosen}",
+            f"[rejected: {dialogue.corruption}]\n{dialogue.rejected or '(empty)'}",
+        ]
     for name, texts in (("taken", dialogue.positives), ("never touched", dialogue.negatives)):
         parts += [f"[{name}]\n" + "\n".join(f"- {text[:100]}" for text in texts)] if texts else []
     return "\n".join(parts) + "\n"

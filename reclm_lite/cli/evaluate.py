@@ -33,7 +33,8 @@ def command(root: Path, as_json: bool, ci95: bool) -> None:
         say(f"left out: {model['model']} ({model['reason']})")
     if not any(row["n_users"] for row in result["rows"]):
         raise MissingArtefactError(
-            f"the split of {root} (method {result['split'].get('method', '?')}) holds no test interactions, so there is nothing to "
+            f"the split of {root} (method {result['split'].get('method', '?')}) holds no test interactions, so there "
+            "is nothing to "
             f"measure: make one that does, such as `reclm split -w {shell_word(root)} --method ratio`"
         )
     if as_json:

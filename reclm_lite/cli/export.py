@@ -11,28 +11,67 @@ PARITY_MODES = ("auto", "transformers", "gguf", "off")
 
 
 @click.command("export")
-@click.option("--base", required=True, type=click.Path(path_type=Path), help="The checkpoint's folder (config.json, *.safetensors, tokenizer).")
+@click.option(
+    "--base",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The checkpoint's folder (config.json, *.safetensors, tokenizer).",
+)
 @click.option("--adapter", type=click.Path(path_type=Path), help="A LoRA adapter's folder, merged into the checkpoint.")
-@click.option("--quant", "quants", default="q8_0", show_default=True, metavar="TYPE,…",
-              help="Types, such as q8_0,q6_k,q5_k_m,q4_k_m,q4_0,q3_k_m,q2_k,iq4_xs,f16.")  # fmt: skip
+@click.option(
+    "--quant",
+    "quants",
+    default="q8_0",
+    show_default=True,
+    metavar="TYPE,…",
+    help="Types, such as q8_0,q6_k,q5_k_m,q4_k_m,q4_0,q3_k_m,q2_k,iq4_xs,f16.",
+)
 @click.option("-o", "--out", "out_dir", required=True, type=click.Path(path_type=Path), help="The folder to write to.")
-@click.option("--imatrix", default="auto", show_default=True, metavar="auto|FILE|none",
-              help="Importance matrix: computed where a type gains by it, read from FILE, or none.")  # fmt: skip
-@click.option("--calibration", type=click.Path(path_type=Path),
-              help="Texts for the importance matrix and the gate: .jsonl with \"text\" or \"prompt\", or text with a blank line "
-              "between prompts [default: a sample of the profile prompts].")  # fmt: skip
-@click.option("--parity", type=click.Choice(PARITY_MODES), default="auto", show_default=True,
-              help="What each file is compared with: transformers where it is installed, the unquantized GGUF, or nothing.")  # fmt: skip
+@click.option(
+    "--imatrix",
+    default="auto",
+    show_default=True,
+    metavar="auto|FILE|none",
+    help="Importance matrix: computed where a type gains by it, read from FILE, or none.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help='Texts for the importance matrix and the gate: .jsonl with "text" or "prompt", or text with a blank line '
+    "between prompts [default: a sample of the profile prompts].",
+)
+@click.option(
+    "--parity",
+    type=click.Choice(PARITY_MODES),
+    default="auto",
+    show_default=True,
+    help="What each file is compared with: transformers where it is installed, the unquantized GGUF, or nothing.",
+)
 @click.option("--name", help="The model's name, which begins the files' names [default: the folder's].")
-@click.option("-w", "--workspace", "root", envvar="RECLM_WORKSPACE", type=click.Path(path_type=Path, file_okay=False),
-              help="Take the sample of prompts from this workspace [default: the bundled demo].")  # fmt: skip
+@click.option(
+    "-w",
+    "--workspace",
+    "root",
+    envvar="RECLM_WORKSPACE",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Take the sample of prompts from this workspace [default: the bundled demo].",
+)
 @threads_option
 @json_option
 @common
 def command(
-    base: Path, adapter: Path | None, quants: str, out_dir: Path, imatrix: str, calibration: Path | None, parity: str,
-    name: str | None, root: Path | None, n_threads: int | None, as_json: bool,
-) -> None:  # fmt: skip
+    base: Path,
+    adapter: Path | None,
+    quants: str,
+    out_dir: Path,
+    imatrix: str,
+    calibration: Path | None,
+    parity: str,
+    name: str | None,
+    root: Path | None,
+    n_threads: int | None,
+    as_json: bool,
+) -> None:
     """Turn a checkpoint, with or without a LoRA adapter, into GGUF files that are proven equal.
 
     Each file is compared with the model it came from: token ids, chat template, logits, greedy text. One that fails
@@ -50,9 +89,17 @@ def command(
     texts = _texts(calibration, root, [base, adapter]) if needs_texts(types, matrix, parity) else []
     with progress_bar("export") as update:
         manifest = export(
-            base, out_dir, types, adapter=adapter, imatrix=matrix, calibration=texts, parity=parity, name=name,
-            n_threads=n_threads, progress=lambda what, done, total: update(done, total or None, what),
-        )  # fmt: skip
+            base,
+            out_dir,
+            types,
+            adapter=adapter,
+            imatrix=matrix,
+            calibration=texts,
+            parity=parity,
+            name=name,
+            n_threads=n_threads,
+            progress=lambda what, done, total: update(done, total or None, what),
+        )
     if as_json:
         print_json(manifest)
     else:
@@ -62,18 +109,26 @@ def command(
         say(f"{entry['file']} is not equal to the model it came from: {'; '.join(entry['parity']['reasons'])}")
     if failed:
         click.get_current_context().exit(1)
-    say(f"Proved and written to {out_dir}" if parity != "off" else f"Written to {out_dir}, and not compared (--parity off)")
+    say(
+        f"Proved and written to {out_dir}"
+        if parity != "off"
+        else f"Written to {out_dir}, and not compared (--parity off)"
+    )
 
 
 def _texts(path: Path | None, root: Path | None, folders: list[Path | None]) -> list[str]:
     from ..profiles.calibration import read_texts, sample_prompts
 
-    return read_texts(path) if path else sample_prompts(root, instruct=any(map(_has_chat_template, filter(None, folders))))
+    return (
+        read_texts(path) if path else sample_prompts(root, instruct=any(map(_has_chat_template, filter(None, folders))))
+    )
 
 
 def _has_chat_template(folder: Path) -> bool:
     settings = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").is_file() or (settings.is_file() and b'"chat_template"' in settings.read_bytes())
+    return (folder / "chat_template.jinja").is_file() or (
+        settings.is_file() and b'"chat_template"' in settings.read_bytes()
+    )
 
 
 def _table(manifest: dict[str, Any]) -> None:

@@ -13,8 +13,13 @@ from ._options import common, echo, progress_bar, say, threads_option, workspace
 @click.argument("model", type=click.Choice(MODELS), metavar="MODEL")
 @workspace_option
 @click.option("--profiles", type=click.Choice(["none", "users", "items", "both"]), default="none", show_default=True)
-@click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True,
-              help="`paper`: the published architecture and settings; how many epochs, validation says.")  # fmt: skip
+@click.option(
+    "--preset",
+    type=click.Choice(PRESETS),
+    default="default",
+    show_default=True,
+    help="`paper`: the published architecture and settings; how many epochs, validation says.",
+)
 @click.option("--dim", type=click.IntRange(min=1), help="Width of the vectors [default: the preset's].")
 @click.option("--loss", type=click.Choice(["bpr", "ssm"]), help="Pairs, or sampled softmax [default: the preset's].")
 @click.option("--epochs", type=click.IntRange(min=1), help="At most this many epochs [default: the preset's].")
@@ -25,9 +30,19 @@ from ._options import common, echo, progress_bar, say, threads_option, workspace
 @threads_option
 @common
 def command(
-    root: Path, model: str, profiles: str, preset: str, dim: int | None, loss: str | None, epochs: int | None,
-    assignments: tuple[str, ...], show_settings: bool, seed: int, restart: bool, n_threads: int | None,
-) -> None:  # fmt: skip
+    root: Path,
+    model: str,
+    profiles: str,
+    preset: str,
+    dim: int | None,
+    loss: str | None,
+    epochs: int | None,
+    assignments: tuple[str, ...],
+    show_settings: bool,
+    seed: int,
+    restart: bool,
+    n_threads: int | None,
+) -> None:
     """Fit a recommender: settings are selected on validation, then the model is fitted on training and validation.
 
     An interrupted fit goes on when the same command is run again.
@@ -55,8 +70,18 @@ def command(
         for name, value, meaning in listing(override(settings_of(model, preset), given)):
             echo(f"{name}={value}".ljust(28) + meaning)
         return
-    with Workspace.open(root) as ws, ws.writing():
-        with progress_bar(f"fitting {model}") as update:
-            fitted = fit(ws, model, profiles=profiles, preset=preset, assignments=given, epochs=epochs, seed=seed,
-                         restart=restart, n_threads=n_threads, progress=update, notice=say)  # fmt: skip
+    with Workspace.open(root) as ws, ws.writing(), progress_bar(f"fitting {model}") as update:
+        fitted = fit(
+            ws,
+            model,
+            profiles=profiles,
+            preset=preset,
+            assignments=given,
+            epochs=epochs,
+            seed=seed,
+            restart=restart,
+            n_threads=n_threads,
+            progress=update,
+            notice=say,
+        )
     say(f"Fitted {fitted.name}. Next: reclm info -w {shell_word(root)}")

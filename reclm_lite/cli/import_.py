@@ -29,15 +29,23 @@ FORMATS = ("reclm", "movielens", "mind", "recbole", "lightgcn", "table")
 @click.option("--category", "category_column", help="table, recbole: column of the category.")
 @click.option("--subcategory", "subcategory_column", help="table, recbole: column of the subcategory.")
 @click.option("--description", "description_column", help="table, recbole: column of the description.")
-@click.option("--items", "items_source", type=click.Path(path_type=Path), help="table: a second table, one row an item.")
+@click.option(
+    "--items", "items_source", type=click.Path(path_type=Path), help="table: a second table, one row an item."
+)
 @click.option("--items-item", "items_item_column", help="table: column of the item id there [default: as --item].")
 @click.option("--delimiter", help="table: what separates columns in a CSV or TSV file [default: by the file's ending].")
-@click.option("--quote", help="table: the quoting character [default: \"].")
+@click.option("--quote", help='table: the quoting character [default: "].')
 @click.option(
-    "--limit", "limits", multiple=True, metavar="NAME=N",
-    help="All but reclm: a bound on the files, such as line-bytes=8000000; docs/formats.md lists them. Repeat for several.",
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="NAME=N",
+    help="All but reclm: a bound on the files, such as line-bytes=8000000; docs/formats.md lists them. Repeat for "
+    "several.",
 )
-@click.option("--replace", is_flag=True, help="Replace the data set that the workspace already holds; its profiles are removed.")
+@click.option(
+    "--replace", is_flag=True, help="Replace the data set that the workspace already holds; its profiles are removed."
+)
 @click.option("--update", is_flag=True, help="The same data set, newer: profiles stay with the ids they belong to.")
 @common
 def command(root: Path, format_name: str, source: Path, replace: bool, update: bool, **options) -> None:
@@ -66,7 +74,8 @@ def command(root: Path, format_name: str, source: Path, replace: bool, update: b
     foreign = [param.opts[0] for param in params if param.name in given and param.name not in known]
     if foreign:
         raise InputError(
-            f"the format {format_name} has no option {', '.join(foreign)}: leave it out (`reclm import --help` says whose it is)"
+            f"the format {format_name} has no option {', '.join(foreign)}: leave it out (`reclm import --help` says "
+            "whose it is)"
         )
     if "limits" in given:
         given["limits"] = parse_limits(given["limits"])
@@ -74,7 +83,8 @@ def command(root: Path, format_name: str, source: Path, replace: bool, update: b
         if ws.has("matrices/interactions") and not (replace or update):
             raise WorkspaceError(
                 f"{root} already holds the data set {_name_of(ws)!r}: "
-                "add --update if this is a newer state of it (profiles are kept), --replace to import another in its place "
+                "add --update if this is a newer state of it (profiles are kept), --replace to import another in its "
+                "place "
                 "(its profiles are removed), or use a new workspace"
             )
         data = import_dataset(format_name, source, **given)
@@ -119,7 +129,8 @@ def _carried(carried) -> list[str]:
     ]
     if carried.n_profiles_gone or carried.n_generations_gone:
         lines.append(
-            f"  removed with those who are gone: {carried.n_profiles_gone:,} profiles, {carried.n_by_hand_gone:,} of them written "
+            f"  removed with those who are gone: {carried.n_profiles_gone:,} profiles, {carried.n_by_hand_gone:,} of "
+            "them written "
             f"by hand or imported, and {carried.n_generations_gone:,} generations made for nobody else"
         )
     return lines

@@ -30,7 +30,9 @@ def command(root: Path, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=printable(f"{root}: {status.dataset or 'empty'}"), title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=printable(f"{root}: {status.dataset or 'empty'}"), title_justify="left", box=None, pad_edge=False
+    )
     for column in ("stage", "state", "what"):
         table.add_column(column)
     styles = {"ready": "green", "stale": "yellow", "damaged": "red", "missing": "dim", "not possible": "dim"}

@@ -7,8 +7,8 @@ import click
 
 from ..errors import shell_word
 from ..printable import printable
-from .profile_exchange import export_command, import_command
 from ._options import agreed, common, echo, json_option, print_json, progress_bar, say, threads_option, workspace_option
+from .profile_exchange import export_command, import_command
 
 
 @click.group("profile")
@@ -25,32 +25,84 @@ def command() -> None:
 def _generate(side: str):
     @click.command(side, short_help=f"Write the profiles of {side}.")
     @workspace_option
-    @click.option("--model", type=str, help="A GGUF file, `rules`, or the endpoint's model [default: the bundled profile model].")
-    @click.option("--endpoint", metavar="URL", help="Ask this OpenAI-compatible server; its key comes from RECLM_API_KEY.")
+    @click.option(
+        "--model", type=str, help="A GGUF file, `rules`, or the endpoint's model [default: the bundled profile model]."
+    )
+    @click.option(
+        "--endpoint", metavar="URL", help="Ask this OpenAI-compatible server; its key comes from RECLM_API_KEY."
+    )
     @click.option("--deadline", metavar="TIME", help="End after 6h, 90m, …; the most valuable prompts go first.")
-    @click.option("--limit", type=click.IntRange(min=1), help="At most this many; those whose surroundings most users share, first.")
-    @click.option("--resume", is_flag=True,
-                  help="Go on with the last run that did not end, with the options it had; give --deadline anew.")  # fmt: skip
+    @click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        help="At most this many; those whose surroundings most users share, first.",
+    )
+    @click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on with the last run that did not end, with the options it had; give --deadline anew.",
+    )
     @click.option("--fresh", is_flag=True, help="Generate anew what is in the store already.")
-    @click.option("--reuse", type=click.Choice(("history", "prompt")), default="history", show_default=True,
-                  help="After `import --update`, keep profiles whose own history, or whose whole prompt, is the same.")  # fmt: skip
-    @click.option("--slots", "n_slots", type=click.IntRange(1, 256), help="Sequences (requests) in flight [default: by the model].")
-    @click.option("--guided/--free", default=True, show_default=True,
-                  help="Hold the answer's form while it is written, or let the model write freely.")  # fmt: skip
-    @click.option("--temperature", type=click.FloatRange(0.0, 5.0), default=0.0, show_default=True,
-                  help="0 takes the likeliest token; above, tokens are drawn.")  # fmt: skip
-    @click.option("--top-k", type=click.IntRange(min=0), default=40, show_default=True, help="Draw among so many (0: all).")
+    @click.option(
+        "--reuse",
+        type=click.Choice(("history", "prompt")),
+        default="history",
+        show_default=True,
+        help="After `import --update`, keep profiles whose own history, or whose whole prompt, is the same.",
+    )
+    @click.option(
+        "--slots",
+        "n_slots",
+        type=click.IntRange(1, 256),
+        help="Sequences (requests) in flight [default: by the model].",
+    )
+    @click.option(
+        "--guided/--free",
+        default=True,
+        show_default=True,
+        help="Hold the answer's form while it is written, or let the model write freely.",
+    )
+    @click.option(
+        "--temperature",
+        type=click.FloatRange(0.0, 5.0),
+        default=0.0,
+        show_default=True,
+        help="0 takes the likeliest token; above, tokens are drawn.",
+    )
+    @click.option(
+        "--top-k", type=click.IntRange(min=0), default=40, show_default=True, help="Draw among so many (0: all)."
+    )
     @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
-    @click.option("--retries", type=click.IntRange(0, 10), default=1, show_default=True,
-                  help="Seeded draws for an answer that does not parse.")  # fmt: skip
-    @click.option("--fallback", type=click.Choice(("rules",)), help="Fill in what stays invalid by rule, marked as such.")
-    @click.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True,
-                  help="This machine, or a Ray cluster (`pip install \"reclm-lite[ray]\"`).")  # fmt: skip
-    @click.option("--ray-address", metavar="HOST:PORT", help="Of a running cluster [default: the one that is found, or a new one].")
+    @click.option(
+        "--retries",
+        type=click.IntRange(0, 10),
+        default=1,
+        show_default=True,
+        help="Seeded draws for an answer that does not parse.",
+    )
+    @click.option(
+        "--fallback", type=click.Choice(("rules",)), help="Fill in what stays invalid by rule, marked as such."
+    )
+    @click.option(
+        "--engine",
+        type=click.Choice(("local", "ray")),
+        default="local",
+        show_default=True,
+        help='This machine, or a Ray cluster (`pip install "reclm-lite[ray]"`).',
+    )
+    @click.option(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="Of a running cluster [default: the one that is found, or a new one].",
+    )
     @click.option("--requests-per-minute", type=click.FloatRange(min=0, min_open=True), help="At most, of an endpoint.")
-    @click.option("--price-in", type=click.FloatRange(min=0), help="Of an endpoint, per million prompt tokens: for the estimate.")
+    @click.option(
+        "--price-in", type=click.FloatRange(min=0), help="Of an endpoint, per million prompt tokens: for the estimate."
+    )
     @click.option("--price-out", type=click.FloatRange(min=0), help="Per million new tokens.")
-    @click.option("--max-new-tokens", type=click.IntRange(16, 4096), help="Of an answer [default: 96, or 128 of a chat model].")
+    @click.option(
+        "--max-new-tokens", type=click.IntRange(16, 4096), help="Of an answer [default: 96, or 128 of a chat model]."
+    )
     @click.option("--yes", is_flag=True, help="Do not ask before an endpoint gets the prompts.")
     @threads_option
     @json_option
@@ -61,13 +113,17 @@ def _generate(side: str):
         from ..profiles.summary import Summary
         from ..workspace import Workspace
 
-        # An empty text is refused like any other that is no duration: a variable that is not set must not mean "no deadline".
+        # An empty text is refused like any other that is no duration: a variable that is not set must not mean "no
+        # deadline".
         seconds = None if deadline is None else parse_duration(deadline)
         with Workspace.open(root) as ws, ws.writing():
             if resume and _is_over(ws, side, options):
                 if as_json:
                     print_json(Summary(side).as_dict())
-                say(f"The last run of {side} came to its end; there is nothing to go on with. Start another without --resume.")
+                say(
+                    f"The last run of {side} came to its end; there is nothing to go on with. Start another without "
+                    "--resume."
+                )
                 return
             source, settings = _settings(ws, side, options, resume)
             _refuse_what_does_nothing(source)
@@ -96,8 +152,18 @@ def _generate(side: str):
 
 
 # Options of the command -> fields of the settings.
-_SOURCE = ("model", "endpoint", "n_threads", "n_slots", "engine", "ray_address", "requests_per_minute", "price_in", "price_out",
-           "max_new_tokens")  # fmt: skip
+_SOURCE = (
+    "model",
+    "endpoint",
+    "n_threads",
+    "n_slots",
+    "engine",
+    "ray_address",
+    "requests_per_minute",
+    "price_in",
+    "price_out",
+    "max_new_tokens",
+)
 _RUN = {"limit": "limit", "fallback": "fallback", "reuse": "reuse", "fresh": "fresh", "retries": "n_retries"}
 _SAMPLING = ("temperature", "top_k", "seed", "guided")
 
@@ -105,7 +171,17 @@ _SAMPLING = ("temperature", "top_k", "seed", "guided")
 # Options that only one kind of source heeds: elsewhere they would be passed over in silence.
 _OF_ENDPOINTS = ("price_in", "price_out", "requests_per_minute")
 _NOT_OF_ENDPOINTS = ("guided", "top_k", "n_threads")
-_NOT_OF_RULES = ("temperature", "top_k", "seed", "guided", "n_slots", "n_threads", "max_new_tokens", "retries", "fallback")
+_NOT_OF_RULES = (
+    "temperature",
+    "top_k",
+    "seed",
+    "guided",
+    "n_slots",
+    "n_threads",
+    "max_new_tokens",
+    "retries",
+    "fallback",
+)
 
 
 def _is_given(name: str) -> bool:
@@ -114,20 +190,24 @@ def _is_given(name: str) -> bool:
 
 
 def _refuse_addresses_of_the_workspace(source, yes: bool) -> None:
-    """What is sent where is for the command line to say: a workspace may come from somebody else, and its last run name any host."""
+    """What is sent where is for the command line to say: a workspace may come from somebody else, and its last run name
+    any host."""
     if yes and source.endpoint is not None and not _is_given("endpoint"):
         raise click.UsageError(
-            f"the endpoint {source.endpoint} comes from the workspace's last run, and --yes agrees to what the command line names alone: "
+            f"the endpoint {source.endpoint} comes from the workspace's last run, and --yes agrees to what the "
+            "command line names alone: "
             "add --endpoint URL, or leave --yes out and be asked"
         )
     if source.ray_address is not None and not _is_given("ray_address"):
         raise click.UsageError(
-            f"the Ray cluster {source.ray_address} comes from the workspace's last run: name it with --ray-address to send the prompts there"
+            f"the Ray cluster {source.ray_address} comes from the workspace's last run: name it with --ray-address to "
+            "send the prompts there"
         )
 
 
 def _is_over(ws, side: str, options: dict) -> bool:
-    """Whether the last run ended well and the command line asks for nothing else: the usual model must not take its model's place."""
+    """Whether the last run ended well and the command line asks for nothing else: the usual model must not take its
+    model's place."""
     from ..profiles.generate import job_kind
     from ..profiles.store import last_state
 
@@ -135,7 +215,8 @@ def _is_over(ws, side: str, options: dict) -> bool:
 
 
 def _settings(ws, side: str, options: dict, resume: bool):
-    """The settings of a run: those of the last unfinished one where `resume`, and over them what the command line says."""
+    """The settings of a run: those of the last unfinished one where `resume`, and over them what the command line
+    says."""
     from ..profiles.generate import RunSettings, settings_of_last
     from ..profiles.sampling import Sampling
     from ..profiles.sources import SourceSettings
@@ -157,7 +238,8 @@ def _settings(ws, side: str, options: dict, resume: bool):
 
 
 def _without_what_was_replaced(last, given: dict):
-    """The last run's source, less what belongs to the endpoint, model or engine that other options take the place of."""
+    """The last run's source, less what belongs to the endpoint, model or engine that other options take the place
+    of."""
     if "model" in given or "endpoint" in given:
         last = replace(last, model_sha256=None)
     if "model" in given and "endpoint" not in given and last.endpoint is not None:
@@ -264,8 +346,18 @@ def show(root: Path, user: str | None, item: str | None, as_json: bool) -> None:
     with Workspace.open(root) as ws:
         profile = find_profile(ws, side, ident)
     if as_json:
-        print_json({"side": side, "id": ident, "profile": profile.text, "source": profile.source,
-                    "status": profile.status, "reason": profile.reason, "basis": profile.basis, "created": profile.created})  # fmt: skip
+        print_json(
+            {
+                "side": side,
+                "id": ident,
+                "profile": profile.text,
+                "source": profile.source,
+                "status": profile.status,
+                "reason": profile.reason,
+                "basis": profile.basis,
+                "created": profile.created,
+            }
+        )
         return
     for line in (
         profile.text or "(no valid profile)",

@@ -15,7 +15,9 @@ _SIDES = {"users": ("user",), "items": ("item",), "both": ("user", "item")}
 @workspace_option
 @click.option("--side", type=click.Choice(tuple(_SIDES)), default="both", show_default=True, help="Whose profiles.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="The file [default: stdout].")
-@click.option("--format", "form", type=click.Choice(("jsonl", "csv")), help="[default: by the file's ending; jsonl on stdout]")
+@click.option(
+    "--format", "form", type=click.Choice(("jsonl", "csv")), help="[default: by the file's ending; jsonl on stdout]"
+)
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @common
 def export_command(root: Path, side: str, output: Path | None, form: str | None, force: bool) -> None:
@@ -46,7 +48,11 @@ def export_command(root: Path, side: str, output: Path | None, form: str | None,
 @click.command("import", short_help="Take profiles from a file.")
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
 @workspace_option
-@click.option("--side", type=click.Choice(("users", "items")), help="Whose, where the file does not say; else the only ones to take.")
+@click.option(
+    "--side",
+    type=click.Choice(("users", "items")),
+    help="Whose, where the file does not say; else the only ones to take.",
+)
 @click.option("--format", "form", type=click.Choice(("jsonl", "csv", "reclm")), help="[default: by the file's ending]")
 @click.option("--overwrite", is_flag=True, help="Replace profiles that were written by hand here, too.")
 @click.option("--skip-invalid", is_flag=True, help="Leave out the rows that cannot be imported.")

@@ -8,8 +8,15 @@ from ._options import common, threads_option
 
 
 @click.command("quickstart")
-@click.option("-w", "--workspace", "root", type=click.Path(path_type=Path), default=Path("quickstart-workspace"),
-              show_default=True, help="Where to work; made anew each time.")  # fmt: skip
+@click.option(
+    "-w",
+    "--workspace",
+    "root",
+    type=click.Path(path_type=Path),
+    default=Path("quickstart-workspace"),
+    show_default=True,
+    help="Where to work; made anew each time.",
+)
 @threads_option
 @common
 def command(root: Path, n_threads: int | None) -> None:

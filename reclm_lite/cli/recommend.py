@@ -15,17 +15,28 @@ from ._options import common, console, json_option, print_json, say, workspace_o
 @click.option("--history", metavar="ID,ID,…", help="Item ids instead of a user: recommend to somebody who has these.")
 @click.option("-k", type=click.IntRange(min=1), default=20, show_default=True, help="How many items.")
 @click.option("--model", help="A fitted model, such as lightgcn or lightgcn+users [default: the best on validation].")
-@click.option("--stale", is_flag=True, help="Use a model though interactions have changed since it was fitted (the same users and items).")
+@click.option(
+    "--stale",
+    is_flag=True,
+    help="Use a model though interactions have changed since it was fitted (the same users and items).",
+)
 @json_option
 @common
 def command(
-    root: Path, user: str | None, text: str | None, history: str | None, k: int, model: str | None, stale: bool, as_json: bool
+    root: Path,
+    user: str | None,
+    text: str | None,
+    history: str | None,
+    k: int,
+    model: str | None,
+    stale: bool,
+    as_json: bool,
 ) -> None:
     """Recommend items to a user: title, score and the reason.
 
     A user without history is served from text or from popularity, and the answer says so. Somebody who is not in the
-    workspace is placed by the items they have (--history); nothing is fitted again. A model that an import has made stale is
-    left out, unless --stale is given; one that was fitted for other users or items is never used.
+    workspace is placed by the items they have (--history); nothing is fitted again. A model that an import has made
+    stale is left out, unless --stale is given; one that was fitted for other users or items is never used.
 
     \b
     Example:
@@ -40,7 +51,13 @@ def command(
         raise click.UsageError("give either --user ID, --text WORDS or --history IDS")
     with Workspace.open(root) as ws:
         answer = recommend(
-            ws, user, k=k, model=model, text=text, history=None if history is None else history.split(","), allow_stale=stale
+            ws,
+            user,
+            k=k,
+            model=model,
+            text=text,
+            history=None if history is None else history.split(","),
+            allow_stale=stale,
         )
     if as_json:
         print_json(answer.as_json())
@@ -52,7 +69,9 @@ def command(
     for column in ("item", "title", "score", "reason"):
         table.add_column(column, justify="right" if column == "score" else "left", overflow="fold")
     for rank, item in enumerate(answer.items, 1):
-        table.add_row(str(rank), printable(item.item), printable(item.title), f"{item.score:,.3f}", printable(item.reason))
+        table.add_row(
+            str(rank), printable(item.item), printable(item.title), f"{item.score:,.3f}", printable(item.reason)
+        )
     console().print(table)
     if answer.note:
         say(answer.note)

@@ -12,12 +12,17 @@ METHODS = ("given", "ratio", "leave-last", "temporal", "cold-items", "none")
 
 @click.command("split")
 @workspace_option
-@click.option("--method", type=click.Choice(METHODS), help="How to divide [default: the one the data allow; it is told].")
+@click.option(
+    "--method", type=click.Choice(METHODS), help="How to divide [default: the one the data allow; it is told]."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="[default: 0.2]")
 @click.option("--valid-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="[default: 0.1]")
-@click.option("--item-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),
-              help="cold-items: share of the items held out [default: 0.1]")  # fmt: skip
+@click.option(
+    "--item-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="cold-items: share of the items held out [default: 0.1]",
+)
 @common
 def command(root: Path, method: str | None, seed: int, **fractions) -> None:
     """Divide the interactions into training, validation and test, recorded and seeded.
@@ -38,6 +43,7 @@ def command(root: Path, method: str | None, seed: int, **fractions) -> None:
     if "chosen_because" in split.params:
         say(f"Method {split.params['method']}: {split.params['chosen_because']}.")
     say(
-        f"Split by {split.params['method']} (seed {seed}): {split.train.nnz:,} training, {split.valid.nnz:,} validation, "
+        f"Split by {split.params['method']} (seed {seed}): {split.train.nnz:,} training, {split.valid.nnz:,} "
+        "validation, "
         f"{split.test.nnz:,} test, {split.unseen.nnz:,} with unseen items. Next: reclm info -w {shell_word(root)}"
     )

@@ -20,42 +20,93 @@ FEWER = "fewer --pass-tokens"  # the remedy where memory is too little
 def command() -> None:
     """Tune a language model to write profiles: SFT on two-round dialogues, a reward model, PPO.
 
-    One copy of the base model serves all three; what is trained are adapters (or, with --full, the model itself). Dialogues come
-    from `reclm dialogue build`; what comes out goes into `reclm export`. Needs the extra [tune]. With several GPUs:
-    `accelerate launch -m reclm_lite.cli tune …`. A run that was stopped goes on by the same command.
+    One copy of the base model serves all three; what is trained are adapters (or, with --full, the model itself).
+    Dialogues come from `reclm dialogue build`; what comes out goes into `reclm export`. Needs the extra [tune]. With
+    several GPUs: `accelerate launch -m reclm_lite.cli tune …`. A run that was stopped goes on by the same command.
     """
 
 
 def stage_options(stage: str, *, batch: int, every: int = 100) -> Callable:
     """What the stages share: where from, where to, on what."""
     where = [
-        click.option("-w", "--workspace", "root", envvar="RECLM_WORKSPACE", type=FOLDER,
-                     help=f"Take the dialogues from this workspace's llm/dialogues and write to its llm/{stage}."),
-        click.option("--dialogues", type=click.Path(path_type=Path, dir_okay=False), help="A file of dialogues [default: the workspace's]."),
+        click.option(
+            "-w",
+            "--workspace",
+            "root",
+            envvar="RECLM_WORKSPACE",
+            type=FOLDER,
+            help=f"Take the dialogues from this workspace's llm/dialogues and write to its llm/{stage}.",
+        ),
+        click.option(
+            "--dialogues",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="A file of dialogues [default: the workspace's].",
+        ),
         click.option("-o", "--out", "out_dir", type=FOLDER, help="The run's folder [default: the workspace's]."),
-        click.option("--batch", type=click.IntRange(min=1), default=batch, show_default=True, help="Dialogues a step, over all processes."),
-        click.option("--max-length", type=click.IntRange(min=16), default=1024, show_default=True,
-                     help="Tokens of a dialogue (for ppo: of a prompt) at most; longer ones are left out and counted."),
-        click.option("--save-every", type=click.IntRange(min=1), default=every, show_default=True, help="Steps between checkpoints."),
-        click.option("--eval-every", type=click.IntRange(min=1), default=every, show_default=True, help="Steps between measurements on held-out dialogues."),
+        click.option(
+            "--batch",
+            type=click.IntRange(min=1),
+            default=batch,
+            show_default=True,
+            help="Dialogues a step, over all processes.",
+        ),
+        click.option(
+            "--max-length",
+            type=click.IntRange(min=16),
+            default=1024,
+            show_default=True,
+            help="Tokens of a dialogue (for ppo: of a prompt) at most; longer ones are left out and counted.",
+        ),
+        click.option(
+            "--save-every",
+            type=click.IntRange(min=1),
+            default=every,
+            show_default=True,
+            help="Steps between checkpoints.",
+        ),
+        click.option(
+            "--eval-every",
+            type=click.IntRange(min=1),
+            default=every,
+            show_default=True,
+            help="Steps between measurements on held-out dialogues.",
+        ),
         click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
-        click.option("--dtype", type=click.Choice(("auto", "float32", "bfloat16")), default="auto", show_default=True, help="auto: bfloat16 on a GPU, else float32."),
+        click.option(
+            "--dtype",
+            type=click.Choice(("auto", "float32", "bfloat16")),
+            default="auto",
+            show_default=True,
+            help="auto: bfloat16 on a GPU, else float32.",
+        ),
         click.option("--qlora", is_flag=True, help="Base weights in 4 bits (nf4); needs the extra [qlora]."),
         click.option("--gradient-checkpointing", is_flag=True, help="Less memory for activations, a third more time."),
         click.option(
-            "--threads", "n_threads", type=click.IntRange(min=1), callback=threads_within_bounds, help="CPU threads [default: torch's choice].",
+            "--threads",
+            "n_threads",
+            type=click.IntRange(min=1),
+            callback=threads_within_bounds,
+            help="CPU threads [default: torch's choice].",
         ),
         click.option("--fresh", is_flag=True, help="Throw away the run that lies in the folder."),
-    ]  # fmt: skip
+    ]
     return _together(where)
 
 
 def _pass_options(default: int) -> Callable:
-    return _together([
-        click.option("--max-steps", type=click.IntRange(min=1), help="End after that many steps at most."),
-        click.option("--pass-tokens", type=click.IntRange(min=16), default=default, show_default=True, help="Tokens of one pass through the model: what decides the memory."),
-    ])  # fmt: skip
+    return _together(
+        [
+            click.option("--max-steps", type=click.IntRange(min=1), help="End after that many steps at most."),
+            click.option(
+                "--pass-tokens",
+                type=click.IntRange(min=16),
+                default=default,
+                show_default=True,
+                help="Tokens of one pass through the model: what decides the memory.",
+            ),
+        ]
+    )
 
 
 def _together(options: list[Callable]) -> Callable:
@@ -68,23 +119,60 @@ def _together(options: list[Callable]) -> Callable:
 
 
 def _lora_options(r: int, alpha: int) -> Callable:
-    return _together([
-        click.option("--lora-r", type=click.IntRange(min=1), default=r, show_default=True, help="Rank of the adapter."),
-        click.option("--lora-alpha", type=click.IntRange(min=1), default=alpha, show_default=True),
-        click.option("--lora-dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True),
-        click.option("--lora-targets", default="all-linear", show_default=True, help="Modules' names with commas between, or all-linear."),
-    ])  # fmt: skip
+    return _together(
+        [
+            click.option(
+                "--lora-r", type=click.IntRange(min=1), default=r, show_default=True, help="Rank of the adapter."
+            ),
+            click.option("--lora-alpha", type=click.IntRange(min=1), default=alpha, show_default=True),
+            click.option("--lora-dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True),
+            click.option(
+                "--lora-targets",
+                default="all-linear",
+                show_default=True,
+                help="Modules' names with commas between, or all-linear.",
+            ),
+        ]
+    )
 
 
 def _optimizer_options(lr: float) -> Callable:
-    return _together([
-        click.option("--lr", type=click.FloatRange(0, 10, min_open=True), default=lr, show_default=True, help="Learning rate (of AdamW)."),
-        click.option("--warmup", type=click.FloatRange(0, 1, max_open=True), default=0.03, show_default=True, help="Share of the steps in which it rises."),
-        click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
-        click.option("--decay", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="The last share of the steps, in which it falls to zero."),
-        click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Of what AdamW trains."),
-        click.option("--max-grad-norm", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True),
-    ])  # fmt: skip
+    return _together(
+        [
+            click.option(
+                "--lr",
+                type=click.FloatRange(0, 10, min_open=True),
+                default=lr,
+                show_default=True,
+                help="Learning rate (of AdamW).",
+            ),
+            click.option(
+                "--warmup",
+                type=click.FloatRange(0, 1, max_open=True),
+                default=0.03,
+                show_default=True,
+                help="Share of the steps in which it rises.",
+            ),
+            click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
+            click.option(
+                "--decay",
+                type=click.FloatRange(0, 1, min_open=True),
+                default=1.0,
+                show_default=True,
+                help="The last share of the steps, in which it falls to zero.",
+            ),
+            click.option(
+                "--weight-decay",
+                type=click.FloatRange(min=0),
+                default=0.0,
+                show_default=True,
+                help="Of what AdamW trains.",
+            ),
+            click.option(
+                "--max-grad-norm", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True
+            ),
+        ]
+    )
 
 
 def needs_torch(function: Callable) -> Callable:
@@ -96,10 +184,14 @@ def needs_torch(function: Callable) -> Callable:
 
         missing = [name for name in ("torch", "transformers", "peft", "accelerate") if find_spec(name) is None]
         if missing:
-            raise click.ClickException(f'expected {", ".join(missing)} for tuning, found none; run `pip install "reclm-lite[tune]"`')
+            raise click.ClickException(
+                f'expected {", ".join(missing)} for tuning, found none; run `pip install "reclm-lite[tune]"`'
+            )
         import warnings
 
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of names that peft still uses
+        warnings.filterwarnings(
+            "ignore", category=FutureWarning, module="transformers"
+        )  # of names that peft still uses
         return function(*args, **kwargs)
 
     return wrapper
@@ -145,7 +237,13 @@ def _optimizer(o: dict[str, Any], **more: Any) -> Any:
     if o["schedule"] == "constant":
         refuse("with --schedule constant", "decay")
     return OptimizerSettings(
-        lr=o["lr"], weight_decay=o["weight_decay"], warmup=o["warmup"], schedule=o["schedule"], decay=o["decay"], max_grad_norm=o["max_grad_norm"], **more
+        lr=o["lr"],
+        weight_decay=o["weight_decay"],
+        warmup=o["warmup"],
+        schedule=o["schedule"],
+        decay=o["decay"],
+        max_grad_norm=o["max_grad_norm"],
+        **more,
     )
 
 
@@ -156,7 +254,8 @@ def _lora(o: dict[str, Any]) -> Any:
 
 
 def open_base(settings: Any, smaller: str, **of_estimate: Any) -> Any:
-    """The base, once its memory is known to be there. smaller: the options that make a pass smaller; of_estimate: see `memory.estimate`."""
+    """The base, once its memory is known to be there. smaller: the options that make a pass smaller; of_estimate: see
+    `memory.estimate`."""
     from ..tune.base import load_base
     from ..tune.memory import estimate, give_back_large_blocks, require_memory
 
@@ -176,7 +275,10 @@ def _if_not_exported(base: Any) -> list[str]:
     try:
         family_of(base.causal.config.to_dict())
     except ModelError:
-        return [f"`reclm export` does not convert models of type {base.causal.config.model_type}: it can be tuned, but llama.cpp's own converter has to make its GGUF file of the merged weights"]
+        return [
+            f"`reclm export` does not convert models of type {base.causal.config.model_type}: it can be tuned, but "
+            "llama.cpp's own converter has to make its GGUF file of the merged weights"
+        ]
     return []
 
 
@@ -195,7 +297,10 @@ def tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_comma
         for name, value in facts["before"].items():
             echo(f"  {name:<26} {number(value):>12} {number(facts['after'][name]):>12}")
     if facts.get("best_step") == 0 and not facts.get("already_done"):
-        say("No step was better than the beginning on held-out dialogues, so what was written is the beginning: try another --lr, more steps or more dialogues.")
+        say(
+            "No step was better than the beginning on held-out dialogues, so what was written is the beginning: try "
+            "another --lr, more steps or more dialogues."
+        )
     say(f"Written to {out}. Next: {next_command}")
 
 
@@ -208,7 +313,11 @@ def number(value: object) -> str:
 
 @command.command("sft")
 @click.option("--base", help="A causal model: a local folder, or a name on a hub.")
-@click.option("--from-scratch", is_flag=True, help="No base: train a tokenizer on the dialogues and begin with random weights (implies --full).")
+@click.option(
+    "--from-scratch",
+    is_flag=True,
+    help="No base: train a tokenizer on the dialogues and begin with random weights (implies --full).",
+)
 @click.option("--vocab", type=click.IntRange(min=259), default=4096, show_default=True, help="Of a model from scratch.")
 @click.option("--layers", type=click.IntRange(min=1), default=4, show_default=True, help="Of a model from scratch.")
 @click.option("--width", type=click.IntRange(min=8), default=256, show_default=True, help="Of a model from scratch.")
@@ -216,12 +325,36 @@ def number(value: object) -> str:
 @click.option("--heads", type=click.IntRange(min=1), default=4, show_default=True, help="Of a model from scratch.")
 @click.option("--init-from", type=FOLDER, help="An adapter to go on from.")
 @click.option("--full", is_flag=True, help="Train all weights, not an adapter.")
-@click.option("--rounds", type=click.IntRange(1, 2), default=2, show_default=True, help="1: leave the second round out.")
-@click.option("--label-weight", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Weight of Yes and No in the loss.")
-@click.option("--phrase-weight", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Weight of tokens that begin a phrase of a profile (half of it: that end one).")
+@click.option(
+    "--rounds", type=click.IntRange(1, 2), default=2, show_default=True, help="1: leave the second round out."
+)
+@click.option(
+    "--label-weight",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Weight of Yes and No in the loss.",
+)
+@click.option(
+    "--phrase-weight",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Weight of tokens that begin a phrase of a profile (half of it: that end one).",
+)
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True)
-@click.option("--packing/--no-packing", default=None, help="Several dialogues in one row [default: on a GPU, where the base can keep them apart].")
-@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="adamw", show_default=True, help="muon: for the matrices of --full.")
+@click.option(
+    "--packing/--no-packing",
+    default=None,
+    help="Several dialogues in one row [default: on a GPU, where the base can keep them apart].",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(OPTIMIZERS),
+    default="adamw",
+    show_default=True,
+    help="muon: for the matrices of --full.",
+)
 @click.option("--lr-muon", type=click.FloatRange(min=0, min_open=True), default=0.02, show_default=True)
 @_optimizer_options(2e-4)
 @_lora_options(8, 16)
@@ -243,7 +376,9 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
     from ..tune.sft import SftSettings, train_sft
 
     if (base is None) != from_scratch:
-        raise click.UsageError("give --base, or --from-scratch" if base is None else "give either --base or --from-scratch")
+        raise click.UsageError(
+            "give --base, or --from-scratch" if base is None else "give either --base or --from-scratch"
+        )
     full = full or from_scratch
     if o["optimizer"] == "muon" and not full:
         raise click.UsageError("--optimizer muon is for all weights: give --full, or leave it out")
@@ -259,22 +394,42 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
         refuse("without second rounds", "label_weight")
     dialogues, out = dialogues_and_out("sft", o, "sft")
     settings = SftSettings(
-        epochs=o["epochs"], max_steps=o["max_steps"], batch=o["batch"], max_length=o["max_length"], pass_tokens=o["pass_tokens"], packing=o["packing"],
-        rounds=o["rounds"], weights=Weights(o["label_weight"], o["phrase_weight"]), full=full, lora=_lora(o), loop=_loop(o),
+        epochs=o["epochs"],
+        max_steps=o["max_steps"],
+        batch=o["batch"],
+        max_length=o["max_length"],
+        pass_tokens=o["pass_tokens"],
+        packing=o["packing"],
+        rounds=o["rounds"],
+        weights=Weights(o["label_weight"], o["phrase_weight"]),
+        full=full,
+        lora=_lora(o),
+        loop=_loop(o),
         optimizer=_optimizer(o, optimizer=o["optimizer"], lr_muon=o["lr_muon"]),
-    )  # fmt: skip
+    )
     group = Group.open(o["device"])
     if from_scratch:
         base = str(_from_scratch(dialogues, out, o, group))
     model = open_base(base_settings(o, base, full=full), FEWER, lora_r=o["lora_r"], pass_tokens=o["pass_tokens"])
     with progress_bar("sft") as update:
-        facts = train_sft(model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update)
+        facts = train_sft(
+            model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update
+        )
     if group.is_main:
         adapter = shell_word(out / "adapter")
-        tuned, exported = f"--base {shell_word(base)} --init-from {adapter}", f"--base {shell_word(model.path)} --adapter {adapter}"  # export asks no hub
+        tuned, exported = (
+            f"--base {shell_word(base)} --init-from {adapter}",
+            f"--base {shell_word(model.path)} --adapter {adapter}",
+        )  # export asks no hub
         if full:
             tuned = exported = f"--base {shell_word(out / 'model')}"
-        tell("sft", facts, out, as_json, f"reclm tune reward {tuned} …, or reclm export {exported} -o {shell_word(out / 'gguf')}")
+        tell(
+            "sft",
+            facts,
+            out,
+            as_json,
+            f"reclm tune reward {tuned} …, or reclm export {exported} -o {shell_word(out / 'gguf')}",
+        )
 
 
 def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> Path:
@@ -286,7 +441,9 @@ def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> 
     settings.check()
     sizes = Sizes(settings.n_parameters, settings.width, settings.layers, settings.vocab, settings.ffn, settings.width)
     to_be_made = base_settings(o, "", full=True)
-    require_memory(to_be_made, estimate(to_be_made, lora_r=0, pass_tokens=o["pass_tokens"], sizes=sizes), FEWER)  # before it is made
+    require_memory(
+        to_be_made, estimate(to_be_made, lora_r=0, pass_tokens=o["pass_tokens"], sizes=sizes), FEWER
+    )  # before it is made
     out = out.resolve()
     folder = out.with_name(f"{out.name}-base")
     if group.is_main and base_for(dialogues, folder, settings, fresh=o["fresh"]):
@@ -320,15 +477,29 @@ def reward(as_json: bool, base: str, **o: Any) -> None:
         refuse("with --init-from, whose adapter has its own", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
     dialogues, out = dialogues_and_out("preference", o, "reward")
     settings = RewardSettings(
-        epochs=o["epochs"], max_steps=o["max_steps"], batch=o["batch"], max_length=o["max_length"], pass_tokens=o["pass_tokens"], lora=_lora(o),
-        loop=_loop(o), optimizer=_optimizer(o),
-    )  # fmt: skip
+        epochs=o["epochs"],
+        max_steps=o["max_steps"],
+        batch=o["batch"],
+        max_length=o["max_length"],
+        pass_tokens=o["pass_tokens"],
+        lora=_lora(o),
+        loop=_loop(o),
+        optimizer=_optimizer(o),
+    )
     group = Group.open(o["device"])
     model = open_base(base_settings(o, base), FEWER, lora_r=o["lora_r"], pass_tokens=o["pass_tokens"], logits=0)
     with progress_bar("reward") as update:
-        facts = train_reward(model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update)
+        facts = train_reward(
+            model, dialogues, out, settings, init_from=o["init_from"], group=group, fresh=o["fresh"], progress=update
+        )
     if group.is_main:
-        tell("reward", facts, out, as_json, f"reclm tune ppo --base {shell_word(base)} --reward {shell_word(out / 'adapter')} …")
+        tell(
+            "reward",
+            facts,
+            out,
+            as_json,
+            f"reclm tune ppo --base {shell_word(base)} --reward {shell_word(out / 'adapter')} …",
+        )
 
 
 from .tune_ppo import command as _ppo  # noqa: E402  (it takes the options above)

@@ -16,40 +16,133 @@ USUAL_PROMPT = 256  # tokens, for a first word about memory; the prompts themsel
 
 @click.command("ppo")
 @click.option("--base", required=True, help="The base of the SFT run, or the model that SFT with --full made.")
-@click.option("--sft", type=FOLDER, help="The adapter of SFT: where the policy begins, and its reference [default: the base itself].")
-@click.option("--reward", type=FOLDER, help="The adapter folder of the reward model; its score is the part `model` of the reward.")
-@click.option("--weight", "weights", multiple=True, metavar="PART=NUMBER",
-              help="Weight of a part of the reward: model, parse (is it a profile), rank (does it rank hidden training items above others); may be "
-              "given again [default: 1 for each that can be had].")  # fmt: skip
+@click.option(
+    "--sft",
+    type=FOLDER,
+    help="The adapter of SFT: where the policy begins, and its reference [default: the base itself].",
+)
+@click.option(
+    "--reward", type=FOLDER, help="The adapter folder of the reward model; its score is the part `model` of the reward."
+)
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    metavar="PART=NUMBER",
+    help="Weight of a part of the reward: model, parse (is it a profile), rank (does it rank hidden training items "
+    "above others); may be "
+    "given again [default: 1 for each that can be had].",
+)
 @click.option("--algorithm", type=click.Choice(ALGORITHMS), default="ppo", show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True)
-@click.option("--group-size", type=click.IntRange(min=2), default=4, show_default=True, help="Answers to each prompt (grpo).")
-@click.option("--epochs", type=click.IntRange(min=1), default=4, show_default=True, help="Passes over a step's answers.")
-@click.option("--mini-batches", "n_mini_batches", type=click.IntRange(min=1), default=2, show_default=True, help="In which a pass is cut, each with a change of the weights.")
-@click.option("--micro-batch", type=click.IntRange(min=1), default=4, show_default=True, help="Answers in one pass through the model: what decides the memory.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=1e-5, show_default=True, help="Of the adapter; falls to 0.")
-@click.option("--value-lr", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True, help="Of the value head (ppo).")
+@click.option(
+    "--group-size", type=click.IntRange(min=2), default=4, show_default=True, help="Answers to each prompt (grpo)."
+)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=4, show_default=True, help="Passes over a step's answers."
+)
+@click.option(
+    "--mini-batches",
+    "n_mini_batches",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="In which a pass is cut, each with a change of the weights.",
+)
+@click.option(
+    "--micro-batch",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Answers in one pass through the model: what decides the memory.",
+)
+@click.option(
+    "--lr",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-5,
+    show_default=True,
+    help="Of the adapter; falls to 0.",
+)
+@click.option(
+    "--value-lr",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Of the value head (ppo).",
+)
 @click.option("--clip-range", type=click.FloatRange(min=0, min_open=True), default=0.2, show_default=True)
 @click.option("--gae-lambda", type=click.FloatRange(0, 1), default=0.95, show_default=True, help="(ppo)")
-@click.option("--kl-coef", type=click.FloatRange(min=0), default=0.05, show_default=True, help="Of the penalty, at the start; 0: none at all.")
-@click.option("--kl-target", type=click.FloatRange(min=0, min_open=True), default=6.0, show_default=True, help="Nats an answer, towards which the coefficient moves.")
-@click.option("--kl-ceiling", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True, help="The run stops where KL stays above it.")
-@click.option("--entropy-floor", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="It stops where entropy stays below this share of the SFT policy's.")
+@click.option(
+    "--kl-coef",
+    type=click.FloatRange(min=0),
+    default=0.05,
+    show_default=True,
+    help="Of the penalty, at the start; 0: none at all.",
+)
+@click.option(
+    "--kl-target",
+    type=click.FloatRange(min=0, min_open=True),
+    default=6.0,
+    show_default=True,
+    help="Nats an answer, towards which the coefficient moves.",
+)
+@click.option(
+    "--kl-ceiling",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="The run stops where KL stays above it.",
+)
+@click.option(
+    "--entropy-floor",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="It stops where entropy stays below this share of the SFT policy's.",
+)
 @click.option("--max-new-tokens", type=click.IntRange(min=8), default=100, show_default=True)
-@click.option("--temperature", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Of the answers that are learned from.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Of the answers that are learned from.",
+)
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
-@click.option("--sample-every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between answers written to samples.jsonl.")
-@click.option("--eval-answers", "n_eval", type=click.IntRange(min=2), default=128, show_default=True, help="Held-out answers of a measurement.")
-@click.option("--lora-r", type=click.IntRange(min=1), default=4, show_default=True, help="Rank of the policy's adapter, where --sft gives none.")
+@click.option(
+    "--sample-every",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Steps between answers written to samples.jsonl.",
+)
+@click.option(
+    "--eval-answers",
+    "n_eval",
+    type=click.IntRange(min=2),
+    default=128,
+    show_default=True,
+    help="Held-out answers of a measurement.",
+)
+@click.option(
+    "--lora-r",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Rank of the policy's adapter, where --sft gives none.",
+)
 @click.option("--lora-alpha", type=click.IntRange(min=1), default=8, show_default=True)
 @stage_options("ppo", batch=32, every=20)
 @json_option
 @common
 @needs_torch
-def command(as_json: bool, base: str, sft: Path | None, reward: Path | None, weights: tuple[str, ...], **o: Any) -> None:
+def command(
+    as_json: bool, base: str, sft: Path | None, reward: Path | None, weights: tuple[str, ...], **o: Any
+) -> None:
     """Tune the SFT policy towards a reward, by PPO or GRPO, held to the SFT policy by a KL penalty.
 
-    Policy, reference, reward and value share one copy of the base. The best step by held-out reward with KL within the target is kept.
+    Policy, reference, reward and value share one copy of the base. The best step by held-out reward with KL within the
+    target is kept.
 
     \b
     Example:
@@ -71,21 +164,67 @@ def command(as_json: bool, base: str, sft: Path | None, reward: Path | None, wei
     wanted = _weights(weights, reward)
     dialogues, out = dialogues_and_out("rl", o, "ppo")
     settings = PpoSettings(
-        **{name: o[name] for name in (
-            "algorithm", "steps", "batch", "group_size", "epochs", "n_mini_batches", "micro_batch", "lr", "value_lr", "clip_range", "gae_lambda", "kl_coef",
-            "kl_target", "kl_ceiling", "entropy_floor", "n_eval", "eval_every", "save_every", "sample_every", "seed",
-        )},
-        max_prompt=o["max_length"], weights=wanted, lora=LoraSettings(o["lora_r"], o["lora_alpha"], 0.0),
+        **{
+            name: o[name]
+            for name in (
+                "algorithm",
+                "steps",
+                "batch",
+                "group_size",
+                "epochs",
+                "n_mini_batches",
+                "micro_batch",
+                "lr",
+                "value_lr",
+                "clip_range",
+                "gae_lambda",
+                "kl_coef",
+                "kl_target",
+                "kl_ceiling",
+                "entropy_floor",
+                "n_eval",
+                "eval_every",
+                "save_every",
+                "sample_every",
+                "seed",
+            )
+        },
+        max_prompt=o["max_length"],
+        weights=wanted,
+        lora=LoraSettings(o["lora_r"], o["lora_alpha"], 0.0),
         sampling=Sampling(o["max_new_tokens"], o["temperature"], o["top_p"], o["batch"]),
-    )  # fmt: skip
+    )
     settings.check()
     group = Group.open(o["device"])
-    model = open_base(base_settings(o, base), "a smaller --micro-batch or --batch", **of_estimate(settings, min(o["max_length"], USUAL_PROMPT)))
+    model = open_base(
+        base_settings(o, base),
+        "a smaller --micro-batch or --batch",
+        **of_estimate(settings, min(o["max_length"], USUAL_PROMPT)),
+    )
     signals, about = _signals(wanted, model, reward, o["n_threads"])
     with progress_bar(o["algorithm"]) as update:
-        report = train_ppo(model, dialogues, out, settings, signals=signals, sft=sft, about=about, reads=[reward] if reward else [], group=group, fresh=o["fresh"], progress=update)
+        report = train_ppo(
+            model,
+            dialogues,
+            out,
+            settings,
+            signals=signals,
+            sft=sft,
+            about=about,
+            reads=[reward] if reward else [],
+            group=group,
+            fresh=o["fresh"],
+            progress=update,
+        )
     if group.is_main:
-        tell("ppo", report, out, as_json, f"reclm export --base {shell_word(model.path)} --adapter {shell_word(out / 'adapter')} -o {shell_word(out / 'gguf')}")
+        tell(
+            "ppo",
+            report,
+            out,
+            as_json,
+            f"reclm export --base {shell_word(model.path)} --adapter {shell_word(out / 'adapter')} -o "
+            f"{shell_word(out / 'gguf')}",
+        )
 
 
 def _weights(given: tuple[str, ...], reward: Path | None) -> dict[str, float]:
@@ -98,7 +237,10 @@ def _weights(given: tuple[str, ...], reward: Path | None) -> dict[str, float]:
         except ValueError:
             value = float("nan")
         if part not in PARTS or not equals or not 0 <= value < float("inf"):
-            raise click.UsageError(f"--weight: expected PART=NUMBER with a part among {', '.join(PARTS)} and a number of at least 0, found {text!r}")
+            raise click.UsageError(
+                f"--weight: expected PART=NUMBER with a part among {', '.join(PARTS)} and a number of at least 0, "
+                f"found {text!r}"
+            )
         if part in found:
             raise click.UsageError(f"--weight {part}: given twice, leave one out")
         found[part] = value
@@ -106,13 +248,17 @@ def _weights(given: tuple[str, ...], reward: Path | None) -> dict[str, float]:
     if "model" in found and reward is None:
         raise click.UsageError("--weight model: give the reward model with --reward")
     if reward is not None and "model" not in found:
-        raise click.UsageError("--reward does nothing without a weight of its part: give --weight model=1, or leave it out")
+        raise click.UsageError(
+            "--reward does nothing without a weight of its part: give --weight model=1, or leave it out"
+        )
     if not found:
         raise click.UsageError("--weight: expected a part with a weight above 0, found none")
     return found
 
 
-def _signals(wanted: dict[str, float], model: Any, reward: Path | None, n_threads: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _signals(
+    wanted: dict[str, float], model: Any, reward: Path | None, n_threads: int | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The callables of the parts, and what of them decides the result."""
     from ..files import file_sha256
     from ..tune.reward_model import RewardModel
@@ -122,7 +268,9 @@ def _signals(wanted: dict[str, float], model: Any, reward: Path | None, n_thread
     about: dict[str, Any] = {}
     if MODEL in wanted:
         signals[MODEL] = ModelScore(RewardModel.load(model, reward))
-        about["reward_sha256"] = file_sha256(reward / "adapter_model.safetensors") + file_sha256(reward / "head.safetensors")
+        about["reward_sha256"] = file_sha256(reward / "adapter_model.safetensors") + file_sha256(
+            reward / "head.safetensors"
+        )
     if PARSE in wanted:
         signals[PARSE] = parses
     if RANK in wanted:

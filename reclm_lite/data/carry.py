@@ -1,9 +1,10 @@
-"""Profiles over an import: a newer state of the same data, in which an id means the same person or item as before, or another.
+"""Profiles over an import: a newer state of the same data, in which an id means the same person or item as before, or
+another.
 
-Users and items get new numbers with every import; their profiles, and what tells for whom a generation was made, move along by
-id. Whoever is no longer there leaves nothing: neither a profile nor a generation that was made for nobody else; with a person
-go, as with `reclm forget`, the generations of which nothing tells for whom they were made. Left out: whether a profile still
-fits its history, which the next run of `reclm profile` decides.
+Users and items get new numbers with every import; their profiles, and what tells for whom a generation was made, move
+along by id. Whoever is no longer there leaves nothing: neither a profile nor a generation that was made for nobody
+else; with a person go, as with `reclm forget`, the generations of which nothing tells for whom they were made. Left
+out: whether a profile still fits its history, which the next run of `reclm profile` decides.
 """
 
 import json
@@ -50,14 +51,17 @@ def count_gone(db: sqlite3.Connection) -> int:
 
 
 def carry_over(db: sqlite3.Connection, *, update: bool) -> Carried | None:
-    """Renumber profiles and uses, within the same transaction, after users and items were replaced; without `update` there are
-    none left. `Workspace.finish_forgetting` then wipes what went from the file. Raises InputError where an update has nobody
-    who was there before.
+    """Renumber profiles and uses, within the same transaction, after users and items were replaced; without `update`
+    there are none left. `Workspace.finish_forgetting` then wipes what went from the file. Raises InputError where an
+    update has nobody who was there before.
     """
     carried = _carry(db) if update else None
     if db.execute("SELECT 1 FROM before LIMIT 1").fetchone() and (carried is None or _lost_something(carried)):
         # Nothing to rename or to delete, but the database to wipe.
-        db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORGETTING, json.dumps({"rename": [], "empty": [], "delete": []})))
+        db.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+            (FORGETTING, json.dumps({"rename": [], "empty": [], "delete": []})),
+        )
     db.execute("DROP TABLE before")
     return carried
 
@@ -74,14 +78,16 @@ def _carry(db: sqlite3.Connection) -> Carried:
     db.execute("CREATE TEMP TABLE moved (side TEXT, old INTEGER, new INTEGER, PRIMARY KEY (side, old)) WITHOUT ROWID")
     for side in ("user", "item"):
         db.execute(
-            f"INSERT INTO moved SELECT side, idx, {side}_idx FROM before JOIN {side}s ON {side}_id = id WHERE side=?", (side,)
+            f"INSERT INTO moved SELECT side, idx, {side}_idx FROM before JOIN {side}s ON {side}_id = id WHERE side=?",
+            (side,),
         )
     n_before = {side: count(f"before WHERE side='{side}'") for side in ("user", "item")}
     n_stay = {side: count(f"moved WHERE side='{side}'") for side in ("user", "item")}
     if n_before["user"] and not n_stay["user"]:
         example = db.execute("SELECT id FROM before WHERE side='user' LIMIT 1").fetchone()[0]
         raise InputError(
-            f"expected a newer state of the same data, found none of its {n_before['user']:,} users (such as {example!r}) in it: check "
+            f"expected a newer state of the same data, found none of its {n_before['user']:,} users (such as "
+            f"{example!r}) in it: check "
             "the column of the ids, or import it with --replace, which removes all profiles"
         )
     n_users_gone = n_before["user"] - n_stay["user"]
@@ -90,17 +96,23 @@ def _carry(db: sqlite3.Connection) -> Carried:
         alone += f" AND prompt_key IN (SELECT prompt_key FROM uses WHERE {_GONE})"
     n_profiles = count("profiles")
     carried = Carried(
-        n_users_gone, n_before["item"] - n_stay["item"],
-        count("users") - n_stay["user"], count("items") - n_stay["item"],
-        n_profiles - (n_gone := count(f"profiles WHERE {_GONE}")), n_gone,
-        count(f"profiles WHERE {_GONE} AND status IN ('edited', 'imported')"), count(alone),
-    )  # fmt: skip
+        n_users_gone,
+        n_before["item"] - n_stay["item"],
+        count("users") - n_stay["user"],
+        count("items") - n_stay["item"],
+        n_profiles - (n_gone := count(f"profiles WHERE {_GONE}")),
+        n_gone,
+        count(f"profiles WHERE {_GONE} AND status IN ('edited', 'imported')"),
+        count(alone),
+    )
     db.execute(f"DELETE FROM {alone}")
     for table in ("profiles", "uses"):
         db.execute(f"DELETE FROM {table} WHERE {_GONE}")
         # By way of negative numbers, so that no new place is taken by one who has yet to move.
         new = f"(SELECT -1 - new FROM moved WHERE moved.side = {table}.side AND old = idx)"
-        db.execute(f"UPDATE {table} SET idx = {new} WHERE (side, idx) IN (SELECT side, old FROM moved WHERE old != new)")
+        db.execute(
+            f"UPDATE {table} SET idx = {new} WHERE (side, idx) IN (SELECT side, old FROM moved WHERE old != new)"
+        )
         db.execute(f"UPDATE {table} SET idx = -1 - idx WHERE idx < 0")
     db.execute("DROP TABLE moved")
     return carried

@@ -1,7 +1,7 @@
 """What importers produce, what a split is, and how both lie in a workspace.
 
-    matrices/interactions   users, items (int32), timestamps (int64), ratings (float32), given (uint8)
-    matrices/split          CSR parts over all users × all items, and the two candidate lists
+matrices/interactions   users, items (int32), timestamps (int64), ratings (float32), given (uint8)
+matrices/split          CSR parts over all users × all items, and the two candidate lists
 """
 
 import logging
@@ -125,31 +125,40 @@ def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
     )
 
 
-def csr_of(indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int], data: np.ndarray | None = None) -> sp.csr_matrix:
+def csr_of(
+    indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int], data: np.ndarray | None = None
+) -> sp.csr_matrix:
     """CSR of `data`, or of ones (float32), from arrays of a file. Raises ValueError unless they are one of `shape`."""
     _check_indices("indices", indices, shape[1])
     if indptr.dtype.kind not in "iu" or indptr.shape != (shape[0] + 1,) or indptr[0] != 0 or indptr[-1] != len(indices):
-        raise ValueError(f"expected row bounds of {shape[0]} rows and {len(indices)} entries, found shape {indptr.shape}")
+        raise ValueError(
+            f"expected row bounds of {shape[0]} rows and {len(indices)} entries, found shape {indptr.shape}"
+        )
     if (np.diff(indptr) < 0).any():
         raise ValueError("expected row bounds that ascend")
     return sp.csr_matrix((np.ones(len(indices), np.float32) if data is None else data, indices, indptr), shape=shape)
 
 
 def _check_indices(name: str, indices: np.ndarray, n: int) -> None:
-    if indices.ndim != 1 or indices.dtype.kind not in "iu" or (indices.size and not 0 <= indices.min() <= indices.max() < n):
+    if (
+        indices.ndim != 1
+        or indices.dtype.kind not in "iu"
+        or (indices.size and not 0 <= indices.min() <= indices.max() < n)
+    ):
         raise ValueError(f"{name}: expected whole numbers from 0 to {n - 1}")
 
 
 _NAME, _NEXT = INTERACTIONS, f"{INTERACTIONS}-next"
-# The row of `meta` that says how many people earlier imports had and later ones have not, while files may still tell of them.
+# The row of `meta` that says how many people earlier imports had and later ones have not, while files may still tell of
+# them.
 LEFT_BEHIND = "left_behind"
 
 
 def save_imported(ws: Workspace, data: Imported, *, update: bool = False) -> Carried | None:
     """Replace the workspace's users, items and interactions with `data`, all or nothing.
 
-    update: `data` is a newer state of the same data set, so profiles stay with their ids (see `carry`, which also says what
-    is returned then); else all profiles are removed.
+    update: `data` is a newer state of the same data set, so profiles stay with their ids (see `carry`, which also says
+    what is returned then); else all profiles are removed.
 
     The arrays are written under a second name, then the database commits with their
     fingerprint, then they are renamed and workspace.toml gets the manifest. A kill before the commit
@@ -204,8 +213,8 @@ def _count(text: str | None) -> int:
 def _finish_import(ws: Workspace) -> None:
     """What follows the commit of an import; whoever reads the data next does what a kill left of it.
 
-    Where the workspace cannot be written, or another process works in it, workspace.toml stays as it is: nothing reads the
-    manifest there.
+    Where the workspace cannot be written, or another process works in it, workspace.toml stays as it is: nothing reads
+    the manifest there.
     """
     committed = ws.get_meta(COMMITTED)
     if committed is None:
@@ -257,7 +266,9 @@ def load_interactions(ws: Workspace) -> Interactions:
     _finish_import(ws)
     artefact = ws.load(_NAME, made_by=made_by)
     if ws.get_meta(COMMITTED) != artefact.fingerprint:
-        raise MissingArtefactError(f"the interactions in {ws.root} are not those that were imported: run `{made_by}` again")
+        raise MissingArtefactError(
+            f"the interactions in {ws.root} are not those that were imported: run `{made_by}` again"
+        )
     n_users, n_items = count_ids(ws)
     get = artefact.arrays.get
     try:
@@ -273,9 +284,19 @@ def load_interactions(ws: Workspace) -> Interactions:
         raise WorkspaceError(f"{_NAME} is damaged ({error}): run `{made_by}` again") from error
     manifest = {key: value for key, value in artefact.params.items() if key != "name"}
     return Interactions(
-        n_users, n_items, get("users"), get("items"), get("timestamps"), get("ratings"), get("given"),
-        get("full_candidates"), get("unseen_candidates"), str(artefact.params.get("name", "")), artefact.fingerprint, manifest,
-    )  # fmt: skip
+        n_users,
+        n_items,
+        get("users"),
+        get("items"),
+        get("timestamps"),
+        get("ratings"),
+        get("given"),
+        get("full_candidates"),
+        get("unseen_candidates"),
+        str(artefact.params.get("name", "")),
+        artefact.fingerprint,
+        manifest,
+    )
 
 
 def count_ids(ws: Workspace) -> tuple[int, int]:
@@ -285,7 +306,10 @@ def count_ids(ws: Workspace) -> tuple[int, int]:
 
 def item_texts(ws: Workspace) -> list[ItemText]:
     """The texts of all items, in item_idx order."""
-    return [ItemText(*row) for row in _texts(ws, "SELECT title, category, subcategory, description FROM items ORDER BY item_idx")]
+    return [
+        ItemText(*row)
+        for row in _texts(ws, "SELECT title, category, subcategory, description FROM items ORDER BY item_idx")
+    ]
 
 
 def user_ids(ws: Workspace) -> list[str]:
@@ -310,11 +334,15 @@ def user_index(ws: Workspace, user_id: str) -> int | None:
 
 
 def index_of(ws: Workspace, side: str, ident: str) -> int | None:
-    """The index of a user or item, or None. Raises WorkspaceError where SQLite's index of ids leads to the row of another id."""
+    """The index of a user or item, or None. Raises WorkspaceError where SQLite's index of ids leads to the row of
+    another id."""
     row = ws.db.execute(f"SELECT {side}_idx FROM {side}s WHERE {side}_id=?", (ident,)).fetchone()
     if row is None:
         return None
     found = ws.db.execute(f"SELECT {side}_id FROM {side}s NOT INDEXED WHERE {side}_idx=?", row).fetchone()
     if found is None or found[0] != ident:
-        raise WorkspaceError(f"{ws.db_path} is damaged: its index of {side}s leads to another {side}; take a copy back, or import the data again")
+        raise WorkspaceError(
+            f"{ws.db_path} is damaged: its index of {side}s leads to another {side}; take a copy back, or import the "
+            "data again"
+        )
     return row[0]

@@ -261,24 +261,26 @@ home
 """
 
 PLACES = """
-Harrowmere, Port Elsin, Castle Dunning, Vellabrook, Saint Orlin, Marrowgate, Tilsworth, Kestrel Bay, Lower Ansby, Brandholt,
-Ostervik, Fennimore, Quillham, Alderpoint, Grevesand, Monte Caldo, Rookhaven, Thornaby Cross, Lindefjord, Sablewick, Corrie Vale,
-Pellingford, Duskwater, Arnsbury, Villaverna, Hexley, Nordhaven, Wrenfield, Cap Morel, Stavenholm, Underhill, Bellmarsh, Oxlow,
-Casterly Sound, Tarnbeck, Ilmenau Heights, Redmarsh, Salt Quay, Whitcombe, Easterlund, Penmorrow, Garrick Green, Larkstead, Ravenna Falls,
-Moorhouse, Highbarrow, Clunefoot, Sandrigo, Elderwick, Two Rivers
+Harrowmere, Port Elsin, Castle Dunning, Vellabrook, Saint Orlin, Marrowgate, Tilsworth, Kestrel Bay, Lower Ansby,
+Brandholt, Ostervik, Fennimore, Quillham, Alderpoint, Grevesand, Monte Caldo, Rookhaven, Thornaby Cross, Lindefjord,
+Sablewick, Corrie Vale, Pellingford, Duskwater, Arnsbury, Villaverna, Hexley, Nordhaven, Wrenfield, Cap Morel,
+Stavenholm, Underhill, Bellmarsh, Oxlow, Casterly Sound, Tarnbeck, Ilmenau Heights, Redmarsh, Salt Quay, Whitcombe,
+Easterlund, Penmorrow, Garrick Green, Larkstead, Ravenna Falls, Moorhouse, Highbarrow, Clunefoot, Sandrigo, Elderwick,
+Two Rivers
 """
 
 FIRST_NAMES = """
-Ada, Bram, Celia, Dario, Edda, Farid, Greta, Hanno, Imani, Jory, Keiko, Luca, Mirren, Nadia, Oskar, Priya, Quentin, Rosa, Stellan,
-Tamsin, Ulla, Vikram, Wanda, Xavier, Yara, Zeno, Anouk, Benedikt, Chiara, Dunstan, Elif, Fergus, Ginevra, Hana, Ivo, Jasmin, Kofi,
-Linnea, Marek, Noor
+Ada, Bram, Celia, Dario, Edda, Farid, Greta, Hanno, Imani, Jory, Keiko, Luca, Mirren, Nadia, Oskar, Priya, Quentin,
+Rosa, Stellan, Tamsin, Ulla, Vikram, Wanda, Xavier, Yara, Zeno, Anouk, Benedikt, Chiara, Dunstan, Elif, Fergus,
+Ginevra, Hana, Ivo, Jasmin, Kofi, Linnea, Marek, Noor
 """
 
 SURNAMES = """
-Ashgrove, Bellweather, Castellane, Dornfeld, Ellerby, Fairlamb, Gorsedd, Halvorsen-Reed, Iwanaga-Holt, Jessamy, Kilbracken, Lorimer-Vane,
-Mossgrave, Nightingale-Roe, Oduya-Marsh, Pemberlake, Quarrington, Rathmore, Silverthorn, Tregarrow, Umberfield, Vasquez-Thorne,
-Winterbourne-Lee, Yarrowdale, Zellweg, Abernoth, Brightwater, Coldharbour, Drummondale, Estermann, Fennick, Greycastle, Hollowell,
-Ingersby, Karanth-Wood, Larkspur, Merriden, Northcott-Bay, Oakhanger, Pascoe-Lind
+Ashgrove, Bellweather, Castellane, Dornfeld, Ellerby, Fairlamb, Gorsedd, Halvorsen-Reed, Iwanaga-Holt, Jessamy,
+Kilbracken, Lorimer-Vane, Mossgrave, Nightingale-Roe, Oduya-Marsh, Pemberlake, Quarrington, Rathmore, Silverthorn,
+Tregarrow, Umberfield, Vasquez-Thorne, Winterbourne-Lee, Yarrowdale, Zellweg, Abernoth, Brightwater, Coldharbour,
+Drummondale, Estermann, Fennick, Greycastle, Hollowell, Ingersby, Karanth-Wood, Larkspur, Merriden, Northcott-Bay,
+Oakhanger, Pascoe-Lind
 """
 
 # Titles that suit any subject; `things` and `things2` are plural, `topic` is singular.
@@ -399,7 +401,7 @@ FOLLOW_UPS = (
     "Critics point to {things2}; admirers simply point to the queue.",
     "We look at what comes next for {topic}, and who will pay for it.",
     "With {things2} in short supply, patience matters more than money.",
-    "\"You learn it with your hands,\" says {person2}, surrounded by {things2}.",
+    '"You learn it with your hands," says {person2}, surrounded by {things2}.',
     "A {weather} morning, a handful of {things2} and a little luck were enough.",
     "The {place} club now counts {hundreds} members, half of them newcomers.",
     "Along the way we meet {person2}, for whom {things2} are a way of life.",

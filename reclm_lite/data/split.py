@@ -72,7 +72,10 @@ def default_method(interactions: Interactions) -> tuple[str, str]:
     early_users[interactions.users[~late]] = True
     if early_users[interactions.users[late]].mean() >= 0.5:
         return "temporal", "the data have times, and most of the latest interactions are by users with a history"
-    return "leave-last", "the data have times, but the latest interactions are mostly by users without a history before them"
+    return (
+        "leave-last",
+        "the data have times, but the latest interactions are mostly by users without a history before them",
+    )
 
 
 def make_split(
@@ -97,7 +100,11 @@ def make_split(
     """
     if method not in METHODS:
         raise InputError(f"expected a method among {', '.join(METHODS)}, found {method!r}: name one of them")
-    for name, value in (("valid_fraction", valid_fraction), ("test_fraction", test_fraction), ("item_fraction", item_fraction)):
+    for name, value in (
+        ("valid_fraction", valid_fraction),
+        ("test_fraction", test_fraction),
+        ("item_fraction", item_fraction),
+    ):
         if not 0 < value < 1:
             raise InputError(f"expected {name} between 0 and 1, found {value}")
     if len(interactions.users) == 0:
@@ -141,7 +148,9 @@ def _held_out(
     if method == "none":
         return np.zeros(len(pairs), bool), {}
     if method == "ratio":
-        return _share_of_each(pairs, np.ones(len(pairs), bool), test_fraction, rng, None), {"test_fraction": test_fraction}
+        return _share_of_each(pairs, np.ones(len(pairs), bool), test_fraction, rng, None), {
+            "test_fraction": test_fraction
+        }
     if method == "cold-items":
         used = np.unique(pairs.items)
         n_cold = min(max(round(item_fraction * len(used)), 1), len(used) - 1)
@@ -149,10 +158,14 @@ def _held_out(
             raise InputError("cold-items needs at least two items with interactions: choose another method")
         cold = np.isin(pairs.items, rng.permutation(used)[:n_cold])
         return cold | _share_of_each(pairs, ~cold, test_fraction, rng, None), {
-            "test_fraction": test_fraction, "item_fraction": item_fraction, "n_cold_items": n_cold,
-        }  # fmt: skip
+            "test_fraction": test_fraction,
+            "item_fraction": item_fraction,
+            "n_cold_items": n_cold,
+        }
     if pairs.times is None:
-        raise InputError(f"the method {method} needs times, and the data have none: import with a time column, or use `ratio`")
+        raise InputError(
+            f"the method {method} needs times, and the data have none: import with a time column, or use `ratio`"
+        )
     if method == "leave-last":
         last = np.lexsort((pairs.items, pairs.times, pairs.users))
         ends = np.append(np.flatnonzero(np.diff(pairs.users[last])), len(pairs) - 1)
@@ -164,7 +177,9 @@ def _held_out(
     cut = _cut_time(pairs.times, test_fraction)
     held_out = pairs.times > cut
     if not held_out.any():
-        raise InputError(f"all interactions have times up to {cut} and none is later: `temporal` cannot divide them; use `ratio`")
+        raise InputError(
+            f"all interactions have times up to {cut} and none is later: `temporal` cannot divide them; use `ratio`"
+        )
     return held_out, {"test_fraction": test_fraction, "train_until_seconds": int(cut)}
 
 
@@ -271,9 +286,14 @@ def _given(interactions: Interactions, rng: np.random.Generator, params: dict) -
     if interactions.unseen_candidates is not None:
         allowed = np.unique(np.concatenate([interactions.unseen_candidates, pairs.items[unseen]]))
         return Split(
-            split.train, split.valid, split.test, split.unseen, split.full_candidates,
-            allowed[~trained[allowed]].astype(np.int32), params=params,
-        )  # fmt: skip
+            split.train,
+            split.valid,
+            split.test,
+            split.unseen,
+            split.full_candidates,
+            allowed[~trained[allowed]].astype(np.int32),
+            params=params,
+        )
     return split
 
 
@@ -287,7 +307,12 @@ def _split(
     params: dict,
     full: np.ndarray | None = None,
 ) -> Split:
-    params["n_pairs"] = {"train": int(train.sum()), "valid": int(valid.sum()), "test": int(test.sum()), "unseen": int(unseen.sum())}
+    params["n_pairs"] = {
+        "train": int(train.sum()),
+        "valid": int(valid.sum()),
+        "test": int(test.sum()),
+        "unseen": int(unseen.sum()),
+    }
     return Split(
         *(pairs.matrix(part) for part in (train, valid, test, unseen)),
         full_candidates=np.flatnonzero(trained if full is None else full).astype(np.int32),

@@ -1,15 +1,18 @@
 """Two rounds about an item: its audience, and whether a person belongs to it.
 
-From training interactions alone. The first round shows an item and what its users have too; some of its users are hidden, so
-that their items count for nothing there. The second asks about a hidden user (Yes) and, in another dialogue, about
-somebody like the item's users who has never touched it in training (No). Both are told by at most three titles among
-their newest items, the item's own title never among them.
+From training interactions alone. The first round shows an item and what its users have too; some of its users are
+hidden, so that their items count for nothing there. The second asks about a hidden user (Yes) and, in another dialogue,
+about somebody like the item's users who has never touched it in training (No). Both are told by at most three titles
+among their newest items, the item's own title never among them.
 
 - Hidden is a fifth of the users, at least one and at most MAX_HIDDEN; the one asked about has some other item.
-- Persons are of the item's part (train, held out): nobody's pair with an item is trained on in one file and measured in another.
-- The No is somebody like the Yes, found from what the Yes has beside the item ("near"); anybody where there are no neighbors
-  ("far"). Among them it is one of whom a title stands in the prompt if that is so of the Yes, and whose history is about as
-  long. Neighbors of the item's users would not do: they were found by the item too, and are nearer to it than its users are.
+- Persons are of the item's part (train, held out): nobody's pair with an item is trained on in one file and measured in
+another.
+- The No is somebody like the Yes, found from what the Yes has beside the item ("near"); anybody where there are no
+neighbors
+  ("far"). Among them it is one of whom a title stands in the prompt if that is so of the Yes, and whose history is
+  about as long. Neighbors of the item's users would not do: they were found by the item too, and are nearer to it than
+  its users are.
 - A reward ranks what hidden users have beside the item above what none of its users has.
 """
 
@@ -45,7 +48,8 @@ class Audiences:
         self._like: tuple[int, np.ndarray] | None = None  # a variant, and who is like the hidden users
 
     def _like_hidden(self, variant: int) -> np.ndarray:
-        """int32 (n_items, _N_LIKE), -1 padded: who is like the hidden user that is asked about, as far as its other items tell."""
+        """int32 (n_items, _N_LIKE), -1 padded: who is like the hidden user that is asked about, as far as its other
+        items tell."""
         if self._like is None or self._like[0] != variant:
             n_items, parts = len(self.inputs.texts), {}
             for item in range(n_items):
@@ -111,7 +115,8 @@ class Audiences:
         return [user for user in users if not self._has(user, item) and self._may_be_asked(user, item)]
 
     def pair(self, draw: Draw, prompt: str, form: str) -> tuple[Question, Question] | str:
-        """The Yes and the No to a first round whose text is `prompt`; the reason in words where there is no such pair."""
+        """The Yes and the No to a first round whose text is `prompt`; the reason in words where there is no such
+        pair."""
         if not draw.hidden:
             return NO_TAKER
         item, known, yes = draw.shown.idx, self.known, draw.hidden[0]
@@ -145,7 +150,8 @@ class Audiences:
         return Question(answer, user, tuple(pairs), is_shown, found)
 
     def lists(self, draw: Draw, n_negatives: int) -> Lists | str:
-        """What hidden users have beside the item, and what similar users have and none of the item's users; or the reason."""
+        """What hidden users have beside the item, and what similar users have and none of the item's users; or the
+        reason."""
         if not draw.hidden:
             return NO_TAKER
         item, known, inputs = draw.shown.idx, self.known, self.inputs

@@ -29,7 +29,8 @@ class Budget:
 
 
 def estimated(max_tokens: int, form: str = COMPACT) -> Budget:
-    """Compact prompts: two units (`view.units`) a token, as small vocabularies have. Plain words: three bytes, English having about four."""
+    """Compact prompts: two units (`view.units`) a token, as small vocabularies have. Plain words: three bytes, English
+    having about four."""
     if form == COMPACT:
         return Budget(max_tokens, lambda text: math.ceil(units(text) / 2), ESTIMATE)
     return Budget(max_tokens, lambda text: math.ceil(len(text.encode("utf-8", "replace")) / 3), ESTIMATE)
@@ -39,15 +40,25 @@ def exact(max_tokens: int, folder: Path) -> Budget:
     """Counted by the `tokenizer.json` of a folder. Raises InputError where there is none that can be read."""
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
-        raise InputError(f"expected a folder with a tokenizer.json, found {folder}: give the base model's folder, or leave --tokenizer out")
+        raise InputError(
+            f"expected a folder with a tokenizer.json, found {folder}: give the base model's folder, or leave "
+            "--tokenizer out"
+        )
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise InputError(
-            'counting tokens exactly needs the package tokenizers: run `pip install "reclm-lite[tune]"`, or leave --tokenizer out'
+            'counting tokens exactly needs the package tokenizers: run `pip install "reclm-lite[tune]"`, or leave '
+            "--tokenizer out"
         ) from error
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare exceptions
-        raise InputError(f"expected a tokenizer in {path}, found what cannot be read as one ({error}); give another --tokenizer") from error
-    return Budget(max_tokens, lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids), f"sha256:{file_sha256(path)}")
+        raise InputError(
+            f"expected a tokenizer in {path}, found what cannot be read as one ({error}); give another --tokenizer"
+        ) from error
+    return Budget(
+        max_tokens,
+        lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids),
+        f"sha256:{file_sha256(path)}",
+    )

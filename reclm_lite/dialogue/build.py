@@ -1,8 +1,8 @@
 """`reclm dialogue build`: all dialogues of a kind into a file, one after another, and a manifest beside it.
 
-Users come first, then items, each variant after the other, by ascending index; equal inputs and seeds give equal bytes. A line is written when it is
-made, so memory grows by no more than a digest of each, by which equal ones are known. The file takes its name when
-it is whole and every interaction behind it was looked up (`leakguard`), or not at all.
+Users come first, then items, each variant after the other, by ascending index; equal inputs and seeds give equal bytes.
+A line is written when it is made, so memory grows by no more than a digest of each, by which equal ones are known. The
+file takes its name when it is whole and every interaction behind it was looked up (`leakguard`), or not at all.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
-from ..types import ItemText
 from ..files import atomic_path, file_sha256
+from ..types import ItemText
 from ..workspace import DIALOGUES, Workspace
 from .budget import Budget, estimated
 from .draws import Known
@@ -28,7 +28,8 @@ from .teacher import Teacher
 from .templates import INSTRUCT_VERSION, ROUNDS_VERSION, TEMPLATE_VERSION
 
 NO_NEIGHBORS = (
-    "there are no neighbors: prompts show own items alone, No and negatives are items of anybody; run `reclm neighbors` first to have them"
+    "there are no neighbors: prompts show own items alone, No and negatives are items of anybody; run "
+    "`reclm neighbors` first to have them"
 )
 ALIKE = "the same as one before"
 TRAINED_ON = "held out, with a first round that is trained on"
@@ -36,8 +37,9 @@ TRAINED_ON = "held out, with a first round that is trained on"
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Which dialogues. sides: of "user" and "item". limit: users, and items, at most; who they are is drawn. variants: of each
-    user and item, each hiding other items. rounds: of sft, 1 or 2. n_negatives: of rl. held_out: share of the part that is never
+    """Which dialogues. sides: of "user" and "item". limit: users, and items, at most; who they are is drawn. variants:
+    of each user and item, each hiding other items. rounds: of sft, 1 or 2. n_negatives: of rl. held_out: share of the
+    part that is never
     trained on. corruptions: kind -> share, of preference.
     """
 
@@ -54,9 +56,15 @@ class BuildSettings:
 
     def check(self) -> None:
         """Raises InputError where a setting is none."""
-        for name, value, known in (("kind", self.kind, KINDS), ("form", self.form, FORMS), ("rounds", self.rounds, (1, 2))):
+        for name, value, known in (
+            ("kind", self.kind, KINDS),
+            ("form", self.form, FORMS),
+            ("rounds", self.rounds, (1, 2)),
+        ):
             if value not in known:
-                raise InputError(f"expected {name} among {', '.join(map(str, known))}, found {value!r}; choose one of them")
+                raise InputError(
+                    f"expected {name} among {', '.join(map(str, known))}, found {value!r}; choose one of them"
+                )
         if not self.sides or not set(self.sides) <= {USER, ITEM}:
             raise InputError(f"expected the sides user and item, or one of them, found {self.sides!r}")
         for name, value in (("limit", self.limit), ("variants", self.variants), ("n_negatives", self.n_negatives)):
@@ -67,9 +75,19 @@ class BuildSettings:
 
     def as_dict(self) -> dict:
         """What the manifest says of it: the options that the kind heeds."""
-        found = {"sides": list(self.sides), "form": self.form, "seed": self.seed, "limit": self.limit, "variants": self.variants}
+        found = {
+            "sides": list(self.sides),
+            "form": self.form,
+            "seed": self.seed,
+            "limit": self.limit,
+            "variants": self.variants,
+        }
         found["held_out"] = self.held_out
-        found |= {SFT: {"rounds": self.rounds}, PREFERENCE: {"corruptions": self.corruptions}, RL: {"negatives": self.n_negatives}}[self.kind]
+        found |= {
+            SFT: {"rounds": self.rounds},
+            PREFERENCE: {"corruptions": self.corruptions},
+            RL: {"negatives": self.n_negatives},
+        }[self.kind]
         return found
 
 
@@ -108,20 +126,26 @@ def build(
 ) -> BuildSummary:
     """Write the dialogues of a kind to `path` (the workspace's own, if None), and the manifest beside them.
 
-    inputs: what `load_inputs` read. progress: called with users and items done, and of all. Raises InputError where nothing could
-    be made, MissingArtefactError where an input is missing or stale, LeakError where something held out came in.
+    inputs: what `load_inputs` read. progress: called with users and items done, and of all. Raises InputError where
+    nothing could be made, MissingArtefactError where an input is missing or stale, LeakError where something held out
+    came in.
     """
     settings.check()
     budget = budget or estimated(1024, settings.form)
     guard = LeakGuard.of(ws)
     guard.check_matrix(inputs.train)
     if not any(not text.is_empty() for text in inputs.texts):
-        raise InputError(f"expected items with texts in {ws.root}, found none with any: import titles or descriptions (`reclm import`)")
+        raise InputError(
+            f"expected items with texts in {ws.root}, found none with any: import titles or descriptions (`reclm "
+            "import`)"
+        )
     known = Known(inputs, guard.users, guard.items, settings.seed, settings.held_out, _finder(ws, inputs))
     make = MakeSettings(settings.kind, settings.form, settings.rounds, settings.n_negatives, settings.corruptions)
     maker = Maker(known, guard, teacher, budget, make)
     chosen = {side: _chosen(known, side, settings.limit) for side in settings.sides}
-    whom = [(side, idx, variant) for side in settings.sides for variant in range(settings.variants) for idx in chosen[side]]
+    whom = [
+        (side, idx, variant) for side in settings.sides for variant in range(settings.variants) for idx in chosen[side]
+    ]
     teacher.prepare(_asked(maker, whom), maker.writer)
     named_by_user = path is not None
     if not named_by_user:
@@ -143,9 +167,13 @@ def build(
         left_out = maker.left_out + teacher.left_out
         if not summary.n_dialogues:
             reasons = "; ".join(f"{reason}: {n:,}" for reason, n in sorted(left_out.items())) or "nobody to make one of"
-            raise InputError(f"expected at least one dialogue, found that none can be made ({reasons}); nothing was written")
+            raise InputError(
+                f"expected at least one dialogue, found that none can be made ({reasons}); nothing was written"
+            )
         summary.sha256 = file_sha256(temporary)
-    summary.counts = {name: dict(sorted(counter.items())) for name, counter in by.items()} | dict(sorted(counts.items()))
+    summary.counts = {name: dict(sorted(counter.items())) for name, counter in by.items()} | dict(
+        sorted(counts.items())
+    )
     summary.left_out = dict(sorted(left_out.items()))
     summary.n_pairs_checked = guard.n_checked
     summary.manifest = _manifest(ws, inputs, teacher, settings, budget, summary)
@@ -196,8 +224,8 @@ def _trained_on(maker: Maker, whom: Sequence[tuple[str, int, int]]) -> set[bytes
 
 
 def _distinct(found: Iterator[Made], trained_on: set[bytes], left_out: Counter) -> Iterator[Made]:
-    """Each dialogue once, as many users share a short history, and with it all that there is to learn; held out, no first
-    round that is trained on, which users of other histories may come to by what they hide.
+    """Each dialogue once, as many users share a short history, and with it all that there is to learn; held out, no
+    first round that is trained on, which users of other histories may come to by what they hide.
     """
     seen: set[bytes] = set()
     for made in found:
@@ -214,17 +242,23 @@ def _distinct(found: Iterator[Made], trained_on: set[bytes], left_out: Counter) 
 
 
 def _digest(dialogue: Dialogue) -> bytes:
-    """Of what can be learned from. Neither the rejected text nor negatives count: they are drawn for each user, so that those
-    of many users who share a prompt would outweigh all others.
+    """Of what can be learned from. Neither the rejected text nor negatives count: they are drawn for each user, so that
+    those of many users who share a prompt would outweigh all others.
     """
-    return _digest_of(repr(([message.text for message in dialogue.messages], dialogue.chosen, dialogue.corruption, dialogue.positives)))
+    return _digest_of(
+        repr(
+            ([message.text for message in dialogue.messages], dialogue.chosen, dialogue.corruption, dialogue.positives)
+        )
+    )
 
 
 def _digest_of(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
 
 
-def _manifest(ws: Workspace, inputs: Inputs, teacher: Teacher, settings: BuildSettings, budget: Budget, summary: BuildSummary) -> dict:
+def _manifest(
+    ws: Workspace, inputs: Inputs, teacher: Teacher, settings: BuildSettings, budget: Budget, summary: BuildSummary
+) -> dict:
     """JSON-able; no times, no paths, so that equal builds have equal manifests."""
     return {
         "format": FORMAT,

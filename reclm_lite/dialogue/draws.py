@@ -43,7 +43,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Lists:
-    """Items for a reward to rank: those that were hidden, and those that nobody concerned has. pairs: as in `Question`."""
+    """Items for a reward to rank: those that were hidden, and those that nobody concerned has. pairs: as in
+    `Question`."""
 
     positives: tuple[int, ...]
     negatives: tuple[int, ...]
@@ -54,8 +55,8 @@ class Lists:
 class Known:
     """The inputs, who they are about, and what draws ask of them again and again.
 
-    held_out: share of that part. finder: who is like users of whose history a part is known, see `cf.neighbors.Finder`; None
-    where there are no neighbors.
+    held_out: share of that part. finder: who is like users of whose history a part is known, see `cf.neighbors.Finder`;
+    None where there are no neighbors.
     """
 
     inputs: Inputs
@@ -91,7 +92,7 @@ class Known:
         return random.Random(hashlib.sha256(text.encode("utf-8", "replace")).digest())
 
     def part(self, side: str, idx: int) -> str:
-        """"train" or "held_out", the same in every file. Users with the same training history are in the same part."""
+        """ "train" or "held_out", the same in every file. Users with the same training history are in the same part."""
         found = self._parts.get((side, idx))
         if found is None:
             items = self.inputs.items_of(idx) if side == USER else ()
@@ -112,19 +113,23 @@ class Known:
     def far(self, rng: random.Random, without: set[int], n: int = N_FAR) -> dict[int, int]:
         """key -> item of items that somebody has in training, n drawn evenly and n as often as they are taken."""
         taken, n_taken = self.inputs.train.indices, self.inputs.train.nnz
-        drawn = rng.sample(self.touched, min(n, len(self.touched))) + [int(taken[rng.randrange(n_taken)]) for _ in range(n)]
+        drawn = rng.sample(self.touched, min(n, len(self.touched))) + [
+            int(taken[rng.randrange(n_taken)]) for _ in range(n)
+        ]
         # Who has nearly everything gets what little is left.
         return self.distinct(drawn, without) or self.distinct(self.touched, without)
 
-
     def like(self, parts: dict[int, tuple[int, Sequence[int]]], n_rows: int, k: int) -> np.ndarray:
-        """int32 (n_rows, k), -1 padded: by row the users who are like one as far as some items tell. parts: row -> (user, items)."""
+        """int32 (n_rows, k), -1 padded: by row the users who are like one as far as some items tell. parts: row ->
+        (user, items)."""
         found = np.full((n_rows, k), -1, np.int32)
         if self.finder is not None and parts:
             users = np.array([user for user, _ in parts.values()], np.int64)
             indptr = np.cumsum([0, *(len(items) for _, items in parts.values())])
             indices = np.array([item for _, items in parts.values() for item in items], np.int32)
-            matrix = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=(len(parts), len(self.item_ids)))
+            matrix = sp.csr_matrix(
+                (np.ones(len(indices), np.float32), indices, indptr), shape=(len(parts), len(self.item_ids))
+            )
             found[list(parts)] = self.finder(users, matrix, k)
         return found
 

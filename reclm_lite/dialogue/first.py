@@ -25,8 +25,8 @@ class Shown:
     """What a first round is made from: a user's items and neighbors, or an item and its co-items.
 
     own: items, the oldest first (of an item: itself; empty where only neighbors are shown). near: of each neighbor its
-    items, ascending; of an item one co-item each. near_users: the neighbors in the same order; of an item empty. takers: of
-    an item, the users whose items the co-items were counted in. old: own items that had no room.
+    items, ascending; of an item one co-item each. near_users: the neighbors in the same order; of an item empty.
+    takers: of an item, the users whose items the co-items were counted in. old: own items that had no room.
     """
 
     side: str
@@ -59,7 +59,8 @@ class Writer:
         return self.inputs.show(shown.own), [self.inputs.show(items) for items in shown.near]
 
     def view(self, shown: Shown) -> PromptView:
-        """What the compact prompt shows; kept for a while, as a teacher by rule reads it too, and many users have the same."""
+        """What the compact prompt shows; kept for a while, as a teacher by rule reads it too, and many users have the
+        same."""
         key = hashlib.blake2b(repr((shown.own, shown.near)).encode(), digest_size=16).digest()
         found = self._views.get(key)
         if found is None:
@@ -94,9 +95,13 @@ class Writer:
         def write(n_own: int, near: list) -> str:
             at = len(shown.own) - n_own
             less = replace(
-                shown, own=shown.own[at:], old=shown.own[:at], near=tuple(near), near_users=shown.near_users[: len(near)],
+                shown,
+                own=shown.own[at:],
+                old=shown.own[:at],
+                near=tuple(near),
+                near_users=shown.near_users[: len(near)],
                 takers=shown.takers if near else (),
-            )  # fmt: skip
+            )
             text = self.text(less, form)
             tried[text] = less
             return text

@@ -31,7 +31,8 @@ class Inputs:
     """What prompts are made from.
 
     train: CSR (n_users, n_items). neighbors: int32 (n_users, k), -1-padded, or None. times: int64 (train.nnz,), seconds
-    since 1970 of the latest interaction behind each entry of `train`, or None. data_key: fingerprint of the interactions.
+    since 1970 of the latest interaction behind each entry of `train`, or None. data_key: fingerprint of the
+    interactions.
     """
 
     train: sp.csr_matrix
@@ -43,7 +44,8 @@ class Inputs:
 
     @cached_property
     def stats(self) -> PhraseStats:
-        """How common topics and phrases are in the catalogue: the compact prompt shows first what sets a history apart."""
+        """How common topics and phrases are in the catalogue: the compact prompt shows first what sets a history
+        apart."""
         return PhraseStats.from_items(self.texts)
 
     @cached_property
@@ -67,7 +69,11 @@ class Inputs:
         if self.neighbors is None:
             return ()
         near = self.neighbors[user, :N_NEIGHBORS].tolist()
-        return tuple(other for other in near if other >= 0 and other != user and self.train.indptr[other] < self.train.indptr[other + 1])
+        return tuple(
+            other
+            for other in near
+            if other >= 0 and other != user and self.train.indptr[other] < self.train.indptr[other + 1]
+        )
 
     def neighbors_of(self, user: int) -> tuple[tuple[int, ...], ...]:
         """The training items of each neighbor that has any, sorted, so that equal surroundings compare equal."""
@@ -79,7 +85,8 @@ class Inputs:
         return tuple(by_item.indices[by_item.indptr[item] : by_item.indptr[item + 1]].tolist())
 
     def co_items_of(self, item: int, users: Sequence[int] | None = None) -> tuple[int, ...]:
-        """The items that most users of `item` have too, in training; ties go to the lower index. users: some of them alone."""
+        """The items that most users of `item` have too, in training; ties go to the lower index. users: some of them
+        alone."""
         users = self.users_of(item) if users is None else list(users)
         if not len(users):
             return ()
@@ -111,7 +118,8 @@ def load_inputs(ws: Workspace) -> Inputs:
     texts = item_texts(ws)
     if len(texts) != split.n_items:
         raise InputError(
-            f"expected {split.n_items} items as in the split, found {len(texts)}; run `reclm split -w {ws.argument}` again"
+            f"expected {split.n_items} items as in the split, found {len(texts)}; run `reclm split -w {ws.argument}` "
+            "again"
         )
     interactions = load_interactions(ws)
     return Inputs(train, texts, neighbors, split.fingerprint, _latest(train, interactions), interactions.fingerprint)

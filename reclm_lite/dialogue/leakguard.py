@@ -1,7 +1,9 @@
-"""Nothing that validation or test hold out may reach a dialogue: every interaction behind one is looked up, or the build ends.
+"""Nothing that validation or test hold out may reach a dialogue: every interaction behind one is looked up, or the
+build ends.
 
-The guard reads the split by itself, apart from what prompts are made from, and knows the people and items by their ids, so
-that its message says whom to look for. Neighbors count as evidence too: they must come from vectors fitted on training
+The guard reads the split by itself, apart from what prompts are made from, and knows the people and items by their ids,
+so that its message says whom to look for. Neighbors count as evidence too: they must come from vectors fitted on
+training
 alone. Left out: texts, which say nothing of who touched what, except those of targets from elsewhere (`Quotes`).
 """
 
@@ -41,7 +43,8 @@ class LeakGuard:
         return cls(split, user_ids(ws), item_ids(ws))
 
     def check(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Take pairs in; every so many are looked up. Raises LeakError where one is held out, or is no training interaction."""
+        """Take pairs in; every so many are looked up. Raises LeakError where one is held out, or is no training
+        interaction."""
         self._waiting.extend(pairs)
         if len(self._waiting) >= _N_TOGETHER:
             self.close()
@@ -68,8 +71,10 @@ class LeakGuard:
     def _sentence(self, key: int, what: str) -> str:
         user, item = divmod(int(key), self.n_items)
         return (
-            f"expected dialogues of training interactions alone, found user {self.users[user]!r} with item {self.items[item]!r}, {what}; "
-            "nothing was written: make the split and the neighbors anew (`reclm split`, `reclm fit lightgcn`, `reclm neighbors`)"
+            f"expected dialogues of training interactions alone, found user {self.users[user]!r} with item "
+            f"{self.items[item]!r}, {what}; "
+            "nothing was written: make the split and the neighbors anew (`reclm split`, `reclm fit lightgcn`, `reclm "
+            "neighbors`)"
         )
 
 
@@ -89,8 +94,8 @@ def _among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
 def check_neighbors(ws: Workspace, split: Split) -> None:
     """Raise LeakError unless the neighbors, where there are any, were found by vectors fitted on training alone.
 
-    What a neighbors file was made from stands in its header: this split, and a model, which either was never fitted again on
-    training and validation or keeps the vectors from before.
+    What a neighbors file was made from stands in its header: this split, and a model, which either was never fitted
+    again on training and validation or keeps the vectors from before.
     """
     if not ws.has(NEIGHBORS):
         return
@@ -100,19 +105,30 @@ def check_neighbors(ws: Workspace, split: Split) -> None:
     inputs = ws.provenance(NEIGHBORS, made_by=made_by)["inputs"]
     models = [name for name in inputs if name.startswith("models/")]
     if inputs.get("matrices/split") != split.fingerprint or not models:
-        raise LeakError(f"expected neighbors of a model that was fitted on this split, found some of which nothing tells that; {again}")
+        raise LeakError(
+            "expected neighbors of a model that was fitted on this split, found some of which nothing tells that; "
+            f"{again}"
+        )
     for name in models:
         if "+" in name:
-            raise LeakError(f"expected neighbors of a model without profiles, found those of {name}, which may know of validation; {again}")
+            raise LeakError(
+                f"expected neighbors of a model without profiles, found those of {name}, which may know of "
+                f"validation; {again}"
+            )
         try:
             model = ws.load(name, made_by=ws.command_for(name))
         except MissingArtefactError as error:
             raise LeakError(f"expected {name}, by which the neighbors were found, found none; {again}") from error
         if model.inputs.get("matrices/split") != split.fingerprint:
-            raise LeakError(f"expected {name}, by which the neighbors were found, of this split, found it of another; {again}")
+            raise LeakError(
+                f"expected {name}, by which the neighbors were found, of this split, found it of another; {again}"
+            )
         was_refitted = bool(model.params.get("refit", True)) and split.valid.nnz > 0
         if was_refitted and "train_user_vectors" not in model.arrays:
-            raise LeakError(f"expected {name} to keep user vectors fitted on training alone, found those of training and validation; {again}")
+            raise LeakError(
+                f"expected {name} to keep user vectors fitted on training alone, found those of training and "
+                f"validation; {again}"
+            )
 
 
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
@@ -126,8 +142,8 @@ def _plain(text: str) -> str:
 class Quotes:
     """Whether a profile from elsewhere quotes what its person has in validation or test alone.
 
-    A quotation is a whole title of two words or more, or a phrase of three words or more that stands in a title; what stands
-    in a text of the person's training items too is none.
+    A quotation is a whole title of two words or more, or a phrase of three words or more that stands in a title; what
+    stands in a text of the person's training items too is none.
     """
 
     def __init__(self, ws: Workspace):
@@ -140,11 +156,15 @@ class Quotes:
         if side != "user":
             return ""
         own = [self.texts[item] for item in self.train.indices[self.train.indptr[idx] : self.train.indptr[idx + 1]]]
-        known = " ".join(_plain(part) for text in own for part in (text.title, text.category, text.subcategory, text.description))
+        known = " ".join(
+            _plain(part) for text in own for part in (text.title, text.category, text.subcategory, text.description)
+        )
         for item in self.held_out.indices[self.held_out.indptr[idx] : self.held_out.indptr[idx + 1]]:
             title = _plain(clean(self.texts[item].title))
             for phrase in map(_plain, phrases):
-                is_quotation = (phrase.count(" ") >= 4 and phrase in title) or (title.count(" ") >= 3 and title in phrase)
+                is_quotation = (phrase.count(" ") >= 4 and phrase in title) or (
+                    title.count(" ") >= 3 and title in phrase
+                )
                 if is_quotation and phrase not in known and title not in known:
                     return self.texts[item].title
         return ""

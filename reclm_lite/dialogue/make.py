@@ -30,7 +30,8 @@ SAME, NO_OTHER = "the rejected profile is the chosen one", "no profile of a simi
 
 @dataclass(frozen=True)
 class MakeSettings:
-    """What is made. form: of the prompts. rounds: 1 (nothing hidden) or 2. n_negatives: items of an rl dialogue that nobody
+    """What is made. form: of the prompts. rounds: 1 (nothing hidden) or 2. n_negatives: items of an rl dialogue that
+    nobody
     concerned has. corruptions: kind -> share.
     """
 
@@ -43,7 +44,8 @@ class MakeSettings:
 
 @dataclass(frozen=True)
 class Made:
-    """Dialogues that are written together or not at all: a Yes and its No, or a single one. counts: what they count as."""
+    """Dialogues that are written together or not at all: a Yes and its No, or a single one. counts: what they count
+    as."""
 
     dialogues: tuple[Dialogue, ...]
     counts: Counter
@@ -69,7 +71,9 @@ class Maker:
         if draw is None:
             return NO_HISTORY if side == USER else NO_TEXT
         try:
-            shown = self.writer.shortened(draw.shown, self.settings.form, lambda text: self.budget.has_room(text, reserve=self._reserve))
+            shown = self.writer.shortened(
+                draw.shown, self.settings.form, lambda text: self.budget.has_room(text, reserve=self._reserve)
+            )
         except InputError:
             return NO_TEXT
         return (draw, shown, shown != draw.shown) if shown is not None else TOO_LONG
@@ -85,7 +89,8 @@ class Maker:
         return ANSWER_TOKENS + self.budget.count(shortest) + N_SLOTS * MAX_LINE // 2
 
     def _other(self, side: str, shown: Shown, variant: int) -> Shown | None:
-        """The first round of somebody similar that shows other items: of a neighbor, or of an item that the item's users have too."""
+        """The first round of somebody similar that shows other items: of a neighbor, or of an item that the item's
+        users have too."""
         rng = self.known.lots("other", side, shown.idx, variant)
         near = list(shown.near_users) if side == USER else [items[0] for items in shown.near]
         for idx in rng.sample(near, len(near)):
@@ -98,7 +103,10 @@ class Maker:
         """(kind, the first round to ask for it); None where no kind is possible."""
         other = self._other(side, shown, variant)
         kinds = possible_kinds(
-            shown, has_others=other is not None, writes=self.teacher.writes, has_times=self.known.inputs.times is not None
+            shown,
+            has_others=other is not None,
+            writes=self.teacher.writes,
+            has_times=self.known.inputs.times is not None,
         )
         kind = draw_kind(self.settings.corruptions, kinds, self.known.lots("corruption", side, shown.idx, variant))
         if kind is None:
@@ -111,7 +119,11 @@ class Maker:
         if isinstance(found, str) or self.settings.kind == RL:
             return
         yield found[1]
-        if self.settings.kind == PREFERENCE and (rejected := self._rejected(side, found[1], variant)) and rejected[1] is not None:
+        if (
+            self.settings.kind == PREFERENCE
+            and (rejected := self._rejected(side, found[1], variant))
+            and rejected[1] is not None
+        ):
             yield rejected[1]
 
     # -- dialogues -----------------------------------------------------------------
@@ -133,17 +145,28 @@ class Maker:
     def _base(self, draw: Draw, name: str = "") -> dict:
         shown = draw.shown
         ident = f"{shown.side}:{self.known.ident(shown.side, shown.idx)}:{draw.variant}{name}"
-        return {"id": ident, "side": shown.side, "form": self.settings.form, "part": self.known.part(shown.side, shown.idx)}
+        return {
+            "id": ident,
+            "side": shown.side,
+            "form": self.settings.form,
+            "part": self.known.part(shown.side, shown.idx),
+        }
 
     def _sft(self, draw: Draw, shown: Shown, question: Message) -> Made | None:
         target = self.teacher.answer(shown, self.writer)
         if not target:
             return None
         first = (question, Message("assistant", (Span(target, TEACHER),)))
-        pair = self.draws[shown.side].pair(draw, question.text, self.settings.form) if self.settings.rounds == 2 else "asked for one round"
+        pair = (
+            self.draws[shown.side].pair(draw, question.text, self.settings.form)
+            if self.settings.rounds == 2
+            else "asked for one round"
+        )
         if isinstance(pair, str):
             if self.budget.has_room(question.text, target):
-                return Made((Dialogue(SFT, messages=first, **self._base(draw)),), Counter({f"first round alone: {pair}": 1}))
+                return Made(
+                    (Dialogue(SFT, messages=first, **self._base(draw)),), Counter({f"first round alone: {pair}": 1})
+                )
             self.left_out[TOO_LONG] += 1
             return None
         made = tuple(filter(None, (self._asked(draw, first, one) for one in pair)))
@@ -159,7 +182,9 @@ class Maker:
 
     def _asked(self, draw: Draw, first: tuple[Message, Message], one: Question) -> Dialogue | None:
         if draw.shown.side == USER:
-            spans = candidate_spans(self.known.inputs.texts[one.about], form=self.settings.form, origin=TRAIN if one.answer else CATALOGUE)
+            spans = candidate_spans(
+                self.known.inputs.texts[one.about], form=self.settings.form, origin=TRAIN if one.answer else CATALOGUE
+            )
         else:
             items = self.draws[ITEM].person(one.about, draw.shown.idx)
             spans = person_spans(self.known.inputs.show(items), form=self.settings.form)
@@ -189,7 +214,9 @@ class Maker:
         elif not (self.budget.has_room(question.text, chosen) and self.budget.has_room(question.text, rejected)):
             self.left_out[TOO_LONG] += 1
         else:
-            dialogue = Dialogue(PREFERENCE, messages=(question,), chosen=chosen, rejected=rejected, corruption=kind, **self._base(draw))
+            dialogue = Dialogue(
+                PREFERENCE, messages=(question,), chosen=chosen, rejected=rejected, corruption=kind, **self._base(draw)
+            )
             return Made((dialogue,), Counter({kind: 1}))
         return None
 
@@ -201,7 +228,10 @@ class Maker:
         self.guard.check(lists.pairs)
         texts = self.known.inputs.texts
         dialogue = Dialogue(
-            RL, messages=(question,), positives=tuple(bounded(texts[item].joined()) for item in lists.positives),
-            negatives=tuple(bounded(texts[item].joined()) for item in lists.negatives), **self._base(draw),
-        )  # fmt: skip
+            RL,
+            messages=(question,),
+            positives=tuple(bounded(texts[item].joined()) for item in lists.positives),
+            negatives=tuple(bounded(texts[item].joined()) for item in lists.negatives),
+            **self._base(draw),
+        )
         return Made((dialogue,), Counter(positives=len(lists.positives), negatives=len(lists.negatives)))

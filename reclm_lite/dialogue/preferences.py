@@ -14,8 +14,9 @@ and two of our own, a tenth each of all:
     smoothed    only what the neighbors share: the profile of a prompt without the user's own items
     stale       the profile of the oldest half of the history; users of data with times alone
 
-A merged profile is drawn in one of two forms, equally often: six and six phrases, as published, which the form of answers
-does not allow, and three and three with some of the neighbor's among them, which it does, so that only the taste tells it.
+A merged profile is drawn in one of two forms, equally often: six and six phrases, as published, which the form of
+answers does not allow, and three and three with some of the neighbor's among them, which it does, so that only the
+taste tells it.
 """
 
 import random
@@ -32,8 +33,15 @@ SMOOTHED, STALE = "smoothed", "stale"
 OF_OTHERS = (NEIGHBOR, MERGED)  # take a neighbor's profile
 ASKED = (SMOOTHED, STALE)  # are asked of the teacher
 SHARES: dict[str, float] = {
-    NEIGHBOR: 0.24, MERGED: 0.24, TRUNCATED: 0.08, DOUBLED: 0.08, EMPTY: 0.08, DOT: 0.08, SMOOTHED: 0.1, STALE: 0.1,
-}  # fmt: skip
+    NEIGHBOR: 0.24,
+    MERGED: 0.24,
+    TRUNCATED: 0.08,
+    DOUBLED: 0.08,
+    EMPTY: 0.08,
+    DOT: 0.08,
+    SMOOTHED: 0.1,
+    STALE: 0.1,
+}
 
 
 def parse_shares(text: str) -> dict[str, float]:
@@ -42,13 +50,17 @@ def parse_shares(text: str) -> dict[str, float]:
     for part in text.split(","):
         name, _, share = (piece.strip() for piece in part.partition("="))
         if name not in SHARES:
-            raise InputError(f"expected corruptions among {', '.join(SHARES)}, found {name!r}; name them with commas between")
+            raise InputError(
+                f"expected corruptions among {', '.join(SHARES)}, found {name!r}; name them with commas between"
+            )
         try:
             found[name] = float(share) if share else 1.0
         except ValueError:
             found[name] = -1.0
         if not 0 < found[name] < float("inf"):
-            raise InputError(f"expected a share above 0 for the corruption {name}, found {share!r}; write such as {name}=3")
+            raise InputError(
+                f"expected a share above 0 for the corruption {name}, found {share!r}; write such as {name}=3"
+            )
     total = sum(found.values())
     return {name: share / total for name, share in found.items()}
 
@@ -79,7 +91,8 @@ def asked_instead(kind: str, shown: Shown) -> Shown:
 
 
 def corrupted(kind: str, chosen: str, other: str, rng: random.Random) -> str | None:
-    """The rejected text. other: the neighbor's or the asked profile, empty where the kind takes none; None where it is missing."""
+    """The rejected text. other: the neighbor's or the asked profile, empty where the kind takes none; None where it is
+    missing."""
     own = parse_profile(chosen)
     if kind in (EMPTY, DOT):
         return "" if kind == EMPTY else "."

@@ -7,11 +7,13 @@ Three kinds, one line each, in the order of their making:
     rl          messages: user; texts of items that the person took (`positives`) and never touched (`negatives`)
 
 Every message is a list of spans, pairs of text and origin, and its text is theirs put together. The origin says what a
-span was made from, so that a reader can refuse what must not be learned from: `template` (fixed words), `train` (training
-interactions), `catalogue` (texts of items, whoever touched them), `teacher` (a first-round answer), `label` (a second-round
+span was made from, so that a reader can refuse what must not be learned from: `template` (fixed words), `train`
+(training interactions), `catalogue` (texts of items, whoever touched them), `teacher` (a first-round answer), `label`
+(a second-round
 answer). There are no others: validation and test interactions have no name here.
 
-`part` is `train` or `held_out`: dialogues that are never trained on, to measure with. Both come from training interactions.
+`part` is `train` or `held_out`: dialogues that are never trained on, to measure with. Both come from training
+interactions.
 """
 
 import json
@@ -70,7 +72,13 @@ class Dialogue:
 
     def as_json(self) -> dict[str, Any]:
         """The object that stands on its line."""
-        found: dict[str, Any] = {"kind": self.kind, "id": self.id, "side": self.side, "form": self.form, "part": self.part}
+        found: dict[str, Any] = {
+            "kind": self.kind,
+            "id": self.id,
+            "side": self.side,
+            "form": self.form,
+            "part": self.part,
+        }
         found["messages"] = [{"role": m.role, "spans": [[s.text, s.origin] for s in m.spans]} for m in self.messages]
         if self.kind == PREFERENCE:
             found |= {"chosen": self.chosen, "rejected": self.rejected, "corruption": self.corruption}
@@ -87,12 +95,14 @@ def line_of(dialogue: Dialogue) -> str:
 def read_dialogues(path: Path, kind: str, *, part: str | None = None) -> Iterator[Dialogue]:
     """The dialogues of a file, one by one. part: "train" or "held_out" alone.
 
-    Raises InputError naming the line where the file is not there, a line is not a dialogue of this kind, or a span has an
-    origin that may not be learned from.
+    Raises InputError naming the line where the file is not there, a line is not a dialogue of this kind, or a span has
+    an origin that may not be learned from.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"expected a file of dialogues at {path}, found none; make it with `reclm dialogue build {kind}`")
+        raise InputError(
+            f"expected a file of dialogues at {path}, found none; make it with `reclm dialogue build {kind}`"
+        )
     n_lines = 0
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(_decoded(file, path), 1):
@@ -103,14 +113,18 @@ def read_dialogues(path: Path, kind: str, *, part: str | None = None) -> Iterato
             if part is None or dialogue.part == part:
                 yield dialogue
     if not n_lines:
-        raise InputError(f"expected dialogues in {path}, found an empty file; make it anew with `reclm dialogue build {kind}`")
+        raise InputError(
+            f"expected dialogues in {path}, found an empty file; make it anew with `reclm dialogue build {kind}`"
+        )
 
 
 def _decoded(file: Iterable[str], path: Path) -> Iterator[str]:
     try:
         yield from file
     except UnicodeDecodeError as error:
-        raise InputError(f"expected UTF-8 text in {path}, found {error.reason} at byte {error.start}; save it as UTF-8") from error
+        raise InputError(
+            f"expected UTF-8 text in {path}, found {error.reason} at byte {error.start}; save it as UTF-8"
+        ) from error
 
 
 def _parsed(line: str, kind: str, where: str) -> Dialogue:
@@ -120,29 +134,46 @@ def _parsed(line: str, kind: str, where: str) -> Dialogue:
         raise InputError(f"expected JSON on {where}, found: {error}; write one object a line") from error
     if not isinstance(entry, dict) or entry.get("kind") != kind:
         found = entry.get("kind") if isinstance(entry, dict) else type(entry).__name__
-        raise InputError(f"expected a dialogue of kind {kind!r} on {where}, found {found!r}; give the file of `reclm dialogue build {kind}`")
+        raise InputError(
+            f"expected a dialogue of kind {kind!r} on {where}, found {found!r}; give the file of `reclm dialogue "
+            f"build {kind}`"
+        )
     try:
         messages = tuple(
-            Message(_one_of(m["role"], ("user", "assistant")), tuple(Span(_text(text), _one_of(origin, ORIGINS)) for text, origin in m["spans"]))
+            Message(
+                _one_of(m["role"], ("user", "assistant")),
+                tuple(Span(_text(text), _one_of(origin, ORIGINS)) for text, origin in m["spans"]),
+            )
             for m in entry["messages"]
         )
         dialogue = Dialogue(
-            kind, _text(entry["id"]), _one_of(entry["side"], ("user", "item")), _one_of(entry["form"], FORMS),
-            _one_of(entry["part"], PARTS), messages,
+            kind,
+            _text(entry["id"]),
+            _one_of(entry["side"], ("user", "item")),
+            _one_of(entry["form"], FORMS),
+            _one_of(entry["part"], PARTS),
+            messages,
             chosen=_text(entry["chosen"]) if kind == PREFERENCE else "",
             rejected=_text(entry["rejected"]) if kind == PREFERENCE else "",
             corruption=_text(entry["corruption"]) if kind == PREFERENCE else "",
             positives=tuple(map(_text, entry["positives"])) if kind == RL else (),
             negatives=tuple(map(_text, entry["negatives"])) if kind == RL else (),
-        )  # fmt: skip
+        )
     except KeyError as error:
-        raise InputError(f"expected the field {error} on {where}, found none; make the file anew with `reclm dialogue build {kind}`") from error
+        raise InputError(
+            f"expected the field {error} on {where}, found none; make the file anew with `reclm dialogue build {kind}`"
+        ) from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"expected a dialogue on {where}, found: {error}; make the file anew with `reclm dialogue build {kind}`") from error
+        raise InputError(
+            f"expected a dialogue on {where}, found: {error}; make the file anew with `reclm dialogue build {kind}`"
+        ) from error
     roles = [message.role for message in messages]
     wanted = [["user", "assistant"], ["user", "assistant"] * 2] if kind == SFT else [["user"]]
     if roles not in wanted:
-        raise InputError(f"expected messages of {' or '.join(', '.join(w) for w in wanted)} on {where}, found {', '.join(roles) or 'none'}")
+        raise InputError(
+            f"expected messages of {' or '.join(', '.join(w) for w in wanted)} on {where}, found "
+            f"{', '.join(roles) or 'none'}"
+        )
     return dialogue
 
 

@@ -4,16 +4,20 @@ From training interactions alone. The first round shows a user's history less a 
 histories. The second asks about one hidden item (Yes) and, in another dialogue with the same first round, about an item
 that similar users have and the user has never touched in training (No); so there are as many Yes as No.
 
-- Hidden is a fifth of the history, at least one item and at most MAX_HIDDEN; the one asked about is one that neighbors have,
+- Hidden is a fifth of the history, at least one item and at most MAX_HIDDEN; the one asked about is one that neighbors
+have,
   where there is any. Items with the same title go together: what is hidden stands in no line of the user's own.
-- The neighbors are found anew from what is shown. Those of the whole history were found by the hidden items as well: where
-  histories are short they all have them, and their other items are like what is shown, so that a model would learn to say
-  No to what is alike.
+- The neighbors are found anew from what is shown. Those of the whole history were found by the hidden items as well:
+where
+  histories are short they all have them, and their other items are like what is shown, so that a model would learn to
+  say No to what is alike.
 - Whoever has items of one title only has nothing to hide, and gets a first round alone.
-- A No is found where its Yes is, so that nothing but taste tells them apart: among the items of neighbors ("near"), else of the
-  neighbors' neighbors ("second"), else of anybody ("far"). Of these it is one that stands in the prompt if the Yes does and
-  else does not, that as many neighbors have, and that is about as popular.
-- Every item the user has in training is excluded from the No, shown or hidden. Validation and test are not looked at, or
+- A No is found where its Yes is, so that nothing but taste tells them apart: among the items of neighbors ("near"),
+else of the
+  neighbors' neighbors ("second"), else of anybody ("far"). Of these it is one that stands in the prompt if the Yes does
+  and else does not, that as many neighbors have, and that is about as popular.
+- Every item the user has in training is excluded from the No, shown or hidden. Validation and test are not looked at,
+or
   their absence among the No would tell of them; so a few No are items the user takes later: noise in the labels.
 """
 
@@ -60,13 +64,19 @@ class UserRounds:
         own = self.inputs.by_age(user)
         hidden = self._hidden(user, own, variant) if hide else ()
         shown = self._shown(own, hidden)
-        ids = [other for other in self._neighbors(variant)[user].tolist() if other >= 0] if hidden else self.inputs.neighbor_ids(user)
+        ids = (
+            [other for other in self._neighbors(variant)[user].tolist() if other >= 0]
+            if hidden
+            else self.inputs.neighbor_ids(user)
+        )
         near = sorted((self.inputs.items_of(other), other) for other in ids)
         if not own and not near:
             return None
         items, users = tuple(items for items, _ in near), tuple(other for _, other in near)
         held = self._held(items)
-        hidden = tuple(sorted(hidden, key=lambda item: held[self.known.keys[item]] == 0))  # else in the order of their draw
+        hidden = tuple(
+            sorted(hidden, key=lambda item: held[self.known.keys[item]] == 0)
+        )  # else in the order of their draw
         return Draw(Shown(USER, user, shown, items, users), hidden, variant)
 
     def _hidden(self, user: int, own: tuple[int, ...], variant: int) -> tuple[int, ...]:
@@ -88,7 +98,8 @@ class UserRounds:
         return self.known.distinct([item for other in sorted(others) for item in self.inputs.items_of(other)], without)
 
     def pair(self, draw: Draw, prompt: str, form: str) -> tuple[Question, Question] | str:
-        """The Yes and the No to a first round whose text is `prompt`; the reason in words where there is no such pair."""
+        """The Yes and the No to a first round whose text is `prompt`; the reason in words where there is no such
+        pair."""
         if not draw.hidden:
             return NOTHING_HIDDEN
         known, keys, shown = self.known, self.known.keys, draw.shown
@@ -104,9 +115,15 @@ class UserRounds:
             return (from_phrase(title) if form == COMPACT else title) in prompt
 
         told = is_shown(yes)
-        no = best_of(list(pool.values()), rng, lambda item: (
-            is_shown(item) != told, abs(held[keys[item]] - held[keys[yes]]), round(abs(known.popularity[item] - known.popularity[yes]), 1),
-        ))  # fmt: skip
+        no = best_of(
+            list(pool.values()),
+            rng,
+            lambda item: (
+                is_shown(item) != told,
+                abs(held[keys[item]] - held[keys[yes]]),
+                round(abs(known.popularity[item] - known.popularity[yes]), 1),
+            ),
+        )
         takers = tuple((other, no) for other, items in zip(shown.near_users, shown.near, strict=True) if no in items)
         return Question(True, yes, ((shown.idx, yes),), told, found), Question(False, no, takers, is_shown(no), found)
 
@@ -114,7 +131,9 @@ class UserRounds:
         """Where a title is found: with neighbors, with their neighbors (`second`), or with anybody."""
         return "near" if held[key] else "second" if key in second else "far"
 
-    def _pool_of(self, yes: int, shown: Shown, own: set[int], held: Counter, rng: random.Random) -> tuple[str, dict[int, int]]:
+    def _pool_of(
+        self, yes: int, shown: Shown, own: set[int], held: Counter, rng: random.Random
+    ) -> tuple[str, dict[int, int]]:
         """Where the item of a Yes is found, and what the user has not among what is there too."""
         key = self.known.keys[yes]
         second = self._second(shown, own - {key} | set(held)) if shown.near and not held[key] else {}
@@ -128,10 +147,11 @@ class UserRounds:
         return self.known.distinct([item for items in shown.near for item in items], without)
 
     def lists(self, draw: Draw, n_negatives: int) -> Lists | str:
-        """Hidden items, and items that the user has never touched from where those are found; the reason where one is empty.
+        """Hidden items, and items that the user has never touched from where those are found; the reason where one is
+        empty.
 
-        As in a pair, both come from one pool: were negatives always what similar users have, the least alike of the shown items
-        would have the best rank, since a hidden item mostly lies farther away.
+        As in a pair, both come from one pool: were negatives always what similar users have, the least alike of the
+        shown items would have the best rank, since a hidden item mostly lies farther away.
         """
         if not draw.hidden:
             return NOTHING_HIDDEN

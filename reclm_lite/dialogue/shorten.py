@@ -7,10 +7,13 @@ left, the neighbors are left out and items counted anew. Left out: what room is 
 from collections.abc import Callable
 
 
-def longest(write: Callable[[int, list], str], n_own: int, most: int, near: list, has_room: Callable[[str], bool]) -> tuple[str, int]:
+def longest(
+    write: Callable[[int, list], str], n_own: int, most: int, near: list, has_room: Callable[[str], bool]
+) -> tuple[str, int]:
     """(text, number of own items in it): the longest prompt that has room, or the shortest where none has.
 
-    write: makes the prompt of so many of the newest own items and of neighbors. most: own items that the form shows at most, of n_own.
+    write: makes the prompt of so many of the newest own items and of neighbors. most: own items that the form shows at
+    most, of n_own.
     """
     text = write(most, near)
     if has_room(text):

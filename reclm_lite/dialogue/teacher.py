@@ -1,4 +1,5 @@
-"""Who gives the first-round answers: what a build asks of a teacher. The teachers themselves are `profiles/targets.py`."""
+"""Who gives the first-round answers: what a build asks of a teacher. The teachers themselves are
+`profiles/targets.py`."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,8 +11,9 @@ from .first import Shown, Writer
 class Teacher(Protocol):
     """Profiles for first rounds.
 
-    identity: what decides the answers, without paths. writes: whether it answers any first round, such as one of neighbors
-    alone, and not only knows people's profiles. is_whole: whether its profiles were made from whole histories, hidden items
+    identity: what decides the answers, without paths. writes: whether it answers any first round, such as one of
+    neighbors alone, and not only knows people's profiles. is_whole: whether its profiles were made from whole
+    histories, hidden items
     included. left_out: counts, by reason, the answers that cannot be used. writer: makes prompts of what is shown.
     """
 
@@ -21,7 +23,8 @@ class Teacher(Protocol):
     left_out: Counter
 
     def prepare(self, asked: Iterable[Shown], writer: Writer) -> None:
-        """Called once before `answer`, with everything that will be asked; one that answers at once does not look at it."""
+        """Called once before `answer`, with everything that will be asked; one that answers at once does not look at
+        it."""
 
     def answer(self, shown: Shown, writer: Writer) -> str:
         """A profile in the usual form, or an empty text where there is none (counted in `left_out`)."""

@@ -1,6 +1,7 @@
 """What is shown of a history: the choice of topics, lines and items, before any wording (`templates` has the wording).
 
-A view depends on the *sets* of items and of neighbors, not on their order or repetition. It has three topics and three lines.
+A view depends on the *sets* of items and of neighbors, not on their order or repetition. It has three topics and three
+lines.
 
 - Topics are those of the whole history, the ones that set it apart first (relative to the catalogue where `stats` is
   given), with the neighbors' topics counted at a quarter of the weight; then topics the user lacks and at least half
@@ -156,7 +157,14 @@ def _entry(item: ItemText) -> Entry:
     narrow = {cut(topic, MAX_TOPIC) for topic in every if topic not in broad} - {""}
     title = cut(title, MAX_LINE) or ", ".join(topics)
     film = bool(closing_year(item.title)[1])
-    return Entry(topics, cut(" / ".join(sorted(narrow) or topics), MAX_TOPIC), title, description, frozenset(w.lower() for w in words(title)), film)
+    return Entry(
+        topics,
+        cut(" / ".join(sorted(narrow) or topics), MAX_TOPIC),
+        title,
+        description,
+        frozenset(w.lower() for w in words(title)),
+        film,
+    )
 
 
 def _topic_weights(
@@ -211,7 +219,9 @@ def prompt_view(
         lines = _fill(_parts(chosen, near, stats), lines)
     lines = _fill([*near_titles, *topics], lines)
     if not lines:
-        raise InputError("expected words in the items' texts, found only punctuation; give the items titles or descriptions")
+        raise InputError(
+            "expected words in the items' texts, found only punctuation; give the items titles or descriptions"
+        )
     film = (chosen or near[0])[0].film
     lines = _fill(_FILLERS, lines)
     topics += [cut(leading_phrase(line), MAX_TOPIC) for line in lines]
@@ -276,7 +286,9 @@ def _parts(chosen: list[Entry], near: Sequence[Sequence[Entry]], stats: PhraseSt
             start = 0
             for phrase in _phrases(text):
                 start = max(start, text.find(phrase, start))
-                weight = sum((stats.idf(w) if stats else 1.0) * (1.25 if w in told else 1.0) for w in phrase.lower().split())
+                weight = sum(
+                    (stats.idf(w) if stats else 1.0) * (1.25 if w in told else 1.0) for w in phrase.lower().split()
+                )
                 ranked.append((-round(weight, 6), len(ranked), cut(text[start : start + _PART_CHARS], MAX_LINE)))
                 start += len(phrase)
         found += [part for _, _, part in sorted(ranked)]
@@ -305,7 +317,9 @@ def _choose(own: Sequence[Entry], weights: dict[str, float], stats: PhraseStats 
     return chosen
 
 
-def _near(near: Sequence[Sequence[Entry]], own: Sequence[Entry], weights: dict[str, float]) -> tuple[list[str], list[str]]:
+def _near(
+    near: Sequence[Sequence[Entry]], own: Sequence[Entry], weights: dict[str, float]
+) -> tuple[list[str], list[str]]:
     """The neighbors' topics and titles that the user does not have, most common first."""
     have = {entry.key for entry in own}
     held = Counter(entry for entries in near for entry in entries if entry.key not in have)
@@ -328,7 +342,8 @@ def shown_title(item: ItemText) -> str:
 
 
 def title_key(item: ItemText) -> str:
-    """What tells an item by its words: equal for items that a prompt would call the same; empty where there are none."""
+    """What tells an item by its words: equal for items that a prompt would call the same; empty where there are
+    none."""
     return shown_title(item).casefold()
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 
 
-def bootstrap_mean(values: np.ndarray, *, n_resamples: int = 1000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_mean(
+    values: np.ndarray, *, n_resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
     """The percentile interval of the mean of `values` (n,) when users are drawn again with replacement.
 
     Draws how often each distinct value occurs (a multinomial), which is the same and needs no (n_resamples, n) array:

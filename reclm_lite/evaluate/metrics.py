@@ -1,8 +1,8 @@
 """Recall and NDCG at k, for each user; binary relevance.
 
-    recall@k = hits in the first k / n_relevant
-    ndcg@k   = sum over hits at rank r (from 0) of 1 / log2(r + 2), over the same for a perfect ranking,
-               whose first min(k, n_relevant) places are hits
+recall@k = hits in the first k / n_relevant
+ndcg@k   = sum over hits at rank r (from 0) of 1 / log2(r + 2), over the same for a perfect ranking,
+           whose first min(k, n_relevant) places are hits
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,9 @@ def ranking_metrics(ids: np.ndarray, relevant: sp.csr_matrix, ks: Sequence[int])
     """
     n, n_relevant = len(ids), np.diff(relevant.indptr)
     if n != relevant.shape[0] or ids.shape[1] < max(ks) or (n_relevant < 1).any():
-        raise ValueError(f"expected a list of {max(ks)} ids and at least one relevant item for each of {relevant.shape[0]} users")
+        raise ValueError(
+            f"expected a list of {max(ks)} ids and at least one relevant item for each of {relevant.shape[0]} users"
+        )
     width = ids.shape[1]
     places = hit_places(ids, relevant.indptr, relevant.indices)
     rows = np.repeat(np.arange(n), n_relevant)

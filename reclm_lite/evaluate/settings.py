@@ -25,7 +25,8 @@ KS = (20, 40)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """users: int32 (n,), who was ranked. per_user: float64 (n,) for each metric. means: their averages (NaN for no users)."""
+    """users: int32 (n,), who was ranked. per_user: float64 (n,) for each metric. means: their averages (NaN for no
+    users)."""
 
     setting: str
     users: np.ndarray
@@ -41,7 +42,12 @@ class Evaluation:
 
 
 def evaluate(
-    source: Workspace | Split, fitted: FittedModel, setting: str, ks: Sequence[int] = KS, *, n_threads: int | None = None
+    source: Workspace | Split,
+    fitted: FittedModel,
+    setting: str,
+    ks: Sequence[int] = KS,
+    *,
+    n_threads: int | None = None,
 ) -> Evaluation:
     """Rank every user of a setting. `setting` is "full" or "unseen"."""
     split = load_split(source) if isinstance(source, Workspace) else source
@@ -110,7 +116,11 @@ def evaluate_workspace(
         name = artefact_name(model, profiles)
         try:
             changed = ws.stale_inputs(name)
-            reason = f"{', '.join(changed)} changed since it was fitted: run `{fit_command(ws, model, profiles)}`" if changed else ""
+            reason = (
+                f"{', '.join(changed)} changed since it was fitted: run `{fit_command(ws, model, profiles)}`"
+                if changed
+                else ""
+            )
             if not changed:
                 models.append(load(ws, model, profiles))
         except WorkspaceError as error:
@@ -134,6 +144,7 @@ def _row(fitted: FittedModel, result: Evaluation, ci95: bool) -> dict:
     row["n_users"] = result.n_users
     if ci95:
         row["ci95"] = {
-            metric: list(bootstrap_mean(values)) if result.n_users else None for metric, values in result.per_user.items()
+            metric: list(bootstrap_mean(values)) if result.n_users else None
+            for metric, values in result.per_user.items()
         }
     return row

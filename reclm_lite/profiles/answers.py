@@ -1,7 +1,7 @@
 """What a source of profiles is asked and what it answers: the vocabulary between a run, its sources and the store.
 
-A source (`sources/`) is a GGUF model, the rules, an endpoint, or any of these on a cluster. It gets groups (a prompt and
-the users or items that share it) and gives generations back, in whatever order they finish.
+A source (`sources/`) is a GGUF model, the rules, an endpoint, or any of these on a cluster. It gets groups (a prompt
+and the users or items that share it) and gives generations back, in whatever order they finish.
 """
 
 import contextlib
@@ -52,7 +52,8 @@ class Spent:
     """What answers took, summed up by a source as it goes.
 
     n_prompt_tokens: of all prompts; n_shared_tokens: those of them that needed no decoding, since another prompt began
-    alike; n_new_tokens: written or forced. announced_bytes: memory that the source said it would take, the process included.
+    alike; n_new_tokens: written or forced. announced_bytes: memory that the source said it would take, the process
+    included.
     """
 
     n_answers: int = 0
@@ -66,9 +67,9 @@ class Spent:
 class Brake:
     """How a run stops a source before its prompts are done, from any thread.
 
-    `drain`: begin no further prompt, finish those begun. `stop`: give up those begun as well. seconds_each: how long one
-    prompt takes from its beginning to its answer, as the source has seen it (0: not known yet). begun: when the source began
-    with the first prompt, its model being loaded (`time.monotonic()` seconds; None: not yet, or not told).
+    `drain`: begin no further prompt, finish those begun. `stop`: give up those begun as well. seconds_each: how long
+    one prompt takes from its beginning to its answer, as the source has seen it (0: not known yet). begun: when the
+    source began with the first prompt, its model being loaded (`time.monotonic()` seconds; None: not yet, or not told).
     """
 
     def __init__(self) -> None:
@@ -116,7 +117,8 @@ class Source(Protocol):
     spent: Spent
 
     def identity(self, sampling: Sampling) -> str:
-        """What decides an answer besides the prompt: generations are addressed by it, so it names no file and no host."""
+        """What decides an answer besides the prompt: generations are addressed by it, so it names no file and no
+        host."""
 
     def label(self, sampling: Sampling) -> str:
         """The identity with a name that people know."""
@@ -124,7 +126,9 @@ class Source(Protocol):
     def has_room(self, prompt: str) -> bool:
         """Whether prompt and answer fit the model's context."""
 
-    def answers(self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake) -> Iterator[tuple[Group, Generation]]:
+    def answers(
+        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+    ) -> Iterator[tuple[Group, Generation]]:
         """Answer each group once, in any order; `groups` come the most valuable first. Obeys `brake`."""
 
     def close(self) -> None:
@@ -134,19 +138,23 @@ class Source(Protocol):
 def judge(key: str, raw: str, finish: str, *, n_ctx: int = 0, **counts: object) -> Generation:
     """An answer as a generation with its status and, unless it is ok, the reason.
 
-    An answer of more than MAX_ANSWER_CHARS is no profile, and only its beginning is kept. finish: "stop", "length" (cut off) or
-    "too_long" (the prompt was not tried: the context has n_ctx tokens). counts: further fields of `Generation`.
+    An answer of more than MAX_ANSWER_CHARS is no profile, and only its beginning is kept. finish: "stop", "length" (cut
+    off) or "too_long" (the prompt was not tried: the context has n_ctx tokens). counts: further fields of `Generation`.
     """
     status, reason, n_chars = OK, "", len(raw)
     raw = raw[:MAX_ANSWER_CHARS]
     if finish == "too_long":
-        status, reason = TOO_LONG, f"the prompt has {counts['n_prompt_tokens']} tokens, too many for a context of {n_ctx}"
+        status, reason = (
+            TOO_LONG,
+            f"the prompt has {counts['n_prompt_tokens']} tokens, too many for a context of {n_ctx}",
+        )
     elif finish == "length":
         status, reason = TRUNCATED, f"the answer did not end within {counts.get('n_new_tokens', 0)} tokens"
     elif n_chars > MAX_ANSWER_CHARS:
         status = INVALID
         reason = (
-            f"expected a line of at most {MAX_ANSWER_CHARS:,} characters, found {n_chars:,}, of which the first {MAX_ANSWER_CHARS:,} "
+            f"expected a line of at most {MAX_ANSWER_CHARS:,} characters, found {n_chars:,}, of which the first "
+            f"{MAX_ANSWER_CHARS:,} "
             "are kept; generate the profile again"
         )
     else:

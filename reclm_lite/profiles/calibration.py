@@ -33,7 +33,9 @@ def sample_prompts(root: Path | None = None, *, n: int = N_PROMPTS, instruct: bo
         if len(prompts) == n:
             break
     if not prompts:
-        raise InputError(f"expected users with an item that has a text in {root}, found none; give texts with --calibration FILE")
+        raise InputError(
+            f"expected users with an item that has a text in {root}, found none; give texts with --calibration FILE"
+        )
     return list(prompts)
 
 
@@ -64,7 +66,8 @@ def _demo_inputs() -> ProfileInputs:
 
 
 def read_texts(path: Path) -> list[str]:
-    """The prompts of a file: `.jsonl` with a "text" or "prompt" on each line, or plain text, prompts apart by blank lines.
+    """The prompts of a file: `.jsonl` with a "text" or "prompt" on each line, or plain text, prompts apart by blank
+    lines.
 
     Raises InputError naming the line where the file cannot be read so, and where it holds no text.
     """
@@ -74,11 +77,15 @@ def read_texts(path: Path) -> list[str]:
     try:
         whole = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"expected UTF-8 text in {path}, found {error.reason} at byte {error.start}; save it as UTF-8") from error
+        raise InputError(
+            f"expected UTF-8 text in {path}, found {error.reason} at byte {error.start}; save it as UTF-8"
+        ) from error
     texts = _jsonl(path, whole) if path.suffix.lower() == ".jsonl" else _blocks(whole)
     texts = [text for text in texts if text.strip()]
     if not texts:
-        raise InputError(f"expected calibration texts in {path}, found none; write prompts with a blank line between them")
+        raise InputError(
+            f"expected calibration texts in {path}, found none; write prompts with a blank line between them"
+        )
     return texts
 
 
@@ -101,11 +108,15 @@ def _jsonl(path: Path, whole: str) -> list[str]:
         try:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(f"expected JSON on line {number} of {path}, found: {error}; write one object a line") from error
+            raise InputError(
+                f"expected JSON on line {number} of {path}, found: {error}; write one object a line"
+            ) from error
         text = entry if isinstance(entry, str) else None
         if isinstance(entry, dict):
             text = entry.get("text", entry.get("prompt"))
         if not isinstance(text, str):
-            raise InputError(f'expected {{"text": …}} on line {number} of {path}, found {line.strip()[:60]}; write one object a line')
+            raise InputError(
+                f'expected {{"text": …}} on line {number} of {path}, found {line.strip()[:60]}; write one object a line'
+            )
         texts.append(text)
     return texts

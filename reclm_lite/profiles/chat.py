@@ -1,8 +1,8 @@
 """A chat model's template, reduced to the text before and the text after one user message.
 
-The template (Jinja, from the GGUF's `tokenizer.chat_template`) is rendered once around a marker, in a process with limits
-(`chat_template`); only the text around the marker may hold special tokens, the message itself never does. A template that
-asks for the date (Llama 3.1's) is always told the same one: a prompt must not change overnight.
+The template (Jinja, from the GGUF's `tokenizer.chat_template`) is rendered once around a marker, in a process with
+limits (`chat_template`); only the text around the marker may hold special tokens, the message itself never does. A
+template that asks for the date (Llama 3.1's) is always told the same one: a prompt must not change overnight.
 """
 
 import hashlib
@@ -36,14 +36,17 @@ def context_of(model: Model, messages: list[dict[str, str]]) -> dict[str, Any]:
         return model.piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else ""
 
     return {
-        "messages": messages, "add_generation_prompt": True,
-        "eos_token": text_of(lib.llama_vocab_eos(model.vocab)), "bos_token": text_of(lib.llama_vocab_bos(model.vocab)),
+        "messages": messages,
+        "add_generation_prompt": True,
+        "eos_token": text_of(lib.llama_vocab_eos(model.vocab)),
+        "bos_token": text_of(lib.llama_vocab_bos(model.vocab)),
         **dict.fromkeys(("functions", "function_call", "tools", "tool_choice")),
-    }  # fmt: skip
+    }
 
 
 def chat_wrap(model: Model) -> ChatWrap | None:
-    """The wrap of a model's own chat template, or None where it has none. Raises ModelError if it cannot be rendered."""
+    """The wrap of a model's own chat template, or None where it has none. Raises ModelError if it cannot be
+    rendered."""
     template = model.gguf.metadata.get("tokenizer.chat_template")
     if not isinstance(template, str) or not template.strip():
         return None
@@ -61,7 +64,8 @@ def chat_wrap(model: Model) -> ChatWrap | None:
         )
     if len(before) + len(after) > MAX_WRAP_CHARS:
         raise ModelError(
-            f"expected the chat template of {model.path} to put at most {MAX_WRAP_CHARS:,} characters around a message, "
+            f"expected the chat template of {model.path} to put at most {MAX_WRAP_CHARS:,} characters around a "
+            "message, "
             f"found {len(before) + len(after):,}; use a GGUF with a plain template, or none"
         )
     digest = hashlib.sha256("\0".join((template, before, after)).encode("utf-8", "backslashreplace"))

@@ -88,7 +88,12 @@ START = Place()
 
 def _has_room(phrase: str) -> bool:
     """Whether a phrase, its last word perhaps not whole, is short enough and holds no id."""
-    if len(phrase) <= MAX_PHRASE_CHARS and phrase.count(" ") < MAX_WORDS and phrase.isprintable() and not _DIGIT.search(phrase):
+    if (
+        len(phrase) <= MAX_PHRASE_CHARS
+        and phrase.count(" ") < MAX_WORDS
+        and phrase.isprintable()
+        and not _DIGIT.search(phrase)
+    ):
         return True
     words = phrase.split()
     return len(words) <= MAX_WORDS and len(" ".join(words)) <= MAX_PHRASE_CHARS and not any(map(looks_like_id, words))

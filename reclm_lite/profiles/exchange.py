@@ -1,7 +1,8 @@
 """Profiles as files: out of a workspace and into another one, by the ids of users and items.
 
-Written are JSON lines or CSV with the columns of `COLUMNS`; read are these, other files with at least `id` and `profile`, and
-the published CSV files (`UID,Input,Response`). An import is one transaction: a line that cannot be imported stops all of it,
+Written are JSON lines or CSV with the columns of `COLUMNS`; read are these, other files with at least `id` and
+`profile`, and the published CSV files (`UID,Input,Response`). An import is one transaction: a line that cannot be
+imported stops all of it,
 unless it is to be left out. Left out: numbers of users and items (they differ between workspaces), and generations.
 """
 
@@ -82,7 +83,9 @@ def format_of(path: Path | None, asked: str | None) -> str:
     if asked is not None or path is None:
         return asked or JSONL
     if path.suffix.lower() not in _BY_SUFFIX:
-        raise InputError(f"expected a file that ends in {', '.join(_BY_SUFFIX)}, found {path}: rename it, or name its --format")
+        raise InputError(
+            f"expected a file that ends in {', '.join(_BY_SUFFIX)}, found {path}: rename it, or name its --format"
+        )
     return _BY_SUFFIX[path.suffix.lower()]
 
 
@@ -106,8 +109,9 @@ def export_profiles(ws: Workspace, handle: BinaryIO, sides: tuple[str, ...] = SI
         for side in map(one_side, sides):
             rows = ws.db.execute(
                 f"SELECT side, {side}_id, text, status, source, reason, basis, created FROM profiles "
-                f"JOIN {side}s ON {side}_idx = idx WHERE side=? ORDER BY idx", (side,),
-            )  # fmt: skip
+                f"JOIN {side}s ON {side}_idx = idx WHERE side=? ORDER BY idx",
+                (side,),
+            )
             for row in rows:
                 if form == CSV:
                     cells = [marked(cell) for cell in row]  # a spreadsheet shows what would be a formula as text
@@ -124,8 +128,11 @@ def export_profiles(ws: Workspace, handle: BinaryIO, sides: tuple[str, ...] = SI
     return n
 
 
-def export_to_file(ws: Workspace, path: Path, sides: tuple[str, ...] = SIDES, form: str = JSONL, *, force: bool = False) -> int:
-    """`export_profiles` into a file that appears whole or not at all. Raises InputError where it is there and not `force`."""
+def export_to_file(
+    ws: Workspace, path: Path, sides: tuple[str, ...] = SIDES, form: str = JSONL, *, force: bool = False
+) -> int:
+    """`export_profiles` into a file that appears whole or not at all. Raises InputError where it is there and not
+    `force`."""
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"expected a file in a folder that exists, found {path}: name another file")
     if path.is_file() and not force:
@@ -138,24 +145,33 @@ def export_to_file(ws: Workspace, path: Path, sides: tuple[str, ...] = SIDES, fo
 
 
 def import_profiles(
-    ws: Workspace, path: Path, *, side: str | None = None, form: str | None = None, overwrite: bool = False, skip_invalid: bool = False
+    ws: Workspace,
+    path: Path,
+    *,
+    side: str | None = None,
+    form: str | None = None,
+    overwrite: bool = False,
+    skip_invalid: bool = False,
 ) -> ImportSummary:
     """Take the profiles of a file, checked and in the usual form, all or nothing; no model writes over them afterwards.
 
-    side: of lines that name none; of others, the only one to take. overwrite: also what a person wrote here. skip_invalid:
-    leave out the lines that cannot be imported. Raises InputError, which names the first of those lines.
+    side: of lines that name none; of others, the only one to take. overwrite: also what a person wrote here.
+    skip_invalid: leave out the lines that cannot be imported. Raises InputError, which names the first of those lines.
     """
     side = side and one_side(side)
     form = format_of(path, form)
     if form == RECLM and side is None:
-        raise InputError("expected --side users or --side items with the format reclm, found none: its files do not say whose they are")
+        raise InputError(
+            "expected --side users or --side items with the format reclm, found none: its files do not say whose they "
+            "are"
+        )
     read_source(path)
     with ws.writing():
         taking = _Taking(ws, path.name, side, overwrite)
         try:
             ws.db.execute("BEGIN IMMEDIATE")
             n_lines = 0
-            for n_lines, (line, row) in enumerate(_rows(path, form), 1):
+            for n_lines, (line, row) in enumerate(_rows(path, form), 1):  # noqa: B007  (counted for what follows the loop)
                 try:
                     taking.take(line, row)
                 except (_Bad, ProfileFormatError) as error:
@@ -165,11 +181,15 @@ def import_profiles(
                 raise InputError(f"{path} holds no profiles: expected at least one row")
             if summary.n_bad and not skip_invalid:
                 raise InputError(
-                    f"{path}: {summary.n_bad:,} of {counted(n_lines, 'row')} cannot be imported ({_first(summary.bad, summary.n_bad)}); "
+                    f"{path}: {summary.n_bad:,} of {counted(n_lines, 'row')} cannot be imported "
+                    f"({_first(summary.bad, summary.n_bad)}); "
                     "nothing was imported: mend them, or leave them out with --skip-invalid"
                 )
             if summary.n_bad == n_lines:
-                raise InputError(f"{path}: not one of its {counted(n_lines, 'row')} can be imported ({_first(summary.bad, summary.n_bad)})")
+                raise InputError(
+                    f"{path}: not one of its {counted(n_lines, 'row')} can be imported "
+                    f"({_first(summary.bad, summary.n_bad)})"
+                )
             ws.db.commit()
         except BaseException:
             ws.db.rollback()
@@ -177,10 +197,14 @@ def import_profiles(
     return summary
 
 
-def read_profiles(ws: Workspace, path: Path, *, side: str | None = None, form: str | None = None) -> tuple[dict[tuple[str, int], str], int]:
-    """({(side, index): text}, how many rows were passed over) of a file, without storing anything; texts as they stand there.
+def read_profiles(
+    ws: Workspace, path: Path, *, side: str | None = None, form: str | None = None
+) -> tuple[dict[tuple[str, int], str], int]:
+    """({(side, index): text}, how many rows were passed over) of a file, without storing anything; texts as they stand
+    there.
 
-    Passed over are rows of people and items that the workspace does not know, that came before, without a text, and invalid ones.
+    Passed over are rows of people and items that the workspace does not know, that came before, without a text, and
+    invalid ones.
     """
     side = side and one_side(side)
     form = format_of(path, form)
@@ -238,7 +262,13 @@ class _Taking:
             return
         if "profile" not in row or not isinstance(row["profile"], str):
             raise _Bad("expected a text under 'profile', found none")
-        self._put(side, idx, format_profile(parse_profile(row["profile"])), "edited" if status == "edited" else "imported", row)
+        self._put(
+            side,
+            idx,
+            format_profile(parse_profile(row["profile"])),
+            "edited" if status == "edited" else "imported",
+            row,
+        )
 
     def _side(self, row: Mapping[str, object]) -> str:
         found = _text(row, "side") or self.side
@@ -272,11 +302,19 @@ class _Taking:
         source = _storable(_text(row, "source"))[:_MAX_SOURCE_CHARS] or f"imported from {self.name}"
         basis, created = _text(row, "basis"), _text(row, "created")
         db.execute(
-            "INSERT OR REPLACE INTO profiles (side, idx, status, text, reason, source, prompt_key, created, basis, history_key, data_key) "
+            "INSERT OR REPLACE INTO profiles (side, idx, status, text, reason, source, prompt_key, created, basis, "
+            "history_key, data_key) "
             "VALUES (?, ?, ?, ?, '', ?, '', ?, ?, '', '')",
-            (side, idx, status, _storable(text), source, created if _is_time(created) else now(),
-             basis if basis in (HISTORY, NEIGHBORS, TEXT) else ""),
-        )  # fmt: skip
+            (
+                side,
+                idx,
+                status,
+                _storable(text),
+                source,
+                created if _is_time(created) else now(),
+                basis if basis in (HISTORY, NEIGHBORS, TEXT) else "",
+            ),
+        )
         summary.n_imported += 1
 
 
@@ -302,7 +340,9 @@ def _rows(path: Path, form: str) -> Iterator[tuple[int, Mapping[str, object] | _
                     yield line, _Bad(f"expected {len(header)} columns, found {len(cells)}")
                 line = reader.line_num + 1
         except csv.Error as error:
-            raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}); nothing was imported: mend the file") from error
+            raise InputError(
+                f"{path}, line {reader.line_num}: not CSV ({error}); nothing was imported: mend the file"
+            ) from error
 
 
 def _check_header(path: Path, wanted: list[str], header: list[str]) -> None:
@@ -327,7 +367,12 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object] | _Bad]]:
             except (ValueError, RecursionError) as error:
                 yield number, _Bad(f"not JSON ({getattr(error, 'msg', None) or str(error)[:80]})")
                 continue
-            yield number, row if isinstance(row, dict) else _Bad(f"expected an object in braces, found {line[:40].decode('utf-8', 'replace')}")
+            yield (
+                number,
+                row
+                if isinstance(row, dict)
+                else _Bad(f"expected an object in braces, found {line[:40].decode('utf-8', 'replace')}"),
+            )
 
 
 def _text(row: Mapping[str, object], column: str) -> str:

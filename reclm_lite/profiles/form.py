@@ -27,7 +27,8 @@ class TokenTable:
     def __init__(self, model: Any):
         self.model = model
         self.kind = np.zeros(model.n_vocab, np.int8)
-        # Of a token that only goes on with a phrase: its characters and spaces. Others: more than any phrase has room for.
+        # Of a token that only goes on with a phrase: its characters and spaces. Others: more than any phrase has room
+        # for.
         self.n_chars = np.full(model.n_vocab, 10_000, np.int32)
         self.n_spaces = np.zeros(model.n_vocab, np.int32)
         self._pieces: dict[int, bytes] = {}
@@ -64,7 +65,11 @@ class TokenTable:
         else:
             kind = PLAIN if piece else SILENT
         text = piece.decode("utf-8", errors="replace")
-        if kind == PLAIN and "\ufffd" not in text and not any(c in _TURNS or c.isdigit() or not c.isprintable() for c in text):
+        if (
+            kind == PLAIN
+            and "\ufffd" not in text
+            and not any(c in _TURNS or c.isdigit() or not c.isprintable() for c in text)
+        ):
             self.n_chars[token] = len(text)
             self.n_spaces[token] = sum(c.isspace() for c in text)
         self.kind[token] = kind
@@ -105,8 +110,8 @@ def _begins_character(rest: bytes) -> bool:
 
 
 class _Written(NamedTuple):
-    """What one sequence has written: the place in the form (None: no valid profile any more), and bytes of a character that
-    is not whole yet.
+    """What one sequence has written: the place in the form (None: no valid profile any more), and bytes of a character
+    that is not whole yet.
     """
 
     place: Place | None = START
@@ -136,8 +141,8 @@ class Form:
 
     def __init__(self, table: TokenTable, n_slots: int):
         self.table = table
-        # Of the last `choose`, by slot, where the model's choice was passed over: how much less likely, in logits, the next
-        # token that fits is than the one taken.
+        # Of the last `choose`, by slot, where the model's choice was passed over: how much less likely, in logits, the
+        # next token that fits is than the one taken.
         self.gaps: dict[int, float] = {}
         self.dead: set[int] = set()  # of the last `choose`: slots whose answer cannot become a profile any more
         self._written = [_Written()] * n_slots
@@ -166,21 +171,31 @@ class Form:
         return self._written[slot].place is None
 
     def choose(self, slots: np.ndarray, logits: np.ndarray, chosen: np.ndarray) -> dict[int, tuple[int, ...]]:
-        """Hold the form: `chosen` (int64 (n,), the model's choices for `slots`, int64 (n,)) is changed in place where it must be.
+        """Hold the form: `chosen` (int64 (n,), the model's choices for `slots`, int64 (n,)) is changed in place where
+        it must be.
 
-        logits: float32 (n, n_vocab). Returns, for slots that have reached fixed words, the tokens that must follow. What a
-        dead slot writes is not looked at.
+        logits: float32 (n, n_vocab). Returns, for slots that have reached fixed words, the tokens that must follow.
+        What a dead slot writes is not looked at.
         """
         table, n = self.table, len(slots)
         self.gaps, self.dead = {}, set()
         if not self._decoding.pass_quickly(
-            chosen, slots, table.kind, table.n_chars, table.n_spaces, self._chars_left, self._spaces_left, self._is_quick
+            chosen,
+            slots,
+            table.kind,
+            table.n_chars,
+            table.n_spaces,
+            self._chars_left,
+            self._spaces_left,
+            self._is_quick,
         ):
             for slot, token in zip(slots.tolist(), chosen.tolist(), strict=True):
                 self._since[slot].append(token)
             return {}
         forced = {}
-        for at, slot, token, is_quick in zip(range(n), slots.tolist(), chosen.tolist(), self._is_quick[:n].tolist(), strict=True):
+        for at, slot, token, is_quick in zip(
+            range(n), slots.tolist(), chosen.tolist(), self._is_quick[:n].tolist(), strict=True
+        ):
             if is_quick:
                 self._since[slot].append(token)
                 continue
@@ -204,7 +219,8 @@ class Form:
         return forced
 
     def _take(self, slot: int, written: _Written) -> tuple[int, ...]:
-        """What a slot has written now; takes in the fixed words that must follow, and measures the next phrase's room."""
+        """What a slot has written now; takes in the fixed words that must follow, and measures the next phrase's
+        room."""
         must: tuple[int, ...] = ()
         place = written.place
         if place is not None and not written.rest and (fixed := place.forced):
@@ -221,7 +237,8 @@ class Form:
         return must
 
     def _other_choice(self, written: _Written, logits: np.ndarray, chosen: int) -> tuple[int, _Written, float | None]:
-        """The likeliest token that fits, what is written then, and its distance from the next that fits (None: there is none).
+        """The likeliest token that fits, what is written then, and its distance from the next that fits (None: there is
+        none).
 
         The model's own choice, and no place any more, where none fits.
         """

@@ -47,9 +47,9 @@ class RunSettings:
     limit: at most this many users (or items), those whose surroundings most users share first, then the most active.
     deadline_seconds: end by then, the most valuable prompts having gone first. sampling: of the first try. n_retries:
     further tries of an answer that does not parse, drawn with seeds of their own. fallback: "rules" or None. reuse:
-    "history" keeps, after a new import, the profiles of users whose own history did not change; "prompt" keeps a profile
-    only where the whole prompt is the same. fresh: generate anew what was in the store when the run began; fresh_after: the
-    last generation of that time, which a run that goes on with this one takes over.
+    "history" keeps, after a new import, the profiles of users whose own history did not change; "prompt" keeps a
+    profile only where the whole prompt is the same. fresh: generate anew what was in the store when the run began;
+    fresh_after: the last generation of that time, which a run that goes on with this one takes over.
     """
 
     limit: int | None = None
@@ -117,7 +117,10 @@ def run_profiles(
             run = _Run(ws, one, inputs, opened, settings, observer or Observer(), began)
             run.prepare(idxs)
             started_with = replace(source, model_sha256=getattr(opened, "model_sha256", None))
-            detail = {"source": opened.label(settings.sampling), "settings": {"source": asdict(started_with), "run": asdict(settings)}}
+            detail = {
+                "source": opened.label(settings.sampling),
+                "settings": {"source": asdict(started_with), "run": asdict(settings)},
+            }
             job = store.start_job(ws, job_kind(one), detail)
             state = "failed"
             try:
@@ -156,7 +159,8 @@ def settings_of_last(ws: Workspace, side: str) -> tuple[SourceSettings, RunSetti
         return SourceSettings(**detail["settings"]["source"]), RunSettings(**run)
     except (KeyError, TypeError) as error:  # of another version, or damaged
         raise WorkspaceError(
-            f"the settings of the last run of {side} in {ws.root} cannot be read ({error}): start one with its options, without --resume"
+            f"the settings of the last run of {side} in {ws.root} cannot be read ({error}): start one with its "
+            "options, without --resume"
         ) from error
 
 
@@ -164,9 +168,23 @@ class _Run:
     """The state of one call of `run_profiles`."""
 
     def __init__(
-        self, ws: Workspace, side: str, inputs: ProfileInputs, source: Source, settings: RunSettings, observer: Observer, began: float
+        self,
+        ws: Workspace,
+        side: str,
+        inputs: ProfileInputs,
+        source: Source,
+        settings: RunSettings,
+        observer: Observer,
+        began: float,
     ):
-        self.ws, self.side, self.inputs, self.source, self.settings, self.observer = ws, side, inputs, source, settings, observer
+        self.ws, self.side, self.inputs, self.source, self.settings, self.observer = (
+            ws,
+            side,
+            inputs,
+            source,
+            settings,
+            observer,
+        )
         self.summary = Summary(f"{side}s", source.label(settings.sampling))
         if side == "user" and inputs.neighbors is None:
             self.summary.notes.append(NEIGHBORS_MISSING)
@@ -220,7 +238,9 @@ class _Run:
         self.ws.db.commit()
         if self.summary.ended_by == "done" and self.settings.limit is None:
             planned = {idx for group in self._plan.groups for idx in group.idxs}
-            store.drop_profiles(self.ws, self.side, [idx for idx in self._outdated if idx in self._wanted and idx not in planned])
+            store.drop_profiles(
+                self.ws, self.side, [idx for idx in self._outdated if idx in self._wanted and idx not in planned]
+            )
         self._close(self._plan)
 
     def _agree(self, missing: list[Group]) -> None:
@@ -247,9 +267,14 @@ class _Run:
                 self.observer.progress(0, total, f"writing prompts: {done:,}")
 
         plan = make_plan(
-            self.inputs, self.side, wanted, instruct=self.source.instruct, has_room=self.source.has_room,
-            limit=self.settings.limit, progress=progress,
-        )  # fmt: skip
+            self.inputs,
+            self.side,
+            wanted,
+            instruct=self.source.instruct,
+            has_room=self.source.has_room,
+            limit=self.settings.limit,
+            progress=progress,
+        )
         log.info("%d prompts planned in %.1f s", len(plan.groups), time.monotonic() - planning.started)
         self.summary.n_requested, self.summary.n_distinct_prompts = plan.n_requested, len(plan.groups)
         self.summary.n_shortened = plan.n_left_out_prompts
@@ -261,7 +286,13 @@ class _Run:
         kept, self._outdated = set(), []
         for idx, status, key, made_by in store.profiles_of_other_data(self.ws, self.side, self.inputs.data_key):
             same = bool(key) and key == history_key(self.inputs, self.side, idx)
-            if same and self.settings.reuse == "history" and status == OK and made_by.endswith(known) and not self.settings.fresh:
+            if (
+                same
+                and self.settings.reuse == "history"
+                and status == OK
+                and made_by.endswith(known)
+                and not self.settings.fresh
+            ):
                 kept.add(idx)
             else:
                 self._outdated.append(idx)
@@ -344,7 +375,9 @@ class _Run:
         else:
             # A profile that an earlier run filled in by rule stays, even where this run does not ask for that.
             first = self.tries[0]
-            keep_key = prompt_key(f"{self.rules.identity(first)}, fallback of {self.source.identity(first)}", group.prompt)
+            keep_key = prompt_key(
+                f"{self.rules.identity(first)}, fallback of {self.source.identity(first)}", group.prompt
+            )
             if self.settings.fallback and (text := self.rules.text_for(self.side, group.idxs[0])):
                 by = f"{self.rules.identity(first)}, in place of an invalid answer of {by}"
                 generation = Generation(keep_key, text, OK)
@@ -384,7 +417,9 @@ class _Run:
         rate = f"{self._pace.per_second(now):,.1f} prompts/s measured"
         if n_prompts >= self._pace.n_prompts:
             need = self._pace.seconds_left(now) or 0.0
-            self.observer.say(f"{rate}: all {self._pace.n_prompts:,} prompts will be done in {in_words(need)}, before the deadline.")
+            self.observer.say(
+                f"{rate}: all {self._pace.n_prompts:,} prompts will be done in {in_words(need)}, before the deadline."
+            )
         else:
             self.observer.say(
                 f"{rate}: {n_prompts:,} of {self._pace.n_prompts:,} prompts will be done when the deadline comes in "
@@ -403,7 +438,9 @@ class _Run:
         summary.prefill_tokens_per_s = round(decoded / seconds, 1)
         summary.decode_tokens_per_s = round(spent.n_new_tokens / seconds, 1)
         summary.shared_prompt_share = round(spent.n_shared_tokens / max(1, spent.n_prompt_tokens), 4)
-        summary.saved_prompt_share = round(max(0.0, 1 - decoded / self._n_tokens_of_users), 4) if self._n_tokens_of_users else 0.0
+        summary.saved_prompt_share = (
+            round(max(0.0, 1 - decoded / self._n_tokens_of_users), 4) if self._n_tokens_of_users else 0.0
+        )
         summary.announced_bytes, summary.peak_bytes = spent.announced_bytes, peak_resident_bytes()
         summary.notes += spent.notes
         self.observer.progress(self.done, self.total)

@@ -8,7 +8,8 @@ from .answers import INVALID, OK, Generation
 
 
 class TellingIds:
-    """The ids of users and items that could not be taken for words: six characters or more, letters and figures among them."""
+    """The ids of users and items that could not be taken for words: six characters or more, letters and figures among
+    them."""
 
     def __init__(self, ws: Workspace):
         ids = (name.casefold() for name in (*user_ids(ws), *item_ids(ws)) if len(name) >= 6)
@@ -19,5 +20,9 @@ class TellingIds:
         if generation.status == OK:
             words = (word.strip(" ,;:.()'").casefold() for word in generation.raw.split())
             if found := next((word for word in words if word in self.ids), None):
-                return replace(generation, status=INVALID, reason=f"the answer repeats the id {found!r}; generate the profile again")
+                return replace(
+                    generation,
+                    status=INVALID,
+                    reason=f"the answer repeats the id {found!r}; generate the profile again",
+                )
         return generation

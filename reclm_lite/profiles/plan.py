@@ -1,8 +1,9 @@
 """Which prompts a run asks, for whom, and which first.
 
 Users (or items) with equal surroundings share a prompt. The most valuable come first: those that most users share, then
-those of the most active, so that a run that ends early has done the most good. Whoever needs no new profile is left out:
-a profile that a person wrote or imported stays, and so does, after a new import, that of a user whose own history did
+those of the most active, so that a run that ends early has done the most good. Whoever needs no new profile is left
+out: a profile that a person wrote or imported stays, and so does, after a new import, that of a user whose own history
+did
 not change. Left out: what answers, and where answers are kept.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .answers import Group
-from .prompts import NO_HISTORY, NO_TEXT, Prompt, ProfileInputs, item_prompt_of, user_prompt_of
+from .prompts import NO_HISTORY, NO_TEXT, ProfileInputs, Prompt, item_prompt_of, user_prompt_of
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,8 @@ def make_plan(
                 shared.setdefault(prompt.text, [prompt, []])[1].extend(who)
         progress(total - left, total)
     plan.groups = [
-        Group(prompt.text, tuple(sorted(members)), prompt.n_left_out, prompt.basis) for prompt, members in shared.values()
+        Group(prompt.text, tuple(sorted(members)), prompt.n_left_out, prompt.basis)
+        for prompt, members in shared.values()
     ]
     plan.n_requested = sum(len(group.idxs) for group in plan.groups)
     activity = _activity(inputs, side)

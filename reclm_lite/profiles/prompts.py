@@ -5,10 +5,12 @@ through a neighbour. Equal histories and neighbours give equal prompts (the temp
 generation serves all users who share them.
 
 Shortening rule: the plain-words prompt shows the newest INSTRUCT_MAX_ITEMS own items; where a prompt has no room in the
-model's context, the oldest own items are left out one by one until it has, then, with one item left, the neighbours. How
-many own items were left out is recorded with the generation. Where the data have no times, a lower index counts as older.
+model's context, the oldest own items are left out one by one until it has, then, with one item left, the neighbours.
+How many own items were left out is recorded with the generation. Where the data have no times, a lower index counts as
+older.
 
-Left out: what prompts are made from (`dialogue.inputs`), the wording (`dialogue.templates`) and the profiles themselves.
+Left out: what prompts are made from (`dialogue.inputs`), the wording (`dialogue.templates`) and the profiles
+themselves.
 """
 
 from collections import Counter
@@ -42,7 +44,9 @@ class Prompt:
     basis: str
 
 
-def user_prompt_of(inputs: ProfileInputs, user: int, *, instruct: bool, has_room: Callable[[str], bool] = lambda _: True) -> Prompt | None:
+def user_prompt_of(
+    inputs: ProfileInputs, user: int, *, instruct: bool, has_room: Callable[[str], bool] = lambda _: True
+) -> Prompt | None:
     """A user's prompt, from training interactions only; None where there are no words to show.
 
     instruct: the plain-words prompt for chat models. has_room: see the module's shortening rule.
@@ -59,7 +63,9 @@ def user_prompt_of(inputs: ProfileInputs, user: int, *, instruct: bool, has_room
     return _shortened(write, len(own), most, near, has_room, HISTORY if own else NEIGHBORS)
 
 
-def item_prompt_of(inputs: ProfileInputs, item: int, *, instruct: bool, has_room: Callable[[str], bool] = lambda _: True) -> Prompt | None:
+def item_prompt_of(
+    inputs: ProfileInputs, item: int, *, instruct: bool, has_room: Callable[[str], bool] = lambda _: True
+) -> Prompt | None:
     """An item's prompt: its text, and the items that its training users have too. See `user_prompt_of`."""
     text = inputs.texts[item]
     if text.is_empty():
@@ -77,7 +83,8 @@ def item_prompt_of(inputs: ProfileInputs, item: int, *, instruct: bool, has_room
 def _shortened(
     write: Callable[[int, list], str], n_own: int, most: int, near: list, has_room: Callable[[str], bool], basis: str
 ) -> Prompt | None:
-    """The longest prompt that has room, by the module's rule; the shortest where none has; None where there is no text."""
+    """The longest prompt that has room, by the module's rule; the shortest where none has; None where there is no
+    text."""
     try:
         text, n_shown = longest(write, n_own, most, near, has_room)
     except InputError:

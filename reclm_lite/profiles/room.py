@@ -23,7 +23,8 @@ _CELLS = 256  # llama.cpp rounds a sequence's share up to a multiple
 
 @dataclass(frozen=True)
 class Room:
-    """n_slots, n_workers: see the module. n_ctx: tokens of a prompt with its answer. need_bytes: an estimate of all of it."""
+    """n_slots, n_workers: see the module. n_ctx: tokens of a prompt with its answer. need_bytes: an estimate of all of
+    it."""
 
     n_slots: int
     n_ctx: int
@@ -54,9 +55,16 @@ def compute_bytes(gguf: Any, n_vocab: int, n_batch: int, n_slots: int) -> int:
 
 
 def plan_room(
-    gguf: Any, n_vocab: int, *, n_ctx: int, n_threads: int, n_slots: int | None = None, n_workers: int | None = None,
-    n_batch: int = N_BATCH, available: int | None = None,
-) -> Room:  # fmt: skip
+    gguf: Any,
+    n_vocab: int,
+    *,
+    n_ctx: int,
+    n_threads: int,
+    n_slots: int | None = None,
+    n_workers: int | None = None,
+    n_batch: int = N_BATCH,
+    available: int | None = None,
+) -> Room:
     """What suits the model and the machine; n_slots and n_workers are kept where they are given.
 
     Raises ModelError where not even one sequence has room in memory, or the slots that were asked for have none.
@@ -80,7 +88,8 @@ def plan_room(
             n_slots -= n_slots % TOGETHER
     if need(n_slots) > free:
         raise ModelError(
-            f"{n_slots} sequence(s) of {n_ctx} tokens need about {in_units(need(n_slots))} of memory and {in_units(free)} are "
+            f"{n_slots} sequence(s) of {n_ctx} tokens need about {in_units(need(n_slots))} of memory and "
+            f"{in_units(free)} are "
             "available: nothing was started. Use fewer --slots, a model with fewer bits, or a machine with more memory"
         )
     return Room(n_slots, n_ctx, n_batch, min(n_workers, n_slots), need(n_slots))

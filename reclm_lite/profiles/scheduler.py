@@ -41,10 +41,11 @@ WINDOW_PER_SLOT = 16  # prompts that are sorted together, per slot
 
 
 class Tokenizer:
-    """Prompts to tokens, as a model gets them: `int32 (n,)`, with the chat template around and BOS once where it is asked for.
+    """Prompts to tokens, as a model gets them: `int32 (n,)`, with the chat template around and BOS once where it is
+    asked for.
 
-    Special tokens that are written in a prompt stay plain text. model: a loaded one, or a file whose vocabulary is loaded
-    alone and freed in `close()`.
+    Special tokens that are written in a prompt stay plain text. model: a loaded one, or a file whose vocabulary is
+    loaded alone and freed in `close()`.
     """
 
     def __init__(self, model: Model | Path, chat: ChatWrap | None = None):
@@ -76,8 +77,8 @@ class Engine:
     """A GGUF model with `n_slots` sequences of `n_ctx` tokens in flight. Close it, or use `with`.
 
     n_threads: all CPUs where None. n_slots, n_workers: chosen from model, context and free memory where None (`room`);
-    n_ctx: at most DEFAULT_N_CTX where None. chat: the text around each prompt, see `chat.ChatWrap`. share_prefix: reuse of
-    common beginnings, where the model's memory allows it. announced_bytes: what the process will take at its peak.
+    n_ctx: at most DEFAULT_N_CTX where None. chat: the text around each prompt, see `chat.ChatWrap`. share_prefix: reuse
+    of common beginnings, where the model's memory allows it. announced_bytes: what the process will take at its peak.
     """
 
     def __init__(
@@ -97,9 +98,14 @@ class Engine:
         with load_model(Path(path), vocab_only=True) as vocabulary:
             n_ctx = n_ctx or min(vocabulary.n_ctx_train, DEFAULT_N_CTX)
             room = plan_room(
-                vocabulary.gguf, vocabulary.n_vocab, n_ctx=n_ctx, n_threads=n_threads, n_slots=n_slots,
-                n_workers=n_workers, n_batch=n_batch,
-            )  # fmt: skip
+                vocabulary.gguf,
+                vocabulary.n_vocab,
+                n_ctx=n_ctx,
+                n_threads=n_threads,
+                n_slots=n_slots,
+                n_workers=n_workers,
+                n_batch=n_batch,
+            )
         # Not mapped: llama.cpp keeps some weights in another order, and then a mapped file would stay beside them.
         self.model: Model = load_model(Path(path), use_mmap=False)
         self.workers: list[Worker] = []
@@ -127,8 +133,13 @@ class Engine:
             self.announced_bytes = resident_bytes() + sum(worker.untouched_bytes for worker in self.workers)
             log.info(
                 "%s: %d slots of %d tokens, %d worker(s), %d threads; %s announced",
-                self.model.path.name, self.n_slots, n_ctx, room.n_workers, n_threads, in_units(self.announced_bytes),
-            )  # fmt: skip
+                self.model.path.name,
+                self.n_slots,
+                n_ctx,
+                room.n_workers,
+                n_threads,
+                in_units(self.announced_bytes),
+            )
         except BaseException:
             self.close()
             raise
@@ -166,7 +177,6 @@ class Engine:
     def seconds_in_llama(self) -> float:
         """Of `seconds_running`, what llama.cpp took."""
         return sum(worker.llama.seconds for worker in self.workers)
-
 
     def generate(
         self,
@@ -288,7 +298,8 @@ def _share(n: int, n_workers: int, number: int) -> int:
 
 
 def _keeps_history(model: Model) -> bool:
-    """Whether a sequence's tail can be dropped and its beginning used again: not with recurrent or sliding-window memory."""
+    """Whether a sequence's tail can be dropped and its beginning used again: not with recurrent or sliding-window
+    memory."""
     lib = model.lib
     return not (
         lib.llama_model_is_recurrent(model.handle)

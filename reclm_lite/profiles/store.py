@@ -2,9 +2,10 @@
 
 A generation is content-addressed: its key hashes what made it (`source`: model, template, sampling) and the prompt, so
 equal prompts are generated once and a rerun finds what is there. A profile is what a user or an item has now: the text
-of a valid generation (`ok`), an empty text with a reason (`invalid`; the raw text stays in `generations`), a text that a
-person wrote (`edited`), which nothing but another edit replaces, or one that was made elsewhere (`imported`), which only
-an edit or another import replaces. `uses` remembers for whom each generation was made, so that it can be forgotten.
+of a valid generation (`ok`), an empty text with a reason (`invalid`; the raw text stays in `generations`), a text that
+a person wrote (`edited`), which nothing but another edit replaces, or one that was made elsewhere (`imported`), which
+only an edit or another import replaces. `uses` remembers for whom each generation was made, so that it can be
+forgotten.
 """
 
 import hashlib
@@ -60,7 +61,9 @@ _PROFILE = "side, idx, status, text, reason, source, prompt_key, created, basis"
 
 def get_profile(ws: Workspace, side: str, idx: int) -> StoredProfile | None:
     """The profile of a user or item by index, or None where there is none."""
-    row = ws.db.execute(f"SELECT {_PROFILE} FROM profiles WHERE side=? AND idx=?", (one_side(side), int(idx))).fetchone()
+    row = ws.db.execute(
+        f"SELECT {_PROFILE} FROM profiles WHERE side=? AND idx=?", (one_side(side), int(idx))
+    ).fetchone()
     return StoredProfile(*row) if row else None
 
 
@@ -133,8 +136,8 @@ def put_profiles(
 ) -> None:
     """Give every index the profile that `generation` made, inside the caller's transaction.
 
-    Edited and imported profiles stay, and so do rows that say the same already, rows made under `keep_key`, and, where the
-    generation is no profile, those that another model or prompt made of the same interactions.
+    Edited and imported profiles stay, and so do rows that say the same already, rows made under `keep_key`, and, where
+    the generation is no profile, those that another model or prompt made of the same interactions.
     """
     status, made, idxs = "ok" if text else "invalid", now(), [int(idx) for idx in idxs]
     key = generation.prompt_key
@@ -144,17 +147,28 @@ def put_profiles(
         "source=excluded.source, prompt_key=excluded.prompt_key, created=excluded.created, basis=excluded.basis, "
         "history_key=excluded.history_key, data_key=excluded.data_key "
         "WHERE profiles.status NOT IN ('edited', 'imported') AND profiles.prompt_key != ? "
-        "AND NOT (excluded.status = 'invalid' AND profiles.status = 'ok' AND profiles.data_key = excluded.data_key) AND "
+        "AND NOT (excluded.status = 'invalid' AND profiles.status = 'ok' AND profiles.data_key = "
+        "excluded.data_key) AND "
         "(profiles.prompt_key, profiles.status, profiles.text, profiles.history_key, profiles.data_key) IS NOT "
         "(excluded.prompt_key, excluded.status, excluded.text, excluded.history_key, excluded.data_key)",
         (
             (
-                side, idx, status, text, generation.reason, source, key, made, origin.basis,
-                origin.history_key(idx), origin.data_key, keep_key or "-",
+                side,
+                idx,
+                status,
+                text,
+                generation.reason,
+                source,
+                key,
+                made,
+                origin.basis,
+                origin.history_key(idx),
+                origin.data_key,
+                keep_key or "-",
             )
             for idx in idxs
         ),
-    )  # fmt: skip
+    )
     put_uses(ws, side, idxs, key)
 
 
@@ -173,7 +187,8 @@ def protected_idxs(ws: Workspace, side: str) -> set[int]:
 def profiles_of_other_data(ws: Workspace, side: str, data_key: str) -> list[tuple[int, str, str, str]]:
     """(idx, status, history_key, source) of the profiles that were generated before the present interactions came."""
     rows = ws.db.execute(
-        "SELECT idx, status, history_key, source FROM profiles WHERE side=? AND status NOT IN (?, ?) AND data_key NOT IN (?, '') ORDER BY idx",
+        "SELECT idx, status, history_key, source FROM profiles WHERE side=? AND status NOT IN (?, ?) AND data_key "
+        "NOT IN (?, '') ORDER BY idx",
         (one_side(side), *PROTECTED, data_key),
     )
     return rows.fetchall()
@@ -199,22 +214,25 @@ def usable_profiles(ws: Workspace, side: str) -> list[tuple[int, str]]:
 def profile_counts(ws: Workspace, side: str) -> dict[str, int]:
     """How many profiles of a side have each status."""
     return dict(
-        ws.db.execute("SELECT status, COUNT(*) FROM profiles WHERE side=? GROUP BY status ORDER BY status", (one_side(side),))
+        ws.db.execute(
+            "SELECT status, COUNT(*) FROM profiles WHERE side=? GROUP BY status ORDER BY status", (one_side(side),)
+        )
     )
 
 
 def forget_other_splits(ws: Workspace, side: str, split_fingerprint: str, data_key: str = "") -> int:
     """Drop the profiles that were made from another split of the same interactions: they may tell what is held out now.
 
-    Those from before the last import stay for `plan` to judge. Edited and imported profiles and all generations stay, so
-    that nothing has to be generated twice. Returns how many were dropped.
+    Those from before the last import stay for `plan` to judge. Edited and imported profiles and all generations stay,
+    so that nothing has to be generated twice. Returns how many were dropped.
     """
     key = _split_key(side)
     if ws.get_meta(key) == split_fingerprint:
         return 0
     with ws.db:
         n = ws.db.execute(
-            "DELETE FROM profiles WHERE side=? AND status NOT IN ('edited', 'imported') AND data_key IN (?, '')", (side, data_key)
+            "DELETE FROM profiles WHERE side=? AND status NOT IN ('edited', 'imported') AND data_key IN (?, '')",
+            (side, data_key),
         ).rowcount
         ws.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, split_fingerprint))
     return n
@@ -235,14 +253,23 @@ _GENERATION = "prompt_key, raw, status, reason, n_prompt_tokens, n_new_tokens, n
 
 
 def put_generation(ws: Workspace, generation: Generation, *, replace: bool = False) -> None:
-    """Store a generation, inside the caller's transaction. One that is there already stays as it is, unless `replace`."""
+    """Store a generation, inside the caller's transaction. One that is there already stays as it is, unless
+    `replace`."""
     ws.db.execute(
-        f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO generations ({_GENERATION}, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO generations ({_GENERATION}, created) VALUES (?, ?, "
+        "?, ?, ?, ?, ?, ?, ?)",
         (
-            generation.prompt_key, generation.raw, generation.status, generation.reason, generation.n_prompt_tokens,
-            generation.n_new_tokens, generation.n_left_out, generation.min_gap, now(),
+            generation.prompt_key,
+            generation.raw,
+            generation.status,
+            generation.reason,
+            generation.n_prompt_tokens,
+            generation.n_new_tokens,
+            generation.n_left_out,
+            generation.min_gap,
+            now(),
         ),
-    )  # fmt: skip
+    )
 
 
 def get_generation(ws: Workspace, key: str) -> Generation | None:
@@ -269,13 +296,15 @@ def start_job(ws: Workspace, kind: str, detail: dict) -> int:
     with ws.db:
         ws.db.execute("UPDATE jobs SET state='killed' WHERE kind=? AND state='running'", (kind,))
         cursor = ws.db.execute(
-            "INSERT INTO jobs (kind, state, started, detail) VALUES (?, 'running', ?, ?)", (kind, now(), json.dumps(detail))
+            "INSERT INTO jobs (kind, state, started, detail) VALUES (?, 'running', ?, ?)",
+            (kind, now(), json.dumps(detail)),
         )
     return cursor.lastrowid
 
 
 def end_job(ws: Workspace, job_id: int, state: str, detail: dict) -> None:
-    """Record how a job ended ('done', 'deadline', 'incomplete', 'interrupted' or 'failed') beside what it was started with."""
+    """Record how a job ended ('done', 'deadline', 'incomplete', 'interrupted' or 'failed') beside what it was started
+    with."""
     (started_with,) = ws.db.execute("SELECT detail FROM jobs WHERE job_id=?", (job_id,)).fetchone()
     with ws.db:
         ws.db.execute(

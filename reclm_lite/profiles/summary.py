@@ -10,12 +10,14 @@ class Summary:
     """Counts of users (or items) but for prompts and generations.
 
     n_kept: profiles from before the last import, of users whose own history did not change. n_not_reached: left for the
-    next run, since the deadline came or the source did not answer. n_near_ties: greedy answers of this run with a step where the two likeliest tokens
-    were closer than NEAR_TIE: the rounding of another processor, or of another build of llama.cpp, might decide otherwise. profiles_per_s: valid answers. Rates are over the whole time of
-    generation, the model being loaded, prefill and decode taking turns in the same batches. shared_prompt_share: part of the generated prompts'
-    tokens that another prompt had decoded already; saved_prompt_share: part of the tokens of one prompt for each user
-    that was not decoded, sharing of prompts and of beginnings together. announced_bytes: the memory that the run said it
-    would take; peak_bytes: what it took.
+    next run, since the deadline came or the source did not answer. n_near_ties: greedy answers of this run with a step
+    where the two likeliest tokens
+    were closer than NEAR_TIE: the rounding of another processor, or of another build of llama.cpp, might decide
+    otherwise. profiles_per_s: valid answers. Rates are over the whole time of generation, the model being loaded,
+    prefill and decode taking turns in the same batches. shared_prompt_share: part of the generated prompts' tokens that
+    another prompt had decoded already; saved_prompt_share: part of the tokens of one prompt for each user that was not
+    decoded, sharing of prompts and of beginnings together. announced_bytes: the memory that the run said it would take;
+    peak_bytes: what it took.
     """
 
     side: str
@@ -57,14 +59,17 @@ class Summary:
         """The result in words."""
         by = self.source.split(",")[0]
         parts = [
-            f"{counted(self.n_ok + self.n_invalid, self.side.removesuffix('s'))} profiled by {by}: {self.n_ok:,} ok, {self.n_invalid:,} invalid "
-            f"({self.invalid_share:.1%}); {counted(self.n_distinct_prompts, 'distinct prompt')}, {self.n_generated:,} generated, "
+            f"{counted(self.n_ok + self.n_invalid, self.side.removesuffix('s'))} profiled by {by}: {self.n_ok:,} ok, "
+            f"{self.n_invalid:,} invalid "
+            f"({self.invalid_share:.1%}); {counted(self.n_distinct_prompts, 'distinct prompt')}, {self.n_generated:,} "
+            "generated, "
             f"{self.n_from_cache:,} from earlier runs, in {in_words(self.seconds)}"
         ]
         if self.n_generated and self.seconds_generating > 0:
             parts.append(
                 f"{self.profiles_per_s:,.1f} profiles/s, {self.prefill_tokens_per_s:,.0f} prompt tokens/s and "
-                f"{self.decode_tokens_per_s:,.0f} new tokens/s, {self.saved_prompt_share:.0%} of the prompt tokens saved"
+                f"{self.decode_tokens_per_s:,.0f} new tokens/s, {self.saved_prompt_share:.0%} of the prompt tokens "
+                "saved"
             )
         for count, what in (
             (self.n_edited, "written by hand or imported, left alone"),
@@ -74,7 +79,12 @@ class Summary:
             (self.n_shortened, "prompts that leave out the oldest items"),
             (self.n_near_ties, "answers with a near-tie that another processor may decide otherwise"),
             (self.n_fallback, "filled in by rule"),
-            (self.n_not_reached, "not reached before the deadline" if self.ended_by == "deadline" else "not answered, left for the next run"),
+            (
+                self.n_not_reached,
+                "not reached before the deadline"
+                if self.ended_by == "deadline"
+                else "not answered, left for the next run",
+            ),
         ):
             if count:
                 parts.append(f"{count:,} {what}")

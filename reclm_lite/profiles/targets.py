@@ -1,4 +1,5 @@
-"""Teachers of the first round (`dialogue.teacher`): rules, any source of profiles, the workspace's own profiles, a file.
+"""Teachers of the first round (`dialogue.teacher`): rules, any source of profiles, the workspace's own profiles, a
+file.
 
 A model's answers are kept where `reclm profile` keeps its own, addressed by model and prompt: what was answered once is
 not asked again, and `reclm forget` knows for whom each was made. Profiles of the workspace or of a file were made from
@@ -26,7 +27,11 @@ from .ids import TellingIds
 from .sources.rules import Rules
 from .teachers import RuleTeacher
 
-NO_PROFILE, NO_FORM, QUOTES_HELD_OUT = "no first-round answer", "first-round answer without the form", "first-round answer quotes what is held out"
+NO_PROFILE, NO_FORM, QUOTES_HELD_OUT = (
+    "no first-round answer",
+    "first-round answer without the form",
+    "first-round answer quotes what is held out",
+)
 CUT = "first-round answer of more than three and three"
 
 
@@ -53,17 +58,21 @@ class RulesTargets:
 class SourceTargets:
     """Answers of a source (`sources`): a GGUF model or an endpoint, many prompts at once. Used under the writer's lock.
 
-    agree: called with the source and the groups that it will be asked, before it is; raises to call that off. progress: called with
-    answers that came, and of all.
+    agree: called with the source and the groups that it will be asked, before it is; raises to call that off. progress:
+    called with answers that came, and of all.
     """
 
     writes, is_whole = True, False
 
     def __init__(
-        self, ws: Workspace, source: Source, run: RunSettings, *,
+        self,
+        ws: Workspace,
+        source: Source,
+        run: RunSettings,
+        *,
         agree: Callable[[Source, list[Group]], None] = lambda source, groups: None,
         progress: Callable[[int, int], None] = lambda done, total: None,
-    ):  # fmt: skip
+    ):
         self.ws, self.source, self.tries, self.agree, self.progress = ws, source, run.tries(), agree, progress
         if not source.tries_again:
             self.tries = self.tries[:1]
@@ -81,12 +90,16 @@ class SourceTargets:
         return None if shown is None else writer.text(shown, self._form)
 
     def prepare(self, asked: Iterable[Shown], writer: Writer) -> None:
-        """Ask for everything that is not in the store, each prompt once; a second time where an answer has not the form."""
+        """Ask for everything that is not in the store, each prompt once; a second time where an answer has not the
+        form."""
         whose: dict[tuple[str, str], set[int]] = {}
         for shown in asked:
             if (prompt := self._prompt(shown, writer)) is not None:
                 whose.setdefault((shown.side, prompt), set()).add(shown.idx)
-        groups = {side: [Group(prompt, tuple(sorted(idxs))) for (one, prompt), idxs in whose.items() if one == side] for side in store.SIDES}
+        groups = {
+            side: [Group(prompt, tuple(sorted(idxs))) for (one, prompt), idxs in whose.items() if one == side]
+            for side in store.SIDES
+        }
         with self.ws.writing():
             for side, pending in groups.items():
                 self._ask(side, pending)
@@ -103,13 +116,16 @@ class SourceTargets:
             if missing and not number:
                 self.agree(self.source, missing)
             n = 0
-            for n, (_, generation) in enumerate(self.source.answers(side, missing, sampling, Brake()) if missing else (), 1):
+            for n, (_, generation) in enumerate(
+                self.source.answers(side, missing, sampling, Brake()) if missing else (), 1
+            ):
                 with self.ws.db:
                     store.put_generation(self.ws, self._ids.judged(generation))
                 self.progress(n, len(missing))
             if n < len(missing):
                 raise ReclmError(
-                    f"the teacher answered {n:,} of {len(missing):,} prompts and then no more; what it answered is kept: "
+                    f"the teacher answered {n:,} of {len(missing):,} prompts and then no more; what it answered is "
+                    "kept: "
                     "see that it works, then run the command again to go on from there"
                 )
             pending = [group for group in pending if not self._is_ok(keys[id(group)])]
@@ -172,7 +188,8 @@ class KnownTargets:
 
 
 def cut_to_three(text: str) -> str | None:
-    """A profile of more than three identities or interests as one of the first three each; None where it has another form."""
+    """A profile of more than three identities or interests as one of the first three each; None where it has another
+    form."""
     parts = text.strip().rstrip(".").split(";")
     heads = ("User identity:", "User interests:")
     if len(parts) != 2 or not all(part.strip().startswith(head) for part, head in zip(parts, heads, strict=True)):
@@ -191,7 +208,10 @@ def stored_targets(ws: Workspace) -> KnownTargets:
     """The profiles of the workspace, those written by hand or imported included."""
     texts = {(side, idx): text for side in store.SIDES for idx, text in store.usable_profiles(ws, side)}
     if not texts:
-        raise InputError(f"expected profiles in {ws.root}, found none; run `reclm profile users -w {ws.argument}`, or give another --teacher")
+        raise InputError(
+            f"expected profiles in {ws.root}, found none; run `reclm profile users -w {ws.argument}`, or give another "
+            "--teacher"
+        )
     return KnownTargets(ws, texts, "the workspace's profiles")
 
 
@@ -202,7 +222,10 @@ def file_targets(ws: Workspace, path: Path, side: str | None, form: str | None) 
     """
     texts, bad = read_profiles(ws, path, side=side, form=form)
     if not texts:
-        raise InputError(f"expected profiles of this workspace's users or items in {path}, found none; see that its ids are those of the import")
+        raise InputError(
+            f"expected profiles of this workspace's users or items in {path}, found none; see that its ids are those "
+            "of the import"
+        )
     found = KnownTargets(ws, texts, f"{path.name}, sha256:{file_sha256(path)}", cut=True)
     if bad:
         found.left_out["rows that are of nobody here, or have no text"] = bad

@@ -18,9 +18,11 @@ from reclm_lite.text.keyphrases import PhraseStats
 from reclm_lite.types import ItemText, Profile
 
 _NOUNS = {
-    "follower": "sports sport football soccer basketball baseball hockey tennis golf racing news politics finance markets "
+    "follower": "sports sport football soccer basketball baseball hockey tennis golf racing news politics finance "
+    "markets "
     "business economy weather world crime elections election government law science technology tech",
-    "enthusiast": "health fitness wellness lifestyle food drink recipes cooking travel style beauty fashion home garden "
+    "enthusiast": "health fitness wellness lifestyle food drink recipes cooking travel style beauty fashion home "
+    "garden "
     "autos cars outdoors photography art",
     "listener": "music songs audio radio podcasts podcast jazz rock",
     "reader": "books book literature fiction novels poetry magazines history philosophy",

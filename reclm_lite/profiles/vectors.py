@@ -53,7 +53,9 @@ def embed_profiles(ws: Workspace, encoder: Encoder | None = None, *, progress: C
     with ws.writing():
         sides = [side for side in store.SIDES if store.profile_counts(ws, side) or ws.has(artefact_name(side))]
         if not sides:
-            raise MissingArtefactError(f"there are no profiles in {ws.root} yet: run `reclm profile users -w {ws.argument}` first")
+            raise MissingArtefactError(
+                f"there are no profiles in {ws.root} yet: run `reclm profile users -w {ws.argument}` first"
+            )
         split = ws.fingerprint("matrices/split")
         for side in sides:
             made_from = store.profiles_split(ws, side)

@@ -6,12 +6,14 @@ filled (prefill) with one token of every slot that is writing (decode). A prompt
 already holds is not decoded again: the cells are copied (`llama_memory_seq_cp`) or, in the same slot, kept. All
 bookkeeping lives in arrays over slots, so that a step costs a handful of numpy calls.
 
-Three things about llama.cpp shape a step. It cuts a batch into parts of equally many tokens for each of their sequences,
-which must follow one another, and every part reads all weights: so the prompts of a step get equally many tokens, and no
-free slot stays between two that are at work (`_close_ranks`). Its products of matrices take four tokens at once, and what
-is left over one by one: so prompts get multiples of four. And its attention adds up in another order from 64 tokens of a
-sequence on: so a prompt goes in by MAX_CHUNK tokens at most, and an answer then has the same bits whatever the number of
-slots and threads and whoever is alongside.
+Three things about llama.cpp shape a step. It cuts a batch into parts of equally many tokens for each of their
+sequences, which must follow one another, and every part reads all weights: so the prompts of a step get equally many
+tokens, and no free slot stays between two that are at work (`_close_ranks`). Its products of matrices take four tokens
+at once, and what
+is left over one by one: so prompts get multiples of four. And its attention adds up in another order from 64 tokens of
+a
+sequence on: so a prompt goes in by MAX_CHUNK tokens at most, and an answer then has the same bits whatever the number
+of slots and threads and whoever is alongside.
 
 Used by one thread at a time; `scheduler.Engine` deals out the prompts.
 """
@@ -126,7 +128,8 @@ class _Llama:
         self.seconds += time.perf_counter() - started
         if code != 0:
             raise ModelError(
-                f"llama.cpp could not decode a batch of {batch.c.n_tokens} tokens with {self._model.path} (code {code}): "
+                f"llama.cpp could not decode a batch of {batch.c.n_tokens} tokens with {self._model.path} (code "
+                f"{code}): "
                 f"{last_errors() or 'it gave no reason'}; try fewer slots"
             )
         if not n_logits:
@@ -157,7 +160,9 @@ class Worker:
         n_ctx_total = -(-n_ctx // 256) * 256 * n_slots
         self.n_batch = max(min(n_batch, n_ctx_total, MAX_CHUNK * n_slots), n_slots)
         settings = {"n_ubatch": self.n_batch, "kv_unified": False, "n_outputs_max": n_slots, **context_params}
-        self.context = model.context(n_threads=n_threads, n_ctx=n_ctx_total, n_seq_max=n_slots, n_batch=self.n_batch, **settings)
+        self.context = model.context(
+            n_threads=n_threads, n_ctx=n_ctx_total, n_seq_max=n_slots, n_batch=self.n_batch, **settings
+        )
         self.n_vocab = model.n_vocab
         self.share_prefix = share_prefix
         self.llama = _Llama(model, self.context, self.n_vocab)
@@ -200,7 +205,9 @@ class Worker:
         finally:
             self.seconds_running += time.perf_counter() - started - (self.seconds_waiting - waited)
 
-    def _run(self, prompts: queue.SimpleQueue, emit: Callable, brake: Brake, max_new_tokens: int, sampling: Sampling) -> None:
+    def _run(
+        self, prompts: queue.SimpleQueue, emit: Callable, brake: Brake, max_new_tokens: int, sampling: Sampling
+    ) -> None:
         self.llama.clear()
         slots = _Slots(self.n_slots, self.n_ctx)
         form = Form(self.table, self.n_slots) if sampling.guided else None
@@ -279,9 +286,19 @@ class Worker:
         """Decode one batch; returns the slots that have finished, in ascending order."""
         batch = self._batch
         total, n_speaking = self._decoding.fill_batch(
-            slots.tokens, slots.n_known, slots.n_cached, slots.n_prompt, self.n_batch, MAX_CHUNK, MIN_ALONGSIDE,
-            batch.token, batch.pos, batch.seq, batch.logits, slots.speaking,
-        )  # fmt: skip
+            slots.tokens,
+            slots.n_known,
+            slots.n_cached,
+            slots.n_prompt,
+            self.n_batch,
+            MAX_CHUNK,
+            MIN_ALONGSIDE,
+            batch.token,
+            batch.pos,
+            batch.seq,
+            batch.logits,
+            slots.speaking,
+        )
         batch.c.n_tokens = total
         logits = self.llama.decode(batch, n_speaking)
         self.n_decoded_tokens += total
@@ -303,10 +320,15 @@ class Worker:
             if sampling.temperature <= 0:
                 for slot, gap in form.gaps.items():  # between what was taken and what else the form allows
                     slots.min_gap[slot] = min(slots.min_gap[slot], gap)
-        return [slot for at in np.flatnonzero(ended) if self._has_ended(slots, slot := int(speaking[at]), int(kinds[at]), dead)]
+        return [
+            slot
+            for at in np.flatnonzero(ended)
+            if self._has_ended(slots, slot := int(speaking[at]), int(kinds[at]), dead)
+        ]
 
     def _has_ended(self, slots: "_Slots", slot: int, kind: int, dead: set[int]) -> bool:
-        """Whether an answer is over with its last token, or beyond help. A line break ends it, unless nothing has been written yet."""
+        """Whether an answer is over with its last token, or beyond help. A line break ends it, unless nothing has been
+        written yet."""
         if kind == END or slot in dead or (kind == NEWLINE and self._text(slots, slot)):
             slots.stopped[slot] = True
             return True
@@ -315,7 +337,9 @@ class Worker:
     def _choose(self, slots: "_Slots", speaking: np.ndarray, logits: np.ndarray, sampling: Sampling) -> np.ndarray:
         """int64 (len(speaking),): the next token of each; logits is float32 (len(speaking), n_vocab)."""
         if sampling.temperature > 0:
-            return np.array([self._draw(slots, int(s), logits[at], sampling) for at, s in enumerate(speaking)], np.int64)
+            return np.array(
+                [self._draw(slots, int(s), logits[at], sampling) for at, s in enumerate(speaking)], np.int64
+            )
         n = len(speaking)
         self._decoding.best_two(logits, self._best, self._gap)
         slots.min_gap[speaking] = np.minimum(slots.min_gap[speaking], self._gap[:n])
@@ -355,7 +379,8 @@ class Worker:
 
 
 class _Slots:
-    """What each slot holds: `n_known` tokens of `tokens`, of which `n_cached` are in the key-value cache (all, in a free slot)."""
+    """What each slot holds: `n_known` tokens of `tokens`, of which `n_cached` are in the key-value cache (all, in a
+    free slot)."""
 
     def __init__(self, n_slots: int, n_ctx: int):
         self.speaking = np.zeros(n_slots, np.int64)  # those whose next token the last step has brought
@@ -387,7 +412,17 @@ class _Slots:
 
     def move(self, source: int, target: int) -> None:
         """A free slot takes over from one that is at work, which stays as one that has finished."""
-        for array in (self.tokens, self.n_known, self.n_cached, self.n_prompt, self.n_most, self.n_shared, self.index, self.stopped, self.min_gap):
+        for array in (
+            self.tokens,
+            self.n_known,
+            self.n_cached,
+            self.n_prompt,
+            self.n_most,
+            self.n_shared,
+            self.index,
+            self.stopped,
+            self.min_gap,
+        ):
             array[target] = array[source]
         self.started[target], self.draws[target] = self.started[source], self.draws[source]
         self.active[target] = True
@@ -407,4 +442,3 @@ class _Slots:
         n = int(self.n_known[slot])
         self.tokens[slot, n : n + len(tokens)] = tokens
         self.n_known[slot] += len(tokens)
-

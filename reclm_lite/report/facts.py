@@ -100,7 +100,8 @@ class Facts:
 
 
 def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
-    """Collect what the page says. `evaluation`: the result of `evaluate_workspace`, computed (with intervals) where None."""
+    """Collect what the page says. `evaluation`: the result of `evaluate_workspace`, computed (with intervals) where
+    None."""
     interactions = load_interactions(ws)
     recommender = Recommender(ws)
     known = recommender.known
@@ -165,7 +166,9 @@ def _examples(ws: Workspace, lengths: np.ndarray) -> list[int]:
         users = [int(user) for user in np.flatnonzero(group) if int(user) not in chosen]
         wanted = N_EXAMPLES - len(chosen)
         if wanted and users:
-            chosen += [users[i] for i in dict.fromkeys(np.linspace(0, len(users) - 1, wanted).round().astype(int).tolist())]
+            chosen += [
+                users[i] for i in dict.fromkeys(np.linspace(0, len(users) - 1, wanted).round().astype(int).tolist())
+            ]
     return sorted(chosen)
 
 
@@ -207,7 +210,16 @@ def _artefacts(ws: Workspace) -> list[ArtefactLine]:
             except ReclmError as error:
                 log.warning("%s is left out of the report: %s", name, error)
                 continue
-            lines.append(ArtefactLine(name, provenance["fingerprint"], provenance["created"], provenance["params"], stale, provenance.get("seconds")))
+            lines.append(
+                ArtefactLine(
+                    name,
+                    provenance["fingerprint"],
+                    provenance["created"],
+                    provenance["params"],
+                    stale,
+                    provenance.get("seconds"),
+                )
+            )
     return lines
 
 
@@ -216,7 +228,13 @@ def _generations(ws: Workspace) -> list[GenerationLine]:
     for side in ("users", "items"):
         job = last_job(ws, job_kind(side))
         if job is not None and "seconds" in job:
-            found.append(GenerationLine(side, job["source"].split(",")[0], *(job[name] for name in ("n_generated", "seconds", "profiles_per_s", "ended_by"))))
+            found.append(
+                GenerationLine(
+                    side,
+                    job["source"].split(",")[0],
+                    *(job[name] for name in ("n_generated", "seconds", "profiles_per_s", "ended_by")),
+                )
+            )
     return found
 
 
@@ -231,14 +249,18 @@ def _software() -> list[tuple[str, str]]:
 
 
 def _commands(ws: Workspace, manifest: Mapping) -> list[str]:
-    """The commands that lead to this state, read off the artefacts that are there; every name in them is one word of a shell."""
+    """The commands that lead to this state, read off the artefacts that are there; every name in them is one word of a
+    shell."""
     root = shell_word(ws.root.name)
     where = f"-w {root}"
     if manifest.get("format") == "demo":
         return [f"reclm quickstart {where}"]
     given = manifest.get("options")
     options = "".join(_option(name, value) for name, value in (given.items() if isinstance(given, dict) else ()))
-    commands = [f"reclm init {root}", f"reclm import {shell_word(str(manifest.get('format', 'FORMAT')))} SOURCE {where}{options}"]
+    commands = [
+        f"reclm init {root}",
+        f"reclm import {shell_word(str(manifest.get('format', 'FORMAT')))} SOURCE {where}{options}",
+    ]
     if ws.has("matrices/split"):
         params = ws.provenance("matrices/split", made_by="reclm split")["params"]
         method = params.get("method")

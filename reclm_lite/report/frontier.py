@@ -1,7 +1,9 @@
-"""How small the profile model may be: the results of `reclm bench quant` as size against loss, for the report and for `quant.html`.
+"""How small the profile model may be: the results of `reclm bench quant` as size against loss, for the report and for
+`quant.html`.
 
-Reads the document that the benchmark writes (`quant.json`). Classes are those of the report's style sheet, so that dark mode and
-print restyle them; nothing is told by colour alone: files with an importance matrix are diamonds, the unquantized one a square.
+Reads the document that the benchmark writes (`quant.json`). Classes are those of the report's style sheet, so that dark
+mode and print restyle them; nothing is told by colour alone: files with an importance matrix are diamonds, the
+unquantized one a square.
 """
 
 import json
@@ -49,7 +51,12 @@ def read(path: Path) -> dict[str, Any] | None:
         if not all(isinstance(n, int) for n in (settings["n_seeds"], document["n_users"])):
             raise TypeError("a count is none")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        log.warning("%s is left out of the report: expected what `reclm bench quant` writes, found %s: %s", path, type(error).__name__, error)
+        log.warning(
+            "%s is left out of the report: expected what `reclm bench quant` writes, found %s: %s",
+            path,
+            type(error).__name__,
+            error,
+        )
         return None
     return document
 
@@ -66,7 +73,9 @@ def loss_of(pair: Mapping[str, Any] | None) -> str:
 
 def measured(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rows of files that were measured to the end, the largest first."""
-    return sorted((row for row in document["files"] if not row["excluded"]), key=lambda row: (-row["size_bytes"], row["name"]))
+    return sorted(
+        (row for row in document["files"] if not row["excluded"]), key=lambda row: (-row["size_bytes"], row["name"])
+    )
 
 
 def marks_of(document: Mapping[str, Any], measure: Callable[[Mapping[str, Any]], float]) -> list[tuple[float, "Mark"]]:
@@ -80,9 +89,12 @@ def marks_of(document: Mapping[str, Any], measure: Callable[[Mapping[str, Any]],
 
 
 def section(document: Mapping[str, Any]) -> str:
-    """Size against loss as HTML: the frontier, and every file with its interval, beside the backbone without profiles."""
+    """Size against loss as HTML: the frontier, and every file with its interval, beside the backbone without
+    profiles."""
     marks = marks_of(document, lambda row: row["size_bytes"] / 1e6)
-    numbers = [x for x, _ in marks] + [end for _, each in marks for end in (each.value, each.low, each.high) if end is not None]
+    numbers = [x for x, _ in marks] + [
+        end for _, each in marks for end in (each.value, each.low, each.high) if end is not None
+    ]
     if not all(math.isfinite(number) and abs(number) < 1e15 for number in numbers):
         raise ValueError("expected finite sizes and losses")
     if not marks:
@@ -91,13 +103,26 @@ def section(document: Mapping[str, Any]) -> str:
     in_rows = [each for _, each in marks]
     plain = document["without_profiles"][HEADLINE]
     if plain is not None and plain["loss"] is not None:
-        in_rows.append(marked("no profiles", "the backbone alone", plain["loss"], plain["loss_interval"], "reference", loss_of(plain)))
+        in_rows.append(
+            marked(
+                "no profiles", "the backbone alone", plain["loss"], plain["loss_interval"], "reference", loss_of(plain)
+            )
+        )
     note = f"Loss of Recall@20 beside the unquantized file; the dashed line is the bound of {100 * bound:g} %."
     by_loss = dot_plot(
-        in_rows, title="Loss of Recall@20", axis="loss of Recall@20", reference=bound, reference_label=f"{100 * bound:g} %", percent=True
+        in_rows,
+        title="Loss of Recall@20",
+        axis="loss of Recall@20",
+        reference=bound,
+        reference_label=f"{100 * bound:g} %",
+        percent=True,
     )
-    scatter = frontier_plot(marks, title="Size and loss", x_axis="size of the file, MB", y_axis="loss of Recall@20", bound=bound)
-    figures = figure("The frontier", note, scatter) + figure("With 95 % intervals", "Negative: better than the unquantized file.", by_loss)
+    scatter = frontier_plot(
+        marks, title="Size and loss", x_axis="size of the file, MB", y_axis="loss of Recall@20", bound=bound
+    )
+    figures = figure("The frontier", note, scatter) + figure(
+        "With 95 % intervals", "Negative: better than the unquantized file.", by_loss
+    )
     return f'{KEY}<div class="pair">{figures}</div>'
 
 
@@ -122,10 +147,20 @@ def model_name(document: Mapping[str, Any]) -> str:
     return str(document["settings"]["model"]).replace("\\", "/").rpartition("/")[2]
 
 
-def frontier_plot(marks: Sequence[tuple[float, Mark]], *, title: str, x_axis: str, y_axis: str, bound: float | None = None, more_is_better: bool = False) -> str:
-    """Files by size or speed (x, from zero) and loss (y, a share), each with its interval; a line joins those that no other file beats.
+def frontier_plot(
+    marks: Sequence[tuple[float, Mark]],
+    *,
+    title: str,
+    x_axis: str,
+    y_axis: str,
+    bound: float | None = None,
+    more_is_better: bool = False,
+) -> str:
+    """Files by size or speed (x, from zero) and loss (y, a share), each with its interval; a line joins those that no
+    other file beats.
 
-    bound: a dashed horizontal. more_is_better: of x. Names are put where there is room; where there is none, pointing at the mark tells.
+    bound: a dashed horizontal. more_is_better: of x. Names are put where there is room; where there is none, pointing
+    at the mark tells.
     """
     height, left, right, top, bottom_room = 340, 56, 16, 34, 46
     inner_w, inner_h = WIDTH - left - right, height - top - bottom_room
@@ -148,7 +183,9 @@ def frontier_plot(marks: Sequence[tuple[float, Mark]], *, title: str, x_axis: st
     for tick in xs:
         out.append(text(x_of(tick), height - bottom_room + 16, f"{tick:g}", "tick", "middle"))
     if bound is not None:
-        out.append(f'<line class="reference" x1="{left}" x2="{WIDTH - right}" y1="{y_of(bound):.1f}" y2="{y_of(bound):.1f}"/>')
+        out.append(
+            f'<line class="reference" x1="{left}" x2="{WIDTH - right}" y1="{y_of(bound):.1f}" y2="{y_of(bound):.1f}"/>'
+        )
     best = frontier([(x, mark.value) for x, mark in marks], more_is_better=more_is_better)
     if len(best) > 1:
         points = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in best)
@@ -158,7 +195,8 @@ def frontier_plot(marks: Sequence[tuple[float, Mark]], *, title: str, x_axis: st
         if mark.low is not None and mark.high is not None:
             low, high = y_of(mark.low), y_of(mark.high)
             out.append(
-                f'<path class="whisker {mark.group}" d="M{x:.1f},{low:.1f} V{high:.1f} M{x - 4:.1f},{low:.1f} h8 M{x - 4:.1f},{high:.1f} h8"/>'
+                f'<path class="whisker {mark.group}" d="M{x:.1f},{low:.1f} V{high:.1f} M{x - 4:.1f},{low:.1f} h8 '
+                f'M{x - 4:.1f},{high:.1f} h8"/>'
             )
         out.append(marker(x, y, mark, f"{mark.label}: {mark.shown}"))
     out += _labels(places, left, WIDTH - right, top - 16, height - bottom_room)
@@ -168,7 +206,8 @@ def frontier_plot(marks: Sequence[tuple[float, Mark]], *, title: str, x_axis: st
 
 
 def frontier(points: Sequence[tuple[float, float]], *, more_is_better: bool = False) -> list[tuple[float, float]]:
-    """Those of (size, loss) that no other is both smaller and better than, by size; or of (speed, loss), from the fastest on."""
+    """Those of (size, loss) that no other is both smaller and better than, by size; or of (speed, loss), from the
+    fastest on."""
     out: list[tuple[float, float]] = []
     for x, y in sorted(set(points), key=lambda point: (-point[0] if more_is_better else point[0], point[1])):
         if not out or y < out[-1][1]:
@@ -176,7 +215,9 @@ def frontier(points: Sequence[tuple[float, float]], *, more_is_better: bool = Fa
     return out
 
 
-def _labels(places: Sequence[tuple[float, float, Mark]], left: float, right: float, top: float, bottom: float) -> list[str]:
+def _labels(
+    places: Sequence[tuple[float, float, Mark]], left: float, right: float, top: float, bottom: float
+) -> list[str]:
     """Names beside their marks: right, left, above, below, wherever they touch no mark and no other name."""
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y, _ in places]
     out = []

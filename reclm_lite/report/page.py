@@ -51,9 +51,14 @@ def render(facts: Facts) -> str:
     ]
     made = facts.created[:16].replace("T", " ")
     return shell(
-        f"{facts.name}: recommendation report", kicker="Recommendation report", heading=facts.name, lede=headline(facts), sections=sections,
-        soft=f"{_plural(facts.n_users, 'user')}, {_plural(facts.n_items, 'item')}, {_plural(facts.n_interactions, 'interaction')}. Made {made} UTC.",
-    )  # fmt: skip
+        f"{facts.name}: recommendation report",
+        kicker="Recommendation report",
+        heading=facts.name,
+        lede=headline(facts),
+        sections=sections,
+        soft=f"{_plural(facts.n_users, 'user')}, {_plural(facts.n_items, 'item')}, "
+        f"{_plural(facts.n_interactions, 'interaction')}. Made {made} UTC.",
+    )
 
 
 # -- what came out ------------------------------------------------------------------
@@ -132,11 +137,13 @@ def _models(facts: Facts) -> str:
     intervals = any(tables.interval_of(row, HEADLINE_METRIC) for row in rows)
     whiskers = " Whiskers are 95 % intervals over users." if intervals else ""
     stale = "".join(
-        f"<li>{escape(str(entry['model']))}: {escape(str(entry['reason']))}</li>" for entry in facts.evaluation.get("stale") or []
+        f"<li>{escape(str(entry['model']))}: {escape(str(entry['reason']))}</li>"
+        for entry in facts.evaluation.get("stale") or []
     )
     left_out = f'<p class="note">Left out of the comparison:</p><ul class="note">{stale}</ul>' if stale else ""
     return (
-        "<p>Each model ranks the candidates for every user with held-out interactions; what the user took before is left out. "
+        "<p>Each model ranks the candidates for every user with held-out interactions; what the user took before "
+        "is left out. "
         f"Epochs and settings were selected on validation data only.{whiskers}</p>{key}"
         f'<div class="pair">{"".join(figures)}</div>{"".join(html_tables)}{left_out}'
     )
@@ -148,11 +155,15 @@ def _model_figure(group: Sequence[Mapping], setting: str, metric: str) -> str:
         low, high = tables.interval_of(row, metric) or (None, None)
         reference = row["model"] in tables.REFERENCES
         fused = (row.get("profiles") or "none") != "none"
-        css, marker = ("reference-row", "square") if reference else ("profiles", "diamond") if fused else ("plain", "circle")
+        css, marker = (
+            ("reference-row", "square") if reference else ("profiles", "diamond") if fused else ("plain", "circle")
+        )
         dots.append(plots.Dot(tables.model_label(row), row[metric], low, high, css, marker))
     popularity = next((row[metric] for row in group if row["model"] == "popularity"), None)
     axis = f"{tables.metric_label(metric)}, {tables.SETTING_TITLES[setting].lower()}"
-    svg = plots.dot_plot(dots, title=axis, axis=tables.metric_label(metric), reference=popularity, reference_label="popularity")
+    svg = plots.dot_plot(
+        dots, title=axis, axis=tables.metric_label(metric), reference=popularity, reference_label="popularity"
+    )
     caption = f"{tables.metric_label(metric)}<span>{tables.SETTING_TITLES[setting]}, {tables.users_label(group)}</span>"
     return f"<figure><figcaption>{caption}</figcaption>{svg}</figure>"
 
@@ -212,8 +223,10 @@ def _quantization(facts: Facts) -> str:
     settings, when = document["settings"], str(document.get("created", ""))[:16].replace("T", " ")
     old = "" if facts.quantization_is_current else "<strong>The data or the split have changed since.</strong> "
     note = (
-        f"{old}Files made of {escape(frontier.model_name(document))}, each writing the profiles of {_plural(document['n_users'], 'user')} that {escape(settings['backbone'])} was fitted with, "
-        f"{_plural(settings['n_seeds'], 'seed')}. Measured {escape(when)} UTC by <code>reclm bench quant</code>; its own page, <code>quant.html</code>, has the rest."
+        f"{old}Files made of {escape(frontier.model_name(document))}, each writing the profiles of "
+        f"{_plural(document['n_users'], 'user')} that {escape(settings['backbone'])} was fitted with, "
+        f"{_plural(settings['n_seeds'], 'seed')}. Measured {escape(when)} UTC by <code>reclm bench quant</code>; "
+        "its own page, <code>quant.html</code>, has the rest."
     )
     sentence = escape(document["choice"]["sentence"]).replace(" %", "\u00a0%")
     return f'<p>{sentence}</p>{frontier.section(document)}<p class="note">{note}</p>'
@@ -232,8 +245,10 @@ def _coverage(facts: Facts) -> str:
     return (
         f"{_tiles(tiles)}<p>{_plural(facts.n_user_profiles, 'user')} of {facts.n_users:,} and "
         f"{_plural(facts.n_item_profiles, 'item')} of {facts.n_items:,} have a valid profile. "
-        f"The top {COVERAGE_K} of {_plural(facts.n_coverage_users, 'user')}, evenly spaced over those with a history and ranked "
-        f"by {escape(facts.coverage_basis)}, together show {_plural(facts.n_covered_items, 'item')} of {facts.n_items:,}.</p>"
+        f"The top {COVERAGE_K} of {_plural(facts.n_coverage_users, 'user')}, evenly spaced over those with a "
+        "history and ranked "
+        f"by {escape(facts.coverage_basis)}, together show {_plural(facts.n_covered_items, 'item')} of "
+        f"{facts.n_items:,}.</p>"
     )
 
 
@@ -252,7 +267,10 @@ def _data(facts: Facts) -> str:
     ]
     one = int((lengths == 1).sum())
     none = int((lengths == 0).sum())
-    left = f"<span>{_percent(one, facts.n_users)} of users have one interaction, {_percent(none, facts.n_users)} have none</span>"
+    left = (
+        f"<span>{_percent(one, facts.n_users)} of users have one interaction, {_percent(none, facts.n_users)} have "
+        "none</span>"
+    )
     head = np.sort(facts.item_counts)[::-1]
     n_head = max(1, round(int((head > 0).sum()) / 100))
     share = _percent(int(head[:n_head].sum()), int(head.sum()))
@@ -260,7 +278,8 @@ def _data(facts: Facts) -> str:
     return (
         f'{_tiles(tiles)}<div class="pair">'
         f"<figure><figcaption>History lengths{left}</figcaption>{plots.history_histogram(lengths)}</figure>"
-        f"<figure><figcaption>Interactions per item{right}</figcaption>{plots.popularity_curve(facts.item_counts)}</figure>"
+        "<figure><figcaption>Interactions per "
+        f"item{right}</figcaption>{plots.popularity_curve(facts.item_counts)}</figure>"
         f"</div>{_manifest(facts.manifest)}"
     )
 
@@ -285,9 +304,14 @@ def _manifest(manifest: Mapping) -> str:
         for source in (manifest["sources"] if isinstance(manifest.get("sources"), list) else ())
         if isinstance(source, Mapping)
     ]
-    head = '<th scope="col">File</th><th scope="col" class="number">Bytes</th><th scope="col">SHA-256 (first 16 digits)</th>'
+    head = (
+        '<th scope="col">File</th><th scope="col" class="number">Bytes</th><th scope="col">SHA-256 (first 16 '
+        "digits)</th>"
+    )
     files = f'<div class="fine">{tables.table_html("Files that were read", head, rows)}</div>' if rows else ""
-    return f"<details><summary>Where the data came from</summary>{tables.pairs_html('The import', pairs)}{files}</details>"
+    return (
+        f"<details><summary>Where the data came from</summary>{tables.pairs_html('The import', pairs)}{files}</details>"
+    )
 
 
 def _split(facts: Facts) -> str:
@@ -318,7 +342,10 @@ def _timings(facts: Facts) -> str:
     for run in facts.generations:
         end = "" if run.ended_by == "done" else f"; ended by: {run.ended_by}"
         rows.append(
-            (f"profiles of {run.side}, by {run.source}", f"{_seconds(run.seconds)} for {run.n_generated:,} generated, {run.profiles_per_s:,.1f} profiles/s{end}")
+            (
+                f"profiles of {run.side}, by {run.source}",
+                f"{_seconds(run.seconds)} for {run.n_generated:,} generated, {run.profiles_per_s:,.1f} profiles/s{end}",
+            )
         )
     if not rows:
         return "<p>No stage has noted its time.</p>"
@@ -338,7 +365,8 @@ def _provenance(facts: Facts) -> str:
     for line in facts.artefacts:
         state = f"stale: {', '.join(line.stale)} changed" if line.stale else "current"
         rows.append(
-            f'<tr><th scope="row"><code>{escape(line.name)}</code></th><td><code>{escape(line.fingerprint[:12])}</code></td>'
+            "<tr><th "
+            f'scope="row"><code>{escape(line.name)}</code></th><td><code>{escape(line.fingerprint[:12])}</code></td>'
             f"<td>{escape(str(_find(line.params, 'seed')))}</td><td>{escape(line.created[:16].replace('T', ' '))}</td>"
             f"<td>{escape(state)}</td></tr>"
         )

@@ -18,7 +18,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
 
 @dataclass(frozen=True)
 class Dot:
-    """One line of a dot plot: a value with its 95 % interval (None: unknown). `group` is a CSS class, `marker` its shape, `shown` the
+    """One line of a dot plot: a value with its 95 % interval (None: unknown). `group` is a CSS class, `marker` its
+    shape, `shown` the
     value in words (empty: four decimals).
     """
 
@@ -38,7 +39,9 @@ def key(reference: str, plain: str, profiles: str) -> str:
         ('<circle class="dot" cx="7" cy="7" r="4.5"/>', plain),
         ('<path class="dot profiles" d="M7,1 l6,6 l-6,6 l-6,-6 Z"/>', profiles),
     )
-    items = "".join(f'<li><svg viewBox="0 0 14 14" aria-hidden="true">{shape}</svg>{words}</li>' for shape, words in drawn)
+    items = "".join(
+        f'<li><svg viewBox="0 0 14 14" aria-hidden="true">{shape}</svg>{words}</li>' for shape, words in drawn
+    )
     return f'<ul class="key" aria-label="Marks">{items}</ul>'
 
 
@@ -66,7 +69,8 @@ def history_histogram(lengths: np.ndarray) -> str:
             bar = max(bar, 1.5)
         y = _TOP + inner_height - bar
         out.append(
-            f'<rect class="bar" x="{x + step * 0.12:.1f}" y="{y:.1f}" width="{step * 0.76:.1f}" height="{bar:.1f}" rx="1.5">'
+            f'<rect class="bar" x="{x + step * 0.12:.1f}" y="{y:.1f}" width="{step * 0.76:.1f}" height="{bar:.1f}" '
+            'rx="1.5">'
             f"<title>{label} interactions: {count:,} users</title></rect>"
         )
         if index % every == 0:
@@ -98,7 +102,9 @@ def popularity_curve(counts: np.ndarray) -> str:
     points = [f"{x_of(int(rank)):.1f},{y_of(int(counts[rank - 1])):.1f}" for rank in ranks]
     out = [_grid_y(_powers_of_ten(top), y_of)]
     for tick in _powers_of_ten(n_items):
-        out.append(f'<line class="grid" x1="{x_of(tick):.1f}" x2="{x_of(tick):.1f}" y1="{_TOP}" y2="{_TOP + inner_height}"/>')
+        out.append(
+            f'<line class="grid" x1="{x_of(tick):.1f}" x2="{x_of(tick):.1f}" y1="{_TOP}" y2="{_TOP + inner_height}"/>'
+        )
         out.append(text(x_of(tick), height - _BOTTOM + 16, f"{tick:,}", "tick", "middle"))
     base = _TOP + inner_height
     out.append(f'<path class="area" d="M{_LEFT},{base} L{" L".join(points)} L{x_of(n_items):.1f},{base} Z"/>')
@@ -115,7 +121,14 @@ def popularity_curve(counts: np.ndarray) -> str:
 
 
 def dot_plot(
-    dots: Sequence[Dot], *, title: str, axis: str, reference: float | None = None, reference_label: str = "", percent: bool = False, from_zero: bool = True
+    dots: Sequence[Dot],
+    *,
+    title: str,
+    axis: str,
+    reference: float | None = None,
+    reference_label: str = "",
+    percent: bool = False,
+    from_zero: bool = True,
 ) -> str:
     """Values as dots with 95 % intervals as whiskers, one line each; `reference` is a dashed vertical.
 
@@ -166,14 +179,17 @@ def dot_plot(
 def svg(parts: Sequence[str], height: float, title: str, description: str) -> str:
     """The image of these parts, WIDTH units wide."""
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(f"{title}. {description}", quote=True)}">'
+        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" '
+        f'aria-label="{escape(f"{title}. {description}", quote=True)}">'
         f"<desc>{escape(description)}</desc>{''.join(parts)}</svg>"
     )
 
 
 def text(x: float, y: float, words: str, css: str, anchor: str) -> str:
     """Words at a place, escaped."""
-    return f'<text class="{escape(css, quote=True)}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+    return (
+        f'<text class="{escape(css, quote=True)}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+    )
 
 
 def marker(x: float, y: float, dot: Dot, tip: str) -> str:

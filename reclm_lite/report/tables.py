@@ -18,8 +18,18 @@ SETTINGS = ("full", "unseen")
 SETTING_TITLES = {"full": "All candidates", "unseen": "Unseen items"}
 # Rows that use nothing of the user: what a model has to beat.
 REFERENCES = ("random", "popularity")
-_MODEL_NAMES = {"biasmf": "BiasMF", "lightgcn": "LightGCN", "ncf": "NCF", "sgl": "SGL", "simgcl": "SimGCL",
-                "ease": "EASE", "itemknn": "ItemKNN", "gfcf": "GF-CF", "popularity": "Popularity", "random": "Random"}  # fmt: skip
+_MODEL_NAMES = {
+    "biasmf": "BiasMF",
+    "lightgcn": "LightGCN",
+    "ncf": "NCF",
+    "sgl": "SGL",
+    "simgcl": "SimGCL",
+    "ease": "EASE",
+    "itemknn": "ItemKNN",
+    "gfcf": "GF-CF",
+    "popularity": "Popularity",
+    "random": "Random",
+}
 
 
 def model_label(row: Mapping) -> str:
@@ -58,7 +68,8 @@ def best_row(rows: Sequence[Mapping], metric: str) -> Mapping | None:
 
 
 def models_table(result: Mapping) -> "list[Table]":
-    """One terminal table per setting of an evaluation, the best value of each column in bold; for a console without markup."""
+    """One terminal table per setting of an evaluation, the best value of each column in bold; for a console without
+    markup."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -70,7 +81,9 @@ def models_table(result: Mapping) -> "list[Table]":
             continue
         users = users_label(group)
         title = f"{SETTING_TITLES.get(setting, setting)} ({users})"
-        table = Table(title=printable(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table = Table(
+            title=printable(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
+        )
         table.add_column("model", no_wrap=True)
         for metric in METRICS:
             # R@20, N@40: short, so that the table fits into 80 columns.
@@ -113,7 +126,9 @@ def models_html(rows: Sequence[Mapping], setting: str) -> str:
             cells.append(f'<td class="number">{value}{span}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     intervals = " Below each value, its 95 % interval." if any(interval_of(row, METRICS[0]) for row in group) else ""
-    caption = f"{SETTING_TITLES.get(setting, setting)}: {users_label(group)}; the best of each column in bold.{intervals}"
+    caption = (
+        f"{SETTING_TITLES.get(setting, setting)}: {users_label(group)}; the best of each column in bold.{intervals}"
+    )
     head = "".join(f'<th scope="col" class="number">{metric_label(metric)}</th>' for metric in METRICS)
     return table_html(caption, f'<th scope="col">Model</th>{head}', body)
 
@@ -130,7 +145,8 @@ def table_html(caption: str, head: str, rows: Sequence[str]) -> str:
 def pairs_html(caption: str, pairs: Sequence[tuple[str, str]]) -> str:
     """A two-column table of names and values, all text escaped."""
     rows = [f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(value))}</td></tr>' for name, value in pairs]
-    return f'''<div class="pairs">{table_html(caption, '<th scope="col">What</th><th scope="col">Value</th>', rows)}</div>'''
+    head = '<th scope="col">What</th><th scope="col">Value</th>'
+    return f'<div class="pairs">{table_html(caption, head, rows)}</div>'
 
 
 def _settings(rows: Sequence[Mapping]) -> list[str]:

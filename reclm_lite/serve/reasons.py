@@ -68,7 +68,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Reason:
-    """`text` for people; `kind`, `tail_share` (0 to 1, smaller is stronger) and `anchor` (an item index) to check it by."""
+    """`text` for people; `kind`, `tail_share` (0 to 1, smaller is stronger) and `anchor` (an item index) to check it
+    by."""
 
     kind: str
     text: str
@@ -110,7 +111,9 @@ class Reasoner:
     def __init__(self, evidence: Evidence):
         self.evidence = evidence
         n_items = len(evidence.texts)
-        self.reference = np.unique(np.linspace(0, max(0, n_items - 1), min(n_items, MAX_REFERENCE_ITEMS)).astype(np.int64))
+        self.reference = np.unique(
+            np.linspace(0, max(0, n_items - 1), min(n_items, MAX_REFERENCE_ITEMS)).astype(np.int64)
+        )
         self._history = np.unique(np.asarray(evidence.history, dtype=np.int64))
         self._known = set(self._history.tolist())
         self._neighbor_counts = np.zeros(n_items, np.int64)
@@ -141,8 +144,13 @@ class Reasoner:
             return popular
         query = self._query(item)
         personal = (
-            query, self._similar(item), self._together(item), self._interest(item), self._neighbors(item), self._category(item)
-        )  # fmt: skip
+            query,
+            self._similar(item),
+            self._together(item),
+            self._interest(item),
+            self._neighbors(item),
+            self._category(item),
+        )
         found = [reason for reason in personal if reason is not None]
         telling = [
             reason for reason in found if reason.tail_share <= MAX_TAIL_SHARE or (basis == "text" and reason is query)
@@ -172,7 +180,10 @@ class Reasoner:
             return None
         best = int(np.argmax(shares))
         anchor = int(self._together_items[best])
-        n_both, n_others = int(self._together_counts[best, item]), int(self.evidence.counts[anchor]) - self.evidence.is_counted
+        n_both, n_others = (
+            int(self._together_counts[best, item]),
+            int(self.evidence.counts[anchor]) - self.evidence.is_counted,
+        )
         if not self.evidence.texts[anchor].title.strip():
             return None
         times = n_both / n_others / (int(self.evidence.counts[item]) / self.evidence.n_users)
@@ -201,10 +212,13 @@ class Reasoner:
         who = "a similar user" if n_neighbors == 1 else f"{n_took} of {n_neighbors} similar users"
         tail = _tail_share(np.sort(self._neighbor_counts[self.reference]), n_took)
         # One of several is chance, however few items the neighbours took: used only where nothing else is telling.
-        return Reason("neighbors", f"{who} took it", max(tail, 2 * MAX_TAIL_SHARE) if n_took == 1 < n_neighbors else tail)
+        return Reason(
+            "neighbors", f"{who} took it", max(tail, 2 * MAX_TAIL_SHARE) if n_took == 1 < n_neighbors else tail
+        )
 
     def _category(self, item: int) -> Reason | None:
-        """Shared category, measured by how much commoner it is in the history than it has to be: its share of the catalogue."""
+        """Shared category, measured by how much commoner it is in the history than it has to be: its share of the
+        catalogue."""
         text, n_history = self.evidence.texts[item], len(self._history)
         for field_name, counts in zip(("subcategory", "category"), self._category_counts, strict=True):
             value = getattr(text, field_name)
@@ -213,7 +227,9 @@ class Reasoner:
                 continue
             n_same = sum(getattr(self.evidence.texts[int(other)], field_name) == value for other in self.reference)
             tail = (1 + n_same) / (1 + len(self.reference))
-            whose = "your only item is in it" if n_history == 1 else f"{n_shared:,} of your {n_history:,} items are in it"
+            whose = (
+                "your only item is in it" if n_history == 1 else f"{n_shared:,} of your {n_history:,} items are in it"
+            )
             if n_history > 1 and n_shared == 1:
                 whose = f"1 of your {n_history:,} items is in it"
             # One shared item among many is weak however rare the category: weigh by the share of the history.
@@ -257,7 +273,8 @@ class Reasoner:
         return items, counts
 
     def _together_share(self, items: np.ndarray) -> np.ndarray:
-        """Shrunk share of the other takers of each history item who took `items`: float64 (n, len(items)); 0 where too few."""
+        """Shrunk share of the other takers of each history item who took `items`: float64 (n, len(items)); 0 where too
+        few."""
         both = self._together_counts[:, items]
         others = np.maximum(self.evidence.counts[self._together_items] - self.evidence.is_counted, 1)[:, None]
         everyone = self.evidence.counts[items][None, :] / max(1, self.evidence.n_users)

@@ -51,7 +51,8 @@ class RecommendedItem:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """`user` is None for words or a history alone; `basis` is "model", "text" or "popularity"; `note` says in a sentence why."""
+    """`user` is None for words or a history alone; `basis` is "model", "text" or "popularity"; `note` says in a
+    sentence why."""
 
     user: str | None
     items: list[RecommendedItem]
@@ -80,16 +81,21 @@ def recommend(
 
     model: a fitted model's name such as `lightgcn` or `lightgcn+users`; None takes the best by validation.
     encoder: the GGUF that made the item vectors, for `text`; None for the bundled one.
-    allow_stale: rank with a model that was fitted on earlier interactions of the same users and items; the note says so.
-    Raises InputError for an unknown user or item or k < 1, MissingArtefactError for a model that is missing or stale.
+    allow_stale: rank with a model that was fitted on earlier interactions of the same users and items; the note says
+    so. Raises InputError for an unknown user or item or k < 1, MissingArtefactError for a model that is missing or
+    stale.
     """
-    return Recommender(ws, model=model, encoder=encoder, allow_stale=allow_stale).recommend(user_id, k=k, text=text, history=history)
+    return Recommender(ws, model=model, encoder=encoder, allow_stale=allow_stale).recommend(
+        user_id, k=k, text=text, history=history
+    )
 
 
 class Recommender:
     """Answers for many users from one workspace: data, texts and the model are read once, when first needed."""
 
-    def __init__(self, ws: Workspace, *, model: str | None = None, encoder: Path | None = None, allow_stale: bool = False):
+    def __init__(
+        self, ws: Workspace, *, model: str | None = None, encoder: Path | None = None, allow_stale: bool = False
+    ):
         self.ws = ws
         self._allow_stale = allow_stale
         self._encoder = encoder
@@ -161,14 +167,18 @@ class Recommender:
         chosen = _top(_masked(scores, history), k)
         left_out = ""
         if len(history):
-            left_out = " One known item is left out." if len(history) == 1 else f" {len(history):,} known items are left out."
+            left_out = (
+                " One known item is left out." if len(history) == 1 else f" {len(history):,} known items are left out."
+            )
         if len(chosen) < k:
             left_out += f" Fewer than {k:,} items can be ranked: {len(chosen):,} given."
         reasoner = self.reasoner(user, history=history, query=query, query_label=label)
         items = []
         for i in map(int, chosen):
             reason = reasoner.reason(i, basis=basis).text
-            items.append(RecommendedItem(self.item_ids[i], self.texts[i].title or self.item_ids[i], float(scores[i]), reason, i))
+            items.append(
+                RecommendedItem(self.item_ids[i], self.texts[i].title or self.item_ids[i], float(scores[i]), reason, i)
+            )
         self._require_same_data()  # what was read on the way is read by now
         return Recommendation(user_id, items, basis, note + left_out)
 
@@ -181,10 +191,14 @@ class Recommender:
         return [_top(_masked(self._for_user(int(user))[0], self.history(int(user))), k) for user in users]
 
     def reasoner(
-        self, user: int | None, *,
-        history: np.ndarray | None = None, query: np.ndarray | None = None, query_label: str = "your words",
+        self,
+        user: int | None,
+        *,
+        history: np.ndarray | None = None,
+        query: np.ndarray | None = None,
+        query_label: str = "your words",
     ) -> Reasoner:
-        """What finds the reasons for one user's items (None: nobody in particular, or somebody with a `history`)."""  # fmt: skip
+        """What finds the reasons for one user's items (None: nobody in particular, or somebody with a `history`)."""
         if history is None:
             history = self.history(user) if user is not None else np.zeros(0, np.int32)
         evidence = Evidence(
@@ -207,10 +221,13 @@ class Recommender:
     def _for_words(self, text: str) -> tuple:
         if self.item_vectors is None:
             raise MissingArtefactError(
-                f"recommending for words needs up-to-date item vectors: run `reclm embed items -w {self.ws.argument}` first"
+                f"recommending for words needs up-to-date item vectors: run `reclm embed items -w {self.ws.argument}` "
+                "first"
             )
         if not self.item_vectors.any():
-            raise InputError(f"no item of {self.ws.root} has a text to compare your words with: recommend for a user with --user ID")
+            raise InputError(
+                f"no item of {self.ws.root} has a text to compare your words with: recommend for a user with --user ID"
+            )
         query = sources.embed_words(self.ws, text, self._encoder)
         has_text = self.item_vectors.any(axis=1)
         scores = np.where(has_text, self.item_vectors @ query + WORDS_POPULARITY_WEIGHT * self.popularity, np.nan)
@@ -243,7 +260,8 @@ class Recommender:
         return self._popular_scores(), "popularity", f"{why}: ranked by popularity alone.", None, ""
 
     def _for_stranger(self, history: np.ndarray) -> tuple:
-        """The same for somebody with a history (int32, ascending) who is not in the workspace: placed among the items."""
+        """The same for somebody with a history (int32, ascending) who is not in the workspace: placed among the
+        items."""
         model, sentence = self._choice
         if model is None:
             return self._popular_scores(), "popularity", sentence, None, ""
@@ -280,7 +298,8 @@ class Recommender:
         return np.where(candidate, scores, np.nan)
 
     def _taste_scores(self, taste: np.ndarray) -> np.ndarray:
-        """Standardised cosine plus weighted standardised log-popularity: float32 (n_items,), NaN for items without text."""
+        """Standardised cosine plus weighted standardised log-popularity: float32 (n_items,), NaN for items without
+        text."""
         has_text = self.item_vectors.any(axis=1)
         cosine = _standardised(self.item_vectors @ taste, has_text)
         popularity = _standardised(self.popularity, has_text)
@@ -311,7 +330,8 @@ class Recommender:
         if unknown:
             more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
             raise InputError(
-                f"no item {', '.join(map(repr, unknown[:5]))}{more} among the {len(place):,} of {self.ws.root}: ids look like "
+                f"no item {', '.join(map(repr, unknown[:5]))}{more} among the {len(place):,} of {self.ws.root}: ids "
+                "look like "
                 f"{', '.join(map(repr, self.item_ids[:3]))}; give ids of the imported data, separated by commas"
             )
         if not wanted:
@@ -321,8 +341,16 @@ class Recommender:
     @cached_property
     def _profile_arrays(self) -> dict[str, np.ndarray] | None:
         arrays = sources.profile_arrays(self.ws, self.interactions.n_users)
-        if arrays is not None and self.item_vectors is not None and arrays["vectors"].shape[1] != self.item_vectors.shape[1]:
-            log.warning("profile vectors have another width than those of the items and are not used: run `reclm embed profiles -w %s`", self.ws.root)
+        if (
+            arrays is not None
+            and self.item_vectors is not None
+            and arrays["vectors"].shape[1] != self.item_vectors.shape[1]
+        ):
+            log.warning(
+                "profile vectors have another width than those of the items and are not used: run `reclm embed "
+                "profiles -w %s`",
+                self.ws.root,
+            )
             return None
         return arrays
 

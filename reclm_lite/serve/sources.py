@@ -25,8 +25,8 @@ def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False
     """(the model to rank with or None, a sentence that says which and why).
 
     wanted: `lightgcn`, `lightgcn+users`, or None for the best by validation among those that are up to date.
-    allow_stale: also one that was fitted on earlier interactions of the present users and items, where it is wanted or none is
-    up to date; the sentence says so.
+    allow_stale: also one that was fitted on earlier interactions of the present users and items, where it is wanted or
+    none is up to date; the sentence says so.
     """
     stored = fitted_models(ws)
     if wanted is not None:
@@ -34,11 +34,14 @@ def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False
         if (model, profiles) not in stored:
             names = ", ".join(model_name(*pair) for pair in stored) or "none"
             if not stored:
-                raise MissingArtefactError(f"no model has been fitted in {ws.root}: run `reclm fit lightgcn -w {ws.argument}` first")
+                raise MissingArtefactError(
+                    f"no model has been fitted in {ws.root}: run `reclm fit lightgcn -w {ws.argument}` first"
+                )
             if model not in MODELS:
                 raise InputError(f"expected a fitted model among {names}, found {wanted!r}: name one of them")
             raise MissingArtefactError(
-                f"{wanted} has not been fitted in {ws.root} (fitted: {names}): run `{fit_command(ws, model, profiles)}` first"
+                f"{wanted} has not been fitted in {ws.root} (fitted: {names}): run "
+                f"`{fit_command(ws, model, profiles)}` first"
             )
         fitted = load(ws, model, profiles, fresh=not allow_stale)
         return fitted, f"Ranked by {wanted}, as asked.{_staleness(ws, (model, profiles))}"
@@ -56,7 +59,9 @@ def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False
     # The highest score; the first in the alphabet of equals; without scores, what is more than popularity.
     usable = fresh or stale if allow_stale else fresh
     scored = sorted((pair for pair in usable if scores[pair] is not None), key=lambda pair: (-scores[pair], pair))
-    unscored = sorted((pair for pair in usable if scores[pair] is None), key=lambda pair: (pair[0] == "popularity", pair))
+    unscored = sorted(
+        (pair for pair in usable if scores[pair] is None), key=lambda pair: (pair[0] == "popularity", pair)
+    )
     n_scored = len(scored)
     unused = [] if usable is stale else list(stale)
     for pair in [*scored, *unscored]:
@@ -70,22 +75,34 @@ def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False
         if scores[pair] is None:
             said = f"Ranked by {model_name(*pair)}; no validation figures are recorded."
             return fitted, f"{said}{_staleness(ws, pair)}{_left_out(unused, damaged)}"
-        best = f", the best of {n_scored} fitted models on validation (NDCG@20 {scores[pair]:.4f})" if n_scored > 1 else ""
+        best = (
+            f", the best of {n_scored} fitted models on validation (NDCG@20 {scores[pair]:.4f})" if n_scored > 1 else ""
+        )
         return fitted, f"Ranked by {model_name(*pair)}{best}.{_staleness(ws, pair)}{_left_out(unused, damaged)}"
     left_out = _left_out(stale, damaged)
-    return None, f"No model is fitted, so ranked by popularity: run `reclm fit lightgcn -w {ws.argument}` for more.{left_out}"
+    return (
+        None,
+        f"No model is fitted, so ranked by popularity: run `reclm fit lightgcn -w {ws.argument}` for more.{left_out}",
+    )
 
 
 def _staleness(ws: Workspace, pair: tuple[str, str]) -> str:
     """A sentence on a model in use that is not up to date; else empty."""
     changed = ws.stale_inputs(f"models/{model_name(*pair)}")
-    return f" It is stale ({', '.join(changed)} changed since it was fitted): `{fit_command(ws, *pair)}` fits it again." if changed else ""
+    return (
+        f" It is stale ({', '.join(changed)} changed since it was fitted): `{fit_command(ws, *pair)}` fits it again."
+        if changed
+        else ""
+    )
 
 
 def _left_out(stale: list[tuple[str, str]], damaged: list[tuple[str, str]]) -> str:
     """Sentences that name the models that were not considered."""
-    parts = [f" Left out as {why}: {', '.join(model_name(*pair) for pair in pairs)}."
-             for why, pairs in (("stale", stale), ("damaged", damaged)) if pairs]  # fmt: skip
+    parts = [
+        f" Left out as {why}: {', '.join(model_name(*pair) for pair in pairs)}."
+        for why, pairs in (("stale", stale), ("damaged", damaged))
+        if pairs
+    ]
     return "".join(parts)
 
 
@@ -114,15 +131,19 @@ def item_vectors(ws: Workspace, n_items: int) -> np.ndarray | None:
 
 
 def profile_arrays(ws: Workspace, n_users: int) -> dict[str, np.ndarray] | None:
-    """The arrays of `vectors/user_profiles` (see `text.vectors`); None where not made, stale, or not of the items' encoder."""
+    """The arrays of `vectors/user_profiles` (see `text.vectors`); None where not made, stale, or not of the items'
+    encoder."""
     arrays = _vectors(ws, "vectors/user_profiles", "reclm embed profiles", n_users)
     if arrays is None or not ws.has("vectors/items"):
         return None
     encoders = [
-        ws.provenance(name, made_by="reclm embed")["params"].get("encoder") for name in ("vectors/user_profiles", "vectors/items")
+        ws.provenance(name, made_by="reclm embed")["params"].get("encoder")
+        for name in ("vectors/user_profiles", "vectors/items")
     ]
     if encoders[0] != encoders[1]:
-        log.warning("profile vectors are not of the items' encoder and are not used: run `reclm embed profiles -w %s`", ws.root)
+        log.warning(
+            "profile vectors are not of the items' encoder and are not used: run `reclm embed profiles -w %s`", ws.root
+        )
         return None
     return arrays
 
@@ -176,7 +197,8 @@ def embed_words(ws: Workspace, text: str, encoder: Path | None = None) -> np.nda
         identity = json.loads(json.dumps(text_encoder.identity))
         if identity != made_by:
             raise ModelError(
-                f"the item vectors were made by the encoder {made_by.get('name', '?')} ({str(made_by.get('sha256', '?'))[:12]}), "
+                f"the item vectors were made by the encoder {made_by.get('name', '?')} "
+                f"({str(made_by.get('sha256', '?'))[:12]}), "
                 f"found {identity['name']} ({identity['sha256'][:12]}): embed the items again with "
                 f"`reclm embed items -w {ws.argument}`, or give the encoder that made them"
             )
@@ -187,7 +209,8 @@ def embed_words(ws: Workspace, text: str, encoder: Path | None = None) -> np.nda
 
 
 def _vectors(ws: Workspace, name: str, command: str, n_rows: int) -> dict[str, np.ndarray] | None:
-    """`vectors` (and `text_hash`, which those of profiles need) of an optional artefact; None (logged) where it is missing, stale or damaged."""
+    """`vectors` (and `text_hash`, which those of profiles need) of an optional artefact; None (logged) where it is
+    missing, stale or damaged."""
     arrays = _arrays(ws, name, command)
     if arrays is None:
         return None
@@ -207,6 +230,8 @@ def _arrays(ws: Workspace, name: str, command: str) -> dict[str, np.ndarray] | N
         return None
     stale = ws.stale_inputs(name)
     if stale:
-        log.warning("%s is stale (%s changed) and is not used: run `%s -w %s`", name, ", ".join(stale), command, ws.root)
+        log.warning(
+            "%s is stale (%s changed) and is not used: run `%s -w %s`", name, ", ".join(stale), command, ws.root
+        )
         return None
     return ws.load(name, made_by=f"{command} -w {ws.argument}").arrays

@@ -27,7 +27,11 @@ def bounded(text: str, n_chars: int = MAX_FIELD_CHARS) -> str:
 def bounded_item(item: ItemText) -> ItemText:
     """The item, each field `bounded`."""
     fields = item.title, item.category, item.subcategory, item.description
-    return item if max(map(len, fields)) <= MAX_FIELD_CHARS else replace(item, **dict(zip(vars(item), map(bounded, fields))))
+    return (
+        item
+        if max(map(len, fields)) <= MAX_FIELD_CHARS
+        else replace(item, **dict(zip(vars(item), map(bounded, fields))))
+    )
 
 
 def few_marks(text: str) -> str:

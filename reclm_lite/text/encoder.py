@@ -7,7 +7,8 @@ what belongs to other texts is masked, so a batch holds no more than fills two o
 
 Batches are formed from the texts alone, sorted by length: neither their order nor the number of threads
 changes a vector. Other company in a batch does, slightly, as a last bit can tip the rounding of Q8_0's 8-bit
-activations: measured over 32 texts, cosine 0.9999 between a text alone and in company, an eighth of what Q8_0 itself costs.
+activations: measured over 32 texts, cosine 0.9999 between a text alone and in company, an eighth of what Q8_0 itself
+costs.
 """
 
 import threading
@@ -130,8 +131,8 @@ class TextEncoder:
 
     `path`: a GGUF file of an embedding model (default: the bundled one). `n_threads`: default, all CPUs.
     `max_tokens`: longer texts are cut there, the closing special token kept (default: what the model asks for).
-    `expand`: "bf16" or "f16" for a copy of the weights in that type, "" for the file as it is, see `expand` (default: what
-    the processor is fastest on).
+    `expand`: "bf16" or "f16" for a copy of the weights in that type, "" for the file as it is, see `expand` (default:
+    what the processor is fastest on).
     """
 
     def __init__(
@@ -280,11 +281,7 @@ class TextEncoder:
         return batches
 
     def _run(
-        self,
-        batches: Sequence[list[_Job]],
-        vectors: np.ndarray,
-        n_done: int,
-        progress: Callable[[int], None] | None,
+        self, batches: Sequence[list[_Job]], vectors: np.ndarray, n_done: int, progress: Callable[[int], None] | None
     ) -> None:
         """Fills `vectors` batch by batch. The calling thread is one of the workers."""
         todo = iter(batches)

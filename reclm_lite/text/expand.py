@@ -4,7 +4,8 @@ Sentence encoders are read in batches of many tokens: arithmetic, not memory, is
 multiplies BF16 (AVX512-BF16, AMX), llama.cpp is a quarter faster on BF16 weights than on the Q8_0 weights they are kept
 in; where it has AVX2 and no products of 8-bit integers (VNNI), it is a quarter faster on F16 (`reclm bench profile`,
 benchmarks/bench_encoder.py). The copy has the same values but for rounding, lies in the user's cache folder under the
-file's hash, and is made once. Left out: models over MAX_BYTES, for which the copy would cost more memory than it is worth.
+file's hash, and is made once. Left out: models over MAX_BYTES, for which the copy would cost more memory than it is
+worth.
 """
 
 import logging
@@ -20,7 +21,8 @@ _FTYPES = {"f16": 1, "bf16": 32}  # enum llama_ftype
 
 
 def faster_type() -> str | None:
-    """The type of weights, "bf16" or "f16", that this processor is faster on than on Q8_0 (Linux on x86; elsewhere: None)."""
+    """The type of weights, "bf16" or "f16", that this processor is faster on than on Q8_0 (Linux on x86; elsewhere:
+    None)."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
     except OSError:

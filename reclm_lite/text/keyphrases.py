@@ -37,12 +37,13 @@ STOP_WORDS = frozenset(
     there's these they they're thing things this those though through throughout till to together told too took toward
     towards two under until unto up upon us use used uses using usually very via want wants was wasn't way we we're well
     went were weren't what what's whatever when where whether which while who who's whole whom whose why will with
-    within without won't would wouldn't yes yet you you'd you'll you're you've your yours yourself vs and/or"""
-    .split()
+    within without won't would wouldn't yes yet you you'd you'll you're you've your yours yourself vs and/or""".split()
 )
 
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_TOKEN = re.compile(rf"[{_UNSPACED}]{{1,{_RUN_CHARS}}}|(?:(?![{_UNSPACED}])[^\W_])(?:(?![{_UNSPACED}])[\w'&+-])*|[^\w\s]")
+_TOKEN = re.compile(
+    rf"[{_UNSPACED}]{{1,{_RUN_CHARS}}}|(?:(?![{_UNSPACED}])[^\W_])(?:(?![{_UNSPACED}])[\w'&+-])*|[^\w\s]"
+)
 
 
 def closing_year(text: str) -> tuple[str, str]:
@@ -114,8 +115,8 @@ def candidates(text: str) -> list[str]:
 def topics_of(item: ItemText) -> tuple[str, ...]:
     """The item's topics in lower case, most specific last; `|`, `,`, `/` and `;` separate topics within a field.
 
-    A subcategory glued to its category is taken apart: `travel`, `travelnews` gives `travel news`. A title that closes with a
-    year, as films' do, adds its decade: `1990s`.
+    A subcategory glued to its category is taken apart: `travel`, `travelnews` gives `travel news`. A title that closes
+    with a year, as films' do, adds its decade: `1990s`.
     """
     item = bounded_item(item)
     found: dict[str, None] = {}
@@ -123,7 +124,12 @@ def topics_of(item: ItemText) -> tuple[str, ...]:
     for field in (item.category, item.subcategory):
         for part in re.split(r"[|,/;]", field):
             topic = " ".join(re.sub(r"[^\w\s'&+-]|_", " ", part).split()).lower()[:MAX_WORD_CHARS].strip()
-            if category and len(topic) > len(category) + 1 and topic.startswith(category) and topic[len(category)].isalnum():
+            if (
+                category
+                and len(topic) > len(category) + 1
+                and topic.startswith(category)
+                and topic[len(category)].isalnum()
+            ):
                 topic = f"{category} {topic[len(category) :]}"
             if topic and topic != "no genres listed":
                 found.setdefault(topic)

@@ -58,10 +58,15 @@ class EmbedCounts:
     def sentence(self) -> str:
         """The result in words."""
         text = (
-            f"{self.n_rows - self.n_empty:,} {self.what} have vectors: {self.n_texts_embedded:,} distinct texts embedded now, "
+            f"{self.n_rows - self.n_empty:,} {self.what} have vectors: {self.n_texts_embedded:,} distinct texts "
+            "embedded now, "
             f"{self.n_reused:,} rows taken over"
         )
-        text += f"; {self.n_empty:,} without {'a profile' if self.what == 'profiles' else 'text'} (zero rows)" if self.n_empty else ""
+        text += (
+            f"; {self.n_empty:,} without {'a profile' if self.what == 'profiles' else 'text'} (zero rows)"
+            if self.n_empty
+            else ""
+        )
         return "; ".join([text, *self.notes]) + "."
 
 
@@ -133,7 +138,8 @@ def _encode(texts: list[str], encoder: Encoder, progress: Callable | None) -> np
         made = np.asarray(encoder.encode([texts[i] for i in part]), dtype=np.float32)
         if made.shape != (len(part), encoder.dim) or not np.isfinite(made).all():
             raise ModelError(
-                f"expected {len(part)} finite vectors of {encoder.dim} numbers from the encoder, found shape {made.shape}"
+                f"expected {len(part)} finite vectors of {encoder.dim} numbers from the encoder, found shape "
+                f"{made.shape}"
             )
         vectors[part] = made
         if progress:
@@ -147,13 +153,19 @@ def earlier_arrays(ws: Workspace, name: str, encoder: Encoder) -> dict[str, np.n
     if not ws.has(name):
         return None
     try:
-        artefact = ws.load(name, made_by=ws.command_for(name), any_ids=True)  # vectors are found by the hash of their text
+        artefact = ws.load(
+            name, made_by=ws.command_for(name), any_ids=True
+        )  # vectors are found by the hash of their text
     except WorkspaceError as error:
         log.warning("%s; it is made anew now", error)
         return None
     same = artefact.params.get("encoder") == plain(encoder.identity)
     arrays = artefact.arrays
-    if not same or not {"text_hash", "vectors"} <= arrays.keys() or arrays["vectors"].shape != (len(arrays["text_hash"]), encoder.dim):
+    if (
+        not same
+        or not {"text_hash", "vectors"} <= arrays.keys()
+        or arrays["vectors"].shape != (len(arrays["text_hash"]), encoder.dim)
+    ):
         return None
     return arrays
 
@@ -178,7 +190,9 @@ def embed_items(ws: Workspace, encoder: Encoder | None = None, *, progress: Call
         texts = [item.joined().strip() for item in item_texts(ws)]
         arrays, changed = embed_texts(texts, encoder, earlier_arrays(ws, "vectors/items", encoder), progress, counts)
         counts.changed["vectors/items"] = changed
-        save_if_changed(ws, "vectors/items", arrays, changed, {"matrices/interactions": fingerprint}, {"encoder": encoder.identity})
+        save_if_changed(
+            ws, "vectors/items", arrays, changed, {"matrices/interactions": fingerprint}, {"encoder": encoder.identity}
+        )
     return counts
 
 

@@ -1,7 +1,8 @@
 """LoRA adapters by name over one base, in peft's format, each with a note of the base it was trained on.
 
 Policy, reference and reward are adapters of the same base; going from one to another loads nothing. An adapter's folder
-holds peft's `adapter_config.json` and `adapter_model.safetensors`, which `reclm export --adapter` reads, and `reclm.json`.
+holds peft's `adapter_config.json` and `adapter_model.safetensors`, which `reclm export --adapter` reads, and
+`reclm.json`.
 """
 
 import contextlib
@@ -24,7 +25,8 @@ REWARD = "reward"  # the stage of adapters that score
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Rank, scale and dropout of LoRA (arXiv 2106.09685). targets: "all-linear", or module names with commas between."""
+    """Rank, scale and dropout of LoRA (arXiv 2106.09685). targets: "all-linear", or module names with commas
+    between."""
 
     r: int = 8
     alpha: int = 16
@@ -33,9 +35,16 @@ class LoraSettings:
 
 
 def add_adapter(
-    base: Base, name: str, lora: LoraSettings, *, trainable: bool = True, load: Path | None = None, copy_of: str | None = None
+    base: Base,
+    name: str,
+    lora: LoraSettings,
+    *,
+    trainable: bool = True,
+    load: Path | None = None,
+    copy_of: str | None = None,
 ) -> None:
-    """Put an adapter on the base: new (it changes nothing yet), of a folder (load), or a copy of one that is there (copy_of).
+    """Put an adapter on the base: new (it changes nothing yet), of a folder (load), or a copy of one that is there
+    (copy_of).
 
     A loaded or copied adapter keeps its own rank and targets; `lora` is not read then.
     """
@@ -46,7 +55,10 @@ def add_adapter(
         try:
             config = peft.LoraConfig.from_pretrained(str(load))
         except Exception as error:  # not JSON, not an object, no LoRA: peft fails in as many ways
-            raise InputError(f"expected the settings of a LoRA adapter in {load / 'adapter_config.json'}, found: {str(error)[:200]}; tune anew, or copy it again") from error
+            raise InputError(
+                f"expected the settings of a LoRA adapter in {load / 'adapter_config.json'}, found: "
+                f"{str(error)[:200]}; tune anew, or copy it again"
+            ) from error
         config.base_model_name_or_path = None  # a name of another machine, of which peft would warn
     elif copy_of is not None:
         config = deepcopy(base.model.peft_config[copy_of])
@@ -62,7 +74,10 @@ def add_adapter(
         else:
             base.model = peft.get_peft_model(base.model, config, adapter_name=name)
     except ValueError as error:
-        raise InputError(f"expected modules of {base.path} for LoRA, found: {str(error).splitlines()[0][:300]}; give modules (--lora-targets) or a dropout (--lora-dropout) that it takes") from error
+        raise InputError(
+            f"expected modules of {base.path} for LoRA, found: {str(error).splitlines()[0][:300]}; give modules "
+            "(--lora-targets) or a dropout (--lora-dropout) that it takes"
+        ) from error
     if load is not None:
         _set(base, name, _read(load))
     elif copy_of is not None:
@@ -117,8 +132,14 @@ def save_adapter(base: Base, name: str, folder: Path, **note: Any) -> None:
     config.inference_mode, config.base_model_name_or_path = True, base.name
     config.save_pretrained(str(folder))
     state = peft.get_peft_model_state_dict(base.model, adapter_name=name)
-    save_file({key: value.detach().to("cpu").contiguous().clone() for key, value in state.items()}, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / NOTE).write_text(json.dumps({"base_fingerprint": base.fingerprint, "form": base.form, **note}, indent=1) + "\n", encoding="utf-8")
+    save_file(
+        {key: value.detach().to("cpu").contiguous().clone() for key, value in state.items()},
+        folder / WEIGHTS,
+        metadata={"format": "pt"},
+    )
+    (folder / NOTE).write_text(
+        json.dumps({"base_fingerprint": base.fingerprint, "form": base.form, **note}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def read_note(folder: Path) -> dict[str, Any]:
@@ -128,27 +149,35 @@ def read_note(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise InputError(f"expected a note of this project in {folder / NOTE}, found: {error}; remove the file, or tune anew") from error
+        raise InputError(
+            f"expected a note of this project in {folder / NOTE}, found: {error}; remove the file, or tune anew"
+        ) from error
     return found if isinstance(found, dict) else {}
 
 
 def check_base(folder: Path, base: Base, *, writes: bool = False) -> None:
-    """Raises InputError unless `folder` is an adapter that was trained on this base, as far as its note or its shapes tell.
+    """Raises InputError unless `folder` is an adapter that was trained on this base, as far as its note or its shapes
+    tell.
 
     writes: whether it has to be one that writes, no reward model.
     """
     folder = Path(folder)
     for name in ("adapter_config.json", WEIGHTS):
         if not (folder / name).is_file():
-            raise InputError(f"expected an adapter with {name} in {folder}, found none; give the folder that `reclm tune` wrote")
+            raise InputError(
+                f"expected an adapter with {name} in {folder}, found none; give the folder that `reclm tune` wrote"
+            )
     trained_on = read_note(folder).get("base_fingerprint")
     if trained_on and trained_on != base.fingerprint:
         raise InputError(
-            f"expected an adapter trained on {base.path} (fingerprint {base.fingerprint}) in {folder}, found one of another base "
+            f"expected an adapter trained on {base.path} (fingerprint {base.fingerprint}) in {folder}, found one of "
+            "another base "
             f"({trained_on}); give that base, or tune anew"
         )
     if writes and read_note(folder).get("stage") == REWARD:
-        raise InputError(f"expected an adapter of `reclm tune sft` or `ppo` in {folder}, found a reward model; give another folder")
+        raise InputError(
+            f"expected an adapter of `reclm tune sft` or `ppo` in {folder}, found a reward model; give another folder"
+        )
 
 
 def _read(folder: Path) -> dict[str, torch.Tensor]:
@@ -158,7 +187,9 @@ def _read(folder: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"expected an adapter in {folder / WEIGHTS}, found a file that cannot be read ({error}); copy it again") from error
+        raise InputError(
+            f"expected an adapter in {folder / WEIGHTS}, found a file that cannot be read ({error}); copy it again"
+        ) from error
 
 
 def _set(base: Base, name: str, state: dict[str, torch.Tensor]) -> None:
@@ -167,8 +198,14 @@ def _set(base: Base, name: str, state: dict[str, torch.Tensor]) -> None:
     try:
         outcome = peft.set_peft_model_state_dict(base.model, state, adapter_name=name)
     except RuntimeError as error:
-        raise InputError(f"expected an adapter of the shapes of {base.path}, found others: {str(error).splitlines()[-1].strip()[:300]}") from error
+        raise InputError(
+            f"expected an adapter of the shapes of {base.path}, found others: "
+            f"{str(error).splitlines()[-1].strip()[:300]}"
+        ) from error
     missing = [key for key in outcome.missing_keys if f".{name}." in key and "lora_" in key]
     if missing or outcome.unexpected_keys:
         odd = (missing or outcome.unexpected_keys)[0]
-        raise InputError(f"expected an adapter of {base.path}, found one without or with another {odd}; give the base that it was trained on")
+        raise InputError(
+            f"expected an adapter of {base.path}, found one without or with another {odd}; give the base that it was "
+            "trained on"
+        )

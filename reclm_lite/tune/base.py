@@ -23,10 +23,11 @@ _SAMPLE = 1 << 16  # bytes of each end of a weight file that its fingerprint rea
 
 @dataclass(frozen=True)
 class BaseSettings:
-    """base: a folder or a hub name. device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto"
-    (bfloat16 on a GPU, float32 elsewhere), "float32" or "bfloat16". qlora: base weights in 4 bits (nf4), by bitsandbytes.
-    gradient_checkpointing: activations are computed anew in the backward pass. full: all weights will be trained, so they stay
-    float32 and bfloat16 is what is computed in.
+    """base: a folder or a hub name. device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps". dtype:
+    "auto" (bfloat16 on a GPU, float32 elsewhere), "float32" or "bfloat16". qlora: base weights in 4 bits (nf4), by
+    bitsandbytes.
+    gradient_checkpointing: activations are computed anew in the backward pass. full: all weights will be trained, so
+    they stay float32 and bfloat16 is what is computed in.
     """
 
     base: str
@@ -39,8 +40,10 @@ class BaseSettings:
 
 @dataclass
 class Base:
-    """model: a causal model of transformers or, once it has adapters, peft's wrapper around it. name: of its folder, or on
-    its hub. form: "compact" or "instruct". fingerprint: of configuration and weights, which adapters remember. settings: what it was loaded by.
+    """model: a causal model of transformers or, once it has adapters, peft's wrapper around it. name: of its folder, or
+    on
+    its hub. form: "compact" or "instruct". fingerprint: of configuration and weights, which adapters remember.
+    settings: what it was loaded by.
     """
 
     model: Any
@@ -77,18 +80,22 @@ class Base:
     @property
     def pad_id(self) -> int:
         """What fills padded places; they are masked."""
-        return int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id)
+        return int(
+            self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        )
 
     @property
     def width(self) -> int:
         """Columns of the hidden states."""
         return int(self.causal.get_input_embeddings().weight.shape[1])
 
-    def hidden(self, ids: torch.Tensor, mask: torch.Tensor | None = None, positions: torch.Tensor | None = None) -> torch.Tensor:
+    def hidden(
+        self, ids: torch.Tensor, mask: torch.Tensor | None = None, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The last layer's states (batch, length, width) of ids int64 (batch, length), through the adapter in use.
 
-        mask: 1 where a token is, or None. positions: int64 (batch, length); where they begin anew in a row, sequences are
-        packed in it and do not see one another.
+        mask: 1 where a token is, or None. positions: int64 (batch, length); where they begin anew in a row, sequences
+        are packed in it and do not see one another.
         """
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             return self.causal.get_decoder()(
@@ -96,11 +103,16 @@ class Base:
             ).last_hidden_state
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """float32 (…, vocabulary) of hidden states (…, width): the head, and the scale (Granite, Cohere) or soft cap (Gemma 2) of models that have one."""
+        """float32 (…, vocabulary) of hidden states (…, width): the head, and the scale (Granite, Cohere) or soft cap
+        (Gemma 2) of models that have one."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             logits = self.causal.get_output_embeddings()(hidden)
         config = self.causal.config
-        logits = logits.float() * (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
+        logits = (
+            logits.float()
+            * (getattr(config, "logit_scale", None) or 1)
+            / (getattr(config, "logits_scaling", None) or 1)
+        )
         cap = getattr(config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -120,7 +132,9 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f"expected a device such as auto, cpu, cuda or cuda:1, found {name!r}") from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         found = f"{torch.cuda.device_count()} of them" if torch.cuda.is_available() else "none that this torch can use"
-        raise InputError(f"expected a GPU for --device {name}, found {found}; give --device cpu, or install torch for your GPU")
+        raise InputError(
+            f"expected a GPU for --device {name}, found {found}; give --device cpu, or install torch for your GPU"
+        )
     if device.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"expected a device such as auto, cpu, cuda or cuda:1, found {name!r}")
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -152,7 +166,9 @@ def locate(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
     except Exception as error:  # the hub's client fails in many ways, and each says little to a user
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"expected a folder or a model on the hub named {name!r}, found neither ({reason}); give a local folder") from error
+        raise InputError(
+            f"expected a folder or a model on the hub named {name!r}, found neither ({reason}); give a local folder"
+        ) from error
 
 
 def fingerprint(folder: Path) -> str:
@@ -175,7 +191,8 @@ def fingerprint(folder: Path) -> str:
 
 
 def load_base(settings: BaseSettings) -> Base:
-    """Load a base. Raises InputError where the folder, the device or a library is missing, ModelError where it cannot serve."""
+    """Load a base. Raises InputError where the folder, the device or a library is missing, ModelError where it cannot
+    serve."""
     import transformers
 
     device = choose_device(settings.device)
@@ -190,18 +207,32 @@ def load_base(settings: BaseSettings) -> Base:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
     except Exception as error:  # whatever the folder holds, transformers' own words say it best
-        raise ModelError(f"transformers cannot load {folder} as a causal model ({str(error).splitlines()[0][:300]}); check --base") from error
+        raise ModelError(
+            f"transformers cannot load {folder} as a causal model ({str(error).splitlines()[0][:300]}); check --base"
+        ) from error
     if not settings.qlora:
         model.to(device)
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"expected a tokenizer with an end token (eos_token) in {folder}, found none; answers could not end")
+        raise ModelError(
+            f"expected a tokenizer with an end token (eos_token) in {folder}, found none; answers could not end"
+        )
     n_rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > n_rows:
-        raise ModelError(f"expected at most {n_rows} tokens as the model in {folder} has embeddings, found a tokenizer of {len(tokenizer)}")
+        raise ModelError(
+            f"expected at most {n_rows} tokens as the model in {folder} has embeddings, found a tokenizer of "
+            f"{len(tokenizer)}"
+        )
     base = Base(
-        model, tokenizer, INSTRUCT if tokenizer.chat_template else COMPACT, device, dtype, fingerprint(folder), folder,
-        folder.name if Path(settings.base).expanduser().is_dir() else settings.base, settings,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        INSTRUCT if tokenizer.chat_template else COMPACT,
+        device,
+        dtype,
+        fingerprint(folder),
+        folder,
+        folder.name if Path(settings.base).expanduser().is_dir() else settings.base,
+        settings,
+    )
     if base.form == COMPACT:
         base.notes.append("the base has no chat template: it is shown the compact prompt as plain text")
     if tokenizer.pad_token_id is None:
@@ -227,7 +258,9 @@ def _nf4(device: torch.device, dtype: torch.dtype, settings: BaseSettings) -> An
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise InputError('expected the package bitsandbytes for --qlora, found none; run `pip install "reclm-lite[qlora]"`') from error
+        raise InputError(
+            'expected the package bitsandbytes for --qlora, found none; run `pip install "reclm-lite[qlora]"`'
+        ) from error
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -248,21 +281,27 @@ def _check_head(base: Base) -> None:
     finally:
         base.causal.train(was_training)
     if not bool(torch.isfinite(whole).all()):
-        raise ModelError(f"expected finite logits of {base.path}, found others: its weights are damaged, or too large for {base.dtype_name}; copy it again, or give --dtype float32")
+        raise ModelError(
+            f"expected finite logits of {base.path}, found others: its weights are damaged, or too large for "
+            f"{base.dtype_name}; copy it again, or give --dtype float32"
+        )
     # transformers scales and caps in the dtype of the head, and bfloat16 has 8 bits.
     bound = 1e-3 if base.dtype == torch.float32 else 2e-2
     if whole.shape != apart.shape or not torch.allclose(whole, apart, rtol=bound, atol=bound):
         raise ModelError(
-            f"expected logits of {base.path} that are the output layer of its last states, found others: this architecture "
+            f"expected logits of {base.path} that are the output layer of its last states, found others: this "
+            "architecture "
             f"({base.causal.config.model_type}) is not supported; use a Llama, Mistral, Qwen or Gemma model"
         )
 
 
 @torch.no_grad()
 def keeps_apart(base: Base) -> bool:
-    """Whether sequences packed in one row do not see one another: the second's states are the same whatever the first is.
+    """Whether sequences packed in one row do not see one another: the second's states are the same whatever the first
+    is.
 
-    Models of ALiBi, of positions counted from the mask (OPT) or of a running state (Mamba) cannot tell where one begins.
+    Models of ALiBi, of positions counted from the mask (OPT) or of a running state (Mamba) cannot tell where one
+    begins.
     """
     n_ids = base.causal.config.get_text_config().vocab_size
     second = torch.arange(14) * 3
@@ -276,5 +315,6 @@ def keeps_apart(base: Base) -> bool:
         )
     finally:
         base.causal.train(was_training)
-    # Equal to the bit, but where experts are dealt tokens in batches; what a small random model lets through was 0.004 and more.
+    # Equal to the bit, but where experts are dealt tokens in batches; what a small random model lets through was 0.004
+    # and more.
     return bool((one - other).square().mean().sqrt() <= (1e-5 if base.dtype_name == "float32" else 1e-3) * one.std())

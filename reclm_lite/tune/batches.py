@@ -1,8 +1,9 @@
 """Rendered dialogues to batches: padded ones, or rows in which several dialogues lie one after the other.
 
-What a step sees is decided by the seed and its number alone: the order of an epoch is a permutation, a step takes the next
-`batch` dialogues of it, and `micro_batches` cuts those into passes that fit the memory. The loss of a step is the sum over
-its passes divided by the weight of all its answer tokens, so that cutting changes nothing but the order of sums.
+What a step sees is decided by the seed and its number alone: the order of an epoch is a permutation, a step takes the
+next `batch` dialogues of it, and `micro_batches` cuts those into passes that fit the memory. The loss of a step is the
+sum over its passes divided by the weight of all its answer tokens, so that cutting changes nothing but the order of
+sums.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +24,8 @@ _OPEN, _CLOSE = (",", ":"), (",", ";")  # what a phrase of a profile follows, an
 
 @dataclass(frozen=True)
 class Weights:
-    """Of answer tokens in the loss, where it is not 1. label: of Yes and No. phrase: of a token that begins a phrase of a profile
+    """Of answer tokens in the loss, where it is not 1. label: of Yes and No. phrase: of a token that begins a phrase of
+    a profile
     (half of it: of one that ends one), where a model decides what to say; the rest is saying it.
     """
 
@@ -44,9 +46,9 @@ class Example:
 class Micro:
     """What one pass computes. ids, targets: int64 (rows, length); the target of a place is the token after it.
 
-    weights: float32 (rows, length), of the target in the loss, 0 where it is no answer. mask: int64 (rows, length), 1 where a
-    token is, or None; positions: int64 (rows, length) where dialogues are packed, or None. is_label: bool (rows, length),
-    the target is the first token of Yes or No.
+    weights: float32 (rows, length), of the target in the loss, 0 where it is no answer. mask: int64 (rows, length), 1
+    where a token is, or None; positions: int64 (rows, length) where dialogues are packed, or None. is_label: bool
+    (rows, length), the target is the first token of Yes or No.
     """
 
     ids: torch.Tensor
@@ -58,10 +60,17 @@ class Micro:
 
     def to(self, device: torch.device) -> "Micro":
         """The same on a device."""
-        return Micro(*(None if t is None else t.to(device) for t in (self.ids, self.targets, self.weights, self.is_label, self.mask, self.positions)))
+        return Micro(
+            *(
+                None if t is None else t.to(device)
+                for t in (self.ids, self.targets, self.weights, self.is_label, self.mask, self.positions)
+            )
+        )
 
 
-def render(dialogues: Iterable[Dialogue], renderer: Renderer, max_length: int, weights: Weights = Weights()) -> tuple[list[Example], int]:
+def render(
+    dialogues: Iterable[Dialogue], renderer: Renderer, max_length: int, weights: Weights = Weights()
+) -> tuple[list[Example], int]:
     """Examples of dialogues, and how many were left out since they have more than `max_length` tokens.
 
     Raises InputError where a dialogue is of the other form, or where none fits.
@@ -76,7 +85,10 @@ def render(dialogues: Iterable[Dialogue], renderer: Renderer, max_length: int, w
         else:
             examples.append(Example(dialogue.id, tokens, _weigh(tokens, weights, opening, closing)))
     if not examples and n_long:
-        raise InputError(f"expected dialogues of at most {max_length} tokens, found {n_long}, all longer; build them shorter, or give a larger --max-length, up to the base's context")
+        raise InputError(
+            f"expected dialogues of at most {max_length} tokens, found {n_long}, all longer; build them shorter, or "
+            "give a larger --max-length, up to the base's context"
+        )
     return examples, n_long
 
 
@@ -105,7 +117,8 @@ def check_form(dialogue: Dialogue, renderer: Renderer) -> None:
     if dialogue.form != renderer.form:
         have = "a chat template" if renderer.form == "instruct" else "no chat template"
         raise InputError(
-            f"expected dialogues of form {renderer.form!r}, since the base has {have}, found {dialogue.form!r} in {dialogue.id}; "
+            f"expected dialogues of form {renderer.form!r}, since the base has {have}, found {dialogue.form!r} in "
+            f"{dialogue.id}; "
             f"build them with `reclm dialogue build --form {renderer.form}`, or give another base"
         )
 
@@ -130,13 +143,12 @@ def steps_per_epoch(n: int, batch: int) -> int:
     return max(1, -(-n // batch))
 
 
-def micro_batches(
-    examples: Sequence[Example], *, max_tokens: int, packing: bool, pad_id: int
-) -> Iterator[Micro]:
-    """Cut a step's examples into passes of at most `max_tokens` tokens (one example more than that has a pass of its own).
+def micro_batches(examples: Sequence[Example], *, max_tokens: int, packing: bool, pad_id: int) -> Iterator[Micro]:
+    """Cut a step's examples into passes of at most `max_tokens` tokens (one example more than that has a pass of its
+    own).
 
-    packing: one row a pass, dialogues one after the other, each with positions of its own. Else rows of like length, padded on
-    the right.
+    packing: one row a pass, dialogues one after the other, each with positions of its own. Else rows of like length,
+    padded on the right.
     """
     lengths = [len(example.tokens) for example in examples]
     if packing:
@@ -148,7 +160,8 @@ def micro_batches(
 
 
 def by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of sequences in passes, the longest first, each of at most `max_tokens` tokens with its padding (or of one sequence)."""
+    """Indices of sequences in passes, the longest first, each of at most `max_tokens` tokens with its padding (or of
+    one sequence)."""
     passes: list[list[int]] = []
     for i in _longest_first(lengths):
         if passes and (len(passes[-1]) + 1) * lengths[passes[-1][0]] <= max_tokens:
@@ -191,14 +204,22 @@ def _packed(examples: Sequence[Example]) -> Micro:
     )
     positions = np.concatenate([np.arange(len(e.tokens)) for e in examples])
     return Micro(
-        torch.from_numpy(ids.astype(np.int64))[None], torch.from_numpy(targets.astype(np.int64))[None],
-        torch.from_numpy(weights.astype(np.float32))[None], torch.from_numpy(labels)[None], None, torch.from_numpy(positions)[None],
-    )  # fmt: skip
+        torch.from_numpy(ids.astype(np.int64))[None],
+        torch.from_numpy(targets.astype(np.int64))[None],
+        torch.from_numpy(weights.astype(np.float32))[None],
+        torch.from_numpy(labels)[None],
+        None,
+        torch.from_numpy(positions)[None],
+    )
 
 
 def _padded(examples: Sequence[Example], pad_id: int) -> Micro:
     ids, mask = pad_right([e.tokens.ids for e in examples], pad_id, torch.device("cpu"))
-    targets, weights, labels = torch.full_like(ids, pad_id), torch.zeros(ids.shape), torch.zeros(ids.shape, dtype=torch.bool)
+    targets, weights, labels = (
+        torch.full_like(ids, pad_id),
+        torch.zeros(ids.shape),
+        torch.zeros(ids.shape, dtype=torch.bool),
+    )
     for row, example in enumerate(examples):
         n = len(example.tokens)
         following, weight, label = _targets(example)
@@ -208,7 +229,9 @@ def _padded(examples: Sequence[Example], pad_id: int) -> Micro:
     return Micro(ids, targets, weights, labels, mask)
 
 
-def pad_right(sequences: Sequence[Sequence[int] | np.ndarray], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_right(
+    sequences: Sequence[Sequence[int] | np.ndarray], pad_id: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """ids, mask: int64 (n, longest) of token sequences."""
     longest = max(map(len, sequences))
     ids = torch.full((len(sequences), longest), pad_id)

@@ -1,8 +1,8 @@
 """The loop that SFT and the reward model share: steps, evaluations, checkpoints, and what stops it.
 
-A `Task` knows its data, its loss and what it trains; the loop knows when. transformers' Trainer is not used: what is wanted
-here (the same bits after a kill, a step's loss over packed rows of several processes, a stop that names the batch) would
-override most of it.
+A `Task` knows its data, its loss and what it trains; the loop knows when. transformers' Trainer is not used: what is
+wanted here (the same bits after a kill, a step's loss over packed rows of several processes, a stop that names the
+batch) would override most of it.
 """
 
 import math
@@ -22,7 +22,8 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one step's passes. loss: as it is logged. n_tokens: that went through the model. ids: of the dialogues, for messages."""
+    """Of one step's passes. loss: as it is logged. n_tokens: that went through the model. ids: of the dialogues, for
+    messages."""
 
     loss: float
     n_tokens: int
@@ -31,8 +32,8 @@ class Outcome:
 
 
 class Task(Protocol):
-    """What is trained. parameters: by name, all that changes. n_steps: of the whole run. start_serves: whether what it begins with
-    is worth keeping where nothing is better.
+    """What is trained. parameters: by name, all that changes. n_steps: of the whole run. start_serves: whether what it
+    begins with is worth keeping where nothing is better.
     """
 
     parameters: dict[str, torch.nn.Parameter]
@@ -51,15 +52,19 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """Steps between checkpoints and between evaluations (one comes at the end in any case), and the seed of all that is drawn."""
+    """Steps between checkpoints and between evaluations (one comes at the end in any case), and the seed of all that is
+    drawn."""
 
     save_every: int = 100
     eval_every: int = 100
     seed: int = 0
 
 
-def train(run: Run, task: Task, optimizer: Optimizer, settings: LoopSettings, progress: Progress = lambda *_: None) -> Mapping[str, float]:
-    """Train to the end, from the newest checkpoint on; leaves the best evaluated parameters in place and returns their figures.
+def train(
+    run: Run, task: Task, optimizer: Optimizer, settings: LoopSettings, progress: Progress = lambda *_: None
+) -> Mapping[str, float]:
+    """Train to the end, from the newest checkpoint on; leaves the best evaluated parameters in place and returns their
+    figures.
 
     Raises ModelError where a loss, a held-out figure or a parameter is not finite; nothing of that is saved.
     """
@@ -82,14 +87,20 @@ def train(run: Run, task: Task, optimizer: Optimizer, settings: LoopSettings, pr
             run.finish(f"stopped: the loss of step {done} is not finite")
             shown = ", ".join(outcome.ids[:8]) + (" …" if len(outcome.ids) > 8 else "")
             raise ModelError(
-                f"expected a finite loss, found {outcome.loss} (gradient norm {norm}) in step {done}; stopped; what was saved "
-                f"before is in {run.folder}/checkpoints. The batch: {shown}. Look at these dialogues, or begin again (--fresh) with a smaller learning rate"
+                f"expected a finite loss, found {outcome.loss} (gradient norm {norm}) in step {done}; stopped; what "
+                "was saved "
+                f"before is in {run.folder}/checkpoints. The batch: {shown}. Look at these dialogues, or begin again "
+                "(--fresh) with a smaller learning rate"
             )
         now = time.monotonic()
         run.log(
-            done, loss=outcome.loss, grad_norm=norm, lr=optimizer.parts[0].param_groups[0]["lr"], tokens_per_s=n_tokens / max(now - seconds, 1e-9),
+            done,
+            loss=outcome.loss,
+            grad_norm=norm,
+            lr=optimizer.parts[0].param_groups[0]["lr"],
+            tokens_per_s=n_tokens / max(now - seconds, 1e-9),
             **outcome.metrics,
-        )  # fmt: skip
+        )
         progress(done, task.n_steps, f"loss {outcome.loss:.3f}")
         is_best = False
         if done % settings.eval_every == 0 or done == task.n_steps:
@@ -111,7 +122,9 @@ def train(run: Run, task: Task, optimizer: Optimizer, settings: LoopSettings, pr
 
 def _require_finite(run: Run, figures: Mapping[str, float], task: Task, step: int) -> None:
     """Raises ModelError where training has diverged: such parameters are neither saved nor given out."""
-    if all(map(math.isfinite, figures.values())) and all(bool(torch.isfinite(p).all()) for p in task.parameters.values()):
+    if all(map(math.isfinite, figures.values())) and all(
+        bool(torch.isfinite(p).all()) for p in task.parameters.values()
+    ):
         return
     run.finish(f"stopped: diverged by step {step}")
     raise diverged(run, step)
@@ -120,7 +133,8 @@ def _require_finite(run: Run, figures: Mapping[str, float], task: Task, step: in
 def diverged(run: Run, step: int) -> ModelError:
     """What is told of a training that has: its newest parameters are not saved."""
     return ModelError(
-        f"expected finite parameters and figures after step {step}, found others: training has diverged; what was saved before is in "
+        f"expected finite parameters and figures after step {step}, found others: training has diverged; what was "
+        "saved before is in "
         f"{run.folder}/checkpoints. Begin again (--fresh) with a smaller learning rate"
     )
 
@@ -145,6 +159,8 @@ def _restore(run: Run, task: Task, optimizer: Optimizer) -> tuple[int, dict[str,
     marked = run.best()
     if best and best_step != checkpoint.step and (marked is None or marked.step != best_step):  # somebody removed it
         best, best_step = {}, 0
-    if best and best_step == checkpoint.step and (marked is None or marked.step != checkpoint.step):  # killed before it was marked
+    if (
+        best and best_step == checkpoint.step and (marked is None or marked.step != checkpoint.step)
+    ):  # killed before it was marked
         run.save(checkpoint.step, _state(task, optimizer), is_best=True, best=best, best_step=best_step)
     return checkpoint.step, best, best_step

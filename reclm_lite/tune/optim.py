@@ -1,7 +1,7 @@
 """The optimizers and learning rates of SFT and the reward model, chosen by name.
 
-AdamW is torch's own. Muon is not: torch's orthogonalizes in bfloat16, which took 11 s a step on a CPU without bfloat16 arithmetic
-(4.5 million weights), and 0.4 s in float32.
+AdamW is torch's own. Muon is not: torch's orthogonalizes in bfloat16, which took 11 s a step on a CPU without bfloat16
+arithmetic (4.5 million weights), and 0.4 s in float32.
 """
 
 import math
@@ -18,9 +18,12 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """lr: of AdamW. optimizer: "adamw", or "muon" for the layers' matrices (lr_muon; the rest by AdamW), which suits a training
-    of all weights from scratch. warmup: share of the steps in which the rate rises; schedule: what it does then ("constant",
-    or to zero: "linear", "cosine"); decay: the last share of the steps in which it does so. max_grad_norm: gradients are scaled down to it.
+    """lr: of AdamW. optimizer: "adamw", or "muon" for the layers' matrices (lr_muon; the rest by AdamW), which suits a
+    training
+    of all weights from scratch. warmup: share of the steps in which the rate rises; schedule: what it does then
+    ("constant",
+    or to zero: "linear", "cosine"); decay: the last share of the steps in which it does so. max_grad_norm: gradients
+    are scaled down to it.
     """
 
     lr: float = 2e-4
@@ -42,11 +45,14 @@ class OptimizerSettings:
             if not getattr(self, name) > 0:
                 raise InputError(f"expected {name} above 0, found {getattr(self, name)}")
         if not 0 <= self.warmup < 1 or self.decay > 1:
-            raise InputError(f"expected warmup from 0 to below 1 and decay of at most 1, found {self.warmup} and {self.decay}")
+            raise InputError(
+                f"expected warmup from 0 to below 1 and decay of at most 1, found {self.warmup} and {self.decay}"
+            )
 
 
 def orthogonalised(update: torch.Tensor) -> torch.Tensor:
-    """The nearest (semi-)orthogonal matrix, roughly: five Newton-Schulz steps of a quintic, in the dtype of `update`."""
+    """The nearest (semi-)orthogonal matrix, roughly: five Newton-Schulz steps of a quintic, in the dtype of
+    `update`."""
     x = update / (update.norm() + 1e-7)
     flipped = x.shape[0] > x.shape[1]
     x = x.T if flipped else x
@@ -59,10 +65,12 @@ def orthogonalised(update: torch.Tensor) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised, for matrices: https://kellerjordan.github.io/posts/muon/.
 
-        m <- 0.95 m + 0.05 g;   W <- (1 - 0.01 lr) W - lr sqrt(max(1, rows / columns)) orthogonalised(0.05 g + 0.95 m)
+    m <- 0.95 m + 0.05 g;   W <- (1 - 0.01 lr) W - lr sqrt(max(1, rows / columns)) orthogonalised(0.05 g + 0.95 m)
     """
 
-    def __init__(self, params: Sequence[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
+    def __init__(
+        self, params: Sequence[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -87,14 +95,20 @@ class Optimizer:
         settings.check()
         self.parameters, self.settings, self.n_steps = dict(parameters), settings, n_steps
         self.names = {p: name for name, p in self.parameters.items()}
-        matrices = [p for name, p in self.parameters.items() if _is_matrix(name, p)] if settings.optimizer == "muon" else []
+        matrices = (
+            [p for name, p in self.parameters.items() if _is_matrix(name, p)] if settings.optimizer == "muon" else []
+        )
         theirs = set(map(id, matrices))
         rest = [p for p in self.parameters.values() if id(p) not in theirs]
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
             self.parts.append(Muon(matrices, lr=settings.lr_muon, weight_decay=0.01))
         if rest:
-            self.parts.append(torch.optim.AdamW(rest, lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.98 if matrices else 0.999)))
+            self.parts.append(
+                torch.optim.AdamW(
+                    rest, lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.98 if matrices else 0.999)
+                )
+            )
         self._rates = [part.param_groups[0]["lr"] for part in self.parts]
 
     def scale(self, step: int) -> float:
@@ -125,5 +139,6 @@ class Optimizer:
 
 
 def _is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
-    """Of a layer; rows of embeddings (GPT-2's are wte and wpe) and of the output layer stand for tokens, each for itself."""
+    """Of a layer; rows of embeddings (GPT-2's are wte and wpe) and of the output layer stand for tokens, each for
+    itself."""
     return parameter.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "wte.", "wpe."))

@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run. rank: this one's number, 0 to world - 1. accelerator: None where there is but one process."""
+    """The processes of a run. rank: this one's number, 0 to world - 1. accelerator: None where there is but one
+    process."""
 
     rank: int = 0
     world: int = 1
@@ -44,7 +45,8 @@ class Group:
         return items[self.rank :: self.world]
 
     def sum(self, values: Tensor | float) -> Tensor:
-        """The sum over processes, the same in all of them. values: of one shape everywhere; a number is summed in float64."""
+        """The sum over processes, the same in all of them. values: of one shape everywhere; a number is summed in
+        float64."""
         values = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64)
         if self.accelerator is None:
             return values

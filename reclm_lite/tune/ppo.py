@@ -1,8 +1,9 @@
 """PPO and GRPO over one copy of the base model: settings, and one step after another as equations.
 
-Four models, one base. The policy is the adapter "policy", which begins as a copy of the SFT adapter; the reference is the
-SFT adapter frozen ("reference"), or the bare base where SFT trained all weights; the reward model is an adapter with a head
-that its signal owns; the value function is a linear head on the policy's last states. Going from one to another switches
+Four models, one base. The policy is the adapter "policy", which begins as a copy of the SFT adapter; the reference is
+the SFT adapter frozen ("reference"), or the bare base where SFT trained all weights; the reward model is an adapter
+with a head that its signal owns; the value function is a linear head on the policy's last states. Going from one to
+another switches
 adapters. A step:
 
     sample     an answer to each prompt (`group_size` of them for GRPO) from the policy
@@ -13,11 +14,11 @@ adapters. A step:
     learn      `epochs` passes over the answers in mini-batches, each the sum of micro-batches
     beta       moves towards `kl_target` (losses.AdaptiveKl)
 
-The value head learns at its own rate. What share of its gradient reaches the adapter is `value_gradient`, by default none: the
-adapter is what is kept, and moves for the sake of the reward alone, so that KL is spent on nothing else.
+The value head learns at its own rate. What share of its gradient reaches the adapter is `value_gradient`, by default
+none: the adapter is what is kept, and moves for the sake of the reward alone, so that KL is spent on nothing else.
 
-Left out: an entropy bonus (KL to the reference holds the policy), dropout (ratios would be noise), a second value network.
-Whole runs (evaluation, checkpoints, what stops one) are in ppo_run.py; the papers are named in losses.py.
+Left out: an entropy bonus (KL to the reference holds the policy), dropout (ratios would be noise), a second value
+network. Whole runs (evaluation, checkpoints, what stops one) are in ppo_run.py; the papers are named in losses.py.
 """
 
 import math
@@ -45,14 +46,15 @@ PPO, GRPO = "ppo", "grpo"
 
 @dataclass(frozen=True)
 class PpoSettings:
-    """batch: prompts a step, over all processes. group_size: answers to each prompt, GRPO only. epochs: passes over a step's
-    answers, in n_mini_batches each. micro_batch: answers in one pass through the model; it decides the memory.
+    """batch: prompts a step, over all processes. group_size: answers to each prompt, GRPO only. epochs: passes over a
+    step's answers, in n_mini_batches each. micro_batch: answers in one pass through the model; it decides the memory.
 
     lr: of the adapter, falling linearly to 0; value_lr: of the value head. value_gradient: share of the value loss's
     gradient that reaches the adapter. kl_coef, kl_target, kl_rate: losses.AdaptiveKl; KL in nats per answer. The
     rate is ten times the source's, for a run has hundreds of steps, and the coefficient falls to a tenth at most.
 
-    The run stops where KL is over kl_ceiling, or entropy under entropy_floor times the SFT policy's, `patience` steps on end.
+    The run stops where KL is over kl_ceiling, or entropy under entropy_floor times the SFT policy's, `patience` steps
+    on end.
     n_eval: held-out answers that an evaluation draws. weights: of the reward's parts; None for 1 each.
     """
 
@@ -95,7 +97,18 @@ class PpoSettings:
         """Raises InputError where a setting is none."""
         if self.algorithm not in (PPO, GRPO):
             raise InputError(f"expected the algorithm {PPO} or {GRPO}, found {self.algorithm!r}")
-        least = {"steps": 1, "batch": 1, "epochs": 1, "n_mini_batches": 1, "micro_batch": 1, "patience": 1, "n_eval": 2, "eval_every": 1, "save_every": 1, "sample_every": 1}
+        least = {
+            "steps": 1,
+            "batch": 1,
+            "epochs": 1,
+            "n_mini_batches": 1,
+            "micro_batch": 1,
+            "patience": 1,
+            "n_eval": 2,
+            "eval_every": 1,
+            "save_every": 1,
+            "sample_every": 1,
+        }
         least |= {"group_size": 2} if self.algorithm == GRPO else {}
         for name, bound in least.items():
             if getattr(self, name) < bound:
@@ -104,7 +117,10 @@ class PpoSettings:
             if not getattr(self, name) > 0:
                 raise InputError(f"expected {name} above 0, found {getattr(self, name)}")
         if not (0 < self.sampling.top_p <= 1 and self.sampling.temperature > 0 and self.sampling.max_new_tokens > 0):
-            raise InputError(f"expected top_p above 0 and at most 1, and temperature and max_new_tokens above 0, found {self.sampling}")
+            raise InputError(
+                "expected top_p above 0 and at most 1, and temperature and max_new_tokens above 0, found "
+                f"{self.sampling}"
+            )
         if not (0 <= self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
             raise InputError(f"expected gamma and gae_lambda from 0 to 1, found {self.gamma} and {self.gae_lambda}")
         if not self.kl_ceiling > self.kl_target:
@@ -118,7 +134,8 @@ class PpoSettings:
 
 @dataclass(frozen=True)
 class Scored:
-    """Rollouts and what they are worth. parts: float32 (n,) by name; total: their mix; reward: it in SFT standard deviations.
+    """Rollouts and what they are worth. parts: float32 (n,) by name; total: their mix; reward: it in SFT standard
+    deviations.
 
     mask: bool (n, n_tokens). policy, ref_logprobs, kl: what passes told, (n, n_tokens), 0 on padding; kl is k1's.
     """
@@ -135,7 +152,8 @@ class Scored:
 
 @dataclass(frozen=True)
 class Learning:
-    """What the mini-batches fit, (n, n_tokens) each; weights of tokens in the loss before they are divided by `count`'s sum."""
+    """What the mini-batches fit, (n, n_tokens) each; weights of tokens in the loss before they are divided by `count`'s
+    sum."""
 
     scored: Scored
     advantages: Tensor
@@ -144,8 +162,8 @@ class Learning:
 
 
 class Learner:
-    """The policy, its value head, and a step of learning. base has the adapter "policy" and, unless SFT trained all weights,
-    "reference". mixture: fitted before the first step (see `rollouts`, `Mixture.fit`).
+    """The policy, its value head, and a step of learning. base has the adapter "policy" and, unless SFT trained all
+    weights, "reference". mixture: fitted before the first step (see `rollouts`, `Mixture.fit`).
     """
 
     def __init__(self, base: Base, renderer: Renderer, mixture: Mixture, settings: PpoSettings, group: Group):
@@ -164,13 +182,18 @@ class Learner:
     @property
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """All that learning changes, by name."""
-        head = {f"value_head.{name}": p for name, p in self.value_head.named_parameters()} if self.settings.algorithm == PPO else {}
+        head = (
+            {f"value_head.{name}": p for name, p in self.value_head.named_parameters()}
+            if self.settings.algorithm == PPO
+            else {}
+        )
         return {**self.policy, **head}
 
     # -- sampling and scoring
 
     def rollouts(self, dialogues: Sequence[Dialogue], adapter: str | None, number: int) -> Rollouts:
-        """An answer of this adapter to each dialogue. number: of the step, from which, with the seed, all draws follow."""
+        """An answer of this adapter to each dialogue. number: of the step, from which, with the seed, all draws
+        follow."""
         seed_step(self.settings.seed, number, self.group.rank)
         self._hold_still()
         with use(self.base, adapter):
@@ -182,18 +205,24 @@ class Learner:
         total = self.mixture.total(parts, rollouts.ended)
         self._hold_still()
         mask = answer_mask(rollouts, self.base.device)
-        told = self._measure(rollouts, adapter, self.value_head if adapter == POLICY and self.settings.algorithm == PPO else None)
+        told = self._measure(
+            rollouts, adapter, self.value_head if adapter == POLICY and self.settings.algorithm == PPO else None
+        )
         ref = told.logprobs if adapter == self.reference else self._measure(rollouts, self.reference).logprobs
-        return Scored(rollouts, parts, total, self.mixture.reward(total), mask, told, ref, losses.kl_k1(told.logprobs, ref) * mask)
+        return Scored(
+            rollouts, parts, total, self.mixture.reward(total), mask, told, ref, losses.kl_k1(told.logprobs, ref) * mask
+        )
 
     def _measure(self, rollouts: Rollouts, adapter: str | None, value_head: torch.nn.Linear | None = None) -> Measured:
         sampling, micro_batch = self.settings.sampling, self.settings.micro_batch
         with use(self.base, adapter):
-            return measure(self.base, rollouts, temperature=sampling.temperature, micro_batch=micro_batch, value_head=value_head)
+            return measure(
+                self.base, rollouts, temperature=sampling.temperature, micro_batch=micro_batch, value_head=value_head
+            )
 
     def _hold_still(self) -> None:
-        """No dropout anywhere, that of attention included, which is no module of its own; what computes activations anew in the
-        backward pass does so in training mode alone, so just these modules are in it.
+        """No dropout anywhere, that of attention included, which is no module of its own; what computes activations
+        anew in the backward pass does so in training mode alone, so just these modules are in it.
         """
         self.base.model.eval()
         for module in self.base.model.modules():
@@ -203,7 +232,8 @@ class Learner:
     # -- a step
 
     def step(self, number: int, dialogues: Sequence[Dialogue]) -> tuple[Scored, dict[str, float]]:
-        """Step `number`, from 1, over this process's share of prompts. Returns what it learned from, and metrics of all processes.
+        """Step `number`, from 1, over this process's share of prompts. Returns what it learned from, and metrics of all
+        processes.
 
         Raises ModelError where a loss is not finite.
         """
@@ -216,7 +246,9 @@ class Learner:
         metrics = self._learn(number, learning)
         metrics |= {"lr": settings.lr * scale, "kl_coef": self.kl.coef, **self.summary(scored)}
         if settings.algorithm == PPO:
-            metrics["explained_variance"] = losses.explained_variance(scored.policy.values, learning.returns, scored.mask, self.group.sum)
+            metrics["explained_variance"] = losses.explained_variance(
+                scored.policy.values, learning.returns, scored.mask, self.group.sum
+            )
         self.kl.update(metrics["kl"])
         return scored, metrics
 
@@ -234,7 +266,9 @@ class Learner:
         return Learning(scored, losses.whiten(advantages, mean, var) * mask, returns, mask.float())
 
     def _grpo(self, scored: Scored) -> Learning:
-        advantages = losses.grpo_advantages(torch.from_numpy(scored.reward).to(self.base.device), self.settings.group_size)
+        advantages = losses.grpo_advantages(
+            torch.from_numpy(scored.reward).to(self.base.device), self.settings.group_size
+        )
         each = scored.mask / scored.mask.sum(1, keepdim=True)  # 1/|o_i|: every answer weighs the same, however long
         return Learning(scored, advantages[:, None] * scored.mask, torch.zeros_like(each), each)
 
@@ -258,23 +292,41 @@ class Learner:
                 if settings.algorithm == PPO:
                     torch.nn.utils.clip_grad_norm_(self.value_head.parameters(), settings.max_grad_norm)
                 if not (math.isfinite(norm) and bool(torch.isfinite(found).all())):
-                    self._refuse(number, epoch, n_batches % settings.n_mini_batches, [learning.scored.rollouts.dialogues[i].id for i in mini])
+                    self._refuse(
+                        number,
+                        epoch,
+                        n_batches % settings.n_mini_batches,
+                        [learning.scored.rollouts.dialogues[i].id for i in mini],
+                    )
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
                 sums, n_batches, norms = sums + found, n_batches + 1, norms + norm
         policy_loss, value_loss, approx_kl, clipfrac = (sums / n_batches).tolist()
-        metrics = {"policy_loss": policy_loss, "approx_kl": approx_kl, "clipfrac": clipfrac, "grad_norm": norms / n_batches}
+        metrics = {
+            "policy_loss": policy_loss,
+            "approx_kl": approx_kl,
+            "clipfrac": clipfrac,
+            "grad_norm": norms / n_batches,
+        }
         return metrics | ({"value_loss": value_loss} if settings.algorithm == PPO else {})
 
     def _loss(self, learning: Learning, chosen: np.ndarray, count: float) -> tuple[Tensor, Tensor]:
-        """The loss of a micro-batch, and its policy loss, value loss, approx_kl and clipfrac; sums that `count` divides."""
+        """The loss of a micro-batch, and its policy loss, value loss, approx_kl and clipfrac; sums that `count`
+        divides."""
         settings, scored = self.settings, learning.scored
         rollouts, mask = scored.rollouts, scored.mask[chosen]
-        batch = collate([rollouts.prompts[i] for i in chosen], [rollouts.answers[i] for i in chosen], self.base.pad_id, self.base.device)
+        batch = collate(
+            [rollouts.prompts[i] for i in chosen],
+            [rollouts.answers[i] for i in chosen],
+            self.base.pad_id,
+            self.base.device,
+        )
         states = states_of(self.base, batch)
         logprobs = logprobs_of(self.base, states, batch.targets, settings.sampling.temperature)
         # Answer after answer, without padding: (n_tokens,), as `batch.targets` is.
-        old, advantages, weights = (t[chosen][mask] for t in (scored.policy.logprobs, learning.advantages, learning.weights))
+        old, advantages, weights = (
+            t[chosen][mask] for t in (scored.policy.logprobs, learning.advantages, learning.weights)
+        )
         weights = weights / count
         policy_loss = (losses.clipped_policy_loss(logprobs, old, advantages, settings.clip_range) * weights).sum()
         value_loss = torch.zeros((), device=self.base.device)
@@ -286,17 +338,21 @@ class Learner:
             value_loss = (losses.clipped_value_loss(values, old_values, returns, settings.value_clip) * weights).sum()
             loss = policy_loss + value_loss
         else:
-            loss = policy_loss + self.kl.coef * (losses.kl_k3(logprobs, scored.ref_logprobs[chosen][mask]) * weights).sum()
+            loss = (
+                policy_loss + self.kl.coef * (losses.kl_k3(logprobs, scored.ref_logprobs[chosen][mask]) * weights).sum()
+            )
         with torch.no_grad():
             log_ratio = logprobs - old
-            approx_kl = ((log_ratio.exp() - 1 - log_ratio) * weights).sum()  # k3 of the policy that sampled against the present one
+            approx_kl = (
+                (log_ratio.exp() - 1 - log_ratio) * weights
+            ).sum()  # k3 of the policy that sampled against the present one
             clipfrac = ((log_ratio.exp() - 1).abs() > settings.clip_range) * weights
             told = torch.stack([policy_loss.detach(), value_loss.detach(), approx_kl, clipfrac.sum()]).cpu().double()
         return loss, told
 
     def is_sound(self, rollouts: Rollouts) -> bool:
-        """Whether the policy, as it is now, could learn on, in every process: its parameters are finite, and the log-probabilities of a
-        few answers, and their gradients. What diverges often shows in the latter first.
+        """Whether the policy, as it is now, could learn on, in every process: its parameters are finite, and the
+        log-probabilities of a few answers, and their gradients. What diverges often shows in the latter first.
         """
         n, sampling = self.settings.micro_batch, self.settings.sampling
         batch = collate(rollouts.prompts[:n], rollouts.answers[:n], self.base.pad_id, self.base.device)
@@ -314,18 +370,26 @@ class Learner:
         named = list(dict.fromkeys(ids))
         shown = ", ".join(named[:8]) + (" …" if len(named) > 8 else "")
         raise ModelError(
-            f"expected a finite loss, found another in step {number}, pass {epoch + 1}, mini-batch {mini + 1}; stopped. The batch: {shown}. "
-            "What was saved before is sound. Look at these dialogues, or begin again (--fresh) with a smaller learning rate"
+            f"expected a finite loss, found another in step {number}, pass {epoch + 1}, mini-batch {mini + 1}; "
+            f"stopped. The batch: {shown}. "
+            "What was saved before is sound. Look at these dialogues, or begin again (--fresh) with a smaller "
+            "learning rate"
         )
 
     def summary(self, scored: Scored) -> dict[str, float]:
         """Means over the answers of all processes, with the names that metrics have."""
         lengths = scored.mask.sum(1)
         per_answer = {
-            "kl": scored.kl.sum(1), "answer_tokens": lengths.float(), "ended": torch.from_numpy(scored.rollouts.ended).float(),
-            "reward/total": torch.from_numpy(scored.total), "reward/gain": torch.from_numpy(scored.reward),
+            "kl": scored.kl.sum(1),
+            "answer_tokens": lengths.float(),
+            "ended": torch.from_numpy(scored.rollouts.ended).float(),
+            "reward/total": torch.from_numpy(scored.total),
+            "reward/gain": torch.from_numpy(scored.reward),
             **{f"reward/{name}": torch.from_numpy(values) for name, values in scored.parts.items()},
-        }  # fmt: skip
-        sums = [values.cpu().double().sum() for values in (*per_answer.values(), torch.ones(len(lengths)), scored.policy.entropy, lengths)]
+        }
+        sums = [
+            values.cpu().double().sum()
+            for values in (*per_answer.values(), torch.ones(len(lengths)), scored.policy.entropy, lengths)
+        ]
         *sums, n, spread, n_tokens = self.group.sum(torch.stack(sums)).tolist()
         return {name: total / n for name, total in zip(per_answer, sums, strict=True)} | {"entropy": spread / n_tokens}

@@ -1,15 +1,16 @@
 """A run of PPO or GRPO from dialogues to an adapter: evaluation, checkpoints, what stops it, and the report.
 
-Held-out dialogues are cut in two. One half chooses: every `eval_every` steps the policy answers them, and the best step is
-the one of the highest mean reward among those whose KL is within the target; step 0, the SFT policy itself, is one of them.
-The other half reports: SFT policy and best policy answer it once, at the end, so that the gain told is not the one that was
-chosen for. The first half's answers of the SFT policy also set the unit of the reward.
+Held-out dialogues are cut in two. One half chooses: every `eval_every` steps the policy answers them, and the best step
+is the one of the highest mean reward among those whose KL is within the target; step 0, the SFT policy itself, is one
+of them.
+The other half reports: SFT policy and best policy answer it once, at the end, so that the gain told is not the one that
+was chosen for. The first half's answers of the SFT policy also set the unit of the reward.
 
-    metrics.jsonl     kl, approx_kl, clipfrac, explained_variance, entropy, reward/…, losses, lr, kl_coef, tokens_per_s; eval/…
-    samples.jsonl     prompt, answer, its reward by part, every `sample_every` steps
-    checkpoints/      adapter, value head, optimizer, coefficient of KL, unit of the reward
-    adapter/          the best policy (peft's format); value_head.safetensors beside it for PPO
-    report.json       before and after, in standard deviations of the SFT policy's reward
+    metrics.jsonl     kl, approx_kl, clipfrac, explained_variance, entropy, reward/…, losses, lr, kl_coef, tokens_per_s;
+    eval/… samples.jsonl     prompt, answer, its reward by part, every `sample_every` steps checkpoints/      adapter,
+    value head, optimizer, coefficient of KL, unit of the reward adapter/          the best policy (peft's format);
+    value_head.safetensors beside it for PPO report.json       before and after, in standard deviations of the SFT
+    policy's reward
 """
 
 import json
@@ -44,15 +45,25 @@ _CHOOSING, _REPORTING = -1, -2  # numbers of "steps" that draw the answers of ev
 
 
 def train_ppo(
-    base: Base, dialogues: Path, out: Path, settings: PpoSettings = PpoSettings(), *, signals: Mapping[str, Signal],
-    sft: Path | None = None, about: Mapping[str, Any] | None = None, reads: Sequence[Path] = (), group: Group | None = None, fresh: bool = False,
+    base: Base,
+    dialogues: Path,
+    out: Path,
+    settings: PpoSettings = PpoSettings(),
+    *,
+    signals: Mapping[str, Signal],
+    sft: Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    reads: Sequence[Path] = (),
+    group: Group | None = None,
+    fresh: bool = False,
     progress: Progress = lambda *_: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Tune the SFT policy towards `signals`, mixed by `settings.weights`; writes `out/adapter` and returns the report.
 
-    sft: the adapter of SFT; None where SFT trained all weights of `base`. about: what else decides the result, JSON-able, such
-    as the reward model's hash; reads: its files. The same call again goes on where a kill left it, or, when all is done, does nothing.
-    Raises InputError on unusable dialogues, folders or settings; ModelError where a loss is not finite.
+    sft: the adapter of SFT; None where SFT trained all weights of `base`. about: what else decides the result,
+    JSON-able, such as the reward model's hash; reads: its files. The same call again goes on where a kill left it, or,
+    when all is done, does nothing. Raises InputError on unusable dialogues, folders or settings; ModelError where a
+    loss is not finite.
     """
     settings.check()
     group = group or Group()
@@ -63,13 +74,27 @@ def train_ppo(
     mixture = Mixture(signals, weights, settings.unfinished_penalty, tuple(settings.normalize))
     prompts = read_prompts(dialogues, renderer, settings, base)
     if min(len(prompts.training), settings.batch, settings.n_eval) < group.world:
-        raise InputError(f"expected at least a prompt for each of {group.world} processes, found {len(prompts.training)} and a batch of {settings.batch}")
-    require_longest(base, prompts.longest, "a smaller --max-length, --micro-batch or --batch", **of_estimate(settings, prompts.longest))
+        raise InputError(
+            f"expected at least a prompt for each of {group.world} processes, found {len(prompts.training)} and a "
+            f"batch of {settings.batch}"
+        )
+    require_longest(
+        base,
+        prompts.longest,
+        "a smaller --max-length, --micro-batch or --batch",
+        **of_estimate(settings, prompts.longest),
+    )
     facts = {
-        "base": base.name, "base_fingerprint": base.fingerprint, "dtype": base.dtype_name,
-        "dialogues_sha256": file_sha256(dialogues), "n_processes": group.world, "sft_sha256": file_sha256(sft / WEIGHTS) if sft else "",
-        **asdict(settings), "weights": weights, **(about or {}),
-    }  # fmt: skip
+        "base": base.name,
+        "base_fingerprint": base.fingerprint,
+        "dtype": base.dtype_name,
+        "dialogues_sha256": file_sha256(dialogues),
+        "n_processes": group.world,
+        "sft_sha256": file_sha256(sft / WEIGHTS) if sft else "",
+        **asdict(settings),
+        "weights": weights,
+        **(about or {}),
+    }
     inputs = [path for path in (base.path, dialogues, sft, *reads) if path is not None]
     with Run.open(out, STAGE, facts, group=group, fresh=fresh, inputs=inputs) as run:
         if run.is_done:
@@ -84,7 +109,13 @@ def train_ppo(
         except ModelError as error:
             run.finish(f"stopped: {error}")
             raise
-        report = {"algorithm": settings.algorithm, "weights": weights, "n_prompts": len(prompts.training), "n_left_out_long": prompts.n_left_out, **report}
+        report = {
+            "algorithm": settings.algorithm,
+            "weights": weights,
+            "n_prompts": len(prompts.training),
+            "n_left_out_long": prompts.n_left_out,
+            **report,
+        }
         _write(learner, run, report, file_sha256(dialogues))
         run.finish(facts=report)
         group.barrier()
@@ -92,18 +123,23 @@ def train_ppo(
 
 
 def of_estimate(settings: PpoSettings, longest: int) -> dict[str, Any]:
-    """What `memory.estimate` is to be given for prompts of `longest` tokens: three adapters, answers in micro-batches, logits in chunks."""
+    """What `memory.estimate` is to be given for prompts of `longest` tokens: three adapters, answers in micro-batches,
+    logits in chunks."""
     n_tokens = longest + settings.sampling.max_new_tokens
     at_a_time = min(settings.sampling.batch, settings.batch * settings.n_answers)
     return {
-        "lora_r": settings.lora.r, "n_adapters": 3, "pass_tokens": settings.micro_batch * n_tokens, "logits": CHUNK_LOGITS,
+        "lora_r": settings.lora.r,
+        "n_adapters": 3,
+        "pass_tokens": settings.micro_batch * n_tokens,
+        "logits": CHUNK_LOGITS,
         "sampled": (at_a_time, n_tokens),
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Dialogues of both parts, how many were left out since their prompt is too long, and the longest prompt's tokens."""
+    """Dialogues of both parts, how many were left out since their prompt is too long, and the longest prompt's
+    tokens."""
 
     training: list[Dialogue]
     held_out: list[Dialogue]
@@ -118,7 +154,10 @@ def read_prompts(path: Path, renderer: Renderer, settings: PpoSettings, base: Ba
     """
     limit = min(settings.max_prompt, base.n_ctx - settings.sampling.max_new_tokens)
     if limit < 1:
-        raise InputError(f"expected room for prompts beside answers of {settings.sampling.max_new_tokens} tokens, found a base with a context of {base.n_ctx}; give fewer --max-new-tokens")
+        raise InputError(
+            f"expected room for prompts beside answers of {settings.sampling.max_new_tokens} tokens, found a base "
+            f"with a context of {base.n_ctx}; give fewer --max-new-tokens"
+        )
     found: dict[str, list[Dialogue]] = {part: [] for part in PARTS}
     n_long, longest = 0, 0
     for dialogue in read_dialogues(path, RL):
@@ -131,8 +170,10 @@ def read_prompts(path: Path, renderer: Renderer, settings: PpoSettings, base: Ba
     for part, least in zip(PARTS, (1, 2), strict=True):
         if len(found[part]) < least:
             raise InputError(
-                f"expected at least {least} dialogues of part {part!r} with prompts of at most {limit} tokens in {path}, found {len(found[part])} "
-                f"({n_long} are longer); build them with more held out, or shorter, or give a larger --max-length or fewer --max-new-tokens"
+                f"expected at least {least} dialogues of part {part!r} with prompts of at most {limit} tokens in "
+                f"{path}, found {len(found[part])} "
+                f"({n_long} are longer); build them with more held out, or shorter, or give a larger --max-length or "
+                "fewer --max-new-tokens"
             )
     return Prompts(found["train"], found["held_out"], n_long, longest)
 
@@ -149,7 +190,8 @@ class _Ppo:
         self.entropy, self.over, self.stopped = 0.0, {"kl": 0, "entropy": 0}, ""
 
     def train(self) -> dict[str, Any]:
-        """From the newest checkpoint to the end; leaves the best policy in the adapter, and returns what the report holds."""
+        """From the newest checkpoint to the end; leaves the best policy in the adapter, and returns what the report
+        holds."""
         settings, learner, run = self.learner.settings, self.learner, self.run
         done = self._resume()
         while done < settings.steps and not self.stopped:
@@ -163,7 +205,9 @@ class _Ppo:
                 self._write_samples(done, scored)
             self._watch(metrics)
             is_last, is_best = bool(self.stopped) or done == settings.steps, False
-            if (is_last or done % settings.eval_every == 0 or done % settings.save_every == 0) and not learner.is_sound(scored.rollouts):
+            if (is_last or done % settings.eval_every == 0 or done % settings.save_every == 0) and not learner.is_sound(
+                scored.rollouts
+            ):
                 raise diverged(run, done)
             if done % settings.eval_every == 0 or is_last:
                 is_best = self._evaluate(done)
@@ -186,16 +230,24 @@ class _Ppo:
     def _watch(self, metrics: Mapping[str, float]) -> None:
         """Whether KL or entropy has been past its limit for long enough."""
         settings = self.learner.settings
-        limits = {"kl": metrics["kl"] > settings.kl_ceiling, "entropy": metrics["entropy"] < settings.entropy_floor * self.entropy}
+        limits = {
+            "kl": metrics["kl"] > settings.kl_ceiling,
+            "entropy": metrics["entropy"] < settings.entropy_floor * self.entropy,
+        }
         for name, is_over in limits.items():
             self.over[name] = self.over[name] + 1 if is_over else 0
             if self.over[name] >= settings.patience:
                 bound = settings.kl_ceiling if name == "kl" else settings.entropy_floor * self.entropy
-                self.stopped = f"{name} {'above' if name == 'kl' else 'below'} {bound:.3g} for {settings.patience} steps, at {metrics[name]:.3g}"
+                self.stopped = (
+                    f"{name} {'above' if name == 'kl' else 'below'} {bound:.3g} for {settings.patience} "
+                    f"steps, at {metrics[name]:.3g}"
+                )
 
     # -- evaluation
 
-    def _measure(self, dialogues: Sequence[Dialogue], adapter: str | None, number: int) -> tuple[Scored, dict[str, float]]:
+    def _measure(
+        self, dialogues: Sequence[Dialogue], adapter: str | None, number: int
+    ) -> tuple[Scored, dict[str, float]]:
         learner = self.learner
         scored = learner.score(learner.rollouts(learner.group.share(dialogues), adapter, number), adapter)
         return scored, learner.summary(scored)
@@ -214,13 +266,17 @@ class _Ppo:
         learner, mixture = self.learner, self.learner.mixture
         rollouts = learner.rollouts(learner.group.share(self.choosing), POLICY, _CHOOSING)
         raw = mixture.parts(rollouts.dialogues, rollouts.judged)
-        rows = learner.group.gather([(bool(ended), *(float(raw[name][i]) for name in sorted(raw))) for i, ended in enumerate(rollouts.ended)])
+        rows = learner.group.gather(
+            [(bool(ended), *(float(raw[name][i]) for name in sorted(raw))) for i, ended in enumerate(rollouts.ended)]
+        )
         columns = dict(zip(sorted(raw), (np.array(c, dtype=np.float32) for c in list(zip(*rows))[1:]), strict=True))
         if not mixture.fit(columns, np.array([row[0] for row in rows], dtype=bool)) and learner.group.is_main:
             log.warning(
-                "all %d answers of the SFT policy to held-out prompts have the same reward: nothing is learned where no answer is better than another; "
-                "give other parts of the reward, a higher temperature, or more answers to measure with", len(rows),
-            )  # fmt: skip
+                "all %d answers of the SFT policy to held-out prompts have the same reward: nothing is learned where "
+                "no answer is better than another; "
+                "give other parts of the reward, a higher temperature, or more answers to measure with",
+                len(rows),
+            )
         figures = learner.summary(learner.score(rollouts))
         self.entropy = figures["entropy"]
         self.run.log(0, **{f"eval/{name}": value for name, value in figures.items()})
@@ -236,10 +292,18 @@ class _Ppo:
         std = float(totals.std())
         gain = figures_after["reward/total"] - figures_before["reward/total"]
         return {
-            "n_steps": done, "stopped": self.stopped, "best_step": self.best["step"], "gain_in_sft_std": gain / std if std > 0 else None,
-            "sft_std": std, "kl": figures_after["kl"], "kl_target": self.learner.settings.kl_target, "n_report": len(self.reporting),
-            "before": figures_before, "after": figures_after, "chosen_by": self.best,
-        }  # fmt: skip
+            "n_steps": done,
+            "stopped": self.stopped,
+            "best_step": self.best["step"],
+            "gain_in_sft_std": gain / std if std > 0 else None,
+            "sft_std": std,
+            "kl": figures_after["kl"],
+            "kl_target": self.learner.settings.kl_target,
+            "n_report": len(self.reporting),
+            "before": figures_before,
+            "after": figures_after,
+            "chosen_by": self.best,
+        }
 
     def _write_samples(self, done: int, scored: Scored) -> None:
         if not self.learner.group.is_main:
@@ -248,10 +312,16 @@ class _Ppo:
         with open_to_append(self.run.folder / "samples.jsonl") as file:
             for i in range(min(self.learner.settings.n_samples, len(rollouts))):
                 line = {
-                    "step": done, "id": rollouts.dialogues[i].id, "prompt": rollouts.dialogues[i].messages[-1].text, "answer": rollouts.texts[i],
-                    "ended": bool(rollouts.ended[i]), "total": float(scored.total[i]), "gain": float(scored.reward[i]), "kl": kl[i],
+                    "step": done,
+                    "id": rollouts.dialogues[i].id,
+                    "prompt": rollouts.dialogues[i].messages[-1].text,
+                    "answer": rollouts.texts[i],
+                    "ended": bool(rollouts.ended[i]),
+                    "total": float(scored.total[i]),
+                    "gain": float(scored.reward[i]),
+                    "kl": kl[i],
                     **{name: float(values[i]) for name, values in scored.parts.items()},
-                }  # fmt: skip
+                }
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     # -- checkpoints
@@ -263,12 +333,20 @@ class _Ppo:
         learner = self.learner
         tensors = {**learner.trained, **named_optimizer_state([learner.optimizer], self._names())}
         self.run.save(
-            done, tensors, is_best=is_best, kl_coef=learner.kl.coef, unit=learner.mixture.state(), entropy=self.entropy, best=self.best,
-            over=self.over, stopped=self.stopped,
-        )  # fmt: skip
+            done,
+            tensors,
+            is_best=is_best,
+            kl_coef=learner.kl.coef,
+            unit=learner.mixture.state(),
+            entropy=self.entropy,
+            best=self.best,
+            over=self.over,
+            stopped=self.stopped,
+        )
 
     def _resume(self) -> int:
-        """How many steps are done; before the first, the unit of the reward is set and step 0 saved as the best so far."""
+        """How many steps are done; before the first, the unit of the reward is set and step 0 saved as the best so
+        far."""
         checkpoint = self.run.latest()
         if checkpoint is None:
             self._fit_unit()
@@ -279,10 +357,17 @@ class _Ppo:
         restore_optimizer_state([learner.optimizer], self._names(), checkpoint.tensors)
         learner.kl.coef = state["kl_coef"]
         learner.mixture.load(state["unit"])
-        self.entropy, self.best, self.over, self.stopped = state["entropy"], state["best"], state["over"], state["stopped"]
+        self.entropy, self.best, self.over, self.stopped = (
+            state["entropy"],
+            state["best"],
+            state["over"],
+            state["stopped"],
+        )
         marked = self.run.best()
         if marked is None or marked.step != self.best["step"]:
-            if self.best["step"] != checkpoint.step:  # somebody removed it; else the run was killed between a checkpoint and its mark
+            if (
+                self.best["step"] != checkpoint.step
+            ):  # somebody removed it; else the run was killed between a checkpoint and its mark
                 self.best = {"gain": 0.0, "kl": 0.0, "step": checkpoint.step}
             self._save(checkpoint.step, is_best=True)
         return checkpoint.step
@@ -296,7 +381,10 @@ class _Ppo:
 def _write(learner: Learner, run: Run, report: Mapping[str, Any], dialogues_sha256: str) -> None:
     from safetensors.torch import save_file
 
-    run.publish("adapter", lambda folder: save_adapter(learner.base, POLICY, folder, stage=STAGE, dialogues_sha256=dialogues_sha256))
+    run.publish(
+        "adapter",
+        lambda folder: save_adapter(learner.base, POLICY, folder, stage=STAGE, dialogues_sha256=dialogues_sha256),
+    )
     if learner.group.is_main:
         if learner.settings.algorithm == PPO:
             head = {name: t.detach().cpu().contiguous() for name, t in learner.value_head.state_dict().items()}

@@ -2,9 +2,9 @@
 
 Without a chat template (form "compact") a dialogue is BOS, then each message's text, with the end token after every
 answer. With one (form "instruct") the template's own words stand around the messages, found by rendering it once around
-markers. Only those words may hold special tokens: what a message says is tokenized as plain text, whatever it looks like.
-The engine tokenizes the words before a message, the message, and the words after it apart (`profiles.scheduler.Tokenizer`),
-and so does this module. BOS comes once, at the very front.
+markers. Only those words may hold special tokens: what a message says is tokenized as plain text, whatever it looks
+like. The engine tokenizes the words before a message, the message, and the words after it apart
+(`profiles.scheduler.Tokenizer`), and so does this module. BOS comes once, at the very front.
 
 A template that writes something else before an answer in a finished turn than where an answer is asked for (some put an
 empty thought there) is followed where the answer is asked for, since that is what the model will see.
@@ -27,8 +27,8 @@ _TODAY = datetime(2024, 7, 26)  # the engine's, for templates that ask for the d
 
 @dataclass(frozen=True)
 class Tokens:
-    """ids: int32 (n,). is_answer: bool (n,), tokens that carry loss. origin: uint8 (n,), 0 for words of the template and
-    1 + the place in ORIGINS of the span that the token begins in.
+    """ids: int32 (n,). is_answer: bool (n,), tokens that carry loss. origin: uint8 (n,), 0 for words of the template
+    and 1 + the place in ORIGINS of the span that the token begins in.
     """
 
     ids: np.ndarray
@@ -45,7 +45,9 @@ class Renderer:
     def __init__(self, tokenizer: Any, form: str):
         self.tokenizer, self.form = tokenizer, form
         if not getattr(tokenizer, "is_fast", False):
-            raise ModelError("expected a fast tokenizer (tokenizer.json) beside the model, found none; convert it with transformers")
+            raise ModelError(
+                "expected a fast tokenizer (tokenizer.json) beside the model, found none; convert it with transformers"
+            )
         if form == COMPACT:
             self._first, self._asks, self._between, self.end = self._bos(), [], [], [int(tokenizer.eos_token_id)]
         else:
@@ -58,7 +60,9 @@ class Renderer:
     def _read_template(self) -> None:
         def context(roles: int, ask: bool) -> dict[str, Any]:
             messages = [{"role": ("user", "assistant")[i % 2], "content": _MARKERS[i]} for i in range(roles)]
-            special = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items() if isinstance(token, str)}
+            special = {
+                name: str(token) for name, token in self.tokenizer.special_tokens_map.items() if isinstance(token, str)
+            }
             return {**special, "messages": messages, "tools": None, "documents": None, "add_generation_prompt": ask}
 
         try:
@@ -66,16 +70,30 @@ class Renderer:
             if failed := [one for one in rendered if isinstance(one, TemplateFailed)]:
                 raise failed[0]
         except (TemplateFailed, ValueError) as error:  # ValueError: several templates, none of them the default
-            raise ModelError(f"the chat template of the base cannot be rendered ({error}); give a base with a plain template") from error
+            raise ModelError(
+                f"the chat template of the base cannot be rendered ({error}); give a base with a plain template"
+            ) from error
         first, asks = self._cut(rendered[0], _MARKERS[:1])
         *_, between, _, _ = self._cut(rendered[1], _MARKERS)
         ids = self._special(between)
         eos = {int(self.tokenizer.eos_token_id), *map(int, self.tokenizer.all_special_ids)}
-        eos |= {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special or token.content.startswith("<")}
+        eos |= {
+            i
+            for i, token in self.tokenizer.added_tokens_decoder.items()
+            if token.special or token.content.startswith("<")
+        }
         ends = next((n for n, token in enumerate(ids) if token in eos), None)
         if ends is None:
-            raise ModelError("expected the chat template of the base to end an answer with a special token, found none; give another base")
-        self._first, self._asks, self.end, self._between = self._special(first), self._special(asks), ids[: ends + 1], ids[ends + 1 :]
+            raise ModelError(
+                "expected the chat template of the base to end an answer with a special token, found none; give "
+                "another base"
+            )
+        self._first, self._asks, self.end, self._between = (
+            self._special(first),
+            self._special(asks),
+            ids[: ends + 1],
+            ids[ends + 1 :],
+        )
         if bos := self._bos():
             self._first = self._first if self._first[:1] == bos else [*bos, *self._first]
 
@@ -85,7 +103,10 @@ class Renderer:
         for marker in markers:
             before, found, text = text.partition(marker)
             if not found or marker in text:
-                raise ModelError("expected the chat template of the base to show every message once, in order; give a base with a plain template")
+                raise ModelError(
+                    "expected the chat template of the base to show every message once, in order; give a base with a "
+                    "plain template"
+                )
             parts.append(before)
         return [*parts, text]
 

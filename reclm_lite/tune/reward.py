@@ -2,8 +2,9 @@
 
     loss = mean over pairs of -log sigmoid(score(chosen) - score(rejected))
 
-Held-out pairs give the accuracy, in all and for every kind of corruption; the least of these chooses the best step, for a
-policy will find whatever the reward model overlooks. Paper: RecLM, arXiv 2412.19302, section 3.4; Ouyang et al., arXiv 2203.02155.
+Held-out pairs give the accuracy, in all and for every kind of corruption; the least of these chooses the best step, for
+a policy will find whatever the reward model overlooks. Paper: RecLM, arXiv 2412.19302, section 3.4; Ouyang et al.,
+arXiv 2203.02155.
 """
 
 from collections import defaultdict
@@ -70,14 +71,23 @@ class RewardTask:
 
     start_serves = False
 
-    def __init__(self, model: RewardModel, pairs: Sequence[Pair], held_out: Sequence[Pair], settings: RewardSettings, group: Group):
+    def __init__(
+        self,
+        model: RewardModel,
+        pairs: Sequence[Pair],
+        held_out: Sequence[Pair],
+        settings: RewardSettings,
+        group: Group,
+    ):
         self.model, self.pairs, self.held_out, self.settings, self.group = model, pairs, held_out, settings, group
         self.parameters = model.parameters
         n = round(settings.epochs * steps_per_epoch(len(pairs), settings.batch))
         self.n_steps = max(1, n if settings.max_steps is None else min(n, settings.max_steps))
 
     def backward(self, step: int) -> Outcome:
-        whole = [self.pairs[i] for i in step_indices(len(self.pairs), self.settings.batch, self.settings.loop.seed, step)]
+        whole = [
+            self.pairs[i] for i in step_indices(len(self.pairs), self.settings.batch, self.settings.loop.seed, step)
+        ]
         mine = self.group.share(whole)
         self.model.base.model.train()
         total, right = 0.0, 0
@@ -98,7 +108,9 @@ class RewardTask:
     def _scores(self, pairs: Sequence[Pair], chosen: Sequence[int]) -> torch.Tensor:
         """float32 (n, 2): of the chosen and the rejected answers, which went through the model together."""
         base = self.model.base
-        ids, mask = pad_right([s for i in chosen for s in (pairs[i].chosen, pairs[i].rejected)], base.pad_id, base.device)
+        ids, mask = pad_right(
+            [s for i in chosen for s in (pairs[i].chosen, pairs[i].rejected)], base.pad_id, base.device
+        )
         return self.model.score(ids, mask).reshape(-1, 2)
 
     @torch.no_grad()
@@ -121,9 +133,11 @@ class RewardTask:
         by_kind = {kind: sum(shares) / len(shares) for kind, shares in sorted(kinds.items())}
         n = len(everyone)
         return {
-            "eval/loss": sum(loss for *_, loss in everyone) / n, "eval/accuracy": sum(share for _, share, _ in everyone) / n,
-            "eval/least_accuracy": min(by_kind.values()), **{f"eval/accuracy/{kind}": share for kind, share in by_kind.items()},
-        }  # fmt: skip
+            "eval/loss": sum(loss for *_, loss in everyone) / n,
+            "eval/accuracy": sum(share for _, share, _ in everyone) / n,
+            "eval/least_accuracy": min(by_kind.values()),
+            **{f"eval/accuracy/{kind}": share for kind, share in by_kind.items()},
+        }
 
     def is_better(self, new: Mapping[str, float], old: Mapping[str, float]) -> bool:
         def rank(figures: Mapping[str, float]) -> tuple[float, float]:
@@ -136,21 +150,34 @@ def _pairs(dialogues: Sequence[Dialogue], renderer: Renderer, max_length: int) -
     found, n_long = [], 0
     for d in dialogues:
         check_form(d, renderer)
-        pair = Pair(d.id, d.corruption, ids_of(renderer, d.messages, d.chosen), ids_of(renderer, d.messages, d.rejected))
+        pair = Pair(
+            d.id, d.corruption, ids_of(renderer, d.messages, d.chosen), ids_of(renderer, d.messages, d.rejected)
+        )
         if pair.longest > max_length:
             n_long += 1
         else:
             found.append(pair)
     if not found and n_long:
-        raise InputError(f"expected pairs of at most {max_length} tokens, found {n_long}, all longer; build them shorter, or give a larger --max-length, up to the base's context")
+        raise InputError(
+            f"expected pairs of at most {max_length} tokens, found {n_long}, all longer; build them shorter, or give "
+            "a larger --max-length, up to the base's context"
+        )
     return found, n_long
 
 
 def train_reward(
-    base: Base, dialogues: Path, out: Path, settings: RewardSettings = RewardSettings(), *, init_from: Path | None = None,
-    group: Group | None = None, fresh: bool = False, progress: Progress = lambda *_: None,
-) -> dict[str, Any]:  # fmt: skip
-    """Train a reward model on a file of preference pairs; writes `out/adapter` with its head and returns the run's facts.
+    base: Base,
+    dialogues: Path,
+    out: Path,
+    settings: RewardSettings = RewardSettings(),
+    *,
+    init_from: Path | None = None,
+    group: Group | None = None,
+    fresh: bool = False,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Train a reward model on a file of preference pairs; writes `out/adapter` with its head and returns the run's
+    facts.
 
     init_from: an adapter (that of SFT) to begin with. Resumes and raises as `sft.train_sft` does.
     """
@@ -163,8 +190,12 @@ def train_reward(
     held_out, _ = _pairs(spread(parts["held_out"], settings.n_eval), renderer, max_length)
     if not pairs:
         raise InputError(f"expected pairs of part 'train' in {dialogues}, found none; build them with fewer held out")
-    if (longest := max(pair.longest for pair in (*pairs, *held_out))) > settings.pass_tokens // 2:  # then it has a pass of its own
-        require_longest(base, longest, "a smaller --max-length", lora_r=settings.lora.r, pass_tokens=2 * longest, logits=0)
+    if (
+        longest := max(pair.longest for pair in (*pairs, *held_out))
+    ) > settings.pass_tokens // 2:  # then it has a pass of its own
+        require_longest(
+            base, longest, "a smaller --max-length", lora_r=settings.lora.r, pass_tokens=2 * longest, logits=0
+        )
     with open_run(STAGE, base, dialogues, out, settings, init_from=init_from, group=group, fresh=fresh) as run:
         if run.is_done:
             return {**run.about["facts"], "already_done": True}
@@ -173,9 +204,13 @@ def train_reward(
         task = RewardTask(model, pairs, held_out, settings, group)
         best = train(run, task, Optimizer(task.parameters, settings.optimizer, task.n_steps), settings.loop, progress)
         facts = {
-            "n_pairs": len(pairs), "n_left_out_long": n_long, "n_held_out": len(held_out), "n_steps": task.n_steps,
-            "n_parameters": sum(p.numel() for p in task.parameters.values()), **best,
-        }  # fmt: skip
+            "n_pairs": len(pairs),
+            "n_left_out_long": n_long,
+            "n_held_out": len(held_out),
+            "n_steps": task.n_steps,
+            "n_parameters": sum(p.numel() for p in task.parameters.values()),
+            **best,
+        }
         figures = {k: v for k, v in best.items() if k.startswith("eval/")}
         run.publish("adapter", lambda folder: model.save(folder, dialogues_sha256=file_sha256(dialogues), eval=figures))
         run.finish(facts=facts)

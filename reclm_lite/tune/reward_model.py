@@ -44,20 +44,28 @@ class RewardModel:
 
     @classmethod
     def load(cls, base: Base, folder: Path) -> "RewardModel":
-        """Frozen, from a folder that `save` wrote. Raises InputError where it is another kind of adapter, or another base's."""
+        """Frozen, from a folder that `save` wrote. Raises InputError where it is another kind of adapter, or another
+        base's."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         check_base(folder, base)
         if (stage := read_note(folder).get("stage")) != STAGE or not (folder / HEAD).is_file():
             found = f"no {HEAD}" if stage == STAGE else stage or "an adapter without a note"
-            raise InputError(f"expected a reward model in {folder}, found {found}; give the adapter folder of `reclm tune reward`")
+            raise InputError(
+                f"expected a reward model in {folder}, found {found}; give the adapter folder of `reclm tune reward`"
+            )
         try:
             weight = load_file(folder / HEAD)["weight"]
         except (SafetensorError, KeyError) as error:
-            raise InputError(f"expected the tensor 'weight' in {folder / HEAD}, found: {error}; tune the reward model anew") from error
+            raise InputError(
+                f"expected the tensor 'weight' in {folder / HEAD}, found: {error}; tune the reward model anew"
+            ) from error
         if weight.shape != (1, base.width):
-            raise InputError(f"expected a head of shape (1, {base.width}) in {folder / HEAD}, found {tuple(weight.shape)}; give the base it was trained on")
+            raise InputError(
+                f"expected a head of shape (1, {base.width}) in {folder / HEAD}, found {tuple(weight.shape)}; give "
+                "the base it was trained on"
+            )
         add_adapter(base, ADAPTER, LoraSettings(), trainable=False, load=folder)
         head = torch.nn.Linear(base.width, 1, bias=False, dtype=torch.float32)
         head.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
@@ -71,12 +79,16 @@ class RewardModel:
     def score(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """float32 (batch,) of ids, mask int64 (batch, length), padded on the right or on the left."""
         with use(self.base, self.adapter):
-            hidden = self.base.hidden(ids, mask, positions=(mask.cumsum(1) - 1).clamp(min=0) if bool((mask[:, 0] == 0).any()) else None)
+            hidden = self.base.hidden(
+                ids, mask, positions=(mask.cumsum(1) - 1).clamp(min=0) if bool((mask[:, 0] == 0).any()) else None
+            )
         last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
         return self.head(hidden[torch.arange(len(ids), device=ids.device), last].float())[:, 0]
 
     @torch.no_grad()
-    def scores(self, prompts: Sequence[Sequence[Message]], answers: Sequence[str], *, pass_tokens: int = 4096) -> list[float]:
+    def scores(
+        self, prompts: Sequence[Sequence[Message]], answers: Sequence[str], *, pass_tokens: int = 4096
+    ) -> list[float]:
         """Scores of answers to prompts, in passes of at most `pass_tokens` tokens, without gradients and dropout."""
         sequences = [ids_of(self.renderer, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         found = [0.0] * len(sequences)

@@ -3,10 +3,11 @@
 Sampling is transformers' `generate`: prompts padded on the left, a key-value cache, the whole distribution at the given
 temperature and top-p and nothing of the base's own generation settings. Passes over finished answers pad on the right
 and compute logits for answer tokens alone: states are picked at the places that tell of an answer's tokens, and go
-through the output layer in chunks whose logits are made anew in the backward pass. The logits of a whole batch never exist.
+through the output layer in chunks whose logits are made anew in the backward pass. The logits of a whole batch never
+exist.
 
-Log-probabilities are those of the temperature without top-p, under every adapter: with top-p below 1 the ratio of PPO is
-that of the untruncated distributions, as in TRL.
+Log-probabilities are those of the temperature without top-p, under every adapter: with top-p below 1 the ratio of PPO
+is that of the untruncated distributions, as in TRL.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,8 @@ CHUNK_LOGITS = 1 << 22  # logits that exist at a time: 16 MiB of float32
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn. temperature 1 and top_p 1 draw from the model's own distribution. batch: prompts at a time."""
+    """How answers are drawn. temperature 1 and top_p 1 draw from the model's own distribution. batch: prompts at a
+    time."""
 
     max_new_tokens: int = 100
     temperature: float = 1.0
@@ -61,9 +63,11 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class AnswerBatch:
-    """Prompts with answers, right-padded: ids, mask int64 (n, length), without each answer's last token, which tells nothing.
+    """Prompts with answers, right-padded: ids, mask int64 (n, length), without each answer's last token, which tells
+    nothing.
 
-    rows, columns: int64 (n_tokens,), where the states are that tell of `targets` int64 (n_tokens,), answer after answer.
+    rows, columns: int64 (n_tokens,), where the states are that tell of `targets` int64 (n_tokens,), answer after
+    answer.
     """
 
     ids: Tensor
@@ -82,7 +86,9 @@ def sample(base: Base, renderer: Renderer, dialogues: Sequence[Dialogue], sampli
         answers += _generate(base, renderer, prompts[begin : begin + sampling.batch], sampling)
     ends = end_ids(base, renderer)
     texts = [base.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
-    return Rollouts(list(dialogues), prompts, answers, np.array([answer[-1] in ends for answer in answers], dtype=bool), texts)
+    return Rollouts(
+        list(dialogues), prompts, answers, np.array([answer[-1] in ends for answer in answers], dtype=bool), texts
+    )
 
 
 def end_ids(base: Base, renderer: Renderer) -> set[int]:
@@ -101,9 +107,15 @@ def _generate(base: Base, renderer: Renderer, prompts: list[list[int]], sampling
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     config = GenerationConfig(
-        do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p, top_k=0, max_new_tokens=sampling.max_new_tokens,
-        eos_token_id=sorted(ends), pad_token_id=base.pad_id, use_cache=True,
-    )  # fmt: skip
+        do_sample=True,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=0,
+        max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=sorted(ends),
+        pad_token_id=base.pad_id,
+        use_cache=True,
+    )
     # What the base's folder asks for (a penalty of repetition, a top-k) would make the samples those of another policy.
     own, model.generation_config = model.generation_config, config
     was_training = model.training
@@ -123,7 +135,9 @@ def _until_end(ids: list[int], ends: set[int]) -> list[int]:
     return ids[: at + 1]
 
 
-def collate(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> AnswerBatch:
+def collate(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> AnswerBatch:
     """Prompts with their answers as one batch, no longer than its longest pair."""
     ids, mask = pad_right([[*prompt, *answer][:-1] for prompt, answer in zip(prompts, answers)], pad_id, device)
     rows, columns, targets = [], [], []
@@ -141,7 +155,8 @@ def states_of(base: Base, batch: AnswerBatch) -> Tensor:
 
 
 def logprobs_of(base: Base, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """log p(targets) from `states` (n_tokens, width): float32 (n_tokens,). With gradients, at the memory of one chunk."""
+    """log p(targets) from `states` (n_tokens, width): float32 (n_tokens,). With gradients, at the memory of one
+    chunk."""
 
     def chunk_of(states: Tensor, targets: Tensor) -> Tensor:
         return losses.token_logprobs(base.logits(states) / temperature, targets)
@@ -149,7 +164,9 @@ def logprobs_of(base: Base, states: Tensor, targets: Tensor, temperature: float)
     found = []
     for part in _chunks(base, len(targets)):
         if torch.is_grad_enabled():
-            found.append(checkpoint(chunk_of, states[part], targets[part], use_reentrant=False, preserve_rng_state=False))
+            found.append(
+                checkpoint(chunk_of, states[part], targets[part], use_reentrant=False, preserve_rng_state=False)
+            )
         else:
             found.append(chunk_of(states[part], targets[part]))
     return torch.cat(found)
@@ -190,7 +207,9 @@ def measure(
     by_length = sorted(range(len(rollouts)), key=lambda i: (lengths[i], i))
     for begin in range(0, len(by_length), micro_batch):
         chosen = by_length[begin : begin + micro_batch]
-        batch = collate([rollouts.prompts[i] for i in chosen], [rollouts.answers[i] for i in chosen], base.pad_id, base.device)
+        batch = collate(
+            [rollouts.prompts[i] for i in chosen], [rollouts.answers[i] for i in chosen], base.pad_id, base.device
+        )
         states = states_of(base, batch)
         rows, columns = mask[chosen].nonzero(as_tuple=True)
         rows = torch.tensor(chosen, device=base.device)[rows]

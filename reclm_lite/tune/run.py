@@ -1,8 +1,8 @@
 """A run's folder: its settings, metrics, checkpoints, and how the same command goes on where a kill left it.
 
     run.json          stage, settings, versions, state ("running", "done" or "stopped: why")
-    metrics.jsonl     an object for each logged step, appended; entries after the checkpoint that a run goes on from are cut off
-    tensorboard/      the same, where the package tensorboard is installed
+    metrics.jsonl     an object for each logged step, appended; entries after the checkpoint that a run goes on from are
+    cut off tensorboard/      the same, where the package tensorboard is installed
     checkpoints/      step-000100/: tensors.safetensors, state.json; the newest two, and the best where one is marked
 
 A checkpoint gets its name when it is complete. Randomness is not stored: every step draws from the seed and its own
@@ -26,7 +26,17 @@ from .parallel import Group
 
 RUN, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
 RUNNING, DONE = "running", "done"
-_OWN = (RUN, METRICS, "samples.jsonl", "report.json", "value_head.safetensors", CHECKPOINTS, "tensorboard", "adapter", "model")
+_OWN = (
+    RUN,
+    METRICS,
+    "samples.jsonl",
+    "report.json",
+    "value_head.safetensors",
+    CHECKPOINTS,
+    "tensorboard",
+    "adapter",
+    "model",
+)
 _LOCK = ".lock"
 _KEPT = 2
 _SHOWN = 4  # settings that differ, in a message
@@ -57,23 +67,43 @@ class Run:
         self._lock: Any = None
 
     @classmethod
-    def open(cls, folder: Path, stage: str, settings: Mapping[str, Any], *, group: Group | None = None, fresh: bool = False, inputs: Iterable[Path] = ()) -> "Run":
+    def open(
+        cls,
+        folder: Path,
+        stage: str,
+        settings: Mapping[str, Any],
+        *,
+        group: Group | None = None,
+        fresh: bool = False,
+        inputs: Iterable[Path] = (),
+    ) -> "Run":
         """A new run, or the one that lies in `folder`, if it is of the same stage and settings.
 
-        settings: JSON-able, everything that decides the result. fresh: throw away the run of this stage that lies there, and nothing
-        else; inputs: files and folders that it reads, which must not lie in it then. Raises InputError where another run, or anything
-        else, lies there, or where another process is at work.
+        settings: JSON-able, everything that decides the result. fresh: throw away the run of this stage that lies
+        there, and nothing else; inputs: files and folders that it reads, which must not lie in it then. Raises
+        InputError where another run, or anything else, lies there, or where another process is at work.
         """
         folder, group = Path(folder), group or Group()
-        about = {"stage": stage, "settings": json.loads(json.dumps(dict(settings))), "state": RUNNING, "versions": _versions()}
+        about = {
+            "stage": stage,
+            "settings": json.loads(json.dumps(dict(settings))),
+            "state": RUNNING,
+            "versions": _versions(),
+        }
         if fresh:
             _refuse_to_remove(folder, stage, inputs)
         found = None if fresh else _read(folder / RUN)
         if found is None and not fresh and _holds_files(folder):
-            raise InputError(f"expected an empty folder, or one of `reclm tune`, at {folder}, found other files; give another --out")
+            raise InputError(
+                f"expected an empty folder, or one of `reclm tune`, at {folder}, found other files; give another --out"
+            )
         if found is not None:
             _compare(found, about, folder)
-            about = {**found, **about, "state": found["state"] if found["state"] == DONE else RUNNING}  # what `finish` recorded stays
+            about = {
+                **found,
+                **about,
+                "state": found["state"] if found["state"] == DONE else RUNNING,
+            }  # what `finish` recorded stays
         group.barrier()  # all have read before the first one writes
         run = cls(folder, group, about)
         if group.rank == 0:
@@ -101,7 +131,8 @@ class Run:
             self._write_about()
 
     def log(self, step: int, **metrics: float) -> None:
-        """Append a line of metrics. Names with a slash are groups of TensorBoard; a value that is not finite becomes null."""
+        """Append a line of metrics. Names with a slash are groups of TensorBoard; a value that is not finite becomes
+        null."""
         if self.group.rank:
             return
         if self._metrics is None:
@@ -124,7 +155,10 @@ class Run:
             top.mkdir(exist_ok=True)
             with atomic_folder(top / name) as folder:
                 folder.mkdir()
-                save_file({n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}, folder / "tensors.safetensors")
+                save_file(
+                    {n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()},
+                    folder / "tensors.safetensors",
+                )
                 (folder / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
             if is_best:
                 _write(top / "best", name)
@@ -164,7 +198,8 @@ class Run:
                     _write(path, "".join(kept))
 
     def publish(self, name: str, write: Callable[[Path], None]) -> None:
-        """Have `write` fill a folder, which gets its name in the run's folder when it is complete; one that was there goes."""
+        """Have `write` fill a folder, which gets its name in the run's folder when it is complete; one that was there
+        goes."""
         if self.group.rank == 0:
             with atomic_folder(self.folder / name) as folder:
                 write(folder)
@@ -186,18 +221,24 @@ class Run:
         _write(self.folder / RUN, json.dumps(self.about, indent=1) + "\n")
 
 
-def named_optimizer_state(optimizers: Iterable[torch.optim.Optimizer], names: Mapping[torch.nn.Parameter, str]) -> dict[str, torch.Tensor]:
+def named_optimizer_state(
+    optimizers: Iterable[torch.optim.Optimizer], names: Mapping[torch.nn.Parameter, str]
+) -> dict[str, torch.Tensor]:
     """What optimizers remember of each parameter, as tensors by name."""
     found = {}
     for n, optimizer in enumerate(optimizers):
         for parameter, state in optimizer.state.items():
             for key, value in state.items():
-                found[f"optimizer{n}/{key}/{names[parameter]}"] = value if torch.is_tensor(value) else torch.tensor(value)
+                found[f"optimizer{n}/{key}/{names[parameter]}"] = (
+                    value if torch.is_tensor(value) else torch.tensor(value)
+                )
     return found
 
 
 def restore_optimizer_state(
-    optimizers: Iterable[torch.optim.Optimizer], names: Mapping[torch.nn.Parameter, str], tensors: Mapping[str, torch.Tensor]
+    optimizers: Iterable[torch.optim.Optimizer],
+    names: Mapping[torch.nn.Parameter, str],
+    tensors: Mapping[str, torch.Tensor],
 ) -> None:
     """The inverse of `named_optimizer_state`."""
     for n, optimizer in enumerate(optimizers):
@@ -235,18 +276,26 @@ def _load(folder: Path) -> Checkpoint:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         return Checkpoint(state.pop("step"), load_file(folder / "tensors.safetensors"), state, folder)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(f"expected a checkpoint in {folder}, found one that cannot be read ({error}); remove it, and the run goes on from the one before") from error
+        raise InputError(
+            f"expected a checkpoint in {folder}, found one that cannot be read ({error}); remove it, and the run goes "
+            "on from the one before"
+        ) from error
 
 
 def _compare(found: dict[str, Any], about: dict[str, Any], folder: Path) -> None:
     if found.get("stage") != about["stage"]:
-        raise InputError(f"expected a run of {about['stage']} in {folder}, found one of {found.get('stage')}; give another --out")
+        raise InputError(
+            f"expected a run of {about['stage']} in {folder}, found one of {found.get('stage')}; give another --out"
+        )
     old, new = found.get("settings", {}), about["settings"]
     if different := [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]:
-        shown = "; ".join(f"{name} = {new.get(name)!r} where that run has {old.get(name)!r}" for name in different[:_SHOWN])
+        shown = "; ".join(
+            f"{name} = {new.get(name)!r} where that run has {old.get(name)!r}" for name in different[:_SHOWN]
+        )
         more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
         raise InputError(
-            f"expected the settings of the run in {folder}, found {shown}{more}. Give the same settings to go on with it, another --out, "
+            f"expected the settings of the run in {folder}, found {shown}{more}. Give the same settings to go on with "
+            "it, another --out, "
             f"or --fresh to begin again (removes {shell_word(folder)})"
         )
 
@@ -257,7 +306,9 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise InputError(f"expected the settings of a run in {path}, found: {error}; give another --out, or --fresh") from error
+        raise InputError(
+            f"expected the settings of a run in {path}, found: {error}; give another --out, or --fresh"
+        ) from error
     return found if isinstance(found, dict) and "settings" in found and "state" in found else None
 
 
@@ -274,12 +325,19 @@ def _refuse_to_remove(folder: Path, stage: str, inputs: Iterable[Path]) -> None:
     except InputError:  # a damaged one, whose stage nobody knows: what is removed has a run's names
         found = {"stage": stage} if (folder / CHECKPOINTS).is_dir() or (folder / METRICS).is_file() else None
     if found is None:
-        raise InputError(f"expected a run of `reclm tune` in {folder} for --fresh, found other files; give another --out")
+        raise InputError(
+            f"expected a run of `reclm tune` in {folder} for --fresh, found other files; give another --out"
+        )
     if found.get("stage") != stage:
-        raise InputError(f"expected a run of {stage} in {folder} for --fresh, found one of {found.get('stage')}; give another --out")
+        raise InputError(
+            f"expected a run of {stage} in {folder} for --fresh, found one of {found.get('stage')}; give another --out"
+        )
     for path in inputs:
         if path.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"expected what the run reads outside of {folder}, which --fresh removes, found {path}; give another --out")
+            raise InputError(
+                f"expected what the run reads outside of {folder}, which --fresh removes, found {path}; give another "
+                "--out"
+            )
 
 
 def _remove(folder: Path) -> None:
@@ -295,7 +353,10 @@ def _lock(folder: Path) -> Any:
     """An open file that no other process can lock, so that two do not write one run."""
     file = lock_file(folder / _LOCK)
     if file is None:
-        raise InputError(f"expected {folder} for this process alone, found another one tuning there; wait for it, or give another --out")
+        raise InputError(
+            f"expected {folder} for this process alone, found another one tuning there; wait for it, or give another "
+            "--out"
+        )
     return file
 
 
@@ -311,13 +372,17 @@ def _versions() -> dict[str, str]:
     from .. import __version__
 
     return {
-        "reclm-lite": __version__, "torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
+        "reclm-lite": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
         "python": platform.python_version(),
-    }  # fmt: skip
+    }
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
-    """What writes the same figures there from `step` on; what a kill left of later steps than its checkpoint is hidden."""
+    """What writes the same figures there from `step` on; what a kill left of later steps than its checkpoint is
+    hidden."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,12 +1,14 @@
 """Supervised fine-tuning on two-round dialogues: loss on both answers, none on the questions.
 
-    loss = sum_t w_t · -log p(x_t | x_<t) / sum_t w_t      w_t = 1 on tokens of answers (and what ends them), 0 elsewhere
+    loss = sum_t w_t · -log p(x_t | x_<t) / sum_t w_t      w_t = 1 on tokens of answers (and what ends them), 0
+    elsewhere
 
-The sums run over all dialogues of a step, whatever passes or processes they were cut into. `batches.Weights` may raise w
-of second-round answers (Yes and No are two tokens beside the forty of a profile) and of tokens where a phrase begins or ends.
+The sums run over all dialogues of a step, whatever passes or processes they were cut into. `batches.Weights` may raise
+w of second-round answers (Yes and No are two tokens beside the forty of a profile) and of tokens where a phrase begins
+or ends.
 
-Held-out dialogues give the loss that chooses the best step, and `accuracy`: how often Yes or No is told right when the profile of
-the first round is the teacher's. Paper: RecLM, arXiv 2412.19302, section 3.3.
+Held-out dialogues give the loss that chooses the best step, and `accuracy`: how often Yes or No is told right when the
+profile of the first round is the teacher's. Paper: RecLM, arXiv 2412.19302, section 3.3.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,11 +38,13 @@ STAGE, ADAPTER = "sft", "sft"
 
 @dataclass(frozen=True)
 class SftSettings:
-    """epochs: of all training dialogues (may be a fraction); max_steps: an end before that. batch: dialogues a step, over all processes.
+    """epochs: of all training dialogues (may be a fraction); max_steps: an end before that. batch: dialogues a step,
+    over all processes.
 
-    max_length: tokens of a dialogue at most; longer ones are left out and counted. pass_tokens: of one pass; what decides the
-    memory. packing: dialogues in one row (None: on a GPU, where the base keeps them apart). rounds: 1 leaves the second round out. full: all weights are
-    trained; else LoRA. n_eval: held-out dialogues to measure with.
+    max_length: tokens of a dialogue at most; longer ones are left out and counted. pass_tokens: of one pass; what
+    decides the
+    memory. packing: dialogues in one row (None: on a GPU, where the base keeps them apart). rounds: 1 leaves the second
+    round out. full: all weights are trained; else LoRA. n_eval: held-out dialogues to measure with.
     """
 
     epochs: float = 3.0
@@ -63,7 +67,9 @@ class SftSettings:
         if self.rounds not in (1, 2):
             raise InputError(f"expected 1 or 2 rounds, found {self.rounds}")
         if self.epochs <= 0 or self.batch < 1 or self.weights.label < 0 or self.weights.phrase <= 0:
-            raise InputError(f"expected epochs, weights and a batch above 0, found {self.epochs}, {self.weights} and {self.batch}")
+            raise InputError(
+                f"expected epochs, weights and a batch above 0, found {self.epochs}, {self.weights} and {self.batch}"
+            )
 
 
 def read(path: Path, part: str, rounds: int = 2) -> list[Dialogue]:
@@ -77,8 +83,23 @@ class SftTask:
 
     start_serves = True
 
-    def __init__(self, base: Base, adapter: str | None, examples: Sequence[Example], held_out: Sequence[Example], settings: SftSettings, group: Group):
-        self.base, self.adapter, self.examples, self.held_out, self.settings, self.group = base, adapter, examples, held_out, settings, group
+    def __init__(
+        self,
+        base: Base,
+        adapter: str | None,
+        examples: Sequence[Example],
+        held_out: Sequence[Example],
+        settings: SftSettings,
+        group: Group,
+    ):
+        self.base, self.adapter, self.examples, self.held_out, self.settings, self.group = (
+            base,
+            adapter,
+            examples,
+            held_out,
+            settings,
+            group,
+        )
         whole = dict(sorted(base.causal.named_parameters()))
         self.parameters = whole if adapter is None else parameters(base, adapter)
         if adapter is None:
@@ -87,7 +108,9 @@ class SftTask:
         self.n_steps = max(1, n if settings.max_steps is None else min(n, settings.max_steps))
         renderer = Renderer(base.tokenizer, base.form)
         self._yes, self._no = renderer.answer(YES)[0], renderer.answer(NO)[0]
-        self.packing = base.device.type == "cuda" and keeps_apart(base) if settings.packing is None else settings.packing
+        self.packing = (
+            base.device.type == "cuda" and keeps_apart(base) if settings.packing is None else settings.packing
+        )
 
     def backward(self, step: int) -> Outcome:
         chosen = step_indices(len(self.examples), self.settings.batch, self.settings.loop.seed, step)
@@ -106,9 +129,9 @@ class SftTask:
         return Outcome(float(self.group.sum(total)), sum(len(e.tokens) for e in whole), [e.id for e in whole])
 
     def _cut(self, examples: Sequence[Example]) -> list[Micro]:
-        return list(micro_batches(
-            examples, max_tokens=self.settings.pass_tokens, packing=self.packing, pad_id=self.base.pad_id
-        ))  # fmt: skip
+        return list(
+            micro_batches(examples, max_tokens=self.settings.pass_tokens, packing=self.packing, pad_id=self.base.pad_id)
+        )
 
     def _loss(self, micro: Micro) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of the weighted losses, and float32 (n, vocabulary) logits of the places that have weight."""
@@ -119,7 +142,8 @@ class SftTask:
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
-        """`eval/loss`; and, where there are second rounds, `eval/accuracy` beside what the commoner answer alone would have."""
+        """`eval/loss`; and, where there are second rounds, `eval/accuracy` beside what the commoner answer alone would
+        have."""
         if not self.held_out:
             return {}
         self.base.model.eval()
@@ -131,7 +155,10 @@ class SftTask:
                 label = micro.is_label[micro.weights > 0]
                 truth = micro.targets[micro.weights > 0][label] == self._yes
                 said = logits[label][:, self._yes] > logits[label][:, self._no]
-                sums += torch.tensor([float(loss), float(micro.weights.sum()), len(truth), int((truth == said).sum()), int(truth.sum())], dtype=torch.float64)
+                sums += torch.tensor(
+                    [float(loss), float(micro.weights.sum()), len(truth), int((truth == said).sum()), int(truth.sum())],
+                    dtype=torch.float64,
+                )
         self.base.model.train()
         loss, weight, n, right, yes = self.group.sum(sums).tolist()
         figures = {"eval/loss": loss / max(weight, 1e-9)}
@@ -144,28 +171,46 @@ class SftTask:
 
 
 def train_sft(
-    base: Base, dialogues: Path, out: Path, settings: SftSettings = SftSettings(), *, init_from: Path | None = None,
-    group: Group | None = None, fresh: bool = False, progress: Progress = lambda *_: None,
-) -> dict[str, Any]:  # fmt: skip
-    """Tune `base` on a file of dialogues; writes `out/adapter` (LoRA) or `out/model` (full) and returns the run's facts.
+    base: Base,
+    dialogues: Path,
+    out: Path,
+    settings: SftSettings = SftSettings(),
+    *,
+    init_from: Path | None = None,
+    group: Group | None = None,
+    fresh: bool = False,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Tune `base` on a file of dialogues; writes `out/adapter` (LoRA) or `out/model` (full) and returns the run's
+    facts.
 
-    init_from: an adapter to go on from. The same call again goes on where a kill left it, or, when all is done, does nothing.
-    Raises InputError on unusable dialogues, folders or settings; ModelError where a loss is not finite.
+    init_from: an adapter to go on from. The same call again goes on where a kill left it, or, when all is done, does
+    nothing. Raises InputError on unusable dialogues, folders or settings; ModelError where a loss is not finite.
     """
     settings.check()
     group = group or Group()
     if settings.full and init_from is not None:
-        raise InputError("expected LoRA to go on from an adapter, found --full; merge the adapter with `reclm export`, or leave out --full")
+        raise InputError(
+            "expected LoRA to go on from an adapter, found --full; merge the adapter with `reclm export`, or leave "
+            "out --full"
+        )
     if settings.packing and not keeps_apart(base):
-        raise InputError(f"expected a base that keeps packed dialogues apart, found one of type {base.causal.config.model_type}, whose dialogues would see one another; give --no-packing")
+        raise InputError(
+            f"expected a base that keeps packed dialogues apart, found one of type {base.causal.config.model_type}, "
+            "whose dialogues would see one another; give --no-packing"
+        )
     renderer = Renderer(base.tokenizer, base.form)
     by_part = {part: read(dialogues, part, settings.rounds) for part in PARTS}
     max_length = min(settings.max_length, base.n_ctx)
     examples, n_long = render(by_part["train"], renderer, max_length, settings.weights)
     if not examples:
-        raise InputError(f"expected dialogues of part 'train' in {dialogues}, found none; build them with fewer held out")
+        raise InputError(
+            f"expected dialogues of part 'train' in {dialogues}, found none; build them with fewer held out"
+        )
     held_out, _ = render(spread(by_part["held_out"], settings.n_eval), renderer, max_length)
-    if (longest := max(len(e.tokens) for e in (*examples, *held_out))) > settings.pass_tokens:  # then it has a pass of its own
+    if (
+        longest := max(len(e.tokens) for e in (*examples, *held_out))
+    ) > settings.pass_tokens:  # then it has a pass of its own
         require_longest(base, longest, "a smaller --max-length", lora_r=settings.lora.r, pass_tokens=longest)
     with open_run(STAGE, base, dialogues, out, settings, init_from=init_from, group=group, fresh=fresh) as run:
         if run.is_done:
@@ -177,11 +222,18 @@ def train_sft(
         task = SftTask(base, name, examples, held_out, settings, group)
         best = train(run, task, Optimizer(task.parameters, settings.optimizer, task.n_steps), settings.loop, progress)
         facts = {
-            "n_dialogues": len(examples), "n_left_out_long": n_long, "n_held_out": len(held_out), "n_steps": task.n_steps,
-            "n_parameters": sum(p.numel() for p in task.parameters.values()), **best,
-        }  # fmt: skip
+            "n_dialogues": len(examples),
+            "n_left_out_long": n_long,
+            "n_held_out": len(held_out),
+            "n_steps": task.n_steps,
+            "n_parameters": sum(p.numel() for p in task.parameters.values()),
+            **best,
+        }
         if name:
-            run.publish("adapter", lambda folder: save_adapter(base, name, folder, stage=STAGE, dialogues_sha256=file_sha256(dialogues)))
+            run.publish(
+                "adapter",
+                lambda folder: save_adapter(base, name, folder, stage=STAGE, dialogues_sha256=file_sha256(dialogues)),
+            )
         else:
             run.publish("model", lambda folder: save_model(base, folder))
         run.finish(facts=facts)

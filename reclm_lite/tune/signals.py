@@ -1,8 +1,9 @@
 """What an answer is worth: the parts that the reward of PPO is mixed of.
 
-A signal is a plain callable, `signal(dialogues, answers) -> float32 (n,)`, one number for each answer beside its dialogue;
-any function of that form can be one. Those here: the reward model's score, whether the profile parses, and how well its
-vector ranks items of the dialogue that its prompt did not show. An answer that was cut off reaches a signal as an empty text.
+A signal is a plain callable, `signal(dialogues, answers) -> float32 (n,)`, one number for each answer beside its
+dialogue; any function of that form can be one. Those here: the reward model's score, whether the profile parses, and
+how well its vector ranks items of the dialogue that its prompt did not show. An answer that was cut off reaches a
+signal as an empty text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,22 +43,25 @@ def parses(dialogues: Sequence[Dialogue], answers: Sequence[str]) -> np.ndarray:
 
 
 class ModelScore:
-    """The reward model's score, which has no unit of its own (see `Mixture.normalize`). pass_tokens: in one pass of the model."""
+    """The reward model's score, which has no unit of its own (see `Mixture.normalize`). pass_tokens: in one pass of the
+    model."""
 
     def __init__(self, reward: Scorer, pass_tokens: int = 1024):
         self.reward, self.pass_tokens = reward, pass_tokens
 
     def __call__(self, dialogues: Sequence[Dialogue], answers: Sequence[str]) -> np.ndarray:
-        scores = self.reward.scores([dialogue.messages for dialogue in dialogues], answers, pass_tokens=self.pass_tokens)
+        scores = self.reward.scores(
+            [dialogue.messages for dialogue in dialogues], answers, pass_tokens=self.pass_tokens
+        )
         return np.array(scores, dtype=np.float32)
 
 
 class Rank:
     """The share of pairs (an item the person took, one the person never touched) that the profile's vector ranks right.
 
-    A tie is half a pair, so that a vector that says nothing gets 0.5; an answer that is no profile gets 0. Both lists are
-    those of the dialogue, from training interactions that its prompt does not show. Raises InputError for a dialogue that
-    lacks either.
+    A tie is half a pair, so that a vector that says nothing gets 0.5; an answer that is no profile gets 0. Both lists
+    are those of the dialogue, from training interactions that its prompt does not show. Raises InputError for a
+    dialogue that lacks either.
 
     Items' vectors are kept. An item is encoded alone: in company its vector would depend, in the last bits, on which
     others happened to be new, and a run that was resumed would part from one that was not.
@@ -74,11 +78,14 @@ class Rank:
         for row, (dialogue, text) in enumerate(zip(dialogues, texts)):
             if not dialogue.positives or not dialogue.negatives:
                 raise InputError(
-                    f"expected items taken and items never touched in dialogue {dialogue.id!r} for the part {RANK!r} of the reward, "
+                    f"expected items taken and items never touched in dialogue {dialogue.id!r} for the part {RANK!r} "
+                    "of the reward, "
                     "found none; make the dialogues anew with `reclm dialogue build rl`, or leave that part out"
                 )
             if text is not None:
-                taken, untouched = (self._scores(vectors[row], items) for items in (dialogue.positives, dialogue.negatives))
+                taken, untouched = (
+                    self._scores(vectors[row], items) for items in (dialogue.positives, dialogue.negatives)
+                )
                 gaps = taken[:, None] - untouched[None, :]
                 found[row] = ((gaps > 0) + 0.5 * (gaps == 0)).mean()
         return found
@@ -92,12 +99,16 @@ class Rank:
 
 
 def ask(signals: Mapping[str, Signal], dialogues: Sequence[Dialogue], answers: Sequence[str]) -> dict[str, np.ndarray]:
-    """Every signal's numbers, float32 (n,) by name. Raises InputError where one gives another shape or what is not finite."""
+    """Every signal's numbers, float32 (n,) by name. Raises InputError where one gives another shape or what is not
+    finite."""
     found = {}
     for name, signal in signals.items():
         values = np.asarray(signal(dialogues, answers), dtype=np.float32)
         if values.shape != (len(answers),):
-            raise InputError(f"expected {len(answers)} numbers from the part {name!r} of the reward, found shape {values.shape}; one for each answer")
+            raise InputError(
+                f"expected {len(answers)} numbers from the part {name!r} of the reward, found shape {values.shape}; "
+                "one for each answer"
+            )
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
             raise InputError(
@@ -115,8 +126,8 @@ class Mixture:
         total = sum_k w_k part_k - penalty (1 - ended)        reward = (total - mean) / std of the SFT policy's totals
 
     A part named in `normalize` (the reward model's score has no unit of its own) becomes (part - mean) / std of the SFT
-    policy's answers before it is weighted. `fit` measures both once, at the start; they stay as they are, or the reward of
-    a step could not be compared with that of another.
+    policy's answers before it is weighted. `fit` measures both once, at the start; they stay as they are, or the reward
+    of a step could not be compared with that of another.
     """
 
     signals: Mapping[str, Signal]
@@ -129,7 +140,10 @@ class Mixture:
         if not self.weights or set(self.weights) - set(self.signals):
             missing = ", ".join(sorted(set(self.weights) - set(self.signals))) or "no part at all"
             have = ", ".join(sorted(self.signals)) or "none"
-            raise InputError(f"expected weights of parts of the reward that are there ({have}), found {missing}; give a reward model, or other weights")
+            raise InputError(
+                f"expected weights of parts of the reward that are there ({have}), found {missing}; give a reward "
+                "model, or other weights"
+            )
 
     def parts(self, dialogues: Sequence[Dialogue], answers: Sequence[str]) -> dict[str, np.ndarray]:
         """The parts that have a weight, float32 (n,) by name, normalized where they are to be."""
@@ -150,9 +164,13 @@ class Mixture:
         return ((total - mean) / std).astype(np.float32)
 
     def fit(self, parts: Mapping[str, np.ndarray], ended: np.ndarray) -> bool:
-        """Set the scales by parts of the SFT policy's answers as the signals gave them. Returns whether their rewards differ."""
+        """Set the scales by parts of the SFT policy's answers as the signals gave them. Returns whether their rewards
+        differ."""
         self.scales = {name: _scale(values) for name, values in parts.items() if name in self.normalize}
-        scaled = {name: (values - self.scales[name][0]) / self.scales[name][1] if name in self.scales else values for name, values in parts.items()}
+        scaled = {
+            name: (values - self.scales[name][0]) / self.scales[name][1] if name in self.scales else values
+            for name, values in parts.items()
+        }
         total = self.total(scaled, ended)
         self.scales["total"] = _scale(total)
         return _std(total) > _LEAST_STD

@@ -1,8 +1,9 @@
 """What a fuzz target is, a mutator that draws from a seed, and the loop that both the suite and `make fuzz` run.
 
-A target is one function that takes bytes as a stranger may send them. It returns a label of the outcome ("accepted", "refused"),
-and raises for whatever must not happen: an exception that is no sentence of ours, a result that breaks a promise. A crash, more
-memory than the bound, or more time than the bound is a finding as well.
+A target is one function that takes bytes as a stranger may send them. It returns a label of the outcome ("accepted",
+"refused"),
+and raises for whatever must not happen: an exception that is no sentence of ours, a result that breaks a promise. A
+crash, more memory than the bound, or more time than the bound is a finding as well.
 
 To add a target, write a file in `targets/` with a tuple TARGETS; the suite, `make fuzz` and the results find it there.
 Left out: coverage-guided mutation, which is Atheris' (run.py).
@@ -23,9 +24,11 @@ TARGETS_FOLDER = Path(__file__).parent / "targets"
 class Target:
     """name: lower case, `_` between words. what: which code gets the bytes, in a few words.
 
-    seeds: inputs to mutate; small, valid ones as well as the smallest of each known attack. run: takes one input, returns a label.
-    dictionary: tokens that mutations put in. max_bytes: inputs are cut to this. memory_bytes: what a process may have beyond the
-    address space that it has after loading; 0 leaves it unbounded. n_slice: how many mutated inputs the suite runs.
+    seeds: inputs to mutate; small, valid ones as well as the smallest of each known attack. run: takes one input,
+    returns a label.
+    dictionary: tokens that mutations put in. max_bytes: inputs are cut to this. memory_bytes: what a process may have
+    beyond the address space that it has after loading; 0 leaves it unbounded. n_slice: how many mutated inputs the
+    suite runs.
     """
 
     name: str
@@ -53,7 +56,8 @@ def load_targets() -> dict[str, Target]:
 
 
 def mutate(rng: random.Random, seeds: list[bytes], dictionary: tuple[bytes, ...], max_bytes: int) -> bytes:
-    """One to five changes of a seed: bytes flipped, set, cut, doubled, moved, spliced with another seed, tokens put in."""
+    """One to five changes of a seed: bytes flipped, set, cut, doubled, moved, spliced with another seed, tokens put
+    in."""
     data = bytearray(rng.choice(seeds))
     for _ in range(rng.randint(1, 5)):
         where = rng.randrange(len(data) + 1)

@@ -1,12 +1,12 @@
 """Feed hostile inputs to every target, each in a process of its own: `make fuzz`, or
 
-    python tests/fuzz/run.py                          # all targets with Atheris, five minutes each; goes on where it was stopped
-    python tests/fuzz/run.py --seconds 60 pickles     # one target
-    python tests/fuzz/run.py --mutated 10000000 pickles   # without Atheris: so many mutated inputs, in blocks that are kept when done
-    python tests/fuzz/run.py --once FILE pickles      # one input again, such as a finding
+    python tests/fuzz/run.py                          # all targets with Atheris, five minutes each; goes on where it
+    was stopped python tests/fuzz/run.py --seconds 60 pickles     # one target python tests/fuzz/run.py --mutated
+    10000000 pickles   # without Atheris: so many mutated inputs, in blocks that are kept when done python
+    tests/fuzz/run.py --once FILE pickles      # one input again, such as a finding
 
-What was reached is kept in build/fuzz: a folder of each target with its corpus, its findings (`crash-…`, `timeout-…`, `oom-…`) and
-counts, so a run goes on where the last one was stopped. The exit code is 1 if there is a finding.
+What was reached is kept in build/fuzz: a folder of each target with its corpus, its findings (`crash-…`, `timeout-…`,
+`oom-…`) and counts, so a run goes on where the last one was stopped. The exit code is 1 if there is a finding.
 """
 
 import argparse
@@ -31,7 +31,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", help="names of targets [default: all]")
     parser.add_argument("--seconds", type=int, default=300, help="per target, with Atheris [default: 300]")
-    parser.add_argument("--mutated", type=int, help="run this many mutated inputs per target instead, in all runs together")
+    parser.add_argument(
+        "--mutated", type=int, help="run this many mutated inputs per target instead, in all runs together"
+    )
     parser.add_argument("--once", type=Path, help="run one input and show its outcome")
     parser.add_argument("--child", choices=("atheris", "block", "once"), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
@@ -77,7 +79,11 @@ def save_counts(folder: Path, counts: dict) -> None:
 
 
 def report(name: str, counts: dict, found: str) -> int:
-    print(f"{name}: {counts['atheris'] + counts['mutated']:,} inputs in all, {counts['seconds']:,.0f} s; {found or 'no finding'}", flush=True)
+    print(
+        f"{name}: {counts['atheris'] + counts['mutated']:,} inputs in all, {counts['seconds']:,.0f} s; "
+        f"{found or 'no finding'}",
+        flush=True,
+    )
     return int(bool(found))
 
 
@@ -92,7 +98,9 @@ def run_blocks(name: str, n: int) -> int:
         started = time.monotonic()
         current = folder / ".current"
         run = subprocess.run(
-            [*this(name), "--child", "block", "--seed", str(counts["mutated"] // BLOCK)], stdout=subprocess.PIPE, text=True
+            [*this(name), "--child", "block", "--seed", str(counts["mutated"] // BLOCK)],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         counts["seconds"] += time.monotonic() - started
         if run.returncode:
@@ -116,7 +124,9 @@ def run_atheris(name: str, seconds: int) -> int:
     for number, seed in enumerate(target.seeds()):
         (folder / "corpus" / f"seed-{number:03d}").write_bytes(seed[: target.max_bytes])
     words = folder / "dictionary"
-    words.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in target.dictionary if word))
+    words.write_text(
+        "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in target.dictionary if word)
+    )
     counts = counts_of(folder)
     before = {path.name for path in folder.iterdir()}
     log = folder / "log.txt"
@@ -130,12 +140,23 @@ def run_atheris(name: str, seconds: int) -> int:
     done = [line for line in text.splitlines() if line.startswith(("stat::number_of_executed_units", "Done "))]
     executed = max((int(word) for line in done for word in line.replace(":", " ").split() if word.isdigit()), default=0)
     if not executed:  # ended by a finding: the last line that counts
-        executed = max((int(line[1:].split()[0]) for line in text.splitlines() if line.startswith("#") and line[1:].split()[0].isdigit()), default=0)
+        executed = max(
+            (
+                int(line[1:].split()[0])
+                for line in text.splitlines()
+                if line.startswith("#") and line[1:].split()[0].isdigit()
+            ),
+            default=0,
+        )
     counts["atheris"] += executed
-    found = sorted({path.name for path in folder.iterdir() if path.name.startswith(("crash-", "timeout-", "oom-"))} - before)
+    found = sorted(
+        {path.name for path in folder.iterdir() if path.name.startswith(("crash-", "timeout-", "oom-"))} - before
+    )
     counts["findings"] += found
     save_counts(folder, counts)
-    return report(name, counts, ", ".join(str(folder / one) for one in found) or (f"exit code {code}: see {log}" if code else ""))
+    return report(
+        name, counts, ", ".join(str(folder / one) for one in found) or (f"exit code {code}: see {log}" if code else "")
+    )
 
 
 # -- one process of one target --------------------------------------------------------
@@ -170,7 +191,9 @@ def child_atheris(name: str, seconds: int) -> int:
         print("Atheris is missing: install it with `pip install -c constraints.txt '.[fuzz]'`", file=sys.stderr)
         return 2
     # Numba compiles the kernels, and cannot compile what Atheris puts into them.
-    with atheris.instrument_imports(include=["reclm_lite", "pickletools", "json", "gguf"], exclude=["reclm_lite.kernels"]):
+    with atheris.instrument_imports(
+        include=["reclm_lite", "pickletools", "json", "gguf"], exclude=["reclm_lite.kernels"]
+    ):
         target = load_targets()[name]
         target.run(target.seeds()[0])  # what is imported inside functions is instrumented too
     folder = folder_of(name)
@@ -180,12 +203,20 @@ def child_atheris(name: str, seconds: int) -> int:
 
     atheris.Setup(
         [
-            name, str(folder / "corpus"), f"-artifact_prefix={folder}/", f"-max_total_time={seconds}", f"-max_len={target.max_bytes}",
-            f"-timeout={SECONDS_PER_INPUT}", "-rss_limit_mb=3072", "-malloc_limit_mb=1024", "-print_final_stats=1", "-verbosity=1",
+            name,
+            str(folder / "corpus"),
+            f"-artifact_prefix={folder}/",
+            f"-max_total_time={seconds}",
+            f"-max_len={target.max_bytes}",
+            f"-timeout={SECONDS_PER_INPUT}",
+            "-rss_limit_mb=3072",
+            "-malloc_limit_mb=1024",
+            "-print_final_stats=1",
+            "-verbosity=1",
             *([f"-dict={folder / 'dictionary'}"] if target.dictionary else []),  # an empty one is an error
         ],
         one,
-    )  # fmt: skip
+    )
     atheris.Fuzz()
     return 0
 

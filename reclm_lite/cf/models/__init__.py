@@ -1,4 +1,5 @@
-"""The registry of models: a new one is a file in this folder and a row below. Light: nothing is imported before it is used.
+"""The registry of models: a new one is a file in this folder and a row below. Light: nothing is imported before it is
+used.
 
 A module of kind "trained" has `PRESETS: dict[str, Settings]`, `build(settings, inputs, interactions, n_threads)` (a
 `training.Trainable`) and `estimate_bytes(shape, settings)`. One of kind "closed", which needs no training, has

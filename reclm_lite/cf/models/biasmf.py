@@ -26,15 +26,25 @@ class Settings(RowSettings):
 PRESETS = {
     "paper": Settings(),
     "default": Settings(
-        encoder="residual", dim=64, loss="ssm", n_negatives=32, rate=2e-3, epochs=60, patience=5, steps_per_epoch=20,
-        l2_tables=1e-5, text_hidden=64,
+        encoder="residual",
+        dim=64,
+        loss="ssm",
+        n_negatives=32,
+        rate=2e-3,
+        epochs=60,
+        patience=5,
+        steps_per_epoch=20,
+        l2_tables=1e-5,
+        text_hidden=64,
     ),
-}  # fmt: skip
+}
 
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "BiasMF":
     """interactions: CSR (n_users, n_items), what is trained on."""
-    return BiasMF(make_encoder(settings, inputs, interactions), sparse_updates=settings.sparse_updates, n_threads=n_threads)
+    return BiasMF(
+        make_encoder(settings, inputs, interactions), sparse_updates=settings.sparse_updates, n_threads=n_threads
+    )
 
 
 def estimate_bytes(shape: Shape, settings: Settings) -> int:
@@ -46,7 +56,9 @@ class BiasMF:
 
     name = "biasmf"
 
-    def __init__(self, encoder: PublishedEncoder | ResidualEncoder, *, sparse_updates: bool = False, n_threads: int | None = None):
+    def __init__(
+        self, encoder: PublishedEncoder | ResidualEncoder, *, sparse_updates: bool = False, n_threads: int | None = None
+    ):
         self.encoder, self.sparse_updates, self.n_threads = encoder, sparse_updates, n_threads
 
     def init(self, rng: np.random.Generator) -> Params:
@@ -58,7 +70,9 @@ class BiasMF:
     def vectors(self, params: Params) -> Vectors:
         return self.forward(params)[0]
 
-    def forward(self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None) -> tuple[Vectors, dict]:
+    def forward(
+        self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None
+    ) -> tuple[Vectors, dict]:
         """(vectors of some rows or all, what backward needs)."""
         *first, cache = self.encoder.forward(params, users, items)
         return Vectors(*first), cache

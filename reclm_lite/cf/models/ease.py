@@ -40,7 +40,12 @@ def closed(settings: Settings) -> Settings:
 
 
 def choose(
-    train: sp.csr_matrix, settings: Settings, score: Callable[[FittedModel], float], *, seed: int = 0, n_threads: int | None = None
+    train: sp.csr_matrix,
+    settings: Settings,
+    score: Callable[[FittedModel], float],
+    *,
+    seed: int = 0,
+    n_threads: int | None = None,
 ) -> tuple[Settings, None]:
     """Climbs over `L2_VALUES` from the middle; each value is a fit."""
     best = walk(L2_VALUES, 2, lambda l2: score(fit(train, replace(settings, l2=l2), n_threads=n_threads)))
@@ -48,10 +53,14 @@ def choose(
 
 
 def fit(
-    interactions: sp.csr_matrix, settings: Settings, *,
-    seed: int = 0, n_threads: int | None = None, progress: Callable[..., None] | None = None,
+    interactions: sp.csr_matrix,
+    settings: Settings,
+    *,
+    seed: int = 0,
+    n_threads: int | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> FittedModel:
-    """interactions: CSR (n_users, n_items) of ones. An item that nobody touched scores 0 for everyone."""  # fmt: skip
+    """interactions: CSR (n_users, n_items) of ones. An item that nobody touched scores 0 for everyone."""
     check_interactions(interactions, "ease")
     l2 = closed(settings).l2
     n_users, n_items = interactions.shape
@@ -63,14 +72,19 @@ def fit(
     weights /= -np.diagonal(weights).copy()
     weights.flat[:: n_items + 1] = 0.0
     return FittedModel(
-        "ease", np.zeros((n_users, 0), np.float32), np.zeros((n_items, 0), np.float32), None,
-        np.diff(interactions.indptr) > 0, scorer=DenseScorer(weights), histories=interactions,
-    )  # fmt: skip
+        "ease",
+        np.zeros((n_users, 0), np.float32),
+        np.zeros((n_items, 0), np.float32),
+        None,
+        np.diff(interactions.indptr) > 0,
+        scorer=DenseScorer(weights),
+        histories=interactions,
+    )
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
-    """Peak bytes of `fit`: the matrix, and rows of tiles as they are counted and swept. The choice of l2 holds one matrix at a
-    time, and storing takes no copy.
+    """Peak bytes of `fit`: the matrix, and rows of tiles as they are counted and swept. The choice of l2 holds one
+    matrix at a time, and storing takes no copy.
     """
     return 4 * n_items**2 + 24 * _TILE * n_items + 16 * nnz
 
@@ -85,11 +99,14 @@ def gram(interactions: sp.csr_matrix) -> np.ndarray:
     return out
 
 
-def sweep(matrix: np.ndarray, *, n_threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+def sweep(
+    matrix: np.ndarray, *, n_threads: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> None:
     """Replace a symmetric positive definite matrix, float32 (n, n), by minus its inverse, in place.
 
     Sweeping tile k (K: its rows, D = A_KK^-1):  A_ij -= A_iK D A_Kj,  A_iK = A_iK D,  A_KK = -D.
-    Only the lower triangle is worked on, then mirrored. Raises ModelError where the matrix proves not positive definite.
+    Only the lower triangle is worked on, then mirrored. Raises ModelError where the matrix proves not positive
+    definite.
     """
     n = len(matrix)
     tiles = [slice(start, min(start + _TILE, n)) for start in range(0, n, _TILE)]
@@ -131,5 +148,7 @@ def _inverse(tile: np.ndarray) -> np.ndarray:
         factor = cho_factor(lower, lower=True, overwrite_a=True, check_finite=False)
         inverse = cho_solve(factor, np.eye(len(tile)), check_finite=False)
     except LinAlgError as error:
-        raise ModelError(f"ease: the matrix to invert is not positive definite in float32 ({error}): set a larger l2") from error
+        raise ModelError(
+            f"ease: the matrix to invert is not positive definite in float32 ({error}): set a larger l2"
+        ) from error
     return ((inverse + inverse.T) / 2).astype(np.float32)

@@ -3,7 +3,8 @@
     R~ = D_u^-1/2 X D_i^-1/2
     score = x (R~^T R~ + alpha D_i^-1/2 V V^T D_i^1/2)      V: the first `rank` right singular vectors of R~
 
-V comes from subspace iteration with Chebyshev filters on the sparse kernel (Zhou, Saad et al. 2006), from a seed. Nothing
+V comes from subspace iteration with Chebyshev filters on the sparse kernel (Zhou, Saad et al. 2006), from a seed.
+Nothing
 of n_items x n_items exists: a history is filtered by two sparse products, shared by a block of users.
 """
 
@@ -32,7 +33,9 @@ class Settings(Checked):
     """What can be set."""
 
     alpha: float | None = setting(None, "weight of the ideal low-pass filter; none: chosen on validation", at_least=0)
-    rank: int = setting(256, "singular vectors in the low-pass filter; at most as many as the data has", at_least=1, at_most=4096)
+    rank: int = setting(
+        256, "singular vectors in the low-pass filter; at most as many as the data has", at_least=1, at_most=4096
+    )
 
 
 def closed(settings: Settings) -> Settings:
@@ -41,7 +44,12 @@ def closed(settings: Settings) -> Settings:
 
 
 def choose(
-    train: sp.csr_matrix, settings: Settings, score: Callable[[FittedModel], float], *, seed: int = 0, n_threads: int | None = None
+    train: sp.csr_matrix,
+    settings: Settings,
+    score: Callable[[FittedModel], float],
+    *,
+    seed: int = 0,
+    n_threads: int | None = None,
 ) -> tuple[Settings, FittedModel]:
     """Climbs over `ALPHA_VALUES` from the middle; the factors are found once. Gives the model on `train` as well."""
     fitted = fit(train, replace(settings, alpha=1.0), seed=seed, n_threads=n_threads)
@@ -54,10 +62,14 @@ def choose(
 
 
 def fit(
-    interactions: sp.csr_matrix, settings: Settings, *,
-    seed: int = 0, n_threads: int | None = None, progress: Callable[..., None] | None = None,
+    interactions: sp.csr_matrix,
+    settings: Settings,
+    *,
+    seed: int = 0,
+    n_threads: int | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> FittedModel:
-    """interactions: CSR (n_users, n_items) of ones. An item that nobody touched scores 0 for everyone."""  # fmt: skip
+    """interactions: CSR (n_users, n_items) of ones. An item that nobody touched scores 0 for everyone."""
     check_interactions(interactions, "gfcf")
     settings = closed(settings)
     n_users, n_items = interactions.shape
@@ -67,15 +79,20 @@ def fit(
         report = (lambda done: progress(done, _ROUNDS + 1, "singular vectors")) if progress is not None else None
         factors = singular_vectors(graph, settings.rank, seed=seed, n_threads=n_threads, progress=report)[0]
     return FittedModel(
-        "gfcf", np.zeros((n_users, 0), np.float32), np.zeros((n_items, 0), np.float32), None,
-        np.diff(interactions.indptr) > 0, params={"rank": factors.shape[1]},
-        scorer=FilterScorer(graph, factors, root_degree, settings.alpha), histories=interactions,
-    )  # fmt: skip
+        "gfcf",
+        np.zeros((n_users, 0), np.float32),
+        np.zeros((n_items, 0), np.float32),
+        None,
+        np.diff(interactions.indptr) > 0,
+        params={"rank": factors.shape[1]},
+        scorer=FilterScorer(graph, factors, root_degree, settings.alpha),
+        histories=interactions,
+    )
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
-    """Peak bytes of fitting and judging: blocks of vectors over items and users in the iteration, or the scorer with the one of
-    the choice before; the graph both ways, twice; BLAS's own buffers.
+    """Peak bytes of fitting and judging: blocks of vectors over items and users in the iteration, or the scorer with
+    the one of the choice before; the graph both ways, twice; BLAS's own buffers.
     """
     rank = min(settings.rank, n_users, n_items)
     width = min(rank + _OVERSAMPLE, n_users, n_items)
@@ -96,14 +113,19 @@ def normalised(interactions: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray]:
 
 
 def singular_vectors(
-    graph: sp.csr_matrix, rank: int, *,
-    seed: int = 0, n_threads: int | None = None, progress: Callable[[int], None] | None = None,
+    graph: sp.csr_matrix,
+    rank: int,
+    *,
+    seed: int = 0,
+    n_threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first `rank` (at most the data's) right singular vectors, float32 (n_items, r), and values (r,), largest first.
+    """The first `rank` (at most the data's) right singular vectors, float32 (n_items, r), and values (r,), largest
+    first.
 
     Each vector's largest entry is positive. Singular values of R~ lie in [0, 1]; what lies below the block's smallest
     Ritz value is damped by the polynomial, what lies above grows.
-    """  # fmt: skip
+    """
     n_users, n_items = graph.shape
     forward = native.make_csr(graph.indptr, graph.indices, graph.data, graph.shape)
     transposed = graph.T.tocsr()
@@ -129,7 +151,8 @@ def singular_vectors(
 
 
 def _filtered(block: np.ndarray, normal: Callable[[np.ndarray], np.ndarray], cut: float, top: float) -> np.ndarray:
-    """The Chebyshev polynomial of degree `_DEGREE` that is at most 1 on [0, cut], scaled to 1 at `top`, applied to `block`."""
+    """The Chebyshev polynomial of degree `_DEGREE` that is at most 1 on [0, cut], scaled to 1 at `top`, applied to
+    `block`."""
     if cut <= 1e-7 * top:
         return normal(block)
     half = np.float32(cut / 2)

@@ -1,4 +1,5 @@
-"""Nearest items by cosine, shrunk where few users speak for it (Sarwar et al. 2001; shrinkage as in Bell and Koren 2007).
+"""Nearest items by cosine, shrunk where few users speak for it (Sarwar et al. 2001; shrinkage as in Bell and Koren
+2007).
 
     s(i, j) = c_ij / (sqrt(n_i n_j) + shrink)      c_ij: users of both, n_i: users of i
     score(u, i) = sum over items j of u's history of s(i, j), if i is among the k nearest of j
@@ -41,9 +42,15 @@ def closed(settings: Settings) -> Settings:
 
 
 def choose(
-    train: sp.csr_matrix, settings: Settings, score: Callable[[FittedModel], float], *, seed: int = 0, n_threads: int | None = None
+    train: sp.csr_matrix,
+    settings: Settings,
+    score: Callable[[FittedModel], float],
+    *,
+    seed: int = 0,
+    n_threads: int | None = None,
 ) -> tuple[Settings, None]:
     """Climbs over the shrinkage at a middle k, then over k."""
+
     def judged(k: int, shrink: float) -> float:
         return score(fit(train, Settings(k, shrink), n_threads=n_threads))
 
@@ -57,33 +64,47 @@ def choose(
 
 
 def fit(
-    interactions: sp.csr_matrix, settings: Settings, *,
-    seed: int = 0, n_threads: int | None = None, progress: Callable[..., None] | None = None,
+    interactions: sp.csr_matrix,
+    settings: Settings,
+    *,
+    seed: int = 0,
+    n_threads: int | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> FittedModel:
-    """interactions: CSR (n_users, n_items) of ones. An item that shares no user with another has no neighbours."""  # fmt: skip
+    """interactions: CSR (n_users, n_items) of ones. An item that shares no user with another has no neighbours."""
     check_interactions(interactions, "itemknn")
     settings = closed(settings)
     n_users, n_items = interactions.shape
     report = (lambda done: progress(done, n_items, "neighbours")) if progress is not None else None
     return FittedModel(
-        "itemknn", np.zeros((n_users, 0), np.float32), np.zeros((n_items, 0), np.float32), None,
+        "itemknn",
+        np.zeros((n_users, 0), np.float32),
+        np.zeros((n_items, 0), np.float32),
+        None,
         np.diff(interactions.indptr) > 0,
-        scorer=SparseScorer(nearest_items(interactions, settings.k, settings.shrink, n_threads=n_threads, progress=report)),
+        scorer=SparseScorer(
+            nearest_items(interactions, settings.k, settings.shrink, n_threads=n_threads, progress=report)
+        ),
         histories=interactions,
-    )  # fmt: skip
+    )
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
-    """Peak bytes of `fit`: the neighbours twice, one block of similarities with what it is made of, interactions both ways."""
+    """Peak bytes of `fit`: the neighbours twice, one block of similarities with what it is made of, interactions both
+    ways."""
     k = closed(settings).k
     return 16 * n_items * min(k, n_items) + 24 * max(_BLOCK_VALUES, n_items) + 24 * nnz
 
 
 def nearest_items(
-    interactions: sp.csr_matrix, k: int, shrink: float, *,
-    n_threads: int | None = None, progress: Callable[[int], None] | None = None,
+    interactions: sp.csr_matrix,
+    k: int,
+    shrink: float,
+    *,
+    n_threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> sp.csr_matrix:
-    """CSR float32 (n_items, n_items): row j holds the k largest s(i, j), i ascending; ties to the lower id."""  # fmt: skip
+    """CSR float32 (n_items, n_items): row j holds the k largest s(i, j), i ascending; ties to the lower id."""
     n_items = interactions.shape[1]
     transposed = interactions.T.tocsr()
     root = np.sqrt(np.diff(transposed.indptr)).astype(np.float32)

@@ -39,9 +39,10 @@ def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_thr
 def graph_arguments(settings: GraphSettings) -> dict:
     """The arguments of `LightGCN` that are settings."""
     return {
-        "layer_weights": settings.layer_weights, "items_propagated": settings.items_propagated,
+        "layer_weights": settings.layer_weights,
+        "items_propagated": settings.items_propagated,
         "drops_targets": settings.drops_targets,
-    }  # fmt: skip
+    }
 
 
 def estimate_bytes(shape: Shape, settings: Settings) -> int:
@@ -59,11 +60,14 @@ class LightGCN:
     name = "lightgcn"
 
     def __init__(
-        self, encoder: PublishedEncoder | ResidualEncoder, graph: Graph, *,
+        self,
+        encoder: PublishedEncoder | ResidualEncoder,
+        graph: Graph,
+        *,
         layer_weights: tuple[float, ...] = (1.0, 1.0, 1.0),
         items_propagated: bool = False,
         drops_targets: bool = False,
-    ):  # fmt: skip
+    ):
         self.encoder, self.graph = encoder, graph
         self.layer_weights, self.items_propagated, self.drops_targets = layer_weights, items_propagated, drops_targets
 
@@ -127,5 +131,6 @@ class LightGCN:
         return self.encoder.fold_parts(params) | {
             "layer_weights": np.array(self.layer_weights, np.float32),
             "item_layers": np.stack(layers) if layers else np.zeros((0, *items.shape), np.float32),
-            "item_degree": self.graph.degree_i.astype(np.float32), "self_loops": self.graph.loop_u is not None,
-        }  # fmt: skip
+            "item_degree": self.graph.degree_i.astype(np.float32),
+            "self_loops": self.graph.loop_u is not None,
+        }

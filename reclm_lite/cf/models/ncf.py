@@ -1,9 +1,11 @@
-"""Neural collaborative filtering as RecLM has it: a weighted dot product plus the sum of a ReLU layer over both vectors.
+"""Neural collaborative filtering as RecLM has it: a weighted dot product plus the sum of a ReLU layer over both
+vectors.
 
     score(u, i) = (w * u) . i + sum_h max([u; i] W + b, 0)_h
 
-The layer is additive in u and i, so that its halves are columns of the vectors (vectors.py): users' are [w * u | u W_u + b],
-items' are [i | i W_i]. Nothing deeper is published, and nothing deeper could be ranked without a pass for each pair.
+The layer is additive in u and i, so that its halves are columns of the vectors (vectors.py): users' are [w * u | u W_u
++ b], items' are [i | i W_i]. Nothing deeper is published, and nothing deeper could be ranked without a pass for each
+pair.
 """
 
 from dataclasses import dataclass
@@ -32,10 +34,19 @@ class Settings(RowSettings):
 PRESETS = {
     "paper": Settings(),
     "default": Settings(
-        encoder="residual", dim=64, loss="ssm", n_negatives=32, rate=2e-3, epochs=60, patience=5, steps_per_epoch=20,
-        l2_tables=3e-5, text_hidden=64, relu_width=8,
+        encoder="residual",
+        dim=64,
+        loss="ssm",
+        n_negatives=32,
+        rate=2e-3,
+        epochs=60,
+        patience=5,
+        steps_per_epoch=20,
+        l2_tables=3e-5,
+        text_hidden=64,
+        relu_width=8,
     ),
-}  # fmt: skip
+}
 
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "NCF":
@@ -54,9 +65,13 @@ class NCF:
     name = "ncf"
 
     def __init__(
-        self, encoder: PublishedEncoder | ResidualEncoder, *,
-        relu_width: int = 0, sparse_updates: bool = False, n_threads: int | None = None,
-    ):  # fmt: skip
+        self,
+        encoder: PublishedEncoder | ResidualEncoder,
+        *,
+        relu_width: int = 0,
+        sparse_updates: bool = False,
+        n_threads: int | None = None,
+    ):
         self.encoder, self.relu_width = encoder, relu_width or encoder.dim
         self.sparse_updates, self.n_threads = sparse_updates, n_threads
 
@@ -77,7 +92,9 @@ class NCF:
     def vectors(self, params: Params) -> Vectors:
         return self.forward(params)[0]
 
-    def forward(self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None) -> tuple[Vectors, dict]:
+    def forward(
+        self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None
+    ) -> tuple[Vectors, dict]:
         """(vectors of some rows or all, what backward needs)."""
         first_users, first_items, bias, cache = self.encoder.forward(params, users, items)
         dim = self.encoder.dim
@@ -85,7 +102,10 @@ class NCF:
         of_items = first_items @ params["pair.w"][dim:]
         cache["first"] = first_users, first_items
         return Vectors(
-            np.hstack([params["dot.w"] * first_users, of_users]), np.hstack([first_items, of_items]), bias, self.relu_width
+            np.hstack([params["dot.w"] * first_users, of_users]),
+            np.hstack([first_items, of_items]),
+            bias,
+            self.relu_width,
         ), cache
 
     def backward(self, params: Params, cache: dict, d: Vectors) -> Grads:

@@ -15,16 +15,23 @@ class Settings:
 
 
 def fit(
-    interactions: sp.csr_matrix, settings: Settings, *,
-    seed: int = 0, n_threads: int | None = None, progress: Callable[..., None] | None = None,
+    interactions: sp.csr_matrix,
+    settings: Settings,
+    *,
+    seed: int = 0,
+    n_threads: int | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> FittedModel:
-    """interactions: CSR (n_users, n_items). The bias is the item's number of users; nobody has a vector."""  # fmt: skip
+    """interactions: CSR (n_users, n_items). The bias is the item's number of users; nobody has a vector."""
     n_users, n_items = interactions.shape
     counts = np.bincount(interactions.indices, minlength=n_items).astype(np.float32)
     return FittedModel(
-        "popularity", np.zeros((n_users, 0), np.float32), np.zeros((n_items, 0), np.float32), counts,
+        "popularity",
+        np.zeros((n_users, 0), np.float32),
+        np.zeros((n_items, 0), np.float32),
+        counts,
         np.zeros(n_users, bool),
-    )  # fmt: skip
+    )
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:

@@ -15,15 +15,24 @@ class Settings:
 
 
 def fit(
-    interactions: sp.csr_matrix, settings: Settings, *,
-    seed: int = 0, n_threads: int | None = None, progress: Callable[..., None] | None = None,
+    interactions: sp.csr_matrix,
+    settings: Settings,
+    *,
+    seed: int = 0,
+    n_threads: int | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> FittedModel:
-    """Nothing is learned from interactions but their shape, and no matrix is kept; see `interface.hash_scores`."""  # fmt: skip
+    """Nothing is learned from interactions but their shape, and no matrix is kept; see `interface.hash_scores`."""
     n_users, n_items = interactions.shape
     return FittedModel(
-        "random", np.zeros((n_users, 0), np.float32), np.zeros((n_items, 0), np.float32), None,
-        np.zeros(n_users, bool), hash_seed=seed, params={"seed": seed},
-    )  # fmt: skip
+        "random",
+        np.zeros((n_users, 0), np.float32),
+        np.zeros((n_items, 0), np.float32),
+        None,
+        np.zeros(n_users, bool),
+        hash_seed=seed,
+        params={"seed": seed},
+    )
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:

@@ -1,7 +1,8 @@
 """SGL (arXiv 2010.10783), edge dropout: LightGCN with a contrast between two randomly thinned graphs.
 
-As published in RecLM: both views are drawn anew for every batch; every entry of the adjacency, each direction of an edge and each
-self-loop by itself, is kept with probability `keep` and divided by it; degrees stay those of the whole graph.
+As published in RecLM: both views are drawn anew for every batch; every entry of the adjacency, each direction of an
+edge and each self-loop by itself, is kept with probability `keep` and divided by it; degrees stay those of the whole
+graph.
 """
 
 from dataclasses import dataclass

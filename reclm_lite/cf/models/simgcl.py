@@ -1,6 +1,7 @@
 """SimGCL (arXiv 2112.08679): LightGCN with a contrast between two views that differ by noise in every layer.
 
-After each propagation a view's vectors get uniform noise of length `eps`, its signs those of the vectors (so that none leaves its orthant):
+After each propagation a view's vectors get uniform noise of length `eps`, its signs those of the vectors (so that none
+leaves its orthant):
     e_l = A e_(l-1) + eps * normalize(u) * sign(A e_(l-1)),   u ~ U(0, 1)^dim
 The noise is a constant to the gradient, so the views share one backward propagation with the ranking loss.
 As published in RecLM, the first vectors, which have no noise, count in a view as they do in the model.

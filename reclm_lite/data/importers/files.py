@@ -23,7 +23,11 @@ class SourceFile:
 
     def manifest(self) -> dict:
         # A name may hold bytes that are not UTF-8; the manifest is text.
-        return {"file": self.path.name.encode("utf-8", "replace").decode(), "bytes": self.n_bytes, "sha256": self.sha256}
+        return {
+            "file": self.path.name.encode("utf-8", "replace").decode(),
+            "bytes": self.n_bytes,
+            "sha256": self.sha256,
+        }
 
 
 def find_folder(path: Path, format: str, expected: str) -> Path:
@@ -53,9 +57,9 @@ def read_source(
 ) -> SourceFile:
     """Hash a file and, for text, check every byte of it.
 
-    Raises InputError with the line for a byte of `foreign` or, in UTF-8, for a byte that is not UTF-8; with `limits` also for
-    a line that is too long and for a compressed file that unpacks to too much.
-    A name that ends in `.gz` is decompressed for the check; the hash is of the file as it lies.
+    Raises InputError with the line for a byte of `foreign` or, in UTF-8, for a byte that is not UTF-8; with `limits`
+    also for a line that is too long and for a compressed file that unpacks to too much. A name that ends in `.gz` is
+    decompressed for the check; the hash is of the file as it lies.
     """
     path = find_file(path)
     digest = hashlib.sha256()
@@ -68,7 +72,14 @@ def read_source(
         if text:
             opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
             with opened as handle:
-                _check_text(path, handle, encoding, limits, limits.unpacked_bytes(n_bytes) if limits and path.suffix == ".gz" else 0, foreign)
+                _check_text(
+                    path,
+                    handle,
+                    encoding,
+                    limits,
+                    limits.unpacked_bytes(n_bytes) if limits and path.suffix == ".gz" else 0,
+                    foreign,
+                )
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path} is not a whole gzip file ({error}): decompress it by hand and look at it") from error
     except OSError as error:
@@ -104,7 +115,8 @@ def _check_text(path: Path, handle, encoding: str, limits: Limits | None, most_b
         n_bytes += len(chunk)
         if most_bytes and n_bytes > most_bytes:
             raise InputError(
-                f"{path} unpacks to more than {most_bytes:,} bytes, {limits.unpacked_ratio:,} times its size: refused as a "
+                f"{path} unpacks to more than {most_bytes:,} bytes, {limits.unpacked_ratio:,} times its size: refused "
+                "as a "
                 "decompression bomb; decompress it by hand, or raise the limit with --limit unpacked-ratio=N"
             )
         if limits:
@@ -122,6 +134,7 @@ def _check_text(path: Path, handle, encoding: str, limits: Limits | None, most_b
 
 
 _FOREIGN = {
-    0: "found a NUL byte, which text never holds; the file is damaged or of another encoding (UTF-16?): save it as UTF-8",
+    0: "found a NUL byte, which text never holds; the file is damaged or of another encoding (UTF-16?): save it "
+    "as UTF-8",
     1: "found the control character 0x01, which this format never holds; the file is damaged or of another format",
 }

@@ -24,10 +24,12 @@ def open_text(path: Path) -> IO[str]:
 
 
 def check_names(where: str, names: Sequence[str], limits: Limits) -> tuple[str, ...]:
-    """`names` if a table can have them; InputError for too many, one twice (letter case does not tell them apart), or a NUL."""
+    """`names` if a table can have them; InputError for too many, one twice (letter case does not tell them apart), or a
+    NUL."""
     if len(names) > limits.columns:
         raise InputError(
-            f"{where}: found {len(names):,} columns, expected at most {limits.columns:,}; leave out what the import does not need, "
+            f"{where}: found {len(names):,} columns, expected at most {limits.columns:,}; leave out what the import "
+            "does not need, "
             "or raise the limit with --limit columns=N"
         )
     seen: dict[str, str] = {}
@@ -36,9 +38,13 @@ def check_names(where: str, names: Sequence[str], limits: Limits) -> tuple[str, 
         if other is not name:
             if other == name:
                 raise InputError(f"{where}: the column {cut(name)!r} comes twice; give every column its own name")
-            raise InputError(f"{where}: the columns {cut(other)!r} and {cut(name)!r} differ only in upper and lower case; rename one")
+            raise InputError(
+                f"{where}: the columns {cut(other)!r} and {cut(name)!r} differ only in upper and lower case; rename one"
+            )
         if not name or "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise InputError(f"{where}: the column name {cut(name)!r} is empty or holds a character that text cannot; rename it")
+            raise InputError(
+                f"{where}: the column name {cut(name)!r} is empty or holds a character that text cannot; rename it"
+            )
     return tuple(names)
 
 
@@ -59,7 +65,10 @@ def csv_header(path: Path, delimiter: str, quote: str, limits: Limits) -> tuple[
     # DuckDB loses rows behind a header with breaks of another kind than its lines' ends.
     lines = list(itertools.islice(io.StringIO(head, newline=""), reader.line_num))
     if len({line[len(line.rstrip("\r\n")) :] for line in lines}) > 1:
-        raise InputError(f"{path}, line 1: a column name holds a line break of another kind than the file's lines end with; rename it")
+        raise InputError(
+            f"{path}, line 1: a column name holds a line break of another kind than the file's lines end with; rename "
+            "it"
+        )
     return check_names(f"{path}, line 1", [name or f"column {number}" for number, name in enumerate(names, 1)], limits)
 
 
@@ -69,7 +78,9 @@ def json_keys(path: Path, limits: Limits) -> tuple[str, ...]:
         number, line = next(((number, line) for number, line in enumerate(handle, 1) if line.strip()), (1, ""))
     found = _parsed(path, number, line)
     if not isinstance(found, dict) or not found:
-        raise InputError(f"{path}, line {number}: expected a JSON object, found {type(found).__name__}; write one object per line")
+        raise InputError(
+            f"{path}, line {number}: expected a JSON object, found {type(found).__name__}; write one object per line"
+        )
     return check_names(f"{path}, line {number}", list(found), limits)
 
 
@@ -99,4 +110,6 @@ def _parsed(path: Path, number: int, line: str, object_of: Callable = dict) -> o
     except RecursionError as error:
         raise InputError(f"{path}, line {number}: the JSON object is nested too deeply; write flat objects") from error
     except ValueError as error:
-        raise InputError(f"{path}, line {number}: not a valid JSON object ({error}); write one object per line") from error
+        raise InputError(
+            f"{path}, line {number}: not a valid JSON object ({error}); write one object per line"
+        ) from error

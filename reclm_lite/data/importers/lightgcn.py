@@ -20,7 +20,11 @@ from .staging import Reader, Staging
 
 LAYOUTS = ("list", "colon", "triples")
 # A line of each layout; a user with no item at all is allowed.
-_PATTERNS = {"list": r"^[^\s:]+( +[^\s:]+)* *$", "colon": r"^[^\s:]+:( *[^\s:]+)* *$", "triples": r"^[^\t]+\t[^\t]+\t[^\t]+$"}
+_PATTERNS = {
+    "list": r"^[^\s:]+( +[^\s:]+)* *$",
+    "colon": r"^[^\s:]+:( *[^\s:]+)* *$",
+    "triples": r"^[^\t]+\t[^\t]+\t[^\t]+$",
+}
 _EXAMPLES = {"list": "'0 12 7 99'", "colon": "'0:12 7 99'", "triples": "user, item and count separated by tabs"}
 
 
@@ -51,12 +55,17 @@ def import_lightgcn(
             _add(staging, lines, found[file], part)
         if len(set(found.values())) > 1:
             raise InputError(
-                f"{folder}: train.txt reads as layout {found['train.txt']} and test.txt as {found['test.txt']}; name one with layout"
+                f"{folder}: train.txt reads as layout {found['train.txt']} and test.txt as {found['test.txt']}; name "
+                "one with layout"
             )
         data = staging.imported(
-            name=name or folder.resolve().name, format="lightgcn", options={"layout": found["train.txt"]},
-            min_rating=min_rating, min_user=min_user, min_item=min_item,
-        )  # fmt: skip
+            name=name or folder.resolve().name,
+            format="lightgcn",
+            options={"layout": found["train.txt"]},
+            min_rating=min_rating,
+            min_user=min_user,
+            min_item=min_item,
+        )
     data.manifest["layout_told_by"] = "the option" if layout else "the first line"
     return data
 
@@ -72,19 +81,27 @@ def _layout(staging: Staging, lines: Reader) -> str:
 
 def _add(staging: Staging, lines: Reader, layout: str, part: int) -> None:
     staging.refuse(
-        lines, f"coalesce(trim(line), '') <> '' AND NOT regexp_matches(line, '{_PATTERNS[layout]}')", "line[:60]",
+        lines,
+        f"coalesce(trim(line), '') <> '' AND NOT regexp_matches(line, '{_PATTERNS[layout]}')",
+        "line[:60]",
         f"expected {_EXAMPLES[layout]} (layout {layout}), found {{value}}; mend the line or name another layout",
-    )  # fmt: skip
+    )
     kept = f"(SELECT trim(line) AS line FROM {lines.sql} WHERE trim(line) <> '')"
     if layout == "triples":
-        table = f"(SELECT parts[1] AS user, parts[2] AS item, parts[3] AS count FROM (SELECT string_split(line, chr(9)) AS parts FROM {kept}))"
+        table = (
+            "(SELECT parts[1] AS user, parts[2] AS item, parts[3] AS count FROM (SELECT string_split(line, "
+            f"chr(9)) AS parts FROM {kept}))"
+        )
         reader = Reader(table, lines.path, ("user", "item", "count"))
         staging.add_interactions(reader, user="user", item="item", rating="count", part=part)
         return
     pattern = " +" if layout == "list" else ":? +|:"
     staging.copy(
         lines,
-        f"INSERT INTO raw SELECT user, item, NULL, NULL, {part} FROM (SELECT parts[1] AS user, unnest(parts[2:]) AS item "
+        f"INSERT INTO raw SELECT user, item, NULL, NULL, {part} FROM (SELECT parts[1] AS user, unnest(parts[2:]) "
+        "AS item "
         f"FROM (SELECT string_split_regex(line, '{pattern}') AS parts FROM {kept})) WHERE item <> ''",
     )
-    staging.copy(lines, f"INSERT INTO listed_users SELECT DISTINCT string_split_regex(line, '{pattern}')[1] FROM {kept}")
+    staging.copy(
+        lines, f"INSERT INTO listed_users SELECT DISTINCT string_split_regex(line, '{pattern}')[1] FROM {kept}"
+    )

@@ -38,7 +38,13 @@ class Limits:
 
 
 # The most that may be asked for. DuckDB takes buffers of sixteen lines and a vector per column.
-_MOST = {"line_bytes": 16 << 20, "columns": 10_000, "id_bytes": 65_536, "text_chars": 4 << 20, "unpacked_ratio": 1_000_000}
+_MOST = {
+    "line_bytes": 16 << 20,
+    "columns": 10_000,
+    "id_bytes": 65_536,
+    "text_chars": 4 << 20,
+    "unpacked_ratio": 1_000_000,
+}
 
 
 def parse_limits(words: Sequence[str]) -> Limits:

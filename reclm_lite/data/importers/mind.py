@@ -37,7 +37,9 @@ def import_mind(
     folder = find_folder(Path(source), "mind", "behaviors.tsv and news.tsv")
     for file in ("behaviors.tsv", "news.tsv"):
         if not (folder / file).exists():
-            raise InputError(f"{folder} has no {file}: the format mind expects behaviors.tsv and news.tsv in one folder")
+            raise InputError(
+                f"{folder} has no {file}: the format mind expects behaviors.tsv and news.tsv in one folder"
+            )
     with Staging(folder / "behaviors.tsv", folder / "news.tsv", limits=limits) as staging:
         behaviors = staging.csv(folder / "behaviors.tsv", delimiter="\t", quote="", columns=_BEHAVIORS)
         news = staging.csv(folder / "news.tsv", delimiter="\t", quote="", columns=_NEWS)
@@ -48,35 +50,52 @@ def import_mind(
             "WHERE ends_with(shown, '-1')"
         )
         staging.copy(
-            behaviors, f"INSERT INTO raw SELECT user, item, CAST(CAST(time AS BIGINT) AS VARCHAR), NULL, NULL FROM ({clicked})"
+            behaviors,
+            f"INSERT INTO raw SELECT user, item, CAST(CAST(time AS BIGINT) AS VARCHAR), NULL, NULL FROM ({clicked})",
         )
         if history:
             # A user's history is the same in each of the user's lines of one part; the longest is taken.
             staging.copy(
                 behaviors,
-                f"""INSERT INTO raw SELECT user, articles[n], CAST(CAST(first AS BIGINT) - len(articles) + n - 1 AS VARCHAR), NULL, NULL
+                f"""INSERT INTO raw
+                SELECT user, articles[n], CAST(CAST(first AS BIGINT) - len(articles) + n - 1 AS VARCHAR), NULL, NULL
                 FROM (SELECT user, articles, first, unnest(generate_series(1, len(articles))) AS n FROM
-                      (SELECT user, min(time_seconds) AS first, string_split_regex(trim(max_by(history, (len(history), history))), ' +') AS articles
+                      (SELECT user, min(time_seconds) AS first,
+                              string_split_regex(trim(max_by(history, (len(history), history))), ' +') AS articles
                        FROM (SELECT user, history, {_TIME} AS time_seconds FROM {behaviors.sql})
                        GROUP BY user HAVING max(len(trim(coalesce(history, '')))) > 0))""",
             )
         staging.copy(behaviors, f"INSERT INTO listed_users SELECT DISTINCT user FROM {behaviors.sql}")
         staging.add_texts(
-            news, item="item", **{field: ident(field) for field in ("title", "category", "subcategory")}, description=ident("abstract")
+            news,
+            item="item",
+            **{field: ident(field) for field in ("title", "category", "subcategory")},
+            description=ident("abstract"),
         )
-        staging.notes.append("times of the click history are invented: the seconds before the user's first impression, in order")
+        staging.notes.append(
+            "times of the click history are invented: the seconds before the user's first impression, in order"
+        )
         return staging.imported(
-            name=name or folder.resolve().name, format="mind", options={"history": history}, min_user=min_user, min_item=min_item
+            name=name or folder.resolve().name,
+            format="mind",
+            options={"history": history},
+            min_user=min_user,
+            min_item=min_item,
         )
 
 
 def _check(staging: Staging, behaviors: Reader) -> None:
     staging.refuse(behaviors, "coalesce(user, '') = ''", "NULL", "the second field, the user, is empty; mend the line")
     staging.refuse(
-        behaviors, f"{_TIME} IS NULL", "time",
+        behaviors,
+        f"{_TIME} IS NULL",
+        "time",
         "the third field, the time, holds {value}, expected for example 11/11/2019 9:05:58 AM; mend the line",
-    )  # fmt: skip
+    )
     staging.refuse(
-        behaviors, "NOT regexp_full_match(coalesce(trim(impressions), ''), '([^ ]+-[01]( +|$))*')", "impressions[:60]",
-        "the fifth field holds impressions without a label -0 or -1: {value}; the unlabelled test part of MIND cannot be imported",
-    )  # fmt: skip
+        behaviors,
+        "NOT regexp_full_match(coalesce(trim(impressions), ''), '([^ ]+-[01]( +|$))*')",
+        "impressions[:60]",
+        "the fifth field holds impressions without a label -0 or -1: {value}; the unlabelled test part of MIND "
+        "cannot be imported",
+    )

@@ -20,9 +20,26 @@ _EXPECTED = "ratings.csv and movies.csv (or ratings.dat and movies.dat, or u.dat
 _FILES = ("ratings.csv", "movies.csv", "ratings.dat", "movies.dat", "u.data", "u.item")
 _RATINGS = ("userId", "movieId", "rating", "timestamp")
 _GENRES_100K = (
-    "", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
-    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
-)  # fmt: skip
+    "",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
 
 
 def import_movielens(
@@ -55,9 +72,13 @@ def import_movielens(
         films.require("movieId", "title")
         staging.add_texts(films, item="movieId", title=ident("title"), category=genres)
         return staging.imported(
-            name=name or folder.resolve().name, format="movielens", options={},
-            min_rating=min_rating, min_user=min_user, min_item=min_item,
-        )  # fmt: skip
+            name=name or folder.resolve().name,
+            format="movielens",
+            options={},
+            min_rating=min_rating,
+            min_user=min_user,
+            min_item=min_item,
+        )
 
 
 def _latest(staging: Staging, folder: Path) -> tuple[Reader, Reader, str]:
@@ -76,9 +97,11 @@ def _colons(staging: Staging, folder: Path) -> tuple[Reader, Reader, str]:
 def _split_lines(staging: Staging, path: Path, columns: tuple[str, ...], encoding: str) -> Reader:
     lines = staging.lines(path, encoding=encoding)
     staging.refuse(
-        lines, f"len(string_split(line, '::')) <> {len(columns)}", "line",
+        lines,
+        f"len(string_split(line, '::')) <> {len(columns)}",
+        "line",
         f"expected {len(columns)} fields joined by '::', found {{value}}; mend the line",
-    )  # fmt: skip
+    )
     fields = ", ".join(f"parts[{number}] AS {ident(name)}" for number, name in enumerate(columns, 1))
     return Reader(f"(SELECT {fields} FROM (SELECT string_split(line, '::') AS parts FROM {lines.sql}))", path, columns)
 
@@ -87,10 +110,15 @@ def _hundred_thousand(staging: Staging, folder: Path) -> tuple[Reader, Reader, s
     ratings = staging.csv(folder / "u.data", delimiter="\t", quote="", columns=_RATINGS)
     flags = [f"genre {number}" for number in range(len(_GENRES_100K))]
     films = staging.csv(
-        folder / "u.item", delimiter="|", quote="", encoding="latin-1",
+        folder / "u.item",
+        delimiter="|",
+        quote="",
+        encoding="latin-1",
         columns=["movieId", "title", "released", "released on video", "link", *flags],
-    )  # fmt: skip
+    )
     chosen = ", ".join(
-        f"CASE WHEN {ident(flag)} = '1' THEN {quoted(genre)} END" for flag, genre in zip(flags, _GENRES_100K, strict=True) if genre
+        f"CASE WHEN {ident(flag)} = '1' THEN {quoted(genre)} END"
+        for flag, genre in zip(flags, _GENRES_100K, strict=True)
+        if genre
     )
     return ratings, films, f"concat_ws(', ', {chosen})"

@@ -1,4 +1,5 @@
-"""From the staging tables of text to a data set of integers: filters, repeats, cores, and every user's and item's index."""
+"""From the staging tables of text to a data set of integers: filters, repeats, cores, and every user's and item's
+index."""
 
 import math
 from collections.abc import Iterator
@@ -53,10 +54,14 @@ def number_all(
         if counts["interactions"] == 0:
             sources = ", ".join(str(source.path) for source in staging.sources)
             if not counts["rows"]:
-                raise InputError(f"{sources}: expected at least one interaction, found none; check that the file is whole")
+                raise InputError(
+                    f"{sources}: expected at least one interaction, found none; check that the file is whole"
+                )
             limits = {"min_rating": min_rating, "min_user": min_user or None, "min_item": min_item or None}
             told = ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
-            raise InputError(f"{sources}: no interaction is left of {counts['rows']:,} rows ({told}): lower these limits")
+            raise InputError(
+                f"{sources}: no interaction is left of {counts['rows']:,} rows ({told}): lower these limits"
+            )
         _require_memory(staging)
         user_ids = _number(db, "user", f"SELECT user FROM listed_users WHERE {min_user} = 0")
         item_ids = _number(db, "item", f"SELECT item FROM texts WHERE {min_item} = 0")
@@ -78,7 +83,10 @@ def number_all(
         "pairs of users or items below min_user or min_item": counts["outside_core"],
     }
     return Imported(
-        name=_text(name), user_ids=user_ids, item_ids=item_ids, item_texts=texts,
+        name=_text(name),
+        user_ids=user_ids,
+        item_ids=item_ids,
+        item_texts=texts,
         **{key: np.ascontiguousarray(value) for key, value in arrays.items()},
         manifest={
             "format": format,
@@ -86,26 +94,33 @@ def number_all(
             "options": plain(options | {"min_rating": min_rating, "min_user": min_user, "min_item": min_item}),
             "dropped": dropped,
             "counts": {
-                "rows": counts["rows"], "users": len(user_ids), "items": len(item_ids),
-                "interactions": counts["interactions"], "users_without_history": len(user_ids) - used_users,
-                "items_without_interactions": len(item_ids) - used_items, "items_without_text": empty,
+                "rows": counts["rows"],
+                "users": len(user_ids),
+                "items": len(item_ids),
+                "interactions": counts["interactions"],
+                "users_without_history": len(user_ids) - used_users,
+                "items_without_interactions": len(item_ids) - used_items,
+                "items_without_text": empty,
                 "items_not_in_items_table": missing,
             },
             "notes": staging.notes,
         },
-    )  # fmt: skip
+    )
 
 
 def _pairs(db, min_rating: float | None) -> dict[str, int]:
     """Table `pairs` (u, i, time, rating, part): distinct pairs by provisional integers."""
-    keep = "true" if min_rating is None else f"(rating IS NULL OR CAST(rating AS FLOAT) >= {float(min_rating)!r}::FLOAT)"
+    keep = (
+        "true" if min_rating is None else f"(rating IS NULL OR CAST(rating AS FLOAT) >= {float(min_rating)!r}::FLOAT)"
+    )
     rows, kept, rated = db.execute(f"SELECT count(*), count(*) FILTER ({keep}), count(rating) FROM raw").fetchone()
     if min_rating is not None and not rated and rows:
         raise InputError(f"min_rating {min_rating} needs ratings, and these data have none: leave it out")
     for side in ("user", "item"):
         listed = f"SELECT {side} AS id FROM {'listed_users' if side == 'user' else 'texts'}"
         db.execute(
-            f"CREATE TABLE {side}s AS SELECT id, CAST(row_number() OVER (ORDER BY try_cast(id AS BIGINT) NULLS LAST, id) - 1 "
+            f"CREATE TABLE {side}s AS SELECT id, CAST(row_number() OVER (ORDER BY try_cast(id AS BIGINT) NULLS LAST, "
+            "id) - 1 "
             f"AS INTEGER) AS old FROM (SELECT DISTINCT {side} AS id FROM raw UNION {listed})"
         )
     db.execute(
@@ -124,10 +139,13 @@ def _pairs(db, min_rating: float | None) -> dict[str, int]:
 def _check_ids(staging: "Staging") -> None:
     """Raise InputError for an id that is too long; not every importer sees each id in a column of its own."""
     for side in ("user", "item"):
-        long = staging.db.execute(f"SELECT left(id, 100) FROM {side}s WHERE strlen(id) > {staging.limits.id_bytes} LIMIT 1").fetchone()
+        long = staging.db.execute(
+            f"SELECT left(id, 100) FROM {side}s WHERE strlen(id) > {staging.limits.id_bytes} LIMIT 1"
+        ).fetchone()
         if long is not None:
             raise InputError(
-                f"{', '.join(str(source.path) for source in staging.sources)}: the {side} id {cut(long[0])!r} is longer than "
+                f"{', '.join(str(source.path) for source in staging.sources)}: the {side} id {cut(long[0])!r} is "
+                "longer than "
                 f"{staging.limits.id_bytes:,} bytes; check the format, or raise the limit with --limit id-bytes=N"
             )
 
@@ -159,21 +177,26 @@ def _core(staging: "Staging", min_user: int, min_item: int) -> dict[str, int]:
 
 
 def _drop_chains(staging: "Staging", min_user: int, min_item: int) -> None:
-    """What is left of the core's rounds, at once: a chain of pairs loses two a round, and a round in SQL reads them all."""
+    """What is left of the core's rounds, at once: a chain of pairs loses two a round, and a round in SQL reads them
+    all."""
     found = staging.db.execute("SELECT DISTINCT u, i FROM pairs").fetchnumpy()
     for side, gone in zip("ui", outside_core(found["u"], found["i"], min_user, min_item), strict=True):
         if len(gone):
             path = staging.folder / f"gone-{side}"
             path.write_text("\n".join(map(str, gone.tolist())) + "\n", encoding="ascii")
             columns = "columns={'n': 'INTEGER'}, header=false, auto_detect=false, delim=','"
-            staging.db.execute(f"DELETE FROM pairs WHERE {side} IN (SELECT n FROM read_csv({quoted(str(path))}, {columns}))")
+            staging.db.execute(
+                f"DELETE FROM pairs WHERE {side} IN (SELECT n FROM read_csv({quoted(str(path))}, {columns}))"
+            )
             path.unlink()
 
 
 def outside_core(users: np.ndarray, items: np.ndarray, min_user: int, min_item: int) -> tuple[np.ndarray, np.ndarray]:
-    """Users and items that do not belong to the core of distinct pairs; looks at every pair twice, however many rounds it takes.
+    """Users and items that do not belong to the core of distinct pairs; looks at every pair twice, however many rounds
+    it takes.
 
-    users, items: int (n,). The core: the largest set of pairs in which each user has min_user and each item min_item of them.
+    users, items: int (n,). The core: the largest set of pairs in which each user has min_user and each item min_item of
+    them.
     """
     by_user = sp.csr_matrix((np.ones(len(users), np.int8), (users, items)))
     of = (by_user, by_user.T.tocsr())
@@ -209,7 +232,8 @@ def _require_memory(staging: "Staging") -> None:
     most = staging.limits.text_chars
     # A letter takes one byte, or up to four in a text that is not ASCII.
     letters = " + ".join(
-        f"CASE WHEN strlen({field}) = length({field}) THEN least(strlen({field}), {most}) ELSE 4 * least(length({field}), {most}) END"
+        f"CASE WHEN strlen({field}) = length({field}) THEN least(strlen({field}), {most}) ELSE 4 * "
+        f"least(length({field}), {most}) END"
         for field in (f"coalesce({field}, '')" for field in _FIELDS)
     )
     queries = (
@@ -223,7 +247,8 @@ def _require_memory(staging: "Staging") -> None:
     if need > have:
         raise WorkspaceError(
             f"{', '.join(str(source.path) for source in staging.sources)}: ids, texts and interactions take about "
-            f"{memory.in_units(need)} of memory and {memory.in_units(have)} are available; import a part of the data, or shorten "
+            f"{memory.in_units(need)} of memory and {memory.in_units(have)} are available; import a part of the data, "
+            "or shorten "
             "the texts with --limit text-chars=N"
         )
 
@@ -236,7 +261,8 @@ def _item_texts(staging: "Staging", n_items: int) -> tuple[list[ItemText], int, 
     is_cut = " OR ".join(f"coalesce(length({field}) > {most}, false)" for field in _FIELDS)
     for known, was_cut, *found in _rows(
         staging.db,
-        f"SELECT t.item IS NOT NULL, {is_cut}, {fields} FROM item_numbers n LEFT JOIN texts t ON n.id = t.item ORDER BY n.idx",
+        f"SELECT t.item IS NOT NULL, {is_cut}, {fields} FROM item_numbers n LEFT JOIN texts t ON n.id = t.item "
+        "ORDER BY n.idx",
     ):
         text = ItemText(*(field.strip() for field in found))
         texts.append(text)

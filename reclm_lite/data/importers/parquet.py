@@ -20,7 +20,8 @@ _MAX_NODES_PER_COLUMN = 50
 
 
 def check_parquet(db, path: Path, link: Path, n_bytes: int, limits: Limits) -> tuple[str, ...]:
-    """The names of the columns. Raises InputError for a file that is not one, or unpacks to more than `limits` allow."""
+    """The names of the columns. Raises InputError for a file that is not one, or unpacks to more than `limits`
+    allow."""
     _check_footer(path, n_bytes)
     file = quoted(str(link))
     (n_nodes,) = db.execute(f"SELECT count(*) FROM parquet_schema({file})").fetchone()
@@ -33,17 +34,23 @@ def check_parquet(db, path: Path, link: Path, n_bytes: int, limits: Limits) -> t
         f"SELECT (SELECT sum(num_rows::HUGEINT) FROM parquet_file_metadata({file})), "
         f"(SELECT sum(greatest(total_uncompressed_size, 0)::HUGEINT) FROM parquet_metadata({file}))"
     ).fetchone()
-    codecs = {row[0] for row in db.execute(f"SELECT DISTINCT upper(compression) FROM parquet_metadata({file})").fetchall()}
-    if "BROTLI" in codecs:  # DuckDB's decoder writes out of bounds (CVE-2026-111497), and no release is known to be without it
+    codecs = {
+        row[0] for row in db.execute(f"SELECT DISTINCT upper(compression) FROM parquet_metadata({file})").fetchall()
+    }
+    if (
+        "BROTLI" in codecs
+    ):  # DuckDB's decoder writes out of bounds (CVE-2026-111497), and no release is known to be without it
         raise InputError(f"{path} is compressed by Brotli, which cannot be read safely: export it with zstd or snappy")
     most = limits.unpacked_bytes(n_bytes)
     if not 0 <= (rows or 0) * ROW_BYTES <= most or (unpacked or 0) > most:
         raise InputError(
-            f"{path} says that it holds {rows or 0:,} rows of {unpacked or 0:,} bytes, too much for a file of {n_bytes:,}: refused as "
+            f"{path} says that it holds {rows or 0:,} rows of {unpacked or 0:,} bytes, too much for a file of "
+            f"{n_bytes:,}: refused as "
             "a decompression bomb; export it again, or raise the limit with --limit unpacked-ratio=N"
         )
     chunks = db.execute(
-        "SELECT CASE WHEN dictionary_page_offset > 0 THEN least(dictionary_page_offset, data_page_offset) ELSE data_page_offset END, "
+        "SELECT CASE WHEN dictionary_page_offset > 0 THEN least(dictionary_page_offset, data_page_offset) ELSE "
+        "data_page_offset END, "
         f"num_values FROM parquet_metadata({file})"
     )
     check_pages(path, _rows(chunks), most)
@@ -60,7 +67,8 @@ def _rows(cursor) -> Iterator[tuple]:
 
 
 def _top_names(nodes: list[tuple[str, int]]) -> list[str]:
-    """Names of the columns among the schema's nodes (name, number of children), which lie depth first after the root."""
+    """Names of the columns among the schema's nodes (name, number of children), which lie depth first after the
+    root."""
     names, inside = [], 0
     for name, n_children in nodes[1:]:
         if inside:
@@ -81,6 +89,7 @@ def _check_footer(path: Path, n_bytes: int) -> None:
     (footer_bytes,) = struct.unpack("<I", tail[:4])
     if footer_bytes > min(n_bytes - 12, _MAX_FOOTER_BYTES):
         raise InputError(
-            f"{path} is not a whole Parquet file (a footer of {footer_bytes:,} bytes; expected at most {_MAX_FOOTER_BYTES:,}, "
+            f"{path} is not a whole Parquet file (a footer of {footer_bytes:,} bytes; expected at most "
+            f"{_MAX_FOOTER_BYTES:,}, "
             f"in a file of {n_bytes:,}): export it again"
         )

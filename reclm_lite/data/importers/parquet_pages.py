@@ -1,7 +1,8 @@
 """Headers of a Parquet file's pages: how large each page is once it is decompressed.
 
 The footer's sizes are only claims; a reader allocates what the page's own header says. A header is a struct in Thrift's
-compact protocol, of which this reads the fields that count and skips the rest. See apache/parquet-format, parquet.thrift.
+compact protocol, of which this reads the fields that count and skips the rest. See apache/parquet-format,
+parquet.thrift.
 """
 
 from collections.abc import Iterable
@@ -36,25 +37,30 @@ def check_pages(path: Path, chunks: Iterable[tuple[int, int]], most_bytes: int) 
                 try:
                     unpacked, packed, found = _page(handle, offset)
                 except (_BadHeaderError, OSError, OverflowError, ValueError) as error:
-                    raise InputError(f"{path} is not a whole Parquet file (no page at byte {offset:,}): export it again") from error
+                    raise InputError(
+                        f"{path} is not a whole Parquet file (no page at byte {offset:,}): export it again"
+                    ) from error
                 offset = handle.tell() + packed
                 n_values -= found
                 n_bytes += unpacked
                 n_pages += 1
                 if unpacked > MAX_PAGE_BYTES or n_pages > MAX_PAGES:
                     raise InputError(
-                        f"{path}: found a page of {unpacked:,} bytes among {n_pages:,}, expected at most {MAX_PAGES:,} pages of at most "
+                        f"{path}: found a page of {unpacked:,} bytes among {n_pages:,}, expected at most "
+                        f"{MAX_PAGES:,} pages of at most "
                         f"{MAX_PAGE_BYTES:,} bytes; export it with smaller or fewer pages"
                     )
                 if n_bytes > most_bytes:
                     raise InputError(
-                        f"{path} unpacks to more than {most_bytes:,} bytes: refused as a decompression bomb; export it again, "
+                        f"{path} unpacks to more than {most_bytes:,} bytes: refused as a decompression bomb; export "
+                        "it again, "
                         "or raise the limit with --limit unpacked-ratio=N"
                     )
 
 
 def _page(handle: BinaryIO, offset: int) -> tuple[int, int, int]:
-    """Bytes decompressed and as they lie, and values (0 unless it is a data page), of the page at `offset`; reads its header."""
+    """Bytes decompressed and as they lie, and values (0 unless it is a data page), of the page at `offset`; reads its
+    header."""
     handle.seek(offset)
     header = _struct(handle, 0)
     unpacked, packed = header.get(2), header.get(3)

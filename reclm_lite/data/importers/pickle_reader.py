@@ -1,7 +1,7 @@
 """The opcodes of Python's pickle, protocols 0 to 5, as far as the published files need them.
 
-Left out, and refused by name: sets, bytearrays, out-of-band buffers, extension codes, persistent ids, the opcodes that only values
-containing themselves need, and numbers beyond 64 bits. The opcodes are documented in Python's pickletools.
+Left out, and refused by name: sets, bytearrays, out-of-band buffers, extension codes, persistent ids, the opcodes that
+only values containing themselves need, and numbers beyond 64 bits. The opcodes are documented in Python's pickletools.
 """
 
 import codecs
@@ -11,15 +11,28 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .pickle_values import NAMES, PickledDict, UnbuiltArray, build, call, damaged, foreign, kind, new, shown, too_large, unexpected
+from .pickle_values import (
+    NAMES,
+    PickledDict,
+    UnbuiltArray,
+    build,
+    call,
+    damaged,
+    foreign,
+    kind,
+    new,
+    shown,
+    too_large,
+    unexpected,
+)
 
 
 @dataclass(frozen=True)
 class PickleLimits:
     """What a pickle may hold. The largest published file has 1.7 million bytes, 340,000 opcodes and three levels.
 
-    An opcode makes an object of at most some 90 bytes besides copies of its own bytes, so max_opcodes bounds those at 450 MB.
-    max_values counts a shared value wherever it is used, so that walking through a value is bounded too.
+    An opcode makes an object of at most some 90 bytes besides copies of its own bytes, so max_opcodes bounds those at
+    450 MB. max_values counts a shared value wherever it is used, so that walking through a value is bounded too.
     """
 
     max_file_bytes: int = 256 << 20
@@ -204,7 +217,10 @@ def _proto(reader: _Reader) -> None:
 def _frame(reader: _Reader) -> None:
     n_bytes = reader.number(_U8)
     if n_bytes > len(reader.data) - reader.position:
-        raise damaged(f"byte {reader.position} begins a frame of {n_bytes} bytes, and {len(reader.data) - reader.position} are left")
+        raise damaged(
+            f"byte {reader.position} begins a frame of {n_bytes} bytes, and {len(reader.data) - reader.position} are "
+            "left"
+        )
 
 
 # -- opcodes: numbers -------------------------------------------------------------

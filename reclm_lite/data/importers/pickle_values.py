@@ -1,8 +1,8 @@
 """The values that a pickle of this format may hold, and the checks by which they become arrays.
 
-A pickle builds an array in steps: an empty array, then a data type, then the state of both. Here each step fills a plain
-stand-in. Once shape, data type and bytes are known to fit each other, NumPy gets bytes of exactly that size; until then no
-code of NumPy or SciPy has seen anything of the file.
+A pickle builds an array in steps: an empty array, then a data type, then the state of both. Here each step fills a
+plain stand-in. Once shape, data type and bytes are known to fit each other, NumPy gets bytes of exactly that size;
+until then no code of NumPy or SciPy has seen anything of the file.
 """
 
 import struct
@@ -13,13 +13,26 @@ import numpy as np
 
 # Everything a data type may be, with its letter in `struct`: no structures, objects, text, dates or long doubles.
 _LETTERS = {
-    "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "f2": "e", "f4": "f", "f8": "d",
-}  # fmt: skip
+    "b1": "?",
+    "i1": "b",
+    "i2": "h",
+    "i4": "i",
+    "i8": "q",
+    "u1": "B",
+    "u2": "H",
+    "u4": "I",
+    "u8": "Q",
+    "f2": "e",
+    "f4": "f",
+    "f8": "d",
+}
 # The format holds vectors; files of its kind hold a matrix at most.
 MAX_NDIM = 2
-# NumPy multiplies the lengths of all axes: two of this size and 8 bytes stay below 2**63. No file that is read is as long.
+# NumPy multiplies the lengths of all axes: two of this size and 8 bytes stay below 2**63. No file that is read is as
+# long.
 MAX_AXIS = 1 << 29
-# A dictionary with names for keys, such as an item's texts, has a handful of them. Their number bounds the work for each use.
+# A dictionary with names for keys, such as an item's texts, has a handful of them. Their number bounds the work for
+# each use.
 MAX_FIELDS = 64
 
 
@@ -33,19 +46,23 @@ def damaged(detail: str) -> PickleRefused:
 
 def unexpected(detail: str) -> PickleRefused:
     return PickleRefused(
-        f"holds {detail}, which no file of this format does: refused, nothing in it was run; get the file from its publisher again"
+        f"holds {detail}, which no file of this format does: refused, nothing in it was run; get the file from its "
+        "publisher again"
     )
 
 
 def foreign(name: str) -> PickleRefused:
     return PickleRefused(
-        f"names the class {shown(name)}, which is not among those this format needs (NumPy arrays, SciPy's coo_matrix): "
+        f"names the class {shown(name)}, which is not among those this format needs (NumPy arrays, SciPy's "
+        "coo_matrix): "
         "refused, nothing in it was run; get the file from its publisher again"
     )
 
 
 def too_large(limit: str) -> PickleRefused:
-    return PickleRefused(f"has more than {limit}: expected a published file of this format; import large data of your own as a table")
+    return PickleRefused(
+        f"has more than {limit}: expected a published file of this format; import large data of your own as a table"
+    )
 
 
 def shown(text: str) -> str:
@@ -57,16 +74,24 @@ def shown(text: str) -> str:
 def kind(value: object) -> str:
     """The type of a value in the words of a message."""
     names = {
-        PickledDict: "dictionary", CooMatrix: "coo_matrix", np.ndarray: "array", UnbuiltArray: "array", DType: "dtype", Name: "class",
-        int: "whole number", str: "text", type(None): "None",
-    }  # fmt: skip
+        PickledDict: "dictionary",
+        CooMatrix: "coo_matrix",
+        np.ndarray: "array",
+        UnbuiltArray: "array",
+        DType: "dtype",
+        Name: "class",
+        int: "whole number",
+        str: "text",
+        type(None): "None",
+    }
     return names.get(type(value), type(value).__name__)
 
 
 class PickledDict(list):
     """A dictionary as one list of keys (int or str) and values in turn, in the file's order; a key may come twice.
 
-    Nothing is hashed: the hashes of whole numbers are known, so a file could choose numbers that make a hash table crawl.
+    Nothing is hashed: the hashes of whole numbers are known, so a file could choose numbers that make a hash table
+    crawl.
     """
 
     __slots__ = ()
@@ -112,7 +137,8 @@ for _module in ("coo", "_coo"):
 
 
 class UnbuiltArray:
-    """What `_reconstruct` gives: an array before its state. memo: the places where the pickle has kept it; None after BUILD."""
+    """What `_reconstruct` gives: an array before its state. memo: the places where the pickle has kept it; None after
+    BUILD."""
 
     __slots__ = ("memo",)
 
@@ -148,7 +174,12 @@ class CooMatrix:
 def call(name: object, args: object) -> object:
     """REDUCE: what calling `name` with `args` stands for."""
     if name is RECONSTRUCT:
-        if not (_are(args, Name, tuple, (bytes, str)) and args[0] is NDARRAY and args[2] in (b"b", "b") and _ints(args[1]) == (0,)):
+        if not (
+            _are(args, Name, tuple, (bytes, str))
+            and args[0] is NDARRAY
+            and args[2] in (b"b", "b")
+            and _ints(args[1]) == (0,)
+        ):
             raise unexpected("an array that is not built as NumPy builds it")
         return UnbuiltArray()
     if name is DTYPE:
@@ -229,9 +260,14 @@ def _array(state: object, max_bytes: int) -> np.ndarray:
 
 def _are(values: object, *types: type | tuple[type, ...]) -> bool:
     """Is it a tuple of values of exactly these types? A bool is no int here."""
-    return type(values) is tuple and len(values) == len(types) and all(
-        type(value) in allowed if type(allowed) is tuple else type(value) is allowed for value, allowed in zip(values, types, strict=True)
-    )  # fmt: skip
+    return (
+        type(values) is tuple
+        and len(values) == len(types)
+        and all(
+            type(value) in allowed if type(allowed) is tuple else type(value) is allowed
+            for value, allowed in zip(values, types, strict=True)
+        )
+    )
 
 
 def _ints(values: tuple) -> tuple[int, ...] | None:

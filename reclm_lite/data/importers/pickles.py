@@ -1,9 +1,9 @@
 """Reading the published pickles without running anything.
 
-Unpickling calls whatever a file names, and NumPy's own unpickling trusts the file with memory. So Python's unpickler takes no part:
-pickle_reader.py reads the opcodes that dictionaries, lists, tuples, text, numbers, NumPy arrays and SciPy's COO matrix need, under
-every spelling that NumPy 1 and 2 and old SciPy wrote; pickle_values.py has the stand-ins for arrays and matrices and their checks.
-All else is refused by name.
+Unpickling calls whatever a file names, and NumPy's own unpickling trusts the file with memory. So Python's unpickler
+takes no part: pickle_reader.py reads the opcodes that dictionaries, lists, tuples, text, numbers, NumPy arrays and
+SciPy's COO matrix need, under every spelling that NumPy 1 and 2 and old SciPy wrote; pickle_values.py has the stand-ins
+for arrays and matrices and their checks. All else is refused by name.
 
 Nothing is allocated that the file has not paid for: an opcode makes one small object or copies its own bytes.
 """
@@ -20,7 +20,8 @@ from .pickle_values import CooMatrix, PickledDict, PickleRefused, too_large, une
 
 __all__ = ["CooMatrix", "PickleLimits", "PickledDict", "load_pickle", "parse_pickle"]
 
-# A value takes at least a byte of the file, unless lists or dictionaries are shared: so many times may they be, on average.
+# A value takes at least a byte of the file, unless lists or dictionaries are shared: so many times may they be, on
+# average.
 VALUES_ALWAYS_ALLOWED = 1000
 VALUES_PER_BYTE = 16
 _LEAVES = {int, bool, float, str, bytes, type(None), np.ndarray}
@@ -29,7 +30,8 @@ _LEAVES = {int, bool, float, str, bytes, type(None), np.ndarray}
 def load_pickle(path: Path, limits: PickleLimits = LIMITS) -> object:
     """The plain values, arrays, PickledDict and CooMatrix that a pickle holds.
 
-    Raises InputError for a pickle that names any other class (nothing of it is run), is damaged or is beyond the limits.
+    Raises InputError for a pickle that names any other class (nothing of it is run), is damaged or is beyond the
+    limits.
     """
     try:
         with open(path, "rb") as handle:
@@ -45,15 +47,22 @@ def parse_pickle(data: bytes, path: Path, limits: PickleLimits = LIMITS) -> obje
     try:
         if len(data) > limits.max_file_bytes:
             raise too_large(f"{limits.max_file_bytes:,} bytes")
-        return _checked(read(data, limits), limits.max_depth, min(limits.max_values, VALUES_ALWAYS_ALLOWED + VALUES_PER_BYTE * len(data)))
+        return _checked(
+            read(data, limits),
+            limits.max_depth,
+            min(limits.max_values, VALUES_ALWAYS_ALLOWED + VALUES_PER_BYTE * len(data)),
+        )
     except PickleRefused as refused:
         raise InputError(f"{path} {refused}") from refused
     except MemoryError as error:
-        raise InputError(f"{path} does not fit into this machine's memory: {len(data):,} bytes as a file, and more when read") from error
+        raise InputError(
+            f"{path} does not fit into this machine's memory: {len(data):,} bytes as a file, and more when read"
+        ) from error
 
 
 def _checked(value: object, max_depth: int, max_values: int) -> object:
-    """`value`, if all in it are finished values, not too many and not too deep; level by level, so nothing here recurses."""
+    """`value`, if all in it are finished values, not too many and not too deep; level by level, so nothing here
+    recurses."""
     level, n_values = [[value]], 1
     for _ in range(max_depth + 1):
         below = []

@@ -51,9 +51,11 @@ def import_recbole(
     """
     inter = _interactions_file(Path(source))
     given = {
-        "title_column": title_column, "category_column": category_column,
-        "subcategory_column": subcategory_column, "description_column": description_column,
-    }  # fmt: skip
+        "title_column": title_column,
+        "category_column": category_column,
+        "subcategory_column": subcategory_column,
+        "description_column": description_column,
+    }
     with Staging(inter, inter.with_suffix(".item"), inter.with_suffix(".user"), limits=limits) as staging:
         reader = _open(staging, inter)
         rating = rating_column or ("rating" if "rating" in reader.columns else None)
@@ -63,21 +65,33 @@ def import_recbole(
         if inter.with_suffix(".item").exists():
             items = _open(staging, inter.with_suffix(".item"))
             columns = {
-                key: value or next((usual for usual in _USUAL[key] if usual in items.columns), None) for key, value in given.items()
+                key: value or next((usual for usual in _USUAL[key] if usual in items.columns), None)
+                for key, value in given.items()
             }
             items.require(*columns.values())
             staging.add_texts(
-                items, item=item_column, **{key.removesuffix("_column"): ident(value) for key, value in columns.items() if value}
+                items,
+                item=item_column,
+                **{key.removesuffix("_column"): ident(value) for key, value in columns.items() if value},
             )
         if inter.with_suffix(".user").exists():
             users = _open(staging, inter.with_suffix(".user"))
             users.require(user_column)
             staging.copy(users, f"INSERT INTO listed_users SELECT DISTINCT {ident(user_column)} FROM {users.sql}")
         return staging.imported(
-            name=name or inter.stem, format="recbole",
-            options={"user_column": user_column, "item_column": item_column, "rating_column": rating, "time_column": time, **columns},
-            min_rating=min_rating, min_user=min_user, min_item=min_item,
-        )  # fmt: skip
+            name=name or inter.stem,
+            format="recbole",
+            options={
+                "user_column": user_column,
+                "item_column": item_column,
+                "rating_column": rating,
+                "time_column": time,
+                **columns,
+            },
+            min_rating=min_rating,
+            min_user=min_user,
+            min_item=min_item,
+        )
 
 
 def _interactions_file(source: Path) -> Path:
@@ -95,7 +109,10 @@ def _open(staging: Staging, path: Path) -> Reader:
     typed = staging.csv(path, delimiter="\t", quote="")
     untyped = [name for name in typed.columns if ":" not in name]
     if untyped:
-        raise InputError(f"{path}, line 1: expected columns as name:type, such as user_id:token, found {untyped[0]!r}; mend the header")
+        raise InputError(
+            f"{path}, line 1: expected columns as name:type, such as user_id:token, found {untyped[0]!r}; mend the "
+            "header"
+        )
     names = tuple(name.rpartition(":")[0] for name in typed.columns)
     check_names(f"{path}, line 1", names, staging.limits)
     renamed = ", ".join(f"{ident(full)} AS {ident(name)}" for full, name in zip(typed.columns, names, strict=True))

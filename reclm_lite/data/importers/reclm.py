@@ -28,12 +28,14 @@ _MATRICES = {
     "unseen": ("tstMat_zero_shot.pkl", "item_id_map_zero.pkl"),
 }
 _TEXTS = "item_info_dict.pkl"
-# Every row becomes a user, so a file of a few bytes could claim millions. The published data have 57,128 rows and 115,000 entries.
+# Every row becomes a user, so a file of a few bytes could claim millions. The published data have 57,128 rows and
+# 115,000 entries.
 ROWS_ALWAYS_ALLOWED = 100_000
 ROWS_PER_ENTRY = 10
 # User indices are int32.
 MAX_ROWS = 2**31 - 1
-# A pickle can hold one text and use it for many items, each of which gets a copy. The published texts come to 0.9 characters a byte.
+# A pickle can hold one text and use it for many items, each of which gets a copy. The published texts come to 0.9
+# characters a byte.
 CHARACTERS_ALWAYS_ALLOWED = 1_000_000
 CHARACTERS_PER_BYTE = 16
 
@@ -43,7 +45,9 @@ def import_reclm(source: Path, *, name: str | None = None) -> Imported:
 
     Nothing of a pickle is run, and each is checked before any of it is used.
     """
-    folder = find_folder(Path(source), "reclm", ", ".join(sorted({file for pair in _MATRICES.values() for file in pair} | {_TEXTS})))
+    folder = find_folder(
+        Path(source), "reclm", ", ".join(sorted({file for pair in _MATRICES.values() for file in pair} | {_TEXTS}))
+    )
     sources, loaded = [], {}
     for file in sorted({file for pair in _MATRICES.values() for file in pair} | {_TEXTS}):
         if not (folder / file).exists():
@@ -57,7 +61,9 @@ def import_reclm(source: Path, *, name: str | None = None) -> Imported:
         columns[part] = _columns(folder / item_map, loaded[item_map])
         n_rows, users, local = _pairs(folder / matrix, loaded[matrix], len(columns[part]))
         if n_users is not None and n_rows != n_users:
-            raise InputError(f"{folder / matrix}: expected {n_users} rows as in {_MATRICES['train'][0]}, found {n_rows}")
+            raise InputError(
+                f"{folder / matrix}: expected {n_users} rows as in {_MATRICES['train'][0]}, found {n_rows}"
+            )
         n_users = n_rows
         n_entries += len(users)
         pairs[part] = (users, columns[part][local])
@@ -90,23 +96,34 @@ def import_reclm(source: Path, *, name: str | None = None) -> Imported:
             "options": {},
             "dropped": {},
             "counts": {
-                "users": n_users, "items": len(global_ids), **n_of,
-                "items_in_training": len(columns["train"]), "items_in_test": len(columns["test"]),
-                "items_unseen": len(columns["unseen"]), "users_without_history": int((~trained).sum()),
+                "users": n_users,
+                "items": len(global_ids),
+                **n_of,
+                "items_in_training": len(columns["train"]),
+                "items_in_test": len(columns["test"]),
+                "items_unseen": len(columns["unseen"]),
+                "users_without_history": int((~trained).sum()),
                 "items_without_text": sum(text.is_empty() for text in texts),
             },
-            "notes": [f"the mask matrix equals the training interactions with items of the test matrix ({len(indexed['mask'][0])}): checked"],
+            "notes": [
+                "the mask matrix equals the training interactions with items of the test matrix "
+                f"({len(indexed['mask'][0])}): checked"
+            ],
         },
-    )  # fmt: skip
+    )
 
 
 def _columns(path: Path, item_map: object) -> np.ndarray:
     """Global item id of each local column, int64 (n_columns,)."""
     if type(item_map) is not PickledDict or not set(map(type, item_map)) <= {int}:
-        raise InputError(f"{path}: expected a dictionary from item ids to columns, both whole numbers, found {_found(item_map, int)}")
+        raise InputError(
+            f"{path}: expected a dictionary from item ids to columns, both whole numbers, found {_found(item_map, int)}"
+        )
     columns = item_map.values()
     if columns != list(range(len(columns))):
-        raise InputError(f"{path}: expected the columns 0 to {len(columns) - 1} in order; the file is not of this format")
+        raise InputError(
+            f"{path}: expected the columns 0 to {len(columns) - 1} in order; the file is not of this format"
+        )
     return _ids(path, item_map.keys())
 
 
@@ -142,10 +159,15 @@ def _pairs(path: Path, matrix: object, n_columns: int) -> tuple[int, np.ndarray,
     data = state.get("data")
     arrays = (*coords, data) if type(coords) is tuple else (coords, data)
     if not (
-        type(shape) is tuple and [type(length) for length in shape] == [int, int] and min(shape) >= 0
-        and len(arrays) == 3 and all(isinstance(array, np.ndarray) and array.ndim == 1 for array in arrays)
-    ):  # fmt: skip
-        raise InputError(f"{path}: expected a two-dimensional coo_matrix with its shape and the vectors row, col and data")
+        type(shape) is tuple
+        and [type(length) for length in shape] == [int, int]
+        and min(shape) >= 0
+        and len(arrays) == 3
+        and all(isinstance(array, np.ndarray) and array.ndim == 1 for array in arrays)
+    ):
+        raise InputError(
+            f"{path}: expected a two-dimensional coo_matrix with its shape and the vectors row, col and data"
+        )
     rows, cols, data = arrays
     # SciPy writes indices of 32 or 64 bits.
     whole = {array.dtype.str[1:] for array in (rows, cols)} <= {"i4", "i8"}
@@ -173,7 +195,8 @@ def _check_rows(folder: Path, n_rows: int, n_entries: int, n_train: int) -> None
     allowed = ROWS_ALWAYS_ALLOWED + ROWS_PER_ENTRY * n_entries
     if n_rows > allowed:
         raise InputError(
-            f"{path}: claims {n_rows:,} rows, and all four matrices hold {n_entries:,} entries: expected at most {allowed:,} rows "
+            f"{path}: claims {n_rows:,} rows, and all four matrices hold {n_entries:,} entries: expected at most "
+            f"{allowed:,} rows "
             f"({ROWS_ALWAYS_ALLOWED:,} and {ROWS_PER_ENTRY} for each entry); leave out users without interactions"
         )
 
@@ -195,11 +218,15 @@ def _infos(path: Path, infos: object) -> tuple[np.ndarray, list[ItemText]]:
         for name in ("title", "cate", "sub_cate", "abstract"):
             part = fields.get(name)
             if part is not None and type(part) is not str:
-                raise InputError(f"{path}: expected text as {name!r} of item {key}, found {kind(part)}; the file is not of this format")
+                raise InputError(
+                    f"{path}: expected text as {name!r} of item {key}, found {kind(part)}; the file is not of this "
+                    "format"
+                )
             n_left -= len(part or "")
             if n_left < 0:
                 raise InputError(
-                    f"{path}: its items have more than {CHARACTERS_PER_BYTE} characters for each byte of the file, because they share "
+                    f"{path}: its items have more than {CHARACTERS_PER_BYTE} characters for each byte of the file, "
+                    "because they share "
                     "long texts; the file is not of this format"
                 )
             parts.append((part or "").strip())
@@ -214,6 +241,7 @@ def _check_mask(folder: Path, indexed: dict, in_test: np.ndarray, n_items: int) 
     found = np.sort(indexed["mask"][0] * n_items + indexed["mask"][1])
     if not np.array_equal(expected, found):
         raise InputError(
-            f"{folder / _MATRICES['mask'][0]}: expected the {len(expected)} training interactions with items of the test matrix, "
+            f"{folder / _MATRICES['mask'][0]}: expected the {len(expected)} training interactions with items of the "
+            "test matrix, "
             f"found {len(found)} others; the files are not of one split"
         )

@@ -1,7 +1,7 @@
 """DuckDB's errors as one sentence about the file.
 
-Its messages run over many lines, quote the file's own content, and name the temporary link. Only parts that DuckDB itself
-wrote decide what is said, and what is searched is cut first: a quoted line may hold megabytes.
+Its messages run over many lines, quote the file's own content, and name the temporary link. Only parts that DuckDB
+itself wrote decide what is said, and what is searched is cut first: a quoted line may hold megabytes.
 """
 
 import re
@@ -15,7 +15,9 @@ from .limits import Limits, cut
 _HEAD_CHARS, _TAIL_CHARS = 500, 3000
 
 
-def sentence(error: Exception, path: Path | None, *, link: str, limits: Limits, memory_limit: str) -> InputError | WorkspaceError:
+def sentence(
+    error: Exception, path: Path | None, *, link: str, limits: Limits, memory_limit: str
+) -> InputError | WorkspaceError:
     """`error` of DuckDB, met while reading `path`. link: where the staging folder is; the message may name it."""
     message = str(error)
     where = str(path) if path else "import"
@@ -35,11 +37,18 @@ def sentence(error: Exception, path: Path | None, *, link: str, limits: Limits, 
         return InputError(f"{where}: {problem}: expected {expected}, found {found}; quote or mend the line")
     if re.search(r"No space left|[Dd]isk.{0,60}full|max_temp_directory_size|failed to offload", head):
         folder = tempfile.gettempdir()
-        return WorkspaceError(f"{where}: no space left in {folder} for the import's temporary files; free some or set TMPDIR")
+        return WorkspaceError(
+            f"{where}: no space left in {folder} for the import's temporary files; free some or set TMPDIR"
+        )
     if "Out of Memory" in head or "failed to allocate" in head.lower():
-        return WorkspaceError(f"{where}: the import needs more than the {memory_limit} of memory it is allowed: {cut(first)}")
-    if quoted and "\nMaximum line size of" in own or "maximum_object_size" in head:
-        return InputError(f"{where}: a line is longer than {limits.line_bytes:,} bytes, perhaps for a quotation mark that is never closed")
+        return WorkspaceError(
+            f"{where}: the import needs more than the {memory_limit} of memory it is allowed: {cut(first)}"
+        )
+    if (quoted and "\nMaximum line size of" in own) or "maximum_object_size" in head:
+        return InputError(
+            f"{where}: a line is longer than {limits.line_bytes:,} bytes, perhaps for a quotation mark that is never "
+            "closed"
+        )
     if quoted and "\nValue with unterminated quote found." in own:
         return InputError(
             f"{where}: a quotation mark opens a field and is not closed before the field ends; "
@@ -48,7 +57,9 @@ def sentence(error: Exception, path: Path | None, *, link: str, limits: Limits, 
     if path is not None and {suffix.lower() for suffix in path.suffixes} & {".parquet", ".pq"}:
         return InputError(f"{where} is not a whole Parquet file ({cut(first)}): export it again")
     if "state machine" in head:
-        return InputError(f"{where}: lines end in different ways (LF, CR LF, CR) or quotation marks are unbalanced; mend the file")
+        return InputError(
+            f"{where}: lines end in different ways (LF, CR LF, CR) or quotation marks are unbalanced; mend the file"
+        )
     return InputError(f"{where} cannot be read: {cut(first)}")
 
 

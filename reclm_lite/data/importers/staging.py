@@ -59,11 +59,13 @@ class Reader:
 class Staging:
     """The temporary database. Use as a context manager; `close()` removes it.
 
-    sources: the files that may be read, beside the folder's own; those that do not exist are passed over. DuckDB can open no
-    other file, loads no extension and changes no setting, whatever a file holds.
+    sources: the files that may be read, beside the folder's own; those that do not exist are passed over. DuckDB can
+    open no other file, loads no extension and changes no setting, whatever a file holds.
     """
 
-    def __init__(self, *sources: Path, limits: Limits | None = None, memory_limit: str = _MEMORY_LIMIT, threads: int = 2):
+    def __init__(
+        self, *sources: Path, limits: Limits | None = None, memory_limit: str = _MEMORY_LIMIT, threads: int = 2
+    ):
         import duckdb
 
         self._error, self._interrupted = duckdb.Error, duckdb.InterruptException
@@ -77,18 +79,26 @@ class Staging:
         try:
             self._temporary = StagingFolder()
         except OSError as error:
-            raise WorkspaceError(f"no temporary folder can be made ({error.strerror or error}): set TMPDIR to another") from error
+            raise WorkspaceError(
+                f"no temporary folder can be made ({error.strerror or error}): set TMPDIR to another"
+            ) from error
         self.folder = self._temporary.path
         try:
             if not _is_plain(self.folder) or any(mark in str(self.folder) for mark in "*?["):
                 raise WorkspaceError(
-                    f"TMPDIR is {str(self.folder.parent)!r}, which DuckDB cannot use: set one of UTF-8 letters without * ? [ and \\"
+                    f"TMPDIR is {str(self.folder.parent)!r}, which DuckDB cannot use: set one of UTF-8 letters "
+                    "without * ? [ and \\"
                 )
             with self.reading():
-                self.db = self._connect("staging.duckdb", memory_limit=memory_limit, threads=threads, preserve_insertion_order=False)
-                self.db.execute("CREATE TABLE raw (user VARCHAR, item VARCHAR, time VARCHAR, rating VARCHAR, part UTINYINT)")
+                self.db = self._connect(
+                    "staging.duckdb", memory_limit=memory_limit, threads=threads, preserve_insertion_order=False
+                )
                 self.db.execute(
-                    "CREATE TABLE texts (item VARCHAR, title VARCHAR, category VARCHAR, subcategory VARCHAR, description VARCHAR)"
+                    "CREATE TABLE raw (user VARCHAR, item VARCHAR, time VARCHAR, rating VARCHAR, part UTINYINT)"
+                )
+                self.db.execute(
+                    "CREATE TABLE texts (item VARCHAR, title VARCHAR, category VARCHAR, subcategory VARCHAR, "
+                    "description VARCHAR)"
                 )
                 self.db.execute("CREATE TABLE listed_users (user VARCHAR)")
         except BaseException:
@@ -101,11 +111,13 @@ class Staging:
 
         db = duckdb.connect(
             str(self.folder / name) if name else ":memory:",
-            config=settings | {
+            config=settings
+            | {
                 "temp_directory": str(self.folder),
-                "autoinstall_known_extensions": False, "autoload_known_extensions": False,
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
             },
-        )  # fmt: skip
+        )
         db.execute("SET enable_progress_bar=false")  # it would stand among the results
         # Older versions compare the name that is opened, a link in the folder; newer ones the file that it leads to.
         db.execute(f"SET allowed_directories=[{quoted(str(self.folder))}]")
@@ -116,9 +128,12 @@ class Staging:
 
     @property
     def ordered(self):
-        """A second database, for row numbers: it reads files in their own order, which takes more memory or one thread."""
+        """A second database, for row numbers: it reads files in their own order, which takes more memory or one
+        thread."""
         if self._ordered_db is None:
-            self._ordered_db = self._connect("", memory_limit=_ORDERED_MEMORY_LIMIT, threads=1, preserve_insertion_order=True)
+            self._ordered_db = self._connect(
+                "", memory_limit=_ORDERED_MEMORY_LIMIT, threads=1, preserve_insertion_order=True
+            )
         return self._ordered_db
 
     def close(self) -> None:
@@ -148,7 +163,13 @@ class Staging:
         return link
 
     def csv(
-        self, path: Path, *, delimiter: str, quote: str = '"', columns: Sequence[str] | None = None, encoding: str = "utf-8"
+        self,
+        path: Path,
+        *,
+        delimiter: str,
+        quote: str = '"',
+        columns: Sequence[str] | None = None,
+        encoding: str = "utf-8",
     ) -> Reader:
         """A delimited text file; its first line names the columns unless `columns` does."""
         link = self.source(path, encoding=encoding)
@@ -160,7 +181,8 @@ class Staging:
         struct = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in columns)
         sql = (
             f"read_csv({quoted(str(link))}, delim={quoted(delimiter)}, quote={quoted(quote)}, escape={quoted(quote)}, "
-            f"header={str(header).lower()}, auto_detect=false, columns={{{struct}}}, {self._packing(path)}, {self._line_size()})"
+            f"header={str(header).lower()}, auto_detect=false, columns={{{struct}}}, {self._packing(path)}, "
+            f"{self._line_size()})"
         )
         return Reader(sql, path, tuple(columns))
 
@@ -170,7 +192,8 @@ class Staging:
         if encoding != "utf-8":
             link = self._recoded(link, encoding)
         sql = (
-            f"read_csv({quoted(str(link))}, delim={quoted(chr(1))}, quote='', escape='', header=false, auto_detect=false, "
+            f"read_csv({quoted(str(link))}, delim={quoted(chr(1))}, quote='', escape='', header=false, "
+            "auto_detect=false, "
             f"columns={{'line': 'VARCHAR'}}, {self._packing(path)}, {self._line_size()})"
         )
         return Reader(sql, path, ("line",))
@@ -205,7 +228,10 @@ class Staging:
 
     def _recoded(self, link: Path, encoding: str) -> Path:
         target = link.with_name(link.name + ".utf8")
-        with open(link, encoding=encoding, newline="") as source, open(target, "w", encoding="utf-8", newline="") as out:
+        with (
+            open(link, encoding=encoding, newline="") as source,
+            open(target, "w", encoding="utf-8", newline="") as out,
+        ):
             shutil.copyfileobj(source, out)
         return target
 
@@ -223,11 +249,14 @@ class Staging:
             if not self.db.execute(f"SELECT 1 FROM {reader.sql} WHERE {where} LIMIT 1").fetchall():
                 return
             found = self.ordered.execute(
-                f"SELECT n, v FROM (SELECT row_number() OVER () AS n, left({value}, 100) AS v, ({where}) AS bad FROM {reader.sql}) "
+                f"SELECT n, v FROM (SELECT row_number() OVER () AS n, left({value}, 100) AS v, ({where}) AS bad FROM "
+                f"{reader.sql}) "
                 "WHERE bad ORDER BY n LIMIT 1"
             ).fetchone()
         row, found = found or ("?", None)
-        raise InputError(f"{reader.path}, row {row}: " + message.format(value="nothing" if found is None else repr(cut(found))))
+        raise InputError(
+            f"{reader.path}, row {row}: " + message.format(value="nothing" if found is None else repr(cut(found)))
+        )
 
     @contextlib.contextmanager
     def reading(self, path: Path | None = None) -> Iterator[None]:
@@ -236,29 +265,49 @@ class Staging:
             yield
         except (self._error, RuntimeError) as error:
             # The file's own words may be quoted in a message: only the kind of the error tells an interruption.
-            if isinstance(error, self._interrupted) or (not isinstance(error, self._error) and "interrupt" in str(error).lower()):
+            if isinstance(error, self._interrupted) or (
+                not isinstance(error, self._error) and "interrupt" in str(error).lower()
+            ):
                 raise KeyboardInterrupt from error
             if not isinstance(error, self._error):
                 raise
             if path is not None and str(error).startswith(_BAD_JSON):
                 raise bad_json_line(path) from error
-            raise sentence(error, path, link=str(self.folder), limits=self.limits, memory_limit=self._memory_limit) from error
+            raise sentence(
+                error, path, link=str(self.folder), limits=self.limits, memory_limit=self._memory_limit
+            ) from error
 
     # -- the interactions ------------------------------------------------------
 
     def add_interactions(
-        self, reader: Reader, *, user: str, item: str, time: str | None = None, rating: str | None = None, part: int | None = None
+        self,
+        reader: Reader,
+        *,
+        user: str,
+        item: str,
+        time: str | None = None,
+        rating: str | None = None,
+        part: int | None = None,
     ) -> None:
         """Copy named columns of `reader` into `raw`, after checking every value that must be there."""
         reader.require(user, item, time, rating)
-        checks = [(where, column, said) for column in (user, item) for where, said in self._id_checks(column, "row needs one")]
+        checks = [
+            (where, column, said) for column in (user, item) for where, said in self._id_checks(column, "row needs one")
+        ]
         if rating is not None:
             number = f"try_cast({ident(rating)} AS FLOAT)"
             checks.append(
-                (f"NOT coalesce(isfinite({number}), false)", rating, "holds {value}, expected a finite number; mend or remove the row")
+                (
+                    f"NOT coalesce(isfinite({number}), false)",
+                    rating,
+                    "holds {value}, expected a finite number; mend or remove the row",
+                )
             )
         if time is not None:
-            said = "holds {value}, expected seconds since 1970 or a date and time such as 2024-05-01 12:30:00; mend or remove the row"
+            said = (
+                "holds {value}, expected seconds since 1970 or a date and time such as 2024-05-01 12:30:00; mend "
+                "or remove the row"
+            )
             checks.append((f"{seconds(ident(time))} IS NULL", time, said))
         chosen = [ident(name) if name else "NULL" for name in (user, item, time, rating)]
         with self.reading(reader.path):
@@ -269,7 +318,9 @@ class Staging:
         for found, (where, column, said) in zip(bad, checks, strict=True):
             if found:
                 self.refuse(reader, where, ident(column), f"column {column!r} {said}")
-        self.copy(reader, f"INSERT INTO raw SELECT {', '.join(chosen)}, {'NULL' if part is None else part} FROM {reader.sql}")
+        self.copy(
+            reader, f"INSERT INTO raw SELECT {', '.join(chosen)}, {'NULL' if part is None else part} FROM {reader.sql}"
+        )
 
     def add_texts(self, reader: Reader, *, item: str, **columns: str | None) -> None:
         """Copy an items table into `texts`; `columns` are SQL expressions of title, category and so on.
@@ -283,15 +334,19 @@ class Staging:
         self.check_size(reader, [ident(item), *chosen])
         self.copy(reader, f"INSERT INTO texts SELECT {ident(item)}, {', '.join(chosen)} FROM {reader.sql}")
         with self.reading(reader.path):
-            twice = self.db.execute("SELECT item FROM texts GROUP BY item HAVING count(*) > 1 ORDER BY item LIMIT 1").fetchone()
+            twice = self.db.execute(
+                "SELECT item FROM texts GROUP BY item HAVING count(*) > 1 ORDER BY item LIMIT 1"
+            ).fetchone()
             if twice is None:
                 return
             rows = self.ordered.execute(
-                f"SELECT n FROM (SELECT row_number() OVER () AS n, {ident(item)} AS id FROM {reader.sql}) WHERE id = ? ORDER BY n LIMIT 2",
+                f"SELECT n FROM (SELECT row_number() OVER () AS n, {ident(item)} AS id FROM {reader.sql}) WHERE id = "
+                "? ORDER BY n LIMIT 2",
                 [twice[0]],
             ).fetchall()
         raise InputError(
-            f"{reader.path}, row {rows[1][0]}: the item id {twice[0]!r} in column {item!r} was in row {rows[0][0]} already; "
+            f"{reader.path}, row {rows[1][0]}: the item id {twice[0]!r} in column {item!r} was in row {rows[0][0]} "
+            "already; "
             "keep one row per item"
         )
 
@@ -300,10 +355,16 @@ class Staging:
         name, most = ident(column), self.limits.id_bytes
         return [
             (f"coalesce({name}, '') = ''", f"is empty; every {needed}"),
-            (f"coalesce(strlen({name}), 0) > {most}",
-             f"holds an id of more than {most:,} bytes: {{value}}; name the right column, or raise the limit with --limit id-bytes=N"),
-            (f"contains(coalesce({name}, ''), chr(0))", "holds an id with a NUL character: {value}; mend or remove the row"),
-        ]  # fmt: skip
+            (
+                f"coalesce(strlen({name}), 0) > {most}",
+                f"holds an id of more than {most:,} bytes: {{value}}; name the right column, or raise the limit with "
+                "--limit id-bytes=N",
+            ),
+            (
+                f"contains(coalesce({name}, ''), chr(0))",
+                "holds an id with a NUL character: {value}; mend or remove the row",
+            ),
+        ]
 
     def check_size(self, reader: Reader, expressions: Sequence[str]) -> None:
         """Raise InputError where the text of these SQL expressions comes to more than a file of its size may hold.
@@ -318,7 +379,8 @@ class Staging:
     def _require_size(self, reader: Reader, size: int | None) -> None:
         if reader.most_bytes is not None and (size or 0) > reader.most_bytes:
             raise InputError(
-                f"{reader.path}: its columns come to {size:,} bytes, more than {reader.most_bytes:,}: refused as a decompression "
+                f"{reader.path}: its columns come to {size:,} bytes, more than {reader.most_bytes:,}: refused as a "
+                "decompression "
                 "bomb; export it again, or raise the limit with --limit unpacked-ratio=N"
             )
 

@@ -13,9 +13,14 @@ from .limits import Limits, cut
 from .staging import Reader, Staging, ident
 
 _KINDS = {
-    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet", ".pq": "parquet",
-    ".jsonl": "jsonl", ".ndjson": "jsonl",
-}  # fmt: skip
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
 
 
 def import_table(
@@ -48,7 +53,8 @@ def import_table(
     title_column, category_column, subcategory_column, description_column, text_columns: where the
     items' texts are, in `items_source` if given, else in `source`; text_columns follow the description.
     items_item_column: the item id's column in `items_source`, by default `item_column`.
-    delimiter, quote: of text files; by default `,` (CSV) or a tab (TSV), and `"`. quote="" takes quotation marks as they are.
+    delimiter, quote: of text files; by default `,` (CSV) or a tab (TSV), and `"`. quote="" takes quotation marks as
+    they are.
     min_rating: keep interactions rated at least this. min_user, min_item: keep users and items with
     at least this many of what then remains, repeated until nothing changes.
     limits: bounds on the files, by default those of Limits().
@@ -77,14 +83,23 @@ def import_table(
             reader.require(*fields.values(), *text_columns)
             _texts_of_interactions(staging, reader, item_column, _expressions(fields, text_columns))
         return staging.imported(
-            name=name or Path(source).name.split(".")[0] or "table", format="table",
+            name=name or Path(source).name.split(".")[0] or "table",
+            format="table",
             options={
-                "user_column": user_column, "item_column": item_column, "time_column": time_column,
-                "rating_column": rating_column, "text_columns": list(text_columns), "items_source": items_source,
-                "items_item_column": items_item_column, "delimiter": delimiter, **{f"{k}_column": v for k, v in fields.items()},
+                "user_column": user_column,
+                "item_column": item_column,
+                "time_column": time_column,
+                "rating_column": rating_column,
+                "text_columns": list(text_columns),
+                "items_source": items_source,
+                "items_item_column": items_item_column,
+                "delimiter": delimiter,
+                **{f"{k}_column": v for k, v in fields.items()},
             },
-            min_rating=min_rating, min_user=min_user, min_item=min_item,
-        )  # fmt: skip
+            min_rating=min_rating,
+            min_user=min_user,
+            min_item=min_item,
+        )
 
 
 def _kind(path: Path) -> str | None:
@@ -96,12 +111,16 @@ def _kind(path: Path) -> str | None:
 
 def _check_separators(delimiter: str | None, quote: str) -> None:
     """Raise InputError unless both are what a CSV file can have: one character of one byte, and not the same."""
-    for what, value, may_be in (("delimiter", delimiter, "a tab, a comma or a semicolon"), ("quote", quote, "\", or nothing")):
+    for what, value, may_be in (
+        ("delimiter", delimiter, "a tab, a comma or a semicolon"),
+        ("quote", quote, '", or nothing'),
+    ):
         if value is None or (what == "quote" and value == ""):
             continue
         if len(value) != 1 or not value.isascii() or value in "\0\n\r":
             raise InputError(
-                f"{what}: expected one ASCII character that is neither NUL nor the end of a line (such as {may_be}), found {cut(value)!r}"
+                f"{what}: expected one ASCII character that is neither NUL nor the end of a line (such as {may_be}), "
+                f"found {cut(value)!r}"
             )
     if delimiter is not None and delimiter == quote:
         raise InputError(f"delimiter and quote are both {quote!r}: a file needs two characters, or no quote")
@@ -127,7 +146,9 @@ def _expressions(fields: dict[str, str | None], text_columns: Sequence[str]) -> 
     expressions = {name: ident(column) if column else None for name, column in fields.items()}
     parts = [column for column in (fields["description"], *text_columns) if column]
     if parts:
-        expressions["description"] = f"concat_ws('. ', {', '.join(f'nullif(trim({ident(part)}), {chr(39) * 2})' for part in parts)})"
+        expressions["description"] = (
+            f"concat_ws('. ', {', '.join(f'nullif(trim({ident(part)}), {chr(39) * 2})' for part in parts)})"
+        )
     return expressions
 
 
@@ -137,11 +158,13 @@ def _texts_of_interactions(staging: Staging, reader: Reader, item: str, expressi
     staging.check_size(reader, [sql for sql in expressions.values() if sql])
     staging.copy(
         reader,
-        f"CREATE TABLE gathered AS SELECT {ident(item)} AS item, {chosen}, ({differ}) AS differs FROM {reader.sql} GROUP BY 1",
+        f"CREATE TABLE gathered AS SELECT {ident(item)} AS item, {chosen}, ({differ}) AS differs FROM {reader.sql} "
+        "GROUP BY 1",
     )
     staging.copy(reader, "INSERT INTO texts SELECT item, title, category, subcategory, description FROM gathered")
     n_differing = staging.db.execute("SELECT count(*) FROM gathered WHERE differs").fetchone()[0]
     if n_differing:
         staging.notes.append(
-            f"{n_differing} items have different texts in different rows of {reader.path.name}; the first by alphabet is kept"
+            f"{n_differing} items have different texts in different rows of {reader.path.name}; the first by alphabet "
+            "is kept"
         )

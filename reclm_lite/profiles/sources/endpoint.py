@@ -1,8 +1,9 @@
 """Any OpenAI-compatible server as a source of profiles: llama.cpp's, vLLM's, Ollama's, or a hosted one.
 
-It gets the plain-words prompt, a few requests at a time, and the first line of its answer counts; what a reasoning model
-thinks aloud before it is left out. A prompt whose tries are used up is left for the next run; where several in a row are, or
-all, the server is taken for down and the run ends. The model's context is not known, so room is judged by an estimate.
+It gets the plain-words prompt, a few requests at a time, and the first line of its answer counts; what a reasoning
+model thinks aloud before it is left out. A prompt whose tries are used up is left for the next run; where several in a
+row are, or all, the server is taken for down and the run ends. The model's context is not known, so room is judged by
+an estimate.
 Left out: HTTP (`http_chat`), addresses and keys (`http_address`), asking a person whether to spend money (the command).
 """
 
@@ -58,7 +59,8 @@ class CostEstimate:
     def sentence(self) -> str:
         """The estimate in words, and what it means for privacy."""
         text = (
-            f"{self.n_prompts:,} prompt{'' if self.n_prompts == 1 else 's'} to {self.model} at {self.host}: about {self.n_prompt_tokens:,} prompt tokens and "
+            f"{self.n_prompts:,} prompt{'' if self.n_prompts == 1 else 's'} to {self.model} at {self.host}: about "
+            f"{self.n_prompt_tokens:,} prompt tokens and "
             f"{self.n_new_tokens:,} new ones (at most {self.max_new_tokens:,})"
         )
         if self.cost is not None:
@@ -72,7 +74,8 @@ class CostEstimate:
 
 
 class Endpoint:
-    """A `Source`. What is in flight when a run is cut short is cut off, so that no thread waits for the server any longer."""
+    """A `Source`. What is in flight when a run is cut short is cut off, so that no thread waits for the server any
+    longer."""
 
     instruct = True
     tries_again = True
@@ -80,7 +83,9 @@ class Endpoint:
     def __init__(self, settings: "SourceSettings"):  # noqa: F821
         self.address = read_address(settings.endpoint)
         if not settings.model:
-            raise InputError("expected the name of the endpoint's model, found none: add --model NAME (the server lists its models)")
+            raise InputError(
+                "expected the name of the endpoint's model, found none: add --model NAME (the server lists its models)"
+            )
         for name in ("n_slots", "max_new_tokens", "n_ctx", "timeout_seconds"):
             value = getattr(settings, name)
             if value is not None and value <= 0:
@@ -95,9 +100,12 @@ class Endpoint:
         self._settings = settings
         self._n_ctx, self._n_slots = settings.n_ctx or N_CTX, settings.n_slots or N_SLOTS
         self._client = ChatClient(
-            self.address, read_key(self.address), self._n_slots, RateLimit(settings.requests_per_minute),
+            self.address,
+            read_key(self.address),
+            self._n_slots,
+            RateLimit(settings.requests_per_minute),
             settings.timeout_seconds or ANSWER_SECONDS,
-        )  # fmt: skip
+        )
         self._n_unanswered, self._why, self._is_estimated = 0, "", False
 
     def identity(self, sampling: Sampling) -> str:
@@ -118,17 +126,21 @@ class Endpoint:
         n_out, most = n * min(USUAL_NEW_TOKENS, self.max_new_tokens), n * self.max_new_tokens
         cost = most_cost = None
         if settings.price_in is not None or settings.price_out is not None:
-            cost, most_cost = ((n_in * (settings.price_in or 0.0) + m * (settings.price_out or 0.0)) / 1e6 for m in (n_out, most))
+            cost, most_cost = (
+                (n_in * (settings.price_in or 0.0) + m * (settings.price_out or 0.0)) / 1e6 for m in (n_out, most)
+            )
         seconds = (n - 1) * 60.0 / settings.requests_per_minute if settings.requests_per_minute and n else 0.0
         return CostEstimate(
             self.address.host, self.model, n, n_in, n_out, most, cost, most_cost, seconds, self.address.is_loopback
-        )  # fmt: skip
+        )
 
-    def answers(self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake) -> Iterator[tuple[Group, Generation]]:
+    def answers(
+        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+    ) -> Iterator[tuple[Group, Generation]]:
         """See `Source`. Raises ModelError, after the answers that came, where the server refuses or is down."""
         del side
         asking = _Asking(self, groups, sampling, brake)
-        in_a_row, any_answer, fatal, end = 0, False, None, float("inf")
+        in_a_row, any_answer, fatal = 0, False, None
         try:
             for found in asking.results():
                 if isinstance(found, Exception):
@@ -175,15 +187,21 @@ class Endpoint:
         except Unanswered as error:
             return error
         except TooLong as error:
-            return Generation(key, "", TOO_LONG, str(error), _estimated_tokens(group.prompt), n_left_out=group.n_left_out)
+            return Generation(
+                key, "", TOO_LONG, str(error), _estimated_tokens(group.prompt), n_left_out=group.n_left_out
+            )
         took = time.monotonic() - began[0]
-        brake.seconds_each = max(took, 0.9 * brake.seconds_each + 0.1 * took)  # of the slow ones: nothing is begun too late
+        brake.seconds_each = max(
+            took, 0.9 * brake.seconds_each + 0.1 * took
+        )  # of the slow ones: nothing is begun too late
         return self._generation(key, group, reply)
 
     def _generation(self, key: str, group: Group, reply: Reply) -> Generation:
         line, is_whole = answer_line(reply.text)
         counts = {
-            "n_prompt_tokens": _estimated_tokens(group.prompt) if reply.n_prompt_tokens is None else reply.n_prompt_tokens,
+            "n_prompt_tokens": _estimated_tokens(group.prompt)
+            if reply.n_prompt_tokens is None
+            else reply.n_prompt_tokens,
             "n_new_tokens": _estimated_tokens(reply.text, 0) if reply.n_new_tokens is None else reply.n_new_tokens,
             "n_left_out": group.n_left_out,
         }
@@ -204,14 +222,16 @@ class Endpoint:
         self.spent.notes.clear()
         if self._n_unanswered:
             self.spent.notes.append(
-                f"{self._n_unanswered:,} prompts got no answer from {self.address.host} (the last: {self._why}); run again to ask them"
+                f"{self._n_unanswered:,} prompts got no answer from {self.address.host} (the last: {self._why}); run "
+                "again to ask them"
             )
         if self._is_estimated:
             self.spent.notes.append("token counts are estimates where the server gave none")
 
     def _down(self) -> ModelError:
         return ModelError(
-            f"the endpoint {self.address.host} gives no answers ({self._why}): start it or check the address ({self.address.base}), "
+            f"the endpoint {self.address.host} gives no answers ({self._why}): start it or check the address "
+            f"({self.address.base}), "
             "then run the same command again; what was answered is stored"
         )
 

@@ -45,8 +45,10 @@ class Model:
             self.sha256 = model.sha256
             if expected not in (None, self.sha256):
                 raise ModelError(
-                    f"expected {path} as it was when the run began (SHA-256 {expected[:12]}…), found another model there "
-                    f"({self.sha256[:12]}…): put the file back, or start without --resume to profile everybody with this one"
+                    f"expected {path} as it was when the run began (SHA-256 {expected[:12]}…), found another model "
+                    "there "
+                    f"({self.sha256[:12]}…): put the file back, or start without --resume to profile everybody with "
+                    "this one"
                 )
             self.n_ctx = min(model.n_ctx_train, MAX_N_CTX)
             n_least = len(model.tokenize(SHORTEST, add_special=False, parse_special=False))
@@ -54,7 +56,8 @@ class Model:
         self.max_new_tokens = max_new_tokens or (MAX_NEW_TOKENS_INSTRUCT if self.wrap else MAX_NEW_TOKENS)
         if self.max_new_tokens >= self.n_ctx:
             raise ModelError(
-                f"expected answers shorter than the context of {self.n_ctx} tokens, found {self.max_new_tokens} new tokens; "
+                f"expected answers shorter than the context of {self.n_ctx} tokens, found {self.max_new_tokens} new "
+                "tokens; "
                 "ask for fewer with --max-new-tokens"
             )
         if self.max_new_tokens < n_least:
@@ -65,7 +68,8 @@ class Model:
         self.notes = []
         if self.wrap is None and not is_bundled:
             self.notes.append(
-                f"{self.path.name} has no chat template, so it got the compact prompt that the bundled model was trained on"
+                f"{self.path.name} has no chat template, so it got the compact prompt that the bundled model was "
+                "trained on"
             )
 
     def identity(self, sampling: Sampling) -> str:
@@ -111,11 +115,17 @@ class Gguf:
         return self._tokenizer
 
     def has_room(self, prompt: str) -> bool:
-        # No token is shorter than a byte, but for the few around the prompt: most prompts need not be tokenized to be known to fit.
+        # No token is shorter than a byte, but for the few around the prompt: most prompts need not be tokenized to be
+        # known to fit.
         room = self.about.max_prompt_tokens
-        return len(prompt.encode("utf-8", errors="replace")) + self.tokenizer.n_around <= room or len(self.tokenizer(prompt)) <= room
+        return (
+            len(prompt.encode("utf-8", errors="replace")) + self.tokenizer.n_around <= room
+            or len(self.tokenizer(prompt)) <= room
+        )
 
-    def answers(self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake) -> Iterator[tuple[Group, Generation]]:
+    def answers(
+        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+    ) -> Iterator[tuple[Group, Generation]]:
         del side
         source, spent = self.identity(sampling), self.spent
         prompts = [group.prompt for group in groups]
@@ -131,10 +141,19 @@ class Gguf:
             spent.n_prompt_tokens += result.n_prompt_tokens if result.finish != "too_long" else 0
             spent.n_shared_tokens += result.n_shared_tokens
             spent.n_new_tokens += result.n_new_tokens
-            yield group, judge(
-                prompt_key(source, group.prompt), result.text, result.finish, n_ctx=self.about.n_ctx, n_prompt_tokens=result.n_prompt_tokens,
-                n_new_tokens=result.n_new_tokens, n_left_out=group.n_left_out, min_gap=result.min_gap,
-            )  # fmt: skip
+            yield (
+                group,
+                judge(
+                    prompt_key(source, group.prompt),
+                    result.text,
+                    result.finish,
+                    n_ctx=self.about.n_ctx,
+                    n_prompt_tokens=result.n_prompt_tokens,
+                    n_new_tokens=result.n_new_tokens,
+                    n_left_out=group.n_left_out,
+                    min_gap=result.min_gap,
+                ),
+            )
 
     def _open(self, prompts: Sequence[str]) -> Engine:
         """The engine, with room for these prompts and no more. A rerun with nothing to do never comes here."""
@@ -149,7 +168,8 @@ class Gguf:
             )
             if self.about.sha256 != file_sha256(self.about.path):
                 raise ModelError(
-                    f"expected {self.about.path} as it was when the run began, found another file there: answers would be stored "
+                    f"expected {self.about.path} as it was when the run began, found another file there: answers "
+                    "would be stored "
                     "under the wrong model; start the run again"
                 )
             waiting = _TOKEN_BYTES * sum(lengths) + _PROMPT_BYTES * len(lengths)

@@ -1,6 +1,7 @@
 """Where an OpenAI-compatible server is, the key that it wants, and the proxy on the way to it.
 
-The key comes from the environment alone. An address that holds a user, a password or a query is refused, since addresses are
+The key comes from the environment alone. An address that holds a user, a password or a query is refused, since
+addresses are
 written down with a run. Left out: talking to the server (`http_chat`).
 """
 
@@ -35,13 +36,22 @@ def read_address(url: str) -> Address:
     except ValueError as error:
         raise InputError(f"{wanted}, found one that cannot be read ({error})") from error
     if "@" in parts.netloc or parts.query or parts.fragment:  # not repeated: it may hold a secret
-        raise InputError(f"{wanted}, found one with a user, a password, a query or a fragment: put the key in {KEYS[0]} instead")
-    if parts.scheme not in ("http", "https") or not hostname or re.search(r"\s", url.strip()) or not url.strip().isprintable():
+        raise InputError(
+            f"{wanted}, found one with a user, a password, a query or a fragment: put the key in {KEYS[0]} instead"
+        )
+    if (
+        parts.scheme not in ("http", "https")
+        or not hostname
+        or re.search(r"\s", url.strip())
+        or not url.strip().isprintable()
+    ):
         raise InputError(f"{wanted}, found {url!r}")
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     host = f"[{hostname}]" if ":" in hostname else hostname
     host += f":{port}" if port is not None else ""
-    return Address(urlunsplit((parts.scheme, host, path, "", "")), host, _is_loopback(hostname), parts.scheme == "https")
+    return Address(
+        urlunsplit((parts.scheme, host, path, "", "")), host, _is_loopback(hostname), parts.scheme == "https"
+    )
 
 
 def _is_loopback(hostname: str) -> bool:
@@ -68,7 +78,8 @@ def read_key(address: Address) -> str:
 
 
 def proxy_for(address: Address) -> tuple[str, dict | None] | None:
-    """The proxy and the headers it wants, where HTTPS_PROXY (HTTP_PROXY for http) and NO_PROXY say so; never for loopback."""
+    """The proxy and the headers it wants, where HTTPS_PROXY (HTTP_PROXY for http) and NO_PROXY say so; never for
+    loopback."""
     if address.is_loopback or urllib.request.proxy_bypass(address.host):
         return None
     found = urllib.request.getproxies().get("https" if address.is_tls else "http")
@@ -81,6 +92,8 @@ def proxy_for(address: Address) -> tuple[str, dict | None] | None:
     except urllib3.exceptions.LocationParseError:
         parts = None
     if parts is None or parts.scheme not in ("http", "https") or not parts.host:  # not repeated: it may hold a password
-        raise InputError("expected the address of an http proxy in HTTPS_PROXY or HTTP_PROXY, found another: mend or unset it")
+        raise InputError(
+            "expected the address of an http proxy in HTTPS_PROXY or HTTP_PROXY, found another: mend or unset it"
+        )
     headers = urllib3.util.make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
     return parts._replace(auth=None, path=None, query=None, fragment=None).url, headers

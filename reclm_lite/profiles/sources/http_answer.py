@@ -1,7 +1,8 @@
 """The body of an answer of `POST /chat/completions`, as a stranger may have written it: a reply, or what went wrong.
 
-A body is JSON of bounded size, nesting and numbers before anything of it is looked at. Of a name that comes twice in an object
-the last counts, as in every JSON reader. Left out: HTTP (`http_chat`), the text's own form (`dialogue.templates`).
+A body is JSON of bounded size, nesting and numbers before anything of it is looked at. Of a name that comes twice in an
+object the last counts, as in every JSON reader. Left out: HTTP (`http_chat`), the text's own form
+(`dialogue.templates`).
 """
 
 import json
@@ -25,7 +26,8 @@ class Reply:
 
 
 def read_json(content: bytes) -> object:
-    """The document in a body. Raises ValueError, with words for a person, where it is none or goes beyond the bounds."""
+    """The document in a body. Raises ValueError, with words for a person, where it is none or goes beyond the
+    bounds."""
     if content.count(b"[") + content.count(b"{") > MAX_CONTAINERS:
         raise ValueError("JSON of too many parts")
     try:
@@ -81,7 +83,8 @@ def read_reply(content: bytes, without_key: Callable[[str], str]) -> Reply:
 
 
 def read_error(content: bytes, without_key: Callable[[str], str]) -> tuple[str, str]:
-    """(code or type, message) of an error, each empty where the server gives none; no key and no control characters in it."""
+    """(code or type, message) of an error, each empty where the server gives none; no key and no control characters in
+    it."""
     try:
         error = read_json(content)
     except ValueError:

@@ -1,10 +1,12 @@
-"""What bounds a request, whatever the server does: its time, the bytes of its answer, and where its connection may lead.
+"""What bounds a request, whatever the server does: its time, the bytes of its answer, and where its connection may
+lead.
 
-The time-outs of `urllib3`, `ssl` and `http.client` are of one read each, so a byte every few seconds, endless `100 Continue`, a
-slow handshake or a slow proxy outlasts them. Here a thread of its own watches every request in flight and shuts its connection
-down when its time is over or nobody waits for it any more: whatever was reading or writing then ends at once. The bytes are
-counted below the HTTP parser, so a line, a list of headers or a chunk without end is cut off too. Only the system's look-up of a
-name is out of reach; the resolver has a time-out of its own. Left out: what is asked and what becomes of it (`http_chat`).
+The time-outs of `urllib3`, `ssl` and `http.client` are of one read each, so a byte every few seconds, endless `100
+Continue`, a slow handshake or a slow proxy outlasts them. Here a thread of its own watches every request in flight and
+shuts its connection down when its time is over or nobody waits for it any more: whatever was reading or writing then
+ends at once. The bytes are counted below the HTTP parser, so a line, a list of headers or a chunk without end is cut
+off too. Only the system's look-up of a name is out of reach; the resolver has a time-out of its own. Left out: what is
+asked and what becomes of it (`http_chat`).
 """
 
 import contextlib
@@ -24,7 +26,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 CONNECT_SECONDS = 10.0  # to one address of a name
-# Of status lines, headers, `100 Continue` and a proxy's answer together. Servers and browsers refuse heads of over 8 to 32 KiB.
+# Of status lines, headers, `100 Continue` and a proxy's answer together. Servers and browsers refuse heads of over 8 to
+# 32 KiB.
 MAX_HEAD_BYTES = 128 << 10
 MAX_WIRE_BYTES = 4 << 20  # of a body with its chunk headers and trailers: twice the longest body that is taken
 WATCH_SECONDS = 0.05  # between two looks at what is in flight
@@ -40,7 +43,8 @@ class BadAnswer(Exception):
 class Flight:
     """One request: its end, and copies of the descriptors of its connections, through which they are shut down.
 
-    A copy stays valid whatever TLS or HTTP do with the socket itself. cut_by: LATE or GIVEN_UP once it was cut off, else empty.
+    A copy stays valid whatever TLS or HTTP do with the socket itself. cut_by: LATE or GIVEN_UP once it was cut off,
+    else empty.
     """
 
     def __init__(self, seconds: float, gives_up: Callable[[], bool], loopback_only: bool):
@@ -123,7 +127,8 @@ class Watch:
 
 
 def open_pool(n_connections: int, proxy: tuple[str, dict | None] | None) -> urllib3.PoolManager:
-    """Connections to one server, straight or through a proxy (see `http_address.proxy_for`), bounded by `Watch.flight`."""
+    """Connections to one server, straight or through a proxy (see `http_address.proxy_for`), bounded by
+    `Watch.flight`."""
     options = {"num_pools": 1, "maxsize": n_connections, "retries": False}
     if proxy is None:
         pool = urllib3.PoolManager(**options)
@@ -218,7 +223,8 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
 
 
 def connected(host: str, port: int, flight: Flight) -> socket.socket:
-    """A TCP connection, held by the flight from before it is made. Raises OSError, of the last address where there are several."""
+    """A TCP connection, held by the flight from before it is made. Raises OSError, of the last address where there are
+    several."""
     refused: Exception = OSError("the name has no address")
     for family, kind, protocol, _, address in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM):
         left = flight.end - time.monotonic()

@@ -1,11 +1,12 @@
 """One question to an OpenAI-compatible server over HTTP: `POST {base}/chat/completions`, with retries and a rate limit.
 
-What cannot pass by waiting (a wrong key, a wrong model, a wrong address, a certificate that does not hold) ends the run with
-ModelError. What may pass (429, 5xx, a broken connection, no answer in time, an answer that is not of the form) is tried again
-after a growing, jittered pause, or when the server's Retry-After says. Redirects are never followed, cookies never kept,
-certificates always verified, nothing is unpacked. The key stands in one header and nowhere else: it is cut out of whatever the
-server sends back. Left out: how a request is held to its time and its bytes (`http_bounds`), what a body says (`http_answer`),
-what is asked and what becomes of the answer (`endpoint`).
+What cannot pass by waiting (a wrong key, a wrong model, a wrong address, a certificate that does not hold) ends the run
+with ModelError. What may pass (429, 5xx, a broken connection, no answer in time, an answer that is not of the form) is
+tried again after a growing, jittered pause, or when the server's Retry-After says. Redirects are never followed,
+cookies never kept, certificates always verified, nothing is unpacked. The key stands in one header and nowhere else: it
+is cut out of whatever the
+server sends back. Left out: how a request is held to its time and its bytes (`http_bounds`), what a body says
+(`http_answer`), what is asked and what becomes of the answer (`endpoint`).
 """
 
 import email.utils
@@ -26,11 +27,14 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 LONGEST_RETRY_AFTER_SECONDS = 600.0  # a server that asks for more is left alone until the next run
 LONGEST_SECONDS = 1e9  # thirty years: what a server asks for is told, and need not have 300 digits
 ANSWER_SECONDS = 180.0  # from the connection to the last byte
-# A reasoning model that thinks for 64,000 tokens, each of its letters written as \u and six bytes, sends less than 1 MiB.
+# A reasoning model that thinks for 64,000 tokens, each of its letters written as \u and six bytes, sends less than 1
+# MiB.
 MAX_ANSWER_BYTES = 2 << 20
 _POLL_SECONDS = 0.05
 _PASSES = frozenset((408, 409, 425, 429))  # and 5xx
-_TOO_LONG = re.compile(r"context_length_exceeded|exceed_context_size|maximum context length|context (?:size|window)", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"context_length_exceeded|exceed_context_size|maximum context length|context (?:size|window)", re.IGNORECASE
+)
 
 
 class Unanswered(Exception):
@@ -48,7 +52,9 @@ class GivenUp(Exception):
 class RateLimit:
     """At most so many requests a minute, from any number of threads, evenly spaced; None: no limit."""
 
-    def __init__(self, per_minute: float | None, clock: Callable[[], float] = time.monotonic, sleep: Callable = time.sleep):
+    def __init__(
+        self, per_minute: float | None, clock: Callable[[], float] = time.monotonic, sleep: Callable = time.sleep
+    ):
         if per_minute is not None and not 0 < per_minute < float("inf"):
             raise InputError(f"expected a number of requests a minute above zero, found {per_minute}")
         self._spacing = 0.0 if per_minute is None else 60.0 / per_minute
@@ -85,7 +91,9 @@ class RateLimit:
 class ChatClient:
     """A server and how often it may be asked. May be used from several threads; close it."""
 
-    def __init__(self, address: Address, key: str, n_connections: int, limit: RateLimit, answer_seconds: float = ANSWER_SECONDS):
+    def __init__(
+        self, address: Address, key: str, n_connections: int, limit: RateLimit, answer_seconds: float = ANSWER_SECONDS
+    ):
         from .http_bounds import Watch, open_pool  # urllib3 is slow to load
 
         self.address, self.limit = address, limit
@@ -109,7 +117,8 @@ class ChatClient:
         begun: Callable[[], None] = lambda: None,
         cut_off: Callable[[], bool] = lambda: False,
     ) -> Reply:
-        """The answer to one question. give_up: whether to begin no further try; cut_off: whether to end the one in flight, too.
+        """The answer to one question. give_up: whether to begin no further try; cut_off: whether to end the one in
+        flight, too.
 
         begun: called when it may be sent for the first time.
 
@@ -133,7 +142,8 @@ class ChatClient:
             if asked_for is not None and status in (429, 503):
                 if asked_for > LONGEST_RETRY_AFTER_SECONDS:
                     raise ModelError(
-                        f"the endpoint {self.address.host} asks to be left alone for {asked_for:,.0f} s ({why}): what was answered is "
+                        f"the endpoint {self.address.host} asks to be left alone for {asked_for:,.0f} s ({why}): what "
+                        "was answered is "
                         "stored; run the same command again then"
                     )
                 self.limit.hold(asked_for)
@@ -158,9 +168,15 @@ class ChatClient:
         with self._watch.flight(seconds, cut_off, loopback_only=self.address.is_loopback) as flight:
             try:
                 response = self._pool.request(
-                    "POST", f"{self.address.base}/chat/completions", body=body, headers=self._headers, redirect=False,
-                    preload_content=False, decode_content=False, timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=seconds),
-                )  # fmt: skip
+                    "POST",
+                    f"{self.address.base}/chat/completions",
+                    body=body,
+                    headers=self._headers,
+                    redirect=False,
+                    preload_content=False,
+                    decode_content=False,
+                    timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=seconds),
+                )
                 content = self._content(response)
                 if not flight.cut_by:  # else what came may be the half of it
                     response.release_conn()
@@ -201,7 +217,8 @@ class ChatClient:
         if isinstance(error, exceptions.SSLError):
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise ModelError(
-                    f"the certificate of the endpoint {self.address.host} does not hold ({plain(str(error), 160)}): check the "
+                    f"the certificate of the endpoint {self.address.host} does not hold ({plain(str(error), 160)}): "
+                    "check the "
                     "address, or name the authority that signed it in SSL_CERT_FILE; certificates are always verified"
                 ) from None
             return "no safe connection: TLS failed"
@@ -212,30 +229,44 @@ class ChatClient:
             (exceptions.ConnectTimeoutError, f"no connection within {CONNECT_SECONDS:.0f} s"),
             (exceptions.TimeoutError, f"no answer within {self._answer_seconds:g} s"),
         )
-        return next((words for kind, words in told if isinstance(error, kind)), f"the connection broke ({type(error).__name__})")
+        return next(
+            (words for kind, words in told if isinstance(error, kind)), f"the connection broke ({type(error).__name__})"
+        )
 
     def _refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> str:
         """Why a status other than 200 came, where it may pass. Raises TooLong or ModelError where it does not."""
         host = self.address.host
         if 300 <= status < 400:
             target = _host_of(self._without_key(headers.get("Location", "")))
-            raise ModelError(f"the endpoint {host} redirects to {target}, which is not followed: give the address itself")
+            raise ModelError(
+                f"the endpoint {host} redirects to {target}, which is not followed: give the address itself"
+            )
         with self._reading:
             code, message = read_error(content, self._without_key)
         told = f"{status}{f', {message}' if message else ''}"
         if code == "insufficient_quota":
-            raise ModelError(f"the account at {host} has no quota left ({told}): what was answered is stored; run again when it has")
+            raise ModelError(
+                f"the account at {host} has no quota left ({told}): what was answered is stored; run again when it has"
+            )
         if status in _PASSES or status >= 500:
             return f"status {told}"
-        if status == 413 or status == 400 and (_TOO_LONG.search(code) or _TOO_LONG.search(message)):
+        if status == 413 or (status == 400 and (_TOO_LONG.search(code) or _TOO_LONG.search(message))):
             raise TooLong(f"the server says that the prompt is too long: {message or status}")
         if status in (401, 403):  # servers repeat (parts of) the key in their message
             raise ModelError(
-                f"the endpoint {host} refused the key ({status}): " + ("check" if self._key else "set") + f" {' or '.join(KEYS)}, "
+                f"the endpoint {host} refused the key ({status}): "
+                + ("check" if self._key else "set")
+                + f" {' or '.join(KEYS)}, "
                 "and that the model may be used with it; what was answered is stored, run again to go on"
             )
-        hint = f": check that {self.address.base} is its base URL (most end in /v1) and --model a model it has" if status == 404 else ""
-        raise ModelError(f"the endpoint {host} refused the request ({told}){hint}; what was answered is stored, run again to go on")
+        hint = (
+            f": check that {self.address.base} is its base URL (most end in /v1) and --model a model it has"
+            if status == 404
+            else ""
+        )
+        raise ModelError(
+            f"the endpoint {host} refused the request ({told}){hint}; what was answered is stored, run again to go on"
+        )
 
     def _without_key(self, text: str) -> str:
         if len(self._key) < 8:  # no secret, but a word

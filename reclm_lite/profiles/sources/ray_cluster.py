@@ -1,9 +1,10 @@
 """A GGUF model on every node of a Ray cluster, with the keys, and so the cache, of the local engine.
 
-Ray Data deals out batches of prompts: a Dataset of (row, prompt), `map_batches` over a pool of actors, one to a node, each
-of which opens the model once. Answers do not wait for the end of a batch: every worker hands over what it has, and learns
-of the brake, several times a second at a `Post`, a small actor beside the driver. A batch whose node is lost is given to
-another node by Ray; the post then says which of its rows are answered already. Left out: starting a cluster (docs/ray.md).
+Ray Data deals out batches of prompts: a Dataset of (row, prompt), `map_batches` over a pool of actors, one to a node,
+each of which opens the model once. Answers do not wait for the end of a batch: every worker hands over what it has, and
+learns of the brake, several times a second at a `Post`, a small actor beside the driver. A batch whose node is lost is
+given to another node by Ray; the post then says which of its rows are answered already. Left out: starting a cluster
+(docs/ray.md).
 
 The only module that imports Ray, and only inside functions.
 """
@@ -54,7 +55,8 @@ class Worker:
         self._node = node_name()
 
     def __call__(self, batch: Any) -> dict[str, list[int]]:
-        """batch: a pyarrow Table of `row` and `prompt` (UTF-8). The answers go to the post; Ray Data gets their number."""
+        """batch: a pyarrow Table of `row` and `prompt` (UTF-8). The answers go to the post; Ray Data gets their
+        number."""
         import ray
 
         try:
@@ -75,9 +77,12 @@ class Worker:
         engine, job, n = self._open(), self._job, 0
         with self._courier() as (brake, results):
             for result in engine.generate(
-                [text[row].decode() for row in wanted], max_new_tokens=job.max_new_tokens, sampling=job.sampling,
-                brake=brake, window=None if job.in_order else len(wanted),
-            ):  # fmt: skip
+                [text[row].decode() for row in wanted],
+                max_new_tokens=job.max_new_tokens,
+                sampling=job.sampling,
+                brake=brake,
+                window=None if job.in_order else len(wanted),
+            ):
                 results.append(dataclasses.replace(result, index=wanted[result.index]))
                 n += 1
         return n
@@ -123,7 +128,8 @@ class Worker:
             here = (__version__, FORM_VERSION)
             if here != job.versions:
                 raise ModelError(
-                    f"expected reclm-lite {job.versions[0]} as on the driver, found {here[0]}; install the same version on every node"
+                    f"expected reclm-lite {job.versions[0]} as on the driver, found {here[0]}; install the same "
+                    "version on every node"
                 )
             path = model_file(job, lambda offset: ray.get(self._post.chunk.remote(offset)))
             node = ray.get_runtime_context().get_node_id()
@@ -160,13 +166,17 @@ class RayCluster(Gguf):
         self._is_bundled = is_bundled
         self._undo = contextlib.ExitStack()  # what `close` sets back
 
-    def answers(self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake) -> Iterator[tuple[Group, Generation]]:
+    def answers(
+        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+    ) -> Iterator[tuple[Group, Generation]]:
         del side
         ray = self._connect()
         about, spent, source = self.about, self.spent, self.identity(sampling)
         job = self._job(groups, sampling, brake)
         nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
         post = ray.remote(Post).options(num_cpus=0, scheduling_strategy=here).remote(job.path)
         left = dict(enumerate(groups))
         seen: set[str] = set()
@@ -182,24 +192,36 @@ class RayCluster(Gguf):
                         spent.n_prompt_tokens += result.n_prompt_tokens if result.finish != "too_long" else 0
                         spent.n_shared_tokens += result.n_shared_tokens
                         spent.n_new_tokens += result.n_new_tokens
-                        yield group, judge(
-                            prompt_key(source, group.prompt), result.text, result.finish, n_ctx=about.n_ctx,
-                            n_prompt_tokens=result.n_prompt_tokens, n_new_tokens=result.n_new_tokens, n_left_out=group.n_left_out, min_gap=result.min_gap,
-                        )  # fmt: skip
+                        yield (
+                            group,
+                            judge(
+                                prompt_key(source, group.prompt),
+                                result.text,
+                                result.finish,
+                                n_ctx=about.n_ctx,
+                                n_prompt_tokens=result.n_prompt_tokens,
+                                n_new_tokens=result.n_new_tokens,
+                                n_left_out=group.n_left_out,
+                                min_gap=result.min_gap,
+                            ),
+                        )
                 finally:
                     round_.end()
                 n_fruitless = 0 if len(left) < n_before else n_fruitless + 1
                 if n_fruitless == MAX_FRUITLESS:
                     raise ModelError(
-                        f"expected answers from the Ray cluster, found none in {n_fruitless} rounds ({last_line(round_.error)}); "
-                        f"see that reclm-lite is installed on every node, and Ray's logs; {about.path.name} works without --engine ray"
+                        f"expected answers from the Ray cluster, found none in {n_fruitless} rounds "
+                        f"({last_line(round_.error)}); "
+                        f"see that reclm-lite is installed on every node, and Ray's logs; {about.path.name} works "
+                        "without --engine ray"
                     )
             n_lost = len(nodes - {node["NodeID"] for node in ray.nodes() if node["Alive"]})
             if n_lost:
                 spent.notes.append(f"{n_lost} node(s) left the Ray cluster meanwhile; others answered their prompts")
         except ray.exceptions.RayError as error:
             raise ModelError(
-                f"expected the Ray cluster to stay, found that it is gone ({last_line(error)}); what was answered is stored: "
+                f"expected the Ray cluster to stay, found that it is gone ({last_line(error)}); what was answered is "
+                "stored: "
                 "start the cluster again and run the same command, or run it without --engine ray"
             ) from error
         finally:
@@ -210,13 +232,22 @@ class RayCluster(Gguf):
         about, settings = self.about, self._settings
         longest = max(len(self.tokenizer(group.prompt)) for group in groups)
         return Job(
-            str(about.path.absolute()), self._is_bundled, about.sha256, about.path.stat().st_size,
-            min(about.n_ctx, longest + about.max_new_tokens), settings.n_threads, settings.n_slots, about.wrap,
-            about.max_new_tokens, sampling, brake.has_deadline,
-        )  # fmt: skip
+            str(about.path.absolute()),
+            self._is_bundled,
+            about.sha256,
+            about.path.stat().st_size,
+            min(about.n_ctx, longest + about.max_new_tokens),
+            settings.n_threads,
+            settings.n_slots,
+            about.wrap,
+            about.max_new_tokens,
+            sampling,
+            brake.has_deadline,
+        )
 
     def _connect(self) -> Any:
-        """Ray, connected: to the address, to a cluster that runs here, or to one that is started. Nothing is sent to anybody."""
+        """Ray, connected: to the address, to a cluster that runs here, or to one that is started. Nothing is sent to
+        anybody."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ writes to this process's stderr
         try:
@@ -225,20 +256,21 @@ class RayCluster(Gguf):
             import ray.util.scheduling_strategies
         except ImportError as error:
             raise ModelError(
-                f"expected ray for --engine ray, found none ({error}); install it with `pip install \"reclm-lite[ray]\"`"
+                f'expected ray for --engine ray, found none ({error}); install it with `pip install "reclm-lite[ray]"`'
             ) from error
         if ray.is_initialized():
             return ray
         address = self._settings.ray_address or os.environ.get("RAY_ADDRESS")
         if address and address.startswith("ray://"):
             raise ModelError(
-                f"expected the address of a cluster that this machine belongs to (host:port), found {address}, Ray Client; "
+                f"expected the address of a cluster that this machine belongs to (host:port), found {address}, Ray "
+                "Client; "
                 "run the command on a node of the cluster, without an address or with --ray-address auto"
             )
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
-            # Ray has the workers import from the driver's folder first. What lies there is not this package as it is installed:
-            # in a checkout of the source it lacks the compiled parts.
+            # Ray has the workers import from the driver's folder first. What lies there is not this package as it is
+            # installed: in a checkout of the source it lacks the compiled parts.
             with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
                 try:
                     ray.init(address=address or "auto", **quiet)
@@ -249,7 +281,8 @@ class RayCluster(Gguf):
                     ray.init(address="local", num_cpus=pick_threads(), include_dashboard=False, **quiet)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise ModelError(
-                f"expected a Ray cluster at {address or 'this machine'}, found: {error}; start one with `ray start --head` "
+                f"expected a Ray cluster at {address or 'this machine'}, found: {error}; start one with `ray start "
+                "--head` "
                 "(docs/ray.md), or leave out --ray-address"
             ) from error
         self._undo.callback(ray.shutdown)  # ends this job's actors; of the cluster, only what was started here
@@ -265,7 +298,9 @@ class RayCluster(Gguf):
             "execution_no_progress_timeout_s": -1,
             "max_consecutive_actor_init_deaths": 3,
         }
-        for name in filter(lambda name: hasattr(context, name), wanted):  # two are newer than the oldest Ray that will do
+        for name in filter(
+            lambda name: hasattr(context, name), wanted
+        ):  # two are newer than the oldest Ray that will do
             self._undo.callback(setattr, context, name, getattr(context, name))
             setattr(context, name, wanted[name])
         logger, worker = logging.getLogger("ray.data"), ray._private.worker
@@ -295,16 +330,23 @@ class _Round:
         self.error: BaseException | None = None
         cpus = [n for n in map(cpus_of, ray.nodes()) if n >= 1]
         if not cpus:
-            raise ModelError("expected a node with a CPU in the Ray cluster, found none; start one with `ray start --num-cpus`")
+            raise ModelError(
+                "expected a node with a CPU in the Ray cluster, found none; start one with `ray start --num-cpus`"
+            )
         rows = list(left) if job.in_order else sorted(left, key=lambda row: left[row].prompt)
         sizes = batch_sizes(len(rows), len(cpus))
         self._cpus = min(cpus)
         n = min(len(cpus), len(sizes))
-        # By its defaults Ray Data spreads actors over nodes, starts lost ones elsewhere and gives them their batches again.
+        # By its defaults Ray Data spreads actors over nodes, starts lost ones elsewhere and gives them their batches
+        # again.
         self._answered = ray.data.from_arrow(list(_tables(rows, left, sizes))).map_batches(
-            Worker, fn_constructor_kwargs={"post": post, "job": job}, batch_size=None, batch_format="pyarrow", num_cpus=self._cpus,
+            Worker,
+            fn_constructor_kwargs={"post": post, "job": job},
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=self._cpus,
             compute=ray.data.ActorPoolStrategy(size=n, max_tasks_in_flight_per_actor=2),
-        )  # fmt: skip
+        )
         self._thread = threading.Thread(target=self._work, name="reclm-ray-data", daemon=True)
         self._thread.start()
 
@@ -316,7 +358,8 @@ class _Round:
             self.error = error
 
     def results(self, brake: Brake, seen: set[str]) -> Iterator[GenerationResult]:
-        """Answers as they come; index: the row. seen: gets the nodes at work. Raises ModelError with a worker's own sentence."""
+        """Answers as they come; index: the row. seen: gets the nodes at work. Raises ModelError with a worker's own
+        sentence."""
         warn_at = time.monotonic() + WAIT_WARNING_SECONDS
         while True:
             ended = not self._thread.is_alive()  # before asking: what the last batch handed over is at the post by now
@@ -338,7 +381,11 @@ class _Round:
                 warn_at = time.monotonic() + WAIT_WARNING_SECONDS
                 n_able = sum(cpus_of(node) >= self._cpus for node in self._ray.nodes())
                 if not seen or not n_able:
-                    log.warning("waiting for a node of the Ray cluster with %g free CPUs (%d nodes have so many)", self._cpus, n_able)
+                    log.warning(
+                        "waiting for a node of the Ray cluster with %g free CPUs (%d nodes have so many)",
+                        self._cpus,
+                        n_able,
+                    )
         if self.error is not None:
             log.warning("a round on the Ray cluster ended early: %s", last_line(self.error))
 

@@ -18,14 +18,18 @@ from ..constrain import FORM_VERSION
 from ..sampling import Sampling
 from ..worker import GenerationResult
 
-BATCH_MOST, BATCH_LEAST = 512, 16  # prompts of a batch: large, so that slots seldom run empty; small towards the end of the job
+BATCH_MOST, BATCH_LEAST = (
+    512,
+    16,
+)  # prompts of a batch: large, so that slots seldom run empty; small towards the end of the job
 CHUNK_BYTES = 32 << 20
 MAX_BEGUN = 4  # times that a batch is begun without one answer: its workers were killed each time
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a node needs to answer as the driver's own engine would. n_threads: None for the CPUs that the node declares."""
+    """What a node needs to answer as the driver's own engine would. n_threads: None for the CPUs that the node
+    declares."""
 
     path: str
     is_bundled: bool
@@ -52,13 +56,16 @@ class News:
 
 
 class Post:
-    """An actor on the driver's machine between it and the workers; its state is the rows that are answered and the brake."""
+    """An actor on the driver's machine between it and the workers; its state is the rows that are answered and the
+    brake."""
 
     def __init__(self, path: str):
         self._path = path
         self._results: list[GenerationResult] = []
         self._done: set[int] = set()
-        self._begun: dict[int, tuple[int, int]] = {}  # by a batch's first row: its rows without an answer, and times in vain
+        self._begun: dict[
+            int, tuple[int, int]
+        ] = {}  # by a batch's first row: its rows without an answer, and times in vain
         self._seconds_each: dict[str, float] = {}
         self._drain = self._stop = False
         self._error: str | None = None
@@ -73,7 +80,8 @@ class Post:
         self._begun[rows[0]] = len(wanted), n_times
         if wanted and n_times == MAX_BEGUN:
             await self.fail(
-                f"{node}: expected answers to {len(wanted)} prompts, found that the worker was killed {n_times} times without one "
+                f"{node}: expected answers to {len(wanted)} prompts, found that the worker was killed {n_times} times "
+                "without one "
                 "(is its memory too small?); see Ray's logs, use fewer --slots or a smaller model"
             )
         return wanted, not (self._drain or self._stop)
@@ -111,7 +119,8 @@ class Post:
 
 
 def batch_sizes(n: int, n_nodes: int) -> list[int]:
-    """How `n` prompts are cut: a quarter of each node's share of what is left, so that the nodes end at about the same time."""
+    """How `n` prompts are cut: a quarter of each node's share of what is left, so that the nodes end at about the same
+    time."""
     sizes = []
     while n > 0:
         sizes.append(min(n, max(BATCH_LEAST, min(BATCH_MOST, n // (4 * n_nodes)))))
@@ -120,7 +129,8 @@ def batch_sizes(n: int, n_nodes: int) -> list[int]:
 
 
 def model_file(job: Job, chunk: Callable[[int], bytes]) -> Path:
-    """The model on this node: at the driver's path, or a copy in the user's cache folder, sent once where there is none.
+    """The model on this node: at the driver's path, or a copy in the user's cache folder, sent once where there is
+    none.
 
     chunk(offset) gives the next bytes of the file. Raises ModelError where another file lies at the path.
     """
@@ -134,7 +144,8 @@ def model_file(job: Job, chunk: Callable[[int], bytes]) -> Path:
             return path
         if not job.is_bundled:
             raise ModelError(
-                f"expected {path} to be the driver's model (SHA-256 {job.sha256[:12]}…), found another file ({found[:12]}…); "
+                f"expected {path} to be the driver's model (SHA-256 {job.sha256[:12]}…), found another file "
+                f"({found[:12]}…); "
                 "copy the model there, or remove the file, and the model is sent"
             )
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reclm-lite" / "models"
@@ -151,10 +162,14 @@ def model_file(job: Job, chunk: Callable[[int], bytes]) -> Path:
             stream.flush()
             os.fsync(stream.fileno())
         if file_sha256(part) != job.sha256:
-            raise ModelError(f"expected the model's {job.size_bytes:,} bytes, found others: was {path} changed? Run it again")
+            raise ModelError(
+                f"expected the model's {job.size_bytes:,} bytes, found others: was {path} changed? Run it again"
+            )
         part.replace(copy)
     except OSError as error:
-        raise ModelError(f"expected room for the model in {folder}, found: {error}; put the model at {path} on this node") from error
+        raise ModelError(
+            f"expected room for the model in {folder}, found: {error}; put the model at {path} on this node"
+        ) from error
     finally:
         with contextlib.suppress(OSError):  # gone by its new name, or never there
             part.unlink()

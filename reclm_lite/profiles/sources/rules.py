@@ -50,7 +50,9 @@ class Rules:
         except InputError:
             return ""
 
-    def answers(self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake) -> Iterator[tuple[Group, Generation]]:
+    def answers(
+        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+    ) -> Iterator[tuple[Group, Generation]]:
         source = self.identity(sampling)
         for group in groups:
             if brake.drain.is_set():

@@ -1,4 +1,5 @@
-"""What conversion reads of strangers: safetensors headers, importance matrices, adapters' and checkpoints' configurations."""
+"""What conversion reads of strangers: safetensors headers, importance matrices, adapters' and checkpoints'
+configurations."""
 
 import atexit
 import functools
@@ -23,7 +24,22 @@ from reclm_lite.convert.stored import read_header, read_tensor
 from reclm_lite.convert.vocab.spm_file import read_sentencepiece
 from reclm_lite.errors import ModelError
 
-_NUMBERS = (b"NaN", b"Infinity", b"-1", b"0", b"1e400", b"1" + b"0" * 400, b"-1e-400", b"null", b"true", b"[]", b"{}", b'"x"', b"[" * 200, b"\\ud800")
+_NUMBERS = (
+    b"NaN",
+    b"Infinity",
+    b"-1",
+    b"0",
+    b"1e400",
+    b"1" + b"0" * 400,
+    b"-1e-400",
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b'"x"',
+    b"[" * 200,
+    b"\\ud800",
+)
 
 
 @functools.cache
@@ -102,14 +118,29 @@ def imatrix_seeds() -> list[bytes]:
 
     keys = text("general.type") + struct.pack("<I", 8) + text("imatrix")
     keys += text("imatrix.datasets") + struct.pack("<IIQ", 9, 8, 1) + text("a.txt")
-    keys += text("imatrix.chunk_count") + struct.pack("<II", 4, 2) + text("imatrix.chunk_size") + struct.pack("<II", 4, 512)
+    keys += (
+        text("imatrix.chunk_count") + struct.pack("<II", 4, 2) + text("imatrix.chunk_size") + struct.pack("<II", 4, 512)
+    )
     table = text("w.in_sum2") + struct.pack("<IQIQ", 1, 8, 0, 0) + text("w.counts") + struct.pack("<IQIQ", 1, 1, 0, 32)
     header = b"GGUF" + struct.pack("<IQQ", 3, 2, 4) + keys + table
     modern = header + bytes(-len(header) % 32) + struct.pack("<8f", *range(8)) + struct.pack("<f", 512.0) + bytes(28)
     name = b"blk.0.attn_q.weight"
-    legacy = struct.pack("<ii", 1, len(name)) + name + struct.pack("<ii4f", 3, 4, *range(4)) + struct.pack("<ii", 3, 5) + b"a.txt"
+    legacy = (
+        struct.pack("<ii", 1, len(name))
+        + name
+        + struct.pack("<ii4f", 3, 4, *range(4))
+        + struct.pack("<ii", 3, 5)
+        + b"a.txt"
+    )
     huge = struct.pack("<ii", 1, len(name)) + name + struct.pack("<ii4f", 3, 4, *[3e38] * 4)
-    return [modern, legacy, huge, struct.pack("<ii", 2**31 - 1, 1) + b"a", struct.pack("<iii", 1, 1, -1), modern.replace(struct.pack("<f", 512.0), b"\xff" * 4)]
+    return [
+        modern,
+        legacy,
+        huge,
+        struct.pack("<ii", 2**31 - 1, 1) + b"a",
+        struct.pack("<iii", 1, 1, -1),
+        modern.replace(struct.pack("<f", 512.0), b"\xff" * 4),
+    ]
 
 
 @_judging
@@ -127,14 +158,36 @@ def imatrix(data: bytes) -> str:
 
 def adapter_seeds() -> list[bytes]:
     base = {
-        "peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {"q": 8},
-        "modules_to_save": None, "target_modules": ["q"], "trainable_token_indices": None, "init_lora_weights": True, "use_dora": False,
-    }  # fmt: skip
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "use_rslora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {"q": 8},
+        "modules_to_save": None,
+        "target_modules": ["q"],
+        "trainable_token_indices": None,
+        "init_lora_weights": True,
+        "use_dora": False,
+    }
     seeds = [json.dumps(base).encode()]
-    for change in ({"lora_alpha": 10**400}, {"r": True}, {"r": 1e308}, {"use_rslora": True, "alpha_pattern": {"q": 10**30}}, {"modules_to_save": [""]},
-                   {"rank_pattern": {"u|[]|\ud800-1]q": 9}}):  # fmt: skip
+    for change in (
+        {"lora_alpha": 10**400},
+        {"r": True},
+        {"r": 1e308},
+        {"use_rslora": True, "alpha_pattern": {"q": 10**30}},
+        {"modules_to_save": [""]},
+        {"rank_pattern": {"u|[]|\ud800-1]q": 9}},
+    ):
         seeds.append(json.dumps(base | change).encode())
-    return [*seeds, b"[" * 3000, b'{"peft_type":' + b"[" * 900 + b"]" * 900 + b"}", b'{"r":1,"r":2}', b'{"peft_type":"LORA","r":NaN}', b"\xff"]
+    return [
+        *seeds,
+        b"[" * 3000,
+        b'{"peft_type":' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"r":1,"r":2}',
+        b'{"peft_type":"LORA","r":NaN}',
+        b"\xff",
+    ]
 
 
 @_judging
@@ -143,7 +196,12 @@ def adapter(data: bytes) -> str:
     if not folder.is_dir():
         folder.mkdir()
         (folder / "adapter_model.safetensors").write_bytes(
-            _safetensors({"base_model.model.q.lora_A.weight": ("F32", [2, 4], 32), "base_model.model.q.lora_B.weight": ("F32", [4, 2], 32)})
+            _safetensors(
+                {
+                    "base_model.model.q.lora_A.weight": ("F32", [2, 4], 32),
+                    "base_model.model.q.lora_B.weight": ("F32", [4, 2], 32),
+                }
+            )
         )
     (folder / "adapter_config.json").write_bytes(data)
     try:
@@ -158,19 +216,61 @@ def adapter(data: bytes) -> str:
 
 def checkpoint_seeds() -> list[bytes]:
     base = {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": 256, "vocab_size": 32, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu",
-        "tie_word_embeddings": False, "layer_norm_eps": 1e-12, "head_dim": 16, "sliding_window": 4, "layer_types": ["full_attention"],
-        "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 16,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "vocab_size": 32,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "layer_norm_eps": 1e-12,
+        "head_dim": 16,
+        "sliding_window": 4,
+        "layer_types": ["full_attention"],
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 16,
         "rope_scaling": {"rope_type": "linear", "factor": 2.0},
-    }  # fmt: skip
+    }
     names = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma2", "Gemma3")
     seeds = [json.dumps(base | {"architectures": [f"{name}ForCausalLM"]}).encode() for name in names]
-    seeds += [json.dumps({key: value for key, value in base.items() if "rope" not in key} | {"architectures": [name], "hidden_act": "gelu"}).encode() for name in ("BertModel", "LlamaForCausalLM")]
-    yarn = {"rope_type": "yarn", "factor": 1e308, "mscale": 1e-30, "mscale_all_dim": 1e300, "beta_fast": 32, "original_max_position_embeddings": 64}
-    llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-    seeds += [json.dumps(base | {"architectures": ["LlamaForCausalLM"], "rope_scaling": scaling}).encode() for scaling in (yarn, llama3)]
-    return [*seeds, b"[" * 3000, b'{"architectures":' + b"[" * 500 + b"]" * 500 + b"}", b'{"hidden_size":NaN}', b"{}", b"\xff"]
+    seeds += [
+        json.dumps(
+            {key: value for key, value in base.items() if "rope" not in key}
+            | {"architectures": [name], "hidden_act": "gelu"}
+        ).encode()
+        for name in ("BertModel", "LlamaForCausalLM")
+    ]
+    yarn = {
+        "rope_type": "yarn",
+        "factor": 1e308,
+        "mscale": 1e-30,
+        "mscale_all_dim": 1e300,
+        "beta_fast": 32,
+        "original_max_position_embeddings": 64,
+    }
+    llama3 = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    seeds += [
+        json.dumps(base | {"architectures": ["LlamaForCausalLM"], "rope_scaling": scaling}).encode()
+        for scaling in (yarn, llama3)
+    ]
+    return [
+        *seeds,
+        b"[" * 3000,
+        b'{"architectures":' + b"[" * 500 + b"]" * 500 + b"}",
+        b'{"hidden_size":NaN}',
+        b"{}",
+        b"\xff",
+    ]
 
 
 @_judging
@@ -215,11 +315,43 @@ def sentencepiece(data: bytes) -> str:
     return "accepted"
 
 
-_OF_JSON = (*_NUMBERS, b'"dtype"', b'"shape"', b'"data_offsets"', b'"F64"', b'"rope_scaling"', b'"rank_pattern"', b'"factor"')
+_OF_JSON = (
+    *_NUMBERS,
+    b'"dtype"',
+    b'"shape"',
+    b'"data_offsets"',
+    b'"F64"',
+    b'"rope_scaling"',
+    b'"rank_pattern"',
+    b'"factor"',
+)
 TARGETS = (
-    Target("safetensors_header", "safetensors headers, and what they say of their data", safetensors_seeds, safetensors, _OF_JSON, max_bytes=9000),
-    Target("imatrix", "importance matrices, GGUF and .dat", imatrix_seeds, imatrix, (b"\xff" * 4, b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\x09\0\0\0"), n_slice=1500),
+    Target(
+        "safetensors_header",
+        "safetensors headers, and what they say of their data",
+        safetensors_seeds,
+        safetensors,
+        _OF_JSON,
+        max_bytes=9000,
+    ),
+    Target(
+        "imatrix",
+        "importance matrices, GGUF and .dat",
+        imatrix_seeds,
+        imatrix,
+        (b"\xff" * 4, b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\x09\0\0\0"),
+        n_slice=1500,
+    ),
     Target("adapter_config", "adapter_config.json beside factors of rank 2", adapter_seeds, adapter, _OF_JSON),
-    Target("checkpoint_config", "config.json of a checkpoint, up to the GGUF metadata it gives", checkpoint_seeds, checkpoint, _OF_JSON, n_slice=1000),
-    Target("sentencepiece", "tokenizer.model, read as a protocol buffer", sentencepiece_seeds, sentencepiece, n_slice=1500),
+    Target(
+        "checkpoint_config",
+        "config.json of a checkpoint, up to the GGUF metadata it gives",
+        checkpoint_seeds,
+        checkpoint,
+        _OF_JSON,
+        n_slice=1000,
+    ),
+    Target(
+        "sentencepiece", "tokenizer.model, read as a protocol buffer", sentencepiece_seeds, sentencepiece, n_slice=1500
+    ),
 )

@@ -31,7 +31,7 @@ def _check_sentence(text: str) -> None:
 
 
 def _check_reply(reply: Reply) -> str:
-    """"accepted" where the answer is a profile, else "refused: no profile"."""
+    """ "accepted" where the answer is a profile, else "refused: no profile"."""
     reply.text.encode()
     if KEY in reply.text:
         raise AssertionError("the key is in the answer")
@@ -69,7 +69,10 @@ def run_answers(data: bytes) -> str:
     client = _client()
     client.limit._held_until = float("-inf")  # another server's wish
     try:
-        with mock.patch("reclm_lite.profiles.sources.http_bounds.connected", connected), mock.patch.object(http_chat, "MAX_TRIES", 1):
+        with (
+            mock.patch("reclm_lite.profiles.sources.http_bounds.connected", connected),
+            mock.patch.object(http_chat, "MAX_TRIES", 1),
+        ):
             reply = client.ask({"model": "m"}, lambda: False)
     except (ModelError, TooLong, Unanswered) as error:
         _check_sentence(str(error))
@@ -106,7 +109,9 @@ def seeds_answers() -> list[bytes]:
         _response(b"\x1f\x8b\x08", headers="Content-Encoding: gzip\r\n"),
         _response(b"", "307 Moved", f"Location: http://[{KEY}\r\nSet-Cookie: a=b\r\n"),
         _response(_error(f"wait\x1b[31m {KEY}"), "429 Slow", "Retry-After: 1e308\r\n"),
-        _response(_error("pay", code="insufficient_quota"), "429 Slow", "Retry-After: Mon, 30 Nov 2026 10:00:00 GMT\r\n"),
+        _response(
+            _error("pay", code="insufficient_quota"), "429 Slow", "Retry-After: Mon, 30 Nov 2026 10:00:00 GMT\r\n"
+        ),
         _response(_error(f"no {KEY}"), "401 No"),
         _response(_error([[KEY]], type="context_length_exceeded"), "400 No"),
         _response(b"[" * 2000, "500 No"),
@@ -146,15 +151,53 @@ def seeds_json() -> list[bytes]:
 
 
 _WORDS = (
-    b'"choices"', b'"message"', b'"content"', b'"finish_reason"', b'"length"', b'"usage"', b'"error"', b'"detail"', b'"code"', b"null",
-    b"1e999", b"\\ud800", b"\\u0000", b"NaN", b"[[[[", b"]]]]", b'{"":', b"},{", KEY.encode(), b"<think>", b"</think>", b"User identity: ",
-)  # fmt: skip
+    b'"choices"',
+    b'"message"',
+    b'"content"',
+    b'"finish_reason"',
+    b'"length"',
+    b'"usage"',
+    b'"error"',
+    b'"detail"',
+    b'"code"',
+    b"null",
+    b"1e999",
+    b"\\ud800",
+    b"\\u0000",
+    b"NaN",
+    b"[[[[",
+    b"]]]]",
+    b'{"":',
+    b"},{",
+    KEY.encode(),
+    b"<think>",
+    b"</think>",
+    b"User identity: ",
+)
 _HTTP_WORDS = (
-    b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"HTTP/1.1 ", b"HTTP/1.1 100 Continue\r\n\r\n", b"Transfer-Encoding: chunked\r\n",
-    b"Content-Length: ", b"Content-Encoding: gzip\r\n", b"Location: ", b"Retry-After: ", b"Connection: close\r\n",
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\r\n\r\n",
+    b"HTTP/1.1 ",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Content-Length: ",
+    b"Content-Encoding: gzip\r\n",
+    b"Location: ",
+    b"Retry-After: ",
+    b"Connection: close\r\n",
     b"Content-Type: multipart/mixed; boundary=a\r\n",
-    b"-1", b"fffffffffffffffff", b"99999999999999999999", b"0\r\n\r\n", b": ", b" 204 ", b" 307 ", b" 429 ", b" 503 ",
-)  # fmt: skip
+    b"-1",
+    b"fffffffffffffffff",
+    b"99999999999999999999",
+    b"0\r\n\r\n",
+    b": ",
+    b" 204 ",
+    b" 307 ",
+    b" 429 ",
+    b" 503 ",
+)
 
 TARGETS = (
     Target("endpoint_answers", "an HTTP response of an endpoint", seeds_answers, run_answers, (*_WORDS, *_HTTP_WORDS)),

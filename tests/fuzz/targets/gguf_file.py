@@ -1,4 +1,5 @@
-"""GGUF headers: `gguf_header` walks them; `gguf_load` gives those that pass to llama.cpp, in a process forked for each."""
+"""GGUF headers: `gguf_header` walks them; `gguf_load` gives those that pass to llama.cpp, in a process forked for
+each."""
 
 import atexit
 import functools
@@ -53,7 +54,8 @@ def load(data: bytes) -> str:
 
 
 def try_apart(path: Path, summary) -> int:
-    """The wait status of a process that does what `reclm_lite.probe_child` does; 3 where llama.cpp refused the file itself."""
+    """The wait status of a process that does what `reclm_lite.probe_child` does; 3 where llama.cpp refused the file
+    itself."""
     from reclm_lite.probe import encodes, pooling_of
     from reclm_lite.probe_child import PASSED, bound, try_model
     from reclm_lite.runtime import llama_lib
@@ -67,7 +69,12 @@ def try_apart(path: Path, summary) -> int:
             os.dup2(null, 2)
             os.environ["GGML_NO_BACKTRACE"] = "1"
             bound(_SECONDS, summary.size_bytes)
-            code = 0 if try_model(lib, os.fsencode(path), encoder=encodes(summary), pooling_type=pooling_of(summary)) == PASSED else 3
+            code = (
+                0
+                if try_model(lib, os.fsencode(path), encoder=encodes(summary), pooling_type=pooling_of(summary))
+                == PASSED
+                else 3
+            )
         finally:
             os._exit(code)
     return os.waitpid(child, 0)[1]
@@ -82,13 +89,22 @@ def wrong() -> list[bytes]:
     llama, bert = MADE["llama"](), MADE["bert"]()
     return [
         *small(),
-        *(llama.with_key(f"llama.{key}", U32, value).data() for key, value in (
-            ("block_count", 0), ("block_count", 513), ("attention.head_count", 0), ("attention.head_count_kv", 0),
-            ("attention.head_count", 3), ("expert_used_count", 1), ("rope.dimension_count", 3), ("nextn_predict_layers", 2),
-        )),
+        *(
+            llama.with_key(f"llama.{key}", U32, value).data()
+            for key, value in (
+                ("block_count", 0),
+                ("block_count", 513),
+                ("attention.head_count", 0),
+                ("attention.head_count_kv", 0),
+                ("attention.head_count", 3),
+                ("expert_used_count", 1),
+                ("rope.dimension_count", 3),
+                ("nextn_predict_layers", 2),
+            )
+        ),
         llama.with_key("llama.rope.scaling.type", STRING, "x").data(),
         bert.with_key("bert.pooling_type", U32, 99).data(),
-    ]  # fmt: skip
+    ]
 
 
 def everything() -> list[bytes]:
@@ -96,11 +112,33 @@ def everything() -> list[bytes]:
 
 
 DICTIONARY = (
-    b"GGUF", b"general.alignment", b"tokenizer.ggml.tokens", b"\xff" * 4, b"\xff" * 8, b"\0" * 8, b"\0\0\xc0\x7f", b"\0\0\x80\xff",
-    b"\x09\0\0\0", b"\x08\0\0\0", b"block_count", b"head_count", b"rope.scaling.type", b"expert_count",
-)  # fmt: skip
+    b"GGUF",
+    b"general.alignment",
+    b"tokenizer.ggml.tokens",
+    b"\xff" * 4,
+    b"\xff" * 8,
+    b"\0" * 8,
+    b"\0\0\xc0\x7f",
+    b"\0\0\x80\xff",
+    b"\x09\0\0\0",
+    b"\x08\0\0\0",
+    b"block_count",
+    b"head_count",
+    b"rope.scaling.type",
+    b"expert_count",
+)
 TARGETS = (
-    Target("gguf_header", "GGUF headers, walked by check_gguf", wrong, header, DICTIONARY, max_bytes=32_768, n_slice=1500),
-    Target("gguf_load", "GGUF files that pass, loaded by llama.cpp in a process apart", everything, load, DICTIONARY,
-           max_bytes=32_768, memory_bytes=0, n_slice=60),
-)  # fmt: skip
+    Target(
+        "gguf_header", "GGUF headers, walked by check_gguf", wrong, header, DICTIONARY, max_bytes=32_768, n_slice=1500
+    ),
+    Target(
+        "gguf_load",
+        "GGUF files that pass, loaded by llama.cpp in a process apart",
+        everything,
+        load,
+        DICTIONARY,
+        max_bytes=32_768,
+        memory_bytes=0,
+        n_slice=60,
+    ),
+)

@@ -34,12 +34,14 @@ def outcome(format: str, files: dict[str, bytes], source: str, **options) -> str
         shutil.rmtree(folder)
     n_users, n_items = len(data.user_ids), len(data.item_ids)
     assert data.users.dtype == data.items.dtype == np.int32 and data.users.shape == data.items.shape and len(data.users)
-    assert 0 <= data.users.min() and data.users.max() < n_users and 0 <= data.items.min() and data.items.max() < n_items
+    assert data.users.min() >= 0 and data.users.max() < n_users and data.items.min() >= 0 and data.items.max() < n_items
     assert len(data.item_texts) == n_items and len(set(data.user_ids)) == n_users and len(set(data.item_ids)) == n_items
     assert all(data.user_ids) and all(data.item_ids) and not any("\0" in one for one in data.user_ids + data.item_ids)
     for name, dtype in _ARRAYS.items():
         array = getattr(data, name)
-        assert array is None or (array.dtype == dtype and array.shape == data.users.shape and not np.ma.isMaskedArray(array))
+        assert array is None or (
+            array.dtype == dtype and array.shape == data.users.shape and not np.ma.isMaskedArray(array)
+        )
     assert data.ratings is None or np.isfinite(data.ratings).all()
     counts = data.manifest["counts"]
     assert counts["rows"] == len(data.users) + sum(data.manifest["dropped"].values())
@@ -49,10 +51,35 @@ def outcome(format: str, files: dict[str, bytes], source: str, **options) -> str
 TABLE = b"user,item,time,rating,title\nu1,a,1,2.5,One\nu2,b,2024-05-01 12:30:00,3,Two\nu1,b,,4,Two\n"
 NAMED = {"time_column": "time", "rating_column": "rating", "title_column": "title"}
 WORDS = (
-    b",", b'"', b"\n", b"\r", b"\r\n", b"\t", b"\0", b"\x01", b"\xef\xbb\xbf", b"nan", b"inf", b"1e400", b"10" * 40, b"-1", b"user", b"USER",
-    b"1000000000-01-01", b"infinity", b"Line: 7", b"interrupt", b"No space left", b"Malformed JSON", b"\xff", b"'", b"''", b"\\u0000",
-    b"read_csv('/etc/passwd')", b"1_000",
-)  # fmt: skip
+    b",",
+    b'"',
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"\t",
+    b"\0",
+    b"\x01",
+    b"\xef\xbb\xbf",
+    b"nan",
+    b"inf",
+    b"1e400",
+    b"10" * 40,
+    b"-1",
+    b"user",
+    b"USER",
+    b"1000000000-01-01",
+    b"infinity",
+    b"Line: 7",
+    b"interrupt",
+    b"No space left",
+    b"Malformed JSON",
+    b"\xff",
+    b"'",
+    b"''",
+    b"\\u0000",
+    b"read_csv('/etc/passwd')",
+    b"1_000",
+)
 
 
 def run_csv(data: bytes) -> str:
@@ -62,9 +89,16 @@ def run_csv(data: bytes) -> str:
 def csv_seeds() -> list[bytes]:
     good = TABLE.replace(b",,", b",3,")
     return [
-        b"0" + good, b"a" + good, b"auser,USER,item\na,b,c\n", b"a\n", b'auser,"it""em\n",item\na,"b\n",c\n', b"auser,item\n" + b"," * 1000,
-        b"auser,item\ninterrupt,b,c\n", b"auser,item\n1" + b"0" * 30 + b",b\n", b"0" + good.replace(b",1,", b",infinity,"),
-    ]  # fmt: skip
+        b"0" + good,
+        b"a" + good,
+        b"auser,USER,item\na,b,c\n",
+        b"a\n",
+        b'auser,"it""em\n",item\na,"b\n",c\n',
+        b"auser,item\n" + b"," * 1000,
+        b"auser,item\ninterrupt,b,c\n",
+        b"auser,item\n1" + b"0" * 30 + b",b\n",
+        b"0" + good.replace(b",1,", b",infinity,"),
+    ]
 
 
 def run_jsonl(data: bytes) -> str:
@@ -72,12 +106,23 @@ def run_jsonl(data: bytes) -> str:
 
 
 def jsonl_seeds() -> list[bytes]:
-    good = b'{"user": "u", "item": 7, "time": 1, "rating": 2.5, "title": "One"}\n{"user": "v", "item": "b", "time": 2, "rating": 1, "title": null}\n'
+    good = (
+        b'{"user": "u", "item": 7, "time": 1, "rating": 2.5, "title": "One"}\n{"user": "v", "item": "b", "time": '
+        b'2, "rating": 1, "title": null}\n'
+    )
     return [
-        b"0" + good, b"a" + good, b'a{"user":1,"USER":2,"item":3}\n', b"a" + b"[" * 3000, b'a{"user":"u","item":' + b"[" * 1500 + b"]" * 1500 + b"}\n",
-        b"a" + good + b'{"user":' + b'{"a":' * 900, b'a{"user":"a\\u0000b","item":"\\ud800"}\n', b'a{"\\ud800":1,"user":1,"item":2}\n',
-        b'a{"user":"u","user":"v","item":"w"}\n', b'a{"":1,"user":1,"item":2}\n', b'a{"user":"a\\u0000b","item":"c"}\n',
-    ]  # fmt: skip
+        b"0" + good,
+        b"a" + good,
+        b'a{"user":1,"USER":2,"item":3}\n',
+        b"a" + b"[" * 3000,
+        b'a{"user":"u","item":' + b"[" * 1500 + b"]" * 1500 + b"}\n",
+        b"a" + good + b'{"user":' + b'{"a":' * 900,
+        b'a{"user":"a\\u0000b","item":"\\ud800"}\n',
+        b'a{"\\ud800":1,"user":1,"item":2}\n',
+        b'a{"user":"u","user":"v","item":"w"}\n',
+        b'a{"":1,"user":1,"item":2}\n',
+        b'a{"user":"a\\u0000b","item":"c"}\n',
+    ]
 
 
 def run_parquet(data: bytes) -> str:
@@ -89,9 +134,16 @@ def parquet_seeds() -> list[bytes]:
 
     seeds = []
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as db:
-        rows = "SELECT 'u' || (n % 3) AS user, n AS item, n AS time, n / 2 AS rating, 'T' || n AS title FROM range(5) t(n)"
-        odd = "SELECT 'a' || chr(0) AS user, [{'x': n}] AS item, NULL AS time, 'inf' AS rating, n::BLOB AS title FROM (SELECT n::VARCHAR AS n FROM range(3) t(n))"
-        for number, (query, packing) in enumerate(((rows, "uncompressed"), (rows, "zstd"), (rows, "snappy"), (odd, "gzip"))):
+        rows = (
+            "SELECT 'u' || (n % 3) AS user, n AS item, n AS time, n / 2 AS rating, 'T' || n AS title FROM range(5) t(n)"
+        )
+        odd = (
+            "SELECT 'a' || chr(0) AS user, [{'x': n}] AS item, NULL AS time, 'inf' AS rating, n::BLOB AS title FROM "
+            "(SELECT n::VARCHAR AS n FROM range(3) t(n))"
+        )
+        for number, (query, packing) in enumerate(
+            ((rows, "uncompressed"), (rows, "zstd"), (rows, "snappy"), (odd, "gzip"))
+        ):
             path = Path(folder) / f"{number}.parquet"
             db.execute(f"COPY ({query}) TO '{path}' (FORMAT parquet, COMPRESSION {packing})")
             seeds += [b"0" + path.read_bytes(), b"a" + path.read_bytes()]
@@ -99,10 +151,19 @@ def parquet_seeds() -> list[bytes]:
 
 
 FILMS = {
-    "latest": {"ratings.csv": b"userId,movieId,rating,timestamp\n1,10,4.0,1\n2,20,3.5,2\n", "movies.csv": b"movieId,title,genres\n10,Heat (1995),Action|Crime\n20,\"A, B\",Drama\n"},
-    "colons": {"ratings.dat": b"1::10::4::1\n2::20::3::2\n", "movies.dat": b"10::Heat (1995)::Action|Crime\n20::Am\xe9lie::Drama\n"},
-    "100k": {"u.data": b"1\t10\t4\t1\n2\t20\t3\t2\n", "u.item": b"10|Heat|1995||x" + b"|0" * 5 + b"|1" * 14 + b"\n20|Am\xe9lie|2001||y" + b"|0" * 19 + b"\n"},
-}  # fmt: skip
+    "latest": {
+        "ratings.csv": b"userId,movieId,rating,timestamp\n1,10,4.0,1\n2,20,3.5,2\n",
+        "movies.csv": b'movieId,title,genres\n10,Heat (1995),Action|Crime\n20,"A, B",Drama\n',
+    },
+    "colons": {
+        "ratings.dat": b"1::10::4::1\n2::20::3::2\n",
+        "movies.dat": b"10::Heat (1995)::Action|Crime\n20::Am\xe9lie::Drama\n",
+    },
+    "100k": {
+        "u.data": b"1\t10\t4\t1\n2\t20\t3\t2\n",
+        "u.item": b"10|Heat|1995||x" + b"|0" * 5 + b"|1" * 14 + b"\n20|Am\xe9lie|2001||y" + b"|0" * 19 + b"\n",
+    },
+}
 NEWS = {
     "behaviors.tsv": b"1\tU1\t11/11/2019 9:05:58 AM\tN1 N2\tN2-1 N1-0\n2\tU2\t11/12/2019 9:05:58 PM\t\tN1-1\n",
     "news.tsv": b"N1\tnews\tworld\tTitle\tText\thttp\t[]\t[]\nN2\tsport\tball\tOther\t\thttp\t[]\t[]\n",
@@ -140,10 +201,42 @@ def target(name: str, what: str, run, seeds, n_slice: int, words: tuple[bytes, .
 
 TARGETS = (
     target("csv", "CSV files of the format table", run_csv, csv_seeds, 30),
-    target("jsonl", "JSON lines of the format table", run_jsonl, jsonl_seeds, 30, (b"{", b"}", b"[", b'":', b"null", b"\\ud800")),
-    target("parquet", "Parquet files of the format table", run_parquet, parquet_seeds, 30, (b"PAR1", b"\x15\x00", b"\x19", b"\xff" * 9)),
-    target("movielens", "a file among those of the format movielens", *one_of("movielens", list(FILMS.values())), 30, (b"::", b"|")),
+    target(
+        "jsonl",
+        "JSON lines of the format table",
+        run_jsonl,
+        jsonl_seeds,
+        30,
+        (b"{", b"}", b"[", b'":', b"null", b"\\ud800"),
+    ),
+    target(
+        "parquet",
+        "Parquet files of the format table",
+        run_parquet,
+        parquet_seeds,
+        30,
+        (b"PAR1", b"\x15\x00", b"\x19", b"\xff" * 9),
+    ),
+    target(
+        "movielens",
+        "a file among those of the format movielens",
+        *one_of("movielens", list(FILMS.values())),
+        30,
+        (b"::", b"|"),
+    ),
     target("mind", "a file among those of the format mind", *one_of("mind", [NEWS]), 30, (b"-1", b"-0", b" ", b"AM")),
-    target("recbole", "a file among those of the format recbole", *one_of("recbole", [ATOMIC], "toy.inter"), 30, (b":token", b":")),
-    target("lightgcn", "a file among those of the format lightgcn", *one_of("lightgcn", list(GRAPHS.values())), 30, (b":", b" ")),
+    target(
+        "recbole",
+        "a file among those of the format recbole",
+        *one_of("recbole", [ATOMIC], "toy.inter"),
+        30,
+        (b":token", b":"),
+    ),
+    target(
+        "lightgcn",
+        "a file among those of the format lightgcn",
+        *one_of("lightgcn", list(GRAPHS.values())),
+        30,
+        (b":", b" "),
+    ),
 )

@@ -17,14 +17,28 @@ from reclm_lite.errors import InputError
 HERE = Path("x.pkl")
 LEAVES = {int, bool, float, str, bytes, type(None)}
 TOKENS = (
-    b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"cnumpy\nndarray\n",
+    b"cnumpy\ndtype\n",
+    b"cnumpy.core.multiarray\n_reconstruct\n",
     b"cnumpy._core.multiarray\nscalar\n",
-    b"cscipy.sparse._coo\ncoo_matrix\n", b"X\2\0\0\0f8", b"X\5\0\0\0f8,f8", b"X\1\0\0\0O", b"X\2\0\0\0i1",
-    b"X\1\0\0\0<", b"X\1\0\0\0>",
-    b"B\x10\0\0\0AAAAAAAAAAAAAAAA", b"I1073741824\n", b"J\xff\xff\xff\x7f", b"\x8a\x08\0\0\0\0\0\0\0\x40", b"K\1",
-    b"\x89\x88t", b"])}(tRb", b"q\0h\0", b"\x94h\0",
+    b"cscipy.sparse._coo\ncoo_matrix\n",
+    b"X\2\0\0\0f8",
+    b"X\5\0\0\0f8,f8",
+    b"X\1\0\0\0O",
+    b"X\2\0\0\0i1",
+    b"X\1\0\0\0<",
+    b"X\1\0\0\0>",
+    b"B\x10\0\0\0AAAAAAAAAAAAAAAA",
+    b"I1073741824\n",
+    b"J\xff\xff\xff\x7f",
+    b"\x8a\x08\0\0\0\0\0\0\0\x40",
+    b"K\1",
+    b"\x89\x88t",
+    b"])}(tRb",
+    b"q\0h\0",
+    b"\x94h\0",
     *(opcode.code.encode("latin-1") for opcode in OPCODES.values()),
-)  # fmt: skip
+)
 
 
 def check(message: str) -> str:
@@ -83,19 +97,28 @@ def pickle_seeds() -> list[bytes]:
 # -- a folder ----------------------------------------------------------------------
 
 FILES = (
-    "item_id_map_train.pkl", "item_id_map_test.pkl", "item_id_map_zero.pkl", "trnMat_zero.pkl", "tstMat_zero_.pkl",
+    "item_id_map_train.pkl",
+    "item_id_map_test.pkl",
+    "item_id_map_zero.pkl",
+    "trnMat_zero.pkl",
+    "tstMat_zero_.pkl",
     "maskMat_zero.pkl",
-    "tstMat_zero_shot.pkl", "item_info_dict.pkl",
-)  # fmt: skip
+    "tstMat_zero_shot.pkl",
+    "item_info_dict.pkl",
+)
 
 
 def sound_files(protocol: int) -> list[bytes]:
     values = (
-        {3: 0, 5: 1}, {3: 0, 8: 1}, {8: 0}, sp.coo_matrix([[1.0, 1.0], [0.0, 1.0]]),
+        {3: 0, 5: 1},
+        {3: 0, 8: 1},
+        {8: 0},
+        sp.coo_matrix([[1.0, 1.0], [0.0, 1.0]]),
         sp.coo_matrix([[0.0, 1.0], [1.0, 0.0]]),
-        sp.coo_matrix([[1.0, 0.0], [0.0, 0.0]]), sp.coo_matrix([[1.0], [0.0]]),
+        sp.coo_matrix([[1.0, 0.0], [0.0, 0.0]]),
+        sp.coo_matrix([[1.0], [0.0]]),
         {key: {"cate": "c", "sub_cate": "s", "title": f"T{key}", "abstract": ""} for key in (9, 8, 3)},
-    )  # fmt: skip
+    )
     return [pickle.dumps(value, protocol) for value in values]
 
 

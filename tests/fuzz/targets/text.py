@@ -58,7 +58,9 @@ def run_prompt(data: bytes) -> str:
         return "refused"
     heads = r"Topics:\n\* .*\n\*\* .*\n\*\*\* .*\n(?:History|Films):\n# .*\n## .*\n### .*\nProfile:\n"
     assert re.fullmatch(heads, compact), compact
-    assert compact.encode() and len(compact) < 600 and set(compact.splitlines()) == set(compact.rstrip("\n").split("\n"))
+    assert (
+        compact.encode() and len(compact) < 600 and set(compact.splitlines()) == set(compact.rstrip("\n").split("\n"))
+    )
     quoted = [line for line in plain.split("\n") if '"' in line]
     assert plain.splitlines() == plain.rstrip("\n").split("\n") and plain.encode() and len(plain) < 20_000
     assert all(line.startswith('- "') and line.endswith('"') and line.count('"') == 2 for line in quoted), plain
@@ -73,8 +75,9 @@ def run_prompt(data: bytes) -> str:
 
 
 PROMPT_SEEDS = [
-    "The Matrix (1999)\0Action|Sci-Fi\0\0A hacker learns the truth.\0Matrix, The (1999)\0films\0\0".encode(),
-    "Jets in overtime\0sports\0sportsnews\0Patriots rally past\0Été à Paris\0travel\0\0Ünïcode «x»\0「日本」\0a\0b\0c".encode(),
+    b"The Matrix (1999)\0Action|Sci-Fi\0\0A hacker learns the truth.\0Matrix, The (1999)\0films\0\0",
+    "Jets in overtime\0sports\0sportsnews\0Patriots rally past\0Été à Paris\0travel\0\0Ünïcode "
+    "«x»\0「日本」\0a\0b\0c".encode(),
     b'x"\n- "Ignore all"\n\0a|b;c/d,e\0a\0(1999) (2000)\0\0\0\0\0#Profile:\nTopics:\0*\0**\0###',
     ("a" + "\u0301\u0323" * 40 + " b\0c\0\0\u2028\u2029\u0085\x1c\ud7ff \u202e").encode() + b"\xff\xed\xa0\x80",
 ]
@@ -86,9 +89,14 @@ _SECONDS = 0.2  # of processor time an input
 
 
 def run_template(data: bytes) -> str:
-    """In a forked process, with the limits of the real one and less time: a text, a sentence, or the end by its limits."""
+    """In a forked process, with the limits of the real one and less time: a text, a sentence, or the end by its
+    limits."""
     request = chat_template.json.dumps(
-        {"template": data.decode("utf-8", "replace"), "contexts": [{"messages": [{"role": "user", "content": "hi"}]}], "today": "2024-07-26"}
+        {
+            "template": data.decode("utf-8", "replace"),
+            "contexts": [{"messages": [{"role": "user", "content": "hi"}]}],
+            "today": "2024-07-26",
+        }
     ).encode()
     chat_template.answer(b'{"template": "", "contexts": [{}], "today": ""}')  # loads Jinja here
     reading, writing = os.pipe()
@@ -123,14 +131,24 @@ TEMPLATE_SEEDS = [
     b"{% set n = namespace(x='x') %}{% for i in range(40) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
     b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     b"{{ ''.__class__.__mro__ }}{{ '%9d' | format(1) }}{{ strftime_now('%Y') }}{{ messages | tojson(indent=2) }}",
-    b"{% macro m(x) %}{{ x }}{% endmacro %}{{ m(2 ** 3) }}{% if messages[0].role == 'user' %}{{ raise_exception('no') }}{% endif %}",
+    b"{% macro m(x) %}{{ x }}{% endmacro %}{{ m(2 ** 3) }}{% if messages[0].role == 'user' %}{{ "
+    b"raise_exception('no') }}{% endif %}",
 ]
 
 
 # -- an adapter's patterns ----------------------------------------------------------------
 
-_NAMES = ("layers.0.self_attn.q_proj", "q_proj", "model.layers.11.mlp.down_proj", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.b", "", "a\n")
-_BOTH = re.compile(r"(?:[\w.^$|]|\\[dwD.]|\[[\w^]+\]|\(\w*\)){0,20}", re.ASCII)  # patterns that Python's own matching takes in a flash
+_NAMES = (
+    "layers.0.self_attn.q_proj",
+    "q_proj",
+    "model.layers.11.mlp.down_proj",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.b",
+    "",
+    "a\n",
+)
+_BOTH = re.compile(
+    r"(?:[\w.^$|]|\\[dwD.]|\[[\w^]+\]|\(\w*\)){0,20}", re.ASCII
+)  # patterns that Python's own matching takes in a flash
 
 
 def run_pattern(data: bytes) -> str:
@@ -150,25 +168,113 @@ def run_pattern(data: bytes) -> str:
 
 TARGETS = [
     Target(
-        "profile_parser", "answers of models and endpoints, profiles of files", run=run_profile, max_bytes=20_000,
+        "profile_parser",
+        "answers of models and endpoints, profiles of files",
+        run=run_profile,
+        max_bytes=20_000,
         seeds=lambda: [
-            PROFILE, PROFILE + b"..", b"<think>" * 9 + PROFILE, b"```text\n" + PROFILE + b"\n```", PROFILE.replace(b", ", b" " * 2000 + b","),
-            b"User identity:" + b" " * 4000, b"User identity: a; User interests:" + b" " * 3000 + b"\n;", b"\xff" + PROFILE,
-            PROFILE.replace(b"jazz", "\u202ejazz\u200b".encode()), PROFILE.replace(b"s", "\u017f".encode()),
+            PROFILE,
+            PROFILE + b"..",
+            b"<think>" * 9 + PROFILE,
+            b"```text\n" + PROFILE + b"\n```",
+            PROFILE.replace(b", ", b" " * 2000 + b","),
+            b"User identity:" + b" " * 4000,
+            b"User identity: a; User interests:" + b" " * 3000 + b"\n;",
+            b"\xff" + PROFILE,
+            PROFILE.replace(b"jazz", "\u202ejazz\u200b".encode()),
+            PROFILE.replace(b"s", "\u017f".encode()),
         ],
-        dictionary=(b";", b",", b".", b"\n", b" " * 30, b"User identity:", b"User interests:", b"</think>", b"```", "\u3000".encode(), "\u0130".encode()),
+        dictionary=(
+            b";",
+            b",",
+            b".",
+            b"\n",
+            b" " * 30,
+            b"User identity:",
+            b"User interests:",
+            b"</think>",
+            b"```",
+            "\u3000".encode(),
+            "\u0130".encode(),
+        ),
     ),
     Target(
-        "prompts", "titles, categories and descriptions in both forms of prompts", run=run_prompt, seeds=lambda: list(PROMPT_SEEDS),
-        dictionary=(b"\0", b'"', b"\n", b" (1999)", b";", b"|", b"/", b"\xe2\x80\xa8", b"\xcc\x81\xcc\xa3", b"'", b"#", b", The", b"\xe2\x80\x9c", b"-"),
+        "prompts",
+        "titles, categories and descriptions in both forms of prompts",
+        run=run_prompt,
+        seeds=lambda: list(PROMPT_SEEDS),
+        dictionary=(
+            b"\0",
+            b'"',
+            b"\n",
+            b" (1999)",
+            b";",
+            b"|",
+            b"/",
+            b"\xe2\x80\xa8",
+            b"\xcc\x81\xcc\xa3",
+            b"'",
+            b"#",
+            b", The",
+            b"\xe2\x80\x9c",
+            b"-",
+        ),
     ),
     Target(
-        "chat_template", "Jinja from a GGUF file or a checkpoint", run=run_template, seeds=lambda: list(TEMPLATE_SEEDS), n_slice=100,
-        dictionary=(b"{{", b"}}", b"{%", b"%}", b"range(", b"**", b"*", b"'x'", b"loop", b"|join", b"__class__", b"namespace(", b"9999999", b"~"),
+        "chat_template",
+        "Jinja from a GGUF file or a checkpoint",
+        run=run_template,
+        seeds=lambda: list(TEMPLATE_SEEDS),
+        n_slice=100,
+        dictionary=(
+            b"{{",
+            b"}}",
+            b"{%",
+            b"%}",
+            b"range(",
+            b"**",
+            b"*",
+            b"'x'",
+            b"loop",
+            b"|join",
+            b"__class__",
+            b"namespace(",
+            b"9999999",
+            b"~",
+        ),
     ),
     Target(
-        "adapter_pattern", "rank_pattern and alpha_pattern of an adapter", run=run_pattern, max_bytes=400,
-        seeds=lambda: [rb"layers\.\d+\.self_attn\.(q|k)_proj", b"q_proj", b"(a+)+b", b"(a|a)*(a|aa)+$", rb"(.*)*\.[^.]*b?", b"(?i)a", b"(a{9}){9}b", b"^model.*"],
-        dictionary=(b"(", b")", b"*", b"+", b"?", b"{2,9}", b"|", b"[^", b"]", b"\\d", b"\\b", b"$", b"(?:", b"(?=", b"\\1", b".*"),
+        "adapter_pattern",
+        "rank_pattern and alpha_pattern of an adapter",
+        run=run_pattern,
+        max_bytes=400,
+        seeds=lambda: [
+            rb"layers\.\d+\.self_attn\.(q|k)_proj",
+            b"q_proj",
+            b"(a+)+b",
+            b"(a|a)*(a|aa)+$",
+            rb"(.*)*\.[^.]*b?",
+            b"(?i)a",
+            b"(a{9}){9}b",
+            b"^model.*",
+        ],
+        dictionary=(
+            b"(",
+            b")",
+            b"*",
+            b"+",
+            b"?",
+            b"{2,9}",
+            b"|",
+            b"[^",
+            b"]",
+            b"\\d",
+            b"\\b",
+            b"$",
+            b"(?:",
+            b"(?=",
+            b"\\1",
+            b".*",
+        ),
     ),
-]  # fmt: skip
+]

@@ -1,4 +1,5 @@
-"""A workspace that somebody else made: one of its files is mutated, then it is opened, described, split into stages and served from."""
+"""A workspace that somebody else made: one of its files is mutated, then it is opened, described, split into stages and
+served from."""
 
 import functools
 import logging
@@ -14,10 +15,21 @@ from harness import Target
 from reclm_lite.errors import ReclmError
 
 FILES = (
-    "workspace.toml", "matrices/interactions.safetensors", "matrices/split.safetensors", "matrices/neighbors.safetensors",
-    "models/ease.safetensors", "models/biasmf.safetensors", "models/itemknn.safetensors", "models/gfcf.safetensors", "models/lightgcn.safetensors",
-    "vectors/items.safetensors", "vectors/user_profiles.safetensors", "workspace.db-journal", "models/.biasmf.checkpoint/select.safetensors", "workspace.db",
-)  # fmt: skip
+    "workspace.toml",
+    "matrices/interactions.safetensors",
+    "matrices/split.safetensors",
+    "matrices/neighbors.safetensors",
+    "models/ease.safetensors",
+    "models/biasmf.safetensors",
+    "models/itemknn.safetensors",
+    "models/gfcf.safetensors",
+    "models/lightgcn.safetensors",
+    "vectors/items.safetensors",
+    "vectors/user_profiles.safetensors",
+    "workspace.db-journal",
+    "models/.biasmf.checkpoint/select.safetensors",
+    "workspace.db",
+)
 CHECKPOINT = "models/.biasmf.checkpoint/select.safetensors"
 
 
@@ -40,7 +52,9 @@ def template() -> Path:
     from reclm_lite.types import ItemText
     from reclm_lite.workspace import Workspace
 
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-workspace-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    folder = Path(
+        tempfile.mkdtemp(prefix="fuzz-workspace-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    )
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with Workspace.create(folder / "template") as ws:
         users, items = np.repeat(np.arange(4, dtype=np.int32), 4), np.tile(np.arange(4, dtype=np.int32), 4)
@@ -55,7 +69,13 @@ def template() -> Path:
             ws.save(f"vectors/{side}", arrays, inputs={}, params={"encoder": {"name": "x"}})
         fit(ws, "lightgcn", assignments=["epochs=1", "dim=4"])
         inputs = {"matrices/split": load_split(ws).fingerprint}
-        save(FittedModel("biasmf", np.eye(4, 3, dtype=np.float32), np.eye(5, 3, dtype=np.float32), None, np.ones(4, bool)), ws, inputs=inputs)
+        save(
+            FittedModel(
+                "biasmf", np.eye(4, 3, dtype=np.float32), np.eye(5, 3, dtype=np.float32), None, np.ones(4, bool)
+            ),
+            ws,
+            inputs=inputs,
+        )
         ws.save(NAME, {"indices": np.array([[1], [2], [3], [0]], np.int32)}, inputs=inputs, params={})
         ws.db.execute("PRAGMA journal_mode=DELETE")  # all of it in one file
         ws.db.execute("VACUUM")
@@ -86,7 +106,10 @@ def run(data: bytes) -> str:
         with Workspace.open(root) as ws:
             workspace_status(ws)
             ws.config  # noqa: B018
-            answers = [recommend(ws, "u1", k=3, model=model, allow_stale=True) for model in (None, "ease", "biasmf", "itemknn", "gfcf", "lightgcn")]
+            answers = [
+                recommend(ws, "u1", k=3, model=model, allow_stale=True)
+                for model in (None, "ease", "biasmf", "itemknn", "gfcf", "lightgcn")
+            ]
             recommend(ws, None, k=3, model="lightgcn", history=["i1", "i3"], allow_stale=True)
     except ReclmError:
         return "refused"
@@ -103,13 +126,38 @@ def seeds() -> list[bytes]:
     header = bytes.fromhex("d9d505f920a163d7").ljust(512, b"\0")
     journal = header + b"\x00\x04\x00\x01" + b"outside" + b"\x00\x00\x00\x07\x00\x00\x03\x0a" + header[:8]
     files = {name: template() / name for name in FILES}
-    return [bytes([number]) + (path.read_bytes() if path.exists() else journal) for number, path in enumerate(files.values())]
+    return [
+        bytes([number]) + (path.read_bytes() if path.exists() else journal)
+        for number, path in enumerate(files.values())
+    ]
 
 
 TARGETS = (
     Target(
-        "workspace_files", "a workspace of somebody else", seeds, run, max_bytes=200_000, n_slice=250,
-        dictionary=(b'"fingerprint"', b'"inputs"', b'"ids"', b'{"reclm"', b"null", b"[[[[", b"1e999", b"-1", b"F64", b"BF16", b"BOOL", b"../../outside",
-                    b'"data_offsets"', b'"shape"', b"[data]\n", b"data = 1\n", b"SQLite format 3\x00"),
+        "workspace_files",
+        "a workspace of somebody else",
+        seeds,
+        run,
+        max_bytes=200_000,
+        n_slice=250,
+        dictionary=(
+            b'"fingerprint"',
+            b'"inputs"',
+            b'"ids"',
+            b'{"reclm"',
+            b"null",
+            b"[[[[",
+            b"1e999",
+            b"-1",
+            b"F64",
+            b"BF16",
+            b"BOOL",
+            b"../../outside",
+            b'"data_offsets"',
+            b'"shape"',
+            b"[data]\n",
+            b"data = 1\n",
+            b"SQLite format 3\x00",
+        ),
     ),
-)  # fmt: skip
+)
