@@ -35,7 +35,7 @@ test-floors: $(FLOORS)/floors.stamp
 
 # The pinned torch is for CPUs: install one for your GPU into .venv first.
 test-gpu: $(VENV)/dev.stamp
-	RECLM_TEST_GPU=1 $(VENV)/bin/pytest tests/test_tune_gpu.py $(PYTEST_ARGS)
+	RECLM_TEST_GPU=1 $(VENV)/bin/pytest tests/tune/test_tune_gpu.py $(PYTEST_ARGS)
 
 # The kernels' own tests once more, with every read and write of theirs checked. Python's memory is not ours: leaks are not looked for.
 SANITIZED := build-sanitize/libreclm_kernels.so
@@ -44,8 +44,8 @@ sanitize: $(VENV)/dev.stamp
 	cmake --build build-sanitize
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc RECLM_KERNELS=$(abspath $(SANITIZED)) \
-	  $(VENV)/bin/pytest tests/test_kernels_isa.py tests/test_kernels_bad_input.py tests/test_kernels_spmm.py \
-	    tests/test_kernels_topk*.py $(PYTEST_ARGS)
+	  $(VENV)/bin/pytest tests/kernels/test_kernels_isa.py tests/kernels/test_kernels_bad_input.py tests/kernels/test_kernels_spmm.py \
+	    tests/kernels/test_kernels_topk*.py $(PYTEST_ARGS)
 
 # Hostile inputs for every parser, guided by coverage: FUZZ_SECONDS for each target, resumable (build/fuzz). Not part of the suite.
 FUZZ_SECONDS ?= 300

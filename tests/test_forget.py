@@ -3,13 +3,10 @@ other."""
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from profile_workspace import HashEncoder, make_workspace, text_of
 
 from reclm_lite.cf.fit import fit

@@ -9,10 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from profile_workspace import make_workspace
-from test_forget import ID, IDS, N_USERS, PERSON, arrays_of, files_of, found_in, freshness, needles_of
+from test_forget import (  # noqa: F401  (fixtures)
+    ID,
+    IDS,
+    N_USERS,
+    PERSON,
+    arrays_of,
+    built,
+    files_of,
+    found_in,
+    freshness,
+    needles_of,
+    profile_of,
+    root,
+)
 
 from reclm_lite import forget
 from reclm_lite.cli import forget as verb

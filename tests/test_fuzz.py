@@ -13,7 +13,6 @@ import pytest
 
 FUZZ = Path(__file__).parent / "fuzz"
 sys.path.insert(0, str(FUZZ))
-sys.path.insert(0, str(Path(__file__).parent))
 from harness import load_targets
 
 CODE = """
@@ -37,7 +36,7 @@ print(json.dumps(outcomes))
 def test_hostile_inputs_are_accepted_or_refused_and_nothing_else(name):
     target = load_targets()[name]
     run = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", CODE, str(FUZZ), str(FUZZ.parent), name],
+        [sys.executable, "-X", "faulthandler", "-c", CODE, str(FUZZ), str(FUZZ.parent / "helpers"), name],
         capture_output=True,
         text=True,
         timeout=600,

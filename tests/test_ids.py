@@ -3,7 +3,6 @@ others."""
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,6 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
-sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from profile_workspace import HashEncoder
 
 from reclm_lite.artefacts import read_arrays, write_arrays

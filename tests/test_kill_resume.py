@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from profile_workspace import make_workspace, profile
 from tiny_llama import write_tiny_llama
 

@@ -215,7 +215,7 @@ with make_workspace(root / "ws", {0: [1, 2, 3]}) as ws:
     assert run_profiles(ws, "users", source=source, settings=RunSettings(n_retries=0)).n_generated == 1
 print(sorted({name.split(".")[0] for name in sys.modules} & set(sys.argv[2:])))
 """
-    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = os.pathsep.join([str(Path(__file__).parent / "helpers"), *filter(None, [os.environ.get("PYTHONPATH")])])
     run = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), *OF_RAY],
         capture_output=True,

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from test_cli_profile import shown_on_a_terminal
 
 import reclm_lite

@@ -3,13 +3,10 @@
 import json
 import shlex
 import sqlite3
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from profile_workspace import profile
 
 from reclm_lite.assets import encoder_path

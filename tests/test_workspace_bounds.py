@@ -15,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from profile_workspace import HashEncoder, text_of
 
 from reclm_lite.artefacts import ids_digest, read_arrays, read_provenance, write_arrays

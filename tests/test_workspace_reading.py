@@ -4,13 +4,10 @@ is."""
 import os
 import shutil
 import sqlite3
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
 from profile_workspace import make_workspace
 
 from reclm_lite.cli import main

@@ -1,7 +1,7 @@
 """The layers of the trained models, each with its hand-derived backward pass.
 
 Plain functions over float32 arrays: `forward` returns the output and what `backward` needs.
-Gradients are checked against torch autograd in tests/test_cf_gradients.py. Left out: any
+Gradients are checked against torch autograd in tests/cf/test_cf_gradients.py. Left out: any
 notion of a model or of an optimiser.
 """
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the suite's helper modules
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))  # the suite's helper modules
 from harness import bound_memory, load_targets, run_mutated
 
 BUILD = Path(__file__).parents[2] / "build" / "fuzz"
