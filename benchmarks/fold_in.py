@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from reclm_lite.cf.closed import fit_closed
 from reclm_lite.cf.fit import fit_arrays
+from reclm_lite.cf.fitted import FittedModel
 from reclm_lite.cf.inputs import Inputs, load_inputs
-from reclm_lite.cf.interface import FittedModel
 from reclm_lite.cf.models import TRAINED
+from reclm_lite.cf.scorers import HistoryScorer, VectorScorer
+from reclm_lite.cf.untrained import fit_untrained
 from reclm_lite.data.dataset import Split, load_split
-from reclm_lite.evaluate.settings import rank
+from reclm_lite.evaluate.protocol import rank
 from reclm_lite.workspace import Workspace
 
 K = 20
@@ -40,7 +41,7 @@ def without(matrix: sp.csr_matrix, users: np.ndarray) -> sp.csr_matrix:
 def fit(inputs: Inputs, split: Split, model: str, seed: int) -> FittedModel:
     if model in TRAINED:
         return fit_arrays(dataclasses.replace(inputs, split=split), model, seed=seed)
-    return fit_closed(split, model, seed=seed)
+    return fit_untrained(split, model, seed=seed)
 
 
 def shared(these: np.ndarray, those: np.ndarray) -> float:
@@ -61,10 +62,11 @@ def measure(inputs: Inputs, model: str, share: float, seed: int) -> dict:
         return recall, fitted.topk(np.arange(len(users)), K, candidates=split.full_candidates, seen=seen)[0]
 
     def rows_of(fitted: FittedModel) -> FittedModel:
-        histories = None if fitted.histories is None else fitted.histories[users]
-        return dataclasses.replace(
-            fitted, user_vectors=fitted.user_vectors[users], user_ready=fitted.user_ready[users], histories=histories
-        )
+        if isinstance(fitted.scorer, HistoryScorer):
+            scorer = fitted.scorer.for_histories(fitted.scorer.histories[users])
+        else:
+            scorer = VectorScorer(fitted.vectors._replace(users=fitted.user_vectors[users]))
+        return dataclasses.replace(fitted, scorer=scorer, user_ready=fitted.user_ready[users])
 
     refit, refit_lists = judge(rows_of(fit(inputs, split, model, seed)))
     _, other_lists = judge(rows_of(fit(inputs, split, model, seed + 1)))

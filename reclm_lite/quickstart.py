@@ -150,7 +150,7 @@ def _show_users(ws: Workspace, console) -> None:
 
 
 def _evaluate(ws: Workspace, console) -> dict:
-    from .evaluate.settings import evaluate_workspace
+    from .evaluate.protocol import evaluate_workspace
     from .report.tables import models_table
 
     result = evaluate_workspace(ws, ci95=True)

@@ -174,25 +174,10 @@ def _profile_vectors(taken: Taken) -> None:
     taken.rows("vectors", "text_hash")
 
 
-# What FoldState keeps: sums over all users, weights, and items.
-_FOLD = (
-    "pool",
-    "prior_mean",
-    "prior_precision",
-    "layer_weights",
-    "item_layers",
-    "item_degree",
-    "fuse_w",
-    "fuse_b",
-    "readout",
-    "readout_bias",
-    *(f"{mlp}.{part}" for mlp in ("fuse_mlp", "tower_mlp") for part in ("w1", "b1", "w2", "b2")),
-)
-
-
 def _model(taken: Taken) -> None:
     taken.rows("user_vectors", "user_ready", "train_user_vectors")
-    taken.same("item_vectors", "item_bias", *(f"fold.{name}" for name in _FOLD))
+    # `interface.UserFold.arrays`: no row belongs to a user.
+    taken.same("item_vectors", "item_bias", *[name for name in taken.left if name.startswith("fold.")])
     taken.csr("histories.indptr", "histories.indices")
     kind = taken.params.get("scorer")
     if kind == "dense":

@@ -10,13 +10,13 @@ import pytest
 from profile_workspace import HashEncoder, make_workspace, text_of
 
 from reclm_lite.cf.fit import fit
-from reclm_lite.cf.interface import artefact_name, fitted_models
 from reclm_lite.cf.models import MODELS, TRAINED
+from reclm_lite.cf.names import artefact_name, fitted_models
 from reclm_lite.cf.neighbors import neighbors
 from reclm_lite.data.dataset import Imported, load_interactions, load_split, save_imported, user_ids
 from reclm_lite.data.split import run_split
 from reclm_lite.errors import InputError
-from reclm_lite.evaluate.settings import evaluate_workspace
+from reclm_lite.evaluate.protocol import evaluate_workspace
 from reclm_lite.forget import forget_user, forget_users
 from reclm_lite.profiles.vectors import embed_profiles, profile_vectors_stale
 from reclm_lite.report.page import write_report
@@ -259,18 +259,20 @@ def test_every_other_users_rows_are_as_before_bit_for_bit(root):
 
 
 def test_histories_and_graphs_of_models_without_training_lose_the_persons_row_alone(root):
-    from reclm_lite.cf.interface import load
+    from reclm_lite.cf.store import load
 
     with Workspace.open(root) as ws:
         models = ("ease", "itemknn", "gfcf")
         before = {model: load(ws, model) for model in models}
         forget_user(ws, ID)
         for model in models:
-            after = load(ws, model)
-            assert np.array_equal(after.histories.toarray(), np.delete(before[model].histories.toarray(), PERSON, 0))
-            assert before[model].histories[PERSON].nnz
-        graph = load(ws, "gfcf").scorer.graph.toarray()
-        assert np.array_equal(graph, np.delete(before["gfcf"].scorer.graph.toarray(), PERSON, 0))
+            after, histories = load(ws, model), before[model].scorer.histories
+            assert np.array_equal(
+                after.scorer.histories.toarray(), np.delete(before[model].scorer.histories.toarray(), PERSON, 0)
+            )
+            assert histories[PERSON].nnz
+        graph = load(ws, "gfcf").scorer.weights.graph.toarray()
+        assert np.array_equal(graph, np.delete(before["gfcf"].scorer.weights.graph.toarray(), PERSON, 0))
 
 
 def test_neighbor_lists_close_up_where_the_person_stood_and_name_the_same_people(root):

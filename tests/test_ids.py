@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from profile_workspace import HashEncoder
 
 from reclm_lite.artefacts import read_arrays, write_arrays
-from reclm_lite.cf import interface, neighbors
-from reclm_lite.cf.interface import FittedModel
+from reclm_lite.cf import neighbors, store
+from reclm_lite.cf.fitted import FittedModel
 from reclm_lite.cli import main
 from reclm_lite.data.dataset import Imported, item_ids, load_interactions, load_split, save_imported, user_ids
 from reclm_lite.data.split import run_split
@@ -49,9 +49,9 @@ def data_of(users: list[str], items: list[str], seed: int) -> Imported:
 def plant(ws: Workspace, name: str) -> None:
     """A model whose score of a user and an item is the dot product of `vector_of` their ids."""
     vectors = [np.stack([vector_of(one) for one in ids]) for ids in (user_ids(ws), item_ids(ws))]
-    fitted = FittedModel(name, *vectors, None, np.ones(len(vectors[0]), bool), metrics={"ndcg@20": 0.5})
+    fitted = FittedModel.of_vectors(name, *vectors, None, np.ones(len(vectors[0]), bool), metrics={"ndcg@20": 0.5})
     with ws.writing():
-        interface.save(fitted, ws, inputs={"matrices/split": load_split(ws).fingerprint})
+        store.save(fitted, ws, inputs={"matrices/split": load_split(ws).fingerprint})
 
 
 def plant_neighbors(ws: Workspace) -> None:
@@ -238,7 +238,7 @@ def test_a_model_whose_arrays_do_not_fit_is_damaged_not_an_index_error(ws, chang
     path = ws.path("models/lightgcn")
     write_arrays(path, change(read_arrays(path)), {"reclm": json.dumps(ws.provenance("models/lightgcn", made_by=""))})
     with pytest.raises(WorkspaceError, match="models/lightgcn is damaged.*reclm fit lightgcn"):
-        interface.load(ws, "lightgcn")
+        store.load(ws, "lightgcn")
 
 
 @pytest.mark.parametrize(

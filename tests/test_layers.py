@@ -64,22 +64,36 @@ ALLOWED = {
     "convert": {"errors", "gguf_file", "runtime", "chat_template", "__init__"},
     "data": {"errors", "memory", "types", "workspace", "__init__"},
     "text": {"assets", "errors", "types", "workspace", "provenance", "runtime", "probe", "data"},
-    "cf": {"artefacts", "errors", "files", "types", "memory", "workspace", "provenance", "kernels", "data"},
+    "metrics": {"kernels"},
+    "cf": {"artefacts", "errors", "files", "types", "memory", "workspace", "provenance", "kernels", "data", "metrics"},
     "dialogue": {"errors", "files", "types", "workspace", "text", "data", "cf"},
     "profiles": BASE | {"data", "text", "dialogue", "cf", "kernels"},
-    "evaluate": BASE | {"data", "text", "dialogue", "cf", "kernels"},
-    "serve": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels"},
-    "report": BASE | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve"},
+    "evaluate": BASE | {"metrics", "data", "text", "dialogue", "cf", "kernels"},
+    "serve": BASE | {"metrics", "data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels"},
+    "report": BASE | {"metrics", "data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve"},
     "status": BASE | {"data", "cf", "profiles", "evaluate"},
     "user_rows": set(),
     "forget": BASE | {"data", "profiles", "user_rows"},
     # Dialogues are made before and models exported after: tuning knows neither workspaces nor GGUF.
     "tune": {"errors", "files", "memory", "chat_template", "dialogue", "__init__"},
     "bench": BASE
-    | {"data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve", "report", "convert", "tune"},
+    | {
+        "metrics",
+        "data",
+        "text",
+        "dialogue",
+        "cf",
+        "profiles",
+        "evaluate",
+        "kernels",
+        "serve",
+        "report",
+        "convert",
+        "tune",
+    },
 }
 # Of cf, sibling stages may use the interface (and what the interface is made of), not its insides.
-CF_IS_PUBLIC_AS = {"interface", "neighbors"}
+CF_IS_PUBLIC_AS = {"fitted", "models", "names", "neighbors", "ranking", "store", "untrained"}
 HEAVY = ("torch", "transformers", "numba", "llama_cpp", "scipy", "duckdb")
 # Comparing a converted model with the original takes the original's software, and timing a peer takes the peer.
 MAY_IMPORT_TORCH = ("convert/parity/", "bench/")

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from ..cf.closed import fit_closed
+from ..cf.fitted import FittedModel
 from ..cf.inputs import Inputs, load_inputs
-from ..cf.interface import FittedModel
 from ..cf.models import TRAINED
 from ..cf.phases import fit_arrays
+from ..cf.untrained import fit_untrained
 from ..data.dataset import Split, load_split
 from ..errors import InputError
-from ..evaluate.settings import Evaluation, evaluate
+from ..evaluate.protocol import Evaluation, evaluate
 from ..workspace import Workspace
 from . import machine, results
 from .graphs import NEWS, PLACES, Shape, hold_out, power_law
@@ -188,7 +188,7 @@ def _on(inputs: Inputs, models: tuple[str, ...], suffix: str, settings: Settings
             say(f"{model}{suffix}")
             watch = Stopwatch()
             with PeakMemory() as memory:
-                fitted = fit_closed(split, model, seed=settings.seed, n_threads=settings.n_threads)
+                fitted = fit_untrained(split, model, seed=settings.seed, n_threads=settings.n_threads)
                 fit_seconds = watch.lap()
                 recall = _ranked(split, fitted, settings).means["recall@20"]
                 evaluate_seconds = watch.lap()

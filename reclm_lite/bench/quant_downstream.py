@@ -26,7 +26,7 @@ from ..cf.inputs import load_inputs
 from ..cf.phases import PROFILE_PHASES, checkpoint_path, fit_arrays
 from ..cf.settings import override
 from ..data.dataset import Split, load_split
-from ..evaluate.settings import SETTINGS, evaluate
+from ..evaluate.protocol import SETTINGS, evaluate
 from ..workspace import Workspace
 from . import machine, quant_int8
 from .quant_intervals import Paired, paired, pooled

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ..cf.interface import FittedModel, take_rows
+from ..cf.fitted import FittedModel
+from ..cf.ranking import take_rows
+from ..cf.scorers import VectorScorer
 from ..data.dataset import Split
-from ..evaluate.metrics import ranking_metrics
-from ..evaluate.settings import keep_columns
+from ..evaluate.protocol import keep_columns
 from ..kernels import native
 from ..kernels.topk import PRECISIONS
+from ..metrics import ranking_metrics
 from .quant_intervals import paired
 
 _TURNS = 3
@@ -33,7 +35,7 @@ def measure(fitted: FittedModel, split: Split, k: int, n_threads: int) -> dict[s
     vectors, candidates = fitted.vectors, np.ascontiguousarray(split.full_candidates, np.int32)
     relevant = keep_columns(split.test, candidates)
     users = np.flatnonzero(np.diff(relevant.indptr)).astype(np.int32)
-    if vectors.relu_dim or not fitted.is_personal or fitted.scorer is not None or not len(users):
+    if vectors.relu_dim or not fitted.is_personal or not isinstance(fitted.scorer, VectorScorer) or not len(users):
         return None
     rows, seen = take_rows(relevant, users), take_rows(split.known(), users)
     mask = native.make_csr(seen.indptr, seen.indices, None, seen.shape)

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ..metrics import metric_label
 from ..report import frontier
 from ..report.frontier import HEADLINE, Mark, loss_of, mark_of
 from ..report.plots import dot_plot
 from ..report.shell import shell
-from ..report.tables import metric_label, pairs_html, table_html
+from ..report.tables import pairs_html, table_html
 from . import quant_int8
 from .quant_downstream import GROUPS, METRICS, K
 from .quant_results import CHOSEN, TOO_SMALL

@@ -48,5 +48,5 @@ def trained(
         fitted = fit_arrays(
             inputs, "biasmf", settings=settings, epochs=epochs, refit=False, n_threads=n_threads, seed=seed
         )
-    bias = np.zeros(matrix.shape[1], np.float32) if fitted.item_bias is None else fitted.item_bias
+    bias = fitted.vectors.bias if len(fitted.vectors.bias) else np.zeros(matrix.shape[1], np.float32)
     return fitted.user_vectors, fitted.item_vectors, bias

@@ -9,16 +9,13 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from .fusion import PublishedEncoder, ResidualEncoder
-from .graph import Graph
+from .encoders import PublishedEncoder, ResidualEncoder
+from .graph import Graph, Sides
+from .interface import Batch, Grads
 from .layers import Params
 from .models.lightgcn import LightGCN, graph_arguments
 from .objectives import contrast, contrast_within, ranking_loss
 from .settings import ContrastSettings
-from .training import Batch, Grads
-
-# Vectors of users and of items, or their gradients.
-Sides = tuple[np.ndarray, np.ndarray]
 
 
 class ContrastGCN(LightGCN, ABC):

@@ -2,7 +2,7 @@
 
 Settings (and epochs, and the gates of profiles) are chosen on the validation set; then the model is fitted again on
 training and validation together. The test set is not read. An interrupted fit goes on when it is asked for again.
-Left out: the phases of training (phases.py), models without training (closed.py), evaluation (evaluate/).
+Left out: the phases of training (phases.py), models without training (untrained.py), evaluation (evaluate/).
 """
 
 import dataclasses
@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterable
 from ..data.dataset import load_split
 from ..errors import InputError
 from ..workspace import Workspace, now
-from . import interface, memory
-from .closed import fit_closed
+from . import memory_estimate as memory
+from . import store
+from .fitted import FittedModel
 from .inputs import Inputs, load_inputs
-from .interface import FittedModel
 from .models import MODELS, PRESETS, TRAINED, module_of
+from .names import PROFILE_CHOICES
 from .phases import Progress, fit_arrays
 from .resume import checkpoint_folder
 from .settings import Checked, override
+from .untrained import fit_untrained
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def fit(
     """
     _check_choice("model", model, MODELS)
     _check_choice("preset", preset, PRESETS)
-    _check_choice("profiles", profiles, interface.PROFILE_CHOICES)
+    _check_choice("profiles", profiles, PROFILE_CHOICES)
     if profiles != "none" and model not in TRAINED:
         raise InputError(f"{model} takes no profiles: leave out --profiles, or fit one of {', '.join(TRAINED)}")
     assignments = list(assignments)
@@ -87,7 +89,9 @@ def fit(
             log.info(
                 "%s", memory.require(need, f"fitting {model} on {n_items:,} items", "Use itemknn or popularity instead")
             )
-            fitted = fit_closed(split, model, settings, seed=seed, refit=refit, n_threads=n_threads, progress=progress)
+            fitted = fit_untrained(
+                split, model, settings, seed=seed, refit=refit, n_threads=n_threads, progress=progress
+            )
             fitted = _store(ws, fitted, profiles, preset, assignments, used)
     return fitted
 
@@ -112,7 +116,7 @@ def _store(
     """Write the model and a row of the table of runs. A preset that was overridden is marked with a star."""
     label = {"preset": preset + "*" if assignments else preset, "overridden": assignments}
     fitted = dataclasses.replace(fitted, profiles=profiles, params={**label, **fitted.params})
-    fingerprint = interface.save(fitted, ws, inputs=used)
+    fingerprint = store.save(fitted, ws, inputs=used)
     with ws.db:
         ws.db.execute(
             "INSERT INTO runs (model, profiles, created, params, metrics) VALUES (?, ?, ?, ?, ?)",

@@ -11,6 +11,9 @@ import scipy.sparse as sp
 
 from ..kernels import native
 
+# Vectors of users and of items, or their gradients.
+Sides = tuple[np.ndarray, np.ndarray]
+
 
 class Graph:
     """Normalised bipartite adjacency of interactions: CSR (n_users, n_items) of ones, float32.

@@ -5,9 +5,14 @@ Gradients are checked against torch autograd in tests/cf/test_cf_gradients.py. L
 notion of a model or of an optimiser.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from ..artefacts import checked
+
 Params = dict[str, np.ndarray]
+MLP_PARTS = ("w1", "b1", "w2", "b2")
 
 
 def init_linear(rng: np.random.Generator, n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,6 +72,10 @@ class TextMLP:
         w2, b2 = init_linear(rng, n_hidden, dim)
         return {f"{self.name}.w1": w1, f"{self.name}.b1": b1, f"{self.name}.w2": w2, f"{self.name}.b2": b2}
 
+    def of_rows(self, rows: np.ndarray | None) -> "TextMLP":
+        """The same layers over some rows of the text, or over all (None)."""
+        return self if rows is None else TextMLP(self.name, self.text[rows])
+
     def forward(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
         """Returns the output and the hidden layer, which `backward` needs."""
         hidden = relu(linear(self.text, params[f"{self.name}.w1"], params[f"{self.name}.b1"]))
@@ -80,3 +89,23 @@ class TextMLP:
         grads[f"{name}.w1"], grads[f"{name}.b1"], _ = linear_backward(
             self.text, params[f"{name}.w1"], dhidden, need_dx=False
         )
+
+
+def take_rows(array: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    """array[rows], or all of it (None)."""
+    return array if rows is None else array[rows]
+
+
+def mlp_rows(mlp: Params, x: np.ndarray) -> np.ndarray:
+    """ReLU(x @ w1 + b1) @ w2 + b2, float32 (n, dim), row by row: the last bits of a product depend on how many rows it
+    has. mlp: arrays by the names of `MLP_PARTS`."""
+    rows = [np.maximum(row @ mlp["w1"] + mlp["b1"], 0) @ mlp["w2"] + mlp["b2"] for row in x]
+    return np.array(rows, np.float32).reshape(len(x), len(mlp["b2"]))
+
+
+def checked_mlp(arrays: Mapping[str, np.ndarray], name: str) -> Params:
+    """The MLP stored as `<name>.w1` to `<name>.b2`. Raises ValueError if the shapes do not fit together."""
+    w1 = checked(arrays, f"{name}.w1", np.float32, None, None)
+    w2 = checked(arrays, f"{name}.w2", np.float32, w1.shape[1], None)
+    b1 = checked(arrays, f"{name}.b1", np.float32, w1.shape[1])
+    return {"w1": w1, "b1": b1, "w2": w2, "b2": checked(arrays, f"{name}.b2", np.float32, w2.shape[1])}

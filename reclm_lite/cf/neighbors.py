@@ -19,8 +19,10 @@ from ..data.dataset import Split, load_split
 from ..errors import InputError, WorkspaceError
 from ..kernels import native
 from ..workspace import Workspace
-from . import interface
+from . import store
+from .fitted import FittedModel
 from .layers import normalize
+from .models import MODELS
 
 NAME = "matrices/neighbors"
 BASIS_NONE, BASIS_COLLABORATIVE, BASIS_TEXT = 0, 1, 2
@@ -51,16 +53,13 @@ def neighbors(
     if not 1 <= k <= 1000:
         raise InputError(f"k: expected 1 to 1000 neighbours, found {k}")
     split = load_split(ws)
-    fitted = interface.load(ws, model)
+    fitted = store.load(ws, model)
     if not fitted.user_vectors.shape[1]:
         raise InputError(
             f"{model} has no vectors of users to compare: fit a model that has, such as `reclm fit lightgcn -w "
             f"{ws.argument}`"
         )
-    inputs = {
-        "matrices/split": split.fingerprint,
-        interface.artefact_name(fitted.name, fitted.profiles): fitted.fingerprint,
-    }
+    inputs = {"matrices/split": split.fingerprint, fitted.artefact: fitted.fingerprint}
     item_text = None
     if ws.has("vectors/items"):
         made_by = f"reclm embed items -w {ws.argument}"
@@ -109,7 +108,7 @@ def load_indices(ws: Workspace, n_users: int) -> np.ndarray:
     return indices
 
 
-def _of_training(fitted: interface.FittedModel) -> np.ndarray:
+def _of_training(fitted: FittedModel) -> np.ndarray:
     """float32 (n_users, dim): the user vectors that were fitted on training alone."""
     return fitted.user_vectors if fitted.train_user_vectors is None else fitted.train_user_vectors
 
@@ -207,9 +206,9 @@ class Finder:
     def of(cls, ws: Workspace) -> "Finder":
         """By the model that found the stored neighbors. Raises MissingArtefactError where these are missing."""
         params = ws.provenance(NAME, made_by=ws.command_for(NAME))["params"]
-        if params.get("model") not in interface.MODELS or type(params.get("min_interactions")) is not int:
+        if params.get("model") not in MODELS or type(params.get("min_interactions")) is not int:
             raise WorkspaceError(f"{NAME} does not tell its model: make it again with `{ws.command_for(NAME)}`")
-        fitted = interface.load(ws, params["model"])
+        fitted = store.load(ws, params["model"])
         item_text = None
         if ws.has("vectors/items"):
             item_text = _item_text(

@@ -1,13 +1,12 @@
-"""The phases of a trained model's fit, over arrays alone.
+"""The phases of a trained model's fit, on arrays alone.
 
-    select            train on the training set, the epoch chosen on validation
-    profiles          where profiles stand beside the model (profile_tower.py): their part, its epoch and gates chosen
-    likewise refit             train on training and validation together, for as many epochs refit profiles    the same
-    for the profiles' part
+    select            train on the training set; validation selects the epoch
+    profiles          train the profiles' part (profile_tower.py); validation selects its epoch and gates
+    refit             train on training and validation together, for as many epochs
+    refit profiles    the same for the profiles' part
 
-Each phase keeps a checkpoint of its own, so that an interrupted fit goes on within the phase it was in. The test set is
-not
-read. Left out: the workspace (fit.py), evaluation (evaluate/).
+Each phase keeps its own checkpoint, so that an interrupted fit continues within its phase. The test set is not read.
+Left out: the workspace (fit.py), evaluation (evaluate/).
 """
 
 import dataclasses
@@ -21,14 +20,15 @@ from threadpoolctl import threadpool_limits
 
 from ..errors import InputError, ModelError
 from ..kernels import native
-from . import memory
-from .foldstate import FoldState, of_table
+from . import memory_estimate as memory
+from .fitted import FittedModel
 from .inputs import Inputs
-from .interface import FittedModel
+from .interface import Trainable, UserFold
 from .models import TRAINED, module_of
 from .profile_tower import ProfileTower, has_profile
+from .scorers import VectorScorer
 from .settings import TrainedSettings
-from .training import EpochReport, Trainable, TrainConfig, Trained, Validate, train
+from .training import EpochReport, TrainConfig, Trained, Validate, train
 from .validation import validator
 from .vectors import Vectors
 
@@ -173,7 +173,7 @@ class _Fit:
             trained.best_epoch,
             (trained.recall_20, trained.ndcg_20),
         )
-        fold = self._fold_state(module, trained, split.train)
+        fold = self._fold(module, trained, split.train)
         gates, tower_epochs = (0.0, 0.0), 0
         base = vectors
         if self.with_tower:
@@ -186,7 +186,7 @@ class _Fit:
             again = dataclasses.replace(config, epochs=n_epochs, patience=None)
             module, trained = self._train_base("refit", known, again, None)
             vectors = module.vectors(trained.params)
-            fold = self._fold_state(module, trained, known)
+            fold = self._fold(module, trained, known)
             if tower_epochs:
                 vectors, fold = self._refit_tower(vectors, fold, known, gates, tower_epochs)
         self._check_finite(vectors)
@@ -213,17 +213,12 @@ class _Fit:
             n_threads=self.n_threads,
         )
 
-    def _fold_state(self, module: Trainable, trained: Trained, interactions: sp.csr_matrix) -> FoldState:
-        config, params = self.config, trained.params
-        n_steps = -(-interactions.nnz // config.batch_size)
-        return FoldState(
-            loss=config.loss,
-            n_negatives=config.n_negatives,
-            pool=np.unique(interactions.indices).astype(np.int32),
-            l2=(config.l2 + config.l2_tables) * n_steps * config.batch_size,
-            **of_table(params["user_id"]),
-            **module.fold_parts(params),
-        )
+    def _fold(self, module: Trainable, trained: Trained, interactions: sp.csr_matrix) -> UserFold | None:
+        """What places new users, if the model has a way to."""
+        if not hasattr(module, "fold"):
+            log.info("%s cannot place new users: it has no fold-in", self.model)
+            return None
+        return module.fold(trained.params, interactions, self.config)
 
     # -- profiles beside the model ------------------------------------------------
 
@@ -244,8 +239,8 @@ class _Fit:
         )
 
     def _select_tower(
-        self, base: Vectors, fold: FoldState, figures: tuple[float, float]
-    ) -> tuple[Vectors, FoldState, tuple[float, float], int, tuple[float, float]]:
+        self, base: Vectors, fold: UserFold | None, figures: tuple[float, float]
+    ) -> tuple[Vectors, UserFold | None, tuple[float, float], int, tuple[float, float]]:
         """(vectors, fold state, gates, epochs, (recall, ndcg)) of the best epoch and gates; gates 0 where nothing beats
         the base."""
         validate = self.validate
@@ -274,8 +269,8 @@ class _Fit:
         )
 
     def _refit_tower(
-        self, base: Vectors, fold: FoldState, interactions: sp.csr_matrix, gates: tuple[float, float], epochs: int
-    ) -> tuple[Vectors, FoldState]:
+        self, base: Vectors, fold: UserFold | None, interactions: sp.csr_matrix, gates: tuple[float, float], epochs: int
+    ) -> tuple[Vectors, UserFold | None]:
         tower = self._tower(base)
         trained = self._train(PROFILE_PHASES[1], tower, interactions, self._tower_config(epochs), None)
         return tower.joined(tower.vectors(trained.params), gates), tower.fold(fold, trained.params, gates)
@@ -294,7 +289,7 @@ class _Fit:
     def _fitted(
         self,
         vectors: Vectors,
-        fold: FoldState,
+        fold: UserFold | None,
         train_user_vectors: np.ndarray | None,
         n_epochs: int,
         gates: tuple[float, float],
@@ -315,14 +310,10 @@ class _Fit:
         if self.with_tower:
             params |= {"gate_users": gates[0], "gate_items": gates[1], "tower_epochs": tower_epochs}
             log.info("profiles: gates %.2f (users), %.2f (items), chosen on validation", *gates)
-        users, items, bias, relu_dim = vectors
         return FittedModel(
             self.model,
-            users,
-            items,
-            bias if len(bias) else None,
+            VectorScorer(vectors),
             user_ready,
-            relu_dim=relu_dim,
             fold=fold,
             train_user_vectors=train_user_vectors,
             params=params,

@@ -9,14 +9,18 @@ set the ranking cannot get worse. Whoever has no profile keeps the base's score.
 """
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from . import layers
-from .foldstate import FoldState
-from .layers import Params, TextMLP
+from .interface import Batch, Grads, RowGrad, UnpackFold, UserFold
+from .layers import Params, TextMLP, take_rows
 from .rowwise import row_step
-from .training import Batch, Grads, RowGrad, Validate
+from .training import Validate
 from .vectors import Vectors
 
 GATES = (0.0, 0.1, 0.25, 0.5, 1.0)
@@ -30,6 +34,7 @@ class ProfileTower:
     """
 
     name = "profiles"
+    tables = ("item_id",)
 
     def __init__(
         self,
@@ -57,7 +62,7 @@ class ProfileTower:
                 params |= self.against.init(rng, self.dim)
                 if self.against.text.shape[1] == self.of_users.text.shape[1]:
                     # One text space: with equal weights the first score is a similarity of texts, not chance.
-                    for part in ("w1", "b1", "w2", "b2"):
+                    for part in layers.MLP_PARTS:
                         params[f"text.{part}"] = params[f"user_profile.{part}"].copy()
             else:
                 params["item_id"] = layers.init_table(rng, len(self.base.items), self.dim)
@@ -78,19 +83,19 @@ class ProfileTower:
         cache: dict = {"users": users, "items": items}
         of_users, of_items = [], []
         if self.of_users is not None:
-            out, cache["user_hidden"] = self._mlp(self.of_users, users).forward(params)
-            of_users.append(out * _take(self.has_user, users))
+            out, cache["user_hidden"] = self.of_users.of_rows(users).forward(params)
+            of_users.append(out * take_rows(self.has_user, users))
             if self.against is not None:
-                out, cache["text_hidden"] = self._mlp(self.against, items).forward(params)
+                out, cache["text_hidden"] = self.against.of_rows(items).forward(params)
             else:
-                out = _take(params["item_id"], items)
+                out = take_rows(params["item_id"], items)
             of_items.append(out)
         if self.of_items is not None:
-            out, cache["item_hidden"] = self._mlp(self.of_items, items).forward(params)
-            of_users.append(_take(self.base.users, users)[:, : self.base_dim])
-            of_items.append(out * _take(self.has_item, items))
+            out, cache["item_hidden"] = self.of_items.of_rows(items).forward(params)
+            of_users.append(take_rows(self.base.users, users)[:, : self.base_dim])
+            of_items.append(out * take_rows(self.has_item, items))
         bias = self.base.bias
-        return Vectors(np.hstack(of_users), np.hstack(of_items), _take(bias, items) if len(bias) else bias), cache
+        return Vectors(np.hstack(of_users), np.hstack(of_items), take_rows(bias, items) if len(bias) else bias), cache
 
     def backward(self, params: Params, cache: dict, d: Vectors) -> Grads:
         """Gradients of all parameters from those of the vectors."""
@@ -99,21 +104,17 @@ class ProfileTower:
         at = 0
         if self.of_users is not None:
             at = self.dim
-            d_out = d.users[:, :at] * _take(self.has_user, users)
-            self._mlp(self.of_users, users).backward(params, cache["user_hidden"], d_out, grads)
+            d_out = d.users[:, :at] * take_rows(self.has_user, users)
+            self.of_users.of_rows(users).backward(params, cache["user_hidden"], d_out, grads)
             if self.against is not None:
-                self._mlp(self.against, items).backward(params, cache["text_hidden"], d.items[:, :at], grads)
+                self.against.of_rows(items).backward(params, cache["text_hidden"], d.items[:, :at], grads)
             else:
                 d_out = np.ascontiguousarray(d.items[:, :at])
                 grads["item_id"] = d_out if items is None else RowGrad(items, d_out)
         if self.of_items is not None:
-            d_out = d.items[:, at:] * _take(self.has_item, items)
-            self._mlp(self.of_items, items).backward(params, cache["item_hidden"], d_out, grads)
+            d_out = d.items[:, at:] * take_rows(self.has_item, items)
+            self.of_items.of_rows(items).backward(params, cache["item_hidden"], d_out, grads)
         return grads
-
-    @staticmethod
-    def _mlp(mlp: TextMLP, rows: np.ndarray | None) -> TextMLP:
-        return mlp if rows is None else TextMLP(mlp.name, mlp.text[rows])
 
     def joined(self, parts: Vectors, gates: tuple[float, float]) -> Vectors:
         """The base with the gated parts: score of the result = base + gates . parts."""
@@ -129,11 +130,12 @@ class ProfileTower:
         items.append(self.base.items[:, at:])
         return Vectors(np.hstack(users), np.hstack(items), self.base.bias, self.base.relu_dim)
 
-    def fold(self, state: FoldState, params: Params, gates: tuple[float, float]) -> FoldState:
-        """The base's fold state with the users' part, where that is open."""
-        if self.of_users is None or gates[0] == 0:
-            return state
-        return state.with_tower({part: params[f"user_profile.{part}"] for part in ("w1", "b1", "w2", "b2")}, gates[0])
+    def fold(self, base: UserFold | None, params: Params, gates: tuple[float, float]) -> UserFold | None:
+        """The base's fold-in with the users' part, if its gate is open; None if the base cannot place new users."""
+        if base is None or self.of_users is None or gates[0] == 0:
+            return base
+        mlp = {part: params[f"user_profile.{part}"] for part in layers.MLP_PARTS}
+        return TowerFold(base, mlp, float(gates[0]))
 
     def best_gates(self, parts: Vectors, validate: Validate) -> tuple[tuple[float, float], float, float]:
         """(gates, recall@20, ndcg@20): the gates of highest validation NDCG@20, the smaller ones of equals."""
@@ -147,10 +149,57 @@ class ProfileTower:
         return best
 
 
-def _take(array: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
-    return array if rows is None else array[rows]
-
-
 def has_profile(vectors: np.ndarray) -> np.ndarray:
     """bool (n,): rows that are not zero."""
     return (vectors != 0).any(axis=1)
+
+
+@dataclass(frozen=True)
+class TowerFold:
+    """Fold-in of a model with a profile tower: the base's row, then gate * MLP(profile), then the base's ReLU part.
+
+    mlp: {"w1", "b1", "w2", "b2"} of the users' part. A user without a profile gets zeros there.
+    """
+
+    base: UserFold
+    mlp: Params
+    gate: float
+
+    @property
+    def dim_profile(self) -> int:
+        return self.mlp["w1"].shape[0]
+
+    def place(
+        self, vectors: Vectors, histories: sp.csr_matrix, profiles: np.ndarray | None, *, n_threads: int | None = None
+    ) -> np.ndarray:
+        n, width = histories.shape[0], self.mlp["w2"].shape[1]
+        end = vectors.items.shape[1] - vectors.relu_dim  # the tower's columns end here
+        of_base = np.delete(vectors.items, np.s_[end - width : end], axis=1)
+        rows = self.base.place(vectors._replace(items=of_base), histories, None, n_threads=n_threads)
+        tower = np.zeros((n, width), np.float32)
+        if profiles is not None:
+            given = has_profile(profiles)
+            tower[given] = np.float32(self.gate) * layers.mlp_rows(self.mlp, profiles[given])
+        return np.ascontiguousarray(np.hstack([rows[:, : end - width], tower, rows[:, end - width :]]))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        mlp = {f"tower_mlp.{part}": np.asarray(array, np.float32) for part, array in self.mlp.items()}
+        return {**self.base.arrays(), **mlp}
+
+    def numbers(self) -> dict[str, Any]:
+        return {**self.base.numbers(), "gate": float(self.gate)}
+
+    @staticmethod
+    def unpack(
+        arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], n_items: int, unpack_base: UnpackFold
+    ) -> UserFold:
+        """The fold-in stored with a model: with a tower if its arrays are there, else the base's alone. Raises
+        ValueError if they do not fit together."""
+        own = {name: array for name, array in arrays.items() if name.startswith("tower_mlp.")}
+        base = unpack_base({name: array for name, array in arrays.items() if name not in own}, numbers, n_items)
+        if not own:
+            return base
+        gate = numbers["gate"]
+        if isinstance(gate, bool) or not isinstance(gate, (int, float)) or not 0 < gate <= 1e3:
+            raise ValueError(f"gate: expected a positive number, found {str(gate)[:40]!r}")
+        return TowerFold(base, layers.checked_mlp(own, "tower_mlp"), float(gate))

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import ReclmError, WorkspaceError
 from ..files import atomic_path, is_own_file
 from ..workspace import Workspace
-from .interface import artefact_name
+from .names import artefact_name
 
 # Counts up when what a checkpoint holds, or what training does with equal settings, changes.
 FORMAT = 1

@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
+from .interface import Batch, Grads, RowGrad
 from .layers import Params
 from .objectives import ranking_loss
 from .settings import TrainedSettings, setting
-from .training import Batch, Grads, RowGrad
 from .vectors import Vectors
 
 

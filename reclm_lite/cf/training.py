@@ -5,10 +5,10 @@ function of the seed and the epoch's number: two runs give the same bits, at any
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from ..errors import ModelError
 from . import checkpoint as checkpoints
 from .checkpoint import State
+from .interface import Batch, Grads, RowGrad, Trainable
 from .layers import Params
 from .vectors import Vectors
 
@@ -42,37 +43,6 @@ class TrainConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some training interactions and their negatives, with all the randomness that a step may use.
-
-    users, positives: int32 (n,). negatives: int32 (n, m), -1 where a user has touched all there is.
-    entries: int64 (n,), places of the interactions in the training CSR. seed: this batch's own, for dropout and noise.
-    loss: as in TrainConfig.
-    """
-
-    users: np.ndarray
-    positives: np.ndarray
-    negatives: np.ndarray
-    entries: np.ndarray
-    seed: int
-    loss: str = "ssm"
-
-
-class RowGrad(NamedTuple):
-    """The gradient of a table of which a batch touches few rows. rows: int32, ascending, distinct. values: (len(rows),
-    dim).
-
-    The optimiser moves these rows only (and their moments), as torch's SparseAdam does.
-    """
-
-    rows: np.ndarray
-    values: np.ndarray
-
-
-Grads = dict[str, "np.ndarray | RowGrad"]
-
-
 class EpochReport(NamedTuple):
     """What a progress callback sees after each epoch. recall_20, ndcg_20 are NaN where nothing is validated."""
 
@@ -90,21 +60,6 @@ Progress = Callable[[EpochReport], None]
 Validate = Callable[[Vectors], tuple[float, float]]
 
 
-class Trainable(Protocol):
-    """What `train` needs of a model."""
-
-    name: str
-
-    def init(self, rng: np.random.Generator) -> Params:
-        """The first parameters, float32."""
-
-    def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
-        """The batch's loss, without L2, and the gradients of all parameters."""
-
-    def vectors(self, params: Params) -> Vectors:
-        """What validation and serving rank with."""
-
-
 @dataclass
 class Trained:
     """params: of the best epoch where there is validation, else of the last. best_epoch counts from 1."""
@@ -119,8 +74,8 @@ class Trained:
 class Adam:
     """Adam over named parameters: dense gradients move every row, `RowGrad`s those they name. Updates in place."""
 
-    def __init__(self, config: TrainConfig, state: State, n_threads: int | None):
-        self.config, self.state, self.n_threads = config, state, n_threads
+    def __init__(self, config: TrainConfig, state: State, tables: Collection[str], n_threads: int | None):
+        self.config, self.state, self.tables, self.n_threads = config, state, tables, n_threads
 
     def step(self, grads: Grads) -> None:
         from ..kernels import optim
@@ -128,7 +83,7 @@ class Adam:
         state = self.state
         state.n_steps += 1
         for name, value in state.params.items():
-            l2 = self.config.l2 + (self.config.l2_tables if is_table(name) else 0.0)
+            l2 = self.config.l2 + (self.config.l2_tables if name in self.tables else 0.0)
             how = {"step": state.n_steps, "rate": self.config.rate, "l2": l2, "n_threads": self.n_threads}
             grad, moments = grads[name], (state.first[name], state.second[name])
             if isinstance(grad, RowGrad):
@@ -136,11 +91,6 @@ class Adam:
                 optim.adam_rows(value, grad.rows, values, *moments, **how)
             else:
                 optim.adam(value, np.ascontiguousarray(grad, dtype=np.float32), *moments, **how)
-
-
-def is_table(name: str) -> bool:
-    """Whether a parameter has a row for each user or item."""
-    return name in ("user_id", "item_id", "item_bias")
 
 
 def train(
@@ -167,7 +117,7 @@ def train(
     fingerprint = checkpoints.fingerprint(model.name, phase, config, interactions, state.params, validate is not None)
     if checkpoint is not None:
         state = checkpoints.read(checkpoint, fingerprint) or state
-    optimiser = Adam(config, state, n_threads)
+    optimiser = Adam(config, state, model.tables, n_threads)
     epochs = _Epochs(model, interactions, config, optimiser)
     state.history = [EpochReport(*row) for row in state.history]
     if progress is not None:

@@ -1,8 +1,6 @@
-"""Model selection's only yardstick: Recall@20 and NDCG@20 of the validation interactions.
+"""Recall@20 and NDCG@20 of the validation interactions, by which every selection is made.
 
-Ranks the items of training, masks training and nothing else; users without a validation interaction do not count.
-The metrics are those of evaluate/metrics.py, kept apart because a model must not import its judge: a test
-compares the two.
+Ranks the items of training and masks only training; users without a validation interaction do not count.
 """
 
 from dataclasses import dataclass
@@ -13,9 +11,10 @@ import scipy.sparse as sp
 
 from ..data.dataset import Split
 from ..kernels import native
-from ..kernels.hits import hit_places
-from .interface import FittedModel, rank_vectors
+from ..metrics import ranking_metrics
+from .fitted import FittedModel
 from .ranking import take_rows
+from .scorers import rank_vectors
 from .vectors import Vectors
 
 K = 20
@@ -57,14 +56,8 @@ class Validator:
         return native.make_csr(self.seen.indptr, self.seen.indices, None, self.seen.shape)
 
     def _metrics(self, ids: np.ndarray) -> tuple[float, float]:
-        n_relevant = np.diff(self.relevant.indptr)
-        places = hit_places(ids, self.relevant.indptr, self.relevant.indices)
-        rows = np.repeat(np.arange(len(ids)), n_relevant)
-        discounts = np.append(1.0 / np.log2(np.arange(K) + 2.0), 0.0)
-        ideal = np.cumsum(discounts)[np.minimum(n_relevant, K) - 1]
-        recall = np.bincount(rows, weights=places < K, minlength=len(ids)) / n_relevant
-        ndcg = np.bincount(rows, weights=discounts[places], minlength=len(ids)) / ideal
-        return float(recall.mean()), float(ndcg.mean())
+        values = ranking_metrics(ids, self.relevant, [K], ("recall", "ndcg"))
+        return float(values[f"recall@{K}"].mean()), float(values[f"ndcg@{K}"].mean())
 
 
 def validator(split: Split) -> Validator | None:

@@ -24,7 +24,7 @@ def command(root: Path, as_json: bool, ci95: bool) -> None:
       reclm evaluate -w shop --json
     """
     from ..errors import MissingArtefactError
-    from ..evaluate.settings import evaluate_workspace
+    from ..evaluate.protocol import evaluate_workspace
     from ..workspace import Workspace
 
     with Workspace.open(root) as ws, progress_bar("evaluating") as update:

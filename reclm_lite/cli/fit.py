@@ -4,12 +4,26 @@ from pathlib import Path
 
 import click
 
-from ..cf.models import MODELS, PRESETS
+from ..cf.models import MODELS, PRESETS, ROWS
 from ..errors import shell_word
 from ._options import common, echo, progress_bar, say, threads_option, workspace_option
 
+_HELP = """Fit a recommender: settings are selected on validation, then the model is fitted on training and validation.
 
-@click.command("fit")
+An interrupted fit continues when the same command is run again.
+
+\b
+MODEL is one of
+{models}
+
+\b
+Example:
+  reclm fit lightgcn -w shop --profiles users
+  reclm fit simgcl -w shop --dim 64 --set n_layers=3 --set rate=0.005
+"""
+
+
+@click.command("fit", help=_HELP.format(models="\n".join(f"  {name:<11} {row.meaning}" for name, row in ROWS.items())))
 @click.argument("model", type=click.Choice(MODELS), metavar="MODEL")
 @workspace_option
 @click.option("--profiles", type=click.Choice(["none", "users", "items", "both"]), default="none", show_default=True)
@@ -43,21 +57,6 @@ def command(
     restart: bool,
     n_threads: int | None,
 ) -> None:
-    """Fit a recommender: settings are selected on validation, then the model is fitted on training and validation.
-
-    An interrupted fit goes on when the same command is run again.
-
-    \b
-    MODEL is one of
-      biasmf, ncf, lightgcn, sgl, simgcl     trained, with texts and profiles
-      ease, itemknn, gfcf                    no training
-      popularity, random                     yardsticks
-
-    \b
-    Example:
-      reclm fit lightgcn -w shop --profiles users
-      reclm fit simgcl -w shop --dim 64 --set n_layers=3 --set rate=0.005
-    """
     from ..cf.fit import fit, settings_of
     from ..cf.settings import listing, override
     from ..workspace import Workspace

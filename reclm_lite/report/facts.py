@@ -115,7 +115,7 @@ def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
         split_sizes["full_candidates"] = len(split.full_candidates)
         split_sizes["unseen_candidates"] = len(split.unseen_candidates)
         if evaluation is None:
-            from ..evaluate.settings import evaluate_workspace
+            from ..evaluate.protocol import evaluate_workspace
 
             evaluation = evaluate_workspace(ws, ci95=True)
     except MissingArtefactError as error:

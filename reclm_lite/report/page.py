@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import ProfileFormatError
 from ..files import atomic_path
+from ..metrics import metric_keys, metric_label
 from ..profiles.pace import in_words
 from ..workspace import Workspace
 from . import frontier, plots, tables
@@ -78,7 +79,7 @@ def headline(facts: Facts) -> str:
         n_models = len(models or group)
         verb = f"ranks best of {n_models:,} models, with" if n_models > 1 else "reaches"
         name = f"<strong>{escape(tables.model_label(best))}</strong>"
-        text = f"{where}, {name} {verb} {tables.metric_label(HEADLINE_METRIC)} {_value(best)}"
+        text = f"{where}, {name} {verb} {metric_label(HEADLINE_METRIC)} {_value(best)}"
         reference = next((row for row in group if row["model"] == "popularity" and row is not best), None)
         if reference is not None and setting == "full":
             beside = "beside" if best[HEADLINE_METRIC] >= reference[HEADLINE_METRIC] else "<strong>below</strong> the"
@@ -131,7 +132,7 @@ def _models(facts: Facts) -> str:
         group = tables.rows_of(rows, setting)
         if not group:
             continue
-        for metric in ("ndcg@20", "recall@20"):
+        for metric in sorted(metric_keys([20]), key=lambda key: key != HEADLINE_METRIC):
             figures.append(_model_figure(group, setting, metric))
         html_tables.append(tables.models_html(rows, setting))
     intervals = any(tables.interval_of(row, HEADLINE_METRIC) for row in rows)
@@ -160,11 +161,11 @@ def _model_figure(group: Sequence[Mapping], setting: str, metric: str) -> str:
         )
         dots.append(plots.Dot(tables.model_label(row), row[metric], low, high, css, marker))
     popularity = next((row[metric] for row in group if row["model"] == "popularity"), None)
-    axis = f"{tables.metric_label(metric)}, {tables.SETTING_TITLES[setting].lower()}"
+    axis = f"{metric_label(metric)}, {tables.SETTING_TITLES[setting].lower()}"
     svg = plots.dot_plot(
-        dots, title=axis, axis=tables.metric_label(metric), reference=popularity, reference_label="popularity"
+        dots, title=axis, axis=metric_label(metric), reference=popularity, reference_label="popularity"
     )
-    caption = f"{tables.metric_label(metric)}<span>{tables.SETTING_TITLES[setting]}, {tables.users_label(group)}</span>"
+    caption = f"{metric_label(metric)}<span>{tables.SETTING_TITLES[setting]}, {tables.users_label(group)}</span>"
     return f"<figure><figcaption>{caption}</figcaption>{svg}</figure>"
 
 

@@ -8,42 +8,28 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from ..cf.models import ROWS
+from ..evaluate.protocol import KS
+from ..metrics import best_value, metric_keys, metric_label
 from ..printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-METRICS = ("recall@20", "recall@40", "ndcg@20", "ndcg@40")
+METRIC_KEYS = metric_keys(KS)
 SETTINGS = ("full", "unseen")
 SETTING_TITLES = {"full": "All candidates", "unseen": "Unseen items"}
 # Rows that use nothing of the user: what a model has to beat.
 REFERENCES = ("random", "popularity")
-_MODEL_NAMES = {
-    "biasmf": "BiasMF",
-    "lightgcn": "LightGCN",
-    "ncf": "NCF",
-    "sgl": "SGL",
-    "simgcl": "SimGCL",
-    "ease": "EASE",
-    "itemknn": "ItemKNN",
-    "gfcf": "GF-CF",
-    "popularity": "Popularity",
-    "random": "Random",
-}
 
 
 def model_label(row: Mapping) -> str:
     """`LightGCN + user profiles`; the plain name where no profiles were used."""
-    name = _MODEL_NAMES.get(row["model"], str(row["model"]))
+    name = ROWS[row["model"]].label if row["model"] in ROWS else str(row["model"])
     profiles = row.get("profiles") or "none"
     if profiles == "none":
         return name
     return f"{name} + profiles" if profiles == "both" else f"{name} + {profiles.rstrip('s')} profiles"
-
-
-def metric_label(metric: str) -> str:
-    name, _, cutoff = metric.partition("@")
-    return f"{'NDCG' if name == 'ndcg' else name.capitalize()}@{cutoff}"
 
 
 def interval_of(row: Mapping, metric: str) -> tuple[float, float] | None:
@@ -63,8 +49,9 @@ def rows_of(rows: Sequence[Mapping], setting: str) -> list[Mapping]:
 
 
 def best_row(rows: Sequence[Mapping], metric: str) -> Mapping | None:
-    """The row with the highest value of a metric; the first of equals. None for no rows."""
-    return max(rows, key=lambda row: row[metric], default=None)
+    """The row with the best value of a metric; the first of equals. None for no rows."""
+    best = best_value(metric, [row[metric] for row in rows]) if rows else None
+    return next((row for row in rows if row[metric] == best), None)
 
 
 def models_table(result: Mapping) -> "list[Table]":
@@ -85,17 +72,17 @@ def models_table(result: Mapping) -> "list[Table]":
             title=printable(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
         )
         table.add_column("model", no_wrap=True)
-        for metric in METRICS:
+        for metric in METRIC_KEYS:
             # R@20, N@40: short, so that the table fits into 80 columns.
-            table.add_column(f"{metric[0].upper()}@{metric.partition('@')[2]}", justify="right", no_wrap=True)
+            table.add_column(metric_label(metric, short=True), justify="right", no_wrap=True)
         intervals = [interval_of(row, "recall@20") for row in group]
         if any(intervals):
             table.add_column("R@20, 95 %", justify="right", no_wrap=True, style="dim")
         for row, interval in zip(group, intervals, strict=True):
             cells = []
-            for metric in METRICS:
+            for metric in METRIC_KEYS:
                 text = f"{row[metric]:.4f}"
-                best = row[metric] == max(other[metric] for other in group)
+                best = row[metric] == best_value(metric, [other[metric] for other in group])
                 cells.append(Text(text, "bold") if best and len(group) > 1 else text)
             if any(intervals):
                 cells.append(f"{interval[0]:.4f}–{interval[1]:.4f}" if interval else "")
@@ -118,18 +105,20 @@ def models_html(rows: Sequence[Mapping], setting: str) -> str:
     body = []
     for row in group:
         cells = [f'<th scope="row">{escape(model_label(row))}</th>']
-        for metric in METRICS:
-            best = len(group) > 1 and row[metric] == max(other[metric] for other in group)
+        for metric in METRIC_KEYS:
+            best = len(group) > 1 and row[metric] == best_value(metric, [other[metric] for other in group])
             interval = interval_of(row, metric)
             span = f'<span class="interval">{interval[0]:.4f}–{interval[1]:.4f}</span>' if interval else ""
             value = f"<strong>{row[metric]:.4f}</strong>" if best else f"{row[metric]:.4f}"
             cells.append(f'<td class="number">{value}{span}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
-    intervals = " Below each value, its 95 % interval." if any(interval_of(row, METRICS[0]) for row in group) else ""
+    intervals = (
+        " Below each value, its 95 % interval." if any(interval_of(row, METRIC_KEYS[0]) for row in group) else ""
+    )
     caption = (
         f"{SETTING_TITLES.get(setting, setting)}: {users_label(group)}; the best of each column in bold.{intervals}"
     )
-    head = "".join(f'<th scope="col" class="number">{metric_label(metric)}</th>' for metric in METRICS)
+    head = "".join(f'<th scope="col" class="number">{metric_label(metric)}</th>' for metric in METRIC_KEYS)
     return table_html(caption, f'<th scope="col">Model</th>{head}', body)
 
 

@@ -239,7 +239,7 @@ class Recommender:
         has_history = self.known.indptr[user] < self.known.indptr[user + 1]
         if model is not None and has_history and sources.is_ready(model, user):
             scores = self._model_scores(model, user)
-            if model.scorer is None or _tells_apart(scores):
+            if not model.scorer.can_be_silent or _tells_apart(scores):
                 return scores, "popularity" if model.name == "popularity" else "model", sentence, None, ""
         why = "This user has no history yet" if not has_history else "The model does not know this user's history yet"
         if model is None and has_history:
@@ -271,7 +271,7 @@ class Recommender:
         folded = model.folded(row)
         if sources.is_ready(folded, 0):
             scores = self._model_scores(folded, 0)
-            if model.scorer is None or _tells_apart(scores):
+            if not model.scorer.can_be_silent or _tells_apart(scores):
                 return scores, "popularity" if model.name == "popularity" else "model", sentence, None, ""
         why = "The model knows none of these items" if len(history) else "No items were given"
         taste = self._taste_of(history)

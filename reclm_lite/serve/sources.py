@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ..artefacts import checked
-from ..cf.interface import MODELS, FittedModel, fit_command, fitted_models, load, split_name
+from ..cf.fitted import FittedModel
+from ..cf.models import MODELS
+from ..cf.names import fit_command, fitted_models, split_name
 from ..cf.neighbors import load_indices
+from ..cf.store import load
 from ..errors import InputError, MissingArtefactError, ModelError, ProfileFormatError, WorkspaceError
 from ..workspace import Workspace
 

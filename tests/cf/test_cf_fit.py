@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from reclm_lite.cf import interface
+from reclm_lite.cf import names, scorers, store, untrained
+from reclm_lite.cf.encoders import PublishedEncoder
 from reclm_lite.cf.fit import Inputs, fit, fit_arrays, settings_of
-from reclm_lite.cf.foldin import fold_in
-from reclm_lite.cf.fusion import PublishedEncoder
 from reclm_lite.cf.models import MODELS, TRAINED
 from reclm_lite.cf.models.biasmf import BiasMF
 from reclm_lite.cf.training import TrainConfig, train
@@ -18,7 +17,7 @@ from reclm_lite.cf.validation import validator
 from reclm_lite.cf.vectors import Vectors
 from reclm_lite.data.dataset import Imported, Split, load_split, save_imported, save_split
 from reclm_lite.errors import InputError, MissingArtefactError, ModelError
-from reclm_lite.evaluate.settings import evaluate, evaluate_validation
+from reclm_lite.evaluate.protocol import evaluate, evaluate_validation
 from reclm_lite.kernels.sampling import sample_negatives
 from reclm_lite.types import ItemText
 from reclm_lite.workspace import Workspace
@@ -112,8 +111,8 @@ def test_paper_preset_is_the_published_one(model):
     if model in ("sgl", "simgcl"):
         assert (settings.contrast_weight, settings.temperature, settings.contrast_with) == (1e-2, 0.1, "all")
     fitted = fit_arrays(Inputs(two_tastes(), text=taste_vectors(N_ITEMS)), model, preset="paper", epochs=2)
-    assert fitted.relu_dim == (32 if model == "ncf" else 0)
-    assert fitted.user_vectors.shape == (N_USERS, 32 + fitted.relu_dim) and fitted.item_bias is None
+    assert fitted.vectors.relu_dim == (32 if model == "ncf" else 0)
+    assert fitted.user_vectors.shape == (N_USERS, 32 + fitted.vectors.relu_dim) and len(fitted.vectors.bias) == 0
     np.testing.assert_allclose(np.linalg.norm(fitted.item_vectors[:, :32], axis=1), 1, rtol=1e-5)
 
 
@@ -124,7 +123,7 @@ def test_equal_seeds_give_equal_bits_at_any_number_of_threads(model, preset):
 
     def bits(**arguments):
         fitted = fit_arrays(inputs, model, preset=preset, epochs=2, **arguments)
-        bias = b"" if fitted.item_bias is None else fitted.item_bias.tobytes()
+        bias = b"" if len(fitted.vectors.bias) == 0 else fitted.vectors.bias.tobytes()
         return fitted.user_vectors.tobytes() + fitted.item_vectors.tobytes() + bias
 
     one = bits(n_threads=1)
@@ -185,7 +184,7 @@ def test_a_profile_speaks_for_a_new_user_as_for_a_fitted_one(model):
     assert fitted.params["gate_users"] > 0
     tower = slice(settings.dim, 2 * settings.dim)
     histories = split.known()
-    placed = fold_in(fitted, histories, profiles)
+    placed = fitted.folded(histories, profiles)
     assert placed.user_vectors.shape == fitted.user_vectors.shape
     np.testing.assert_allclose(placed.user_vectors[:, tower], fitted.user_vectors[:, tower], rtol=1e-4, atol=1e-5)
     mine = placed.topk(np.arange(N_USERS - 2), 5)[0] % 2 == np.arange(N_USERS - 2)[:, None] % 2
@@ -246,7 +245,7 @@ def test_validation_agrees_with_the_evaluators():
     split, fitted = two_tastes(), quick()
     means = evaluate_validation(split, fitted).means
     assert validator(split).of(fitted) == pytest.approx((means["recall@20"], means["ndcg@20"]))
-    bias = fitted.item_bias
+    bias = fitted.vectors.bias
     assert validator(split)(Vectors(fitted.user_vectors, fitted.item_vectors, bias)) == pytest.approx(
         validator(split).of(fitted)
     )
@@ -266,14 +265,14 @@ def test_selection_never_reads_the_test_set():
 def test_a_stored_model_reads_back_as_it_was(ws, model):
     add_vectors(ws, "vectors/items", N_ITEMS)
     fitted = fit(ws, model, epochs=2 if model in TRAINED else None)
-    read = interface.load(ws, model)
+    read = store.load(ws, model)
     users, items = np.arange(N_USERS), np.arange(N_ITEMS)
     assert np.array_equal(fitted.scores(users, items), read.scores(users, items))
     assert read.fingerprint == fitted.fingerprint == ws.fingerprint(f"models/{model}")
     assert read.metrics == pytest.approx(fitted.metrics) and "ndcg@20" in read.metrics
     row = ws.db.execute("SELECT model, profiles, metrics FROM runs").fetchone()
     assert row[:2] == (model, "none") and json.loads(row[2]) == pytest.approx(fitted.metrics)
-    assert interface.fitted_models(ws) == [(model, "none")]
+    assert names.fitted_models(ws) == [(model, "none")]
 
 
 def test_profiles_are_stored_beside_the_plain_model(ws):
@@ -281,7 +280,7 @@ def test_profiles_are_stored_beside_the_plain_model(ws):
         add_vectors(ws, name, n)
     for profiles in ("none", "users", "items", "both"):
         fit(ws, "lightgcn", profiles=profiles, epochs=1)
-    assert interface.fitted_models(ws) == [("lightgcn", p) for p in ("both", "items", "none", "users")]
+    assert names.fitted_models(ws) == [("lightgcn", p) for p in ("both", "items", "none", "users")]
     assert set(ws.provenance("models/lightgcn+users", made_by="")["inputs"]) == {
         "matrices/split",
         "vectors/items",
@@ -302,7 +301,7 @@ def test_a_model_is_stale_when_its_vectors_change(ws):
     fit(ws, "lightgcn", epochs=1)
     ws.save("vectors/items", {"vectors": taste_vectors(N_ITEMS, seed=9)}, inputs={}, params={})
     with pytest.raises(MissingArtefactError, match="stale.*reclm fit lightgcn"):
-        interface.load(ws, "lightgcn")
+        store.load(ws, "lightgcn")
 
 
 def test_items_without_any_text_need_no_vectors(ws):
@@ -362,17 +361,17 @@ def test_progress_reaches_its_total(ws):
 
 
 def test_random_scores_depend_on_seed_user_and_item_alone():
-    all_scores = interface.hash_scores(3, np.arange(50), np.arange(30))
-    some = interface.hash_scores(3, np.array([7, 2]), np.array([29, 0]))
+    all_scores = scorers.hash_scores(3, np.arange(50), np.arange(30))
+    some = scorers.hash_scores(3, np.array([7, 2]), np.array([29, 0]))
     assert np.array_equal(some, all_scores[[7, 2]][:, [29, 0]])
     assert ((all_scores >= 0) & (all_scores < 1)).all() and abs(all_scores.mean() - 0.5) < 0.02
-    assert not np.array_equal(all_scores, interface.hash_scores(4, np.arange(50), np.arange(30)))
+    assert not np.array_equal(all_scores, scorers.hash_scores(4, np.arange(50), np.arange(30)))
 
 
 @pytest.mark.parametrize("k", [3, 15, 60])
 def test_random_topk_masks_and_orders(k):
     split = two_tastes()
-    fitted = interface.baselines(split.train)[0]
+    fitted = untrained.baselines(split.train)[0]
     users, candidates = np.array([4, 119, 0]), np.arange(1, N_ITEMS, dtype=np.int32)
     ids, scores = fitted.topk(users, k, candidates=candidates, seen=split.train)
     for row, user in enumerate(users):
@@ -405,7 +404,7 @@ def test_split_is_loaded_fresh_only(ws):
 
 
 def test_text_vectors_too_large_for_the_regression_are_refused():
-    from reclm_lite.cf.fusion import text_regression
+    from reclm_lite.cf.encoders import text_regression
 
     with pytest.raises(ModelError, match=r"found values up to 1e\+18.*reclm embed items"):
         text_regression(np.full((40, 8), 1e18, np.float32), np.ones(40, np.float32), np.ones(40, bool))

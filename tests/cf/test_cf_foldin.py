@@ -8,13 +8,12 @@ import pytest
 import scipy.sparse as sp
 from small_splits import number, split_of
 
-from reclm_lite.cf import foldin, interface
-from reclm_lite.cf.closed import fit_closed
+from reclm_lite.cf import id_fold, store
 from reclm_lite.cf.fit import fit_arrays, settings_of
-from reclm_lite.cf.foldin import fold_in
-from reclm_lite.cf.foldstate import FoldState, of_table
 from reclm_lite.cf.inputs import Inputs
-from reclm_lite.cf.models import CLOSED, TRAINED
+from reclm_lite.cf.models import TRAINED, UNTRAINED, module_of
+from reclm_lite.cf.models.lightgcn import _PropagatedRow
+from reclm_lite.cf.untrained import fit_untrained
 from reclm_lite.data.dataset import Split
 from reclm_lite.errors import InputError, ModelError
 from reclm_lite.workspace import Workspace
@@ -46,8 +45,8 @@ def without(split: Split, users: np.ndarray) -> Split:
 
 
 def fitted_on(split: Split, model: str, preset: str = "default", epochs: int = 12, profiles=None, seed: int = 0):
-    if model in CLOSED:
-        return fit_closed(split, model, seed=seed)
+    if model in UNTRAINED:
+        return fit_untrained(split, model, seed=seed)
     settings = dataclasses.replace(settings_of(model, preset), epochs=epochs, dim=8)
     if preset == "paper":
         # So few interactions would take hundreds of the published epochs.
@@ -78,7 +77,7 @@ def recall(ids: np.ndarray, test: sp.csr_matrix) -> float:
 def test_a_fitted_history_ranks_as_the_user_does(model):
     base = fitted(model)
     known = SPLIT.known()
-    folded = fold_in(base, known)
+    folded = base.folded(known)
     everything = np.arange(N_USERS), np.arange(N_ITEMS)
     np.testing.assert_allclose(folded.scores(*everything), base.scores(*everything), atol=1e-5)
 
@@ -96,7 +95,7 @@ def test_a_graph_places_users_without_an_id_vector_where_the_fit_did(model):
     history = split_of(short, first_train=0.3).known()
     few = np.flatnonzero((np.diff(history.indptr) > 0) & (np.diff(history.indptr) < base.fold.min_id_interactions))
     assert len(few) > 20
-    np.testing.assert_allclose(fold_in(base, history[few]).user_vectors, base.user_vectors[few], atol=1e-5)
+    np.testing.assert_allclose(base.folded(history[few]).user_vectors, base.user_vectors[few], atol=1e-5)
 
 
 def overlap(these: np.ndarray, those: np.ndarray) -> float:
@@ -128,8 +127,8 @@ def test_users_left_out_of_the_fit_rank_nearly_as_those_refitted(model, preset):
 @pytest.mark.parametrize(("model", "preset"), [(m, p) for m in TRAINED for p in ("default", "paper")])
 def test_a_user_is_placed_the_same_in_any_company(model, preset):
     base, known = fitted(model, preset), SPLIT.known()
-    together = fold_in(base, known[:9], n_threads=2).user_vectors
-    alone = np.vstack([fold_in(base, known[user], n_threads=1).user_vectors for user in range(9)])
+    together = base.folded(known[:9], n_threads=2).user_vectors
+    alone = np.vstack([base.folded(known[user], n_threads=1).user_vectors for user in range(9)])
     assert together.dtype == np.float32 and together.tobytes() == alone.tobytes()
 
 
@@ -138,11 +137,11 @@ def test_a_user_is_placed_the_same_in_any_company(model, preset):
 )
 def test_the_vector_found_is_a_minimum_of_the_loss(model, preset):
     base = fitted(model, preset)
-    problem = foldin._Problem(base.vectors, base.fold)
-    scale, offset = foldin._propagated(base.fold, SPLIT.known()[:4], None)
+    problem = id_fold._Problem(base.vectors, base.fold)
+    steps = [step.prepare(SPLIT.known()[:4], None, None) for step in base.fold.steps]
     for user in range(4):
         items = SPLIT.known()[user].indices
-        place = foldin._Place(base.fold, scale[user], offset[user], None)
+        place = id_fold._User([of_user[user] for of_user in steps])
         others = np.setdiff1d(problem.pool, items)
         sides = problem._of(items), problem._of(others)
         e = problem.solve(place, items)
@@ -154,10 +153,10 @@ def test_the_vector_found_is_a_minimum_of_the_loss(model, preset):
 @pytest.mark.parametrize(("model", "preset"), [("biasmf", "default"), ("biasmf", "paper"), ("lightgcn", "default")])
 def test_the_gradient_is_that_of_the_value(model, preset):
     base = fitted(model, preset)
-    problem = foldin._Problem(base.vectors, base.fold)
+    problem = id_fold._Problem(base.vectors, base.fold)
     items = SPLIT.known()[1].indices
     sides = problem._of(items), problem._of(np.setdiff1d(problem.pool, items))
-    place = foldin._Place(base.fold, 0.5, np.full(8, 0.1), None)
+    place = id_fold._User([_PropagatedRow(0.5, np.full(8, 0.1))])
     e = np.random.default_rng(0).standard_normal(8) * 0.3
     gradient, curvature = problem._derivatives(place, e, *sides)
     numeric = [
@@ -177,28 +176,28 @@ def test_a_profile_places_somebody_without_history(model, preset):
     if not base.fold.dim_profile:
         pytest.fail("users' profiles say everything of taste here, and were not used")
     nobody = sp.csr_matrix((N_GROUPS, N_ITEMS), dtype=np.float32)
-    folded = fold_in(base, nobody, TASTE[:N_GROUPS])
+    folded = base.folded(nobody, TASTE[:N_GROUPS])
     assert folded.user_ready.all()
     of_taste = [folded.topk(some(N_GROUPS), 6)[0][g] % N_GROUPS == g for g in range(N_GROUPS)]
     assert np.mean(of_taste) > 0.4, "by chance a quarter would be of the taste"
-    blank = fold_in(base, nobody, np.zeros((N_GROUPS, N_PROFILE), np.float32))
+    blank = base.folded(nobody, np.zeros((N_GROUPS, N_PROFILE), np.float32))
     assert not blank.user_ready.any()
 
 
 def test_a_fitted_user_with_a_profile_is_folded_near_the_fitted_vector():
     base = fitted("lightgcn", "paper", profiles=True)
-    folded = fold_in(base, SPLIT.known(), TASTE)
+    folded = base.folded(SPLIT.known(), TASTE)
     cosine = (folded.user_vectors * base.user_vectors).sum(axis=1)
     cosine /= np.linalg.norm(folded.user_vectors, axis=1) * np.linalg.norm(base.user_vectors, axis=1)
     assert np.median(cosine) > 0.9
 
 
-@pytest.mark.parametrize("model", [*TRAINED, *CLOSED])
+@pytest.mark.parametrize("model", [*TRAINED, *UNTRAINED])
 def test_nobody_and_no_history_have_defined_answers(model):
     base = fitted(model)
-    none = fold_in(base, sp.csr_matrix((0, N_ITEMS), dtype=np.float32))
+    none = base.folded(sp.csr_matrix((0, N_ITEMS), dtype=np.float32))
     assert none.n_users == 0 and none.topk(some(0), 5)[0].shape == (0, 5)
-    blank = fold_in(base, sp.csr_matrix((2, N_ITEMS), dtype=np.float32))
+    blank = base.folded(sp.csr_matrix((2, N_ITEMS), dtype=np.float32))
     assert not blank.user_ready.any() and np.isfinite(blank.scores(some(2), some(N_ITEMS))).all()
     whole = sp.csr_matrix(np.ones((1, N_ITEMS), np.float32))
     ids, scores = base.topk_for(whole, 4)
@@ -209,20 +208,20 @@ def test_nobody_and_no_history_have_defined_answers(model):
 def test_bad_histories_and_profiles_are_refused(model):
     base = fitted(model)
     with pytest.raises(InputError, match="histories: expected a sparse matrix of 48 columns"):
-        fold_in(base, sp.csr_matrix((1, 3), dtype=np.float32))
+        base.folded(sp.csr_matrix((1, 3), dtype=np.float32))
     with pytest.raises(InputError, match="histories: expected a sparse matrix"):
-        fold_in(base, np.ones((1, N_ITEMS)))
+        base.folded(np.ones((1, N_ITEMS)))
     with pytest.raises(InputError, match="histories: expected finite"):
-        fold_in(base, sp.csr_matrix(np.full((1, N_ITEMS), np.nan)))
+        base.folded(sp.csr_matrix(np.full((1, N_ITEMS), np.nan)))
     with pytest.raises(InputError, match="leave them out"):
-        fold_in(base, SPLIT.known()[:1], TASTE[:1])
+        base.folded(SPLIT.known()[:1], TASTE[:1])
 
 
 def test_profiles_of_another_width_or_not_finite_are_refused():
     base = fitted("biasmf", profiles=True)
     for bad in (TASTE[:1, :3], np.full((1, N_PROFILE), np.inf), TASTE[:2]):
         with pytest.raises(InputError, match="profiles: expected finite float32"):
-            fold_in(base, SPLIT.known()[:1], bad)
+            base.folded(SPLIT.known()[:1], bad)
 
 
 def test_repeated_and_weighted_entries_count_once():
@@ -231,13 +230,13 @@ def test_repeated_and_weighted_entries_count_once():
     doubled = sp.csr_matrix(
         (np.full(2 * history.nnz, 3.0), np.tile(history.indices, 2), [0, 2 * history.nnz]), shape=history.shape
     )
-    assert fold_in(base, doubled).user_vectors.tobytes() == fold_in(base, history).user_vectors.tobytes()
+    assert base.folded(doubled).user_vectors.tobytes() == base.folded(history).user_vectors.tobytes()
 
 
 def test_a_model_stored_without_a_fold_state_says_so():
     for profiles, command in (("none", r"`reclm fit biasmf`"), ("users", r"`reclm fit biasmf --profiles users`")):
         with pytest.raises(ModelError, match=f"fit it again with {command}"):
-            fold_in(dataclasses.replace(fitted("biasmf"), fold=None, profiles=profiles), SPLIT.known()[:1])
+            dataclasses.replace(fitted("biasmf"), fold=None, profiles=profiles).folded(SPLIT.known()[:1])
 
 
 @pytest.mark.parametrize(
@@ -248,20 +247,24 @@ def test_what_is_stored_folds_alike(model, preset, profiles, tmp_path):
     base = fitted(model, preset, profiles)
     with Workspace.create(tmp_path / "ws") as ws:
         number(ws, SPLIT.n_users, SPLIT.n_items)
-        interface.save(base, ws, inputs={})
-        loaded = interface.load(ws, model)
+        store.save(base, ws, inputs={})
+        loaded = store.load(ws, model)
     given = TASTE[:5] if profiles else None
-    kept, before = (fold_in(one, SPLIT.known()[:5], given).user_vectors for one in (loaded, base))
+    kept, before = (one.folded(SPLIT.known()[:5], given).user_vectors for one in (loaded, base))
     assert kept.tobytes() == before.tobytes()
-    assert loaded.relu_dim == base.relu_dim
+    assert loaded.vectors.relu_dim == base.vectors.relu_dim
 
 
-def test_a_fold_state_of_unknown_fields_is_refused():
-    with pytest.raises(InputError, match="fold state"):
-        FoldState.unpack({"surprise": np.zeros(1)}, {"loss": "bpr"})
+def test_fold_data_with_unknown_or_wrong_arrays_are_refused():
+    fold = fitted("lightgcn").fold
+    unpack, numbers = module_of("lightgcn").unpack_fold, fold.numbers()
+    assert unpack(fold.arrays(), numbers, N_ITEMS).arrays().keys() == fold.arrays().keys()
+    for name, array in {"surprise": np.zeros(1), "item_layers": fold.arrays()["item_layers"][:, :, :3]}.items():
+        with pytest.raises(ValueError, match=name):
+            unpack({**fold.arrays(), name: array}, numbers, N_ITEMS)
 
 
 def test_the_prior_of_few_users_is_proper():
     for n in (0, 1, 2, 50):
-        prior = of_table(np.random.default_rng(n).standard_normal((n, 6)).astype(np.float32))
-        assert np.linalg.eigvalsh(prior["prior_precision"].astype(np.float64)).min() > 0
+        _, precision = id_fold.population(np.random.default_rng(n).standard_normal((n, 6)).astype(np.float32))
+        assert np.linalg.eigvalsh(precision.astype(np.float64)).min() > 0

@@ -6,10 +6,11 @@ import pytest
 import scipy.sparse as sp
 from small_splits import number
 
-from reclm_lite.cf import interface
-from reclm_lite.cf.interface import FittedModel, hash_scores
+from reclm_lite.cf import names, store
+from reclm_lite.cf.fitted import FittedModel
 from reclm_lite.cf.models import popularity, random
 from reclm_lite.cf.ranking import rank_rows, renumber_columns, take_rows
+from reclm_lite.cf.scorers import hash_scores
 from reclm_lite.errors import InputError, WorkspaceError
 from reclm_lite.workspace import Workspace
 
@@ -26,7 +27,8 @@ def model(kind: str) -> FittedModel:
     if kind == "popularity":
         return popularity.fit(SEEN, popularity.Settings())
     ready = np.ones(N_USERS, bool)
-    return FittedModel("ncf", USERS, ITEMS, None if kind == "dot" else BIAS, ready, relu_dim=3 if kind == "relu" else 0)
+    bias = None if kind == "dot" else BIAS
+    return FittedModel.of_vectors("ncf", USERS, ITEMS, bias, ready, relu_dim=3 if kind == "relu" else 0)
 
 
 KINDS = ("dot", "bias", "relu", "random", "popularity")
@@ -82,10 +84,10 @@ def test_what_is_stored_is_what_is_read(kind, tmp_path):
     fitted = model(kind)
     with Workspace.create(tmp_path / "ws") as ws:
         number(ws, N_USERS, N_ITEMS)
-        fingerprint = interface.save(fitted, ws, inputs={})
-        loaded = interface.load(ws, fitted.name)
-        assert interface.fitted_models(ws) == [(fitted.name, "none")]
-    assert loaded.fingerprint == fingerprint and loaded.relu_dim == fitted.relu_dim
+        fingerprint = store.save(fitted, ws, inputs={})
+        loaded = store.load(ws, fitted.name)
+        assert names.fitted_models(ws) == [(fitted.name, "none")]
+    assert loaded.fingerprint == fingerprint and loaded.vectors.relu_dim == fitted.vectors.relu_dim
     for got, before in zip(loaded.topk(np.arange(N_USERS), 4), fitted.topk(np.arange(N_USERS), 4), strict=True):
         np.testing.assert_array_equal(got, before)
 
@@ -96,10 +98,10 @@ def test_a_model_of_an_unknown_kind_of_scorer_is_refused(tmp_path):
         number(ws, N_USERS, N_ITEMS)
         ws.save("models/ease", arrays, inputs={}, params={"scorer": "psychic"})
         with pytest.raises(InputError, match="scorer: expected one of dense, sparse, filter, found 'psychic'"):
-            interface.load(ws, "ease")
+            store.load(ws, "ease")
         ws.save("models/ease", arrays, inputs={}, params={"scorer": "dense"})
-        with pytest.raises(WorkspaceError, match="not whole.*reclm fit ease"):
-            interface.load(ws, "ease")
+        with pytest.raises(WorkspaceError, match="damaged.*reclm fit ease"):
+            store.load(ws, "ease")
 
 
 def test_hashed_scores_depend_on_seed_user_and_item_alone():

@@ -7,8 +7,8 @@ import pytest
 import scipy.sparse as sp
 from small_splits import number
 
-from reclm_lite.cf import interface
-from reclm_lite.cf.interface import FittedModel
+from reclm_lite.cf import store
+from reclm_lite.cf.fitted import FittedModel
 from reclm_lite.cf.neighbors import (
     BASIS_COLLABORATIVE,
     BASIS_NONE,
@@ -92,8 +92,8 @@ def test_neighbors_are_stored_with_what_they_were_made_of(tmp_path):
         save_split(ws, split, inputs={})
         with pytest.raises(MissingArtefactError, match="reclm fit lightgcn"):
             neighbors(ws)
-        fitted = FittedModel("lightgcn", VECTORS, np.zeros((6, 2), np.float32), None, np.ones(8, bool))
-        interface.save(fitted, ws, inputs={"matrices/split": ws.fingerprint("matrices/split")})
+        fitted = FittedModel.of_vectors("lightgcn", VECTORS, np.zeros((6, 2), np.float32), None, np.ones(8, bool))
+        store.save(fitted, ws, inputs={"matrices/split": ws.fingerprint("matrices/split")})
         ws.save("vectors/items", {"vectors": TEXT}, inputs={}, params={})
         found = neighbors(ws, k=2)
         stored = ws.load("matrices/neighbors", made_by="reclm neighbors")
@@ -121,15 +121,17 @@ def test_neighbors_use_the_vectors_that_know_nothing_of_validation(tmp_path):
         number(ws, len(HISTORIES), 6)
         save_split(ws, split, inputs={})
         ready = np.ones(8, bool)
-        fitted = FittedModel("lightgcn", leaky, np.zeros((6, 2), np.float32), None, ready, train_user_vectors=VECTORS)
-        interface.save(fitted, ws, inputs={"matrices/split": ws.fingerprint("matrices/split")})
+        fitted = FittedModel.of_vectors(
+            "lightgcn", leaky, np.zeros((6, 2), np.float32), None, ready, train_user_vectors=VECTORS
+        )
+        store.save(fitted, ws, inputs={"matrices/split": ws.fingerprint("matrices/split")})
         expected, _, _ = find_neighbors(split, VECTORS, 2)
         assert np.array_equal(neighbors(ws, k=2).indices, expected)
         assert not np.array_equal(find_neighbors(split, leaky, 2)[0], expected)
 
 
 def test_a_model_without_vectors_of_users_is_refused(tmp_path):
-    from reclm_lite.cf.closed import fit_closed
+    from reclm_lite.cf.untrained import fit_untrained
 
     train = sp.csr_matrix(np.ones((3, 3), np.float32))
     none, items = sp.csr_matrix((3, 3), dtype=np.float32), np.arange(3, dtype=np.int32)
@@ -137,6 +139,6 @@ def test_a_model_without_vectors_of_users_is_refused(tmp_path):
     with Workspace.create(tmp_path / "ws") as ws:
         number(ws, 3, 3)
         save_split(ws, split, inputs={})
-        interface.save(fit_closed(split, "ease"), ws, inputs={})
+        store.save(fit_untrained(split, "ease"), ws, inputs={})
         with pytest.raises(InputError, match="ease has no vectors of users.*reclm fit lightgcn"):
             neighbors(ws, 2, "ease")

@@ -106,7 +106,7 @@ def test_a_failed_fit_leaves_nothing_to_go_on_from(full):
 
 
 def test_a_checkpoint_is_no_model(full):
-    from reclm_lite.cf.interface import fitted_models
+    from reclm_lite.cf.names import fitted_models
 
     interrupted_at(full, 2)
     assert fitted_models(full) == []

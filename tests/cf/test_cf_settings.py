@@ -13,10 +13,10 @@ import scipy.sparse as sp
 from click.testing import CliRunner
 
 from reclm_lite import memory as machine_memory
-from reclm_lite.cf import memory
+from reclm_lite.cf import memory_estimate as memory
 from reclm_lite.cf.fit import fit_arrays, settings_of
 from reclm_lite.cf.inputs import Inputs
-from reclm_lite.cf.models import CLOSED, MODELS, PRESETS, TRAINED, module_of
+from reclm_lite.cf.models import MODELS, PRESETS, TRAINED, UNTRAINED, module_of
 from reclm_lite.cf.phases import MIN_BATCH, fit_to_data, require_memory, shape_of
 from reclm_lite.cf.settings import TrainedSettings, listing, override
 from reclm_lite.cli.fit import command
@@ -52,7 +52,7 @@ def random_inputs(n_users=60, n_items=30, share=0.2, seed=0) -> Inputs:
 def test_the_registry_is_complete():
     folder = Path(module_of("random").__file__).parent
     assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(MODELS)
-    assert set(TRAINED) | set(CLOSED) == set(MODELS) and not set(TRAINED) & set(CLOSED)
+    assert set(TRAINED) | set(UNTRAINED) == set(MODELS) and not set(TRAINED) & set(UNTRAINED)
     assert set(TRAINED) == {"biasmf", "ncf", "lightgcn", "sgl", "simgcl"}
 
 
@@ -60,7 +60,7 @@ def test_the_registry_is_complete():
 def test_every_model_keeps_the_registrys_promises(model):
     module = module_of(model)
     assert module.__doc__
-    if model in CLOSED:
+    if model in UNTRAINED:
         assert module.estimate_bytes(100, 50, 500, module.Settings()) >= 0 and callable(module.fit)
         return
     assert set(module.PRESETS) == set(PRESETS)
@@ -245,7 +245,7 @@ def test_estimates_grow_with_what_takes_memory():
 
 def test_the_address_space_limit_counts():
     code = (
-        "import resource\nfrom reclm_lite.cf import memory\nbefore = memory.available_bytes()\n"
+        "import resource\nfrom reclm_lite.cf import memory_estimate as memory\nbefore = memory.available_bytes()\n"
         "pages = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (pages + 50_000_000, resource.RLIM_INFINITY))\n"
         "print(before, memory.available_bytes())"

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from reclm_lite.cf import interface
-from reclm_lite.cf.interface import FittedModel, baselines
+from reclm_lite.cf import store
+from reclm_lite.cf.fitted import FittedModel
+from reclm_lite.cf.untrained import baselines
 from reclm_lite.data.dataset import Imported, Split, load_split, save_imported, save_split
 from reclm_lite.errors import InputError
-from reclm_lite.evaluate.settings import evaluate, evaluate_validation, evaluate_workspace
+from reclm_lite.evaluate.protocol import evaluate, evaluate_validation, evaluate_workspace
 from reclm_lite.types import ItemText
 from reclm_lite.workspace import Workspace
 
@@ -38,7 +39,7 @@ def scorer(item_scores, **kwargs):
     """Every user scores item i by item_scores[i]."""
     bias = np.array(item_scores, np.float32)
     empty = np.zeros((N_USERS, 0), np.float32), np.zeros((N_ITEMS, 0), np.float32)
-    return FittedModel(kwargs.pop("name", "lightgcn"), *empty, bias, np.ones(N_USERS, bool), **kwargs)
+    return FittedModel.of_vectors(kwargs.pop("name", "lightgcn"), *empty, bias, np.ones(N_USERS, bool), **kwargs)
 
 
 def test_full_masks_training_and_validation_and_ranks_candidates_only():
@@ -120,8 +121,8 @@ def test_a_workspace_without_models_still_shows_the_baselines(ws):
 
 def test_fitted_models_are_listed_and_stale_ones_left_out(ws):
     inputs = {"matrices/split": ws.fingerprint("matrices/split")}
-    interface.save(scorer([1] * N_ITEMS), ws, inputs=inputs)
-    interface.save(scorer([1] * N_ITEMS, profiles="users"), ws, inputs={"vectors/user_profiles": "gone"})
+    store.save(scorer([1] * N_ITEMS), ws, inputs=inputs)
+    store.save(scorer([1] * N_ITEMS, profiles="users"), ws, inputs={"vectors/user_profiles": "gone"})
     calls = []
     result = evaluate_workspace(ws, ci95=True, progress=lambda *call: calls.append(call))
     assert {(r["model"], r["profiles"]) for r in result["rows"]} == {
@@ -168,8 +169,8 @@ def test_a_damaged_model_is_named_and_the_others_are_ranked(ws):
     from reclm_lite.status import workspace_status
 
     inputs = {"matrices/split": ws.fingerprint("matrices/split")}
-    interface.save(scorer([1] * N_ITEMS), ws, inputs=inputs)
-    interface.save(scorer([2] * N_ITEMS, name="biasmf"), ws, inputs=inputs)
+    store.save(scorer([1] * N_ITEMS), ws, inputs=inputs)
+    store.save(scorer([2] * N_ITEMS, name="biasmf"), ws, inputs=inputs)
     path = ws.path("models/lightgcn")
     path.write_bytes(path.read_bytes()[:-3])
     result = evaluate_workspace(ws)
@@ -185,11 +186,11 @@ def test_a_damaged_model_is_named_and_the_others_are_ranked(ws):
 
 
 def test_models_that_rank_from_histories_are_evaluated_like_any_other(ws):
-    from reclm_lite.cf.closed import fit_closed
+    from reclm_lite.cf.untrained import fit_untrained
 
     inputs = {"matrices/split": ws.fingerprint("matrices/split")}
     for model in ("ease", "itemknn", "gfcf"):
-        interface.save(fit_closed(SPLIT, model), ws, inputs=inputs)
+        store.save(fit_untrained(SPLIT, model), ws, inputs=inputs)
     rows = {row["model"]: row for row in evaluate_workspace(ws)["rows"] if row["setting"] == "full"}
     assert {"ease", "itemknn", "gfcf"} <= set(rows)
     assert all(rows[model]["n_users"] == 3 and 0 <= rows[model]["recall@20"] <= 1 for model in rows)

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from reclm_lite.evaluate.intervals import bootstrap_mean
-from reclm_lite.evaluate.metrics import ranking_metrics
+from reclm_lite.metrics import ranking_metrics
 
 
 def relevant(*rows, n_items=10):

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from profile_workspace import make_workspace, matrix
 
-from reclm_lite.cf import interface
+from reclm_lite.cf import store
+from reclm_lite.cf.fitted import FittedModel
 from reclm_lite.cf.neighbors import neighbors
 from reclm_lite.dialogue.build import BuildSettings, BuildSummary, build
 from reclm_lite.dialogue.inputs import load_inputs
@@ -43,7 +44,7 @@ def add_neighbors(ws: Workspace, train: dict[int, list[int]], *, refit_vectors: 
     items[:12, 0] += 3
     items[12:, 1] += 3
     users = (matrix(N_USERS, N_ITEMS, train) @ items).astype(np.float32)
-    model = interface.FittedModel(
+    model = FittedModel.of_vectors(
         "lightgcn",
         users,
         items,
@@ -52,7 +53,7 @@ def add_neighbors(ws: Workspace, train: dict[int, list[int]], *, refit_vectors: 
         train_user_vectors=users if refit_vectors else None,
         params={"refit": True, "seed": 0},
     )
-    interface.save(model, ws, inputs={"matrices/split": ws.fingerprint("matrices/split")})
+    store.save(model, ws, inputs={"matrices/split": ws.fingerprint("matrices/split")})
     neighbors(ws, k)
 
 

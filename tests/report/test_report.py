@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from reclm_lite.cf.interface import FittedModel, save
+from reclm_lite.cf.fitted import FittedModel
+from reclm_lite.cf.store import save
 from reclm_lite.data.dataset import Imported, Split, save_imported, save_split
 from reclm_lite.profiles.store import end_job, start_job
 from reclm_lite.profiles.summary import Summary
@@ -119,7 +120,7 @@ def ws(tmp_path):
         workspace.save("vectors/items", {"vectors": vectors}, inputs={}, params={"encoder": HOSTILE})
         neighbors = rng.integers(0, N_USERS, (N_USERS, 3)).astype(np.int32)
         workspace.save("matrices/neighbors", {"indices": neighbors}, inputs={}, params={})
-        model = FittedModel(
+        model = FittedModel.of_vectors(
             "lightgcn",
             rng.standard_normal((N_USERS, 4)).astype(np.float32),
             rng.standard_normal((N_ITEMS, 4)).astype(np.float32),

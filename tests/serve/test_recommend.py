@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from reclm_lite.cf.interface import FittedModel, save
+from reclm_lite.cf.fitted import FittedModel
+from reclm_lite.cf.store import save
 from reclm_lite.data.dataset import Imported, Split, load_split, save_imported, save_split
 from reclm_lite.errors import InputError, MissingArtefactError, ModelError, WorkspaceError
 from reclm_lite.profiles.store import edit_profile
@@ -70,12 +71,12 @@ def add_model(
     """A model that ranks by `bias` alone (default: the higher item first) through one-dimensional vectors."""
     bias = np.arange(N_ITEMS, dtype=np.float32) if bias is None else np.asarray(bias, np.float32)
     user_ready = np.array([user in TRAIN for user in range(N_USERS)])
-    model = FittedModel(
-        name=name,
-        user_vectors=np.ones((N_USERS, 1), np.float32),
-        item_vectors=bias[:, None],
-        item_bias=None,
-        user_ready=user_ready,
+    model = FittedModel.of_vectors(
+        name,
+        np.ones((N_USERS, 1), np.float32),
+        bias[:, None],
+        None,
+        user_ready,
         profiles=profiles,
         metrics={} if ndcg is None else {"ndcg@20": ndcg},
     )
@@ -250,7 +251,7 @@ def test_profile_vectors_of_another_encoder_are_not_compared(ws):
 def test_a_history_that_the_model_does_not_know_is_served_by_its_text(ws):
     vectors = add_vectors(ws)
     ones = np.ones((max(N_USERS, N_ITEMS), 1), np.float32)
-    model = FittedModel("lightgcn", ones[:N_USERS], ones[:N_ITEMS], None, np.zeros(N_USERS, bool))
+    model = FittedModel.of_vectors("lightgcn", ones[:N_USERS], ones[:N_ITEMS], None, np.zeros(N_USERS, bool))
     save(model, ws, inputs={})
     answer = recommend(ws, "u5", k=3)
     assert answer.basis == "text" and "does not know this user's history" in answer.note
@@ -328,9 +329,9 @@ def test_words_are_embedded_by_the_encoder_that_made_the_item_vectors_or_refused
 
 
 def add_history_model(ws: Workspace, model: str = "itemknn") -> None:
-    from reclm_lite.cf.closed import fit_closed
+    from reclm_lite.cf.untrained import fit_untrained
 
-    save(fit_closed(load_split(ws), model), ws, inputs={})
+    save(fit_untrained(load_split(ws), model), ws, inputs={})
 
 
 @pytest.mark.parametrize("model", ["ease", "itemknn", "gfcf", "popularity", "lightgcn"])

@@ -1,30 +1,36 @@
-"""The registry of models: a new one is a file in this folder and a row below. Light: nothing is imported before it is
-used.
+"""The registry of models: a new one is a file in this folder and a row in `ROWS`.
 
-A module of kind "trained" has `PRESETS: dict[str, Settings]`, `build(settings, inputs, interactions, n_threads)` (a
-`training.Trainable`) and `estimate_bytes(shape, settings)`. One of kind "closed", which needs no training, has
-`Settings`, `fit(interactions, settings, …)` and `estimate_bytes(n_users, n_items, nnz, settings)`.
+`cf/interface.py` has the contract of a model's file. Nothing is imported before it is used.
 """
 
 import importlib
 from types import ModuleType
+from typing import NamedTuple
 
-# name -> (kind, one line for people)
+
+class Row(NamedTuple):
+    """kind: "trained" or "untrained". label: in tables. meaning: one line for people."""
+
+    kind: str
+    label: str
+    meaning: str
+
+
 ROWS = {
-    "popularity": ("closed", "how many users touched an item"),
-    "random": ("closed", "reproducible chance"),
-    "ease": ("closed", "EASE^R, a linear item-item model in closed form"),
-    "itemknn": ("closed", "nearest items by cosine"),
-    "gfcf": ("closed", "GF-CF, a linear filter of the graph"),
-    "biasmf": ("trained", "matrix factorisation"),
-    "ncf": ("trained", "matrix factorisation with a layer over both vectors"),
-    "lightgcn": ("trained", "LightGCN, vectors propagated over the graph"),
-    "sgl": ("trained", "LightGCN with a contrast between thinned graphs"),
-    "simgcl": ("trained", "LightGCN with a contrast between noisy vectors"),
+    "popularity": Row("untrained", "Popularity", "how many users touched an item"),
+    "random": Row("untrained", "Random", "reproducible random scores"),
+    "ease": Row("untrained", "EASE", "EASE^R, a linear item-item model in closed form"),
+    "itemknn": Row("untrained", "ItemKNN", "nearest items by cosine"),
+    "gfcf": Row("untrained", "GF-CF", "GF-CF, a linear filter of the graph"),
+    "biasmf": Row("trained", "BiasMF", "matrix factorization"),
+    "ncf": Row("trained", "NCF", "matrix factorization with a layer over both vectors"),
+    "lightgcn": Row("trained", "LightGCN", "LightGCN, vectors propagated over the graph"),
+    "sgl": Row("trained", "SGL", "LightGCN with a contrast between thinned graphs"),
+    "simgcl": Row("trained", "SimGCL", "LightGCN with a contrast between noisy vectors"),
 }
 MODELS = tuple(ROWS)
-CLOSED = tuple(name for name, (kind, _) in ROWS.items() if kind == "closed")
-TRAINED = tuple(name for name, (kind, _) in ROWS.items() if kind == "trained")
+UNTRAINED = tuple(name for name, row in ROWS.items() if row.kind == "untrained")
+TRAINED = tuple(name for name, row in ROWS.items() if row.kind == "trained")
 PRESETS = ("default", "paper")
 
 

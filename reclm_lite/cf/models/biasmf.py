@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from ..fusion import PublishedEncoder, ResidualEncoder, make_encoder
+from ..encoders import FusedProfile, PublishedEncoder, ResidualEncoder, make_encoder
+from ..id_fold import IdFold
 from ..inputs import Inputs
+from ..interface import Batch, Grads
 from ..layers import Params
-from ..memory import Shape, trained_bytes
+from ..memory_estimate import Shape, trained_bytes
 from ..rowwise import RowSettings, row_step
-from ..training import Batch, Grads
+from ..training import TrainConfig
 from ..vectors import Vectors
 
 
@@ -60,6 +62,7 @@ class BiasMF:
         self, encoder: PublishedEncoder | ResidualEncoder, *, sparse_updates: bool = False, n_threads: int | None = None
     ):
         self.encoder, self.sparse_updates, self.n_threads = encoder, sparse_updates, n_threads
+        self.tables = encoder.tables
 
     def init(self, rng: np.random.Generator) -> Params:
         return self.encoder.init(rng)
@@ -81,6 +84,8 @@ class BiasMF:
         """Gradients of all parameters from those of the vectors."""
         return self.encoder.backward(params, cache, d.users, d.items, d.bias)
 
-    def fold_parts(self, params: Params) -> dict:
-        """What `foldstate.FoldState` wants to know beside the training settings."""
-        return self.encoder.fold_parts(params)
+    def fold(self, params: Params, interactions: sp.csr_matrix, config: TrainConfig) -> IdFold:
+        return self.encoder.fold(params, interactions, config)
+
+
+unpack_fold = IdFold.unpacker(FusedProfile)

@@ -17,10 +17,11 @@ from threadpoolctl import threadpool_limits
 
 from ...errors import ModelError
 from ...kernels import native
-from ..closed import check_interactions, walk
-from ..history import DenseScorer
-from ..interface import FittedModel
+from ..fitted import FittedModel
+from ..item_weights import DenseWeights
+from ..scorers import HistoryScorer
 from ..settings import Checked, setting
+from ..untrained import check_interactions, walk
 
 L2_VALUES = (5.0, 20.0, 100.0, 300.0, 1000.0, 3000.0)
 L2_WITHOUT_VALIDATION = 300.0
@@ -34,8 +35,8 @@ class Settings(Checked):
     l2: float | None = setting(None, "weight of the squares of B; none: chosen on validation", above=0)
 
 
-def closed(settings: Settings) -> Settings:
-    """Settings with nothing left open, where there is no validation to ask."""
+def without_validation(settings: Settings) -> Settings:
+    """Settings with fixed values for what validation would choose."""
     return replace(settings, l2=L2_WITHOUT_VALIDATION) if settings.l2 is None else settings
 
 
@@ -62,8 +63,8 @@ def fit(
 ) -> FittedModel:
     """interactions: CSR (n_users, n_items) of ones. An item that nobody touched scores 0 for everyone."""
     check_interactions(interactions, "ease")
-    l2 = closed(settings).l2
-    n_users, n_items = interactions.shape
+    l2 = without_validation(settings).l2
+    n_items = interactions.shape[1]
     weights = gram(interactions)
     weights.flat[:: n_items + 1] += np.float32(l2)
     report = (lambda done, total: progress(done, total, f"l2 {l2:g}")) if progress is not None else None
@@ -71,15 +72,7 @@ def fit(
     # The sweep leaves -P; its sign cancels in -P_ij / P_jj.
     weights /= -np.diagonal(weights).copy()
     weights.flat[:: n_items + 1] = 0.0
-    return FittedModel(
-        "ease",
-        np.zeros((n_users, 0), np.float32),
-        np.zeros((n_items, 0), np.float32),
-        None,
-        np.diff(interactions.indptr) > 0,
-        scorer=DenseScorer(weights),
-        histories=interactions,
-    )
+    return FittedModel("ease", HistoryScorer(DenseWeights(weights), interactions), np.diff(interactions.indptr) > 0)
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:

@@ -4,8 +4,8 @@
     score = x (R~^T R~ + alpha D_i^-1/2 V V^T D_i^1/2)      V: the first `rank` right singular vectors of R~
 
 V comes from subspace iteration with Chebyshev filters on the sparse kernel (Zhou, Saad et al. 2006), from a seed.
-Nothing
-of n_items x n_items exists: a history is filtered by two sparse products, shared by a block of users.
+No
+n_items x n_items matrix is made: a history is filtered by two sparse products, shared by a block of users.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,11 @@ import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
 from ...kernels import native
-from ..closed import check_interactions, walk
-from ..history import WRITTEN_OUT_ITEMS, FilterScorer
-from ..interface import FittedModel
+from ..fitted import FittedModel
+from ..item_weights import WRITTEN_OUT_ITEMS, FilterWeights
+from ..scorers import HistoryScorer
 from ..settings import Checked, setting
+from ..untrained import check_interactions, walk
 
 ALPHA_VALUES = (0.0, 0.1, 0.3, 1.0, 3.0)
 ALPHA_WITHOUT_VALIDATION = 0.3
@@ -38,8 +39,8 @@ class Settings(Checked):
     )
 
 
-def closed(settings: Settings) -> Settings:
-    """Settings with nothing left open, where there is no validation to ask."""
+def without_validation(settings: Settings) -> Settings:
+    """Settings with fixed values for what validation would choose."""
     return replace(settings, alpha=ALPHA_WITHOUT_VALIDATION) if settings.alpha is None else settings
 
 
@@ -55,7 +56,8 @@ def choose(
     fitted = fit(train, replace(settings, alpha=1.0), seed=seed, n_threads=n_threads)
 
     def weighted(alpha: float) -> FittedModel:
-        return replace(fitted, scorer=replace(fitted.scorer, alpha=alpha))
+        weights = replace(fitted.scorer.weights, alpha=alpha)
+        return replace(fitted, scorer=replace(fitted.scorer, weights=weights))
 
     best = walk(ALPHA_VALUES, 2, lambda alpha: score(weighted(alpha)))
     return replace(settings, alpha=best), weighted(best)
@@ -71,8 +73,8 @@ def fit(
 ) -> FittedModel:
     """interactions: CSR (n_users, n_items) of ones. An item that nobody touched scores 0 for everyone."""
     check_interactions(interactions, "gfcf")
-    settings = closed(settings)
-    n_users, n_items = interactions.shape
+    settings = without_validation(settings)
+    n_items = interactions.shape[1]
     graph, root_degree = normalised(interactions)
     factors = np.zeros((n_items, 0), np.float32)
     if settings.alpha and interactions.nnz:
@@ -80,13 +82,9 @@ def fit(
         factors = singular_vectors(graph, settings.rank, seed=seed, n_threads=n_threads, progress=report)[0]
     return FittedModel(
         "gfcf",
-        np.zeros((n_users, 0), np.float32),
-        np.zeros((n_items, 0), np.float32),
-        None,
+        HistoryScorer(FilterWeights(graph, factors, root_degree, settings.alpha), interactions),
         np.diff(interactions.indptr) > 0,
         params={"rank": factors.shape[1]},
-        scorer=FilterScorer(graph, factors, root_degree, settings.alpha),
-        histories=interactions,
     )
 
 
@@ -105,7 +103,7 @@ def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> 
 
 def normalised(interactions: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray]:
     """(R~ CSR float32, sqrt of the items' degrees float32 (n_items,), at least 1)."""
-    n_users, n_items = interactions.shape
+    n_items = interactions.shape[1]
     root_users = np.sqrt(np.maximum(np.diff(interactions.indptr), 1)).astype(np.float32)
     root_items = np.sqrt(np.maximum(np.bincount(interactions.indices, minlength=n_items), 1)).astype(np.float32)
     weights = 1.0 / (np.repeat(root_users, np.diff(interactions.indptr)) * root_items[interactions.indices])

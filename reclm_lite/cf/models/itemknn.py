@@ -14,10 +14,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from ...kernels import native
-from ..closed import check_interactions, walk
-from ..history import SparseScorer
-from ..interface import FittedModel
+from ..fitted import FittedModel
+from ..item_weights import SparseWeights
+from ..scorers import HistoryScorer
 from ..settings import Checked, setting
+from ..untrained import check_interactions, walk
 
 SHRINK_VALUES = (0.0, 3.0, 10.0, 30.0, 100.0)
 K_VALUES = (20, 50, 100, 200, 400, 800)
@@ -33,8 +34,8 @@ class Settings(Checked):
     shrink: float | None = setting(None, "added to the cosine's denominator; none: chosen on validation", at_least=0)
 
 
-def closed(settings: Settings) -> Settings:
-    """Settings with nothing left open, where there is no validation to ask."""
+def without_validation(settings: Settings) -> Settings:
+    """Settings with fixed values for what validation would choose."""
     return Settings(
         K_WITHOUT_VALIDATION if settings.k is None else settings.k,
         SHRINK_WITHOUT_VALIDATION if settings.shrink is None else settings.shrink,
@@ -73,26 +74,18 @@ def fit(
 ) -> FittedModel:
     """interactions: CSR (n_users, n_items) of ones. An item that shares no user with another has no neighbours."""
     check_interactions(interactions, "itemknn")
-    settings = closed(settings)
+    settings = without_validation(settings)
     n_users, n_items = interactions.shape
     report = (lambda done: progress(done, n_items, "neighbours")) if progress is not None else None
-    return FittedModel(
-        "itemknn",
-        np.zeros((n_users, 0), np.float32),
-        np.zeros((n_items, 0), np.float32),
-        None,
-        np.diff(interactions.indptr) > 0,
-        scorer=SparseScorer(
-            nearest_items(interactions, settings.k, settings.shrink, n_threads=n_threads, progress=report)
-        ),
-        histories=interactions,
-    )
+    similarity = nearest_items(interactions, settings.k, settings.shrink, n_threads=n_threads, progress=report)
+    scorer = HistoryScorer(SparseWeights(similarity), interactions)
+    return FittedModel("itemknn", scorer, np.diff(interactions.indptr) > 0)
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
     """Peak bytes of `fit`: the neighbours twice, one block of similarities with what it is made of, interactions both
     ways."""
-    k = closed(settings).k
+    k = without_validation(settings).k
     return 16 * n_items * min(k, n_items) + 24 * max(_BLOCK_VALUES, n_items) + 24 * nnz
 
 

@@ -4,22 +4,26 @@ The published RecLM configuration sums the layers, adds self-loops, and takes on
 propagation: items are scored by their first vectors, so that an unseen item stands beside the others.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from ..fusion import PublishedEncoder, ResidualEncoder, make_encoder
-from ..graph import Graph
+from ...artefacts import checked
+from ...kernels import native
+from ..encoders import FusedProfile, PublishedEncoder, ResidualEncoder, make_encoder
+from ..graph import Graph, Sides
+from ..id_fold import IdFold
 from ..inputs import Inputs
+from ..interface import Batch, Grads
 from ..layers import Params
-from ..memory import Shape, trained_bytes
+from ..memory_estimate import Shape, trained_bytes
 from ..objectives import ranking_loss
 from ..settings import GRAPH_DEFAULT, GraphSettings
-from ..training import Batch, Grads
+from ..training import TrainConfig
 from ..vectors import Vectors
-
-Sides = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class LightGCN:
         items_propagated: bool = False,
         drops_targets: bool = False,
     ):
-        self.encoder, self.graph = encoder, graph
+        self.encoder, self.graph, self.tables = encoder, graph, encoder.tables
         self.layer_weights, self.items_propagated, self.drops_targets = layer_weights, items_propagated, drops_targets
 
     def init(self, rng: np.random.Generator) -> Params:
@@ -121,16 +125,92 @@ class LightGCN:
             d_first_items += first[1]
         return self.encoder.backward(params, cache, d_first_users, d_first_items, d.bias)
 
-    def fold_parts(self, params: Params) -> dict:
-        """What `foldstate.FoldState` wants to know beside the training settings."""
+    def fold(self, params: Params, interactions: sp.csr_matrix, config: TrainConfig) -> IdFold:
         users, items, _, _ = self.encoder.forward(params)
         layers = []
         for _ in self.layer_weights[1:]:
             layers.append(items)
             users, items = self.graph.step(users, items)
-        return self.encoder.fold_parts(params) | {
-            "layer_weights": np.array(self.layer_weights, np.float32),
-            "item_layers": np.stack(layers) if layers else np.zeros((0, *items.shape), np.float32),
-            "item_degree": self.graph.degree_i.astype(np.float32),
-            "self_loops": self.graph.loop_u is not None,
-        }
+        propagation = Propagation(
+            np.array(self.layer_weights, np.float32),
+            np.stack(layers) if layers else np.zeros((0, *items.shape), np.float32),
+            self.graph.degree_i.astype(np.float32),
+            self.graph.loop_u is not None,
+        )
+        return self.encoder.fold(params, interactions, config, [propagation])
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """A new user's row on the fitted graph: sum_l layer_weights[l] * u_l with u_0 the first vector and
+
+        u_l = sum_i item_layers[l-1, i] / sqrt(d_u d_i)  (+ u_(l-1) / d_u with self-loops)
+
+    layer_weights: float32 (n_layers + 1,). item_layers: float32 (n_layers, n_items, dim), the items' vectors at layers
+    0 to n_layers - 1. item_degree: float32 (n_items,), d_i, with the self-loop if there is one.
+    """
+
+    layer_weights: np.ndarray
+    item_layers: np.ndarray
+    item_degree: np.ndarray
+    self_loops: bool
+    dim_profile = None
+
+    def prepare(
+        self, histories: sp.csr_matrix, profiles: np.ndarray | None, n_threads: int | None
+    ) -> list["_PropagatedRow"]:
+        n, dim = histories.shape[0], self.item_layers.shape[2]
+        loops = 1.0 if self.self_loops else 0.0
+        degree = np.maximum(np.diff(histories.indptr) + loops, 1.0)
+        item_degree = np.maximum(self.item_degree, 1.0)
+        weights = 1.0 / np.sqrt(np.repeat(degree, np.diff(histories.indptr)) * item_degree[histories.indices])
+        matrix = native.make_csr(histories.indptr, histories.indices, weights.astype(np.float32), histories.shape)
+        first, layer = np.ones(n), np.zeros((n, dim))
+        scale, offset = self.layer_weights[0] * first, np.zeros((n, dim))
+        for weight, items in zip(self.layer_weights[1:], self.item_layers, strict=True):
+            first = loops * first / degree
+            received = native.spmm(matrix, np.ascontiguousarray(items), n_threads=n_threads)
+            layer = received + loops * layer / degree[:, None]
+            scale = scale + weight * first
+            offset = offset + weight * layer
+        return [_PropagatedRow(*row) for row in zip(scale, offset, strict=True)]
+
+    def dim_out(self, dim_in: int) -> int:
+        if self.item_layers.shape[2] != dim_in:
+            raise ValueError(f"item_layers: expected {dim_in} columns, found {self.item_layers.shape[2]}")
+        return dim_in
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"layer_weights": self.layer_weights, "item_layers": self.item_layers, "item_degree": self.item_degree}
+
+    def numbers(self) -> dict:
+        return {"self_loops": bool(self.self_loops)}
+
+    @classmethod
+    def unpack(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], n_items: int) -> "Propagation":
+        weights = checked(arrays, "layer_weights", np.float32, None)
+        if not len(weights):
+            raise ValueError("layer_weights: expected at least one")
+        layers = checked(arrays, "item_layers", np.float32, len(weights) - 1, n_items, None)
+        degree = checked(arrays, "item_degree", np.float32, n_items)
+        if (degree < 0).any():
+            raise ValueError("item_degree: expected numbers of at least 0")
+        return cls(weights, layers, degree, bool(numbers["self_loops"]))
+
+
+@dataclass(frozen=True)
+class _PropagatedRow:
+    """`Propagation` of one user: final = scale * first + offset (dim,)."""
+
+    scale: float
+    offset: np.ndarray
+
+    @property
+    def is_constant(self) -> bool:
+        return not self.scale
+
+    def __call__(self, x: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.scale * x + self.offset, self.scale * slope
+
+
+unpack_fold = IdFold.unpacker(FusedProfile, Propagation)

@@ -8,19 +8,24 @@ The layer is additive in u and i, so that its halves are columns of the vectors 
 pair.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
+from ...artefacts import checked
 from .. import layers
-from ..fusion import PublishedEncoder, ResidualEncoder, make_encoder
+from ..encoders import FusedProfile, PublishedEncoder, ResidualEncoder, make_encoder
+from ..id_fold import IdFold
 from ..inputs import Inputs
+from ..interface import Batch, Grads
 from ..layers import Params
-from ..memory import Shape, trained_bytes
+from ..memory_estimate import Shape, trained_bytes
 from ..rowwise import RowSettings, row_step
 from ..settings import setting
-from ..training import Batch, Grads
+from ..training import TrainConfig
 from ..vectors import Vectors
 
 
@@ -72,7 +77,7 @@ class NCF:
         sparse_updates: bool = False,
         n_threads: int | None = None,
     ):
-        self.encoder, self.relu_width = encoder, relu_width or encoder.dim
+        self.encoder, self.relu_width, self.tables = encoder, relu_width or encoder.dim, encoder.tables
         self.sparse_updates, self.n_threads = sparse_updates, n_threads
 
     def init(self, rng: np.random.Generator) -> Params:
@@ -122,9 +127,44 @@ class NCF:
         grads["pair.b"] = d_of_users.sum(axis=0)
         return grads
 
-    def fold_parts(self, params: Params) -> dict:
-        """What `foldstate.FoldState` wants to know beside the training settings."""
+    def fold(self, params: Params, interactions: sp.csr_matrix, config: TrainConfig) -> IdFold:
         dim = self.encoder.dim
-        readout = np.hstack([np.diag(params["dot.w"][0]), params["pair.w"][:dim]])
+        weight = np.hstack([np.diag(params["dot.w"][0]), params["pair.w"][:dim]])
         bias = np.concatenate([np.zeros(dim, np.float32), params["pair.b"]])
-        return self.encoder.fold_parts(params) | {"readout": readout, "readout_bias": bias}
+        return self.encoder.fold(params, interactions, config, [Readout(weight, bias)])
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A user's row from the first vector: [w * first | first W_u + b]. weight: float32 (dim, dim + relu_width). bias:
+    float32 (dim + relu_width,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    dim_profile = None
+    is_constant = False
+
+    def prepare(self, histories: sp.csr_matrix, profiles: np.ndarray | None, n_threads: int | None) -> list["Readout"]:
+        return [Readout(self.weight.astype(np.float64), self.bias)] * histories.shape[0]  # the same for all
+
+    def __call__(self, x: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return x @ self.weight + self.bias, slope @ self.weight
+
+    def dim_out(self, dim_in: int) -> int:
+        if len(self.weight) != dim_in:
+            raise ValueError(f"readout: expected {dim_in} rows, found {len(self.weight)}")
+        return self.weight.shape[1]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"readout": self.weight, "readout_bias": self.bias}
+
+    def numbers(self) -> dict:
+        return {}
+
+    @classmethod
+    def unpack(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], n_items: int) -> "Readout":
+        weight = checked(arrays, "readout", np.float32, None, None)
+        return cls(weight, checked(arrays, "readout_bias", np.float32, weight.shape[1]))
+
+
+unpack_fold = IdFold.unpacker(FusedProfile, Readout)

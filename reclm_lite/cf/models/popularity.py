@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from ..interface import FittedModel
+from ..fitted import FittedModel
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def fit(
     """interactions: CSR (n_users, n_items). The bias is the item's number of users; nobody has a vector."""
     n_users, n_items = interactions.shape
     counts = np.bincount(interactions.indices, minlength=n_items).astype(np.float32)
-    return FittedModel(
+    return FittedModel.of_vectors(
         "popularity",
         np.zeros((n_users, 0), np.float32),
         np.zeros((n_items, 0), np.float32),

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from ..interface import FittedModel
+from ..fitted import FittedModel
+from ..scorers import HashScorer
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,9 @@ def fit(
     n_threads: int | None = None,
     progress: Callable[..., None] | None = None,
 ) -> FittedModel:
-    """Nothing is learned from interactions but their shape, and no matrix is kept; see `interface.hash_scores`."""
+    """Nothing is learned from interactions but their shape, and no matrix is kept; see `scorers.hash_scores`."""
     n_users, n_items = interactions.shape
-    return FittedModel(
-        "random",
-        np.zeros((n_users, 0), np.float32),
-        np.zeros((n_items, 0), np.float32),
-        None,
-        np.zeros(n_users, bool),
-        hash_seed=seed,
-        params={"seed": seed},
-    )
+    return FittedModel("random", HashScorer(seed, n_users, n_items), np.zeros(n_users, bool), params={"seed": seed})
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:

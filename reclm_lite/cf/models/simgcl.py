@@ -13,12 +13,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from .. import layers
-from ..contrast import ContrastGCN, Sides
-from ..fusion import make_encoder
-from ..graph import Graph
+from ..contrast import ContrastGCN
+from ..encoders import make_encoder
+from ..graph import Graph, Sides
 from ..inputs import Inputs
-from ..memory import Shape, trained_bytes
+from ..memory_estimate import Shape, trained_bytes
 from ..settings import CONTRAST_DEFAULT, ContrastSettings, setting
+from .lightgcn import unpack_fold as unpack_fold
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,9 @@ def template() -> Path:
 
     from reclm_lite.cf import checkpoint
     from reclm_lite.cf.fit import fit
-    from reclm_lite.cf.interface import FittedModel, save
+    from reclm_lite.cf.fitted import FittedModel
     from reclm_lite.cf.neighbors import NAME
+    from reclm_lite.cf.store import save
     from reclm_lite.data.dataset import Imported, load_split, save_imported
     from reclm_lite.data.split import run_split
     from reclm_lite.types import ItemText
@@ -70,7 +71,7 @@ def template() -> Path:
         fit(ws, "lightgcn", assignments=["epochs=1", "dim=4"])
         inputs = {"matrices/split": load_split(ws).fingerprint}
         save(
-            FittedModel(
+            FittedModel.of_vectors(
                 "biasmf", np.eye(4, 3, dtype=np.float32), np.eye(5, 3, dtype=np.float32), None, np.ones(4, bool)
             ),
             ws,

@@ -1,11 +1,10 @@
-"""Models that rank straight from a history: score = x @ W, with x the row of a user's items and W linear in the items.
+"""Item-item weights of models that rank from a history: score = x @ W, x: the row of a user's items.
 
     dense     W float32 (n_items, n_items)                               ease
     sparse    W CSR (n_items, n_items)                                   itemknn
-    filter    W = R^T R + alpha D^-1/2 V V^T D^1/2                       gfcf: R normalised CSR (n_users, n_items),
-              written out for few items alone                            V float32 (n_items, rank)
+    filter    W = R^T R + alpha D^-1/2 V V^T D^1/2                       gfcf: R normalized CSR (n_users, n_items),
+              written out only for small catalogues                      V float32 (n_items, rank)
 
-Such a model is stored with the histories of the users that it was fitted on; anybody else is ranked by the same W.
 Left out: how W is found (models/).
 """
 
@@ -26,7 +25,7 @@ from ..kernels import native
 WRITTEN_OUT_ITEMS = 4096
 
 
-class Scorer(Protocol):
+class ItemWeights(Protocol):
     """score_rows: float32 (n, n_items) for CSR rows (n, n_items); deterministic, one thread: `ranking.rank_rows` shares
     blocks."""
 
@@ -39,7 +38,7 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
-class DenseScorer:
+class DenseWeights:
     """weights: float32 (n_items, n_items), C-contiguous."""
 
     weights: np.ndarray
@@ -57,12 +56,12 @@ class DenseScorer:
         return {"weights": self.weights}
 
     @classmethod
-    def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "DenseScorer":
+    def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "DenseWeights":
         return cls(checked(arrays, "weights", np.float32, n_items, n_items))
 
 
 @dataclass(frozen=True)
-class SparseScorer:
+class SparseWeights:
     """weights: CSR float32 (n_items, n_items), sorted; W[j, i] is what having item j says for item i."""
 
     weights: sp.csr_matrix
@@ -81,12 +80,12 @@ class SparseScorer:
         return {"indptr": w.indptr.astype(np.int64), "indices": w.indices.astype(np.int32), "data": w.data}
 
     @classmethod
-    def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "SparseScorer":
+    def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "SparseWeights":
         return cls(_stored_csr(arrays, (n_items, n_items)))
 
 
 @dataclass(frozen=True)
-class FilterScorer:
+class FilterWeights:
     """graph: normalised interactions, CSR float32 (n_users, n_items). factors: float32 (n_items, rank), orthonormal
     columns.
 
@@ -155,7 +154,7 @@ class FilterScorer:
         }
 
     @classmethod
-    def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "FilterScorer":
+    def unpack(cls, arrays: Mapping[str, np.ndarray], n_items: int) -> "FilterWeights":
         graph = _stored_csr(arrays, (len(checked(arrays, "indptr", np.int64, None)) - 1, n_items))
         root_degree = checked(arrays, "root_degree", np.float32, n_items)
         if (root_degree < 1).any():
@@ -168,17 +167,17 @@ class FilterScorer:
         )
 
 
-SCORERS = {scorer.kind: scorer for scorer in (DenseScorer, SparseScorer, FilterScorer)}
+KINDS = {weights.kind: weights for weights in (DenseWeights, SparseWeights, FilterWeights)}
 
 
-def unpack(kind: str, arrays: Mapping[str, np.ndarray], n_items: int) -> Scorer:
-    """The scorer of a stored model. Raises ValueError for arrays that do not fit together: kernels trust them from here
+def unpack(kind: str, arrays: Mapping[str, np.ndarray], n_items: int) -> ItemWeights:
+    """The weights of a stored model. Raises ValueError if the arrays do not fit together: kernels trust them from here
     on."""
-    if kind not in SCORERS:
+    if kind not in KINDS:
         raise InputError(
-            f"scorer: expected one of {', '.join(SCORERS)}, found {kind!r}; fit the model again with this version"
+            f"scorer: expected one of {', '.join(KINDS)}, found {kind!r}; fit the model again with this version"
         )
-    return SCORERS[kind].unpack(arrays, n_items)
+    return KINDS[kind].unpack(arrays, n_items)
 
 
 def _stored_csr(arrays: Mapping[str, np.ndarray], shape: tuple[int, int]) -> sp.csr_matrix:

@@ -1,9 +1,8 @@
-"""Models that need no training: settings chosen on validation where they are left open, then one fit on all that is
-known.
+"""Fits models without gradient training: validation chooses the settings that are left open, then one fit follows.
 
-`Settings` fields that are None are open: the model's `choose(train, settings, score)` closes them, on training and
-validation alone. Without validation interactions its `closed(settings)` fills in fixed values. Left out: the models
-(models/).
+A field of `Settings` that is None is open: the model's `choose(train, settings, score)` picks it on training and
+validation alone. Without validation interactions its `without_validation(settings)` fills in fixed values. Left out:
+the models (models/).
 """
 
 import dataclasses
@@ -12,11 +11,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from ..data.dataset import Split
 from ..errors import InputError
-from .interface import FittedModel
-from .models import CLOSED, module_of
+from .fitted import FittedModel
+from .models import UNTRAINED, module_of
 from .validation import Validator, validator
 
 # Settings are compared on at most so many users with validation interactions; the figures recorded come from all of
@@ -26,7 +26,7 @@ N_JUDGED_USERS = 4096
 Progress = Callable[..., None]
 
 
-def fit_closed(
+def fit_untrained(
     split: Split,
     model: str,
     settings: Any = None,
@@ -36,13 +36,13 @@ def fit_closed(
     n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> FittedModel:
-    """A model of `CLOSED`, fitted on training and validation (refit) or training alone, with validation figures.
+    """A model of `UNTRAINED`, fitted on training and validation (refit) or training alone, with validation figures.
 
     settings: the model's `Settings`, None for the defaults. progress: called as progress(done, total, note).
     The test set is not read. Raises InputError for an unknown model or settings, ModelError where a fit cannot succeed.
     """
-    if model not in CLOSED:
-        raise InputError(f"model: expected one of {', '.join(CLOSED)}, found {model!r}")
+    if model not in UNTRAINED:
+        raise InputError(f"model: expected one of {', '.join(UNTRAINED)}, found {model!r}")
     module = module_of(model)
     settings = module.Settings() if settings is None else settings
     if not isinstance(settings, module.Settings):
@@ -51,9 +51,9 @@ def fit_closed(
     judge = validator(split)
     metrics: dict[str, float] = {}
     fitted = None
-    if is_open(settings):
+    if has_unset(settings):
         if judge is None:
-            settings = module.closed(settings)
+            settings = module.without_validation(settings)
         else:
             settings, fitted = _choose(split, module, settings, judge, seed, n_threads, notes)
     if judge is not None:
@@ -71,15 +71,15 @@ def fit_closed(
     return dataclasses.replace(fitted, params={**fitted.params, **params}, metrics=metrics)
 
 
-def is_open(settings: Any) -> bool:
-    """Whether a setting is left to validation."""
+def has_unset(settings: Any) -> bool:
+    """Whether validation has to choose a setting."""
     return any(getattr(settings, field.name) is None for field in dataclasses.fields(settings))
 
 
 def _choose(
     split: Split, module: ModuleType, settings: Any, judge: Validator, seed: int, n_threads: int | None, notes: "_Notes"
 ) -> tuple[Any, FittedModel | None]:
-    """(closed settings, the model on training alone where the choice made it)."""
+    """(settings with every value chosen, the model on training alone if the choice made one)."""
     few = judge.sample(N_JUDGED_USERS, seed)
 
     def score(fitted: FittedModel) -> float:
@@ -91,8 +91,8 @@ def _choose(
 
 
 def walk(values: tuple, start: int, score: Callable[[Any], float]) -> Any:
-    """The best of ordered `values` by climbing from place `start`: each neighbour while it gets better. Ties keep the
-    first met."""
+    """The best of ordered `values` by climbing from place `start`: each neighbor while it improves. Ties keep the
+    first."""
     scores = {start: score(values[start])}
     at = start
     for step in (1, -1):
@@ -122,3 +122,9 @@ def check_interactions(interactions: Any, model: str) -> None:
     """Raise InputError unless `interactions` is a sorted CSR of finite ones, or empty."""
     if not np.isfinite(interactions.data).all():
         raise InputError(f"{model}: expected finite interactions, found NaN or infinity: import the data again")
+
+
+def baselines(interactions: sp.csr_matrix) -> list[FittedModel]:
+    """Random and popularity, which need no stored model. interactions: CSR (n_users, n_items), all that is known."""
+    modules = [module_of(name) for name in ("random", "popularity")]
+    return [module.fit(interactions, module.Settings()) for module in modules]

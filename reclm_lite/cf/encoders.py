@@ -12,15 +12,22 @@ that its text predicts in part, so that an unseen item has one too. Profiles joi
 Without text vectors both give items plain ID vectors. Zero rows of profiles mean "has none".
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 
+from ..artefacts import checked
 from ..errors import ModelError
 from . import layers
+from .id_fold import IdFold, UserStep
 from .inputs import Inputs
-from .layers import Params, TextMLP
+from .interface import Grads, RowGrad
+from .layers import Params, TextMLP, take_rows
 from .settings import TrainedSettings
-from .training import Grads, RowGrad
+from .training import TrainConfig
 
 NO_BIAS = np.zeros(0, np.float32)
 Rows = np.ndarray | None
@@ -30,6 +37,8 @@ First = tuple[np.ndarray, np.ndarray, np.ndarray, dict]
 
 class PublishedEncoder:
     """First vectors of the `paper` preset. text, profiles: float32 (n, n_in) or None."""
+
+    tables = ("user_id", "item_id")
 
     def __init__(
         self,
@@ -64,12 +73,12 @@ class PublishedEncoder:
         """See `ResidualEncoder.forward`; there is no bias."""
         cache: dict = {"user_rows": users, "item_rows": items}
         if self.text is None:
-            item_vectors = _rows(params["item_id"], items)
+            item_vectors = take_rows(params["item_id"], items)
         else:
-            cache["text"] = _mlp(self.text, items)
+            cache["text"] = self.text.of_rows(items)
             item_vectors, cache["text_hidden"] = cache["text"].forward(params)
         if self.item_profiles is not None:
-            cache["item_profile"] = _mlp(self.item_profiles, items)
+            cache["item_profile"] = self.item_profiles.of_rows(items)
             profile, cache["item_hidden"] = cache["item_profile"].forward(params)
             cache["item_joint"] = np.hstack([item_vectors, profile])
             item_vectors = layers.relu(layers.linear(cache["item_joint"], params["fuse.w"], params["fuse.b"]))
@@ -77,9 +86,9 @@ class PublishedEncoder:
         if self.text is not None or self.item_profiles is not None:
             item_vectors, cache["item_length"] = layers.normalize(item_vectors)
         cache["items"] = item_vectors
-        user_vectors = _rows(params["user_id"], users)
+        user_vectors = take_rows(params["user_id"], users)
         if self.user_profiles is not None:
-            cache["user_profile"] = _mlp(self.user_profiles, users)
+            cache["user_profile"] = self.user_profiles.of_rows(users)
             profile, cache["user_hidden"] = cache["user_profile"].forward(params)
             profile, cache["user_length"] = layers.normalize(profile)
             cache["user_joint"] = np.hstack([user_vectors, profile])
@@ -112,12 +121,14 @@ class PublishedEncoder:
         grads["user_id"] = _table_grad(cache["user_rows"], d_users)
         return grads
 
-    def fold_parts(self, params: Params) -> dict:
-        """What `foldstate.FoldState` wants to know of the users' side."""
-        if self.user_profiles is None:
-            return {}
-        mlp = {part: params[f"profile.{part}"] for part in ("w1", "b1", "w2", "b2")}
-        return {"fuse_w": params["fuse.w"], "fuse_b": params["fuse.b"], "fuse_mlp": mlp}
+    def fold(
+        self, params: Params, interactions: sp.csr_matrix, config: TrainConfig, steps: Sequence[UserStep] = ()
+    ) -> IdFold:
+        """`Trainable.fold` of a model that takes these first vectors through further `steps`."""
+        if self.user_profiles is not None:
+            mlp = {part: params[f"profile.{part}"] for part in layers.MLP_PARTS}
+            steps = [FusedProfile(params["fuse.w"], params["fuse.b"], mlp), *steps]
+        return IdFold.of_training(params["user_id"], interactions, config, steps=steps)
 
     @staticmethod
     def _fuse_backward(
@@ -148,6 +159,8 @@ class ResidualEncoder:
     explains what it can, and unseen items have that part alone. ID residuals and biases move for items with training
     interactions only, as negatives are drawn among these.
     """
+
+    tables = ("user_id", "item_id", "item_bias")
 
     def __init__(
         self,
@@ -196,9 +209,9 @@ class ResidualEncoder:
             cache["with_id"], cache["id_rows"] = rows >= 0, rows[rows >= 0]
             user_vectors = np.zeros((len(users), self.dim), params["item_bias"].dtype)
             user_vectors[cache["with_id"]] = params["user_id"][cache["id_rows"]]
-        item_vectors, bias = _rows(params["item_id"], items), _rows(params["item_bias"], items)
+        item_vectors, bias = take_rows(params["item_id"], items), take_rows(params["item_bias"], items)
         if self.text is not None:
-            cache["text"] = _mlp(self.text, items)
+            cache["text"] = self.text.of_rows(items)
             projected, cache["text_hidden"] = cache["text"].forward(params)
             item_vectors = projected + item_vectors
             bias = bias + (cache["text"].text @ params["bias_of_text"])[:, 0]
@@ -219,9 +232,75 @@ class ResidualEncoder:
             grads["bias_of_text"] = cache["text"].text.T @ d_bias[:, None]
         return grads
 
-    def fold_parts(self, params: Params) -> dict:
-        """What `foldstate.FoldState` wants to know of the users' side."""
-        return {"min_id_interactions": self.min_id_interactions}
+    def fold(
+        self, params: Params, interactions: sp.csr_matrix, config: TrainConfig, steps: Sequence[UserStep] = ()
+    ) -> IdFold:
+        """`Trainable.fold` of a model that takes these first vectors through further `steps`."""
+        return IdFold.of_training(
+            params["user_id"], interactions, config, min_id_interactions=self.min_id_interactions, steps=steps
+        )
+
+
+@dataclass(frozen=True)
+class FusedProfile:
+    """The user side of the published fusion: relu([e, q] @ weight + bias), q = normalize(MLP(profile)).
+
+    weight: float32 (dim_e + dim_q, dim). bias: float32 (dim,). mlp: {"w1", "b1", "w2", "b2"} of the projection. A user
+    without a profile goes through the same layers with a zero row.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    mlp: dict[str, np.ndarray]
+
+    @property
+    def dim_profile(self) -> int:
+        return self.mlp["w1"].shape[0]
+
+    def prepare(
+        self, histories: sp.csr_matrix, profiles: np.ndarray | None, n_threads: int | None
+    ) -> list["_FusedRow"]:
+        dim_e = len(self.weight) - self.mlp["w2"].shape[1]
+        if profiles is None:
+            profiles = np.zeros((histories.shape[0], self.dim_profile), np.float32)
+        unit = layers.normalize(layers.mlp_rows(self.mlp, profiles))[0]
+        weight = self.weight[:dim_e].astype(np.float64)
+        return [_FusedRow(weight, np.asarray(row @ self.weight[dim_e:] + self.bias)) for row in unit]
+
+    def dim_out(self, dim_in: int) -> int:
+        if dim_in + self.mlp["w2"].shape[1] != len(self.weight):
+            raise ValueError(f"fuse_w: expected {dim_in + self.mlp['w2'].shape[1]} rows, found {len(self.weight)}")
+        return self.weight.shape[1]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        mlp = {f"fuse_mlp.{part}": array for part, array in self.mlp.items()}
+        return {"fuse_w": self.weight, "fuse_b": self.bias, **mlp}
+
+    def numbers(self) -> dict:
+        return {}
+
+    @classmethod
+    def unpack(
+        cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], n_items: int
+    ) -> "FusedProfile | None":
+        if "fuse_w" not in arrays:
+            return None
+        weight = checked(arrays, "fuse_w", np.float32, None, None)
+        bias = checked(arrays, "fuse_b", np.float32, weight.shape[1])
+        return cls(weight, bias, layers.checked_mlp(arrays, "fuse_mlp"))
+
+
+@dataclass(frozen=True)
+class _FusedRow:
+    """`FusedProfile` of one user. weight: float64 (dim_e, dim). of_profile: (dim,), the rest of the sum."""
+
+    weight: np.ndarray
+    of_profile: np.ndarray
+    is_constant = False
+
+    def __call__(self, x: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        y = x @ self.weight + self.of_profile
+        return np.maximum(y, 0.0), slope @ self.weight * (y > 0)
 
 
 def make_encoder(
@@ -249,14 +328,6 @@ def make_encoder(
         item_counts=np.bincount(interactions.indices, minlength=n_items),
         text=inputs.text,
     )
-
-
-def _rows(table: np.ndarray, rows: Rows) -> np.ndarray:
-    return table if rows is None else table[rows]
-
-
-def _mlp(mlp: TextMLP, rows: Rows) -> TextMLP:
-    return mlp if rows is None else TextMLP(mlp.name, mlp.text[rows])
 
 
 def _table_grad(rows: Rows, values: np.ndarray) -> "np.ndarray | RowGrad":

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from ..cf.interface import FittedModel, artefact_name, baselines, fit_command, fitted_models, load, take_rows
+from ..cf.fitted import FittedModel
+from ..cf.names import artefact_name, fit_command, fitted_models
+from ..cf.ranking import take_rows
+from ..cf.store import load
+from ..cf.untrained import baselines
 from ..data.dataset import Split, load_interactions, load_split
 from ..errors import InputError, WorkspaceError
+from ..metrics import metric_keys, ranking_metrics
 from ..workspace import Workspace
 from .intervals import bootstrap_mean
-from .metrics import ranking_metrics
 
 SETTINGS = ("full", "unseen")
 KS = (20, 40)
@@ -82,9 +86,8 @@ def rank(
     """Metrics of ranking `candidates` against `relevant`: CSR (n_users, n_items); only candidates count as relevant."""
     relevant = keep_columns(relevant, candidates)
     users = np.flatnonzero(np.diff(relevant.indptr)).astype(np.int32)
-    names = [f"{metric}@{k}" for k in ks for metric in ("recall", "ndcg")]
     if len(users) == 0:
-        return Evaluation(setting, users, {name: np.zeros(0) for name in names})
+        return Evaluation(setting, users, {key: np.zeros(0) for key in metric_keys(ks)})
     ids, _ = fitted.topk(users, max(ks), candidates=candidates, seen=seen, n_threads=n_threads)
     return Evaluation(setting, users, ranking_metrics(ids, take_rows(relevant, users), ks))
 
@@ -139,7 +142,7 @@ def evaluate_workspace(
 
 def _row(fitted: FittedModel, result: Evaluation, ci95: bool) -> dict:
     row: dict = {"model": fitted.name, "profiles": fitted.profiles, "setting": result.setting, "selection": "valid"}
-    for metric, mean in sorted(result.means.items(), key=lambda entry: (entry[0].split("@")[0] != "recall", entry[0])):
+    for metric, mean in result.means.items():
         row[metric] = mean if result.n_users else None
     row["n_users"] = result.n_users
     if ci95:

@@ -12,9 +12,9 @@ import pytest
 import scipy.sparse as sp
 from small_splits import number, split_of
 
-from reclm_lite.cf import interface
-from reclm_lite.cf.closed import fit_closed, walk
-from reclm_lite.cf.models import CLOSED, ease, gfcf, itemknn, popularity, random
+from reclm_lite.cf import store
+from reclm_lite.cf.models import UNTRAINED, ease, gfcf, itemknn, popularity, random
+from reclm_lite.cf.untrained import fit_untrained, walk
 from reclm_lite.errors import InputError, ModelError
 from reclm_lite.workspace import Workspace
 
@@ -58,7 +58,7 @@ class RanksFromHistory:
         known = sampled()
         fitted = self.fit(known)
         everything = fitted.scores(np.arange(60), np.arange(40))
-        weights = fitted.scorer.score_rows(sp.identity(40, np.float32, format="csr"))
+        weights = fitted.scorer.weights.score_rows(sp.identity(40, np.float32, format="csr"))
         np.testing.assert_allclose(everything, known @ weights, atol=1e-5)
         candidates = np.arange(1, 40, 2, dtype=np.int32)
         ids, scores = fitted.topk(np.arange(60), 5, candidates=candidates, seen=known)
@@ -81,8 +81,8 @@ class RanksFromHistory:
         fitted = dataclasses.replace(self.fit(known), params={"a": 1}, metrics={"ndcg@20": 0.5})
         with Workspace.create(tmp_path / "ws") as ws:
             number(ws, *known.shape)
-            interface.save(fitted, ws, inputs={})
-            loaded = interface.load(ws, fitted.name)
+            store.save(fitted, ws, inputs={})
+            loaded = store.load(ws, fitted.name)
         assert loaded.params == {"a": 1} and loaded.metrics == {"ndcg@20": 0.5} and loaded.user_ready.all()
         for kept, before in zip(loaded.topk(np.arange(60), 9), fitted.topk(np.arange(60), 9), strict=True):
             np.testing.assert_array_equal(kept, before)
@@ -127,7 +127,7 @@ class TestEase(RanksFromHistory):
         inverse = np.linalg.inv(gram + 2.0 * np.eye(40))
         expected = np.eye(40) - inverse / np.diagonal(inverse)
         np.fill_diagonal(expected, 0.0)
-        np.testing.assert_allclose(self.fit(known).scorer.weights, expected, atol=1e-5)
+        np.testing.assert_allclose(self.fit(known).scorer.weights.weights, expected, atol=1e-5)
 
     @pytest.mark.parametrize("tile", [1, 7, 16, 64])
     def test_the_sweep_inverts_over_any_tiles(self, tile, monkeypatch):
@@ -148,7 +148,7 @@ class TestEase(RanksFromHistory):
         inverse = np.linalg.inv(gram + 10.0 * np.eye(300))
         expected = -inverse / np.diagonal(inverse)
         np.fill_diagonal(expected, 0.0)
-        got = ease.fit(known, ease.Settings(l2=10.0)).scorer.weights
+        got = ease.fit(known, ease.Settings(l2=10.0)).scorer.weights.weights
         assert np.abs(got - expected).max() < 1e-3 * np.abs(expected).mean()
 
     def test_a_matrix_that_is_not_positive_definite_is_refused(self):
@@ -165,11 +165,11 @@ class TestEase(RanksFromHistory):
         def watched(*args, **more):
             assert not any(scorer() for scorer in made), "an earlier model is still held"
             fitted = fit(*args, **more)
-            made.append(weakref.ref(fitted.scorer))
+            made.append(weakref.ref(fitted.scorer.weights))
             return fitted
 
         monkeypatch.setattr(ease, "fit", watched)
-        fit_closed(split_of(sampled(200, 40)), "ease")
+        fit_untrained(split_of(sampled(200, 40)), "ease")
         assert len(made) >= 4
 
     @pytest.mark.parametrize("l2", [0.0, -1.0, float("nan")])
@@ -218,9 +218,9 @@ class TestGFCF(RanksFromHistory):
 
     @pytest.mark.parametrize("written_out", [True, False])
     def test_scores_are_the_papers(self, written_out, monkeypatch):
-        from reclm_lite.cf import history
+        from reclm_lite.cf import item_weights
 
-        monkeypatch.setattr(history, "WRITTEN_OUT_ITEMS", 100 if written_out else 0)
+        monkeypatch.setattr(item_weights, "WRITTEN_OUT_ITEMS", 100 if written_out else 0)
         known = sampled()
         got = self.fit(known).scores(np.arange(60), np.arange(40))
         np.testing.assert_allclose(got, known @ self.filter_of(known, 0.3, 4), atol=2e-5)
@@ -242,23 +242,23 @@ class TestGFCF(RanksFromHistory):
         # Three groups without a user in common: rank 3.
         known = csr([[0, 1], [0, 1], [2, 3], [2, 3], [4, 5], [4, 5]], n_items=6)
         fitted = gfcf.fit(known, gfcf.Settings(alpha=0.3, rank=256))
-        assert fitted.scorer.factors.shape == (6, 3) and fitted.params["rank"] == 3
+        assert fitted.scorer.weights.factors.shape == (6, 3) and fitted.params["rank"] == 3
 
 
-@pytest.mark.parametrize("model", CLOSED)
+@pytest.mark.parametrize("model", UNTRAINED)
 def test_open_settings_are_chosen_on_validation_and_recorded(model):
     split = split_of(sampled(200, 40))
-    fitted = fit_closed(split, model)
+    fitted = fit_untrained(split, model)
     assert set(fitted.metrics) == {"recall@20", "ndcg@20"} and fitted.params["refit"]
     assert all(value is not None for value in fitted.params.values())
-    again = fit_closed(dataclasses.replace(split, test=split.train), model)
+    again = fit_untrained(dataclasses.replace(split, test=split.train), model)
     assert again.params == fitted.params and again.metrics == fitted.metrics, "the test set is not read"
 
 
 def test_a_given_value_is_used_as_it_is_and_the_rest_is_chosen():
     split = split_of(sampled(200, 40))
-    assert fit_closed(split, "ease", ease.Settings(l2=7.0)).params["l2"] == 7.0
-    params = fit_closed(split, "itemknn", itemknn.Settings(k=3)).params
+    assert fit_untrained(split, "ease", ease.Settings(l2=7.0)).params["l2"] == 7.0
+    params = fit_untrained(split, "itemknn", itemknn.Settings(k=3)).params
     assert params["k"] == 3 and params["shrink"] in itemknn.SHRINK_VALUES
 
 
@@ -267,7 +267,7 @@ def test_the_choice_is_the_best_on_validation():
 
     split = split_of(sampled(300, 40, seed=5))
     judge = validator(split)
-    chosen = fit_closed(split, "gfcf").params["alpha"]
+    chosen = fit_untrained(split, "gfcf").params["alpha"]
     place = gfcf.ALPHA_VALUES.index(chosen)
     ndcg = [judge.of(gfcf.fit(split.train, gfcf.Settings(alpha=alpha)))[1] for alpha in gfcf.ALPHA_VALUES]
     assert ndcg[place] >= max(ndcg[max(place - 1, 0) : place + 2])
@@ -278,26 +278,26 @@ def test_without_validation_fixed_values_are_used(model):
     split = split_of(sampled())
     split = dataclasses.replace(split, valid=split.valid * 0)
     split.valid.eliminate_zeros()
-    fitted = fit_closed(split, model)
-    assert fitted.metrics == {} and fitted.histories.nnz == split.train.nnz
+    fitted = fit_untrained(split, model)
+    assert fitted.metrics == {} and fitted.scorer.histories.nnz == split.train.nnz
     assert all(value is not None for value in fitted.params.values())
 
 
 def test_refit_is_on_training_and_validation_together_or_not_at_all():
     split = split_of(sampled())
     both, one = (
-        fit_closed(split, "itemknn", itemknn.Settings(k=5, shrink=1.0), refit=refit) for refit in (True, False)
+        fit_untrained(split, "itemknn", itemknn.Settings(k=5, shrink=1.0), refit=refit) for refit in (True, False)
     )
-    assert both.histories.nnz == split.known().nnz and one.histories.nnz == split.train.nnz
+    assert both.scorer.histories.nnz == split.known().nnz and one.scorer.histories.nnz == split.train.nnz
     assert both.metrics == one.metrics
 
 
 def test_unknown_models_and_settings_of_another_are_refused():
     split = split_of(sampled())
     with pytest.raises(InputError, match="model: expected one of"):
-        fit_closed(split, "slim")
+        fit_untrained(split, "slim")
     with pytest.raises(InputError, match="settings: expected ease's"):
-        fit_closed(split, "ease", gfcf.Settings())
+        fit_untrained(split, "ease", gfcf.Settings())
 
 
 def test_walk_climbs_to_the_nearest_summit_and_keeps_the_first_of_equals():
@@ -328,7 +328,7 @@ def test_popularity_counts_users():
 MEASURE = """
 import json, sys
 import numpy as np, scipy.sparse as sp
-from reclm_lite.cf.closed import fit_closed
+from reclm_lite.cf.untrained import fit_untrained
 from reclm_lite.cf.models import module_of
 from reclm_lite.data.dataset import Split
 
@@ -347,11 +347,11 @@ def status(name):
 
 model = sys.argv[1]
 settings = module_of(model).Settings()
-fit_closed(split(60, 40, 5), model, settings, n_threads=1)   # what is compiled and loaded does not count
+fit_untrained(split(60, 40, 5), model, settings, n_threads=1)   # what is compiled and loaded does not count
 large = split(6_000, 6_000, 6)
 open("/proc/self/clear_refs", "w").write("5")   # the peak so far is forgotten
 before = status("VmRSS")
-fit_closed(large, model, settings, n_threads=1)
+fit_untrained(large, model, settings, n_threads=1)
 nnz = large.train.nnz + large.valid.nnz
 print(json.dumps([module_of(model).estimate_bytes(6_000, 6_000, nnz, settings), status("VmHWM") - before]))
 """
