@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.convert.export import export_checkpoint
+from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.convert.parity import cosines
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import file_sha256

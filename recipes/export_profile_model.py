@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reclm_lite.convert import parity
-from reclm_lite.convert.export import export_checkpoint
+from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.dialogue.templates import parse_profile, user_prompt
 from reclm_lite.errors import ModelError, ProfileFormatError
 from reclm_lite.runtime import file_sha256, load_model

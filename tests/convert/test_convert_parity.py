@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from checkpoints import save_bert, save_decoder, save_llama, train_gemma, train_llama2, train_qwen2
 
-from reclm_lite.convert.export import export_checkpoint
+from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.convert.merge import open_source
 from reclm_lite.convert.parity import Gate, Verdict, sentences, strings, templates
 from reclm_lite.convert.parity.bounds import ROUNDING, SLACK, TAIL, TAIL_OF_SUMS, UNQUANTIZED_NOISE, logit_bounds
