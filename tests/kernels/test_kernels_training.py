@@ -101,7 +101,7 @@ def views(n, m, dim, seed=0):
 @pytest.mark.parametrize(("m", "dim", "temperature"), [(1, 3, 1.0), (97, 16, 0.1), (4099, 8, 0.2), (3, 4, 0.005)])
 def test_info_nce_agrees_with_the_reference(n, m, dim, temperature):
     batch = views(n, m, dim)
-    found, wanted = (module.info_nce(*batch, temperature) for module in (losses, reference_training))
+    found, wanted = (module.info_nce(*batch, temperature) for module in (info_nce, reference_training))
     assert found[0] == pytest.approx(wanted[0], rel=1e-5, abs=1e-6)
     scale = 1 / (max(n, 1) * temperature)
     np.testing.assert_allclose(found[1], wanted[1], atol=1e-5 * scale, rtol=1e-3)
