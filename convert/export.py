@@ -40,7 +40,8 @@ from reclm_lite.convert.target import estimated_bytes, require_space, scratch_fo
 from reclm_lite.convert.unquantized import intermediate_ftype, write_unquantized
 from reclm_lite.convert.write import PlannedTensor, plan_tensors, write_gguf
 from reclm_lite.errors import ModelError
-from reclm_lite.runtime import check_gguf, file_sha256
+from reclm_lite.files import file_sha256
+from reclm_lite.runtime import check_gguf
 
 if TYPE_CHECKING:
     from reclm_lite.convert.checkpoint import Source

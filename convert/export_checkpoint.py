@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reclm_lite.convert.files import whole_or_nothing
+from reclm_lite.convert.bounded_files import whole_or_nothing
 from reclm_lite.convert.merge import open_source
 from reclm_lite.convert.parity import token_id_mismatches
 from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES, parse_ftype, quantize_gguf

@@ -78,9 +78,9 @@ ALLOWED = {
     },
     "kernels": {"errors", "threads"},
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.
-    "convert": {"errors", "gguf_file", "runtime", "chat_template", "__init__"},
+    "convert": {"errors", "files", "gguf_file", "runtime", "chat_template", "__init__"},
     "data": {"artefacts", "errors", "forget_plan", "memory", "types", "workspace", "__init__"},
-    "text": {"assets", "errors", "types", "workspace", "runtime", "probe", "data"},
+    "text": {"assets", "errors", "files", "types", "workspace", "runtime", "probe", "data"},
     "cf": {"artefacts", "errors", "files", "types", "memory", "workspace", "kernels", "data"},
     "dialogue": {"errors", "files", "types", "workspace", "text", "data", "cf"},
     "profiles": BASE | {"data", "text", "dialogue", "cf", "kernels"},

@@ -21,7 +21,8 @@ from reclm_lite.convert import export as export_module
 from reclm_lite.convert import target
 from reclm_lite.convert import unquantized as unquantized_module
 from reclm_lite.convert.merge import open_source
-from reclm_lite.runtime import check_gguf, file_sha256
+from reclm_lite.files import file_sha256
+from reclm_lite.runtime import check_gguf
 
 TINY = Shape(hidden=64, feed_forward=96, n_layers=1, n_heads=4, n_kv_heads=2, n_vocab=300, rank=2)
 UP = "model.layers.0.mlp.up_proj.weight"

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from reclm_lite.assets import encoder_path, profile_model_path
 from reclm_lite.errors import ModelError
-from reclm_lite.runtime import file_sha256
+from reclm_lite.files import file_sha256
 from reclm_lite.text import expand
 from reclm_lite.text.encoder import TextEncoder
 
