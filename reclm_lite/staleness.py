@@ -1,18 +1,31 @@
 """Which artefacts are stale: an input changed since they were made, or an input of an input did."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from .artefacts import COMMITTED, INTERACTIONS, is_name
-
-if TYPE_CHECKING:
-    from .workspace import Workspace
 
 # Of inputs of inputs: interactions, split, model, neighbors, profile vectors, model with profiles are six.
 _MAX_DEPTH = 20
 
 
+class Artefacts(Protocol):
+    """What is asked of a workspace about its artefacts (workspace.Workspace)."""
+
+    def has(self, name: str) -> bool: ...
+
+    def provenance(self, name: str, *, made_by: str) -> dict: ...
+
+    def fingerprint(self, name: str) -> str | None: ...
+
+    def other_ids(self, name: str, provenance: dict) -> list[str]: ...
+
+    def command_for(self, name: str) -> str: ...
+
+    def get_meta(self, key: str) -> str | None: ...
+
+
 def staleness(
-    ws: "Workspace", name: str, above: tuple[str, ...] = (), told: dict | None = None
+    ws: Artefacts, name: str, above: tuple[str, ...] = (), told: dict | None = None
 ) -> tuple[list[str], list[str]]:
     """(what has changed, the artefacts to make again: inputs before what is made of them, `name` the last)
 
@@ -24,7 +37,7 @@ def staleness(
     return told[name]
 
 
-def _staleness_of(ws: "Workspace", name: str, above: tuple[str, ...], told: dict) -> tuple[list[str], list[str]]:
+def _staleness_of(ws: Artefacts, name: str, above: tuple[str, ...], told: dict) -> tuple[list[str], list[str]]:
     provenance = ws.provenance(name, made_by=ws.command_for(name))
     changed = [f"the list of {side}" for side in ws.other_ids(name, provenance)] if "ids" in provenance else []
     again: list[str] = []

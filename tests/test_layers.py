@@ -32,6 +32,7 @@ BASE = {
     "workspace",
     "workspace_toml",
     "writer_lock",
+    "gguf_summary",
     "gguf_file",
     "runtime",
     "probe",
@@ -47,8 +48,9 @@ ALLOWED = {
     "types": set(),
     "assets": {"errors"},
     "memory": {"errors"},
-    "gguf_limits": {"errors", "gguf_file"},  # the latter for its types alone
-    "gguf_file": {"errors", "gguf_limits"},
+    "gguf_summary": set(),
+    "gguf_limits": {"errors", "gguf_summary"},
+    "gguf_file": {"errors", "gguf_limits", "gguf_summary"},
     "files": {"errors"},
     "chat_template": set(),
     "threads": {"errors"},
@@ -63,7 +65,7 @@ ALLOWED = {
     "writer_lock": {"database", "errors"},
     "workspace_toml": {"errors", "files"},
     "forget_plan": {"files"},
-    "staleness": {"artefacts", "workspace"},  # the latter for its type alone
+    "staleness": {"artefacts"},
     "workspace": {
         "artefacts",
         "database",
@@ -133,10 +135,9 @@ MODULES = modules()
 
 def imports_of(name: str) -> set[tuple[str, ...]]:
     """Every module of this package that a file imports, as tuples of names after `reclm_lite`."""
-    path = MODULES[name]
     package = ["reclm_lite", *name.split("/")[:-1]]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             targets = [alias.name.split(".") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -245,10 +246,76 @@ print(sorted({name.split(".")[0] for name in sys.modules} & set(sys.argv[2:])))
     assert run.stdout.strip() == "[]"
 
 
+# Longer than MAX_LINES today. This list only gets shorter.
+TOO_LONG = {"bench/quant.py", "profiles/generate.py", "profiles/sources/ray_cluster.py", "profiles/worker.py"}
+MAX_LINES = 400
+
+
 @pytest.mark.parametrize("name", MODULES)
-def test_no_module_is_longer_than_500_lines(name):
+def test_no_module_is_longer_than_400_lines(name):
     n_lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
-    assert n_lines <= 525, f"{name} has {n_lines} lines: split it"
+    if name in TOO_LONG:
+        assert n_lines > MAX_LINES, f"{name} has {n_lines} lines by now: take it off the list TOO_LONG"
+        return
+    assert n_lines <= MAX_LINES, f"{name} has {n_lines} lines: split it"
+
+
+# Imports inside functions or for types that may close a circle: (importing module, imported module) -> why.
+LATE_IMPORTS: dict[tuple[str, str], str] = {}
+# Circles that are being removed, each as the set of its modules. This list only gets shorter.
+KNOWN_CIRCLES = [
+    frozenset({"bench/profile.py", "bench/profile_embed.py"}),
+    frozenset({"cf/foldin.py", "cf/interface.py", "cf/models/popularity.py", "cf/models/random.py"}),
+]
+
+
+def module_of(names: tuple[str, ...]) -> str | None:
+    """The module that a dotted import runs: `("data", "split", "run")` -> `data/split.py`."""
+    for n in range(len(names), 0, -1):
+        path = "/".join(names[:n])
+        for name in (f"{path}.py", f"{path}/__init__.py"):
+            if name in MODULES:
+                return name
+    return None
+
+
+def circles(edges: dict[str, set[str]]) -> list[frozenset[str]]:
+    """Groups of modules that reach each other (strongly connected components of more than one)."""
+    reached = {}
+    for start in edges:
+        todo, seen = list(edges[start]), set()
+        while todo:
+            name = todo.pop()
+            if name not in seen:
+                seen.add(name)
+                todo += edges.get(name, ())
+        reached[start] = seen
+    found = set()
+    for start in edges:
+        if start in reached[start]:
+            found.add(frozenset(name for name in reached[start] if start in reached.get(name, ())))
+    return list(found)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports inside functions and for types count: they only hide a circle. Those of LATE_IMPORTS do not."""
+    edges = {
+        name: {
+            target
+            for target in map(module_of, imports_of(name))
+            if target not in (None, name) and (name, target) not in LATE_IMPORTS
+        }
+        for name in MODULES
+    }
+    found = circles(edges)
+    new = [sorted(circle) for circle in found if circle not in KNOWN_CIRCLES]
+    assert not new, f"circles of imports: {new}: move what both need into a module below them"
+    gone = [sorted(circle) for circle in KNOWN_CIRCLES if circle not in found]
+    assert not gone, f"no circles any more: {gone}: take them off the list"
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set()}) == [frozenset("abc")]
 
 
 def need_cli():

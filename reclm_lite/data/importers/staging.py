@@ -1,6 +1,6 @@
 """A temporary DuckDB database in which tables of text become interactions of integers.
 
-An importer copies what it reads into three tables, all text; `Staging.imported` filters,
+An importer copies what it reads into three tables, all text; `numbering.number_all` then filters,
 drops repeats, gives every user and item an index, and hands only integers to Python. DuckDB
 spills to the temporary folder (`$TMPDIR`), so memory stays bounded whatever the file's size.
 
@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError, WorkspaceError
-from ..dataset import Imported
 from .files import SourceFile, read_source
 from .headers import bad_json_line, csv_header, json_keys
 from .leftovers import StagingFolder, remove_leftover_staging
 from .limits import Limits, cut, listed
 from .locked_duckdb import connect, is_plain, real_path
-from .numbering import number_all
 from .parquet import check_parquet
 from .sentences import sentence
 from .sql import ident, quoted, seconds
@@ -372,10 +370,6 @@ class Staging:
                 "decompression "
                 "bomb; export it again, or raise the limit with --limit unpacked-ratio=N"
             )
-
-    def imported(self, **settings: object) -> Imported:
-        """Filter, drop repeats, number users and items, and return the data set: `numbering.number_all`."""
-        return number_all(self, **settings)
 
 
 def _size(expressions: Sequence[str]) -> str:
