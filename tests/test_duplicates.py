@@ -2,10 +2,12 @@
 
 Two functions are duplicates if their bodies are the same syntax tree once variables and parameters are numbered in the
 order in which they appear, and docstrings, comments, annotations and defaults are left out. Attributes, constants and
-keyword arguments must be equal. Functions of at most MAX_LINES lines are free.
+keyword arguments must be equal. Of classes, the fields' names must be equal too. Functions and classes of at most
+MAX_LINES lines are free.
 """
 
 import ast
+import copy
 from collections import defaultdict
 
 import pytest
@@ -63,17 +65,19 @@ class _Numbered(ast.NodeTransformer):
         )
 
 
-def _body(node: ast.FunctionDef) -> list[ast.stmt]:
-    """The statements of a function without its docstring."""
+def _body(node: ast.FunctionDef | ast.ClassDef) -> list[ast.stmt]:
+    """The statements of a function or class without its docstring."""
     return node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
 
 
-def _key(node: ast.FunctionDef) -> str:
-    return ast.dump(_Numbered().visit(node))
+def _key(node: ast.FunctionDef | ast.ClassDef) -> str:
+    if isinstance(node, ast.ClassDef):
+        return ast.dump(ast.Module(_body(node), []))
+    return ast.dump(_Numbered().visit(copy.deepcopy(node)))
 
 
-def functions(source: str) -> dict[str, ast.FunctionDef]:
-    """Qualified name -> definition, for every function that is long enough."""
+def definitions(source: str) -> dict[str, ast.FunctionDef | ast.ClassDef]:
+    """Qualified name -> definition, for every function and class that is long enough."""
     found = {}
 
     def walk(node: ast.AST, prefix: str) -> None:
@@ -81,7 +85,6 @@ def functions(source: str) -> dict[str, ast.FunctionDef]:
             name = prefix
             if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
                 name = f"{prefix}{child.name}."
-            if isinstance(child, ast.FunctionDef):
                 body = _body(child)
                 if body and body[-1].end_lineno - body[0].lineno + 1 > MAX_LINES:
                     found[name[:-1]] = child
@@ -92,15 +95,22 @@ def functions(source: str) -> dict[str, ast.FunctionDef]:
 
 
 def duplicates(sources: dict[str, str]) -> list[frozenset[str]]:
-    """Groups of functions, as `module:function`, that are equal but for their names."""
-    groups = defaultdict(list)
+    """Groups of functions and classes, as `module:name`, that are equal but for their names."""
+    alike = defaultdict(list)  # by the types of their nodes, which is quick and tells most apart
     for module, source in sources.items():
-        for name, node in functions(source).items():
-            groups[_key(node)].append(f"{module}:{name}")
+        for name, node in definitions(source).items():
+            body = ast.Module(_body(node), [])
+            alike[tuple(type(one) for one in ast.walk(body) if isinstance(one, (ast.stmt, ast.Call)))].append(
+                (f"{module}:{name}", node)
+            )
+    groups = defaultdict(list)
+    for several in alike.values():
+        for name, node in several if len(several) > 1 else ():
+            groups[_key(node)].append(name)
     return [frozenset(group) for group in groups.values() if len(group) > 1]
 
 
-def test_no_function_is_written_twice():
+def test_no_function_and_no_class_is_written_twice():
     found = duplicates({name: path.read_text(encoding="utf-8") for name, path in MODULES.items()})
     unknown = [sorted(group) for group in found if group not in EXCEPTIONS and group not in KNOWN]
     assert not unknown, f"written more than once: {unknown}: keep one"
