@@ -177,6 +177,12 @@ def test_every_module_imports_only_what_its_layer_may(name):
             assert len(names) > 1 and names[1] in CF_IS_PUBLIC_AS, f"{name} reaches into {'.'.join(names)}"
 
 
+def test_the_table_of_layers_names_only_parts_that_exist():
+    parts = {name.split("/")[0].removesuffix(".py") for name in MODULES}
+    named = set(ALLOWED).union(BASE, *ALLOWED.values())
+    assert named <= parts, f"no such parts: {sorted(named - parts)}"
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_no_module_outside_tune_imports_torch(name):
     if name.startswith(("tune/", *MAY_IMPORT_TORCH)):
@@ -334,10 +340,11 @@ def help_command() -> list[str]:
     return [sys.executable, "-c", "import sys; sys.argv = ['reclm', '--help']; from reclm_lite.cli import main; main()"]
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize("verb", [[], ["import"], ["tune"], ["tune", "ppo"]], ids=" ".join)
+def test_help_loads_nothing_heavy(verb):
     need_cli()
     code = (
-        "import sys\nsys.argv = ['reclm', '--help']\nfrom reclm_lite.cli import main\n"
+        f"import sys\nsys.argv = {['reclm', *verb, '--help']!r}\nfrom reclm_lite.cli import main\n"
         f"try:\n    main()\nfinally:\n    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
