@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.convert.files import MAX_CONFIG_BYTES, read_bounded
+from reclm_lite.convert.bounded_files import MAX_CONFIG_BYTES, read_bounded
 from reclm_lite.convert.name_pattern import name_pattern
 from reclm_lite.convert.stored import StoredTensor, parse_unique_json, read_header, read_tensor
 from reclm_lite.errors import ModelError, shell_word

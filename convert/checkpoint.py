@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reclm_lite.convert.files import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, parse_json, read_bounded
+from reclm_lite.convert.bounded_files import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, parse_json, read_bounded
 from reclm_lite.convert.stored import (
     BLOCK_BYTES,
     StoredTensor,

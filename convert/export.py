@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm_lite.convert.families import family_of
-from reclm_lite.convert.files import whole_or_nothing
 from reclm_lite.convert.imatrix import collect_imatrix, read_imatrix
 from reclm_lite.convert.manifest import (
     FORMAT,
@@ -34,13 +33,15 @@ from reclm_lite.convert.manifest import (
     tools,
 )
 from reclm_lite.convert.merge import open_source
-from reclm_lite.convert.parity import Gate, token_id_mismatches
-from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES, parse_ftype, quantize_gguf
+from reclm_lite.convert.parity import Gate
+from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES, quantize_gguf
 from reclm_lite.convert.request import Request, check_request, folder_name
 from reclm_lite.convert.target import estimated_bytes, require_space, scratch_folder
-from reclm_lite.convert.write import PlannedTensor, TooLargeForType, plan_tensors, write_gguf
+from reclm_lite.convert.unquantized import intermediate_ftype, write_unquantized
+from reclm_lite.convert.write import PlannedTensor, plan_tensors, write_gguf
 from reclm_lite.errors import ModelError
-from reclm_lite.runtime import check_gguf, file_sha256
+from reclm_lite.files import file_sha256
+from reclm_lite.runtime import check_gguf
 
 if TYPE_CHECKING:
     from reclm_lite.convert.checkpoint import Source
@@ -49,8 +50,6 @@ logger = logging.getLogger(__name__)
 
 IMATRIX_FILE = "imatrix.gguf"
 _SMALL_PARAMS = 30_000_000  # of 4.5 million, 128 prompts take 3 s on one thread and 11 s on two
-# What a quantized file is made from: nothing is lost before llama.cpp rounds.
-_INTERMEDIATE = {"F16": "f16", "BF16": "bf16"}
 
 # progress(what is being done, how much of it is done, how much there is; 0 where that is not known)
 Progress = Callable[[str, int, int], None]
@@ -242,7 +241,7 @@ class _Export:
         if made:
             return self.out_dir / made["file"], ftype
         path = self.scratch / "unquantized.gguf"
-        written = _write_unquantized(
+        written = write_unquantized(
             self.source,
             path,
             lambda: self._require_space(todo, "f32"),
@@ -381,82 +380,3 @@ def _peak_memory_bytes() -> int:
     """The largest resident memory of this process so far, files that are mapped included."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def export_checkpoint(
-    checkpoint: Path,
-    out: Path,
-    ftype: str = "f16",
-    *,
-    adapter: Path | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    name: str | None = None,
-    n_threads: int | None = None,
-) -> dict[str, Any]:
-    """One GGUF file of type `ftype`, without importance matrix, gate or manifest: for recipes that judge it themselves.
-
-    Token ids are proved on the probe texts where the package `tokenizers` is installed. Returns {"out",
-    "architecture", "ftype", "size_bytes", "n_tensors", "token_ids_proved", "fallback_tensors": {name: type}}.
-    """
-    ftype, out = parse_ftype(ftype), Path(out)
-    source = open_source(checkpoint, adapter)
-    fallback: dict[str, str] = {}
-    with whole_or_nothing(out) as partial:
-        if ftype in UNQUANTIZED_FTYPES:
-            written = write_gguf(source, partial, ftype, name=name, metadata=metadata)
-        else:
-            scratch = partial.with_suffix(".unquantized")
-            try:
-                written = _write_unquantized(source, scratch, name=name, metadata=metadata)
-                fallback = quantize_gguf(scratch, partial, ftype, n_threads=n_threads)["fallback_tensors"]
-            finally:
-                scratch.unlink(missing_ok=True)
-        token_ids_proved = _prove_token_ids(partial, source)
-    return {
-        "out": str(out),
-        "architecture": written["architecture"],
-        "ftype": ftype,
-        "size_bytes": out.stat().st_size,
-        "n_tensors": written["n_tensors"],
-        "token_ids_proved": token_ids_proved,
-        "fallback_tensors": fallback,
-    }
-
-
-def _prove_token_ids(path: Path, source: "Source") -> bool:
-    mismatches = token_id_mismatches(path, source.tokenizer_directory)
-    if mismatches is None:
-        logger.warning("token ids of %s are not proved: the package `tokenizers` is not installed", path.name)
-        return False
-    if mismatches:
-        first = mismatches[0]
-        raise ModelError(
-            f"expected the token ids of the tokenizer in {source.tokenizer_directory}, found others for "
-            f"{len(mismatches)} texts: {first['text']!r} gave {first['found'][:12]}, not {first['expected'][:12]}"
-        )
-    return True
-
-
-def _write_unquantized(
-    source: "Source", path: Path, before_f32: Callable[[], object] = lambda: None, **options: Any
-) -> dict[str, Any]:
-    """What quantized files are made from: as narrow as it can be with nothing lost before llama.cpp rounds.
-
-    A merged model is float32; it is kept in float16, the precision it will run in at best, where its weights fit.
-    """
-    ftype = intermediate_ftype(source)
-    try:
-        return write_gguf(source, path, ftype, **options)
-    except TooLargeForType as error:
-        if not source.merged:
-            raise
-        logger.warning("%s: the merged weights are kept in float32 before quantization", error)
-        before_f32()
-        return write_gguf(source, path, "f32", **options)
-
-
-def intermediate_ftype(source: "Source") -> str:
-    """f16 for F16, bf16 for BF16 (f16 once an adapter is merged in), f32 for F32."""
-    if source.merged and source.dtype == "BF16":
-        return "f16"
-    return _INTERMEDIATE.get(source.dtype, "f32")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reclm_lite.convert.files import whole_or_nothing
+from reclm_lite.convert.bounded_files import whole_or_nothing
 from reclm_lite.errors import ModelError
 from reclm_lite.gguf_file import metadata_texts
 from reclm_lite.runtime import GgufSummary, check_gguf

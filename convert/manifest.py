@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from reclm_lite import __version__
-from reclm_lite.convert.files import MAX_CONFIG_BYTES, parse_json, read_bounded
+from reclm_lite.convert.bounded_files import MAX_CONFIG_BYTES, parse_json, read_bounded
 from reclm_lite.errors import ModelError
-from reclm_lite.runtime import file_sha256
+from reclm_lite.files import file_sha256
 
 FORMAT = 1
 NAME = "manifest.json"

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.files import whole_or_nothing
+from reclm_lite.convert.bounded_files import whole_or_nothing
 from reclm_lite.convert.imatrix_file import Imatrix, check_fits
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import GgufSummary, check_gguf, pick_threads, quantize_file

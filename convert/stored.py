@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from reclm_lite.convert.files import parse_json
+from reclm_lite.convert.bounded_files import parse_json
 from reclm_lite.errors import ModelError
 
 BLOCK_BYTES = 32 << 20

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from reclm_lite.convert.bounded_files import whole_or_nothing
 from reclm_lite.convert.families import Family, Rename, family_of
-from reclm_lite.convert.files import whole_or_nothing
 from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES
 from reclm_lite.convert.vocab import read_vocabulary, write_vocabulary
 from reclm_lite.errors import ModelError

@@ -60,7 +60,7 @@ def ranking_loss(
 def info_nce(
     z1: np.ndarray, z2: np.ndarray, positives: np.ndarray, temperature: float
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """As `losses.info_nce`, with the whole n x m matrix."""
+    """As `info_nce.info_nce`, with the whole n x m matrix."""
     z1, z2 = z1.astype(np.float64), z2.astype(np.float64)
     n = len(z1)
     if n == 0:

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.convert.export import export_checkpoint
+from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.convert.parity import cosines
 from reclm_lite.errors import ModelError
-from reclm_lite.runtime import file_sha256
+from reclm_lite.files import file_sha256
 from reclm_lite.text.encoder import TextEncoder
 
 ROOT = Path(__file__).resolve().parent.parent

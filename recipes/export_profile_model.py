@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from reclm_lite.convert import parity
-from reclm_lite.convert.export import export_checkpoint
+from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.dialogue.templates import parse_profile, user_prompt
 from reclm_lite.errors import ModelError, ProfileFormatError
-from reclm_lite.runtime import file_sha256, load_model
+from reclm_lite.files import file_sha256
+from reclm_lite.runtime import load_model
 from reclm_lite.types import ItemText
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,6 +26,9 @@ import numpy as np
 
 from . import memory
 
+# The artefact that an import brings; the row of `meta` of this name holds the fingerprint of the one that counts.
+INTERACTIONS = "matrices/interactions"
+COMMITTED = "interactions"
 SIDES = ("users", "items")
 # Artefacts that are numbered by one list alone; all others are by both.
 _NUMBERED_BY = {

@@ -19,78 +19,29 @@ summary names them.
 """
 
 import json
-import os
-import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import numpy as np
 
-from .artefacts import artefact_fingerprint, ids_digest, numbered_by, write_arrays
+from .artefacts import COMMITTED, INTERACTIONS, artefact_fingerprint, ids_digest, numbered_by, write_arrays
 from .data.dataset import LEFT_BEHIND, load_interactions, user_index
-from .data.importers.leftovers import leftover_staging, remove_leftover_staging
-from .errors import InputError, WorkspaceError, shell_word
+from .data.importers.leftovers import remove_leftover_staging
+from .errors import InputError, WorkspaceError
 from .files import atomic_path
+from .forget_files import ARRAY_FOLDERS, other_files
+from .forget_plan import FORGETTING
+from .forget_summary import Deleted, ForgetSummary, add_remains, fit_command
 from .profiles.store import find_idx, usable_profiles
 from .profiles.vectors import profiles_digest
 from .user_rows import NAMES_USERS, Remaining, UnknownLayout, has_rows_of_users, remove_users
-from .workspace import COMMITTED, DIALOGUES, FORGETTING, INTERACTIONS, REPLACEMENTS, Workspace, write_toml
+from .workspace import REPLACEMENTS, Workspace
+from .workspace_toml import write_toml
 
 NEIGHBORS = "matrices/neighbors"
-_ARRAY_FOLDERS = ("matrices", "vectors", "models")
 # What an import that was killed leaves behind (data/dataset.py).
 _LEFT_OVER = ("matrices/interactions-next",)
-_TUNE_RUN, _TUNE_SAMPLES = "run.json", "samples.jsonl"  # of a run of `reclm tune`
-_DIALOGUES = ("sft.jsonl", "preference.jsonl", "rl.jsonl")
-_LIBRARY_TEMPORARY = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # what safetensors leaves beside a file when it is killed
-_OWN_FILES = ("workspace.db", "workspace.db-wal", "workspace.db-shm", "workspace.toml", ".lock")
-
-
-@dataclass(frozen=True)
-class Deleted:
-    """A file that is not written again without the person but deleted. command: what makes it again, or empty."""
-
-    path: str
-    reason: str
-    command: str = ""
-
-
-@dataclass(frozen=True)
-class Remains:
-    """What still tells of a forgotten person, in a sentence, and the commands that make it anew without them."""
-
-    text: str
-    commands: list[str] = field(default_factory=list)
-
-
-@dataclass
-class ForgetSummary:
-    """What was removed or, with dry_run, would be.
-
-    users: those who were in the data. not_in_data: ids that were asked for and are in an earlier state of the data, if
-    in any.
-    n_interactions, n_profiles: theirs. n_generations: made for them alone. n_unknown_generations: of which nothing
-    tells for
-    whom they were made. n_neighbor_lists: lists of others that had them in it.
-    """
-
-    users: list[str]
-    dry_run: bool
-    n_users_left: int
-    n_interactions: int = 0
-    n_profiles: int = 0
-    n_generations: int = 0
-    n_unknown_generations: int = 0
-    n_neighbor_lists: int = 0
-    rewritten: list[str] = field(default_factory=list)
-    deleted: list[Deleted] = field(default_factory=list)
-    remains: list[Remains] = field(default_factory=list)
-    not_in_data: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 def forget_user(ws: Workspace, user_id: str, *, dry_run: bool = False) -> ForgetSummary:
@@ -168,9 +119,11 @@ class _Forgetting:
         try:
             self._artefacts()
             self._manifest()
-            self._other_files()
+            deleted, remains = other_files(ws, self.renamed)
+            summary.deleted += deleted
+            summary.remains += remains
             self._count_rows()
-            self._remains()
+            add_remains(ws, summary, self.fit_commands)
             if summary.dry_run:
                 return summary
             self._change_database()
@@ -199,7 +152,7 @@ class _Forgetting:
         except WorkspaceError:
             pass  # missing or damaged: dealt with like any other file below
         found = {}
-        for folder in _ARRAY_FOLDERS:
+        for folder in ARRAY_FOLDERS:
             if (ws.root / folder).is_symlink():
                 continue
             for path in sorted((ws.root / folder).glob("*.safetensors")):
@@ -260,7 +213,7 @@ class _Forgetting:
             named = np.isin(before["indices"], self.gone).any(axis=1)
             self.summary.n_neighbor_lists = int((named & self.remaining.mask).sum())
         if name.startswith("models/") and not name.startswith("models/random"):
-            self.fit_commands[name] = _fit_command(ws, name, params)
+            self.fit_commands[name] = fit_command(ws, name, params)
         arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
         ids = {side: self.ids[side] for side in numbered_by(name)} | provenance.get("ids", {})
         if "users" in ids:
@@ -307,77 +260,6 @@ class _Forgetting:
             self.summary.rewritten.append("workspace.toml")
         if not self.summary.dry_run:
             write_toml(self._temporary(self.ws.toml_path), config)
-
-    def _other_files(self) -> None:
-        """Reports, dialogues, checkpoints and temporary files go; what is not of this software, and links, are
-        named."""
-        ws, foreign = self.ws, []
-        known = {ws.root / name for name in _OWN_FILES} | set(self.renamed)
-        links = [path for path in sorted(ws.root.rglob("*")) if path.is_symlink()]
-        if not (ws.root / "reports").is_symlink() and any((ws.root / "reports").glob("*")):
-            self._delete(ws.root / "reports", "reports may show anybody", f"reclm report -w {ws.argument}")
-        tuned = {path.parent for path in ws.root.glob(f"llm/*/{_TUNE_RUN}")}
-        tuned_files = tuned | {folder.with_name(f"{folder.name}-base") for folder in tuned}  # of models from scratch
-        for path in sorted(ws.root.rglob("*")):
-            relative = path.relative_to(ws.root)
-            if (
-                path.is_symlink() and relative.parts[0] != "reports"
-            ):  # in that folder links are deleted, not what they lead to
-                continue
-            if relative.is_relative_to(DIALOGUES):
-                if not path.is_dir():
-                    again = f"reclm dialogue build {path.stem} -w {ws.argument}" if path.name in _DIALOGUES else ""
-                    self._delete(path, "dialogues hold the histories of many, and of neighbors", again)
-                continue
-            if any(path.is_relative_to(folder) for folder in tuned_files):
-                if path.name == _TUNE_SAMPLES:
-                    self._delete(path, "samples of a tuning show what people have")
-                continue
-            if (
-                path in known
-                or (path.is_dir() and not path.name.endswith(".checkpoint"))
-                or relative.parts[0] == "reports"
-            ):
-                continue
-            if any(part.startswith(".") and part.endswith(".checkpoint") for part in relative.parts):
-                if path.is_dir():
-                    self._delete(path, "an interrupted fit: it begins anew", ws.command_for(f"models/{path.stem[1:]}"))
-            elif (path.name.startswith(".") and path.name.endswith(".tmp")) or _LIBRARY_TEMPORARY.fullmatch(path.name):
-                self._delete(path, "left over from a command that was interrupted")
-            elif relative.parent.as_posix() not in _ARRAY_FOLDERS or path.suffix != ".safetensors":
-                foreign.append(relative.as_posix())
-        if tuned:
-            again = [f"reclm tune {shell_word(folder.name)} -w {ws.argument} --fresh …" for folder in sorted(tuned)]
-            self.summary.remains.append(
-                Remains(
-                    "Language models that were tuned here (and files exported from them) have learned from dialogues "
-                    "with everybody's histories: build the "
-                    f"dialogues and tune again, with the options in each {_TUNE_RUN}.",
-                    again,
-                )
-            )
-        if links:
-            shown = [f"{path.relative_to(ws.root)} -> {os.readlink(path)}" for path in links[:5]]
-            more = f" and {len(links) - 5:,} more" if len(links) > 5 else ""
-            again = [
-                ws.command_for(f"{path.parent.name}/{path.stem}") for path in links if path.suffix == ".safetensors"
-            ]
-            summary = (
-                "Links are not followed, so what they lead to is as it was and may tell of people: remove it by hand."
-            )
-            self.summary.remains.append(Remains(f"{summary} They are: {', '.join(shown)}{more}.", again))
-        for folder in leftover_staging():
-            self.summary.deleted.append(Deleted(str(folder), "all ids of an import that was killed"))
-        if foreign:
-            more = f" and {len(foreign) - 5:,} more" if len(foreign) > 5 else ""
-            names = f"{', '.join(foreign[:5])}{more}"
-            self.summary.remains.append(
-                Remains(
-                    "Files in the workspace that it did not write, or that a command was told to write there, are "
-                    "left as they are and may "
-                    f"tell of people: {names}."
-                )
-            )
 
     # -- database --------------------------------------------------------------------
 
@@ -430,52 +312,13 @@ class _Forgetting:
             db.rollback()
             raise
 
-    # -- what remains ------------------------------------------------------------------
-
-    def _remains(self) -> None:
-        ws, summary = self.ws, self.summary
-        w = f"-w {ws.argument}"
-        plain = [command for name, command in self.fit_commands.items() if "+" not in name]
-        with_profiles = [command for name, command in self.fit_commands.items() if "+" in name]
-        sides = [row[0] for row in ws.db.execute("SELECT DISTINCT side FROM profiles ORDER BY side DESC")]
-        again = []
-        if self.fit_commands:
-            summary.remains.append(
-                Remains(
-                    "What models learned from everybody (item vectors, weights, counts of items) still has them in "
-                    "it: "
-                    f"{', '.join(name.removeprefix('models/') for name in self.fit_commands)}.",
-                    plain if sides else plain + with_profiles,
-                )
-            )
-        if summary.n_neighbor_lists:
-            again.append(f"reclm neighbors {w}")
-        again += [f"reclm profile {side}s {w}" for side in sides]
-        again += [f"reclm embed profiles {w}", *with_profiles] if sides else []
-        sentences = []
-        if summary.n_neighbor_lists:
-            sentences.append(
-                f"{summary.n_neighbor_lists:,} others had them among their neighbors, and have a shorter list now."
-            )
-        if sides:
-            sentences.append("Profiles of others may have been written with what they had in the prompt.")
-        if sentences:
-            summary.remains.append(Remains(" ".join(sentences), again))
-        summary.remains.append(
-            Remains(
-                "The files that were imported, reports and dialogues written elsewhere and copies of the workspace "
-                "are not touched: "
-                "take the person out of them as well, or the next import brings them back."
-            )
-        )
-
 
 def _has_earlier_data(ws: Workspace) -> bool:
     """Whether there is anything of people who are no longer in the data: an import says so, or an artefact has rows of
     others."""
     if ws.get_meta(LEFT_BEHIND) is not None:
         return True
-    for folder in _ARRAY_FOLDERS:
+    for folder in ARRAY_FOLDERS:
         for path in (ws.root / folder).glob("*.safetensors"):
             try:
                 name = f"{folder}/{path.stem}"
@@ -490,13 +333,3 @@ def _has_earlier_data(ws: Workspace) -> bool:
 
 
 _OF_GONE = "side='user' AND idx IN (SELECT value FROM json_each(:gone))"
-
-
-def _fit_command(ws: Workspace, name: str, params: dict) -> str:
-    """The command that fits a model again, with the settings it has."""
-    preset = str(params.get("preset", "default")).rstrip("*")
-    overridden = params.get("overridden")
-    words = [ws.command_for(name)] + [f"--preset {shell_word(preset)}"] * (preset != "default")
-    words += [f"--set {shell_word(assignment)}" for assignment in (overridden if isinstance(overridden, list) else [])]
-    words += [f"--seed {shell_word(params['seed'])}"] if params.get("seed") else []
-    return " ".join(words)

@@ -12,12 +12,12 @@ import math
 import mmap
 import re
 import struct
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reclm_lite.errors import ModelError
 from reclm_lite.gguf_limits import TOKENS, Arrays, check_limits, check_tensors
+from reclm_lite.gguf_summary import GgufSummary, TensorInfo
 
 _GGUF_MAGIC = b"GGUF"
 _GGUF_VERSIONS = (2, 3)
@@ -32,30 +32,6 @@ _MAX_TEXT_BYTES = 16 << 20  # one text; a chat template has some 20 KB
 _MAX_TEXTS_BYTES = 64 << 20  # all texts together
 _MAX_KEY_BYTES = 65_535  # as the format says
 _MAX_NAME_BYTES = 63  # llama.cpp's GGML_MAX_NAME, without the NUL
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a GGUF file. `shape` is in GGUF order: fastest-varying dimension first."""
-
-    name: str
-    shape: tuple[int, ...]
-    type_name: str
-    offset_bytes: int
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class GgufSummary:
-    """What a whole GGUF file says of itself; arrays of metadata are given by their length only."""
-
-    path: Path
-    version: int
-    size_bytes: int
-    architecture: str
-    metadata: dict[str, Any] = field(repr=False)
-    array_lengths: dict[str, int] = field(repr=False)
-    tensors: tuple[TensorInfo, ...] = field(repr=False)
 
 
 class _Cursor:

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reclm_lite.errors import ModelError
+from reclm_lite.gguf_summary import GgufSummary
 
 if TYPE_CHECKING:
     import mmap
-
-    from reclm_lite.gguf_file import GgufSummary
 
 TOKENS = "tokenizer.ggml.tokens"
 _MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # llama.cpp's LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
@@ -99,13 +98,13 @@ class Arrays:
         return number in struct.unpack_from(f"<{n_items}i", self.buffer, start)
 
 
-def check_limits(summary: "GgufSummary", arrays: Arrays) -> None:
+def check_limits(summary: GgufSummary, arrays: Arrays) -> None:
     """Raises ModelError for metadata that make llama.cpp end the process, or that this package cannot use."""
     _Limits(summary, arrays).check()
 
 
 class _Limits:
-    def __init__(self, summary: "GgufSummary", arrays: Arrays):
+    def __init__(self, summary: GgufSummary, arrays: Arrays):
         self.summary, self.arrays, self.metadata = summary, arrays, summary.metadata
 
     def fail(self, key: str, expected: str, found: Any) -> ModelError:
@@ -305,7 +304,7 @@ class _Limits:
                 raise self.fail(key, f"as a token of 0 to {n_tokens - 1}, which goes with every text", found)
 
 
-def check_tensors(summary: "GgufSummary") -> None:
+def check_tensors(summary: GgufSummary) -> None:
     """Raises ModelError for tensors of types that ggml cannot compute with, and for data that are not aligned."""
 
     def fail(name: str, expected: str, found: str) -> ModelError:

@@ -28,7 +28,7 @@ from reclm_lite.gguf_file import GgufSummary, TensorInfo, check_gguf
 from reclm_lite.probe import Probe
 from reclm_lite.threads import MOST_OF_LLAMA_CPP, check_threads, prove_threads
 
-__all__ = ["GgufSummary", "TensorInfo", "check_gguf", "file_sha256"]  # part of this module's interface
+__all__ = ["GgufSummary", "TensorInfo", "check_gguf"]  # part of this module's interface
 
 _ERROR_LEVEL = 4  # enum ggml_log_level
 # The word before and the number behind are bounded: a line of the log may hold a model's name, which may be anything.

@@ -12,15 +12,11 @@ time (`Workspace.writing`). This module leaves out what the artefacts mean: the 
 
 import contextlib
 import datetime as dt
-import errno
-import fcntl
 import json
 import logging
 import os
-import shutil
 import sqlite3
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -32,30 +28,25 @@ from .artefacts import (
     Artefact,
     artefact_fingerprint,
     ids_digest,
-    is_name,
     numbered_by,
     read_arrays,
     read_provenance,
     write_arrays,
 )
-from .database import may_write, open_database
+from .database import open_database
 from .errors import MissingArtefactError, WorkspaceError, shell_word
-from .files import atomic_path, is_own_file, sync
+from .files import atomic_path
+from .forget_plan import FORGETTING, NOTHING_LEFT, carry_out, read_plan
 from .schema import SCHEMA, SCHEMA_VERSION
+from .staleness import staleness
+from .workspace_toml import read_toml, write_toml
+from .writer_lock import take_lock
 
 log = logging.getLogger(__name__)
 
-# Of inputs of inputs: interactions, split, model, neighbors, profile vectors, model with profiles are six.
-_MAX_DEPTH = 20
 FOLDERS = ("matrices", "vectors", "models", "llm", "reports")
 # Dialogues to tune with: histories of people, so `reclm forget` deletes what lies there.
 DIALOGUES = "llm/dialogues"
-MAX_TOML_BYTES = 4 << 20  # of workspace.toml; an import writes some kilobytes
-# The row of `meta` that holds what is left to do of a `reclm forget` (forget.py writes it, with its transaction).
-FORGETTING = "forget"
-# The artefact that an import brings; the row of `meta` of this name holds the fingerprint of the one that counts.
-INTERACTIONS = "matrices/interactions"
-COMMITTED = "interactions"
 # The row of `meta` that counts how often `import --replace` has put other data in the place of these.
 REPLACEMENTS = "replacements"
 
@@ -83,7 +74,7 @@ class Workspace:
                 with self.writing(own_folders=False):
                     pass
             except BaseException as error:
-                if not isinstance(error, WorkspaceError) or any(self._plan(plan).values()):
+                if not isinstance(error, WorkspaceError) or any(read_plan(plan, self.db_path).values()):
                     self.close()
                     raise
                 # Another process works here, and all that is left to do is wiping the database.
@@ -149,40 +140,7 @@ class Workspace:
         if own_folders:
             self.require_own_folders()
         if self._lock_depth == 0:
-            try:
-                if not may_write(self.root, self.db_path):
-                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-                if self._no_space:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-                handle = open(lock, "r+b", buffering=0)
-            except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    raise WorkspaceError(
-                        f"no space left on the disk of {self.root}: nothing was changed; free some space and run the "
-                        "command again"
-                    ) from error
-                if error.errno == errno.ELOOP:
-                    raise WorkspaceError(f"{self.root / '.lock'} is a link, expected a file: remove it") from error
-                raise WorkspaceError(
-                    f"{self.root} cannot be written ({error.strerror}): work in a copy of it that can"
-                ) from error
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                handle.seek(0)
-                holder = handle.read(100).decode(errors="replace").strip() or "unknown"
-                handle.close()
-                raise WorkspaceError(
-                    f"another reclm process ({holder}) is working in {self.root}: wait for it to end, then run the "
-                    "command again"
-                ) from error
-            if (
-                os.fstat(lock).st_nlink == 1
-            ):  # of a file with other names, in a folder of somebody else or a backup, nothing is changed
-                with contextlib.suppress(OSError):  # a full disk: who holds the lock is only told to others
-                    handle.truncate(0)
-                    handle.write(f"pid {os.getpid()}".encode())
+            handle = take_lock(self.root, self.db_path, no_space=self._no_space)
             self._lock_handle, self._writing_since = handle, time.monotonic()
         self._lock_depth += 1
         try:
@@ -226,62 +184,11 @@ class Workspace:
         text = self.get_meta(FORGETTING)
         if text is None:
             return True
-        plan = self._plan(text)
-        for source, target in plan["rename"]:
-            pair = self.inside(source), self.inside(target)
-            if all(pair) and is_own_file(pair[0]):
-                os.replace(*pair)
-        folders = [
-            folder
-            for name in plan["empty"]
-            if (folder := self.inside(name)) and folder.is_dir() and not folder.is_symlink()
-        ]
-        for path in [*(path for folder in folders for path in folder.iterdir()), *map(self.inside, plan["delete"])]:
-            if path is None:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        for folder in {self.root, *(self.root / name for name in FOLDERS)}:
-            if folder.is_dir() and not folder.is_symlink():
-                sync(folder)
+        carry_out(read_plan(text, self.db_path), self.root, FOLDERS)
         with self.db:  # what is made from now on is not for this plan to delete
-            done = json.dumps({"rename": [], "empty": [], "delete": []})
+            done = json.dumps(NOTHING_LEFT)
             self.db.execute("UPDATE meta SET value=? WHERE key=?", (done, FORGETTING))
         return self._wipe_database()
-
-    def _plan(self, text: str) -> dict[str, list]:
-        """A stored plan; an empty one (logged) for a text that is none."""
-        try:
-            plan = json.loads(text)
-            pairs = all(len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in plan["rename"])
-            if pairs and all(isinstance(name, str) for step in ("empty", "delete") for name in plan[step]):
-                return plan
-        except (ValueError, KeyError, TypeError, RecursionError):
-            pass
-        log.warning("%s holds a plan of renames that is none and is left out: make its models again", self.db_path)
-        return {"rename": [], "empty": [], "delete": []}
-
-    def inside(self, name: str) -> Path | None:
-        """The path `name` of this workspace, which may not exist, or None (logged) for one that lies elsewhere, by `..`
-        or by a link.
-
-        A link as the last part is inside: it is the link that is renamed or deleted, not what it points to.
-        """
-        try:
-            parts = Path(name).parts if b"\0" not in os.fsencode(name) else ()
-        except UnicodeEncodeError:
-            parts = ()
-        if (
-            not parts
-            or Path(name).is_absolute()
-            or ".." in parts
-            or any(self.root.joinpath(*parts[:n]).is_symlink() for n in range(1, len(parts)))
-        ):
-            log.warning("%r is not a path inside %s and is left as it is", name, self.root)
-            return None
-        return self.root.joinpath(*parts)
 
     def _wipe_database(self) -> bool:
         """Rewrite workspace.db without free pages and empty its log, then drop the plan; False where another process
@@ -310,24 +217,7 @@ class Workspace:
     @property
     def config(self) -> dict:
         """The content of workspace.toml: sections alone."""
-        try:
-            with open(self.toml_path, "rb") as handle:
-                content = handle.read(MAX_TOML_BYTES + 1)
-            if len(content) > MAX_TOML_BYTES:
-                raise ValueError(f"expected at most {MAX_TOML_BYTES:,} bytes, found more")
-            config = tomllib.loads(content.decode())
-            for name, section in config.items():
-                if not isinstance(section, dict):
-                    raise ValueError(f"expected a section [{name[:40]}], found {name[:40]} = {section!r:.40}")
-            return config
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # ValueError: also of bytes that are no UTF-8, and of endless numbers
-            raise WorkspaceError(
-                f"{self.toml_path} cannot be used ({error}): correct it, or empty the file (the data set is kept "
-                "elsewhere)"
-            ) from error
+        return read_toml(self.toml_path)
 
     def set_config(self, section: str, values: Mapping) -> None:
         """Replace one section of workspace.toml, atomically."""
@@ -412,7 +302,7 @@ class Workspace:
 
     def _require_same_ids(self, name: str, provenance: dict, made_by: str) -> None:
         if "ids" not in provenance:  # of an older version: its rows are known only if nothing has changed since
-            causes, _ = self._staleness(name)
+            causes, _ = staleness(self, name)
             if causes:
                 raise MissingArtefactError(
                     f"{name} does not tell which users and items its rows are (an older version made it), and "
@@ -420,7 +310,7 @@ class Workspace:
                     f"since: run `{made_by}` again"
                 )
             return
-        other = self._other_ids(name, provenance)
+        other = self.other_ids(name, provenance)
         if other:
             raise MissingArtefactError(
                 f"the rows of {name} are not those of the present {' and '.join(other)}, whose list has changed since "
@@ -428,14 +318,14 @@ class Workspace:
                 f"run `{made_by}` again"
             )
 
-    def _other_ids(self, name: str, provenance: dict) -> list[str]:
+    def other_ids(self, name: str, provenance: dict) -> list[str]:
         """Which lists ("users", "items") an artefact's rows go by that are not the present ones."""
         return [side for side in numbered_by(name) if provenance["ids"].get(side) != self.ids()[side]]
 
     def has_rows_of_others(self, name: str) -> bool:
         """Whether an artefact's rows go by another list of users than the present one, as far as its header tells."""
         provenance = self.provenance(name, made_by=self.command_for(name))
-        return "ids" in provenance and "users" in self._other_ids(name, provenance)
+        return "ids" in provenance and "users" in self.other_ids(name, provenance)
 
     def provenance(self, name: str, *, made_by: str) -> dict:
         """The provenance in an artefact's header, without reading its arrays."""
@@ -472,50 +362,14 @@ class Workspace:
         list of users"
         (or items). Empty: up to date.
         """
-        return self._staleness(name)[0]
-
-    def _staleness(
-        self, name: str, above: tuple[str, ...] = (), told: dict | None = None
-    ) -> tuple[list[str], list[str]]:
-        """(what has changed, the artefacts to make again: inputs before what is made of them, `name` the last)
-
-        above: what `name` is an input of. told: answers that were found on the way, each artefact's once.
-        """
-        told = {} if told is None else told
-        if name not in told:
-            told[name] = self._staleness_of(name, above, told)
-        return told[name]
-
-    def _staleness_of(self, name: str, above: tuple[str, ...], told: dict) -> tuple[list[str], list[str]]:
-        provenance = self.provenance(name, made_by=self.command_for(name))
-        changed = [f"the list of {side}" for side in self._other_ids(name, provenance)] if "ids" in provenance else []
-        again: list[str] = []
-        if name == INTERACTIONS and provenance["fingerprint"] != self.get_meta(COMMITTED):
-            changed.append(name)
-        for key, fingerprint in provenance["inputs"].items():
-            if not is_name(key) or key in (*above, name) or len(above) > _MAX_DEPTH or not self.has(key):
-                changed.append(key)
-                continue
-            deeper, first = self._staleness(key, (*above, name), told)
-            changed += deeper if self.fingerprint(key) == fingerprint else [key]
-            again += first
-        changed, again = list(dict.fromkeys(changed)), list(dict.fromkeys(again))
-        return changed, [*again, name] if changed else again
+        return staleness(self, name)[0]
 
     def require_fresh(self, name: str, *, made_by: str) -> None:
         """Raise MissingArtefactError unless artefact `name` exists and neither its inputs nor theirs have changed."""
         self.provenance(name, made_by=made_by)
-        changed, again = self._staleness(name)
+        changed, again = staleness(self, name)
         if changed:
             commands = [f"`{self.command_for(one)}`" for one in again[:-1]] + [f"`{made_by}`"]
             raise MissingArtefactError(
                 f"{name} is stale: {', '.join(changed)} changed since it was made; run {', then '.join(commands)} again"
             )
-
-
-def write_toml(path: Path, config: Mapping) -> None:
-    """Replace a TOML file, atomically."""
-    import tomli_w
-
-    with atomic_path(path) as temporary:
-        temporary.write_text(tomli_w.dumps(config), encoding="utf-8")

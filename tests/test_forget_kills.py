@@ -37,9 +37,9 @@ from reclm_lite.workspace import Workspace
 # -- kills and other processes -----------------------------------------------------------
 
 CHILD = """
-import os, signal, sys
+import os, shutil, signal, sys
 from pathlib import Path
-from reclm_lite import forget, workspace
+from reclm_lite import forget
 from reclm_lite.workspace import Workspace
 
 def kill(*args, **kwargs):
@@ -73,7 +73,7 @@ elif point == "renames":
         return finish(self)
     Workspace.finish_forgetting = finish_forgetting
 elif point == "deletions":
-    workspace.shutil.rmtree = kill
+    shutil.rmtree = kill
 elif point == "wiping":
     Workspace._wipe_database = kill
 forget.forget_user(ws, sys.argv[2])

@@ -27,8 +27,12 @@ BASE = {
     "types",
     "memory",
     "schema",
+    "forget_plan",
+    "staleness",
     "workspace",
-    "provenance",
+    "workspace_toml",
+    "writer_lock",
+    "gguf_summary",
     "gguf_file",
     "runtime",
     "probe",
@@ -43,10 +47,10 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "assets": {"errors"},
-    "provenance": {"errors"},
     "memory": {"errors"},
-    "gguf_limits": {"errors", "gguf_file"},  # the latter for its types alone
-    "gguf_file": {"errors", "gguf_limits"},
+    "gguf_summary": set(),
+    "gguf_limits": {"errors", "gguf_summary"},
+    "gguf_file": {"errors", "gguf_limits", "gguf_summary"},
     "files": {"errors"},
     "chat_template": set(),
     "threads": {"errors"},
@@ -58,14 +62,29 @@ ALLOWED = {
     "printable": set(),
     "csv_cells": set(),
     "database": {"errors", "schema"},
-    "workspace": {"artefacts", "database", "errors", "types", "schema", "provenance", "files", "__init__"},
+    "writer_lock": {"database", "errors"},
+    "workspace_toml": {"errors", "files"},
+    "forget_plan": {"files"},
+    "staleness": {"artefacts"},
+    "workspace": {
+        "artefacts",
+        "database",
+        "errors",
+        "files",
+        "forget_plan",
+        "schema",
+        "staleness",
+        "workspace_toml",
+        "writer_lock",
+        "__init__",
+    },
     "kernels": {"errors", "threads"},
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.
-    "convert": {"errors", "gguf_file", "runtime", "chat_template", "__init__"},
-    "data": {"errors", "memory", "types", "workspace", "__init__"},
-    "text": {"assets", "errors", "types", "workspace", "provenance", "runtime", "probe", "data"},
+    "convert": {"errors", "files", "gguf_file", "runtime", "chat_template", "__init__"},
+    "data": {"artefacts", "errors", "forget_plan", "memory", "types", "workspace", "__init__"},
+    "text": {"assets", "errors", "files", "types", "workspace", "runtime", "probe", "data"},
     "metrics": {"kernels"},
-    "cf": {"artefacts", "errors", "files", "types", "memory", "workspace", "provenance", "kernels", "data", "metrics"},
+    "cf": {"artefacts", "errors", "files", "types", "memory", "workspace", "kernels", "data", "metrics"},
     "dialogue": {"errors", "files", "types", "workspace", "text", "data", "cf"},
     "profiles": BASE | {"data", "text", "dialogue", "cf", "kernels"},
     "evaluate": BASE | {"metrics", "data", "text", "dialogue", "cf", "kernels"},
@@ -73,7 +92,9 @@ ALLOWED = {
     "report": BASE | {"metrics", "data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve"},
     "status": BASE | {"data", "cf", "profiles", "evaluate"},
     "user_rows": set(),
-    "forget": BASE | {"data", "profiles", "user_rows"},
+    "forget_summary": {"errors", "workspace"},
+    "forget_files": {"data", "errors", "forget_summary", "workspace"},
+    "forget": BASE | {"data", "profiles", "user_rows", "forget_files", "forget_summary"},
     # Dialogues are made before and models exported after: tuning knows neither workspaces nor GGUF.
     "tune": {"errors", "files", "memory", "chat_template", "dialogue", "__init__"},
     "bench": BASE
@@ -128,10 +149,9 @@ MODULES = modules()
 
 def imports_of(name: str) -> set[tuple[str, ...]]:
     """Every module of this package that a file imports, as tuples of names after `reclm_lite`."""
-    path = MODULES[name]
     package = ["reclm_lite", *name.split("/")[:-1]]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             targets = [alias.name.split(".") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -169,6 +189,12 @@ def test_every_module_imports_only_what_its_layer_may(name):
         assert target in ALLOWED[layer], f"{name} ({layer}) imports {'.'.join(names)}"
         if target == "cf" and layer not in ("cf", "bench"):  # bench measures what it pleases
             assert len(names) > 1 and names[1] in CF_IS_PUBLIC_AS, f"{name} reaches into {'.'.join(names)}"
+
+
+def test_the_table_of_layers_names_only_parts_that_exist():
+    parts = {name.split("/")[0].removesuffix(".py") for name in MODULES}
+    named = set(ALLOWED).union(BASE, *ALLOWED.values())
+    assert named <= parts, f"no such parts: {sorted(named - parts)}"
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -240,10 +266,76 @@ print(sorted({name.split(".")[0] for name in sys.modules} & set(sys.argv[2:])))
     assert run.stdout.strip() == "[]"
 
 
+# Longer than MAX_LINES today. This list only gets shorter.
+TOO_LONG = {"bench/quant.py", "profiles/generate.py", "profiles/sources/ray_cluster.py", "profiles/worker.py"}
+MAX_LINES = 400
+
+
 @pytest.mark.parametrize("name", MODULES)
-def test_no_module_is_longer_than_500_lines(name):
+def test_no_module_is_longer_than_400_lines(name):
     n_lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
-    assert n_lines <= 525, f"{name} has {n_lines} lines: split it"
+    if name in TOO_LONG:
+        assert n_lines > MAX_LINES, f"{name} has {n_lines} lines by now: take it off the list TOO_LONG"
+        return
+    assert n_lines <= MAX_LINES, f"{name} has {n_lines} lines: split it"
+
+
+# Imports inside functions or for types that may close a circle: (importing module, imported module) -> why.
+LATE_IMPORTS: dict[tuple[str, str], str] = {}
+# Circles that are being removed, each as the set of its modules. This list only gets shorter.
+KNOWN_CIRCLES = [
+    frozenset({"bench/profile.py", "bench/profile_embed.py"}),
+    frozenset({"cf/foldin.py", "cf/interface.py", "cf/models/popularity.py", "cf/models/random.py"}),
+]
+
+
+def module_of(names: tuple[str, ...]) -> str | None:
+    """The module that a dotted import runs: `("data", "split", "run")` -> `data/split.py`."""
+    for n in range(len(names), 0, -1):
+        path = "/".join(names[:n])
+        for name in (f"{path}.py", f"{path}/__init__.py"):
+            if name in MODULES:
+                return name
+    return None
+
+
+def circles(edges: dict[str, set[str]]) -> list[frozenset[str]]:
+    """Groups of modules that reach each other (strongly connected components of more than one)."""
+    reached = {}
+    for start in edges:
+        todo, seen = list(edges[start]), set()
+        while todo:
+            name = todo.pop()
+            if name not in seen:
+                seen.add(name)
+                todo += edges.get(name, ())
+        reached[start] = seen
+    found = set()
+    for start in edges:
+        if start in reached[start]:
+            found.add(frozenset(name for name in reached[start] if start in reached.get(name, ())))
+    return list(found)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports inside functions and for types count: they only hide a circle. Those of LATE_IMPORTS do not."""
+    edges = {
+        name: {
+            target
+            for target in map(module_of, imports_of(name))
+            if target not in (None, name) and (name, target) not in LATE_IMPORTS
+        }
+        for name in MODULES
+    }
+    found = circles(edges)
+    new = [sorted(circle) for circle in found if circle not in KNOWN_CIRCLES]
+    assert not new, f"circles of imports: {new}: move what both need into a module below them"
+    gone = [sorted(circle) for circle in KNOWN_CIRCLES if circle not in found]
+    assert not gone, f"no circles any more: {gone}: take them off the list"
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set()}) == [frozenset("abc")]
 
 
 def need_cli():
@@ -262,10 +354,11 @@ def help_command() -> list[str]:
     return [sys.executable, "-c", "import sys; sys.argv = ['reclm', '--help']; from reclm_lite.cli import main; main()"]
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize("verb", [[], ["import"], ["tune"], ["tune", "ppo"]], ids=" ".join)
+def test_help_loads_nothing_heavy(verb):
     need_cli()
     code = (
-        "import sys\nsys.argv = ['reclm', '--help']\nfrom reclm_lite.cli import main\n"
+        f"import sys\nsys.argv = {['reclm', *verb, '--help']!r}\nfrom reclm_lite.cli import main\n"
         f"try:\n    main()\nfinally:\n    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -26,9 +26,10 @@ from reclm_lite.data.split import run_split
 from reclm_lite.errors import InputError, WorkspaceError
 from reclm_lite.files import atomic_folder, atomic_path, lock_file
 from reclm_lite.forget import forget_users, of_earlier_data
+from reclm_lite.forget_plan import FORGETTING
 from reclm_lite.serve.recommend import recommend
 from reclm_lite.text.vectors import embed_items
-from reclm_lite.workspace import FORGETTING, Workspace
+from reclm_lite.workspace import Workspace
 
 IDS = [f"reader-{n}" for n in range(10)]
 N_ITEMS = 12

@@ -10,7 +10,7 @@ from reclm_lite.convert.checkpoint import optional_json
 from reclm_lite.convert.parity.bounds import MAX_RELATIVE_ERROR, NOISE, SLACK, UNKNOWN_SENSITIVITY
 from reclm_lite.convert.parity.logits import embeddings
 from reclm_lite.convert.parity.reference import TransformersReference
-from reclm_lite.convert.parity.strings import CODE, PROFILES, SENTENCES
+from reclm_lite.convert.parity.sentences import CODE, PROFILES, SENTENCES
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model
 

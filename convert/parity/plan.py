@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reclm_lite.convert.parity.logits import greedy_tokens
-from reclm_lite.convert.parity.strings import CODE, PROFILES, SENTENCES
+from reclm_lite.convert.parity.sentences import CODE, PROFILES, SENTENCES
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model
 

@@ -1,8 +1,8 @@
 """Over a thousand strings on which tokenizers come apart: real text of many scripts, and adversarial pieces.
 
 Pre-tokenizers, normalizers, byte fallback and special-token handling each have corners that a page of English
-never touches. The strings are built from ingredients written here, the same in every run. Left out: lone
-surrogates, which are no text (they have no UTF-8 form and both sides refuse them).
+never touches. The strings are built from ingredients written here and in sentences.py, the same in every run. Left
+out: lone surrogates, which are no text (they have no UTF-8 form and both sides refuse them).
 """
 
 import functools
@@ -10,136 +10,7 @@ import itertools
 import json
 import unicodedata
 
-# A short list for a quick look; all of it is part of `texts()`.
-PROBE_TEXTS = (
-    "Hello world",
-    " leading and trailing ",
-    "double  spaces,   triple    quadruple",
-    "tabs\tand\nnewlines\n\n\nand\r\nreturns",
-    "I've we'll you're he'd it's I'M YOU'RE",
-    "numbers 1 22 333 4444 55555 3.14159 1,000,000 0x1F",
-    "punctuation!!! ... ---- ?!?! (brackets) [square] {curly} <angle> \"quotes\" 'single'",
-    "mixed-CASE CamelCase snake_case kebab-case http://example.com/a?b=c&d=e#f me@example.com",
-    "accents: é è ê ë ñ ü ç ø å Æ Œ ß, combining: e\u0301 n\u0303",
-    "Привет мир, καλημέρα κόσμε, שלום עולם, مرحبا بالعالم",
-    "中文分词 日本語のテキスト ไทย",
-    "한국어 텍스트 हिन्दी பகுதி বাংলা",
-    "emoji 🚀 👩‍👩‍👧‍👦 🏳️‍🌈 😶‍🌫️ ✅ flags 🇫🇷🇯🇵",
-    "symbols € £ ¥ © ® ™ ° ± × ÷ ≤ ≥ ≠ ∞ √ ∑ ∂ → ⇒ ½ ² ³",
-    "zero\u200bwidth non\u00a0breaking thin\u2009space ideographic\u3000space",
-    "User identity: film lover, parent; User interests: jazz, hiking, Thai food",
-    "a" * 60 + " " + "ab" * 40,
-    "don''t ```code``` ''''''```````\"\"\"\"......!!!!!!??????",
-    "x",
-    " ",
-    "\n",
-    "",
-)
-
-# One or two sentences a language, about the things that profiles are about.
-SENTENCES = (
-    "She reads two novels a week and listens to jazz on the train home.",
-    "The old cinema on the corner shows silent films every second Sunday.",
-    "We'd rather cook at home: lentils, rice, a little cumin, and nothing else.",
-    "It wasn't the plot that I couldn't follow; it's who's who that I'd mixed up.",
-    "Le café était fermé, alors nous avons dîné à l'hôtel près du château.",
-    "Où sont passées les années où l'on écrivait encore des lettres à la main ?",
-    "Die Straße führt über die Brücke; dahinter liegen Äcker, Öfen und müde Häuser.",
-    "El niño soñó con un pingüino que tocaba la guitarra. ¿Quién lo creería? ¡Nadie!",
-    "A maçã caiu do galho; não há razão para culpar o vento de São João.",
-    "Perché mai la città è così lontana? Il caffè, però, è già pronto.",
-    "De kleine bioscoop in 's-Hertogenbosch draait élke avond een film uit IJsland.",
-    "Blåbärssoppa på fjället smakar bäst när snön yr och skidorna är vallade.",
-    "Þorsteinn á tvær bækur um eldfjöll og eina um sauðfé.",
-    "Näkymätön jänis hyppäsi yöllä järven yli.",
-    "Zażółć gęślą jaźń, powiedział źle usposobiony wąż i zasnął.",
-    "Příliš žluťoučký kůň šel večer domů řekou.",
-    "Két erős fűszer és egy csésze tea kell a hosszú őszi estéhez.",
-    "Șapte pisici țopăie în grădina bătrânei în zori.",
-    "İstanbul'da ılık bir akşam, çay ve şeker; ığdır'dan gelen üzüm.",
-    "Đêm qua tôi đọc sách đến khuya, trời mưa rả rích ngoài hiên.",
-    "Mẹ tôi thích nghe nhạc Trịnh và uống cà phê sữa đá.",
-    "Lielais ķiršu dārzs ziedēja, bet putni jau bija aizlidojuši.",
-    "Katė ir šuo žiūri į ąžuolą už lango.",
-    "Gwelais dŷ ar lan y môr, a'r gwynt yn canu drwy'r to.",
-    "Bhí an tsaoirse níos gaire ná a shíl sé.",
-    "Съешь ещё этих мягких булок, а потом сыграй на баяне.",
-    "Її бабуся щодня пече хліб і ґречно вітає сусідів.",
-    "Њена ћерка чита књиге о џезу и ђумбиру.",
-    "Щурецът свири до късно, а жътвата още чака.",
-    "Η γιαγιά έψησε ψωμί· ποιος θα το φάει; Όλοι, φυσικά!",
-    "Ὁ βίος βραχύς, ἡ δὲ τέχνη μακρή.",
-    "Ծերունին նստել էր ծառի տակ և նայում էր լեռներին։",
-    "მოხუცი ბებია ყოველ დილით პურს აცხობს.",
-    "הסבתא אופה לחם בכל בוקר, ואז יוצאת לשוק.",
-    "שָׁלוֹם לְכֻלָּם, מָה נִשְׁמָע?",
-    "قرأت جدتي الكتاب ثم نامت قرب النافذة، وكان المطر يهطل.",
-    "السَّلامُ عَلَيْكُمْ، كَيْفَ الحالُ؟",
-    "او هر شب زیر نور چراغ می‌خواند و چای می‌نوشد.",
-    "وہ ہر صبح چائے پیتا ہے اور اخبار پڑھتا ہے۔",
-    "दादी हर सुबह रोटी बनाती हैं और रेडियो सुनती हैं।",
-    "ठाकुरजी की पूजा में श्री, ज्ञान और क्षमा के फूल चढ़े।",
-    "আমার ঠাকুমা রোজ সকালে রুটি বানান এবং গান শোনেন।",
-    "ਮੇਰੀ ਦਾਦੀ ਹਰ ਸਵੇਰ ਚਾਹ ਪੀਂਦੀ ਹੈ।",
-    "મારી દાદી રોજ સવારે છાપું વાંચે છે.",
-    "என் பாட்டி தினமும் காலையில் கதை சொல்வாள்.",
-    "మా అమ్మమ్మ ప్రతి ఉదయం కాఫీ తాగుతుంది.",
-    "ನನ್ನ ಅಜ್ಜಿ ಪ್ರತಿದಿನ ಹಾಡು ಕೇಳುತ್ತಾಳೆ.",
-    "എന്റെ മുത്തശ്ശി എല്ലാ ദിവസവും ചായ കുടിക്കും.",
-    "මගේ ආච්චි හැම උදේකම තේ බොනවා.",
-    "คุณยายของฉันอบขนมทุกเช้าแล้วฟังวิทยุ",
-    "ແມ່ຕູ້ຂອງຂ້ອຍດື່ມກາເຟທຸກເຊົ້າ",
-    "ကျွန်တော့်အဘွား မနက်တိုင်း လက်ဖက်ရည်သောက်တယ်။",
-    "ជីដូនរបស់ខ្ញុំផឹកតែរាល់ព្រឹក។",
-    "རྨོ་བོས་ཞོགས་པ་རེ་བཞིན་ཇ་འཐུང་།",
-    "奶奶每天早上烤面包，然后去菜市场买豆腐。",
-    "老闆，請給我兩碗牛肉麵；一碗不要蔥，謝謝！",
-    "祖母は毎朝パンを焼いて、ラジオを聴きます。「おはよう」と言った。",
-    "コーヒーとﾄｰｽﾄを２つずつ、お願いします。",
-    "할머니는 매일 아침 빵을 굽고 라디오를 들으십니다.",
-    "ᠡᠮᠡᠭᠡ ᠡᠬᠡ ᠴᠠᠢ ᠤᠤᠭᠤᠨ᠎ᠠ",
-    "አያቴ በየቀኑ ጠዋት ቡና ታፈላለች።",
-    "ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ ᎣᏍᏓ",
-    "ᐃᓄᒃᑎᑐᑦ ᐅᖃᐅᓯᖅ",
-    "ⵜⴰⵎⴰⵣⵉⵖⵜ ⴷ ⵜⵓⵜⵍⴰⵢⵜ",
-    "ܫܠܡܐ ܠܟܘܢ",
-    "Bibi yangu hupika chapati kila asubuhi, kisha husikiliza redio.",
-    "Ìyá àgbà mi máa ń yan búrẹ́dì ní àárọ̀.",
-    "Ua ʻike au i ke kāne e ʻai ana i ka iʻa.",
-)
-
-PROFILES = (
-    "User identity: nurse, gardener; User interests: crime novels, baroque music, Italian cooking",
-    "This user has rated: 'The Long Winter' (5 stars), 'Café Society' (2 stars), 'Up & Down' (4 stars).",
-    "Summarise the reader in two phrases.\n\nHistory:\n- The Quiet House | Horror, Gothic\n- Sea of Tea | "
-    "Travel\n\nProfile:",
-    '{"identity": "student, cyclist", "interests": ["science fiction", "ramen", "maps"]}',
-    "Item: Espresso machine, 15 bar, 1.2 l; Category: Kitchen > Coffee; Price: €129.90",
-    "Explain in at most 25 words why user #4711 may like item #0815 (score 0.8731).",
-    "Q: Which of [A] The Tram, [B] Die Straße, [C] 駅前 suits the user best?\nA:",
-    "Title: “Nobody’s Fool” – a novel…\nAuthor: R. O’Hara\nTags: small-town, family_saga, 1990s",
-)
-
-CODE = (
-    "def add(a, b):\n    return a + b\n\n\nclass Point:\n\tx: int = 0\n",
-    "for i in range(10):\n        if i % 2 == 0:\n                print(f\"{i:>4}\", end='\\t')\n",
-    '#include <stdio.h>\nint main(void) { printf("%5.2f\\n", 3.14); return 0; }\n',
-    'fn main() {\n    let v: Vec<&\'static str> = vec!["a", "b"];\n    println!("{v:?}");\n}\n',
-    "const f = async (x) => { await g(`${x}!`); return x ?? null; }; // ok?\n",
-    "SELECT u.id, COUNT(*) AS n FROM ratings r JOIN users u ON u.id = r.user_id GROUP BY 1 HAVING n > 5;",
-    "<div class=\"card\"><a href='#top'>&nbsp;Up&amp;down</a><br/></div>\n<!-- end -->",
-    '#!/bin/sh\nset -eu\nfor f in *.txt; do echo "${f%.txt}" >> out.log 2>&1; done\n',
-    "main = mapM_ print $ takeWhile (<= 100) [x ^ 2 | x <- [1 ..]]",
-    "\\begin{equation}\\label{eq:1}\n  \\hat{y}_{ui} = \\sum_{k=1}^{K} p_{uk} q_{ik}\n\\end{equation}",
-    '[tool.x]\nname = "y"\n# comment\nlist = [1, 2,\n  3]\n',
-    "---\n- key: value\n  other: [a, b]\n  text: |\n    two\n    lines\n",
-    "diff --git a/x b/x\n@@ -1,2 +1,2 @@\n-old line\n+new line\n",
-    "| a | b |\n|---|:-:|\n| 1 | **2** |\n\n> quote\n\n```py\nx = 1\n```\n",
-    '{"a": [1, 2.5e-3, null, true], "b": {"c": "\\u00e9\\n"}}',
-    "^(?:[a-z0-9]+(?:\\.[a-z0-9]+)*)@example\\.(com|org)$",
-    "public static <T extends Comparable<? super T>> T max(List<? extends T> xs) throws IOException;",
-    "func (s *Server) Handle(ctx context.Context, r *Request) (resp *Response, err error) {\n\tdefer s.mu.Unlock()\n}",
-)
+from reclm_lite.convert.parity.sentences import CODE, PROBE_TEXTS, PROFILES, SENTENCES
 
 # What other models' templates are made of; to this model they may be plain text, or its own control tokens.
 SPECIAL_LOOKALIKES = (

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.parity.strings import PROBE_TEXTS
+from reclm_lite.convert.parity.sentences import PROBE_TEXTS
 from reclm_lite.convert.vocab.differences import Differences
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model, load_model

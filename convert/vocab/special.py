@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reclm_lite.convert.bounded_files import MAX_CONFIG_BYTES, read_bounded
 from reclm_lite.convert.checkpoint import optional_json
-from reclm_lite.convert.files import MAX_CONFIG_BYTES, read_bounded
 from reclm_lite.convert.vocab.table import NAMED, content, refuse, tokenizer_settings
 from reclm_lite.errors import ModelError
 

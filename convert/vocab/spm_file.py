@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from reclm_lite.convert.files import MAX_TOKENIZER_BYTES, read_bounded
+from reclm_lite.convert.bounded_files import MAX_TOKENIZER_BYTES, read_bounded
 from reclm_lite.errors import ModelError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # SentencePiece.Type; gguf.TokenType is the same

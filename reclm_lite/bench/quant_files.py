@@ -21,7 +21,8 @@ from ..convert.manifest import load_manifest
 from ..convert.parity.weights import compare_metadata, compare_weights
 from ..convert.quantize import FTYPES, NEEDS_IMATRIX, UNQUANTIZED_FTYPES, quantize_gguf
 from ..errors import InputError, ModelError
-from ..runtime import GgufSummary, check_gguf, file_sha256
+from ..files import file_sha256
+from ..runtime import GgufSummary, check_gguf
 from . import machine
 from .quant_state import State, digest_of_texts
 

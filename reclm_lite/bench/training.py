@@ -178,7 +178,7 @@ def _ranking(
 
 
 def _contrast(vectors: np.ndarray, n: int, n_threads: int, repeats: int) -> Group:
-    from ..kernels.losses import info_nce
+    from ..kernels.info_nce import info_nce
 
     second = vectors + np.float32(0.3) * gaussian(len(vectors), vectors.shape[1], 9) * np.float32(0.1)
     z1, z2 = (view / np.linalg.norm(view, axis=1, keepdims=True) for view in (vectors, second))

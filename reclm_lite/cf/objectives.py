@@ -36,11 +36,11 @@ def contrast(
     one, two: float32 (n, dim). nodes: int32 (m,), rows, repeated or not. Returns the mean over nodes and the gradients
     of both views.
     """
-    from ..kernels import losses
+    from ..kernels.info_nce import info_nce
 
     z1, length1 = layers.normalize(one[nodes])
     z2, length2 = layers.normalize(two)
-    value, dz1, dz2 = losses.info_nce(z1, z2, nodes, temperature, n_threads=n_threads)
+    value, dz1, dz2 = info_nce(z1, z2, nodes, temperature, n_threads=n_threads)
     d_one = np.zeros_like(one)
     np.add.at(d_one, nodes, layers.normalize_backward(z1, length1, dz1))
     return value, d_one, layers.normalize_backward(z2, length2, dz2)

@@ -1,66 +1,63 @@
 """`reclm import`"""
 
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ..data.importers.formats import FORMATS, options
 from ..errors import shell_word
 from ._options import common, say, workspace_option
 
-FORMATS = ("reclm", "movielens", "mind", "recbole", "lightgcn", "table")
+_KINDS = {"text": None, "number": float, "count": click.IntRange(min=1), "path": click.Path(path_type=Path)}
 
 
-@click.command("import")
-@click.argument("format_name", metavar="FORMAT", type=click.Choice(FORMATS))
-@click.argument("source", type=click.Path(path_type=Path))
-@workspace_option
-@click.option("--name", help="What to call the data set [default: the source's name].")
-@click.option("--min-rating", type=float, help="Keep interactions rated at least this.")
-@click.option("--min-user", type=click.IntRange(min=1), help="Keep users with at least this many interactions.")
-@click.option("--min-item", type=click.IntRange(min=1), help="Keep items with at least this many interactions.")
-@click.option("--layout", type=click.Choice(["list", "colon", "triples"]), help="lightgcn: how a line is laid out.")
-@click.option("--history/--no-history", default=None, help="mind: take the history column too [default: yes].")
-@click.option("--user", "user_column", help="table, recbole: column of the user id.")
-@click.option("--item", "item_column", help="table, recbole: column of the item id.")
-@click.option("--time", "time_column", help="table, recbole: column of the time.")
-@click.option("--rating", "rating_column", help="table, recbole: column of the rating.")
-@click.option("--text", "text_columns", multiple=True, help="table: a column of item text; repeat for several.")
-@click.option("--title", "title_column", help="table, recbole: column of the title.")
-@click.option("--category", "category_column", help="table, recbole: column of the category.")
-@click.option("--subcategory", "subcategory_column", help="table, recbole: column of the subcategory.")
-@click.option("--description", "description_column", help="table, recbole: column of the description.")
-@click.option(
-    "--items", "items_source", type=click.Path(path_type=Path), help="table: a second table, one row an item."
-)
-@click.option("--items-item", "items_item_column", help="table: column of the item id there [default: as --item].")
-@click.option("--delimiter", help="table: what separates columns in a CSV or TSV file [default: by the file's ending].")
-@click.option("--quote", help='table: the quoting character [default: "].')
-@click.option(
-    "--limit",
-    "limits",
-    multiple=True,
-    metavar="NAME=N",
-    help="All but reclm: a bound on the files, such as line-bytes=8000000; docs/formats.md lists them. Repeat for "
-    "several.",
-)
-@click.option(
-    "--replace", is_flag=True, help="Replace the data set that the workspace already holds; its profiles are removed."
-)
-@click.option("--update", is_flag=True, help="The same data set, newer: profiles stay with the ids they belong to.")
-@common
-def command(root: Path, format_name: str, source: Path, replace: bool, update: bool, **options) -> None:
-    """Import interactions and item texts from SOURCE into a workspace.
+def _format_options(function: Callable) -> Callable:
+    """The options that the formats take, as the registry declares them."""
+    for option, help_text in reversed(options().items()):
+        settings: dict[str, Any] = {"help": help_text, "metavar": option.metavar, "multiple": option.repeated}
+        if option.kind == "switch":
+            settings = {"help": help_text, "default": None}
+        elif option.choices:
+            settings["type"] = click.Choice(option.choices)
+        else:
+            settings["type"] = _KINDS[option.kind]
+        function = click.option(option.flag, option.keyword, **settings)(function)
+    return function
 
-    FORMAT is reclm (the published pickles), movielens, mind, recbole, lightgcn or table
-    (CSV, TSV, Parquet or JSONL). docs/formats.md shows the files that each one expects.
+
+def _help() -> str:
+    width = max(map(len, FORMATS))
+    rows = "\n".join(f"  {row.name:<{width}}  {row.help[:-1]}: {row.files}" for row in FORMATS.values())
+    return f"""Import interactions and item texts from SOURCE into a workspace.
+
+    FORMAT is one of these; docs/formats.md shows the files that each one expects.
+
+    \b
+{textwrap.indent(rows, "    ")}
 
     \b
     Example:
       reclm import table orders.csv -w shop --user customer --item sku --time date --text name
       reclm import table orders-new.csv -w shop --user customer --item sku --time date --text name --update
     """
+
+
+@click.command("import", help=_help())
+@click.argument("format_name", metavar="FORMAT", type=click.Choice(list(FORMATS)))
+@click.argument("source", type=click.Path(path_type=Path))
+@workspace_option
+@_format_options
+@click.option(
+    "--replace", is_flag=True, help="Replace the data set that the workspace already holds; its profiles are removed."
+)
+@click.option("--update", is_flag=True, help="The same data set, newer: profiles stay with the ids they belong to.")
+@common
+def command(root: Path, format_name: str, source: Path, replace: bool, update: bool, **chosen: Any) -> None:
     from ..data.dataset import save_imported
-    from ..data.importers import import_dataset, options_of
+    from ..data.importers import import_dataset
     from ..data.importers.limits import parse_limits
     from ..errors import InputError, WorkspaceError
     from ..forget import of_earlier_data
@@ -68,8 +65,8 @@ def command(root: Path, format_name: str, source: Path, replace: bool, update: b
 
     if replace and update:
         raise click.UsageError("give either --replace (another data set) or --update (the same one, newer)")
-    given = {key: value for key, value in options.items() if value not in (None, ())}
-    known = options_of(format_name)
+    given = {key: value for key, value in chosen.items() if value not in (None, ())}
+    known = FORMATS[format_name].keywords
     params = click.get_current_context().command.params
     foreign = [param.opts[0] for param in params if param.name in given and param.name not in known]
     if foreign:

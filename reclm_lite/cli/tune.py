@@ -1,18 +1,25 @@
-"""`reclm tune`"""
+"""`reclm tune`: the group, and its stages sft and reward (tune_ppo.py has ppo)."""
 
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import shell_word
-from ._options import common, echo, json_option, print_json, progress_bar, say, threads_within_bounds
+from ._options import common, json_option, progress_bar, say
+from ._tune_options import FOLDER, lora_options, needs_torch, optimizer_options, pass_options, refuse, stage_options
+from ._tune_run import (
+    base_settings,
+    dialogues_and_out,
+    loop_settings,
+    lora_settings,
+    open_base,
+    optimizer_settings,
+    tell,
+)
+from .tune_ppo import command as ppo
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
 OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("constant", "linear", "cosine")
 FEWER = "fewer --pass-tokens"  # the remedy where memory is too little
 
 
@@ -24,291 +31,6 @@ def command() -> None:
     Dialogues come from `reclm dialogue build`; what comes out goes into `reclm export`. Needs the extra [tune]. With
     several GPUs: `accelerate launch -m reclm_lite.cli tune …`. A run that was stopped goes on by the same command.
     """
-
-
-def stage_options(stage: str, *, batch: int, every: int = 100) -> Callable:
-    """What the stages share: where from, where to, on what."""
-    where = [
-        click.option(
-            "-w",
-            "--workspace",
-            "root",
-            envvar="RECLM_WORKSPACE",
-            type=FOLDER,
-            help=f"Take the dialogues from this workspace's llm/dialogues and write to its llm/{stage}.",
-        ),
-        click.option(
-            "--dialogues",
-            type=click.Path(path_type=Path, dir_okay=False),
-            help="A file of dialogues [default: the workspace's].",
-        ),
-        click.option("-o", "--out", "out_dir", type=FOLDER, help="The run's folder [default: the workspace's]."),
-        click.option(
-            "--batch",
-            type=click.IntRange(min=1),
-            default=batch,
-            show_default=True,
-            help="Dialogues a step, over all processes.",
-        ),
-        click.option(
-            "--max-length",
-            type=click.IntRange(min=16),
-            default=1024,
-            show_default=True,
-            help="Tokens of a dialogue (for ppo: of a prompt) at most; longer ones are left out and counted.",
-        ),
-        click.option(
-            "--save-every",
-            type=click.IntRange(min=1),
-            default=every,
-            show_default=True,
-            help="Steps between checkpoints.",
-        ),
-        click.option(
-            "--eval-every",
-            type=click.IntRange(min=1),
-            default=every,
-            show_default=True,
-            help="Steps between measurements on held-out dialogues.",
-        ),
-        click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
-        click.option(
-            "--dtype",
-            type=click.Choice(("auto", "float32", "bfloat16")),
-            default="auto",
-            show_default=True,
-            help="auto: bfloat16 on a GPU, else float32.",
-        ),
-        click.option("--qlora", is_flag=True, help="Base weights in 4 bits (nf4); needs the extra [qlora]."),
-        click.option("--gradient-checkpointing", is_flag=True, help="Less memory for activations, a third more time."),
-        click.option(
-            "--threads",
-            "n_threads",
-            type=click.IntRange(min=1),
-            callback=threads_within_bounds,
-            help="CPU threads [default: torch's choice].",
-        ),
-        click.option("--fresh", is_flag=True, help="Throw away the run that lies in the folder."),
-    ]
-    return _together(where)
-
-
-def _pass_options(default: int) -> Callable:
-    return _together(
-        [
-            click.option("--max-steps", type=click.IntRange(min=1), help="End after that many steps at most."),
-            click.option(
-                "--pass-tokens",
-                type=click.IntRange(min=16),
-                default=default,
-                show_default=True,
-                help="Tokens of one pass through the model: what decides the memory.",
-            ),
-        ]
-    )
-
-
-def _together(options: list[Callable]) -> Callable:
-    def decorate(function: Callable) -> Callable:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-def _lora_options(r: int, alpha: int) -> Callable:
-    return _together(
-        [
-            click.option(
-                "--lora-r", type=click.IntRange(min=1), default=r, show_default=True, help="Rank of the adapter."
-            ),
-            click.option("--lora-alpha", type=click.IntRange(min=1), default=alpha, show_default=True),
-            click.option("--lora-dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True),
-            click.option(
-                "--lora-targets",
-                default="all-linear",
-                show_default=True,
-                help="Modules' names with commas between, or all-linear.",
-            ),
-        ]
-    )
-
-
-def _optimizer_options(lr: float) -> Callable:
-    return _together(
-        [
-            click.option(
-                "--lr",
-                type=click.FloatRange(0, 10, min_open=True),
-                default=lr,
-                show_default=True,
-                help="Learning rate (of AdamW).",
-            ),
-            click.option(
-                "--warmup",
-                type=click.FloatRange(0, 1, max_open=True),
-                default=0.03,
-                show_default=True,
-                help="Share of the steps in which it rises.",
-            ),
-            click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
-            click.option(
-                "--decay",
-                type=click.FloatRange(0, 1, min_open=True),
-                default=1.0,
-                show_default=True,
-                help="The last share of the steps, in which it falls to zero.",
-            ),
-            click.option(
-                "--weight-decay",
-                type=click.FloatRange(min=0),
-                default=0.0,
-                show_default=True,
-                help="Of what AdamW trains.",
-            ),
-            click.option(
-                "--max-grad-norm", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True
-            ),
-        ]
-    )
-
-
-def needs_torch(function: Callable) -> Callable:
-    """One sentence where the extra is not installed."""
-
-    @wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        from importlib.util import find_spec
-
-        missing = [name for name in ("torch", "transformers", "peft", "accelerate") if find_spec(name) is None]
-        if missing:
-            raise click.ClickException(
-                f'expected {", ".join(missing)} for tuning, found none; run `pip install "reclm-lite[tune]"`'
-            )
-        import warnings
-
-        warnings.filterwarnings(
-            "ignore", category=FutureWarning, module="transformers"
-        )  # of names that peft still uses
-        return function(*args, **kwargs)
-
-    return wrapper
-
-
-def refuse(why: str, *names: str) -> None:
-    """A usage error where one of these options was given: it would do nothing."""
-    context = click.get_current_context()
-    for name in names:
-        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
-            option = next(p.opts[0] for p in context.command.params if p.name == name)
-            raise click.UsageError(f"{option} does nothing {why}: leave it out")
-
-
-def base_settings(stage: dict[str, Any], base: str, *, full: bool = False) -> Any:
-    from ..tune.base import BaseSettings, use_threads
-
-    if stage["n_threads"]:
-        use_threads(stage["n_threads"])
-    return BaseSettings(base, stage["device"], stage["dtype"], stage["qlora"], stage["gradient_checkpointing"], full)
-
-
-def dialogues_and_out(kind: str, stage: dict[str, Any], folder: str) -> tuple[Path, Path]:
-    """The dialogues and the run's folder."""
-    root = stage["root"]
-    dialogues = stage["dialogues"] or (root and root / "llm" / "dialogues" / f"{kind}.jsonl")
-    out = stage["out_dir"] or (root and root / "llm" / folder)
-    if dialogues is None or out is None:
-        missing = "--dialogues" if dialogues is None else "-o"
-        raise click.UsageError(f"give a workspace (-w), or {missing}")
-    return dialogues, out
-
-
-def _loop(stage: dict[str, Any]) -> Any:
-    from ..tune.loop import LoopSettings
-
-    return LoopSettings(stage["save_every"], stage["eval_every"], stage["seed"])
-
-
-def _optimizer(o: dict[str, Any], **more: Any) -> Any:
-    from ..tune.optim import OptimizerSettings
-
-    if o["schedule"] == "constant":
-        refuse("with --schedule constant", "decay")
-    return OptimizerSettings(
-        lr=o["lr"],
-        weight_decay=o["weight_decay"],
-        warmup=o["warmup"],
-        schedule=o["schedule"],
-        decay=o["decay"],
-        max_grad_norm=o["max_grad_norm"],
-        **more,
-    )
-
-
-def _lora(o: dict[str, Any]) -> Any:
-    from ..tune.adapters import LoraSettings
-
-    return LoraSettings(o["lora_r"], o["lora_alpha"], o["lora_dropout"], o["lora_targets"])
-
-
-def open_base(settings: Any, smaller: str, **of_estimate: Any) -> Any:
-    """The base, once its memory is known to be there. smaller: the options that make a pass smaller; of_estimate: see
-    `memory.estimate`."""
-    from ..tune.base import load_base
-    from ..tune.memory import estimate, give_back_large_blocks, require_memory
-
-    give_back_large_blocks()
-    say(require_memory(settings, estimate(settings, **of_estimate), smaller))
-    base = load_base(settings)
-    for note in (*base.notes, *_if_not_exported(base)):
-        say(note)
-    return base
-
-
-def _if_not_exported(base: Any) -> list[str]:
-    """A word before hours are spent on what has no way into this project's own engine."""
-    from ..convert.families import family_of
-    from ..errors import ModelError
-
-    try:
-        family_of(base.causal.config.to_dict())
-    except ModelError:
-        return [
-            f"`reclm export` does not convert models of type {base.causal.config.model_type}: it can be tuned, but "
-            "llama.cpp's own converter has to make its GGUF file of the merged weights"
-        ]
-    return []
-
-
-def tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_command: str) -> None:
-    """What came out, for people or as JSON, and the next command."""
-    if as_json:
-        print_json({"stage": stage, "out": str(out), **facts})
-        return
-    if facts.get("already_done"):
-        say("This run is done; nothing was changed. Give --fresh to begin it again. Its figures:")
-    for name, value in facts.items():
-        if name != "already_done" and not isinstance(value, dict):
-            echo(f"{name:<28} {number(value)}")
-    if "before" in facts:
-        echo(f"{'on held-out prompts':<28} {'SFT policy':>12} {'best step':>12}")
-        for name, value in facts["before"].items():
-            echo(f"  {name:<26} {number(value):>12} {number(facts['after'][name]):>12}")
-    if facts.get("best_step") == 0 and not facts.get("already_done"):
-        say(
-            "No step was better than the beginning on held-out dialogues, so what was written is the beginning: try "
-            "another --lr, more steps or more dialogues."
-        )
-    say(f"Written to {out}. Next: {next_command}")
-
-
-def number(value: object) -> str:
-    """A figure for people."""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:,.4f}"
-    return f"{value:,}" if isinstance(value, int) else str(value) if value not in (None, "") else "-"
 
 
 @command.command("sft")
@@ -356,9 +78,9 @@ def number(value: object) -> str:
     help="muon: for the matrices of --full.",
 )
 @click.option("--lr-muon", type=click.FloatRange(min=0, min_open=True), default=0.02, show_default=True)
-@_optimizer_options(2e-4)
-@_lora_options(8, 16)
-@_pass_options(2048)
+@optimizer_options(2e-4)
+@lora_options(8, 16)
+@pass_options(2048)
 @stage_options("sft", batch=32)
 @json_option
 @common
@@ -403,9 +125,9 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
         rounds=o["rounds"],
         weights=Weights(o["label_weight"], o["phrase_weight"]),
         full=full,
-        lora=_lora(o),
-        loop=_loop(o),
-        optimizer=_optimizer(o, optimizer=o["optimizer"], lr_muon=o["lr_muon"]),
+        lora=lora_settings(o),
+        loop=loop_settings(o),
+        optimizer=optimizer_settings(o, optimizer=o["optimizer"], lr_muon=o["lr_muon"]),
     )
     group = Group.open(o["device"])
     if from_scratch:
@@ -456,9 +178,9 @@ def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> 
 @click.option("--base", required=True, help="The base of the SFT run, or the model that SFT with --full made.")
 @click.option("--init-from", type=FOLDER, help="The adapter of SFT, to begin with [default: a new one].")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
-@_optimizer_options(1e-4)
-@_lora_options(4, 8)
-@_pass_options(4096)
+@optimizer_options(1e-4)
+@lora_options(4, 8)
+@pass_options(4096)
 @stage_options("reward", batch=32)
 @json_option
 @common
@@ -482,9 +204,9 @@ def reward(as_json: bool, base: str, **o: Any) -> None:
         batch=o["batch"],
         max_length=o["max_length"],
         pass_tokens=o["pass_tokens"],
-        lora=_lora(o),
-        loop=_loop(o),
-        optimizer=_optimizer(o),
+        lora=lora_settings(o),
+        loop=loop_settings(o),
+        optimizer=optimizer_settings(o),
     )
     group = Group.open(o["device"])
     model = open_base(base_settings(o, base), FEWER, lora_r=o["lora_r"], pass_tokens=o["pass_tokens"], logits=0)
@@ -502,6 +224,4 @@ def reward(as_json: bool, base: str, **o: Any) -> None:
         )
 
 
-from .tune_ppo import command as _ppo  # noqa: E402  (it takes the options above)
-
-command.add_command(_ppo)
+command.add_command(ppo)

@@ -6,12 +6,17 @@ from typing import Any
 import click
 
 from ..errors import shell_word
+from ..tune.signals import ENCODER, PARTS, REWARD_MODEL, Part
 from ._options import common, json_option, progress_bar
-from .tune import FOLDER, base_settings, dialogues_and_out, needs_torch, open_base, refuse, stage_options, tell
+from ._tune_options import FOLDER, needs_torch, refuse, stage_options
+from ._tune_run import base_settings, dialogues_and_out, open_base, tell
 
 ALGORITHMS = ("ppo", "grpo")
-PARTS = ("model", "parse", "rank")
 USUAL_PROMPT = 256  # tokens, for a first word about memory; the prompts themselves are asked when they are read
+
+
+def _named(part: Part) -> str:
+    return f"{part.name} ({part.help})" if part.help else part.name
 
 
 @click.command("ppo")
@@ -29,9 +34,8 @@ USUAL_PROMPT = 256  # tokens, for a first word about memory; the prompts themsel
     "weights",
     multiple=True,
     metavar="PART=NUMBER",
-    help="Weight of a part of the reward: model, parse (is it a profile), rank (does it rank hidden training items "
-    "above others); may be "
-    "given again [default: 1 for each that can be had].",
+    help=f"Weight of a part of the reward: {', '.join(_named(part) for part in PARTS.values())}; may be given again "
+    "[default: 1 for each that can be had].",
 )
 @click.option("--algorithm", type=click.Choice(ALGORITHMS), default="ppo", show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True)
@@ -229,7 +233,8 @@ def command(
 
 def _weights(given: tuple[str, ...], reward: Path | None) -> dict[str, float]:
     """The parts of the reward and their weights."""
-    found = dict.fromkeys([part for part in PARTS if part != "model" or reward is not None], 1.0) if not given else {}
+    of_reward = [part.name for part in PARTS.values() if part.needs == REWARD_MODEL]
+    found = {} if given else {part: 1.0 for part in PARTS if part not in of_reward or reward is not None}
     for text in given:
         part, equals, number = text.partition("=")
         try:
@@ -245,11 +250,12 @@ def _weights(given: tuple[str, ...], reward: Path | None) -> dict[str, float]:
             raise click.UsageError(f"--weight {part}: given twice, leave one out")
         found[part] = value
     found = {part: value for part, value in found.items() if value}
-    if "model" in found and reward is None:
-        raise click.UsageError("--weight model: give the reward model with --reward")
-    if reward is not None and "model" not in found:
+    scored = [part for part in of_reward if part in found]
+    if scored and reward is None:
+        raise click.UsageError(f"--weight {scored[0]}: give the reward model with --reward")
+    if reward is not None and not scored:
         raise click.UsageError(
-            "--reward does nothing without a weight of its part: give --weight model=1, or leave it out"
+            f"--reward does nothing without a weight of its part: give --weight {of_reward[0]}=1, or leave it out"
         )
     if not found:
         raise click.UsageError("--weight: expected a part with a weight above 0, found none")
@@ -261,22 +267,22 @@ def _signals(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The callables of the parts, and what of them decides the result."""
     from ..files import file_sha256
-    from ..tune.reward_model import RewardModel
-    from ..tune.signals import MODEL, PARSE, RANK, ModelScore, Rank, parses
 
-    signals: dict[str, Any] = {}
+    loaded: dict[str, Any] = {}
     about: dict[str, Any] = {}
-    if MODEL in wanted:
-        signals[MODEL] = ModelScore(RewardModel.load(model, reward))
+    needed = {PARTS[part].needs for part in wanted}
+    if REWARD_MODEL in needed:
+        from ..tune.reward_model import RewardModel
+
+        loaded[REWARD_MODEL] = RewardModel.load(model, reward)
         about["reward_sha256"] = file_sha256(reward / "adapter_model.safetensors") + file_sha256(
             reward / "head.safetensors"
         )
-    if PARSE in wanted:
-        signals[PARSE] = parses
-    if RANK in wanted:
+    if ENCODER in needed:
         from ..assets import encoder_path
         from ..text.encoder import TextEncoder
 
-        signals[RANK] = Rank(TextEncoder(encoder_path(), n_threads))
+        loaded[ENCODER] = TextEncoder(encoder_path(), n_threads)
         about["encoder_sha256"] = file_sha256(encoder_path())
-    return signals, about
+    parts = [part for part in PARTS.values() if part.name in wanted]
+    return {part.name: part.make(*([loaded[part.needs]] if part.needs else [])) for part in parts}, about

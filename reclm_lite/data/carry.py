@@ -12,7 +12,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 
 from ..errors import InputError
-from ..workspace import FORGETTING
+from ..forget_plan import FORGETTING
 
 _GONE = "(side, idx) NOT IN (SELECT side, old FROM moved)"
 

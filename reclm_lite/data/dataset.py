@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
+from ..artefacts import COMMITTED, INTERACTIONS
 from ..errors import MissingArtefactError, WorkspaceError
 from ..types import ItemText
-from ..workspace import COMMITTED, INTERACTIONS, REPLACEMENTS, Workspace
+from ..workspace import REPLACEMENTS, Workspace
 from .carry import Carried, carry_over, count_gone, remember_ids
 
 log = logging.getLogger(__name__)

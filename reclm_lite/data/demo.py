@@ -1,7 +1,7 @@
 """A generated catalogue and its readers: the embedded default data set, free of anyone's rights.
 
 A made-up magazine: titles, categories, subcategories and short descriptions from word lists
-(`demo_words.py`) and sentence forms; readers with a few lasting interests, a power law over
+(`demo_subjects.py`, `demo_words.py`) and sentence forms; readers with a few lasting interests, a power law over
 items and over readers, readers who are new at test time and articles published after the
 training period. Readers choose by subject, by popularity and by chance, so text and
 co-reading both carry signal and neither explains everything.
@@ -16,6 +16,7 @@ import numpy as np
 from ..types import ItemText
 from . import demo_words as words
 from .dataset import GIVEN_TEST, GIVEN_TRAIN, GIVEN_UNSEEN, Imported
+from .demo_subjects import SUBJECTS
 
 _START = 1_672_531_200  # 1 January 2023, UTC
 _DAY_SECONDS = 86_400
@@ -158,9 +159,9 @@ def generate_texts(rng: np.random.Generator, n_items: int) -> tuple[list[ItemTex
 
 @cache
 def _subjects() -> tuple[tuple[str, str, str, str, tuple[str, ...]], ...]:
-    """(category, subcategory, topic, agent, things) for each line of `words.SUBJECTS`."""
+    """(category, subcategory, topic, agent, things) for each line of `SUBJECTS`."""
     subjects, category, subcategory = [], "", ""
-    for line in words.SUBJECTS.strip("\n").splitlines():
+    for line in SUBJECTS.strip("\n").splitlines():
         depth = len(line) - len(line.lstrip())
         if depth == 0:
             category = line

@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
+from ..artefacts import COMMITTED
 from ..data.dataset import item_ids, item_texts, load_interactions, user_index
 from ..errors import InputError, MissingArtefactError, WorkspaceError
-from ..workspace import COMMITTED, Workspace
+from ..workspace import Workspace
 from . import sources
+from .ranking import masked, standardised, tells_apart, top
 from .reasons import Evidence, Reasoner
 
 log = logging.getLogger(__name__)
@@ -164,7 +166,7 @@ class Recommender:
         else:
             scores, basis, note, query, label = self._for_user(user)
         history = self.history(user) if user is not None else items_had
-        chosen = _top(_masked(scores, history), k)
+        chosen = top(masked(scores, history), k)
         left_out = ""
         if len(history):
             left_out = (
@@ -188,7 +190,7 @@ class Recommender:
 
     def top_items(self, users: np.ndarray, k: int) -> list[np.ndarray]:
         """The item indices recommended to each user (by index), without reasons; for coverage figures."""
-        return [_top(_masked(self._for_user(int(user))[0], self.history(int(user))), k) for user in users]
+        return [top(masked(self._for_user(int(user))[0], self.history(int(user))), k) for user in users]
 
     def reasoner(
         self,
@@ -239,7 +241,7 @@ class Recommender:
         has_history = self.known.indptr[user] < self.known.indptr[user + 1]
         if model is not None and has_history and sources.is_ready(model, user):
             scores = self._model_scores(model, user)
-            if not model.scorer.can_be_silent or _tells_apart(scores):
+            if not model.scorer.can_be_silent or tells_apart(scores):
                 return scores, "popularity" if model.name == "popularity" else "model", sentence, None, ""
         why = "This user has no history yet" if not has_history else "The model does not know this user's history yet"
         if model is None and has_history:
@@ -271,7 +273,7 @@ class Recommender:
         folded = model.folded(row)
         if sources.is_ready(folded, 0):
             scores = self._model_scores(folded, 0)
-            if not model.scorer.can_be_silent or _tells_apart(scores):
+            if not model.scorer.can_be_silent or tells_apart(scores):
                 return scores, "popularity" if model.name == "popularity" else "model", sentence, None, ""
         why = "The model knows none of these items" if len(history) else "No items were given"
         taste = self._taste_of(history)
@@ -301,8 +303,8 @@ class Recommender:
         """Standardised cosine plus weighted standardised log-popularity: float32 (n_items,), NaN for items without
         text."""
         has_text = self.item_vectors.any(axis=1)
-        cosine = _standardised(self.item_vectors @ taste, has_text)
-        popularity = _standardised(self.popularity, has_text)
+        cosine = standardised(self.item_vectors @ taste, has_text)
+        popularity = standardised(self.popularity, has_text)
         return np.where(has_text, cosine + TASTE_POPULARITY_WEIGHT * popularity, np.nan)
 
     def _popular_scores(self) -> np.ndarray:
@@ -362,37 +364,6 @@ class Recommender:
         if self._neighbor_table is None:
             return []
         return [int(n) for n in self._neighbor_table[user] if n >= 0 and n != user]
-
-
-def _tells_apart(scores: np.ndarray) -> bool:
-    """Whether finite scores differ: a model that ranks from histories knows nothing of items without company."""
-    finite = scores[np.isfinite(scores)]
-    return bool(len(finite)) and finite.min() < finite.max()
-
-
-def _standardised(values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Mean 0 and deviation 1 over the items `among`; zeros where they are all alike."""
-    chosen = values[among]
-    if not len(chosen) or chosen.std() < 1e-9:
-        return np.zeros_like(values)
-    return (values - chosen.mean()) / chosen.std()
-
-
-def _masked(scores: np.ndarray, history: np.ndarray) -> np.ndarray:
-    """A copy with what the user knows, and every score that is not finite, set to minus infinity."""
-    scores = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
-    scores[history] = -np.inf
-    return scores
-
-
-def _top(scores: np.ndarray, k: int) -> np.ndarray:
-    """The indices of the k highest finite scores, best first, ties by lower index."""
-    finite = np.flatnonzero(np.isfinite(scores))
-    if len(finite) > k:
-        threshold = np.partition(scores[finite], len(finite) - k)[len(finite) - k]
-        finite = finite[scores[finite] >= threshold]
-    order = np.lexsort((finite, -scores[finite]))
-    return finite[order][:k]
 
 
 def _unknown_user(ws: Workspace, user_id: str) -> str:

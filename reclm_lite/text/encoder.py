@@ -21,8 +21,9 @@ import numpy as np
 
 from reclm_lite.assets import encoder_path
 from reclm_lite.errors import ModelError
+from reclm_lite.files import file_sha256
 from reclm_lite.probe import is_bundled
-from reclm_lite.runtime import Context, Model, clear_errors, file_sha256, last_errors, load_model, pick_threads
+from reclm_lite.runtime import Context, Model, clear_errors, last_errors, load_model, pick_threads
 from reclm_lite.text.expand import expanded, faster_type
 
 _POOLING_NAMES = {1: "mean", 2: "cls", 3: "last"}  # enum llama_pooling_type

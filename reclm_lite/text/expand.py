@@ -12,7 +12,8 @@ import logging
 import os
 from pathlib import Path
 
-from ..runtime import check_gguf, file_sha256, quantize_file
+from ..files import file_sha256
+from ..runtime import check_gguf, quantize_file
 
 log = logging.getLogger(__name__)
 

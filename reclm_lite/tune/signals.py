@@ -3,7 +3,8 @@
 A signal is a plain callable, `signal(dialogues, answers) -> float32 (n,)`, one number for each answer beside its
 dialogue; any function of that form can be one. Those here: the reward model's score, whether the profile parses, and
 how well its vector ranks items of the dialogue that its prompt did not show. An answer that was cut off reaches a
-signal as an empty text.
+signal as an empty text. `PARTS` is the registry that `reclm tune ppo --weight` and its help are made from: a new part
+is a signal here and a row there. This module loads no torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +97,31 @@ class Rank:
                 self._items[item] = self.encoder.encode([item])[0]
         # float32 products of few hundred terms; rounded, so that equal texts tie whatever the order of summation
         return np.round(np.stack([self._items[item] for item in items]) @ vector, 6)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row of the registry: a part of the reward that `reclm tune ppo --weight` can name.
+
+    help: a few words for the help page, may be empty. make: returns the signal; called with what `needs` names.
+    needs: REWARD_MODEL (a `Scorer`), ENCODER (an `Encoder`), or empty for a signal that needs nothing.
+    """
+
+    name: str
+    help: str
+    make: Callable[..., Signal]
+    needs: str = ""
+
+
+REWARD_MODEL, ENCODER = "reward model", "encoder"
+PARTS = {
+    part.name: part
+    for part in (
+        Part(MODEL, "", ModelScore, REWARD_MODEL),
+        Part(PARSE, "is it a profile", lambda: parses),
+        Part(RANK, "does it rank hidden training items above others", Rank, ENCODER),
+    )
+}
 
 
 def ask(signals: Mapping[str, Signal], dialogues: Sequence[Dialogue], answers: Sequence[str]) -> dict[str, np.ndarray]:

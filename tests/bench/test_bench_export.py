@@ -17,7 +17,7 @@ from reclm_lite.bench.export_model import QUICK, Shape, write_adapter, write_che
 from reclm_lite.bench.results import Group
 from reclm_lite.bench.timing import Timing
 from reclm_lite.cli import main
-from reclm_lite.convert.export import export_checkpoint
+from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.convert.merge import open_source
 from reclm_lite.errors import InputError, ModelError
 

@@ -19,8 +19,10 @@ from reclm_lite.bench.export_model import Shape, write_adapter, write_checkpoint
 from reclm_lite.cli import main
 from reclm_lite.convert import export as export_module
 from reclm_lite.convert import target
+from reclm_lite.convert import unquantized as unquantized_module
 from reclm_lite.convert.merge import open_source
-from reclm_lite.runtime import check_gguf, file_sha256
+from reclm_lite.files import file_sha256
+from reclm_lite.runtime import check_gguf
 
 TINY = Shape(hidden=64, feed_forward=96, n_layers=1, n_heads=4, n_kv_heads=2, n_vocab=300, rank=2)
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -207,7 +209,8 @@ def test_an_importance_matrix_is_computed_for_the_types_that_gain_by_it(base: Pa
 def test_a_matrix_of_another_format_is_refused_before_any_work(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_module, "write_gguf", None)
+    for module in (export_module, unquantized_module):
+        monkeypatch.setattr(module, "write_gguf", None)
     texts = texts_file(tmp_path / "texts.txt")
     message = refusal("--base", base, "--quant", "q4_0", "-o", tmp_path / "out", "--imatrix", texts, *OFF)
     assert f"expected an importance matrix at {texts}" in message
@@ -351,14 +354,14 @@ def test_two_exports_do_not_share_a_target(base: Path, tmp_path: Path) -> None:
 def test_an_input_that_changes_meanwhile_is_noticed(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = export_module.write_gguf
+    write = unquantized_module.write_gguf
 
     def and_someone_saves(*arguments, **options):
         result = write(*arguments, **options)
         os.utime(base / "model.safetensors", (1, 1))
         return result
 
-    monkeypatch.setattr(export_module, "write_gguf", and_someone_saves)
+    monkeypatch.setattr(unquantized_module, "write_gguf", and_someone_saves)
     assert "model.safetensors changed" in refusal("--base", base, "-o", tmp_path / "out", *PLAIN)
     assert listing(tmp_path / "out") == {}
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 import reclm_lite
 from reclm_lite.convert import parity
-from reclm_lite.convert.export import export_checkpoint
+from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.errors import ModelError
 from reclm_lite.runtime import check_gguf, load_model
 

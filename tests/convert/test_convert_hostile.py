@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from adapters import write_adapter, write_checkpoint
 
-from reclm_lite.convert import files
+from reclm_lite.convert import bounded_files
 from reclm_lite.convert.adapter import Adapter
 from reclm_lite.convert.checkpoint import Checkpoint
 from reclm_lite.convert.families import bert
@@ -67,7 +67,7 @@ def test_a_configuration_too_large_or_too_deep_is_refused(tmp_path, monkeypatch)
         path.write_text('{"a":' + "[" * 70 + "]" * 70 + "}")
         with pytest.raises(ModelError, match="nested too deep"):
             read(path.parent)
-        path.write_bytes(b'"' + b" " * files.MAX_CONFIG_BYTES + b'"')
+        path.write_bytes(b'"' + b" " * bounded_files.MAX_CONFIG_BYTES + b'"')
         with pytest.raises(ModelError, match="expected at most 4,194,304 bytes in .*json"):
             read(path.parent)
 

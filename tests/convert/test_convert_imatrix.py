@@ -15,7 +15,7 @@ from checkpoints import CORPUS, save_bert, save_decoder, save_llama, train_bpe, 
 from llama_programs import LLAMA_BIN, needs
 
 from reclm_lite.convert import ggml_tensor, imatrix
-from reclm_lite.convert.export import export_checkpoint
+from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.convert.imatrix import (
     Imatrix,
     Importance,

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from checkpoints import save_bert, save_decoder, save_llama, train_gemma, train_llama2, train_qwen2
 
-from reclm_lite.convert.export import export_checkpoint
+from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.convert.merge import open_source
-from reclm_lite.convert.parity import Gate, Verdict, strings, templates
+from reclm_lite.convert.parity import Gate, Verdict, sentences, strings, templates
 from reclm_lite.convert.parity.bounds import ROUNDING, SLACK, TAIL, TAIL_OF_SUMS, UNQUANTIZED_NOISE, logit_bounds
 from reclm_lite.convert.parity.divergence import Divergence, Stored, measure, store
 from reclm_lite.convert.parity.logits import greedy_tokens, sequence_logits
@@ -55,7 +55,7 @@ def f16(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few_strings(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests about something else than token ids."""
-    monkeypatch.setattr("reclm_lite.convert.parity.gate.texts", lambda: strings.PROBE_TEXTS)
+    monkeypatch.setattr("reclm_lite.convert.parity.gate.texts", lambda: sentences.PROBE_TEXTS)
 
 
 def _judge(
@@ -122,7 +122,7 @@ def test_there_are_a_thousand_different_strings_of_every_kind():
         "e\u0301",
     ):
         assert piece in everything
-    assert strings.PROBE_TEXTS[0] in texts
+    assert sentences.PROBE_TEXTS[0] in texts
 
 
 def test_the_strings_are_the_same_in_every_process():
@@ -409,7 +409,7 @@ assert verdicts[1].details["logits"]["mean_kl"] > 0
 
 def test_greedy_tokens_of_a_batch_are_those_of_each_prompt_alone(f16: Path):
     with load_model(f16) as model:
-        prompts = [model.tokenize(text, add_special=True) for text in strings.SENTENCES[:20]]
+        prompts = [model.tokenize(text, add_special=True) for text in sentences.SENTENCES[:20]]
         together = greedy_tokens(model, prompts, 8, n_threads=1)
         assert together == [greedy_tokens(model, [prompt], 8, n_threads=1)[0] for prompt in prompts]
 
@@ -448,7 +448,7 @@ def test_every_bound_on_rounding_lies_far_below_an_unrelated_tensor():
 
 def test_sequences_of_a_batch_do_not_see_each_other(f16: Path):
     with load_model(f16) as model:
-        sequences = [model.tokenize(text, add_special=True) for text in strings.SENTENCES[:5]]
+        sequences = [model.tokenize(text, add_special=True) for text in sentences.SENTENCES[:5]]
         wanted = [np.arange(len(sequence)) for sequence in sequences]
         together = {i: rows.copy() for i, rows in sequence_logits(model, sequences, wanted, n_threads=1)}
         for i, sequence in enumerate(sequences):

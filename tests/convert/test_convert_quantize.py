@@ -15,7 +15,7 @@ import pytest
 from checkpoints import CORPUS, save_bert, save_llama
 from llama_programs import LLAMA_BIN, needs
 
-from reclm_lite.convert.export import export_checkpoint
+from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.convert.imatrix import Imatrix, collect_imatrix, read_imatrix
 from reclm_lite.convert.quantize import FTYPES, NEEDS_IMATRIX, QUANTIZED_FTYPES, quantize_gguf
 from reclm_lite.errors import ModelError

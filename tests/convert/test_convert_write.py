@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from reclm_lite import runtime
 from reclm_lite.bench.export_model import Shape, write_adapter, write_checkpoint
 from reclm_lite.convert import write
-from reclm_lite.convert.export import export_checkpoint
+from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.convert.merge import open_source
 from reclm_lite.convert.write import TooLargeForType, write_gguf
 from reclm_lite.errors import ModelError

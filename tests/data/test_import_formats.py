@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from reclm_lite.data.dataset import GIVEN_TEST, GIVEN_TRAIN, GIVEN_UNSEEN, load_interactions, save_imported
-from reclm_lite.data.importers import IMPORTERS, import_dataset
+from reclm_lite.data.importers import import_dataset
+from reclm_lite.data.importers.formats import FORMATS
 from reclm_lite.data.split import run_split
 from reclm_lite.errors import InputError
 from reclm_lite.types import ItemText
@@ -260,7 +261,7 @@ def test_lightgcn_triples_keep_the_count_as_rating(tmp_path):
 
 
 def test_every_format_refuses_an_option_it_does_not_have(tmp_path):
-    for name in IMPORTERS:
+    for name in FORMATS:
         with pytest.raises(InputError, match=f"format {name} has no option 'nonsense'"):
             import_dataset(name, tmp_path, nonsense=1)
     with pytest.raises(InputError, match="expected a format among"):

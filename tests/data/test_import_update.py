@@ -15,10 +15,11 @@ from profile_workspace import matrix, save_neighbors, store_split, text_of
 from reclm_lite.cli import main
 from reclm_lite.data.dataset import Imported, load_interactions, save_imported, user_ids
 from reclm_lite.errors import InputError
+from reclm_lite.forget_plan import FORGETTING
 from reclm_lite.profiles import generate, store
 from reclm_lite.profiles.answers import Spent, judge
 from reclm_lite.profiles.generate import run_profiles
-from reclm_lite.workspace import FORGETTING, Workspace
+from reclm_lite.workspace import Workspace
 
 HAND = "User identity: cook, gardener, parent; User interests: herbs, soups, tools"
 N_ITEMS = 12

@@ -9,7 +9,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.parity.strings import SENTENCES, texts
+from reclm_lite.convert.parity.sentences import SENTENCES
+from reclm_lite.convert.parity.strings import texts
 from reclm_lite.convert.vocab import Vocabulary, read_vocabulary, write_vocabulary
 
 BOS, EOS, END_OF_TURN = "<|begin|>", "<|end_of_text|>", "<|im_end|>"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reclm_lite.errors import InputError
-from reclm_lite.kernels import losses, optim, reference_training, sampling
+from reclm_lite.kernels import info_nce, losses, optim, reference_training, sampling
 
 SIZES = (0, 1, 3, 97, 4096)
 N_USERS, N_ITEMS = 30, 50
@@ -101,7 +101,7 @@ def views(n, m, dim, seed=0):
 @pytest.mark.parametrize(("m", "dim", "temperature"), [(1, 3, 1.0), (97, 16, 0.1), (4099, 8, 0.2), (3, 4, 0.005)])
 def test_info_nce_agrees_with_the_reference(n, m, dim, temperature):
     batch = views(n, m, dim)
-    found, wanted = (module.info_nce(*batch, temperature) for module in (losses, reference_training))
+    found, wanted = (module.info_nce(*batch, temperature) for module in (info_nce, reference_training))
     assert found[0] == pytest.approx(wanted[0], rel=1e-5, abs=1e-6)
     scale = 1 / (max(n, 1) * temperature)
     np.testing.assert_allclose(found[1], wanted[1], atol=1e-5 * scale, rtol=1e-3)
@@ -110,11 +110,11 @@ def test_info_nce_agrees_with_the_reference(n, m, dim, temperature):
 
 def test_info_nce_in_small_blocks_is_the_same_and_threads_change_no_bit(monkeypatch):
     batch = views(97, 4500, 8)
-    whole = losses.info_nce(*batch, 0.1, n_threads=1)
-    for one, two in zip(whole, losses.info_nce(*batch, 0.1, n_threads=2), strict=True):
+    whole = info_nce.info_nce(*batch, 0.1, n_threads=1)
+    for one, two in zip(whole, info_nce.info_nce(*batch, 0.1, n_threads=2), strict=True):
         assert np.array_equal(one, two)
-    monkeypatch.setattr(losses, "_BLOCK_VALUES", 50_000)
-    for one, two in zip(whole, losses.info_nce(*batch, 0.1), strict=True):
+    monkeypatch.setattr(info_nce, "_BLOCK_VALUES", 50_000)
+    for one, two in zip(whole, info_nce.info_nce(*batch, 0.1), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-7)
 
 
@@ -127,7 +127,7 @@ def test_info_nce_refuses_what_does_not_fit():
         ((z1, z2, positives[:2], 0.1), "positives"),
     ):
         with pytest.raises(InputError, match=message):
-            losses.info_nce(*arguments)
+            info_nce.info_nce(*arguments)
 
 
 # -- Adam -----------------------------------------------------------------------

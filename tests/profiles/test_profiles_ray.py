@@ -16,11 +16,11 @@ from profile_workspace import make_workspace
 from tiny_llama import write_tiny_llama
 
 from reclm_lite.errors import ModelError
+from reclm_lite.files import file_sha256
 from reclm_lite.profiles.answers import Brake, Group
 from reclm_lite.profiles.generate import Observer, RunSettings, run_profiles
 from reclm_lite.profiles.scheduler import GREEDY, GenerationResult
 from reclm_lite.profiles.sources import SourceSettings, gguf, ray_cluster, ray_post
-from reclm_lite.runtime import file_sha256
 from reclm_lite.workspace import Workspace
 
 N_USERS = 100

@@ -15,7 +15,7 @@ from reclm_lite.profiles.store import end_job, start_job
 from reclm_lite.profiles.summary import Summary
 from reclm_lite.report import plots, tables, write_report
 from reclm_lite.report.facts import gather
-from reclm_lite.report.page import headline
+from reclm_lite.report.findings import headline
 from reclm_lite.types import ItemText
 from reclm_lite.workspace import Workspace
 

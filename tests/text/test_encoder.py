@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from reclm_lite.assets import encoder_path, profile_model_path
 from reclm_lite.errors import ModelError
-from reclm_lite.runtime import file_sha256
+from reclm_lite.files import file_sha256
 from reclm_lite.text import expand
 from reclm_lite.text.encoder import TextEncoder
 
@@ -62,7 +62,7 @@ def test_tiny_bert_agrees_with_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     from checkpoints import CORPUS, save_bert
 
-    from reclm_lite.convert.export import export_checkpoint
+    from reclm_lite.convert.export_checkpoint import export_checkpoint
 
     checkpoint = save_bert(tmp_path / "checkpoint")
     export_checkpoint(checkpoint, tmp_path / "model.gguf", "f32")

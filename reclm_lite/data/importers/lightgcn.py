@@ -16,6 +16,7 @@ from ...errors import InputError
 from ..dataset import GIVEN_TEST, GIVEN_TRAIN, Imported
 from .files import find_folder
 from .limits import Limits
+from .numbering import number_all
 from .staging import Reader, Staging
 
 LAYOUTS = ("list", "colon", "triples")
@@ -58,7 +59,8 @@ def import_lightgcn(
                 f"{folder}: train.txt reads as layout {found['train.txt']} and test.txt as {found['test.txt']}; name "
                 "one with layout"
             )
-        data = staging.imported(
+        data = number_all(
+            staging,
             name=name or folder.resolve().name,
             format="lightgcn",
             options={"layout": found["train.txt"]},

@@ -11,6 +11,7 @@ from ...errors import InputError
 from ..dataset import Imported
 from .files import find_folder
 from .limits import Limits
+from .numbering import number_all
 from .staging import Reader, Staging, ident
 
 _BEHAVIORS = ("impression id", "user", "time", "history", "impressions")
@@ -75,7 +76,8 @@ def import_mind(
         staging.notes.append(
             "times of the click history are invented: the seconds before the user's first impression, in order"
         )
-        return staging.imported(
+        return number_all(
+            staging,
             name=name or folder.resolve().name,
             format="mind",
             options={"history": history},

@@ -14,6 +14,7 @@ from ...errors import InputError
 from ..dataset import Imported
 from .files import find_folder
 from .limits import Limits
+from .numbering import number_all
 from .staging import Reader, Staging, ident, quoted
 
 _EXPECTED = "ratings.csv and movies.csv (or ratings.dat and movies.dat, or u.data and u.item)"
@@ -71,7 +72,8 @@ def import_movielens(
         staging.add_interactions(ratings, user="userId", item="movieId", rating="rating", time="timestamp")
         films.require("movieId", "title")
         staging.add_texts(films, item="movieId", title=ident("title"), category=genres)
-        return staging.imported(
+        return number_all(
+            staging,
             name=name or folder.resolve().name,
             format="movielens",
             options={},

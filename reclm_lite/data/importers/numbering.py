@@ -4,7 +4,6 @@ index."""
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,9 +14,7 @@ from ...types import ItemText
 from ..dataset import Imported
 from .limits import cut
 from .sql import quoted, seconds
-
-if TYPE_CHECKING:
-    from .staging import Staging
+from .staging import Staging
 
 _FETCH_ROWS = 50_000
 # Real data take a handful of rounds to their core; a round in SQL spills to disk, what follows does not.
@@ -28,7 +25,7 @@ _FIELDS = ("title", "category", "subcategory", "description")
 
 
 def number_all(
-    staging: "Staging",
+    staging: Staging,
     *,
     name: str,
     format: str,
@@ -136,7 +133,7 @@ def _pairs(db, min_rating: float | None) -> dict[str, int]:
     return {"rows": rows, "below": rows - kept, "repeated": kept - n_pairs}
 
 
-def _check_ids(staging: "Staging") -> None:
+def _check_ids(staging: Staging) -> None:
     """Raise InputError for an id that is too long; not every importer sees each id in a column of its own."""
     for side in ("user", "item"):
         long = staging.db.execute(
@@ -150,7 +147,7 @@ def _check_ids(staging: "Staging") -> None:
             )
 
 
-def _core(staging: "Staging", min_user: int, min_item: int) -> dict[str, int]:
+def _core(staging: Staging, min_user: int, min_item: int) -> dict[str, int]:
     """Drop users and items with too few pairs, again and again until none is left to drop."""
     db = staging.db
 
@@ -176,7 +173,7 @@ def _core(staging: "Staging", min_user: int, min_item: int) -> dict[str, int]:
     return {"interactions": n_pairs, "outside_core": before - n_pairs}
 
 
-def _drop_chains(staging: "Staging", min_user: int, min_item: int) -> None:
+def _drop_chains(staging: Staging, min_user: int, min_item: int) -> None:
     """What is left of the core's rounds, at once: a chain of pairs loses two a round, and a round in SQL reads them
     all."""
     found = staging.db.execute("SELECT DISTINCT u, i FROM pairs").fetchnumpy()
@@ -227,7 +224,7 @@ def _number(db, side: str, listed: str) -> list[str]:
     return [row[0] for row in _rows(db, f"SELECT id FROM {side}_numbers ORDER BY idx")]
 
 
-def _require_memory(staging: "Staging") -> None:
+def _require_memory(staging: Staging) -> None:
     """Raise WorkspaceError if the ids, texts and pairs would not fit in memory: from here on Python holds them."""
     most = staging.limits.text_chars
     # A letter takes one byte, or up to four in a text that is not ASCII.
@@ -253,7 +250,7 @@ def _require_memory(staging: "Staging") -> None:
         )
 
 
-def _item_texts(staging: "Staging", n_items: int) -> tuple[list[ItemText], int, int]:
+def _item_texts(staging: Staging, n_items: int) -> tuple[list[ItemText], int, int]:
     most = staging.limits.text_chars
     texts: list[ItemText] = []
     missing = empty = n_cut = 0

@@ -1,30 +1,13 @@
-"""The opcodes of Python's pickle, protocols 0 to 5, as far as the published files need them.
+"""Reads a pickle without Python's own unpickler: nothing of it is run, and what it may hold is bounded.
 
-Left out, and refused by name: sets, bytearrays, out-of-band buffers, extension codes, persistent ids, the opcodes that
-only values containing themselves need, and numbers beyond 64 bits. The opcodes are documented in Python's pickletools.
+pickle_opcodes.py has the opcodes that are understood, pickle_stack.py what they work on.
 """
 
-import codecs
-import pickletools
-import re
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from .pickle_values import (
-    NAMES,
-    PickledDict,
-    UnbuiltArray,
-    build,
-    call,
-    damaged,
-    foreign,
-    kind,
-    new,
-    shown,
-    too_large,
-    unexpected,
-)
+from .pickle_opcodes import HANDLERS, STOP
+from .pickle_stack import PickleStack
+from .pickle_values import damaged, too_large
 
 
 @dataclass(frozen=True)
@@ -42,15 +25,6 @@ class PickleLimits:
 
 
 LIMITS = PickleLimits()
-# Names of classes and numbers as text are short; what is longer is refused before it is searched for its end.
-MAX_NAME_BYTES = 256
-MAX_NUMBER_BYTES = 64
-# Python 2's quoted text, whose escapes cost some 45 bytes each to check.
-MAX_QUOTED_BYTES = 1 << 20
-_INT_RANGE = range(-(1 << 63), 1 << 64)
-# The escapes that Python 2 wrote in text of protocol 0.
-_ESCAPE = re.compile(rb"""\\(?:[\\'"nrt]|x[0-9a-f]{2})""")
-_GAP = object()
 
 
 def read(data: bytes, limits: PickleLimits) -> object:
@@ -60,31 +34,23 @@ def read(data: bytes, limits: PickleLimits) -> object:
     return reader.result()
 
 
-class _Reader:
-    """The stack, marks and memo of one pickle.
+class _Reader(PickleStack):
+    """One pickle, read from its first opcode to its last."""
 
-    memo: values by index; picklers count up from 0, cPickle from 1, so no index allocates more than its own place.
-    array_bytes_left: what further arrays may have. All of them together have at most the file's own bytes.
-    """
-
-    __slots__ = ("array_bytes_left", "data", "limits", "marks", "memo", "position", "stack")
+    __slots__ = ("limits",)
 
     def __init__(self, data: bytes, limits: PickleLimits) -> None:
-        self.data, self.limits = data, limits
-        self.position = 0
-        self.array_bytes_left = len(data)
-        self.stack: list[object] = []
-        self.marks: list[int] = []
-        self.memo: list[object] = []
+        super().__init__(data)
+        self.limits = limits
 
     def run(self) -> None:
-        data, end, handlers = self.data, len(self.data), _HANDLERS
+        data, end, handlers = self.data, len(self.data), HANDLERS
         for _ in range(self.limits.max_opcodes):
             if self.position >= end:
                 raise damaged("it ends without the opcode STOP" if end else "it is empty")
             code = data[self.position]
             self.position += 1
-            if code == _STOP:
+            if code == STOP:
                 return
             handlers[code](self)
         raise too_large(f"{self.limits.max_opcodes:,} opcodes")
@@ -95,391 +61,3 @@ class _Reader:
         if self.position != len(self.data):
             raise damaged(f"{len(self.data) - self.position} bytes follow its end")
         return self.stack[0]
-
-    # -- bytes ------------------------------------------------------------------
-
-    def take(self, n_bytes: int) -> bytes:
-        start = self.position
-        end = start + n_bytes
-        if n_bytes < 0 or end > len(self.data):
-            raise damaged(f"byte {start} begins a value of {n_bytes} bytes, and {len(self.data) - start} are left")
-        self.position = end
-        return self.data[start:end]
-
-    def number(self, layout: struct.Struct) -> int:
-        return layout.unpack(self.take(layout.size))[0]
-
-    def line(self, max_bytes: int) -> bytes:
-        start = self.position
-        end = self.data.find(b"\n", start, start + max_bytes + 1)
-        if end < 0:
-            raise damaged(f"byte {start} begins a line that does not end within {max_bytes} bytes")
-        self.position = end + 1
-        return self.data[start:end]
-
-    # -- stack and memo ---------------------------------------------------------
-
-    def pop(self, n: int) -> list[object]:
-        start = len(self.stack) - n
-        if start < (self.marks[-1] if self.marks else 0):
-            raise damaged(f"the opcode at byte {self.position - 1} takes a value that is not there")
-        values = self.stack[start:]
-        del self.stack[start:]
-        return values
-
-    def pop_mark(self) -> list[object]:
-        if not self.marks:
-            raise damaged(f"the opcode at byte {self.position - 1} takes a mark that is not there")
-        start = self.marks.pop()
-        values = self.stack[start:]
-        del self.stack[start:]
-        return values
-
-    def top(self, *types: type) -> object:
-        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise damaged(f"the opcode at byte {self.position - 1} takes a value that is not there")
-        value = self.stack[-1]
-        if types and type(value) not in types:
-            raise damaged(f"the opcode at byte {self.position - 1} adds to a {kind(value)}")
-        return value
-
-    def put(self, index: int) -> None:
-        value, memo = self.top(), self.memo
-        if index == 1 and not memo:
-            memo.append(_GAP)
-        if index != len(memo):
-            raise damaged(f"it keeps value {index} where {len(memo)} comes next")
-        memo.append(value)
-        if type(value) is UnbuiltArray and value.memo is not None:
-            value.memo.append(index)
-
-    def get(self, index: int) -> None:
-        if not 0 <= index < len(self.memo) or self.memo[index] is _GAP:
-            raise damaged(f"it uses value {index}, which it has not kept")
-        self.stack.append(self.memo[index])
-
-    def name(self, module: str, name: str) -> None:
-        found = NAMES.get((module, name))
-        if found is None:
-            raise foreign(f"{module}.{name}")
-        self.stack.append(found)
-
-
-# -- opcodes --------------------------------------------------------------------
-
-_Handler = Callable[[_Reader], None]
-_OPCODES = {opcode.name: ord(opcode.code) for opcode in pickletools.opcodes}
-_STOP = _OPCODES["STOP"]
-_U1, _U2, _U4, _U8, _I4, _F8 = (struct.Struct(layout) for layout in ("<B", "<H", "<I", "<Q", "<i", ">d"))
-
-
-def _refuse(reader: _Reader) -> None:
-    code, where = reader.data[reader.position - 1], reader.position - 1
-    name = next((name for name, known in _OPCODES.items() if known == code), None)
-    if name is None:
-        raise damaged(f"byte {where}, 0x{code:02x}, is no opcode")
-    raise unexpected(f"the opcode {name} at byte {where}")
-
-
-_HANDLERS: list[_Handler] = [_refuse] * 256
-
-
-def _on(*names: str) -> Callable[[_Handler], _Handler]:
-    def register(handler: _Handler) -> _Handler:
-        for name in names:
-            _HANDLERS[_OPCODES[name]] = handler
-        return handler
-
-    return register
-
-
-def _constant(name: str, make: Callable[[], object]) -> None:
-    _on(name)(lambda reader: reader.stack.append(make()))
-
-
-_constant("NONE", lambda: None)
-_constant("NEWTRUE", lambda: True)
-_constant("NEWFALSE", lambda: False)
-_constant("EMPTY_TUPLE", tuple)
-_constant("EMPTY_LIST", list)
-_constant("EMPTY_DICT", PickledDict)
-
-
-@_on("PROTO")
-def _proto(reader: _Reader) -> None:
-    at_start = reader.position == 1
-    protocol = reader.number(_U1)
-    if not at_start or protocol > 5:
-        raise damaged(f"protocol {protocol}: expected 0 to 5, given once, at the start")
-
-
-@_on("FRAME")
-def _frame(reader: _Reader) -> None:
-    n_bytes = reader.number(_U8)
-    if n_bytes > len(reader.data) - reader.position:
-        raise damaged(
-            f"byte {reader.position} begins a frame of {n_bytes} bytes, and {len(reader.data) - reader.position} are "
-            "left"
-        )
-
-
-# -- opcodes: numbers -------------------------------------------------------------
-
-
-@_on("BININT1")
-def _binint1(reader: _Reader) -> None:
-    reader.stack.append(reader.number(_U1))
-
-
-@_on("BININT2")
-def _binint2(reader: _Reader) -> None:
-    reader.stack.append(reader.number(_U2))
-
-
-@_on("BININT")
-def _binint(reader: _Reader) -> None:
-    reader.stack.append(reader.number(_I4))
-
-
-@_on("LONG1")
-def _long1(reader: _Reader) -> None:
-    _long(reader, reader.number(_U1))
-
-
-@_on("LONG4")
-def _long4(reader: _Reader) -> None:
-    _long(reader, reader.number(_I4))
-
-
-def _long(reader: _Reader, n_bytes: int) -> None:
-    raw = reader.take(n_bytes)
-    value = int.from_bytes(raw, "little", signed=True) if n_bytes <= 9 else _INT_RANGE.stop
-    _push_int(reader, value, f"of {n_bytes} bytes")
-
-
-@_on("INT")
-def _int(reader: _Reader) -> None:
-    text = reader.line(MAX_NUMBER_BYTES)
-    if text in (b"00", b"01"):  # how protocol 0 writes False and True
-        reader.stack.append(text == b"01")
-    else:
-        _decimal(reader, text)
-
-
-@_on("LONG")
-def _long_text(reader: _Reader) -> None:
-    _decimal(reader, reader.line(MAX_NUMBER_BYTES).removesuffix(b"L"))
-
-
-def _decimal(reader: _Reader, text: bytes) -> None:
-    _push_int(reader, _parse_decimal(text), shown(text.decode("latin-1")))
-
-
-def _parse_decimal(text: bytes) -> int:
-    if not re.fullmatch(rb"-?[0-9]+", text):
-        raise damaged(f"{shown(text.decode('latin-1'))} is no whole number")
-    return int(text)
-
-
-def _push_int(reader: _Reader, value: int, found: str) -> None:
-    if value not in _INT_RANGE:
-        raise unexpected(f"a whole number {found}, beyond 64 bits")
-    reader.stack.append(value)
-
-
-@_on("BINFLOAT")
-def _binfloat(reader: _Reader) -> None:
-    reader.stack.append(reader.number(_F8))
-
-
-@_on("FLOAT")
-def _float(reader: _Reader) -> None:
-    text = reader.line(MAX_NUMBER_BYTES)
-    try:
-        reader.stack.append(float(text))
-    except ValueError:
-        raise damaged(f"{shown(text.decode('latin-1'))} is no number") from None
-
-
-# -- opcodes: text and bytes ------------------------------------------------------
-
-
-def _sized(name: str, layout: struct.Struct, push: Callable[[_Reader, bytes], None]) -> None:
-    _on(name)(lambda reader: push(reader, reader.take(reader.number(layout))))
-
-
-def _push_text(reader: _Reader, raw: bytes) -> None:
-    try:
-        reader.stack.append(raw.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise unexpected(f"text that is not UTF-8 (before byte {reader.position})") from None
-
-
-def _push_ascii(reader: _Reader, raw: bytes) -> None:
-    """Python 2's text and bytes: as text, which is ASCII, because nothing says which encoding other bytes have."""
-    if not raw.isascii():
-        raise unexpected(f"Python 2's text with bytes that are not ASCII (before byte {reader.position})")
-    reader.stack.append(raw.decode("ascii"))
-
-
-def _push_bytes(reader: _Reader, raw: bytes) -> None:
-    reader.stack.append(raw)
-
-
-_sized("SHORT_BINUNICODE", _U1, _push_text)
-_sized("BINUNICODE", _U4, _push_text)
-_sized("BINUNICODE8", _U8, _push_text)
-_sized("SHORT_BINBYTES", _U1, _push_bytes)
-_sized("BINBYTES", _U4, _push_bytes)
-_sized("BINBYTES8", _U8, _push_bytes)
-_sized("SHORT_BINSTRING", _U1, _push_ascii)
-_sized("BINSTRING", _I4, _push_ascii)
-
-
-@_on("UNICODE")
-def _unicode(reader: _Reader) -> None:
-    raw = reader.line(len(reader.data))
-    try:
-        text = raw.decode("raw-unicode-escape")
-        text.encode("utf-8")  # half a surrogate pair cannot be written anywhere
-    except UnicodeError:
-        raise unexpected(f"text that is no Unicode (before byte {reader.position})") from None
-    reader.stack.append(text)
-
-
-@_on("STRING")
-def _string(reader: _Reader) -> None:
-    raw = reader.line(MAX_QUOTED_BYTES).strip()
-    if len(raw) < 2 or raw[:1] not in (b"'", b'"') or raw[-1:] != raw[:1] or b"\\" in _ESCAPE.sub(b"", raw[1:-1]):
-        raise damaged(f"text before byte {reader.position} is not quoted as Python 2 quotes it")
-    _push_ascii(reader, codecs.escape_decode(raw[1:-1])[0])
-
-
-# -- opcodes: containers, memo, names ------------------------------------------------
-
-
-@_on("MARK")
-def _mark(reader: _Reader) -> None:
-    reader.marks.append(len(reader.stack))
-
-
-@_on("TUPLE")
-def _tuple(reader: _Reader) -> None:
-    reader.stack.append(tuple(reader.pop_mark()))
-
-
-def _fixed_tuple(name: str, n: int) -> None:
-    _on(name)(lambda reader: reader.stack.append(tuple(reader.pop(n))))
-
-
-_fixed_tuple("TUPLE1", 1)
-_fixed_tuple("TUPLE2", 2)
-_fixed_tuple("TUPLE3", 3)
-
-
-@_on("LIST")
-def _list(reader: _Reader) -> None:
-    reader.stack.append(reader.pop_mark())
-
-
-@_on("DICT")
-def _dict(reader: _Reader) -> None:
-    made = PickledDict()
-    made.add(reader.pop_mark())
-    reader.stack.append(made)
-
-
-@_on("APPEND")
-def _append(reader: _Reader) -> None:
-    value = reader.pop(1)
-    reader.top(list).append(value[0])
-
-
-@_on("APPENDS")
-def _appends(reader: _Reader) -> None:
-    values = reader.pop_mark()
-    reader.top(list).extend(values)
-
-
-@_on("SETITEM")
-def _setitem(reader: _Reader) -> None:
-    pair = reader.pop(2)
-    reader.top(PickledDict).add(pair)
-
-
-@_on("SETITEMS")
-def _setitems(reader: _Reader) -> None:
-    pairs = reader.pop_mark()
-    reader.top(PickledDict).add(pairs)
-
-
-@_on("MEMOIZE")
-def _memoize(reader: _Reader) -> None:
-    reader.put(len(reader.memo))
-
-
-@_on("BINPUT")
-def _binput(reader: _Reader) -> None:
-    reader.put(reader.number(_U1))
-
-
-@_on("LONG_BINPUT")
-def _long_binput(reader: _Reader) -> None:
-    reader.put(reader.number(_U4))
-
-
-@_on("PUT")
-def _put(reader: _Reader) -> None:
-    reader.put(_parse_decimal(reader.line(MAX_NUMBER_BYTES)))
-
-
-@_on("BINGET")
-def _binget(reader: _Reader) -> None:
-    reader.get(reader.number(_U1))
-
-
-@_on("LONG_BINGET")
-def _long_binget(reader: _Reader) -> None:
-    reader.get(reader.number(_U4))
-
-
-@_on("GET")
-def _get(reader: _Reader) -> None:
-    reader.get(_parse_decimal(reader.line(MAX_NUMBER_BYTES)))
-
-
-@_on("GLOBAL")
-def _global(reader: _Reader) -> None:
-    reader.name(*(reader.line(MAX_NAME_BYTES).decode("latin-1") for _ in range(2)))
-
-
-@_on("STACK_GLOBAL")
-def _stack_global(reader: _Reader) -> None:
-    module, name = reader.pop(2)
-    if type(module) is not str or type(name) is not str:
-        raise damaged("a class is named by something other than text")
-    reader.name(module, name)
-
-
-@_on("REDUCE")
-def _reduce(reader: _Reader) -> None:
-    name, args = reader.pop(2)
-    reader.stack.append(call(name, args))
-
-
-@_on("NEWOBJ")
-def _newobj(reader: _Reader) -> None:
-    name, args = reader.pop(2)
-    reader.stack.append(new(name, args))
-
-
-@_on("BUILD")
-def _build(reader: _Reader) -> None:
-    target, state = reader.pop(2)
-    built = build(target, state, reader.array_bytes_left)
-    reader.stack.append(built)
-    if type(target) is UnbuiltArray:  # what was kept of it, before it was an array
-        reader.array_bytes_left -= built.nbytes
-        for index in target.memo:
-            reader.memo[index] = built
-        target.memo = None

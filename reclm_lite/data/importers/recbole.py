@@ -14,6 +14,7 @@ from ..dataset import Imported
 from .files import find_file
 from .headers import check_names
 from .limits import Limits
+from .numbering import number_all
 from .staging import Reader, Staging, ident
 
 # The names under which the published data sets of this format keep their texts, tried in this order.
@@ -78,7 +79,8 @@ def import_recbole(
             users = _open(staging, inter.with_suffix(".user"))
             users.require(user_column)
             staging.copy(users, f"INSERT INTO listed_users SELECT DISTINCT {ident(user_column)} FROM {users.sql}")
-        return staging.imported(
+        return number_all(
+            staging,
             name=name or inter.stem,
             format="recbole",
             options={

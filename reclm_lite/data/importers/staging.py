@@ -1,6 +1,6 @@
 """A temporary DuckDB database in which tables of text become interactions of integers.
 
-An importer copies what it reads into three tables, all text; `Staging.imported` filters,
+An importer copies what it reads into three tables, all text; `numbering.number_all` then filters,
 drops repeats, gives every user and item an index, and hands only integers to Python. DuckDB
 spills to the temporary folder (`$TMPDIR`), so memory stays bounded whatever the file's size.
 
@@ -10,19 +10,17 @@ spills to the temporary folder (`$TMPDIR`), so memory stays bounded whatever the
 """
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError, WorkspaceError
-from ..dataset import Imported
 from .files import SourceFile, read_source
 from .headers import bad_json_line, csv_header, json_keys
 from .leftovers import StagingFolder, remove_leftover_staging
 from .limits import Limits, cut, listed
-from .numbering import number_all
+from .locked_duckdb import connect, is_plain, real_path
 from .parquet import check_parquet
 from .sentences import sentence
 from .sql import ident, quoted, seconds
@@ -73,7 +71,7 @@ class Staging:
         self.sources: list[SourceFile] = []
         self.notes: list[str] = []
         self._memory_limit = memory_limit
-        self._readable = [str(real) for path in sources if _is_plain(real := _real(path))]
+        self._readable = [str(real) for path in sources if is_plain(real := real_path(path))]
         self._ordered_db = None
         remove_leftover_staging()
         try:
@@ -84,14 +82,19 @@ class Staging:
             ) from error
         self.folder = self._temporary.path
         try:
-            if not _is_plain(self.folder) or any(mark in str(self.folder) for mark in "*?["):
+            if not is_plain(self.folder) or any(mark in str(self.folder) for mark in "*?["):
                 raise WorkspaceError(
                     f"TMPDIR is {str(self.folder.parent)!r}, which DuckDB cannot use: set one of UTF-8 letters "
                     "without * ? [ and \\"
                 )
             with self.reading():
-                self.db = self._connect(
-                    "staging.duckdb", memory_limit=memory_limit, threads=threads, preserve_insertion_order=False
+                self.db = connect(
+                    self.folder,
+                    self._readable,
+                    "staging.duckdb",
+                    memory_limit=memory_limit,
+                    threads=threads,
+                    preserve_insertion_order=False,
                 )
                 self.db.execute(
                     "CREATE TABLE raw (user VARCHAR, item VARCHAR, time VARCHAR, rating VARCHAR, part UTINYINT)"
@@ -105,34 +108,18 @@ class Staging:
             self._temporary.close()
             raise
 
-    def _connect(self, name: str, **settings: object):
-        """A DuckDB that reads the staging folder and the sources, and nothing else."""
-        import duckdb
-
-        db = duckdb.connect(
-            str(self.folder / name) if name else ":memory:",
-            config=settings
-            | {
-                "temp_directory": str(self.folder),
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            },
-        )
-        db.execute("SET enable_progress_bar=false")  # it would stand among the results
-        # Older versions compare the name that is opened, a link in the folder; newer ones the file that it leads to.
-        db.execute(f"SET allowed_directories=[{quoted(str(self.folder))}]")
-        db.execute(f"SET allowed_paths=[{', '.join(map(quoted, self._readable))}]")
-        db.execute("SET enable_external_access=false")
-        db.execute("SET lock_configuration=true")
-        return db
-
     @property
     def ordered(self):
         """A second database, for row numbers: it reads files in their own order, which takes more memory or one
         thread."""
         if self._ordered_db is None:
-            self._ordered_db = self._connect(
-                "", memory_limit=_ORDERED_MEMORY_LIMIT, threads=1, preserve_insertion_order=True
+            self._ordered_db = connect(
+                self.folder,
+                self._readable,
+                "",
+                memory_limit=_ORDERED_MEMORY_LIMIT,
+                threads=1,
+                preserve_insertion_order=True,
             )
         return self._ordered_db
 
@@ -155,8 +142,8 @@ class Staging:
         source = read_source(path, text=text, encoding=encoding, limits=self.limits, foreign=foreign)
         self.sources.append(source)
         link = self.folder / f"source-{len(self.sources)}"
-        real = _real(path)
-        if not _is_plain(real):
+        real = real_path(path)
+        if not is_plain(real):
             shutil.copyfile(real, link)
         else:
             link.symlink_to(real)
@@ -383,23 +370,6 @@ class Staging:
                 "decompression "
                 "bomb; export it again, or raise the limit with --limit unpacked-ratio=N"
             )
-
-    def imported(self, **settings: object) -> Imported:
-        """Filter, drop repeats, number users and items, and return the data set: `numbering.number_all`."""
-        return number_all(self, **settings)
-
-
-def _real(path: Path) -> Path:
-    """The path without links; of a loop of links, some path (`Path.resolve` raises RuntimeError there)."""
-    return Path(os.path.realpath(path))
-
-
-def _is_plain(path: Path) -> bool:
-    """Can DuckDB be told of this path? Not if it is not UTF-8; and it takes a backslash for a separator of folders."""
-    try:
-        return "\\" not in str(path) and bool(str(path).encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def _size(expressions: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from ...errors import InputError
 from ..dataset import Imported
 from .files import find_file
 from .limits import Limits, cut
+from .numbering import number_all
 from .staging import Reader, Staging, ident
 
 _KINDS = {
@@ -82,7 +83,8 @@ def import_table(
         elif text_columns or any(fields.values()):
             reader.require(*fields.values(), *text_columns)
             _texts_of_interactions(staging, reader, item_column, _expressions(fields, text_columns))
-        return staging.imported(
+        return number_all(
+            staging,
             name=name or Path(source).name.split(".")[0] or "table",
             format="table",
             options={

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ...dialogue.templates import INSTRUCT_VERSION, TEMPLATE_VERSION
 from ...errors import ModelError
+from ...files import file_sha256
 from ...probe import encodes
-from ...runtime import file_sha256, load_model
+from ...runtime import load_model
 from ..answers import Brake, Generation, Group, Spent, judge
 from ..chat import chat_wrap
 from ..constrain import HEAD, MIDDLE

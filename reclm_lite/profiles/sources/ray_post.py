@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ... import __version__
 from ...errors import ModelError
-from ...runtime import file_sha256
+from ...files import file_sha256
 from ..chat import ChatWrap
 from ..constrain import FORM_VERSION
 from ..sampling import Sampling
