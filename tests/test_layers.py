@@ -285,7 +285,6 @@ LATE_IMPORTS: dict[tuple[str, str], str] = {}
 # Circles that are being removed, each as the set of its modules. This list only gets shorter.
 KNOWN_CIRCLES = [
     frozenset({"bench/profile.py", "bench/profile_embed.py"}),
-    frozenset({"cf/foldin.py", "cf/interface.py", "cf/models/popularity.py", "cf/models/random.py"}),
 ]
 
 
