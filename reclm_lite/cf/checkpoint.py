@@ -22,6 +22,7 @@ from .layers import Params
 
 log = logging.getLogger(__name__)
 FORMAT = "reclm-training-1"
+_REPORT = [int, int, float, float, float, float, str]  # the fields of `training.EpochReport`
 
 
 @dataclass
@@ -74,8 +75,9 @@ def write(path: Path, made_of: str, state: State) -> None:
         write_arrays(temporary, arrays, {"about": json.dumps(about), "content": content})
 
 
-def read(path: Path, made_of: str) -> State | None:
-    """The state, or None where there is none that can be gone on from: the log says why."""
+def read(path: Path, made_of: str, start: State, epochs: int) -> State | None:
+    """The stored state of the training that begins with `start` and lasts at most `epochs`; None if there is none to
+    continue from: the log says why."""
     from safetensors import SafetensorError, safe_open
 
     if not is_own_file(path):
@@ -96,17 +98,50 @@ def read(path: Path, made_of: str) -> State | None:
         log.warning("%s: the checkpoint is of other settings or data: training begins anew", path)
         return None
     groups: dict[str, Params] = {"param": {}, "first": {}, "second": {}, "best": {}}
-    for key, value in arrays.items():
-        group, _, name = key.partition("/")
-        groups[group][name] = np.array(value)  # safetensors may lend what cannot be written to
-    log.info("%s: going on after epoch %d", path, len(about["history"]))
-    return State(
-        groups["param"],
-        groups["first"],
-        groups["second"],
-        about["n_steps"],
-        about["history"],
-        groups["best"] or None,
-        about["best_epoch"],
-        about["is_done"],
-    )
+    try:
+        for key, value in arrays.items():
+            group, _, name = key.partition("/")
+            groups[group][name] = np.array(value)  # safetensors may lend what cannot be written to
+        state = State(
+            groups["param"],
+            groups["first"],
+            groups["second"],
+            about["n_steps"],
+            about["history"],
+            groups["best"] or None,
+            about["best_epoch"],
+            about["is_done"],
+        )
+        _check(state, start, epochs)
+    except (KeyError, TypeError, ValueError) as error:
+        log.warning("%s: damaged checkpoint (%s): training begins anew", path, error)
+        return None
+    log.info("%s: going on after epoch %d", path, len(state.history))
+    return state
+
+
+def _check(state: State, start: State, epochs: int) -> None:
+    """Raise ValueError unless a state that was read can follow `start`: the file may come from somebody else."""
+    shapes = {name: value.shape for name, value in start.params.items()}
+    for what, arrays in (("parameters", state.params), ("moments", state.first), ("moments", state.second)):
+        if {name: value.shape for name, value in arrays.items()} != shapes:
+            raise ValueError(f"its {what} are of other shapes")
+    if state.best is not None and {name: value.shape for name, value in state.best.items()} != shapes:
+        raise ValueError("its best parameters are of other shapes")
+    groups = (state.params, state.first, state.second, state.best or {})
+    if any(array.dtype != np.float32 for arrays in groups for array in arrays.values()):
+        raise ValueError("its parameters are not float32")
+    numbers = (state.n_steps, state.best_epoch)
+    if not all(type(number) is int and number >= 0 for number in numbers) or type(state.is_done) is not bool:
+        raise ValueError("its counts are no whole numbers")
+    if not isinstance(state.history, list) or not len(state.history) <= epochs or state.best_epoch > len(state.history):
+        raise ValueError(f"expected reports of at most {epochs} epochs")
+    if (state.best is None) != (state.best_epoch == 0):
+        raise ValueError("its best epoch and best parameters do not go together")
+    for row in state.history:
+        if not isinstance(row, list) or [_kind(value) for value in row] != _REPORT:
+            raise ValueError("a report of an epoch is not one")
+
+
+def _kind(value: Any) -> type | None:
+    return next((kind for kind in (int, float, str) if type(value) is kind), None)

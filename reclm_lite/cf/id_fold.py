@@ -117,6 +117,14 @@ class IdFold:
         )
 
     @property
+    def dim(self) -> int:
+        """Raises ValueError if a step does not take what the one before it gives."""
+        width = len(self.prior_mean)
+        for step in self.steps:
+            width = step.dim_out(width)
+        return width
+
+    @property
     def dim_profile(self) -> int | None:
         return next((step.dim_profile for step in self.steps if step.dim_profile is not None), None)
 
@@ -125,6 +133,19 @@ class IdFold:
     ) -> np.ndarray:
         rows = [user.row(e) for user, e in self._solutions(vectors, histories, profiles, n_threads)]
         return np.ascontiguousarray(np.array(rows, np.float32).reshape(len(rows), vectors.items.shape[1]))
+
+    def rows_of(
+        self,
+        id_vectors: np.ndarray,
+        histories: sp.csr_matrix,
+        profiles: np.ndarray | None,
+        *,
+        n_threads: int | None = None,
+    ) -> np.ndarray:
+        """float32 (n, dim): the rows that ID vectors (n, dim_e) give; of the fitted ones, the model's own rows."""
+        prepared = [step.prepare(histories, profiles, n_threads) for step in self.steps]
+        rows = [_User([steps[n] for steps in prepared]).row(e.astype(np.float64)) for n, e in enumerate(id_vectors)]
+        return np.array(rows, np.float32).reshape(len(rows), self.dim)
 
     def id_vectors(
         self, vectors: Vectors, histories: sp.csr_matrix, profiles: np.ndarray | None, *, n_threads: int | None = None
@@ -185,9 +206,7 @@ class IdFold:
             )
             if fold.loss not in ("bpr", "ssm"):
                 raise ValueError(f"loss: expected bpr or ssm, found {str(fold.loss)[:40]!r}")
-            width = len(fold.prior_mean)
-            for step in steps:
-                width = step.dim_out(width)
+            _ = fold.dim
             unknown = set(arrays) - set(fold.arrays())
             if unknown:
                 raise ValueError(f"unexpected arrays {', '.join(sorted(unknown))[:80]}")

@@ -90,8 +90,12 @@ class Trainable(Protocol):
 class UserFold(Protocol):
     """Places users by their histories in a fitted model whose items stay as they are.
 
-    dim_profile: width of the profile vectors that `place` takes, None if it takes none.
+    dim: columns of the rows that `place` returns. dim_profile: width of the profile vectors that it takes, None if it
+    takes none.
     """
+
+    @property
+    def dim(self) -> int: ...
 
     @property
     def dim_profile(self) -> int | None: ...

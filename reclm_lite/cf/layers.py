@@ -106,6 +106,8 @@ def mlp_rows(mlp: Params, x: np.ndarray) -> np.ndarray:
 def checked_mlp(arrays: Mapping[str, np.ndarray], name: str) -> Params:
     """The MLP stored as `<name>.w1` to `<name>.b2`. Raises ValueError if the shapes do not fit together."""
     w1 = checked(arrays, f"{name}.w1", np.float32, None, None)
+    if not w1.size:  # an array without values could claim any width
+        raise ValueError(f"{name}.w1: expected at least one row and one column, found {w1.shape}")
     w2 = checked(arrays, f"{name}.w2", np.float32, w1.shape[1], None)
     b1 = checked(arrays, f"{name}.b1", np.float32, w1.shape[1])
     return {"w1": w1, "b1": b1, "w2": w2, "b2": checked(arrays, f"{name}.b2", np.float32, w2.shape[1])}

@@ -218,7 +218,11 @@ class _Fit:
         if not hasattr(module, "fold"):
             log.info("%s cannot place new users: it has no fold-in", self.model)
             return None
-        return module.fold(trained.params, interactions, self.config)
+        fold = module.fold(trained.params, interactions, self.config)
+        width = module.vectors(trained.params).users.shape[1]
+        if fold.dim != width:
+            raise ModelError(f"{self.model}: its fold-in gives rows of {fold.dim} columns for vectors of {width}")
+        return fold
 
     # -- profiles beside the model ------------------------------------------------
 

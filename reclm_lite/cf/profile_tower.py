@@ -166,6 +166,10 @@ class TowerFold:
     gate: float
 
     @property
+    def dim(self) -> int:
+        return self.base.dim + self.mlp["w2"].shape[1]
+
+    @property
     def dim_profile(self) -> int:
         return self.mlp["w1"].shape[0]
 

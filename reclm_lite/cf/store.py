@@ -56,6 +56,8 @@ def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = Tru
         if not isinstance(params.get("metrics", {}), dict):
             raise ValueError("metrics: expected figures by name")
         fold = None if params.get("fold") is None else _unpack_fold(model, arrays, params["fold"], shape[1])
+        if fold is not None and fold.dim != arrays["item_vectors"].shape[1]:
+            raise ValueError(f"fold-in gives {fold.dim} columns for items of {arrays['item_vectors'].shape[1]}")
     except _DAMAGED as error:
         raise WorkspaceError(f"{name} is damaged ({error}): make it again with `{made_by}`") from error
     for taken in ("hash_seed", "relu_dim", "scorer", "fold"):

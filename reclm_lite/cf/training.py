@@ -116,7 +116,7 @@ def train(
     state = State.start(model.init(np.random.default_rng([config.seed, 1])))
     fingerprint = checkpoints.fingerprint(model.name, phase, config, interactions, state.params, validate is not None)
     if checkpoint is not None:
-        state = checkpoints.read(checkpoint, fingerprint) or state
+        state = checkpoints.read(checkpoint, fingerprint, state, config.epochs) or state
     optimiser = Adam(config, state, model.tables, n_threads)
     epochs = _Epochs(model, interactions, config, optimiser)
     state.history = [EpochReport(*row) for row in state.history]
@@ -134,7 +134,7 @@ def train(
             recall, ndcg = validate(model.vectors(state.params))
         report = EpochReport(epoch, config.epochs, loss, recall, ndcg, interactions.nnz / seconds, phase)
         state.history.append(report)
-        state.is_done = epoch == config.epochs
+        state.is_done = epoch >= config.epochs
         if validate is not None:
             if state.best is None or ndcg > state.history[state.best_epoch - 1].ndcg_20:
                 state.best, state.best_epoch = {name: value.copy() for name, value in state.params.items()}, epoch

@@ -4,16 +4,19 @@
 """
 
 import importlib
+from collections.abc import Collection, Iterator
 from types import ModuleType
 from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """kind: "trained" or "untrained". label: in tables. meaning: one line for people."""
+    """kind: "trained" or "untrained". label: in tables. meaning: one line for people. module: of the model's file, by
+    default the one of the model's name in this folder."""
 
     kind: str
     label: str
     meaning: str
+    module: str = ""
 
 
 ROWS = {
@@ -28,14 +31,29 @@ ROWS = {
     "sgl": Row("trained", "SGL", "LightGCN with a contrast between thinned graphs"),
     "simgcl": Row("trained", "SimGCL", "LightGCN with a contrast between noisy vectors"),
 }
-MODELS = tuple(ROWS)
-UNTRAINED = tuple(name for name, row in ROWS.items() if row.kind == "untrained")
-TRAINED = tuple(name for name, row in ROWS.items() if row.kind == "trained")
+
+
+class _OfKind(Collection):
+    """The names of one kind, in the order of `ROWS`."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+
+    def __contains__(self, name: object) -> bool:
+        return name in ROWS and ROWS[name].kind == self.kind
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, row in ROWS.items() if row.kind == self.kind)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+MODELS = ROWS.keys()
+TRAINED, UNTRAINED = _OfKind("trained"), _OfKind("untrained")
 PRESETS = ("default", "paper")
 
 
 def module_of(model: str) -> ModuleType:
     """The module of a model that is in the registry."""
-    if model not in ROWS:
-        raise KeyError(model)
-    return importlib.import_module(f"{__name__}.{model}")
+    return importlib.import_module(ROWS[model].module or f"{__name__}.{model}")
