@@ -5,7 +5,7 @@ arithmetic (4.5 million weights), and 0.4 s in float32.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -142,3 +142,36 @@ def _is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
     """Of a layer; rows of embeddings (GPT-2's are wte and wpe) and of the output layer stand for tokens, each for
     itself."""
     return parameter.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "wte.", "wpe."))
+
+
+def named_optimizer_state(
+    optimizers: Iterable[torch.optim.Optimizer], names: Mapping[torch.nn.Parameter, str]
+) -> dict[str, torch.Tensor]:
+    """What optimizers remember of each parameter, as tensors by name."""
+    found = {}
+    for n, optimizer in enumerate(optimizers):
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                found[f"optimizer{n}/{key}/{names[parameter]}"] = (
+                    value if torch.is_tensor(value) else torch.tensor(value)
+                )
+    return found
+
+
+def restore_optimizer_state(
+    optimizers: Iterable[torch.optim.Optimizer],
+    names: Mapping[torch.nn.Parameter, str],
+    tensors: Mapping[str, torch.Tensor],
+) -> None:
+    """The inverse of `named_optimizer_state`."""
+    for n, optimizer in enumerate(optimizers):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                ending = f"/{names[parameter]}"
+                for name, value in tensors.items():
+                    if name.startswith(f"optimizer{n}/") and name.endswith(ending):
+                        key = name[len(f"optimizer{n}/") : -len(ending)]
+                        if "/" in key:
+                            continue
+                        place = "cpu" if key == "step" else parameter.device
+                        optimizer.state[parameter][key] = value.to(place, copy=True)
