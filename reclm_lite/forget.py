@@ -1,12 +1,11 @@
 """Forgetting people: a workspace without them, in which everything else works on.
 
-Their rows leave the database and every artefact (user_rows.py knows where they stand); users above them move down by
-one. What
-was up to date stays so: artefacts are written again in the order in which they depend on each other, and the new
-fingerprint takes the place of the old one wherever it is recorded. An artefact of an unknown kind, a damaged one, and
-one whose rows are those of another list of users than the present one, is deleted, and the command that makes it again
-is named. So people whom an import has already taken out of the data can be forgotten as well: what was made of earlier
-data goes, whoever is in it.
+Their rows leave the database and every artefact (user_rows.py knows where they are); users with higher indices move
+down by one. What was up to date stays so: artefacts are rewritten in the order in which they depend on each other, and
+the new fingerprint replaces the old one wherever it is recorded. An artefact is deleted, and the command that makes it
+again is named, if it is of an unknown kind, if it is damaged, or if its rows belong to another list of users than the
+present one. So people whom an import has already removed from the data can be forgotten as well: everything made from
+earlier data is deleted.
 
 All or nothing, also at a kill: the new files lie under temporary names, then one transaction changes the database and
 stores the plan of renames and deletions, then `Workspace.finish_forgetting` does them; whoever opens the workspace
