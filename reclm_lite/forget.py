@@ -49,12 +49,11 @@ def forget_user(ws: Workspace, user_id: str, *, dry_run: bool = False) -> Forget
 
 
 def forget_users(ws: Workspace, user_ids: Iterable[str], *, gone: bool = False, dry_run: bool = False) -> ForgetSummary:
-    """Remove people from interactions, profiles, vectors, models and everything else that a workspace holds, in one
-    pass.
+    """Remove people, in one pass, from interactions, profiles, vectors, models and all else that a workspace holds.
 
-    gone: those too who were in the data before and are not any more, whoever they are. dry_run: only say what would be
-    removed. Raises InputError for an id that is not in the data while nothing of earlier data is left, and where nobody
-    would be left; then nothing is removed.
+    gone: also remove everybody who was in earlier data and is not in the present data. dry_run: only report what would
+    be removed. Raises InputError, and removes nothing, for an id that is not in the data if nothing of earlier data is
+    left, and if no user would be left.
     """
     ids = list(dict.fromkeys(str(user_id) for user_id in user_ids))
     if not ids and not gone:
@@ -64,10 +63,9 @@ def forget_users(ws: Workspace, user_ids: Iterable[str], *, gone: bool = False, 
 
 
 def of_earlier_data(ws: Workspace) -> list[Deleted]:
-    """The files that may tell of people who are no longer in the data: what `forget_users(ws, [], gone=True)` would
-    delete.
+    """Files that may reveal people who are no longer in the data: what `forget_users(ws, [], gone=True)` would delete.
 
-    Empty unless an import has left somebody out since they were last removed.
+    Empty unless an import has dropped somebody since the last such call.
     """
     if ws.get_meta(LEFT_BEHIND) is None:
         return []
@@ -185,9 +183,9 @@ class _Forgetting:
                 self._delete(ws.path(name), reason, ws.command_for(name))
 
     def _is_of_these_users(self, name: str, found: dict[str, dict], fresh: list[str], of_these_users: set[str]) -> bool:
-        """Whether an artefact's rows are those of the users in the database. One of an older version does not tell by
-        which list of
-        ids they go: then by what it was made of, else by when.
+        """Whether an artefact's rows belong to the users in the database.
+
+        An artefact of an older version does not record its list of ids: then its inputs decide, or else its date.
         """
         if name == INTERACTIONS:
             return found[name]["fingerprint"] == self.ws.get_meta(COMMITTED)

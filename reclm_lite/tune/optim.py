@@ -18,12 +18,12 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """lr: of AdamW. optimizer: "adamw", or "muon" for the layers' matrices (lr_muon; the rest by AdamW), which suits a
-    training
-    of all weights from scratch. warmup: share of the steps in which the rate rises; schedule: what it does then
-    ("constant",
-    or to zero: "linear", "cosine"); decay: the last share of the steps in which it does so. max_grad_norm: gradients
-    are scaled down to it.
+    """optimizer: "adamw", or "muon" for the layers' matrices and AdamW for the rest, which suits training all weights
+    from scratch. lr: of AdamW; lr_muon: of Muon.
+
+    warmup: share of the steps in which the rate rises. schedule: the rate afterwards, "constant", or falling to zero as
+    "linear" or "cosine". decay: the last share of the steps, in which it falls. max_grad_norm: the norm that gradients
+    are scaled down to.
     """
 
     lr: float = 2e-4
