@@ -281,11 +281,10 @@ class Workspace:
         return fingerprint
 
     def load(self, name: str, *, made_by: str, any_ids: bool = False) -> Artefact:
-        """Read an artefact. `made_by` is the command that makes it, named in the error when it is missing.
+        """Read an artefact. made_by: the command that makes it, named in the error if it is missing.
 
-        Raises MissingArtefactError where its rows are those of other users or items than the workspace has now, or of
-        the same in
-        another order. any_ids: read it all the same, for who looks for content and not for row numbers.
+        Raises MissingArtefactError if its rows belong to other users or items than those of the workspace now, or to
+        the same in another order. any_ids: read it anyway, for callers that need its content and not its row numbers.
         """
         provenance = self.provenance(name, made_by=made_by)
         if not any_ids:
@@ -358,9 +357,8 @@ class Workspace:
         return self.provenance(name, made_by=self.command_for(name))["fingerprint"]
 
     def stale_inputs(self, name: str) -> list[str]:
-        """What has changed since artefact `name` was made, or since its inputs were made: names of artefacts, or "the
-        list of users"
-        (or items). Empty: up to date.
+        """What has changed since artefact `name` or its inputs were made: names of artefacts, "the list of users" or
+        "the list of items". Empty if it is up to date.
         """
         return staleness(self, name)[0]
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from reclm_lite.convert.parity.encoders import cosines
-from reclm_lite.convert.parity.gate import Gate, Verdict
+from reclm_lite.convert.parity.gate import Gate
 from reclm_lite.convert.parity.logits import gguf_logits, greedy_text
 from reclm_lite.convert.parity.sentences import PROBE_TEXTS
 from reclm_lite.convert.parity.tokens import differs_by_design, token_id_mismatches
+from reclm_lite.convert.parity.verdict import Verdict
 from reclm_lite.runtime import load_model
 
 __all__ = [

@@ -17,8 +17,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     from ..tune.adapters import LoraSettings
     from ..tune.base import BaseSettings, load_base, use_threads
     from ..tune.memory import give_back_large_blocks
-    from ..tune.ppo import PpoSettings
     from ..tune.ppo_run import train_ppo
+    from ..tune.ppo_settings import PpoSettings
     from ..tune.reward_model import RewardModel
     from ..tune.rollout import Sampling
     from ..tune.signals import ModelScore

@@ -155,8 +155,8 @@ def command(
     """
     from ..tune.adapters import LoraSettings
     from ..tune.parallel import Group
-    from ..tune.ppo import PpoSettings
     from ..tune.ppo_run import of_estimate, train_ppo
+    from ..tune.ppo_settings import PpoSettings
     from ..tune.rollout import Sampling
 
     if o["algorithm"] == "ppo":

@@ -40,10 +40,11 @@ class BaseSettings:
 
 @dataclass
 class Base:
-    """model: a causal model of transformers or, once it has adapters, peft's wrapper around it. name: of its folder, or
-    on
-    its hub. form: "compact" or "instruct". fingerprint: of configuration and weights, which adapters remember.
-    settings: what it was loaded by.
+    """A base model and its tokenizer.
+
+    model: a causal model of transformers or, once it has adapters, peft's wrapper around it. form: "compact" or
+    "instruct". name: its folder, or its name on the hub. fingerprint: of configuration and weights; adapters store it.
+    settings: those it was loaded with.
     """
 
     model: Any

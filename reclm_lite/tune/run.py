@@ -1,8 +1,8 @@
 """A run's folder: its settings, metrics, checkpoints, and how the same command goes on where a kill left it.
 
     run.json          stage, settings, versions, state ("running", "done" or "stopped: why")
-    metrics.jsonl     an object for each logged step, appended; entries after the checkpoint that a run goes on from are
-    cut off tensorboard/      the same, where the package tensorboard is installed
+    metrics.jsonl     an object for each logged step, appended; a resumed run cuts off what follows its checkpoint
+    tensorboard/      the same, where the package tensorboard is installed
     checkpoints/      step-000100/: tensors.safetensors, state.json; the newest two, and the best where one is marked
 
 A checkpoint gets its name when it is complete. Randomness is not stored: every step draws from the seed and its own
@@ -219,39 +219,6 @@ class Run:
 
     def _write_about(self) -> None:
         _write(self.folder / RUN, json.dumps(self.about, indent=1) + "\n")
-
-
-def named_optimizer_state(
-    optimizers: Iterable[torch.optim.Optimizer], names: Mapping[torch.nn.Parameter, str]
-) -> dict[str, torch.Tensor]:
-    """What optimizers remember of each parameter, as tensors by name."""
-    found = {}
-    for n, optimizer in enumerate(optimizers):
-        for parameter, state in optimizer.state.items():
-            for key, value in state.items():
-                found[f"optimizer{n}/{key}/{names[parameter]}"] = (
-                    value if torch.is_tensor(value) else torch.tensor(value)
-                )
-    return found
-
-
-def restore_optimizer_state(
-    optimizers: Iterable[torch.optim.Optimizer],
-    names: Mapping[torch.nn.Parameter, str],
-    tensors: Mapping[str, torch.Tensor],
-) -> None:
-    """The inverse of `named_optimizer_state`."""
-    for n, optimizer in enumerate(optimizers):
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                ending = f"/{names[parameter]}"
-                for name, value in tensors.items():
-                    if name.startswith(f"optimizer{n}/") and name.endswith(ending):
-                        key = name[len(f"optimizer{n}/") : -len(ending)]
-                        if "/" in key:
-                            continue
-                        place = "cpu" if key == "step" else parameter.device
-                        optimizer.state[parameter][key] = value.to(place, copy=True)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
