@@ -37,7 +37,7 @@ def beside_torch(inputs: Inputs, path: Path | None, n_rounds: int, n_threads: in
         settings = lightgcn.Settings(
             dim=DIM,
             n_layers=N_LAYERS,
-            rate=RATE,
+            lr=RATE,
             batch_size=BATCH,
             loss=loss,
             n_negatives=n_negatives,

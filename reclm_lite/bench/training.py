@@ -239,7 +239,7 @@ def _adam(table: np.ndarray, rows: np.ndarray, n_threads: int, repeats: int) -> 
         number = itertools.count(1)
 
         def run() -> Results:
-            step(value, *gradient, first, second, step=next(number), rate=RATE, n_threads=n_threads)
+            step(value, *gradient, first, second, step=next(number), lr=RATE, n_threads=n_threads)
             return (value,)
 
         return run

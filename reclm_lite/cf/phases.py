@@ -238,9 +238,7 @@ class _Fit:
         )
 
     def _tower_config(self, epochs: int) -> TrainConfig:
-        return dataclasses.replace(
-            self.config, rate=self.settings.tower_rate, epochs=epochs, patience=None, l2_tables=0.0
-        )
+        return dataclasses.replace(self.config, lr=self.settings.tower_lr, epochs=epochs, patience=None, l2_tables=0.0)
 
     def _select_tower(
         self, base: Vectors, fold: UserFold | None, figures: tuple[float, float]
@@ -287,7 +285,7 @@ class _Fit:
                 raise ModelError(
                     f"{self.model}: expected finite {name}, found NaN or infinity: training diverged; nothing was "
                     "stored. "
-                    f"Use a lower rate: `--set rate={self.config.rate / 10:g}`"
+                    f"Use a lower learning rate: `--set lr={self.config.lr / 10:g}`"
                 )
 
     def _fitted(

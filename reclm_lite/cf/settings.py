@@ -46,7 +46,7 @@ class TrainedSettings(Checked):
     dim: int = setting(32, "width of the vectors", at_least=1, at_most=4096)
     loss: Literal["bpr", "ssm"] = setting("bpr", "bpr: pairs; ssm: softmax over the sampled negatives")
     n_negatives: int = setting(1, "items drawn against each interaction", at_least=1, at_most=4096)
-    rate: float = setting(1e-3, "Adam's learning rate", above=0)
+    lr: float = setting(1e-3, "Adam's learning rate", above=0)
     batch_size: int = setting(4096, "interactions in a step", at_least=1)
     steps_per_epoch: int = setting(
         0,
@@ -67,7 +67,7 @@ class TrainedSettings(Checked):
     )
     text_hidden: int = setting(0, "width of the hidden layer over text vectors; 0: as `dim`", at_least=0, at_most=8192)
     tower_epochs: int = setting(6, "residual: epochs of the profiles' part beside the model", at_least=1)
-    tower_rate: float = setting(5e-3, "residual: learning rate of the profiles' part", above=0)
+    tower_lr: float = setting(5e-3, "residual: learning rate of the profiles' part", above=0)
 
     def train_config(self, seed: int) -> TrainConfig:
         """How to train: the fields of the same names."""
@@ -111,7 +111,7 @@ GRAPH_DEFAULT: dict[str, Any] = {
     "dim": 64,
     "loss": "ssm",
     "n_negatives": 32,
-    "rate": 1e-2,
+    "lr": 1e-2,
     "epochs": 30,
     "patience": 5,
     "steps_per_epoch": 20,

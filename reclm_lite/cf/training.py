@@ -32,7 +32,7 @@ class TrainConfig:
     patience: epochs without a better validation NDCG@20 before training stops; None never stops early.
     """
 
-    rate: float = 1e-3
+    lr: float = 1e-3
     batch_size: int = 4096
     epochs: int = 50
     loss: str = "bpr"
@@ -84,7 +84,7 @@ class Adam:
         state.n_steps += 1
         for name, value in state.params.items():
             l2 = self.config.l2 + (self.config.l2_tables if name in self.tables else 0.0)
-            how = {"step": state.n_steps, "rate": self.config.rate, "l2": l2, "n_threads": self.n_threads}
+            how = {"step": state.n_steps, "lr": self.config.lr, "l2": l2, "n_threads": self.n_threads}
             grad, moments = grads[name], (state.first[name], state.second[name])
             if isinstance(grad, RowGrad):
                 values = np.ascontiguousarray(grad.values, dtype=np.float32)
@@ -186,7 +186,7 @@ class _Epochs:
                 raise ModelError(
                     f"{self.model.name}: expected a finite loss, found {loss} in epoch {epoch}, batch {number}: "
                     "training "
-                    f"diverged; nothing was stored. Use a lower learning rate, `--set rate={config.rate / 10:g}`, or "
+                    f"diverged; nothing was stored. Use a lower learning rate, `--set lr={config.lr / 10:g}`, or "
                     "look for "
                     "extreme values in the text vectors"
                 )

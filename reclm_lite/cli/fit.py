@@ -19,7 +19,7 @@ MODEL is one of
 \b
 Example:
   reclm fit lightgcn -w shop --profiles users
-  reclm fit simgcl -w shop --dim 64 --set n_layers=3 --set rate=0.005
+  reclm fit simgcl -w shop --dim 64 --set n_layers=3 --set lr=0.005
 """
 
 

@@ -100,7 +100,7 @@ def test_text_carries_taste_to_unseen_items():
 def test_paper_preset_is_the_published_one(model):
     settings = settings_of(model, "paper")
     l2 = 1e-5 if model in ("sgl", "simgcl") else 1e-7
-    assert (settings.rate, settings.batch_size, settings.epochs, settings.l2) == (1e-3, 4096, 50, l2)
+    assert (settings.lr, settings.batch_size, settings.epochs, settings.l2) == (1e-3, 4096, 50, l2)
     assert (settings.dim, settings.loss, settings.n_negatives) == (32, "bpr", 1)
     if model in ("lightgcn", "sgl", "simgcl"):
         assert (settings.layer_weights, settings.self_loops, settings.items_propagated) == (
@@ -237,7 +237,7 @@ def test_a_diverged_fit_says_so(ws):
     fit(ws, "lightgcn", epochs=1)
     before = ws.fingerprint("models/lightgcn")
     with np.errstate(all="ignore"), pytest.raises((ModelError, InputError), match="diverged|finite"):
-        fit(ws, "lightgcn", epochs=5, assignments=["rate=1e38"])
+        fit(ws, "lightgcn", epochs=5, assignments=["lr=1e38"])
     assert ws.fingerprint("models/lightgcn") == before
 
 

@@ -16,7 +16,7 @@ from reclm_lite.cf.vectors import Vectors
 from reclm_lite.errors import ModelError
 from reclm_lite.kernels import losses
 
-CONFIG = TrainConfig(epochs=6, batch_size=64, rate=0.05, n_negatives=3, loss="ssm", patience=None)
+CONFIG = TrainConfig(epochs=6, batch_size=64, lr=0.05, n_negatives=3, loss="ssm", patience=None)
 
 
 def taste_graph(n_users=40, n_items=24):
@@ -120,8 +120,8 @@ def test_early_stopping_keeps_the_best_epoch():
 
 def test_divergence_names_the_setting_to_change():
     graph = taste_graph()
-    with np.errstate(all="ignore"), pytest.raises(ModelError, match=r"diverged.*--set rate=1e\+37"):
-        train(Factors(graph.shape), graph, dataclasses.replace(CONFIG, rate=1e38))
+    with np.errstate(all="ignore"), pytest.raises(ModelError, match=r"diverged.*--set lr=1e\+37"):
+        train(Factors(graph.shape), graph, dataclasses.replace(CONFIG, lr=1e38))
 
 
 def test_training_on_nothing_is_refused():
@@ -190,11 +190,11 @@ def test_a_checkpoint_is_written_now_and_then_and_always_at_the_end(tmp_path, mo
     assert written == [6] and path.exists()
 
 
-@pytest.mark.parametrize("change", ["rate", "seed", "data", "model", "phase"])
+@pytest.mark.parametrize("change", ["lr", "seed", "data", "model", "phase"])
 def test_a_checkpoint_of_something_else_is_not_gone_on_from(interrupted, caplog, change):
     graph, path = interrupted
     model, config, phase = Factors(graph.shape), CONFIG, "select"
-    if change in ("rate", "seed"):
+    if change in ("lr", "seed"):
         config = dataclasses.replace(CONFIG, **{change: 1})
     elif change == "data":
         graph = graph[::-1].tocsr()

@@ -25,7 +25,7 @@ class Settings(TrainedSettings):
     power: float = setting(0.5, "a user's sum is divided by the number of items to this power", at_least=0, at_most=1)
 
 
-PRESETS = {"paper": Settings(), "default": Settings(dim=16, loss="ssm", n_negatives=8, rate=1e-2, epochs=20)}
+PRESETS = {"paper": Settings(), "default": Settings(dim=16, loss="ssm", n_negatives=8, lr=1e-2, epochs=20)}
 
 
 def build(settings, inputs, interactions, n_threads=None):
