@@ -23,10 +23,11 @@ from reclm_lite.data.dataset import item_ids, user_ids
 from reclm_lite.dialogue.audiences import Audiences
 from reclm_lite.dialogue.draws import Known
 from reclm_lite.dialogue.first import Writer
-from reclm_lite.dialogue.inputs import load_inputs
-from reclm_lite.dialogue.records import COMPACT, RL, Dialogue
+from reclm_lite.dialogue.records import RL, Dialogue
 from reclm_lite.dialogue.rounds import UserRounds
 from reclm_lite.profiles.targets import RulesTargets
+from reclm_lite.prompts.forms import COMPACT
+from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.text.encoder import TextEncoder
 from reclm_lite.tune.signals import Rank
 from reclm_lite.workspace import Workspace

@@ -19,8 +19,9 @@ from typing import Any
 
 from reclm_lite.convert import parity
 from reclm_lite.convert.export import export_checkpoint
-from reclm_lite.dialogue.templates import parse_profile, user_prompt
 from reclm_lite.errors import ModelError, ProfileFormatError
+from reclm_lite.prompts.answer import parse_profile
+from reclm_lite.prompts.forms import user_prompt
 from reclm_lite.runtime import file_sha256, load_model
 from reclm_lite.types import ItemText
 

@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.dialogue.templates import format_profile, parse_profile, user_prompt
 from reclm_lite.errors import ProfileFormatError
 from reclm_lite.profiles.teachers import RuleTeacher
+from reclm_lite.prompts.answer import format_profile, parse_profile
+from reclm_lite.prompts.forms import user_prompt
 from reclm_lite.text.keyphrases import PhraseStats
 from reclm_lite.types import ItemText
 

@@ -261,7 +261,7 @@ class _Run:
         with_tokens = Tokenizer(settings.model, model.wrap)
         try:
             drawn = sample_prompts(
-                settings.root, n=2 * (settings.n_prompts + N_CALIBRATION), instruct=model.instruct, seed=settings.seed
+                settings.root, n=2 * (settings.n_prompts + N_CALIBRATION), form=model.form, seed=settings.seed
             )
             tokens = {prompt: with_tokens(prompt).tolist() for prompt in drawn}
         finally:

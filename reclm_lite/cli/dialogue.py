@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import shell_word
+from ..prompts.forms import COMPACT, FORMS, forms_help
 from ._options import common, echo, json_option, print_json, progress_bar, say, threads_option, workspace_option
 from .profile import _asked as agreed
 
@@ -38,13 +39,7 @@ def command() -> None:
     help="The file [default: llm/dialogues/KIND.jsonl in the workspace].",
 )
 @click.option("--side", type=click.Choice(tuple(_SIDES)), default="both", show_default=True, help="About whom.")
-@click.option(
-    "--form",
-    type=click.Choice(("compact", "instruct")),
-    default="compact",
-    show_default=True,
-    help="Prompts of the bundled model, or plain words for chat models.",
-)
+@click.option("--form", type=click.Choice(tuple(FORMS)), default=COMPACT, show_default=True, help=forms_help())
 @click.option(
     "--teacher",
     default="rules",
@@ -132,8 +127,8 @@ def build_command(
     """
     from ..dialogue.budget import estimated, exact
     from ..dialogue.build import BuildSettings, build, default_path
-    from ..dialogue.inputs import load_inputs
     from ..dialogue.preferences import SHARES, parse_shares
+    from ..prompts.inputs import load_inputs
     from ..workspace import Workspace
 
     _refuse_what_does_nothing(kind, options)

@@ -9,10 +9,11 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-from .first import USER, Shown
-from .inputs import Inputs
+from ..prompts.entries import title_key
+from ..prompts.inputs import PromptInputs
+from ..prompts.interface import USER
+from .first import Shown
 from .records import PARTS
-from .view import title_key
 
 MAX_HIDDEN = 10  # items of a user, or users of an item, that a first round leaves out; a fifth where that is fewer
 N_FAR = 64  # items (or users) drawn to find one of a kind among
@@ -59,7 +60,7 @@ class Known:
     None where there are no neighbors.
     """
 
-    inputs: Inputs
+    inputs: PromptInputs
     user_ids: list[str]
     item_ids: list[str]
     seed: int = 0

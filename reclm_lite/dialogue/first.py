@@ -9,14 +9,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from ..prompts.build import longest
+from ..prompts.forms import prompt_form
+from ..prompts.inputs import PromptInputs
+from ..prompts.interface import USER, PromptForm
+from ..prompts.spans import Span, text_of
+from ..prompts.view import PromptView, prompt_view
 from ..types import ItemText
-from .inputs import Inputs
-from .records import COMPACT, Span
-from .shorten import longest
-from .templates import INSTRUCT_MAX_ITEMS, instruct_spans, view_spans
-from .view import PromptView, prompt_view
 
-USER, ITEM = "user", "item"
 _N_VIEWS = 1 << 15
 
 
@@ -37,7 +37,7 @@ class Shown:
     takers: tuple[int, ...] = ()
     old: tuple[int, ...] = ()
 
-    def pairs(self, inputs: Inputs) -> Iterator[tuple[int, int]]:
+    def pairs(self, inputs: PromptInputs) -> Iterator[tuple[int, int]]:
         """The (user, item) pairs of interactions that it is made from."""
         if self.side == USER:
             yield from ((self.idx, item) for item in self.own)
@@ -51,7 +51,7 @@ class Shown:
 class Writer:
     """Prompts of what is shown, from the texts of `inputs`."""
 
-    def __init__(self, inputs: Inputs):
+    def __init__(self, inputs: PromptInputs):
         self.inputs = inputs
         self._views: OrderedDict[bytes, PromptView] = OrderedDict()
 
@@ -70,26 +70,28 @@ class Writer:
         return found
 
     def spans(self, shown: Shown, form: str) -> tuple[Span, ...]:
-        """The first question. Raises InputError where there are no words to show."""
-        if form == COMPACT:
-            return view_spans(self.view(shown), shown.side, has_neighbors=bool(shown.near))
-        return instruct_spans(*self._plain(shown), shown.side)
+        """The first question. Raises InputError if there are no words to show."""
+        about = prompt_form(form)
+        shown = self._as_shown_by(about, shown)
+        return about.first_round(*self._texts(shown), shown.side, lambda: self.view(shown))
 
     def text(self, shown: Shown, form: str) -> str:
         """The text of `spans`."""
-        return "".join(span.text for span in self.spans(shown, form))
+        return text_of(self.spans(shown, form))
 
-    def _plain(self, shown: Shown) -> tuple[list[ItemText], list[list[ItemText]]]:
-        """The newest own items, and of neighbors what the user does not have, shown or not."""
-        has = {*shown.own, *shown.old}
-        near = tuple(tuple(item for item in items if item not in has) for items in shown.near)
-        return self._texts(replace(shown, own=shown.own[-INSTRUCT_MAX_ITEMS:], near=near))
+    @staticmethod
+    def _as_shown_by(form: PromptForm, shown: Shown) -> Shown:
+        """`shown` with the newest own items alone, and neighbors without what the user has, if the form wants that."""
+        if form.hides_shared_items:
+            has = {*shown.own, *shown.old}  # also of items that are not shown
+            shown = replace(shown, near=tuple(tuple(item for item in near if item not in has) for near in shown.near))
+        return replace(shown, own=shown.own[len(shown.own) - form.n_own_items(len(shown.own)) :])
 
     def shortened(self, shown: Shown, form: str, has_room: Callable[[str], bool]) -> Shown | None:
-        """`shown` with as much of it as has room, by the rule of `shorten`; None where nothing has."""
+        """`shown` with as much of it as has room, by the rule of `prompts.build`; None where nothing has."""
         if has_room(self.text(shown, form)):
             return shown
-        most = len(shown.own) if form == COMPACT or shown.side == ITEM else min(len(shown.own), INSTRUCT_MAX_ITEMS)
+        most = prompt_form(form).n_own_items(len(shown.own))
         tried: dict[str, Shown] = {}
 
         def write(n_own: int, near: list) -> str:

@@ -15,9 +15,9 @@ import scipy.sparse as sp
 
 from ..data.dataset import Split, item_ids, item_texts, load_split, user_ids
 from ..errors import LeakError, MissingArtefactError
+from ..prompts.entries import clean
 from ..types import ItemText
 from ..workspace import Workspace
-from .view import clean
 
 NEIGHBORS = "matrices/neighbors"
 HELD_OUT = ("valid", "test", "unseen")

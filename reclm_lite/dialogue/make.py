@@ -10,19 +10,22 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from ..errors import InputError
+from ..prompts.entries import MAX_LINE
+from ..prompts.forms import COMPACT, NO, YES, candidate_spans, person_spans
+from ..prompts.interface import ITEM, USER
+from ..prompts.spans import CATALOGUE, LABEL, TEACHER, TRAIN, Span, text_of
+from ..prompts.view import N_SLOTS
 from ..text.bounds import bounded
 from ..types import ItemText
 from .audiences import Audiences
 from .budget import ANSWER_TOKENS, Budget
 from .draws import Draw, Known, Question
-from .first import ITEM, USER, Shown, Writer
+from .first import Shown, Writer
 from .leakguard import LeakGuard
 from .preferences import ASKED, OF_OTHERS, asked_instead, corrupted, draw_kind, possible_kinds
-from .records import CATALOGUE, COMPACT, LABEL, PREFERENCE, RL, SFT, TEACHER, TRAIN, Dialogue, Message, Span
+from .records import PREFERENCE, RL, SFT, Dialogue, Message
 from .rounds import UserRounds
 from .teacher import Teacher
-from .templates import NO, YES, candidate_spans, person_spans
-from .view import MAX_LINE, N_SLOTS
 
 NO_TEXT, NO_HISTORY, TOO_LONG = "no text in the items", "no history and no neighbors", "longer than --max-tokens"
 SAME, NO_OTHER = "the rejected profile is the chosen one", "no profile of a similar user"
@@ -85,7 +88,7 @@ class Maker:
             return 0
         if self.settings.kind == PREFERENCE or self.settings.rounds == 1:
             return ANSWER_TOKENS
-        shortest = "".join(span.text for span in person_spans([ItemText("x")], form=self.settings.form))
+        shortest = text_of(person_spans([ItemText("x")], form=self.settings.form))
         return ANSWER_TOKENS + self.budget.count(shortest) + N_SLOTS * MAX_LINE // 2
 
     def _other(self, side: str, shown: Shown, variant: int) -> Shown | None:

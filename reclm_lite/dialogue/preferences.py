@@ -24,9 +24,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..errors import InputError
+from ..prompts.answer import format_profile, parse_profile
+from ..prompts.interface import USER
 from ..types import Profile
-from .first import USER, Shown
-from .templates import format_profile, parse_profile
+from .first import Shown
 
 NEIGHBOR, MERGED, TRUNCATED, DOUBLED, EMPTY, DOT = "neighbor", "merged", "truncated", "doubled", "empty", "dot"
 SMOOTHED, STALE = "smoothed", "stale"

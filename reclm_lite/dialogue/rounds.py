@@ -26,11 +26,12 @@ from collections import Counter
 
 import numpy as np
 
+from ..prompts.entries import shown_title
+from ..prompts.forms import prompt_form
+from ..prompts.inputs import N_NEIGHBORS
+from ..prompts.interface import USER
 from .draws import MAX_HIDDEN, Draw, Known, Lists, Question, best_of
-from .first import USER, Shown
-from .inputs import N_NEIGHBORS
-from .records import COMPACT
-from .view import from_phrase, shown_title
+from .first import Shown
 
 NO_NEGATIVE = "no item of similar users that the user has not"
 NOTHING_HIDDEN = "too few items to hide one"
@@ -110,9 +111,10 @@ class UserRounds:
         if not pool:
             return NO_NEGATIVE
 
+        shown_as = prompt_form(form).shown_title
+
         def is_shown(item: int) -> bool:
-            title = shown_title(self.inputs.texts[item])
-            return (from_phrase(title) if form == COMPACT else title) in prompt
+            return shown_as(shown_title(self.inputs.texts[item])) in prompt
 
         told = is_shown(yes)
         no = best_of(

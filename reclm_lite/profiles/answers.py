@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..dialogue.templates import MAX_ANSWER_CHARS, parse_profile
 from ..errors import ProfileFormatError
+from ..prompts.answer import MAX_ANSWER_CHARS, parse_profile
 from .sampling import Sampling
 
 OK, INVALID, TRUNCATED, TOO_LONG = "ok", "invalid", "truncated", "too_long"
@@ -108,11 +108,11 @@ class Brake:
 class Source(Protocol):
     """Where answers come from. Close it.
 
-    instruct: whether it gets the plain-words prompt rather than the compact one. tries_again: whether another seed can
+    form: the name of the prompt form that it gets (`prompts.forms`). tries_again: whether another seed can
     give another answer to the same prompt. spent: see `Spent`.
     """
 
-    instruct: bool
+    form: str
     tries_again: bool
     spent: Spent
 

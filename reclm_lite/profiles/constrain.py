@@ -14,7 +14,7 @@ token by token with it. Left out: what the phrases say.
 import re
 from typing import NamedTuple
 
-from ..dialogue.templates import MAX_PHRASE_CHARS, is_unprinted, looks_like_id
+from ..prompts.answer import MAX_PHRASE_CHARS, is_unprinted, looks_like_id
 
 FORM_VERSION = "3"
 HEAD, MIDDLE = "User identity:", " User interests:"

@@ -20,13 +20,13 @@ from typing import BinaryIO
 
 from ..csv_cells import marked, unmarked
 from ..data.importers.files import read_source
-from ..dialogue.templates import format_profile, parse_profile
 from ..errors import InputError, ProfileFormatError
 from ..files import atomic_path
 from ..printable import json_text
+from ..prompts.answer import format_profile, parse_profile
+from ..prompts.build import HISTORY, NEIGHBORS, TEXT
 from ..workspace import Workspace, now
 from .pace import counted
-from .prompts import HISTORY, NEIGHBORS, TEXT
 from .store import SIDES, one_side
 
 COLUMNS = ("side", "id", "profile", "status", "source", "reason", "basis", "created")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..dialogue.templates import MAX_PHRASE_CHARS, is_unprinted
+from ..prompts.answer import MAX_PHRASE_CHARS, is_unprinted
 from .constrain import MAX_WORDS, START, Place
 
 PLAIN, NEWLINE, END, SILENT = 1, 2, 3, 4  # what a token does: goes on, breaks the line, ends the text, writes nothing

@@ -16,13 +16,14 @@ from functools import cached_property
 
 from ..errors import InputError, ReclmError, WorkspaceError
 from ..memory import peak_resident_bytes
+from ..prompts.build import NEIGHBORS, TEXT
+from ..prompts.inputs import NEIGHBORS_MISSING, PromptInputs, load_inputs
 from ..workspace import Workspace
 from . import store
 from .answers import OK, TOO_LONG, Brake, Generation, Group, Source
 from .ids import TellingIds
 from .pace import Pace, in_words
 from .plan import Plan, history_key, make_plan
-from .prompts import NEIGHBORS, NEIGHBORS_MISSING, TEXT, ProfileInputs, load_inputs
 from .sampling import Sampling
 from .sources import RULES, SourceSettings, open_source
 from .sources.rules import Rules
@@ -171,7 +172,7 @@ class _Run:
         self,
         ws: Workspace,
         side: str,
-        inputs: ProfileInputs,
+        inputs: PromptInputs,
         source: Source,
         settings: RunSettings,
         observer: Observer,
@@ -270,7 +271,7 @@ class _Run:
             self.inputs,
             self.side,
             wanted,
-            instruct=self.source.instruct,
+            form=self.source.form,
             has_room=self.source.has_room,
             limit=self.settings.limit,
             progress=progress,
@@ -366,7 +367,7 @@ class _Run:
             self._give(group, generation, sampling)
 
     def _give(self, group: Group, generation: Generation, sampling: Sampling) -> None:
-        from ..dialogue.templates import format_profile, parse_profile
+        from ..prompts.answer import format_profile, parse_profile
 
         summary, n = self.summary, len(group.idxs)
         by, keep_key, text = self.source.label(sampling), "", ""

@@ -87,7 +87,7 @@ def find_idx(ws: Workspace, side: str, ident: str) -> int:
 
 def set_profile(ws: Workspace, side: str, idx: int, text: str) -> StoredProfile:
     """Give a user or item a profile written by hand. Raises ProfileFormatError if `text` is not a profile."""
-    from ..dialogue.templates import format_profile, parse_profile
+    from ..prompts.answer import format_profile, parse_profile
 
     side = one_side(side)
     try:

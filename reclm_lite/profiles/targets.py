@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..dialogue.first import Shown, Writer
-from ..dialogue.inputs import Inputs
 from ..dialogue.leakguard import Quotes
-from ..dialogue.records import COMPACT, INSTRUCT
-from ..dialogue.templates import format_profile, parse_profile
 from ..errors import InputError, ProfileFormatError, ReclmError
 from ..files import file_sha256
+from ..prompts.answer import format_profile, parse_profile
+from ..prompts.inputs import PromptInputs
 from ..types import Profile
 from ..workspace import Workspace
 from . import store
@@ -40,7 +39,7 @@ class RulesTargets:
 
     writes, is_whole = True, False
 
-    def __init__(self, inputs: Inputs):
+    def __init__(self, inputs: PromptInputs):
         self.identity = Rules(inputs).identity(RunSettings().sampling)
         self.left_out: Counter = Counter()
 
@@ -78,7 +77,7 @@ class SourceTargets:
             self.tries = self.tries[:1]
         self.identity = source.identity(self.tries[0])
         self.left_out: Counter = Counter()
-        self._form = INSTRUCT if source.instruct else COMPACT
+        self._form = source.form
         self._ids = TellingIds(ws)
 
     def _prompt(self, shown: Shown, writer: Writer) -> str | None:

@@ -13,7 +13,8 @@ and in which order (`prompt_view`). From there:
 
 from collections.abc import Sequence
 
-from reclm_lite.dialogue.templates import PromptView, item_view, leading_phrase, prompt_view
+from reclm_lite.prompts.entries import leading_phrase
+from reclm_lite.prompts.view import PromptView, item_view, prompt_view
 from reclm_lite.text.keyphrases import PhraseStats
 from reclm_lite.types import ItemText, Profile
 

@@ -7,8 +7,8 @@ same in every profile and would only draw all vectors together. Rows without a u
 import hashlib
 from collections.abc import Callable
 
-from ..dialogue.templates import parse_profile
 from ..errors import MissingArtefactError, ProfileFormatError
+from ..prompts.answer import parse_profile
 from ..text.vectors import EmbedCounts, Encoder, earlier_arrays, embed_texts, open_encoder, save_if_changed
 from ..workspace import Workspace
 from . import store

@@ -176,7 +176,7 @@ def neighbor_indices(ws: Workspace, n_users: int) -> np.ndarray | None:
 
 def interests(ws: Workspace, user: int) -> tuple[str, ...]:
     """The interest phrases of a user's profile; none where there is no valid profile."""
-    from ..dialogue.templates import parse_profile
+    from ..prompts.answer import parse_profile
 
     try:
         return parse_profile(profile_text(ws, user)).interests

@@ -55,7 +55,7 @@ def load(ws: Workspace, histories: dict[str, list[int]], *, first_item: int = 0,
 class Fake:
     """A source whose answers tell their own number, so that a second answer is never like the first."""
 
-    instruct, tries_again = True, False
+    form, tries_again = "instruct", False
     asked: list[str] = []
     n_answers = 0
 

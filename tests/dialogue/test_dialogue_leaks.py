@@ -12,7 +12,6 @@ from profile_workspace import FakeEngine, matrix, text_of
 from reclm_lite.cf.neighbors import Finder
 from reclm_lite.data.dataset import Split
 from reclm_lite.dialogue.build import BuildSettings, build, default_path
-from reclm_lite.dialogue.inputs import load_inputs
 from reclm_lite.dialogue.leakguard import LeakGuard, Quotes
 from reclm_lite.dialogue.records import KINDS, PREFERENCE, SFT, read_dialogues
 from reclm_lite.dialogue.rounds import UserRounds
@@ -22,6 +21,7 @@ from reclm_lite.profiles.generate import RunSettings
 from reclm_lite.profiles.sources import SourceSettings, open_source
 from reclm_lite.profiles.store import set_profile
 from reclm_lite.profiles.targets import RulesTargets, SourceTargets, cut_to_three, file_targets, stored_targets
+from reclm_lite.prompts.inputs import load_inputs
 
 HELD = [("valid", 0, VALID[0][0], "validation"), ("test", 1, TEST[1][0], "test part")]
 PROFILE = "User identity: a fan, b fan, c fan; User interests: x, y z, w"

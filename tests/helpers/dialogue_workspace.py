@@ -10,8 +10,8 @@ from profile_workspace import make_workspace, matrix
 from reclm_lite.cf import interface
 from reclm_lite.cf.neighbors import neighbors
 from reclm_lite.dialogue.build import BuildSettings, BuildSummary, build
-from reclm_lite.dialogue.inputs import load_inputs
 from reclm_lite.profiles.targets import RulesTargets
+from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.workspace import Workspace
 
 N_USERS, N_ITEMS = 24, 24

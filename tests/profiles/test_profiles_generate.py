@@ -41,7 +41,7 @@ def test_each_distinct_prompt_is_generated_once(ws, gguf, engine):
     summary = profile(ws, "users", model=gguf)
     assert (summary.n_requested, summary.n_ok, summary.n_invalid) == (8, 8, 0)
     assert summary.n_distinct_prompts == summary.n_generated == len(engine.asked) == len(set(engine.asked)) == 5
-    assert (summary.n_skipped, summary.skipped) == (1, {"no history and no neighbours": 1})
+    assert (summary.n_skipped, summary.skipped) == (1, {"no history and no neighbors": 1})
     profiles = [store.get_profile(ws, "user", user) for user in range(8)]
     assert profiles[0].text == profiles[1].text != profiles[2].text
     assert profiles[4].prompt_key == profiles[6].prompt_key

@@ -8,7 +8,7 @@ from reclm_lite.data.dataset import load_interactions
 from reclm_lite.errors import InputError
 from reclm_lite.profiles.pace import Pace, in_words, parse_duration
 from reclm_lite.profiles.plan import history_key, make_plan
-from reclm_lite.profiles.prompts import ProfileInputs, load_inputs
+from reclm_lite.prompts.inputs import PromptInputs, load_inputs
 from reclm_lite.types import ItemText
 
 TRAIN = {0: [0, 1], 1: [0, 1], 2: [2], 3: [3, 4, 5], 4: [6], 5: [6], 6: [6], 7: [8, 9, 10, 11]}
@@ -21,19 +21,19 @@ def inputs(tmp_path):
 
 
 def plan(inputs, side="user", **options):
-    options = {"instruct": True, "has_room": lambda prompt: True, **options}
+    options = {"form": "instruct", "has_room": lambda prompt: True, **options}
     n = inputs.train.shape[0 if side == "user" else 1]
     return make_plan(inputs, side, range(n), **options)
 
 
-def with_times(inputs: ProfileInputs, times: np.ndarray) -> ProfileInputs:
-    return ProfileInputs(inputs.train, inputs.texts, inputs.neighbors, "split", times)
+def with_times(inputs: PromptInputs, times: np.ndarray) -> PromptInputs:
+    return PromptInputs(inputs.train, inputs.texts, inputs.neighbors, "split", times)
 
 
 def test_most_shared_prompts_come_first_then_those_of_the_most_active(inputs):
     made = plan(inputs)
     assert [group.idxs for group in made.groups] == [(4, 5, 6), (0, 1), (7,), (3,), (2,)]
-    assert made.n_requested == 8 and made.skipped == {"no history and no neighbours": 1}
+    assert made.n_requested == 8 and made.skipped == {"no history and no neighbors": 1}
 
 
 def test_limit_cuts_the_number_of_users(inputs):
@@ -105,7 +105,7 @@ def test_twenty_newest_items_are_shown_to_a_chat_model(tmp_path):
     with make_workspace(tmp_path / "ws", {0: list(range(24))}) as ws:
         [group] = plan(load_inputs(ws)).groups
         assert group.n_left_out == 4 and group.prompt.count("uniqueword") == 20
-        [group] = plan(load_inputs(ws), instruct=False).groups
+        [group] = plan(load_inputs(ws), form="compact").groups
         assert group.n_left_out == 0
 
 

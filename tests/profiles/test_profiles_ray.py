@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from reclm_lite.errors import ModelError
 from reclm_lite.profiles.answers import Brake, Group
 from reclm_lite.profiles.generate import Observer, RunSettings, run_profiles
 from reclm_lite.profiles.scheduler import GREEDY, GenerationResult
-from reclm_lite.profiles.sources import SourceSettings, gguf, ray_cluster, ray_post
+from reclm_lite.profiles.sources import SourceSettings, ray_cluster, ray_post
+from reclm_lite.profiles.sources.gguf import Gguf
+from reclm_lite.prompts import forms
 from reclm_lite.runtime import file_sha256
 from reclm_lite.workspace import Workspace
 
@@ -28,12 +31,15 @@ MAX_NEW_TOKENS = 40  # fewer than the product's, for the test's speed; the short
 OBJECT_STORE_BYTES = 80 << 20
 CHILD = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from reclm_lite.profiles.answers import Brake, Group
 from reclm_lite.profiles.generate import RunSettings, run_profiles
-from reclm_lite.profiles.sources import SourceSettings, gguf, ray_post
+from reclm_lite.profiles.sources import SourceSettings, ray_post
+from reclm_lite.prompts import forms
 from reclm_lite.workspace import Workspace
-root, model, address, gguf.MAX_NEW_TOKENS = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+root, model, address = sys.argv[1:4]
+forms.FORMS["compact"] = replace(forms.FORMS["compact"], max_new_tokens=int(sys.argv[4]))
 ray_post.BATCH_LEAST = 8
 with Workspace.open(Path(root)) as ws:
     source = SourceSettings(model, n_threads=1, n_slots=4, engine="ray", ray_address=address)
@@ -49,7 +55,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(gguf, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
+    monkeypatch.setitem(forms.FORMS, "compact", replace(forms.FORMS["compact"], max_new_tokens=MAX_NEW_TOKENS))
     monkeypatch.setattr(ray_post, "BATCH_LEAST", 8)
 
 
@@ -304,7 +310,7 @@ def test_address_of_no_cluster_is_told(model, monkeypatch):
 
 def test_keys_are_those_of_the_local_engine(model):
     local, far = (
-        gguf.Gguf(model, False, settings(model)),
+        Gguf(model, False, settings(model)),
         ray_cluster.RayCluster(model, False, settings(model, engine="ray")),
     )
     assert local.identity(GREEDY) == far.identity(GREEDY) and local.label(GREEDY) == far.label(GREEDY)

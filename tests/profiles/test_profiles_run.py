@@ -154,10 +154,11 @@ def test_model_that_is_replaced_while_the_run_plans_is_noticed(ws, gguf, tmp_pat
 
 
 def test_own_items_beyond_those_shown_do_not_come_back_as_similar_peoples(tmp_path):
-    from reclm_lite.profiles.prompts import load_inputs, user_prompt_of
+    from reclm_lite.prompts.build import user_prompt_of
+    from reclm_lite.prompts.inputs import load_inputs
 
     with make_workspace(tmp_path / "ws", {0: list(range(23)), 1: [0, 1, 23]}, neighbors=[[1], [0]]) as ws:
-        prompt = user_prompt_of(load_inputs(ws), 0, instruct=True)
+        prompt = user_prompt_of(load_inputs(ws), 0, form="instruct")
     assert prompt.n_left_out == 3
     near = prompt.text.split("Items that similar people have:")[1].split("The person's own items:")[0]
     assert "uniqueword23" in near and "uniqueword0" not in near and "uniqueword1" not in near

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
+from ...prompts.inputs import PromptInputs
 from ..answers import Source
-from ..prompts import ProfileInputs
 
 RULES = "rules"
 ENGINES = ("local", "ray")
@@ -45,7 +45,7 @@ class SourceSettings:
 
 
 @contextlib.contextmanager
-def open_source(settings: SourceSettings, inputs: ProfileInputs) -> Iterator[Source]:
+def open_source(settings: SourceSettings, inputs: PromptInputs) -> Iterator[Source]:
     """The source that the settings name. Raises InputError where they do not go together, ModelError on an unusable
     model."""
     source = _make(settings, inputs)
@@ -55,7 +55,7 @@ def open_source(settings: SourceSettings, inputs: ProfileInputs) -> Iterator[Sou
         source.close()
 
 
-def _make(settings: SourceSettings, inputs: ProfileInputs) -> Source:
+def _make(settings: SourceSettings, inputs: PromptInputs) -> Source:
     if settings.engine not in ENGINES:
         raise InputError(f"expected engine {' or '.join(map(repr, ENGINES))}, found {settings.engine!r}")
     if settings.endpoint is not None:

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ...dialogue.templates import INSTRUCT_VERSION
 from ...errors import InputError, ModelError
+from ...prompts.forms import form_for, prompt_form
 from ..answers import INVALID, TOO_LONG, Brake, Generation, Group, Spent, judge
 from ..pace import in_words
 from ..sampling import Sampling
@@ -24,7 +24,6 @@ from .http_address import read_address, read_key
 from .http_answer import Reply
 from .http_chat import ANSWER_SECONDS, ChatClient, GivenUp, RateLimit, TooLong, Unanswered
 
-MAX_NEW_TOKENS = 128
 N_CTX = 8192
 N_SLOTS = 4
 BYTES_PER_TOKEN = 3  # English has about 4, other scripts 2 to 3: the estimate is rather too high
@@ -77,7 +76,7 @@ class Endpoint:
     """A `Source`. What is in flight when a run is cut short is cut off, so that no thread waits for the server any
     longer."""
 
-    instruct = True
+    form = form_for(has_chat_template=True)
     tries_again = True
 
     def __init__(self, settings: "SourceSettings"):  # noqa: F821
@@ -95,7 +94,7 @@ class Endpoint:
             if value is not None and not 0 <= value < float("inf"):
                 raise InputError(f"expected {name} of zero or more per million tokens, found {value}")
         self.model = settings.model
-        self.max_new_tokens = settings.max_new_tokens or MAX_NEW_TOKENS
+        self.max_new_tokens = settings.max_new_tokens or prompt_form(self.form).max_new_tokens
         self.spent = Spent()
         self._settings = settings
         self._n_ctx, self._n_slots = settings.n_ctx or N_CTX, settings.n_slots or N_SLOTS
@@ -111,7 +110,9 @@ class Endpoint:
     def identity(self, sampling: Sampling) -> str:
         # top_k and the held form are not asked of a server, so they decide nothing.
         how = "greedy" if sampling.temperature <= 0 else f"t={sampling.temperature} seed={sampling.seed}"
-        return f"endpoint model {self.model}, template {INSTRUCT_VERSION}, max {self.max_new_tokens}, {how}"
+        return (
+            f"endpoint model {self.model}, template {prompt_form(self.form).version}, max {self.max_new_tokens}, {how}"
+        )
 
     def label(self, sampling: Sampling) -> str:
         return f"{self.model} at {self.address.host}, {self.identity(sampling)}"

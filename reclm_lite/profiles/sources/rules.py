@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from ...dialogue.templates import TEMPLATE_VERSION, format_profile
 from ...errors import InputError
+from ...prompts.answer import format_profile
+from ...prompts.forms import COMPACT, prompt_form
+from ...prompts.inputs import PromptInputs
 from ..answers import Brake, Generation, Group, Spent, judge
-from ..prompts import ProfileInputs
 from ..sampling import Sampling
 from ..store import prompt_key
 from ..teachers import RuleTeacher
@@ -16,14 +17,14 @@ from ..teachers import RuleTeacher
 class Rules:
     """A `Source` that reads the same inputs as the prompt; nothing is drawn, so nothing is tried again."""
 
-    instruct = False
+    form = COMPACT  # which shows what the rules read
     tries_again = False
 
-    def __init__(self, inputs: ProfileInputs):
+    def __init__(self, inputs: PromptInputs):
         digest = hashlib.sha256(repr(inputs.texts).encode()).hexdigest()[:12]
         self.inputs = inputs
         self.spent = Spent()
-        self._identity = f"rules, template {TEMPLATE_VERSION}, catalogue {digest}"
+        self._identity = f"rules, template {prompt_form(COMPACT).version}, catalogue {digest}"
 
     @cached_property
     def teacher(self) -> RuleTeacher:

@@ -1,7 +1,7 @@
 """What prompts are made from: training histories, neighbors and item texts, nothing else.
 
 Only `split.train` is read. What validation and test hold out never reaches a prompt, as the user's own items or
-through a neighbor. Left out: what is shown of it (`view`) and the wording (`templates`).
+through a neighbor. Left out: what is shown of it (`view`) and the wording (`compact`, `instruct`).
 """
 
 import logging
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 N_NEIGHBORS = 5
 N_CO_ITEMS = 5
-NEIGHBORS_MISSING = "no neighbours were used: run `reclm neighbors` before profiling to have them"
+NEIGHBORS_MISSING = "no neighbors were used: run `reclm neighbors` before profiling to have them"
 
 
 @dataclass(frozen=True)
-class Inputs:
+class PromptInputs:
     """What prompts are made from.
 
     train: CSR (n_users, n_items). neighbors: int32 (n_users, k), -1-padded, or None. times: int64 (train.nnz,), seconds
@@ -100,7 +100,7 @@ class Inputs:
         return [self.texts[item] for item in items]
 
 
-def load_inputs(ws: Workspace) -> Inputs:
+def load_inputs(ws: Workspace) -> PromptInputs:
     """Read the split, the item texts and, where they have been made, the neighbors.
 
     Raises MissingArtefactError where the split is missing, or the split or the neighbors are stale.
@@ -122,7 +122,9 @@ def load_inputs(ws: Workspace) -> Inputs:
             "again"
         )
     interactions = load_interactions(ws)
-    return Inputs(train, texts, neighbors, split.fingerprint, _latest(train, interactions), interactions.fingerprint)
+    return PromptInputs(
+        train, texts, neighbors, split.fingerprint, _latest(train, interactions), interactions.fingerprint
+    )
 
 
 def _latest(train: sp.csr_matrix, interactions) -> np.ndarray | None:
