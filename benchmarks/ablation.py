@@ -33,8 +33,8 @@ from reclm_lite.cf.interface import baselines
 from reclm_lite.data.dataset import load_split
 from reclm_lite.evaluate.settings import SETTINGS, evaluate
 from reclm_lite.profiles.generate import run_profiles
+from reclm_lite.profiles.profile_vectors import embed_profiles
 from reclm_lite.profiles.sources import SourceSettings
-from reclm_lite.profiles.vectors import embed_profiles
 from reclm_lite.workspace import Workspace
 
 

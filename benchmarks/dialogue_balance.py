@@ -22,10 +22,10 @@ from reclm_lite.cf.neighbors import Finder
 from reclm_lite.data.dataset import item_ids, user_ids
 from reclm_lite.dialogue.audiences import Audiences
 from reclm_lite.dialogue.draws import Known
-from reclm_lite.dialogue.first import Writer
+from reclm_lite.dialogue.first_round import Writer
 from reclm_lite.dialogue.records import RL, Dialogue
 from reclm_lite.dialogue.rounds import UserRounds
-from reclm_lite.profiles.targets import RulesTargets
+from reclm_lite.profiles.dialogue_teachers import RulesTeacher
 from reclm_lite.prompts.forms import COMPACT
 from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.text.encoder import TextEncoder
@@ -109,7 +109,7 @@ def of_lists(known: Known, n: int, rng: np.random.Generator) -> np.ndarray:
     draws, writer, teacher, texts = (
         UserRounds(known),
         Writer(known.inputs),
-        RulesTargets(known.inputs),
+        RulesTeacher(known.inputs),
         known.inputs.texts,
     )
     dialogues, answers = [], []

@@ -33,8 +33,8 @@ from .data.dataset import LEFT_BEHIND, load_interactions, user_index
 from .data.importers.leftovers import leftover_staging, remove_leftover_staging
 from .errors import InputError, WorkspaceError, shell_word
 from .files import atomic_path
+from .profiles.profile_vectors import profiles_digest
 from .profiles.store import find_idx, usable_profiles
-from .profiles.vectors import profiles_digest
 from .user_rows import NAMES_USERS, Remaining, UnknownLayout, has_rows_of_users, remove_users
 from .workspace import COMMITTED, DIALOGUES, FORGETTING, INTERACTIONS, REPLACEMENTS, Workspace, write_toml
 

@@ -18,11 +18,11 @@ from reclm_lite.data.split import run_split
 from reclm_lite.errors import InputError
 from reclm_lite.evaluate.settings import evaluate_workspace
 from reclm_lite.forget import forget_user, forget_users
-from reclm_lite.profiles.vectors import embed_profiles, profile_vectors_stale
+from reclm_lite.profiles.profile_vectors import embed_profiles, profile_vectors_stale
 from reclm_lite.report.page import write_report
 from reclm_lite.serve.recommend import recommend
 from reclm_lite.status import workspace_status
-from reclm_lite.text.vectors import embed_items
+from reclm_lite.text.item_vectors import embed_items
 from reclm_lite.user_rows import ARTEFACTS
 from reclm_lite.workspace import Workspace
 

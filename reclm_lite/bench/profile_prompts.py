@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..profiles.calibration import sample_prompts
+from ..profiles.calibration_texts import sample_prompts
 from ..prompts.build import build_prompts
 from ..prompts.forms import form_for
 from ..prompts.inputs import load_inputs

@@ -19,10 +19,10 @@ from ..errors import InputError
 from ..files import atomic_folder
 from ..profiles import store
 from ..profiles.generate import Observer, RunSettings, run_profiles
+from ..profiles.profile_vectors import embed_profiles
 from ..profiles.sources import SourceSettings
-from ..profiles.vectors import embed_profiles
 from ..prompts.inputs import PromptInputs, load_inputs
-from ..text.vectors import Encoder
+from ..text.item_vectors import Encoder
 from ..workspace import Workspace
 from .profile_prompts import scratch_copy
 from .quant_files import File

@@ -207,19 +207,19 @@ def _refuse_what_does_nothing(kind: str, options: dict) -> None:
 def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
     """Who gives the first-round answers."""
     from ..dialogue.teacher import NoTeacher
+    from ..profiles.dialogue_teachers import RulesTeacher, SourceTeacher, file_teacher, stored_teacher
     from ..profiles.generate import RunSettings
     from ..profiles.sources import RULES, SourceSettings, open_source
-    from ..profiles.targets import RulesTargets, SourceTargets, file_targets, stored_targets
 
     name = options["teacher"]
     if kind == "rl":
         yield NoTeacher()
     elif options["targets"] is not None:
-        yield file_targets(ws, options["targets"], None if side == "both" else side, options["targets_format"])
+        yield file_teacher(ws, options["targets"], None if side == "both" else side, options["targets_format"])
     elif options["endpoint"] is None and name == RULES:
-        yield RulesTargets(inputs)
+        yield RulesTeacher(inputs)
     elif options["endpoint"] is None and name == _STORED:
-        yield stored_targets(ws)
+        yield stored_teacher(ws)
     else:
         model = None if name == _BUNDLED and options["endpoint"] is None else name
         settings = SourceSettings(model, options["endpoint"], n_threads=options["n_threads"])
@@ -232,7 +232,7 @@ def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
                     if not options["yes"] and not agreed():
                         raise click.ClickException("called off; nothing was sent")
 
-            yield SourceTargets(ws, source, RunSettings(), agree=agree, progress=update)
+            yield SourceTeacher(ws, source, RunSettings(), agree=agree, progress=update)
 
 
 @command.command("show", short_help="Print some dialogues for reading.")

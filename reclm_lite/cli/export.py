@@ -117,7 +117,7 @@ def command(
 
 
 def _texts(path: Path | None, root: Path | None, folders: list[Path | None]) -> list[str]:
-    from ..profiles.calibration import read_texts, sample_prompts
+    from ..profiles.calibration_texts import read_texts, sample_prompts
     from ..prompts.forms import form_for
 
     if path:

@@ -108,8 +108,8 @@ def _generate(side: str):
     @json_option
     @common
     def verb(root: Path, as_json: bool, resume: bool, yes: bool, deadline: str | None, **options) -> None:
+        from ..profiles.eta import parse_duration
         from ..profiles.generate import run_profiles
-        from ..profiles.pace import parse_duration
         from ..profiles.summary import Summary
         from ..workspace import Workspace
 

@@ -30,8 +30,8 @@ def export_command(root: Path, side: str, output: Path | None, form: str | None,
       reclm profile export -w shop -o profiles.jsonl
       reclm profile export -w shop --side users --format csv | head
     """
+    from ..profiles.eta import counted
     from ..profiles.exchange import export_profiles, export_to_file, format_of
-    from ..profiles.pace import counted
     from ..workspace import Workspace
 
     path = None if output is None or str(output) == "-" else output

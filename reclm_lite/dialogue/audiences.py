@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..prompts.interface import ITEM, USER
 from ..prompts.view import title_lines
 from .draws import MAX_HIDDEN, N_FAR, Draw, Known, Lists, Question, best_of
-from .first import Shown
+from .first_round import Shown
 
 NO_TAKER = "no user of the item's part with another item"
 NO_PERSON = "nobody like the item's users who has not touched it"

@@ -21,7 +21,7 @@ from ..types import ItemText
 from ..workspace import DIALOGUES, Workspace
 from .budget import Budget, estimated
 from .draws import Known
-from .first import Shown
+from .first_round import Shown
 from .leakguard import NEIGHBORS, LeakGuard
 from .make import Made, Maker, MakeSettings
 from .preferences import SHARES

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from ..prompts.entries import title_key
 from ..prompts.inputs import PromptInputs
 from ..prompts.interface import USER
-from .first import Shown
+from .first_round import Shown
 from .records import PARTS
 
 MAX_HIDDEN = 10  # items of a user, or users of an item, that a first round leaves out; a fifth where that is fewer

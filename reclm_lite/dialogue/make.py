@@ -20,7 +20,7 @@ from ..types import ItemText
 from .audiences import Audiences
 from .budget import ANSWER_TOKENS, Budget
 from .draws import Draw, Known, Question
-from .first import Shown, Writer
+from .first_round import Shown, Writer
 from .leakguard import LeakGuard
 from .preferences import ASKED, OF_OTHERS, asked_instead, corrupted, draw_kind, possible_kinds
 from .records import PREFERENCE, RL, SFT, Dialogue, Message

@@ -27,7 +27,7 @@ from ..errors import InputError
 from ..prompts.answer import format_profile, parse_profile
 from ..prompts.interface import USER
 from ..types import Profile
-from .first import Shown
+from .first_round import Shown
 
 NEIGHBOR, MERGED, TRUNCATED, DOUBLED, EMPTY, DOT = "neighbor", "merged", "truncated", "doubled", "empty", "dot"
 SMOOTHED, STALE = "smoothed", "stale"

@@ -31,7 +31,7 @@ from ..prompts.forms import prompt_form
 from ..prompts.inputs import N_NEIGHBORS
 from ..prompts.interface import USER
 from .draws import MAX_HIDDEN, Draw, Known, Lists, Question, best_of
-from .first import Shown
+from .first_round import Shown
 
 NO_NEGATIVE = "no item of similar users that the user has not"
 NOTHING_HIDDEN = "too few items to hide one"

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
-from .first import Shown, Writer
+from .first_round import Shown, Writer
 
 
 class Teacher(Protocol):

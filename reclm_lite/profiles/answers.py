@@ -64,7 +64,7 @@ class Spent:
     notes: list[str] = field(default_factory=list)
 
 
-class Brake:
+class StopSignal:
     """How a run stops a source before its prompts are done, from any thread.
 
     `drain`: begin no further prompt, finish those begun. `stop`: give up those begun as well. seconds_each: how long
@@ -127,9 +127,9 @@ class Source(Protocol):
         """Whether prompt and answer fit the model's context."""
 
     def answers(
-        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+        self, side: str, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal
     ) -> Iterator[tuple[Group, Generation]]:
-        """Answer each group once, in any order; `groups` come the most valuable first. Obeys `brake`."""
+        """Answer each group once, in any order; `groups` come the most valuable first. Obeys `stop_signal`."""
 
     def close(self) -> None:
         """Give back what it holds. Safe to call twice."""

@@ -26,7 +26,7 @@ from ..printable import json_text
 from ..prompts.answer import format_profile, parse_profile
 from ..prompts.build import HISTORY, NEIGHBORS, TEXT
 from ..workspace import Workspace, now
-from .pace import counted
+from .eta import counted
 from .store import SIDES, one_side
 
 COLUMNS = ("side", "id", "profile", "status", "source", "reason", "basis", "created")

@@ -20,9 +20,9 @@ from ..prompts.build import NEIGHBORS, TEXT
 from ..prompts.inputs import NEIGHBORS_MISSING, PromptInputs, load_inputs
 from ..workspace import Workspace
 from . import store
-from .answers import OK, TOO_LONG, Brake, Generation, Group, Source
-from .ids import TellingIds
-from .pace import Pace, in_words
+from .answers import OK, TOO_LONG, Generation, Group, Source, StopSignal
+from .eta import Throughput, format_duration
+from .leaked_ids import LeakedIds
 from .plan import Plan, history_key, make_plan
 from .sampling import Sampling
 from .sources import RULES, SourceSettings, open_source
@@ -83,7 +83,7 @@ class Observer:
     """Hears of a run as it goes; this one does nothing with it."""
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """So many users (or items) have a profile, of so many; `note`: the pace in words."""
+        """So many users (or items) have a profile, of so many. note: the speed in words."""
 
     def say(self, sentence: str) -> None:
         """Something a person should know now."""
@@ -190,7 +190,7 @@ class _Run:
         if side == "user" and inputs.neighbors is None:
             self.summary.notes.append(NEIGHBORS_MISSING)
         self.tries = settings.tries() if source.tries_again else settings.tries()[:1]
-        self.brake = Brake()
+        self.stop_signal = StopSignal()
         self.began = began
         self.deadline = None if settings.deadline_seconds is None else began + settings.deadline_seconds
         self.total = self.done = 0
@@ -199,7 +199,7 @@ class _Run:
         self._n_profiles_made = 0
         self._next_report = 0.0
         self._forecast_at: float | None = None
-        self._pace = Pace([])
+        self._throughput = Throughput([])
         self._plan, self._agreed = Plan(), False
 
     @cached_property
@@ -221,7 +221,7 @@ class _Run:
             store.drop_profiles(self.ws, self.side, self._outdated)
         pending = self._plan.groups
         for number, sampling in enumerate(self.tries):
-            if number and self.brake.drain.is_set():
+            if number and self.stop_signal.drain.is_set():
                 self.summary.ended_by = "deadline"
                 break
             is_last = number + 1 == len(self.tries)
@@ -260,7 +260,7 @@ class _Run:
         self.summary.n_edited = sum(idx in protected for idx in wanted)
         self.summary.n_kept = len(kept)
         wanted = [idx for idx in wanted if idx not in protected and idx not in kept]
-        planning = Pace([1] * len(wanted))
+        planning = Throughput([1] * len(wanted))
 
         def progress(done: int, total: int) -> None:
             if time.monotonic() >= self._next_report:
@@ -323,25 +323,25 @@ class _Run:
         if not groups:
             return []
         started = time.monotonic()
-        self._pace = Pace([len(group.idxs) for group in groups])
+        self._throughput = Throughput([len(group.idxs) for group in groups])
         if self.deadline is not None and self._forecast_at is None:
             self._forecast_at = started + min(60.0, 0.1 * (self.deadline - started))
         answered: set[int] = set()
-        with self.brake.by(self.deadline):
+        with self.stop_signal.by(self.deadline):
             try:
-                for group, generation in self.source.answers(self.side, groups, sampling, self.brake):
+                for group, generation in self.source.answers(self.side, groups, sampling, self.stop_signal):
                     answered.add(id(group))
                     self._store(group, generation, sampling, is_last)
             finally:
-                self.summary.seconds_generating += time.monotonic() - (self.brake.begun or started)
+                self.summary.seconds_generating += time.monotonic() - (self.stop_signal.begun or started)
         unanswered = [group for group in groups if id(group) not in answered]
         if unanswered:
-            self.summary.ended_by = "deadline" if self.brake.drain.is_set() else "incomplete"
+            self.summary.ended_by = "deadline" if self.stop_signal.drain.is_set() else "incomplete"
         return unanswered
 
     @cached_property
-    def _ids(self) -> TellingIds:
-        return TellingIds(self.ws)
+    def _ids(self) -> LeakedIds:
+        return LeakedIds(self.ws)
 
     def _store(self, group: Group, generation: Generation, sampling: Sampling, is_last: bool) -> None:
         generation = self._ids.judged(generation)
@@ -353,8 +353,8 @@ class _Run:
         if generation.status != TOO_LONG:
             self._n_tokens_of_users += generation.n_prompt_tokens * len(group.idxs)
         self._n_profiles_made += generation.status == OK
-        self._pace.begin(self.brake.begun)
-        self._pace.note()
+        self._throughput.begin(self.stop_signal.begun)
+        self._throughput.note()
         self._take(group, generation, sampling, is_last)
         self.ws.db.commit()
         self._report()
@@ -398,33 +398,33 @@ class _Run:
 
     def _report(self) -> None:
         now = time.monotonic()
-        if self._forecast_at is not None and now >= self._forecast_at and self._pace.is_known(now):
+        if self._forecast_at is not None and now >= self._forecast_at and self._throughput.is_known(now):
             self._forecast_at = float("inf")
             self._forecast(now)
         if now >= self._next_report or self.done == self.total:
             self._next_report = now + 0.2
-            left = self._pace.seconds_left(now)
-            note = f"{self._pace.per_second(now):,.1f} prompts/s" if left is not None else ""
+            left = self._throughput.seconds_left(now)
+            note = f"{self._throughput.per_second(now):,.1f} prompts/s" if left is not None else ""
             if left is not None and self.deadline is not None and now + left > self.deadline:
-                note += f", deadline in {in_words(self.deadline - now)}"
+                note += f", deadline in {format_duration(self.deadline - now)}"
             elif left is not None:
-                note += f", {in_words(left)} left"
+                note += f", {format_duration(left)} left"
             self.observer.progress(self.done, self.total, note)
 
     def _forecast(self, now: float) -> None:
-        """How far the run will get, once its pace is known."""
+        """How far the run will get, once its speed is known."""
         left = self.deadline - now
-        n_prompts, n_users = self._pace.reach(left, now)
-        rate = f"{self._pace.per_second(now):,.1f} prompts/s measured"
-        if n_prompts >= self._pace.n_prompts:
-            need = self._pace.seconds_left(now) or 0.0
+        n_prompts, n_users = self._throughput.reach(left, now)
+        rate = f"{self._throughput.per_second(now):,.1f} prompts/s measured"
+        if n_prompts >= self._throughput.n_prompts:
+            need = self._throughput.seconds_left(now) or 0.0
             self.observer.say(
-                f"{rate}: all {self._pace.n_prompts:,} prompts will be done in {in_words(need)}, before the deadline."
+                f"{rate}: all {self._throughput.n_prompts:,} prompts will be done in {format_duration(need)}, before the deadline."
             )
         else:
             self.observer.say(
-                f"{rate}: {n_prompts:,} of {self._pace.n_prompts:,} prompts will be done when the deadline comes in "
-                f"{in_words(left)}; they serve {n_users:,} {self.side}s, those of the most shared prompts."
+                f"{rate}: {n_prompts:,} of {self._throughput.n_prompts:,} prompts will be done when the deadline comes in "
+                f"{format_duration(left)}; they serve {n_users:,} {self.side}s, those of the most shared prompts."
             )
 
     def _close(self, plan: Plan) -> None:

@@ -30,8 +30,8 @@ import numpy as np
 
 from ..errors import ModelError
 from ..runtime import Model, last_errors
-from .answers import Brake
-from .form import END, NEWLINE, PLAIN, SILENT, Form, TokenTable
+from .answers import StopSignal
+from .constrained_decoding import END, NEWLINE, PLAIN, SILENT, AnswerConstraint, TokenTable
 from .sampling import Sampling
 
 MIN_COPY_TOKENS = 16  # a copy moves a slot's whole stretch of cells, so a short common prefix is cheaper decoded
@@ -191,31 +191,36 @@ class Worker:
         self,
         prompts: queue.SimpleQueue[Pending | None],
         emit: Callable[[GenerationResult], None],
-        brake: Brake,
+        stop_signal: StopSignal,
         max_new_tokens: int,
         sampling: Sampling,
     ) -> None:
-        """Answer what comes from `prompts` until None comes or the brake is pulled; each answer goes to `emit`.
+        """Answer what comes from `prompts` until None comes or the stop signal is set; each answer goes to `emit`.
 
         It waits for the next prompt whenever a slot is free, so that what shares a batch never depends on time.
         """
         started, waited = time.perf_counter(), self.seconds_waiting
         try:
-            self._run(prompts, emit, brake, max_new_tokens, sampling)
+            self._run(prompts, emit, stop_signal, max_new_tokens, sampling)
         finally:
             self.seconds_running += time.perf_counter() - started - (self.seconds_waiting - waited)
 
     def _run(
-        self, prompts: queue.SimpleQueue, emit: Callable, brake: Brake, max_new_tokens: int, sampling: Sampling
+        self,
+        prompts: queue.SimpleQueue,
+        emit: Callable,
+        stop_signal: StopSignal,
+        max_new_tokens: int,
+        sampling: Sampling,
     ) -> None:
         self.llama.clear()
         slots = _Slots(self.n_slots, self.n_ctx)
-        form = Form(self.table, self.n_slots) if sampling.guided else None
+        constraint = AnswerConstraint(self.table, self.n_slots) if sampling.guided else None
         head: Pending | None = None
         exhausted = refilling = False
-        while not brake.stop.is_set():
+        while not stop_signal.stop.is_set():
             n_free = self.n_slots - int(slots.active.sum())
-            exhausted = exhausted or brake.drain.is_set()
+            exhausted = exhausted or stop_signal.drain.is_set()
             refilling = n_free > 0 and (refilling or n_free * REFILL_SHARE >= self.n_slots)
             while refilling and n_free and not exhausted:
                 if head is None:
@@ -228,15 +233,15 @@ class Worker:
                 slot = self._admit(slots, head, max_new_tokens)
                 if slot is None:
                     break
-                if form is not None:
-                    slots.extend(slot, form.begin(slot)[: max_new_tokens - 1])
+                if constraint is not None:
+                    slots.extend(slot, constraint.begin(slot)[: max_new_tokens - 1])
                 n_free -= 1
                 head = None
             if n_free == self.n_slots:
                 return
             if self.share_prefix:
-                self._close_ranks(slots, form)
-            for slot in self._step(slots, form, sampling):
+                self._close_ranks(slots, constraint)
+            for slot in self._step(slots, constraint, sampling):
                 emit(self._result(slots, slot))
                 slots.free(slot)
 
@@ -269,7 +274,7 @@ class Worker:
         self.n_reused_tokens += reused
         return target
 
-    def _close_ranks(self, slots: "_Slots", form: Form | None) -> None:
+    def _close_ranks(self, slots: "_Slots", constraint: AnswerConstraint | None) -> None:
         """Let no free slot stand between two that are at work: the last one moves to the first gap."""
         active = np.flatnonzero(slots.active)
         n = len(active)
@@ -279,10 +284,10 @@ class Worker:
         for target, source in zip(gaps, active[::-1].tolist()):
             self.llama.copy(source, target)
             slots.move(source, target)
-            if form is not None:
-                form.move(source, target)
+            if constraint is not None:
+                constraint.move(source, target)
 
-    def _step(self, slots: "_Slots", form: Form | None, sampling: Sampling) -> list[int]:
+    def _step(self, slots: "_Slots", constraint: AnswerConstraint | None, sampling: Sampling) -> list[int]:
         """Decode one batch; returns the slots that have finished, in ascending order."""
         batch = self._batch
         total, n_speaking = self._decoding.fill_batch(
@@ -307,18 +312,18 @@ class Worker:
             return []
         speaking = slots.speaking[:n_speaking]
         chosen = self._choose(slots, speaking, logits, sampling)
-        forced = form.choose(speaking, logits, chosen) if form is not None else {}
+        forced = constraint.choose(speaking, logits, chosen) if constraint is not None else {}
         slots.append(speaking, chosen)
         for slot, tokens in forced.items():
             slots.extend(slot, tokens[: int(slots.n_most[slot] - slots.n_known[slot])])
         kinds = self.table.kinds(chosen)
         ended = (kinds != PLAIN) | (slots.n_known[speaking] >= slots.n_most[speaking])
         dead: set[int] = set()
-        if form is not None:
-            dead = form.dead
+        if constraint is not None:
+            dead = constraint.dead
             ended |= np.isin(speaking, list(dead)) if dead else False
             if sampling.temperature <= 0:
-                for slot, gap in form.gaps.items():  # between what was taken and what else the form allows
+                for slot, gap in constraint.gaps.items():  # between what was taken and what else the grammar allows
                     slots.min_gap[slot] = min(slots.min_gap[slot], gap)
         return [
             slot

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import ProfileFormatError
 from ..files import atomic_path
-from ..profiles.pace import in_words
+from ..profiles.eta import format_duration
 from ..workspace import Workspace
 from . import frontier, plots, tables
 from .facts import COVERAGE_K, EXAMPLE_K, Facts, Person, gather
@@ -354,7 +354,7 @@ def _timings(facts: Facts) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 10 else in_words(seconds)
+    return f"{seconds:.2g} s" if seconds < 10 else format_duration(seconds)
 
 
 # -- provenance ---------------------------------------------------------------------------

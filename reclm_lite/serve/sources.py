@@ -158,8 +158,8 @@ def profile_text(ws: Workspace, user: int) -> str:
 
 def profile_vector(arrays: dict[str, np.ndarray] | None, user: int, text: str) -> np.ndarray | None:
     """float32 (dim,), normalised: the vector of a user's profile; None where there is none of this very `text`."""
-    from ..profiles.vectors import profile_words
-    from ..text.vectors import text_hash
+    from ..profiles.profile_vectors import profile_words
+    from ..text.item_vectors import text_hash
 
     if arrays is None or not text or int(arrays["text_hash"][user]) != text_hash(profile_words(text)):
         return None

@@ -34,7 +34,7 @@ from reclm_lite.files import file_sha256
 from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.report import write_report
 from reclm_lite.runtime import load_model, quantize_file
-from reclm_lite.text.vectors import embed_items
+from reclm_lite.text.item_vectors import embed_items
 from reclm_lite.workspace import Workspace
 
 N_USERS, N_ITEMS = 40, 24

@@ -71,7 +71,7 @@ class Fake:
     def has_room(self, prompt):
         return True
 
-    def answers(self, side, groups, sampling, brake):
+    def answers(self, side, groups, sampling, stop_signal):
         for group in groups:
             self.asked.append(group.prompt)
             type(self).n_answers += 1

@@ -16,13 +16,13 @@ from reclm_lite.data.dataset import item_texts
 from reclm_lite.dialogue.budget import ANSWER_TOKENS, AROUND, estimated, exact
 from reclm_lite.dialogue.build import BuildSettings, _finder, build, default_path, manifest_path
 from reclm_lite.dialogue.draws import Known
-from reclm_lite.dialogue.first import Shown
+from reclm_lite.dialogue.first_round import Shown
 from reclm_lite.dialogue.preferences import asked_instead, possible_kinds
 from reclm_lite.dialogue.records import KINDS, PREFERENCE, RL, SFT, read_dialogues
 from reclm_lite.dialogue.rounds import UserRounds
 from reclm_lite.errors import InputError, MissingArtefactError
 from reclm_lite.files import file_sha256
-from reclm_lite.profiles.targets import RulesTargets
+from reclm_lite.profiles.dialogue_teachers import RulesTeacher
 from reclm_lite.prompts.answer import parse_profile
 from reclm_lite.prompts.build import user_prompt_of
 from reclm_lite.prompts.forms import FORMS, NO, YES, candidate_spans, item_spans, person_spans, user_prompt, user_spans
@@ -235,7 +235,7 @@ def test_stale_profiles_are_of_the_oldest_half_and_need_times(tmp_path):
         inputs = load_inputs(ws)
         inputs = dataclasses.replace(inputs, times=np.arange(inputs.train.nnz, dtype=np.int64))
         settings = BuildSettings(PREFERENCE, sides=("user",), corruptions={"stale": 1.0})
-        assert build(ws, inputs, RulesTargets(inputs), settings).counts["stale"] > 5
+        assert build(ws, inputs, RulesTeacher(inputs), settings).counts["stale"] > 5
 
 
 def test_rl_lists_are_hidden_items_and_items_never_touched(ws, tmp_path):

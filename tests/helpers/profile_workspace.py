@@ -116,7 +116,7 @@ class FakeEngine:
         tag = hashlib.sha256(prompt.encode()).hexdigest()[:6]
         return f"User identity: reader {tag}, watcher, walker; User interests: {tag} rivers, comets, {tag} bread"
 
-    def generate(self, prompts, *, max_new_tokens, sampling, brake=None, window=None):
+    def generate(self, prompts, *, max_new_tokens, sampling, stop_signal=None, window=None):
         window = []
         for index, prompt in enumerate(prompts):
             type(self).asked.append(prompt)

@@ -9,8 +9,8 @@ from profile_workspace import make_workspace
 from tiny_llama import write_tiny_llama
 
 from reclm_lite.assets import profile_model_path
-from reclm_lite.profiles.constrain import HEAD, MIDDLE, may_begin, may_end
-from reclm_lite.profiles.form import END, NEWLINE, PLAIN, Form, TokenTable
+from reclm_lite.profiles.answer_grammar import HEAD, MIDDLE, may_begin, may_end
+from reclm_lite.profiles.constrained_decoding import END, NEWLINE, PLAIN, AnswerConstraint, TokenTable
 from reclm_lite.profiles.sampling import Sampling
 from reclm_lite.profiles.scheduler import Engine
 from reclm_lite.prompts.answer import is_unprinted
@@ -45,7 +45,7 @@ def model(request, tmp_path_factory):
 def test_tokens_are_accepted_exactly_where_the_text_may_begin_like_that(model):
     """Random walks through the form: every choice that stands is allowed, every choice that is changed was not."""
     rng, table = np.random.default_rng(0), TokenTable(model)
-    form = Form(table, 1)
+    form = AnswerConstraint(table, 1)
     slots = np.zeros(1, np.int64)
     n_quick = n_changed = n_corners = 0
     for _ in range(60):
@@ -130,10 +130,10 @@ class Pieces:
         return self.n_vocab - 1
 
 
-def written_as(written: str, *pieces: bytes, end: float = -9.0) -> tuple[bytes, Form]:
+def written_as(written: str, *pieces: bytes, end: float = -9.0) -> tuple[bytes, AnswerConstraint]:
     """What is taken after `written` where `pieces` are ever less likely, by one each; the token of the end is at
     `end`."""
-    form = Form(TokenTable(Pieces(written.encode(), *pieces)), 1)
+    form = AnswerConstraint(TokenTable(Pieces(written.encode(), *pieces)), 1)
     slots = np.zeros(1, np.int64)
     form.choose(slots, np.zeros((1, len(pieces) + 2), np.float32), np.zeros(1, np.int64))  # the token of `written`
     assert not form.is_dead(0)

@@ -213,7 +213,7 @@ def test_ctrl_c_keeps_what_was_made_and_says_how_to_go_on(ws, gguf, engine, monk
     assert profile(ws, "users", model=gguf).n_generated == 5 - n
 
 
-def one_by_one(self, prompts, *, max_new_tokens, sampling, brake=None, window=None):
+def one_by_one(self, prompts, *, max_new_tokens, sampling, stop_signal=None, window=None):
     from reclm_lite.profiles.scheduler import GenerationResult
 
     for index, prompt in enumerate(prompts):

@@ -6,7 +6,7 @@ from profile_workspace import make_workspace, text_of
 
 from reclm_lite.data.dataset import load_interactions
 from reclm_lite.errors import InputError
-from reclm_lite.profiles.pace import Pace, in_words, parse_duration
+from reclm_lite.profiles.eta import Throughput, format_duration, parse_duration
 from reclm_lite.profiles.plan import history_key, make_plan
 from reclm_lite.prompts.inputs import PromptInputs, load_inputs
 from reclm_lite.types import ItemText
@@ -152,11 +152,11 @@ def test_what_is_no_duration_is_refused(text):
 
 
 def test_durations_are_told_in_words():
-    assert [in_words(s) for s in (0, 89, 600, 6 * 3600 + 300)] == ["0 s", "89 s", "10 min", "6 h 05 min"]
+    assert [format_duration(s) for s in (0, 89, 600, 6 * 3600 + 300)] == ["0 s", "89 s", "10 min", "6 h 05 min"]
 
 
 def test_pace_counts_prompts_and_tells_whom_they_serve():
-    pace = Pace([50, 20, 10, 5, 5, 5, 5], now=-100.0)
+    pace = Throughput([50, 20, 10, 5, 5, 5, 5], now=-100.0)
     pace.begin(0.0)  # the model took 100 seconds to load
     assert pace.per_second(1.0) == 0.0 and pace.seconds_left(1.0) is None
     for second in (10, 20):
@@ -169,7 +169,7 @@ def test_pace_counts_prompts_and_tells_whom_they_serve():
 
 
 def test_pace_forgets_what_was_more_than_a_minute_ago():
-    pace = Pace([1] * 1000, now=0.0)
+    pace = Throughput([1] * 1000, now=0.0)
     for second in range(1, 100):
         pace.note(10, now=float(second))
     slow = [pace.note(1, now=100.0 + 10 * n) for n in range(1, 8)]

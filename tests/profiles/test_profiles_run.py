@@ -34,11 +34,11 @@ class Engine(FakeEngine):
     seconds_each = 0.0
     nonsense_at = -1.0  # the highest temperature at which it makes no sense
 
-    def generate(self, prompts, *, max_new_tokens, sampling, brake=None, window=None):
+    def generate(self, prompts, *, max_new_tokens, sampling, stop_signal=None, window=None):
         for index, prompt in enumerate(prompts):
             if index == self.breaks_after:
                 raise KeyboardInterrupt
-            if brake.drain.is_set():
+            if stop_signal.drain.is_set():
                 return
             time.sleep(self.seconds_each)
             type(self).asked.append(prompt)

@@ -278,7 +278,7 @@ def test_answers_have_the_same_bits_whatever_the_slots_the_threads_and_the_compa
 
 
 def demo_prompts():
-    from reclm_lite.profiles.calibration import sample_prompts
+    from reclm_lite.profiles.calibration_texts import sample_prompts
 
     return list(enumerate(sample_prompts(n=64)))
 
@@ -303,12 +303,12 @@ def test_memory_is_what_was_announced(n_slots):
 
 
 def test_slots_are_as_many_as_memory_has_room_for():
-    from reclm_lite.profiles.room import plan_room
+    from reclm_lite.profiles.memory_plan import plan_memory
 
     with load_model(profile_model_path(), vocab_only=True) as model:
 
         def slots(**options):
-            return plan_room(model.gguf, model.n_vocab, n_ctx=512, n_threads=2, **options)
+            return plan_memory(model.gguf, model.n_vocab, n_ctx=512, n_threads=2, **options)
 
         most = slots(available=1 << 40)
         assert (most.n_slots, most.n_workers) == (64, 2)

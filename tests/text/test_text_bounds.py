@@ -97,9 +97,9 @@ from reclm_lite.prompts.entries import clean, cut, film_name, leading_phrase, ti
 from reclm_lite.prompts.forms import candidate_spans, person_spans, user_prompt
 from reclm_lite.errors import InputError, ProfileFormatError
 from reclm_lite.profiles.answers import judge
-from reclm_lite.profiles.constrain import may_begin, may_end
+from reclm_lite.profiles.answer_grammar import may_begin, may_end
 from reclm_lite.profiles.exchange import _is_time
-from reclm_lite.profiles.pace import parse_duration
+from reclm_lite.profiles.eta import parse_duration
 from reclm_lite.profiles.sources.endpoint import answer_line
 from reclm_lite.serve.reasons import quoted, words_of
 from reclm_lite.text.keyphrases import PhraseStats, closing_year, topics_of

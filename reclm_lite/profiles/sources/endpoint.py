@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from ...errors import InputError, ModelError
 from ...prompts.forms import form_for, prompt_form
-from ..answers import INVALID, TOO_LONG, Brake, Generation, Group, Spent, judge
-from ..pace import in_words
+from ..answers import INVALID, TOO_LONG, Generation, Group, Spent, StopSignal, judge
+from ..eta import format_duration
 from ..sampling import Sampling
 from ..store import prompt_key
 from .http_address import read_address, read_key
@@ -65,7 +65,7 @@ class CostEstimate:
         if self.cost is not None:
             text += f", about {_money(self.cost)} (at most {_money(self.max_cost)}) at the given prices"
         if self.min_seconds >= 1:
-            text += f", at least {in_words(self.min_seconds)} at the rate limit"
+            text += f", at least {format_duration(self.min_seconds)} at the rate limit"
         text += "; an answer that is no profile is asked for again."
         if not self.is_local:
             text += f" Item texts and what people took leave this machine: they are sent to {self.host}."
@@ -136,11 +136,11 @@ class Endpoint:
         )
 
     def answers(
-        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+        self, side: str, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal
     ) -> Iterator[tuple[Group, Generation]]:
         """See `Source`. Raises ModelError, after the answers that came, where the server refuses or is down."""
         del side
-        asking = _Asking(self, groups, sampling, brake)
+        asking = _Asking(self, groups, sampling, stop_signal)
         in_a_row, any_answer, fatal = 0, False, None
         try:
             for found in asking.results():
@@ -170,7 +170,9 @@ class Endpoint:
 
     # -- one prompt, in a thread of its own ------------------------------------------
 
-    def _ask(self, group: Group, sampling: Sampling, brake: Brake, asking: "_Asking") -> Generation | Unanswered | None:
+    def _ask(
+        self, group: Group, sampling: Sampling, stop_signal: StopSignal, asking: "_Asking"
+    ) -> Generation | Unanswered | None:
         """The generation of one prompt; None where the run ends before it was answered."""
         question = {
             "model": self.model,
@@ -192,8 +194,8 @@ class Endpoint:
                 key, "", TOO_LONG, str(error), _estimated_tokens(group.prompt), n_left_out=group.n_left_out
             )
         took = time.monotonic() - began[0]
-        brake.seconds_each = max(
-            took, 0.9 * brake.seconds_each + 0.1 * took
+        stop_signal.seconds_each = max(
+            took, 0.9 * stop_signal.seconds_each + 0.1 * took
         )  # of the slow ones: nothing is begun too late
         return self._generation(key, group, reply)
 
@@ -240,10 +242,10 @@ class Endpoint:
 class _Asking:
     """The threads of one call of `answers`: they take prompts in order and put what became of them into a queue."""
 
-    def __init__(self, source: Endpoint, groups: Sequence[Group], sampling: Sampling, brake: Brake):
+    def __init__(self, source: Endpoint, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal):
         self.over = threading.Event()  # nothing is begun or tried again
         self._left = threading.Event()  # nobody waits for answers any more
-        self._source, self._sampling, self._brake = source, sampling, brake
+        self._source, self._sampling, self._brake = source, sampling, stop_signal
         self._groups, self._lock = iter(groups), threading.Lock()
         self._done: queue.SimpleQueue = queue.SimpleQueue()
         self._end = float("inf")
@@ -267,7 +269,7 @@ class _Asking:
         self.over.set()
 
     def results(self) -> Iterator[Exception | tuple[Group, Generation | Unanswered]]:
-        """What comes, until all is done, the brake is pulled to a stop, or the time after `end_within` is over."""
+        """What comes, until all is done, the stop signal is set to a stop, or the time after `end_within` is over."""
         while self._n_running:
             is_late = self._brake.stop.is_set() or time.monotonic() > self._end
             try:

@@ -8,9 +8,9 @@ from ...errors import ModelError
 from ...probe import encodes
 from ...prompts.forms import form_for, prompt_form
 from ...runtime import file_sha256, load_model
-from ..answers import Brake, Generation, Group, Spent, judge
+from ..answer_grammar import HEAD, MIDDLE
+from ..answers import Generation, Group, Spent, StopSignal, judge
 from ..chat import chat_wrap
-from ..constrain import HEAD, MIDDLE
 from ..sampling import Sampling
 from ..scheduler import Engine, Tokenizer
 from ..store import prompt_key
@@ -122,17 +122,17 @@ class Gguf:
         )
 
     def answers(
-        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+        self, side: str, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal
     ) -> Iterator[tuple[Group, Generation]]:
         del side
         source, spent = self.identity(sampling), self.spent
         prompts = [group.prompt for group in groups]
         engine = self._open(prompts)
         # All at once share most; with a deadline the most valuable must come first.
-        window = None if brake.has_deadline else len(prompts)
-        brake.begun = time.monotonic()
+        window = None if stop_signal.has_deadline else len(prompts)
+        stop_signal.begun = time.monotonic()
         for result in engine.generate(
-            prompts, max_new_tokens=self.about.max_new_tokens, sampling=sampling, brake=brake, window=window
+            prompts, max_new_tokens=self.about.max_new_tokens, sampling=sampling, stop_signal=stop_signal, window=window
         ):
             group = groups[result.index]
             spent.n_answers += 1

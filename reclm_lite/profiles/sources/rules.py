@@ -8,7 +8,7 @@ from ...errors import InputError
 from ...prompts.answer import format_profile
 from ...prompts.forms import COMPACT, prompt_form
 from ...prompts.inputs import PromptInputs
-from ..answers import Brake, Generation, Group, Spent, judge
+from ..answers import Generation, Group, Spent, StopSignal, judge
 from ..sampling import Sampling
 from ..store import prompt_key
 from ..teachers import RuleTeacher
@@ -52,11 +52,11 @@ class Rules:
             return ""
 
     def answers(
-        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+        self, side: str, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal
     ) -> Iterator[tuple[Group, Generation]]:
         source = self.identity(sampling)
         for group in groups:
-            if brake.drain.is_set():
+            if stop_signal.drain.is_set():
                 return
             self.spent.n_answers += 1
             text = self.text_for(side, group.idxs[0])

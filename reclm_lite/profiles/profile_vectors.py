@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ..errors import MissingArtefactError, ProfileFormatError
 from ..prompts.answer import parse_profile
-from ..text.vectors import EmbedCounts, Encoder, earlier_arrays, embed_texts, open_encoder, save_if_changed
+from ..text.item_vectors import EmbedCounts, Encoder, earlier_arrays, embed_texts, open_encoder, save_if_changed
 from ..workspace import Workspace
 from . import store
 

@@ -1,7 +1,7 @@
 """How fast a run goes, how far it will get, and when it will be done: measured, not hoped.
 
 The rate is that of answers over the last minute; what is left is counted in prompts, since users are worth unequal
-numbers of them. Left out: stopping (`answers.Brake`) and showing.
+numbers of them. Left out: stopping (`answers.StopSignal`) and showing.
 """
 
 import re
@@ -35,7 +35,7 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`6 h 05 min`, `12 min`, `40 s`."""
     seconds = max(0.0, seconds)
     if seconds < 90:
@@ -49,7 +49,7 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-class Pace:
+class Throughput:
     """The pace of one run. sizes: users (or items) that each prompt serves, in the order in which prompts are begun."""
 
     def __init__(self, sizes: Sequence[int], now: float | None = None):

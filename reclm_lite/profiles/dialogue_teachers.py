@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..dialogue.first import Shown, Writer
+from ..dialogue.first_round import Shown, Writer
 from ..dialogue.leakguard import Quotes
 from ..errors import InputError, ProfileFormatError, ReclmError
 from ..files import file_sha256
@@ -19,10 +19,10 @@ from ..prompts.inputs import PromptInputs
 from ..types import Profile
 from ..workspace import Workspace
 from . import store
-from .answers import OK, Brake, Group, Source
+from .answers import OK, Group, Source, StopSignal
 from .exchange import read_profiles
 from .generate import RunSettings
-from .ids import TellingIds
+from .leaked_ids import LeakedIds
 from .sources.rules import Rules
 from .teachers import RuleTeacher
 
@@ -34,7 +34,7 @@ NO_PROFILE, NO_FORM, QUOTES_HELD_OUT = (
 CUT = "first-round answer of more than three and three"
 
 
-class RulesTargets:
+class RulesTeacher:
     """Answers by rule: no model, no waiting."""
 
     writes, is_whole = True, False
@@ -54,7 +54,7 @@ class RulesTargets:
             return ""
 
 
-class SourceTargets:
+class SourceTeacher:
     """Answers of a source (`sources`): a GGUF model or an endpoint, many prompts at once. Used under the writer's lock.
 
     agree: called with the source and the groups that it will be asked, before it is; raises to call that off. progress:
@@ -78,7 +78,7 @@ class SourceTargets:
         self.identity = source.identity(self.tries[0])
         self.left_out: Counter = Counter()
         self._form = source.form
-        self._ids = TellingIds(ws)
+        self._ids = LeakedIds(ws)
 
     def _prompt(self, shown: Shown, writer: Writer) -> str | None:
         """The prompt that the source gets, in its own form; None where nothing can be shown, or has room."""
@@ -116,7 +116,7 @@ class SourceTargets:
                 self.agree(self.source, missing)
             n = 0
             for n, (_, generation) in enumerate(
-                self.source.answers(side, missing, sampling, Brake()) if missing else (), 1
+                self.source.answers(side, missing, sampling, StopSignal()) if missing else (), 1
             ):
                 with self.ws.db:
                     store.put_generation(self.ws, self._ids.judged(generation))
@@ -145,7 +145,7 @@ class SourceTargets:
         return ""
 
 
-class KnownTargets:
+class StoredTeacher:
     """Profiles that are there already, by side and index: they know whole histories, and only people's own are known.
 
     texts: (side, idx) -> text. cut: take the first three and three where a text has more, counted.
@@ -203,7 +203,7 @@ def cut_to_three(text: str) -> str | None:
     return f"{heads[0]} {lists[0]}; {heads[1]} {lists[1]}"
 
 
-def stored_targets(ws: Workspace) -> KnownTargets:
+def stored_teacher(ws: Workspace) -> StoredTeacher:
     """The profiles of the workspace, those written by hand or imported included."""
     texts = {(side, idx): text for side in store.SIDES for idx, text in store.usable_profiles(ws, side)}
     if not texts:
@@ -211,10 +211,10 @@ def stored_targets(ws: Workspace) -> KnownTargets:
             f"expected profiles in {ws.root}, found none; run `reclm profile users -w {ws.argument}`, or give another "
             "--teacher"
         )
-    return KnownTargets(ws, texts, "the workspace's profiles")
+    return StoredTeacher(ws, texts, "the workspace's profiles")
 
 
-def file_targets(ws: Workspace, path: Path, side: str | None, form: str | None) -> KnownTargets:
+def file_teacher(ws: Workspace, path: Path, side: str | None, form: str | None) -> StoredTeacher:
     """The profiles of a file that `reclm profile import` would take; longer ones of the published files are cut.
 
     side: whose, where the file does not say. Rows of unknown people and without a text are counted.
@@ -225,7 +225,7 @@ def file_targets(ws: Workspace, path: Path, side: str | None, form: str | None) 
             f"expected profiles of this workspace's users or items in {path}, found none; see that its ids are those "
             "of the import"
         )
-    found = KnownTargets(ws, texts, f"{path.name}, sha256:{file_sha256(path)}", cut=True)
+    found = StoredTeacher(ws, texts, f"{path.name}, sha256:{file_sha256(path)}", cut=True)
     if bad:
         found.left_out["rows that are of nobody here, or have no text"] = bad
     return found

@@ -7,7 +7,7 @@ profile: they say nothing of a person and may point to one. Only the token that 
 beginning of an id may stay (`N555` of `N55528`). Characters that show nothing (direction marks, zero-width spaces) are
 no part of a profile either.
 
-A `Place` is where a text stands in the form; `Place.after` takes it on by a few characters. `form` follows many answers
+A `GrammarState` is where a text stands in the form; `GrammarState.after` takes it on by a few characters. `form` follows many answers
 token by token with it. Left out: what the phrases say.
 """
 
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ..prompts.answer import MAX_PHRASE_CHARS, is_unprinted, looks_like_id
 
-FORM_VERSION = "3"
+GRAMMAR_VERSION = "3"
 HEAD, MIDDLE = "User identity:", " User interests:"
 N_PHRASES = 3
 MAX_WORDS = 6
@@ -25,7 +25,7 @@ _DIGIT = re.compile(r"\d")
 _FIXED = {0: HEAD, 2: MIDDLE}  # by part; 1 and 3 are the two lists
 
 
-class Place(NamedTuple):
+class GrammarState(NamedTuple):
     """Where a text stands: in which part (0 to 3: HEAD, identities, MIDDLE, interests), after how much of it.
 
     n_fixed: characters of the fixed words written. phrases: of the present list, those closed by a comma, folded for
@@ -37,12 +37,12 @@ class Place(NamedTuple):
     phrases: tuple[str, ...] = ()
     phrase: str = ""
 
-    def after(self, text: str) -> "Place | None":
+    def after(self, text: str) -> "GrammarState | None":
         """The place after `text`, or None where no valid profile goes on like that."""
         part, n_fixed, phrases, phrase = self.part, self.n_fixed, self.phrases, self.phrase
         if part not in _FIXED and "," not in text and ";" not in text and text.isprintable():
             phrase += text
-            return Place(part, n_fixed, phrases, phrase) if _has_room(phrase) else None
+            return GrammarState(part, n_fixed, phrases, phrase) if _has_room(phrase) else None
         for c in text:
             if part in _FIXED:
                 fixed = _FIXED[part]
@@ -67,8 +67,8 @@ class Place(NamedTuple):
             else:
                 phrase += c
         if part in _FIXED or len(phrase) == 0:
-            return Place(part, n_fixed, phrases, phrase)
-        return Place(part, n_fixed, phrases, phrase) if _has_room(phrase) else None
+            return GrammarState(part, n_fixed, phrases, phrase)
+        return GrammarState(part, n_fixed, phrases, phrase) if _has_room(phrase) else None
 
     @property
     def may_end(self) -> bool:
@@ -83,7 +83,7 @@ class Place(NamedTuple):
         return _FIXED[self.part][self.n_fixed :] if self.part in _FIXED else ""
 
 
-START = Place()
+START = GrammarState()
 
 
 def _has_room(phrase: str) -> bool:

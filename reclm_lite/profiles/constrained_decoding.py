@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..prompts.answer import MAX_PHRASE_CHARS, is_unprinted
-from .constrain import MAX_WORDS, START, Place
+from .answer_grammar import MAX_WORDS, START, GrammarState
 
 PLAIN, NEWLINE, END, SILENT = 1, 2, 3, 4  # what a token does: goes on, breaks the line, ends the text, writes nothing
 N_GUIDED_CHOICES = 128  # likeliest tokens that are tried before the form gives up on an answer
@@ -114,7 +114,7 @@ class _Written(NamedTuple):
     that is not whole yet.
     """
 
-    place: Place | None = START
+    place: GrammarState | None = START
     rest: bytes = b""
 
     def after(self, piece: bytes) -> "_Written | None":
@@ -136,7 +136,7 @@ class _Written(NamedTuple):
         return _Written(place, rest)
 
 
-class Form:
+class AnswerConstraint:
     """Where each of `n_slots` answers stands in the form."""
 
     def __init__(self, table: TokenTable, n_slots: int):

@@ -22,7 +22,7 @@ _CELLS = 256  # llama.cpp rounds a sequence's share up to a multiple
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryPlan:
     """n_slots, n_workers: see the module. n_ctx: tokens of a prompt with its answer. need_bytes: an estimate of all of
     it."""
 
@@ -54,7 +54,7 @@ def compute_bytes(gguf: Any, n_vocab: int, n_batch: int, n_slots: int) -> int:
     return _F32 * (n_batch * (6 * n_embd + 3 * n_ff) + 2 * n_slots * n_vocab)
 
 
-def plan_room(
+def plan_memory(
     gguf: Any,
     n_vocab: int,
     *,
@@ -64,7 +64,7 @@ def plan_room(
     n_workers: int | None = None,
     n_batch: int = N_BATCH,
     available: int | None = None,
-) -> Room:
+) -> MemoryPlan:
     """What suits the model and the machine; n_slots and n_workers are kept where they are given.
 
     Raises ModelError where not even one sequence has room in memory, or the slots that were asked for have none.
@@ -92,4 +92,4 @@ def plan_room(
             f"{in_units(free)} are "
             "available: nothing was started. Use fewer --slots, a model with fewer bits, or a machine with more memory"
         )
-    return Room(n_slots, n_ctx, n_batch, min(n_workers, n_slots), need(n_slots))
+    return MemoryPlan(n_slots, n_ctx, n_batch, min(n_workers, n_slots), need(n_slots))

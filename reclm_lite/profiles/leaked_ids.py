@@ -7,7 +7,7 @@ from ..workspace import Workspace
 from .answers import INVALID, OK, Generation
 
 
-class TellingIds:
+class LeakedIds:
     """The ids of users and items that could not be taken for words: six characters or more, letters and figures among
     them."""
 
