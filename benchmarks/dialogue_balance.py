@@ -25,7 +25,7 @@ from reclm_lite.dialogue.draws import Known
 from reclm_lite.dialogue.first_round import Writer
 from reclm_lite.dialogue.records import RL, Dialogue
 from reclm_lite.dialogue.rounds import UserRounds
-from reclm_lite.profiles.dialogue_teachers import RulesTeacher
+from reclm_lite.profiles.sources.rules import RulesTeacher
 from reclm_lite.prompts.forms import COMPACT
 from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.text.encoder import TextEncoder

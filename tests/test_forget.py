@@ -79,7 +79,7 @@ def fill_profiles(ws: Workspace) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """A workspace that has everything: each model, neighbours, profiles, vectors, reports, what interrupted commands
+    """A workspace that has everything: each model, neighbors, profiles, vectors, reports, what interrupted commands
     leave."""
     root = tmp_path_factory.mktemp("forget") / "ws"
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from wordnet_text import WordNetText
 
-from reclm_lite.profiles.teachers import RuleTeacher
+from reclm_lite.profiles.sources.rules import RuleTeacher
 from reclm_lite.prompts.answer import format_profile
 from reclm_lite.prompts.compact import render
 from reclm_lite.prompts.entries import clean, leading_phrase

@@ -24,7 +24,7 @@ from ..errors import InputError, ModelError, WorkspaceError
 from ..files import lock_file
 from ..profiles.calibration_texts import sample_prompts
 from ..profiles.eta import format_duration
-from ..profiles.generate import Observer
+from ..profiles.run_progress import Observer
 from ..profiles.sampling import Sampling
 from ..profiles.scheduler import Tokenizer
 from ..profiles.sources import SourceSettings

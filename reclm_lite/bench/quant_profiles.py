@@ -18,8 +18,10 @@ from ..data.dataset import Split, load_split, user_ids
 from ..errors import InputError
 from ..files import atomic_folder
 from ..profiles import store
-from ..profiles.generate import Observer, RunSettings, run_profiles
+from ..profiles.generate import run_profiles
 from ..profiles.profile_vectors import embed_profiles
+from ..profiles.run_progress import Observer
+from ..profiles.run_settings import RunSettings
 from ..profiles.sources import SourceSettings
 from ..prompts.inputs import PromptInputs, load_inputs
 from ..text.item_vectors import Encoder

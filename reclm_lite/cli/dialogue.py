@@ -207,9 +207,10 @@ def _refuse_what_does_nothing(kind: str, options: dict) -> None:
 def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
     """Who gives the first-round answers."""
     from ..dialogue.teacher import NoTeacher
-    from ..profiles.dialogue_teachers import RulesTeacher, SourceTeacher, file_teacher, stored_teacher
-    from ..profiles.generate import RunSettings
+    from ..profiles.dialogue_teachers import SourceTeacher, file_teacher, stored_teacher
+    from ..profiles.run_settings import RunSettings
     from ..profiles.sources import RULES, SourceSettings, open_source
+    from ..profiles.sources.rules import RulesTeacher
 
     name = options["teacher"]
     if kind == "rl":

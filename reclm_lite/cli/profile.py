@@ -208,7 +208,7 @@ def _refuse_addresses_of_the_workspace(source, yes: bool) -> None:
 def _is_over(ws, side: str, options: dict) -> bool:
     """Whether the last run ended well and the command line asks for nothing else: the usual model must not take its
     model's place."""
-    from ..profiles.generate import job_kind
+    from ..profiles.run_settings import job_kind
     from ..profiles.store import last_state
 
     return last_state(ws, job_kind(side)) == "done" and not any(_is_given(name) for name in options)
@@ -217,7 +217,7 @@ def _is_over(ws, side: str, options: dict) -> bool:
 def _settings(ws, side: str, options: dict, resume: bool):
     """The settings of a run: those of the last unfinished one where `resume`, and over them what the command line
     says."""
-    from ..profiles.generate import RunSettings, settings_of_last
+    from ..profiles.run_settings import RunSettings, settings_of_last
     from ..profiles.sampling import Sampling
     from ..profiles.sources import SourceSettings
 
@@ -285,7 +285,7 @@ def _n_usable(ws) -> int:
 
 
 def _observer(update, yes: bool):
-    from ..profiles.generate import Observer
+    from ..profiles.run_progress import Observer
 
     class Terminal(Observer):
         def progress(self, done: int, total: int, note: str = "") -> None:

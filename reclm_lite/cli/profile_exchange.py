@@ -31,7 +31,8 @@ def export_command(root: Path, side: str, output: Path | None, form: str | None,
       reclm profile export -w shop --side users --format csv | head
     """
     from ..profiles.eta import counted
-    from ..profiles.exchange import export_profiles, export_to_file, format_of
+    from ..profiles.exchange import export_profiles, export_to_file
+    from ..profiles.exchange_format import format_of
     from ..workspace import Workspace
 
     path = None if output is None or str(output) == "-" else output

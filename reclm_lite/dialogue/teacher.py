@@ -1,11 +1,19 @@
-"""Who gives the first-round answers: what a build asks of a teacher. The teachers themselves are
-`profiles/targets.py`."""
+"""Who gives the first-round answers: what a build asks of a teacher.
+
+The teachers themselves are in `profiles/dialogue_teachers.py` and, by rule, in `profiles/sources/rules.py`.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
 from .first_round import Shown, Writer
+
+NO_PROFILE, NO_FORM, QUOTES_HELD_OUT = (
+    "no first-round answer",
+    "first-round answer without the form",
+    "first-round answer quotes what is held out",
+)
 
 
 class Teacher(Protocol):

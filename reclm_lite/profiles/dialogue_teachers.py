@@ -1,9 +1,9 @@
-"""Teachers of the first round (`dialogue.teacher`): rules, any source of profiles, the workspace's own profiles, a
-file.
+"""Teachers of first rounds (`dialogue.teacher.Teacher`): a source of profiles, the workspace's own profiles, or a file.
 
 A model's answers are kept where `reclm profile` keeps its own, addressed by model and prompt: what was answered once is
 not asked again, and `reclm forget` knows for whom each was made. Profiles of the workspace or of a file were made from
-whole histories; one that quotes what its person has in validation or test alone is left out.
+whole histories; one that quotes what its person has in validation or test alone is left out. The teacher by rule is in
+`sources.rules`.
 """
 
 from collections import Counter
@@ -12,46 +12,19 @@ from pathlib import Path
 
 from ..dialogue.first_round import Shown, Writer
 from ..dialogue.leakguard import Quotes
+from ..dialogue.teacher import NO_FORM, NO_PROFILE, QUOTES_HELD_OUT
 from ..errors import InputError, ProfileFormatError, ReclmError
 from ..files import file_sha256
 from ..prompts.answer import format_profile, parse_profile
-from ..prompts.inputs import PromptInputs
 from ..types import Profile
 from ..workspace import Workspace
 from . import store
 from .answers import OK, Group, Source, StopSignal
 from .exchange import read_profiles
-from .generate import RunSettings
 from .leaked_ids import LeakedIds
-from .sources.rules import Rules
-from .teachers import RuleTeacher
+from .run_settings import RunSettings
 
-NO_PROFILE, NO_FORM, QUOTES_HELD_OUT = (
-    "no first-round answer",
-    "first-round answer without the form",
-    "first-round answer quotes what is held out",
-)
 CUT = "first-round answer of more than three and three"
-
-
-class RulesTeacher:
-    """Answers by rule: no model, no waiting."""
-
-    writes, is_whole = True, False
-
-    def __init__(self, inputs: PromptInputs):
-        self.identity = Rules(inputs).identity(RunSettings().sampling)
-        self.left_out: Counter = Counter()
-
-    def prepare(self, asked: Iterable[Shown], writer: Writer) -> None:
-        """Nothing to prepare."""
-
-    def answer(self, shown: Shown, writer: Writer) -> str:
-        try:
-            return format_profile(parse_profile(format_profile(RuleTeacher.from_view(writer.view(shown)))))
-        except (InputError, ProfileFormatError) as error:
-            self.left_out[NO_FORM if isinstance(error, ProfileFormatError) else NO_PROFILE] += 1
-            return ""
 
 
 class SourceTeacher:

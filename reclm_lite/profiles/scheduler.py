@@ -30,7 +30,8 @@ from .chat import ChatWrap
 from .constrained_decoding import TokenTable
 from .memory_plan import N_BATCH, plan_memory
 from .sampling import GREEDY, Sampling
-from .worker import GenerationResult, Pending, Worker
+from .slots import GenerationResult, Pending
+from .worker import Worker
 
 __all__ = ["GREEDY", "Engine", "GenerationResult", "Sampling", "Tokenizer"]
 
@@ -76,9 +77,10 @@ class Tokenizer:
 class Engine:
     """A GGUF model with `n_slots` sequences of `n_ctx` tokens in flight. Close it, or use `with`.
 
-    n_threads: all CPUs where None. n_slots, n_workers: chosen from model, context and free memory where None (`memory_plan`);
-    n_ctx: at most DEFAULT_N_CTX where None. chat: the text around each prompt, see `chat.ChatWrap`. share_prefix: reuse
-    of common beginnings, where the model's memory allows it. announced_bytes: what the process will take at its peak.
+    n_threads: None: all CPUs. n_slots, n_workers: None: chosen from the model, the context and free memory
+    (`memory_plan`). n_ctx: None: at most DEFAULT_N_CTX. chat: the text around each prompt, see `chat.ChatWrap`.
+    share_prefix: reuse common beginnings, if the model's memory allows it. announced_bytes: what the process will take
+    at its peak.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What recommending reads from other stages' artefacts: models, item vectors, profile vectors, neighbours, interests.
+"""What recommending reads from other stages' artefacts: models, item vectors, profile vectors, neighbors, interests.
 
 Each reader gives None (or nothing) where an optional artefact has not been made or is stale, and logs it;
 `choose_model` says in a sentence what it chose and why. What was asked for by name and is missing raises.

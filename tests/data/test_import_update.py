@@ -28,7 +28,7 @@ AFTER = {"a": [7, 8], "b": [0, 1], "c": [1, 2], "d": [2, 9], "f": [3, 4], "k": [
 
 
 def load(ws: Workspace, histories: dict[str, list[int]], *, first_item: int = 0, update: bool = False, seed: int = 0):
-    """Import histories (user id -> items, all in training), split and find neighbours. first_item: items before it are
+    """Import histories (user id -> items, all in training), split and find neighbors. first_item: items before it are
     gone."""
     ids = [f"i{item:02d}" for item in range(first_item, N_ITEMS)]
     pairs = [(number, item) for number, items in enumerate(histories.values()) for item in items]

@@ -22,7 +22,7 @@ from reclm_lite.dialogue.records import KINDS, PREFERENCE, RL, SFT, read_dialogu
 from reclm_lite.dialogue.rounds import UserRounds
 from reclm_lite.errors import InputError, MissingArtefactError
 from reclm_lite.files import file_sha256
-from reclm_lite.profiles.dialogue_teachers import RulesTeacher
+from reclm_lite.profiles.sources.rules import RulesTeacher
 from reclm_lite.prompts.answer import parse_profile
 from reclm_lite.prompts.build import user_prompt_of
 from reclm_lite.prompts.forms import FORMS, NO, YES, candidate_spans, item_spans, person_spans, user_prompt, user_spans

@@ -17,15 +17,10 @@ from reclm_lite.dialogue.records import KINDS, PREFERENCE, SFT, read_dialogues
 from reclm_lite.dialogue.rounds import UserRounds
 from reclm_lite.errors import InputError, LeakError, MissingArtefactError, ReclmError
 from reclm_lite.forget import forget_user
-from reclm_lite.profiles.dialogue_teachers import (
-    RulesTeacher,
-    SourceTeacher,
-    cut_to_three,
-    file_teacher,
-    stored_teacher,
-)
-from reclm_lite.profiles.generate import RunSettings
+from reclm_lite.profiles.dialogue_teachers import SourceTeacher, cut_to_three, file_teacher, stored_teacher
+from reclm_lite.profiles.run_settings import RunSettings
 from reclm_lite.profiles.sources import SourceSettings, open_source
+from reclm_lite.profiles.sources.rules import RulesTeacher
 from reclm_lite.profiles.store import set_profile
 from reclm_lite.prompts.inputs import load_inputs
 

@@ -10,7 +10,7 @@ from profile_workspace import make_workspace, matrix
 from reclm_lite.cf import interface
 from reclm_lite.cf.neighbors import neighbors
 from reclm_lite.dialogue.build import BuildSettings, BuildSummary, build
-from reclm_lite.profiles.dialogue_teachers import RulesTeacher
+from reclm_lite.profiles.sources.rules import RulesTeacher
 from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.workspace import Workspace
 

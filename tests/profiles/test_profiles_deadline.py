@@ -10,7 +10,8 @@ from tiny_llama import write_tiny_llama
 
 from reclm_lite.profiles import store
 from reclm_lite.profiles.answers import StopSignal
-from reclm_lite.profiles.generate import Observer, RunSettings, settings_of_last
+from reclm_lite.profiles.run_progress import Observer
+from reclm_lite.profiles.run_settings import RunSettings, settings_of_last
 from reclm_lite.profiles.sampling import Sampling
 from reclm_lite.profiles.scheduler import Engine, GenerationResult
 from reclm_lite.profiles.sources import gguf as gguf_source

@@ -14,7 +14,8 @@ from profile_workspace import make_workspace, text_of
 from reclm_lite.errors import InputError, ModelError
 from reclm_lite.profiles import store
 from reclm_lite.profiles.answers import Group, StopSignal
-from reclm_lite.profiles.generate import RunSettings, run_profiles
+from reclm_lite.profiles.generate import run_profiles
+from reclm_lite.profiles.run_settings import RunSettings
 from reclm_lite.profiles.sampling import Sampling
 from reclm_lite.profiles.sources import SourceSettings, endpoint, http_chat
 from reclm_lite.profiles.sources.endpoint import Endpoint, answer_line

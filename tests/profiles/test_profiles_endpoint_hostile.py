@@ -16,7 +16,8 @@ from profile_workspace import make_workspace
 from reclm_lite.errors import InputError, ModelError
 from reclm_lite.profiles import store
 from reclm_lite.profiles.answers import MAX_ANSWER_CHARS, MAX_REASON_CHARS, Group, StopSignal, judge
-from reclm_lite.profiles.generate import RunSettings, run_profiles
+from reclm_lite.profiles.generate import run_profiles
+from reclm_lite.profiles.run_settings import RunSettings
 from reclm_lite.profiles.sampling import Sampling
 from reclm_lite.profiles.sources import SourceSettings, http_answer, http_bounds, http_chat
 from reclm_lite.profiles.sources.endpoint import Endpoint, answer_line

@@ -8,7 +8,8 @@ from tiny_llama import write_tiny_llama
 
 from reclm_lite.errors import InputError, ModelError, WorkspaceError
 from reclm_lite.profiles import store
-from reclm_lite.profiles.generate import Interrupted, Observer
+from reclm_lite.profiles.generate import Interrupted
+from reclm_lite.profiles.run_progress import Observer
 from reclm_lite.profiles.sources import gguf as gguf_source
 
 TRAIN = {0: [0, 1], 1: [0, 1], 2: [2], 3: [3, 4, 5], 4: [6], 5: [6], 6: [6], 7: [8, 9, 10, 11]}

@@ -93,7 +93,7 @@ def test_no_held_out_title_reaches_a_prompt(tmp_path, form):
 
 
 def test_no_held_out_item_of_a_user_reaches_that_users_prompt_by_the_own_history(tmp_path):
-    # Item 1 is held out for user 0 and training for user 1, who is nobody's neighbour.
+    # Item 1 is held out for user 0 and training for user 1, who is nobody's neighbor.
     with make_workspace(tmp_path / "ws", {0: [0], 1: [1]}, test={0: [1]}, neighbors=[[-1], [-1]]) as ws:
         assert "uniqueword1" not in dict(build_prompts(load_inputs(ws), "user"))[0]
 

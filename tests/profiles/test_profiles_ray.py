@@ -18,7 +18,9 @@ from tiny_llama import write_tiny_llama
 
 from reclm_lite.errors import ModelError
 from reclm_lite.profiles.answers import Group, StopSignal
-from reclm_lite.profiles.generate import Observer, RunSettings, run_profiles
+from reclm_lite.profiles.generate import run_profiles
+from reclm_lite.profiles.run_progress import Observer
+from reclm_lite.profiles.run_settings import RunSettings
 from reclm_lite.profiles.scheduler import GREEDY, GenerationResult
 from reclm_lite.profiles.sources import SourceSettings, ray_cluster, ray_mailbox
 from reclm_lite.profiles.sources.gguf import Gguf

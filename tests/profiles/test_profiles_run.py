@@ -8,7 +8,9 @@ from tiny_llama import write_tiny_llama
 
 from reclm_lite.errors import ModelError
 from reclm_lite.profiles import store
-from reclm_lite.profiles.generate import Interrupted, Observer, run_profiles, settings_of_last
+from reclm_lite.profiles.generate import Interrupted, run_profiles
+from reclm_lite.profiles.run_progress import Observer
+from reclm_lite.profiles.run_settings import settings_of_last
 from reclm_lite.profiles.scheduler import GenerationResult
 from reclm_lite.profiles.sources import gguf as gguf_source
 from reclm_lite.types import ItemText

@@ -1,19 +1,16 @@
 """A GGUF model on every node of a Ray cluster, with the keys, and so the cache, of the local engine.
 
-Ray Data deals out batches of prompts: a Dataset of (row, prompt), `map_batches` over a pool of actors, one to a node,
-each of which opens the model once. Answers do not wait for the end of a batch: every worker hands over what it has, and
-learns of the stop signal, several times a second at a `Mailbox`, a small actor beside the driver. A batch whose node is lost is
-given to another node by Ray; the mailbox then says which of its rows are answered already. Left out: starting a cluster
-(docs/ray.md).
+Ray Data deals out batches of prompts: a Dataset of (row, prompt), `map_batches` over a pool of actors, one to a node
+(`ray_worker`), each of which opens the model once. The workers hand over answers at a `Mailbox`, a small actor beside
+the driver, and learn there whether to stop. If a node is lost, Ray gives its batch to another node; the mailbox then
+says which of its rows are answered already. Left out: starting a cluster (docs/ray.md).
 
-The only module that imports Ray, and only inside functions.
+Only this module and `ray_worker` import Ray, and only inside functions.
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
-import socket
 import tempfile
 import threading
 import time
@@ -21,141 +18,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
-from ...errors import ModelError, ReclmError
+from ...errors import ModelError
 from ...runtime import pick_threads
-from ..answer_grammar import GRAMMAR_VERSION
 from ..answers import Generation, Group, StopSignal, judge
 from ..sampling import Sampling
-from ..scheduler import Engine
+from ..slots import GenerationResult
 from ..store import prompt_key
-from ..worker import GenerationResult
 from .gguf import Gguf
-from .ray_mailbox import Job, Mailbox, batch_sizes, model_file
+from .ray_mailbox import Job, Mailbox, batch_sizes
+from .ray_worker import Worker, cpus_of, last_line
 
 log = logging.getLogger(__name__)
-
-HAND_OVER_SECONDS = 0.25  # between two visits of a worker to the mailbox
 TAKE_SECONDS = 0.2  # that the driver waits at the mailbox for news
-SLACK_SECONDS = 0.5  # from an answer on a node to the driver: both of the above
+SLACK_SECONDS = 0.5  # HAND_OVER_SECONDS and TAKE_SECONDS: from an answer on a node to the driver
 MAX_FRUITLESS = 2  # rounds in a row without one answer
 STOP_SECONDS = 10.0
 WAIT_WARNING_SECONDS = 30.0
-
-
-class Worker:
-    """What Ray Data keeps on a node: the model, opened with the first batch.
-
-    It never raises: Ray would put its own traceback around the sentence. A failure goes to the mailbox.
-    """
-
-    def __init__(self, mailbox: Any, job: Job):
-        self._mailbox, self._job = mailbox, job
-        self._engine: Engine | None = None
-        self._node = node_name()
-
-    def __call__(self, batch: Any) -> dict[str, list[int]]:
-        """batch: a pyarrow Table of `row` and `prompt` (UTF-8). The answers go to the mailbox; Ray Data gets their
-        number."""
-        import ray
-
-        try:
-            n = self._answer(batch["row"].to_pylist(), batch["prompt"].to_pylist())
-        except Exception as error:
-            sentence = str(error) if isinstance(error, ReclmError) else f"{type(error).__name__}: {error}"
-            ray.get(self._mailbox.fail.remote(f"{self._node}: {sentence}"))
-            n = 0
-        return {"n_answers": [n]}
-
-    def _answer(self, rows: list[int], prompts: list[bytes]) -> int:
-        import ray
-
-        wanted, go_on = ray.get(self._mailbox.begin.remote(self._node, rows))
-        if not go_on or not wanted:
-            return 0
-        text = dict(zip(rows, prompts))
-        engine, job, n = self._open(), self._job, 0
-        with self._synced() as (stop_signal, results):
-            for result in engine.generate(
-                [text[row].decode() for row in wanted],
-                max_new_tokens=job.max_new_tokens,
-                sampling=job.sampling,
-                stop_signal=stop_signal,
-                window=None if job.in_order else len(wanted),
-            ):
-                results.append(dataclasses.replace(result, index=wanted[result.index]))
-                n += 1
-        return n
-
-    @contextlib.contextmanager
-    def _synced(self) -> Iterator[tuple[StopSignal, list[GenerationResult]]]:
-        """Carries what is appended to the list to the mailbox, and the stop signal back, while answers are being made."""
-        import ray
-
-        stop_signal, results, over = StopSignal(), [], threading.Event()
-
-        def carry() -> None:
-            n = len(results)  # more may be appended meanwhile
-            drain, stop = ray.get(self._mailbox.hand_over.remote(self._node, results[:n], stop_signal.seconds_each))
-            del results[:n]
-            if drain:
-                stop_signal.drain.set()
-            if stop:
-                stop_signal.stop.set()
-
-        def carry_on() -> None:
-            while not over.wait(HAND_OVER_SECONDS):
-                try:
-                    carry()
-                except ray.exceptions.RayError:  # the driver is gone
-                    stop_signal.stop.set()
-                    return
-
-        thread = threading.Thread(target=carry_on, name="reclm-mailbox", daemon=True)
-        thread.start()
-        try:
-            yield stop_signal, results
-        finally:
-            over.set()
-            thread.join()
-            carry()
-
-    def _open(self) -> Engine:
-        if self._engine is None:
-            import ray
-
-            job = self._job
-            here = (__version__, GRAMMAR_VERSION)
-            if here != job.versions:
-                raise ModelError(
-                    f"expected reclm-lite {job.versions[0]} as on the driver, found {here[0]}; install the same "
-                    "version on every node"
-                )
-            path = model_file(job, lambda offset: ray.get(self._mailbox.chunk.remote(offset)))
-            node = ray.get_runtime_context().get_node_id()
-            declared = next((cpus_of(one) for one in ray.nodes() if one["NodeID"] == node), 1)
-            n_threads = job.n_threads or max(1, min(int(declared), pick_threads()))
-            self._engine = Engine(path, n_threads, job.n_slots, n_ctx=job.n_ctx, chat=job.chat)
-        return self._engine
-
-
-def node_name() -> str:
-    """This machine, for a message: name, address and the first digits of Ray's id."""
-    import ray
-
-    context = ray.get_runtime_context()
-    return f"node {socket.gethostname()} ({ray.util.get_node_ip_address()}, {context.get_node_id()[:8]})"
-
-
-def last_line(error: BaseException | None) -> str:
-    """Of Ray's errors, which hold the traceback of another process, the line that says what happened."""
-    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__ if error else "no reason given"
-
-
-def cpus_of(node: dict) -> float:
-    """What an alive node of `ray.nodes()` declares, else 0."""
-    return node["Resources"].get("CPU", 0.0) if node["Alive"] else 0.0
 
 
 class RayCluster(Gguf):

@@ -16,7 +16,7 @@ from ...runtime import file_sha256
 from ..answer_grammar import GRAMMAR_VERSION
 from ..chat import ChatWrap
 from ..sampling import Sampling
-from ..worker import GenerationResult
+from ..slots import GenerationResult
 
 BATCH_MOST, BATCH_LEAST = (
     512,
