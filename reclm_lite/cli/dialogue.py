@@ -6,12 +6,22 @@ from pathlib import Path
 
 import click
 
+from ..dialogue.records import KINDS
 from ..errors import shell_word
+from ..profiles.exchange_format import IMPORT_FORMATS
 from ..prompts.forms import COMPACT, FORMS, forms_help
-from ._options import common, echo, json_option, print_json, progress_bar, say, threads_option, workspace_option
-from .profile import _asked as agreed
+from ._options import (
+    common,
+    confirmed_at_terminal,
+    echo,
+    json_option,
+    print_json,
+    progress_bar,
+    say,
+    threads_option,
+    workspace_option,
+)
 
-KINDS = ("sft", "preference", "rl")
 _SIDES = {"users": ("user",), "items": ("item",), "both": ("user", "item")}
 _ONLY_FOR = {"rounds": "sft", "corruptions": "preference", "n_negatives": "rl"}
 _STORED, _BUNDLED = "stored", "bundled"
@@ -54,7 +64,7 @@ def command() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="First-round answers from this file of profiles (JSON lines or CSV).",
 )
-@click.option("--targets-format", type=click.Choice(("jsonl", "csv", "reclm")), help="[default: by the file's ending]")
+@click.option("--targets-format", type=click.Choice(IMPORT_FORMATS), help="[default: by the file's ending]")
 @click.option(
     "--rounds",
     type=click.IntRange(1, 2),
@@ -230,7 +240,7 @@ def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
                 estimate = getattr(source, "estimate", None)
                 if estimate is not None:
                     say(estimate(groups).sentence())
-                    if not options["yes"] and not agreed():
+                    if not options["yes"] and not confirmed_at_terminal():
                         raise click.ClickException("called off; nothing was sent")
 
             yield SourceTeacher(ws, source, RunSettings(), agree=agree, progress=update)

@@ -174,7 +174,9 @@ class AnswerConstraint:
     def choose(self, slots: np.ndarray, logits: np.ndarray, chosen: np.ndarray) -> dict[int, tuple[int, ...]]:
         """Replace the choices that the grammar refuses.
 
-        slots: int64 (n,). logits: float32 (n, n_vocab). chosen: int64 (n,), the model's choices, changed in place. Returns, for slots that have reached fixed words, the tokens that must follow.
+        slots: int64 (n,). logits: float32 (n, n_vocab). chosen: int64 (n,), the model's choices, changed in place.
+
+        Returns, for slots that have reached fixed words, the tokens that must follow.
         What a dead slot writes is not looked at.
         """
         table, n = self.table, len(slots)

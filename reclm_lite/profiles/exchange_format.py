@@ -16,6 +16,7 @@ from ..errors import InputError
 
 COLUMNS = ("side", "id", "profile", "status", "source", "reason", "basis", "created")
 JSONL, CSV, RECLM = "jsonl", "csv", "reclm"
+EXPORT_FORMATS, IMPORT_FORMATS = (JSONL, CSV), (JSONL, CSV, RECLM)
 _BY_SUFFIX = {".jsonl": JSONL, ".ndjson": JSONL, ".csv": CSV}
 # Columns of the published files, as those of ours.
 _RECLM_COLUMNS = {"UID": "id", "Response": "profile"}

@@ -20,7 +20,7 @@ class Sampling:
     def identity(self) -> str:
         """A text that two settings share only if they choose alike."""
         how = "greedy" if self.temperature <= 0 else f"t={self.temperature} k={self.top_k} seed={self.seed}"
-        return f"{how}, form {answer_grammar.FORM_VERSION}" if self.guided else how
+        return f"{how}, form {answer_grammar.GRAMMAR_VERSION}" if self.guided else how
 
 
 GREEDY = Sampling()
