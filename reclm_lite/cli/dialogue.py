@@ -183,7 +183,7 @@ def _told(counts: dict) -> str:
 
 
 def _refuse_what_does_nothing(kind: str, options: dict) -> None:
-    """Raises UsageError where the command line has an option that this build passes over."""
+    """Raises UsageError if the command line has an option that this build passes over."""
     from ..profiles.sources import RULES
 
     given = click.get_current_context().get_parameter_source

@@ -254,7 +254,7 @@ def _model_here(name: str) -> str:
 
 
 def _refuse_what_does_nothing(source) -> None:
-    """Raises UsageError where the command line has an option that this source passes over."""
+    """Raises UsageError if the command line has an option that this source passes over."""
     from ..profiles.sources import RULES
 
     if source.endpoint is None:

@@ -1,4 +1,4 @@
-"""How many tokens a text takes: estimated without a tokenizer, exact with one."""
+"""The token budget of a dialogue: estimated without a tokenizer, exact with one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ def estimated(max_tokens: int, form: str = COMPACT) -> Budget:
 
 
 def exact(max_tokens: int, folder: Path) -> Budget:
-    """Counted by the `tokenizer.json` of a folder. Raises InputError where there is none that can be read."""
+    """Counted by the `tokenizer.json` of a folder. Raises InputError if there is none that can be read."""
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
         raise InputError(

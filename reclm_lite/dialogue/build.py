@@ -38,10 +38,9 @@ TRAINED_ON = "held out, with a first round that is trained on"
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Which dialogues. sides: of "user" and "item". limit: users, and items, at most; who they are is drawn. variants:
-    of each user and item, each hiding other items. rounds: of sft, 1 or 2. n_negatives: of rl. held_out: share of the
-    part that is never
-    trained on. corruptions: kind -> share, of preference.
+    """Which dialogues to make. sides: "user", "item" or both. form: name of a prompt form. limit: at most this many
+    users, and items, drawn at random. variants: of each user and item, each hiding other items. rounds: of sft, 1 or 2.
+    n_negatives: of rl. held_out: share of the part that is never trained on. corruptions: kind -> share, of preference.
     """
 
     kind: str
@@ -56,7 +55,7 @@ class BuildSettings:
     corruptions: dict[str, float] = field(default_factory=lambda: dict(SHARES))
 
     def check(self) -> None:
-        """Raises InputError where a setting is none."""
+        """Raises InputError if a setting is invalid."""
         for name, value, known in (
             ("kind", self.kind, KINDS),
             ("form", self.form, tuple(FORMS)),
@@ -127,7 +126,7 @@ def build(
 ) -> BuildSummary:
     """Write the dialogues of a kind to `path` (the workspace's own, if None), and the manifest beside them.
 
-    inputs: what `load_inputs` read. progress: called with users and items done, and of all. Raises InputError where
+    inputs: what `load_inputs` read. progress: called with users and items done, and of all. Raises InputError if
     nothing could be made, MissingArtefactError where an input is missing or stale, LeakError where something held out
     came in.
     """

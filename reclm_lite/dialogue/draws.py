@@ -57,7 +57,7 @@ class Known:
     """The inputs, who they are about, and what draws ask of them again and again.
 
     held_out: share of that part. finder: who is like users of whose history a part is known, see `cf.neighbors.Finder`;
-    None where there are no neighbors.
+    None if there are no neighbors.
     """
 
     inputs: PromptInputs

@@ -24,7 +24,7 @@ _N_VIEWS = 1 << 15
 class Shown:
     """What a first round is made from: a user's items and neighbors, or an item and its co-items.
 
-    own: items, the oldest first (of an item: itself; empty where only neighbors are shown). near: of each neighbor its
+    own: items, the oldest first (of an item: itself; empty if only neighbors are shown). near: of each neighbor its
     items, ascending; of an item one co-item each. near_users: the neighbors in the same order; of an item empty.
     takers: of an item, the users whose items the co-items were counted in. old: own items that had no room.
     """
@@ -59,8 +59,7 @@ class Writer:
         return self.inputs.show(shown.own), [self.inputs.show(items) for items in shown.near]
 
     def view(self, shown: Shown) -> PromptView:
-        """What the compact prompt shows; kept for a while, as a teacher by rule reads it too, and many users have the
-        same."""
+        """What the compact prompt shows. Cached: the teacher by rule reads it too, and many users share one."""
         key = hashlib.blake2b(repr((shown.own, shown.near)).encode(), digest_size=16).digest()
         found = self._views.get(key)
         if found is None:
@@ -88,7 +87,7 @@ class Writer:
         return replace(shown, own=shown.own[len(shown.own) - form.n_own_items(len(shown.own)) :])
 
     def shortened(self, shown: Shown, form: str, has_room: Callable[[str], bool]) -> Shown | None:
-        """`shown` with as much of it as has room, by the rule of `prompts.build`; None where nothing has."""
+        """`shown` with as much of it as has room, by the rule of `prompts.build`; None if nothing has."""
         if has_room(self.text(shown, form)):
             return shown
         most = prompt_form(form).n_own_items(len(shown.own))

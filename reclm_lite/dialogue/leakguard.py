@@ -3,8 +3,8 @@ build ends.
 
 The guard reads the split by itself, apart from what prompts are made from, and knows the people and items by their ids,
 so that its message says whom to look for. Neighbors count as evidence too: they must come from vectors fitted on
-training
-alone. Left out: texts, which say nothing of who touched what, except those of targets from elsewhere (`Quotes`).
+training alone. Left out: texts, which say nothing of who touched what, except those of targets from elsewhere
+(`Quotes`).
 """
 
 import re
@@ -37,13 +37,13 @@ class LeakGuard:
 
     @classmethod
     def of(cls, ws: Workspace) -> "LeakGuard":
-        """The guard of a workspace's split. Raises LeakError where the neighbors may know what is held out."""
+        """The guard of a workspace's split. Raises LeakError if the neighbors may know what is held out."""
         split = load_split(ws)
         check_neighbors(ws, split)
         return cls(split, user_ids(ws), item_ids(ws))
 
     def check(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Take pairs in; every so many are looked up. Raises LeakError where one is held out, or is no training
+        """Take pairs in; every so many are looked up. Raises LeakError if one is held out, or is no training
         interaction."""
         self._waiting.extend(pairs)
         if len(self._waiting) >= _N_TOGETHER:

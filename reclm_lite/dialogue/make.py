@@ -33,9 +33,8 @@ SAME, NO_OTHER = "the rejected profile is the chosen one", "no profile of a simi
 
 @dataclass(frozen=True)
 class MakeSettings:
-    """What is made. form: of the prompts. rounds: 1 (nothing hidden) or 2. n_negatives: items of an rl dialogue that
-    nobody
-    concerned has. corruptions: kind -> share.
+    """What is made. form: name of a prompt form. rounds: 1 (nothing hidden) or 2. n_negatives: items of an rl dialogue
+    that nobody concerned has. corruptions: kind -> share.
     """
 
     kind: str
@@ -67,7 +66,7 @@ class Maker:
     # -- first round ---------------------------------------------------------------
 
     def _first(self, side: str, idx: int, variant: int) -> tuple[Draw, Shown, bool] | str:
-        """(draw, what has room of it, whether that is less); the reason where there is no first round."""
+        """(draw, what has room of it, whether that is less); the reason if there is no first round."""
         hide = self.settings.kind != SFT or self.settings.rounds == 2
         hide = hide and not (self.teacher.is_whole and self.settings.kind == PREFERENCE)
         draw = self.draws[side].draw(idx, variant, hide=hide)
@@ -103,7 +102,7 @@ class Maker:
         return None
 
     def _rejected(self, side: str, shown: Shown, variant: int) -> tuple[str, Shown | None] | None:
-        """(kind, the first round to ask for it); None where no kind is possible."""
+        """(kind, the first round to ask for it); None if no kind is possible."""
         other = self._other(side, shown, variant)
         kinds = possible_kinds(
             shown,
@@ -132,7 +131,7 @@ class Maker:
     # -- dialogues -----------------------------------------------------------------
 
     def make(self, side: str, idx: int, variant: int) -> Made | None:
-        """The dialogues about one user or item; where there are none, that is counted."""
+        """The dialogues about one user or item; if there are none, that is counted."""
         found = self.first(side, idx, variant)
         if isinstance(found, str):
             self.left_out[found] += 1

@@ -19,10 +19,9 @@ NO_PROFILE, NO_FORM, QUOTES_HELD_OUT = (
 class Teacher(Protocol):
     """Profiles for first rounds.
 
-    identity: what decides the answers, without paths. writes: whether it answers any first round, such as one of
-    neighbors alone, and not only knows people's profiles. is_whole: whether its profiles were made from whole
-    histories, hidden items
-    included. left_out: counts, by reason, the answers that cannot be used. writer: makes prompts of what is shown.
+    identity: what decides the answers, without paths. writes: whether it answers any first round (such as one with
+    neighbors alone), or only has stored profiles. is_whole: whether its profiles were made from whole histories, hidden
+    items included. left_out: counts, by reason, of answers that cannot be used. writer: makes prompts of what is shown.
     """
 
     identity: str
@@ -35,7 +34,7 @@ class Teacher(Protocol):
         it."""
 
     def answer(self, shown: Shown, writer: Writer) -> str:
-        """A profile in the usual form, or an empty text where there is none (counted in `left_out`)."""
+        """A profile in the usual form, or an empty text if there is none (counted in `left_out`)."""
 
 
 class NoTeacher:

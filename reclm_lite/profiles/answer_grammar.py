@@ -38,7 +38,7 @@ class GrammarState(NamedTuple):
     phrase: str = ""
 
     def after(self, text: str) -> "GrammarState | None":
-        """The state after `text`, or None where no valid profile goes on like that."""
+        """The state after `text`, or None if no valid profile goes on like that."""
         part, n_fixed, phrases, phrase = self.part, self.n_fixed, self.phrases, self.phrase
         if part not in _FIXED and "," not in text and ";" not in text and text.isprintable():
             phrase += text
@@ -79,7 +79,7 @@ class GrammarState(NamedTuple):
 
     @property
     def forced(self) -> str:
-        """The fixed words that must come next, or nothing where the model has a choice."""
+        """The fixed words that must come next, or nothing if the model has a choice."""
         return _FIXED[self.part][self.n_fixed :] if self.part in _FIXED else ""
 
 
@@ -100,7 +100,7 @@ def _has_room(phrase: str) -> bool:
 
 
 def _finished(phrase: str, before: tuple[str, ...]) -> str | None:
-    """A phrase folded for comparison, or None where it cannot stand as it is, or stands already."""
+    """A phrase folded for comparison, or None if it cannot stand as it is, or stands already."""
     key = " ".join(phrase.split()).casefold()
     return key if key not in before and any(map(str.isalnum, key)) and _has_room(phrase) else None
 

@@ -1,4 +1,4 @@
-"""What a source of profiles is asked and what it answers: the vocabulary between a run, its sources and the store.
+"""The interface between a run, its sources and the store: prompts asked, answers given, and a signal to stop.
 
 A source (`sources/`) is a GGUF model, the rules, an endpoint, or any of these on a cluster. It gets groups (a prompt
 and the users or items that share it) and gives generations back, in whatever order they finish.
@@ -39,7 +39,8 @@ class Generation:
 
 @dataclass(frozen=True)
 class Group:
-    """Users (or items) that share a prompt. basis: what it shows: 'history', 'neighbors' or 'text' (see `prompts`)."""
+    """Users (or items) that share a prompt. basis: what it shows: 'history', 'neighbors' or 'text' (see
+    `prompts.build`)."""
 
     prompt: str
     idxs: tuple[int, ...]
@@ -65,11 +66,11 @@ class Spent:
 
 
 class StopSignal:
-    """How a run stops a source before its prompts are done, from any thread.
+    """Stops a source before its prompts are done, from any thread.
 
-    `drain`: begin no further prompt, finish those begun. `stop`: give up those begun as well. seconds_each: how long
-    one prompt takes from its beginning to its answer, as the source has seen it (0: not known yet). begun: when the
-    source began with the first prompt, its model being loaded (`time.monotonic()` seconds; None: not yet, or not told).
+    drain: start no further prompt, finish those in flight. stop: abandon those in flight as well. seconds_each: how
+    long one prompt takes from start to answer, as measured by the source (0: not known yet). begun: when the source
+    started its first prompt, after loading the model (`time.monotonic()` seconds; None: not yet, or not reported).
     """
 
     def __init__(self) -> None:
@@ -80,7 +81,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def by(self, deadline: float | None) -> Iterator[None]:
-        """Pull it so that the last answers come just before `deadline` (in `time.monotonic()` seconds; None: never)."""
+        """Set it so that the last answers come just before `deadline` (in `time.monotonic()` seconds; None: never)."""
         if deadline is None:
             yield
             return
@@ -129,10 +130,10 @@ class Source(Protocol):
     def answers(
         self, side: str, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal
     ) -> Iterator[tuple[Group, Generation]]:
-        """Answer each group once, in any order; `groups` come the most valuable first. Obeys `stop_signal`."""
+        """Answer each group once, in any order; `groups` are sorted by value. Obeys `stop_signal`."""
 
     def close(self) -> None:
-        """Give back what it holds. Safe to call twice."""
+        """Release models and connections. Safe to call twice."""
 
 
 def judge(key: str, raw: str, finish: str, *, n_ctx: int = 0, **counts: object) -> Generation:

@@ -1,7 +1,7 @@
 """Texts that an export is calibrated and judged with: a sample of the profile prompts, or a file of the user's.
 
 A quantized model should be best at what it will be asked. So the importance matrix and the parity gate see prompts as
-the profiler writes them: of a workspace, or of the bundled demo where there is none.
+the profiler writes them: of a workspace, or of the bundled demo if there is none.
 """
 
 import json

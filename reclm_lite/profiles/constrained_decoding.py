@@ -119,7 +119,7 @@ class _Written(NamedTuple):
     rest: bytes = b""
 
     def after(self, piece: bytes) -> "_Written | None":
-        """With `piece` written too; None where it does not fit."""
+        """With `piece` written too; None if it does not fit."""
         if self.state is None:
             return None
         if not self.rest and piece.isascii():
@@ -265,7 +265,7 @@ class AnswerConstraint:
         return taken, taken_after or _Written(None), None
 
     def _fits(self, written: _Written, token: int, kind: int) -> _Written | None:
-        """What is written with `token`, or None where no valid profile has it there."""
+        """What is written with `token`, or None if no valid profile has it there."""
         if kind == PLAIN:
             return written.after(self.table.piece(token))
         if kind == SILENT:

@@ -54,7 +54,7 @@ class SourceTeacher:
         self._ids = LeakedIds(ws)
 
     def _prompt(self, shown: Shown, writer: Writer) -> str | None:
-        """The prompt that the source gets, in its own form; None where nothing can be shown, or has room."""
+        """The prompt that the source gets, in its own form; None if nothing can be shown, or has room."""
         try:
             shown = writer.shortened(shown, self._form, self.source.has_room)
         except InputError:
@@ -160,7 +160,7 @@ class StoredTeacher:
 
 
 def cut_to_three(text: str) -> str | None:
-    """A profile of more than three identities or interests as one of the first three each; None where it has another
+    """A profile of more than three identities or interests as one of the first three each; None if it has another
     form."""
     parts = text.strip().rstrip(".").split(";")
     heads = ("User identity:", "User interests:")

@@ -113,7 +113,7 @@ def export_profiles(ws: Workspace, handle: BinaryIO, sides: tuple[str, ...] = SI
 def export_to_file(
     ws: Workspace, path: Path, sides: tuple[str, ...] = SIDES, form: str = JSONL, *, force: bool = False
 ) -> int:
-    """`export_profiles` into a file that appears whole or not at all. Raises InputError where it is there and not
+    """`export_profiles` into a file that appears whole or not at all. Raises InputError if it is there and not
     `force`."""
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"expected a file in a folder that exists, found {path}: name another file")

@@ -56,7 +56,7 @@ class LlamaCalls:
         self.seconds += time.perf_counter() - started
 
     def keep(self, slot: int, n_tokens: int) -> bool:
-        """Forget all but the first tokens of a sequence; False where the memory could only forget all of it."""
+        """Forget all but the first tokens of a sequence; False if the memory could only forget all of it."""
         started = time.perf_counter()
         kept = self._lib.llama_memory_seq_rm(self._memory, slot, n_tokens, -1)
         if not kept:

@@ -1,8 +1,8 @@
-"""How many sequences fly at once, and the memory that takes: decided from the model, the context and what is free.
+"""How many sequences are decoded in parallel, and the memory they take: chosen from model, context and free memory.
 
-A small model gets one single-threaded worker per thread, a large one gets one worker with all threads (`scheduler` says
-why). Every slot costs a stretch of key-value cache; slots beyond MAX_SLOTS_EACH gain next to nothing, as the arithmetic
-of a batch is then what takes the time. Left out: allocating, which `worker` does, and what llama.cpp really took.
+A small model gets one single-threaded worker per thread, a large model one worker with all threads (`scheduler` says
+why). Every slot takes its part of the key-value cache; slots beyond MAX_SLOTS_EACH gain next to nothing, since
+arithmetic then dominates. Left out: allocating, which `worker` does, and measuring what llama.cpp really took.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ _CELLS = 256  # llama.cpp rounds a sequence's share up to a multiple
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """n_slots, n_workers: see the module. n_ctx: tokens of a prompt with its answer. need_bytes: an estimate of all of
-    it."""
+    """n_slots: sequences in parallel, over all n_workers. n_ctx: tokens of a prompt with its answer. need_bytes: an
+    estimate of the whole memory."""
 
     n_slots: int
     n_ctx: int
@@ -67,7 +67,7 @@ def plan_memory(
 ) -> MemoryPlan:
     """What suits the model and the machine; n_slots and n_workers are kept where they are given.
 
-    Raises ModelError where not even one sequence has room in memory, or the slots that were asked for have none.
+    Raises ModelError if not even one sequence has room in memory, or the slots that were asked for have none.
     """
     if n_slots is not None and not 1 <= n_slots <= 256:
         raise ModelError(f"expected 1 to 256 slots, found {n_slots}")

@@ -34,7 +34,7 @@ class RunSettings:
     fresh_after: int | None = None
 
     def check(self) -> None:
-        """Raises InputError where a setting is none."""
+        """Raises InputError if a setting is invalid."""
         if self.fallback not in (None, RULES):
             raise InputError(f"expected fallback 'rules' or none, found {self.fallback!r}")
         if self.limit is not None and self.limit < 1:

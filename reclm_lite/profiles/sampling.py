@@ -1,4 +1,4 @@
-"""How the next token is chosen; and what tells two ways of choosing apart."""
+"""How the next token is chosen: greedily or by a seeded draw, constrained by the answer grammar or not."""
 
 from dataclasses import dataclass
 

@@ -159,13 +159,13 @@ def _kept_phrases(text: str) -> tuple[str, ...]:
 
 
 def shown_title(item: ItemText) -> str:
-    """An item's title as prompts show it (a description where there is none); empty where there are no words."""
+    """An item's title as prompts show it (a description if there is none); empty if there are no words."""
     found = in_words(entries([item]))
     return found[0].title if found and leading_phrase(found[0].title) else ""
 
 
 def title_key(item: ItemText) -> str:
-    """What tells an item by its words: equal for items that a prompt would call the same; empty where there are
+    """What tells an item by its words: equal for items that a prompt would call the same; empty if there are
     none."""
     return shown_title(item).casefold()
 

@@ -44,8 +44,7 @@ class PromptInputs:
 
     @cached_property
     def stats(self) -> PhraseStats:
-        """How common topics and phrases are in the catalogue: the compact prompt shows first what sets a history
-        apart."""
+        """How common topics and phrases are in the catalogue; the compact prompt shows first what is distinctive."""
         return PhraseStats.from_items(self.texts)
 
     @cached_property
@@ -103,7 +102,7 @@ class PromptInputs:
 def load_inputs(ws: Workspace) -> PromptInputs:
     """Read the split, the item texts and, where they have been made, the neighbors.
 
-    Raises MissingArtefactError where the split is missing, or the split or the neighbors are stale.
+    Raises MissingArtefactError if the split is missing, or the split or the neighbors are stale.
     """
     split = load_split(ws)
     train = split.train.tocsr()
@@ -128,7 +127,7 @@ def load_inputs(ws: Workspace) -> PromptInputs:
 
 
 def _latest(train: sp.csr_matrix, interactions) -> np.ndarray | None:
-    """int64 (train.nnz,): when each pair was last seen, or None where the data have no times."""
+    """int64 (train.nnz,): when each pair was last seen, or None if the data have no times."""
     if interactions.timestamps is None:
         return None
     n_items = train.shape[1]

@@ -78,7 +78,7 @@ def _topic_weights(
 def prompt_view(
     history: Sequence[ItemText], neighbors: Sequence[Sequence[ItemText]] = (), *, stats: PhraseStats | None = None
 ) -> PromptView:
-    """What the prompt shows of a history and its neighbors' histories; raises InputError where there is no text."""
+    """What the prompt shows of a history and its neighbors' histories; raises InputError if there is no text."""
     own = entries(history)
     near = sorted((e for e in map(entries, neighbors) if e), key=lambda entries: [e.key for e in entries])
     if not own and not near:
@@ -207,7 +207,7 @@ def item_view(item: ItemText, co_items: Sequence[ItemText] = (), *, stats: Phras
 def title_lines(items: Sequence[ItemText], n: int = N_SLOTS) -> tuple[str, ...]:
     """At most `n` titles that stand for a history, chosen and shown as a view's lines are; no parts, nothing filled in.
 
-    Raises InputError where there are no words.
+    Raises InputError if there are no words.
     """
     own = in_words(entries(items))
     depth = {topic: 0 for entry in own for topic in entry.topics}

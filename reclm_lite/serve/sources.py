@@ -131,7 +131,7 @@ def item_vectors(ws: Workspace, n_items: int) -> np.ndarray | None:
 
 
 def profile_arrays(ws: Workspace, n_users: int) -> dict[str, np.ndarray] | None:
-    """The arrays of `vectors/user_profiles` (see `text.vectors`); None where not made, stale, or not of the items'
+    """The arrays of `vectors/user_profiles` (see `text.item_vectors`); None where not made, stale, or not of the items'
     encoder."""
     arrays = _vectors(ws, "vectors/user_profiles", "reclm embed profiles", n_users)
     if arrays is None or not ws.has("vectors/items"):

@@ -173,7 +173,7 @@ class Endpoint:
     def _ask(
         self, group: Group, sampling: Sampling, stop_signal: StopSignal, asking: "_Asking"
     ) -> Generation | Unanswered | None:
-        """The generation of one prompt; None where the run ends before it was answered."""
+        """The generation of one prompt; None if the run ends before it was answered."""
         question = {
             "model": self.model,
             "messages": [{"role": "user", "content": group.prompt}],

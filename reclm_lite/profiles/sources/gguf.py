@@ -23,7 +23,7 @@ SHORTEST = f"{HEAD} a, b, c;{MIDDLE} a, b, c"
 class Model:
     """What is known of a model before its weights are loaded: whether it writes, its prompt, its identity, its room.
 
-    Raises ModelError where the file is not a whole GGUF of a model that writes text.
+    Raises ModelError if the file is not a whole GGUF of a model that writes text.
     """
 
     def __init__(self, path: Path, is_bundled: bool, settings: "SourceSettings"):  # noqa: F821

@@ -28,7 +28,7 @@ class Address:
 
 
 def read_address(url: str) -> Address:
-    """The base URL of a server. Raises InputError where it is none, or holds what must not be written down."""
+    """The base URL of a server. Raises InputError if it is none, or holds what must not be written down."""
     wanted = "expected the base URL of an OpenAI-compatible server, such as http://127.0.0.1:8080/v1"
     try:
         parts = urlsplit(url.strip())
@@ -64,7 +64,7 @@ def _is_loopback(hostname: str) -> bool:
 
 
 def read_key(address: Address) -> str:
-    """The key from the environment, or an empty text. Raises InputError where it would be sent readable for others."""
+    """The key from the environment, or an empty text. Raises InputError if it would be sent readable for others."""
     name = next((name for name in KEYS if name in os.environ), None)
     key = os.environ[name].strip() if name else ""
     if key and not (key.isascii() and key.isprintable() and " " not in key):

@@ -132,7 +132,7 @@ def model_file(job: Job, chunk: Callable[[int], bytes]) -> Path:
     """The model on this node: at the driver's path, or a copy in the user's cache folder, sent once where there is
     none.
 
-    chunk(offset) gives the next bytes of the file. Raises ModelError where another file lies at the path.
+    chunk(offset) gives the next bytes of the file. Raises ModelError if another file lies at the path.
     """
     path = Path(job.path)
     if job.is_bundled:

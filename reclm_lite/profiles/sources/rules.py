@@ -61,7 +61,7 @@ class RuleTeacher:
         self.stats = stats
 
     def profile(self, history: Sequence[ItemText], neighbors: Sequence[Sequence[ItemText]] = ()) -> Profile:
-        """A user's profile; raises InputError where neither history nor neighbors have any words."""
+        """A user's profile; raises InputError if neither history nor neighbors have any words."""
         return self.from_view(prompt_view(history, neighbors, stats=self.stats))
 
     def item_profile(self, item: ItemText, co_items: Sequence[ItemText] = ()) -> Profile:
