@@ -60,9 +60,9 @@ def test_sharing_a_prefix_leaves_results_unchanged(model):
 
 
 def test_no_free_slot_stands_between_two_at_work(model, monkeypatch):
-    from reclm_lite.profiles.worker import _Llama
+    from reclm_lite.profiles.llama_context import LlamaCalls
 
-    at_work, texts, decode = [], prompts(40), _Llama.decode
+    at_work, texts, decode = [], prompts(40), LlamaCalls.decode
 
     def spy(self, batch, n_logits):
         at_work.append(np.unique(batch.seq[: batch.c.n_tokens]).tolist())
@@ -70,7 +70,7 @@ def test_no_free_slot_stands_between_two_at_work(model, monkeypatch):
 
     with Engine(model, 1, 1, share_prefix=False) as engine:
         alone = run(engine, texts, sampling=Sampling(guided=True))
-    monkeypatch.setattr(_Llama, "decode", spy)
+    monkeypatch.setattr(LlamaCalls, "decode", spy)
     with Engine(model, 1, 8) as engine:
         together = run(engine, texts, sampling=Sampling(guided=True))
     assert all(slots == list(range(len(slots))) for slots in at_work)
