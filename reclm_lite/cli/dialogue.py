@@ -48,7 +48,13 @@ def command() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="The file [default: llm/dialogues/KIND.jsonl in the workspace].",
 )
-@click.option("--side", type=click.Choice(tuple(_SIDES)), default="both", show_default=True, help="About whom.")
+@click.option(
+    "--side",
+    type=click.Choice(tuple(_SIDES)),
+    default="both",
+    show_default=True,
+    help="Dialogues about users, items or both.",
+)
 @click.option("--form", type=click.Choice(tuple(FORMS)), default=COMPACT, show_default=True, help=forms_help())
 @click.option(
     "--teacher",
@@ -68,48 +74,52 @@ def command() -> None:
 @click.option(
     "--rounds",
     type=click.IntRange(1, 2),
-    help="Of sft: 1 leaves out the second round [default: 2; 1 with stored profiles or --targets].",
+    help="sft only: 1 leaves out the second round [default: 2; 1 with stored profiles or --targets].",
 )
 @click.option(
     "--variants",
     type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
-    help="Of each user and item, each hiding other items.",
+    help="Dialogues per user and item; each hides other items.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="At most this many users, and items, drawn.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="At most this many users and this many items, drawn at random."
+)
 @click.option(
     "--negatives",
     "n_negatives",
     type=click.IntRange(1, 1000),
     default=10,
     show_default=True,
-    help="Of rl: items never touched, in each.",
+    help="rl only: number of items without interaction in each dialogue.",
 )
 @click.option(
-    "--corruptions", metavar="KIND=SHARE,…", help="Of preference: the kinds of rejected profiles [default: all]."
+    "--corruptions",
+    metavar="KIND=SHARE,…",
+    help="preference only: kinds of rejected profiles and their shares [default: all].",
 )
 @click.option(
     "--held-out",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Share that is never trained on.",
+    help="Share of dialogues kept for measurement, never trained on.",
 )
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=64),
     default=1024,
     show_default=True,
-    help="Of a dialogue; older items are left out to fit.",
+    help="Maximum length of a dialogue; the oldest items are left out to fit.",
 )
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Count tokens by this folder's tokenizer.json [default: an estimate].",
+    help="Count tokens with this folder's tokenizer.json [default: an estimate].",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--yes", is_flag=True, help="Do not ask before an endpoint gets the prompts.")
+@click.option("--yes", is_flag=True, help="Send prompts to an endpoint without asking.")
 @threads_option
 @json_option
 @common
@@ -127,7 +137,8 @@ def build_command(
     **options,
 ) -> None:
     """Write the dialogues of KIND from training interactions: sft (two rounds), preference (a good profile and a bad
-    one) or rl (a prompt and items to rank). Nothing that validation or test hold out is used; a build that would ends.
+    one) or rl (a prompt and items to rank). Validation and test interactions are never used; a build that would use one
+    fails.
 
     \b
     Example:
@@ -241,7 +252,7 @@ def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
                 if estimate is not None:
                     say(estimate(groups).sentence())
                     if not options["yes"] and not confirmed_at_terminal():
-                        raise click.ClickException("called off; nothing was sent")
+                        raise click.ClickException("cancelled; nothing was sent")
 
             yield SourceTeacher(ws, source, RunSettings(), agree=agree, progress=update)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from ..errors import shell_word
+from ..prompts.forms import answer_lengths
 from ._options import (
     common,
     confirmed_at_terminal,
@@ -27,18 +28,16 @@ def run_command(side: str):
     @click.option(
         "--endpoint", metavar="URL", help="Ask this OpenAI-compatible server; its key comes from RECLM_API_KEY."
     )
-    @click.option("--deadline", metavar="TIME", help="End after 6h, 90m, …; the most valuable prompts go first.")
+    @click.option("--deadline", metavar="TIME", help="Stop after 6h, 90m, …; prompts that serve most users go first.")
     @click.option(
         "--limit",
         type=click.IntRange(min=1),
-        help="At most this many; those whose surroundings most users share, first.",
+        help="At most this many; those who share a prompt with most others go first.",
     )
     @click.option(
-        "--resume",
-        is_flag=True,
-        help="Go on with the last run that did not end, with the options it had; give --deadline anew.",
+        "--resume", is_flag=True, help="Continue the last unfinished run with its options; give --deadline again."
     )
-    @click.option("--fresh", is_flag=True, help="Generate anew what is in the store already.")
+    @click.option("--fresh", is_flag=True, help="Generate again what is already in the store.")
     @click.option(
         "--reuse",
         type=click.Choice(("history", "prompt")),
@@ -50,34 +49,40 @@ def run_command(side: str):
         "--slots",
         "n_slots",
         type=click.IntRange(1, 256),
-        help="Sequences (requests) in flight [default: by the model].",
+        help="Sequences (or requests) in parallel [default: chosen from the model and free memory].",
     )
     @click.option(
         "--guided/--free",
         default=True,
         show_default=True,
-        help="Hold the answer's form while it is written, or let the model write freely.",
+        help="Constrain decoding to the answer format, or decode freely.",
     )
     @click.option(
         "--temperature",
         type=click.FloatRange(0.0, 5.0),
         default=0.0,
         show_default=True,
-        help="0 takes the likeliest token; above, tokens are drawn.",
+        help="0: greedy decoding; above 0: sampling.",
     )
     @click.option(
-        "--top-k", type=click.IntRange(min=0), default=40, show_default=True, help="Draw among so many (0: all)."
+        "--top-k",
+        type=click.IntRange(min=0),
+        default=40,
+        show_default=True,
+        help="Sample from this many likeliest tokens (0: all).",
     )
-    @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+    @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed for sampling.")
     @click.option(
         "--retries",
         type=click.IntRange(0, 10),
         default=1,
         show_default=True,
-        help="Seeded draws for an answer that does not parse.",
+        help="Further samples if an answer does not parse.",
     )
     @click.option(
-        "--fallback", type=click.Choice(("rules",)), help="Fill in what stays invalid by rule, marked as such."
+        "--fallback",
+        type=click.Choice(("rules",)),
+        help="Replace answers that stay invalid by profiles made by rule, and mark them.",
     )
     @click.option(
         "--engine",
@@ -89,17 +94,23 @@ def run_command(side: str):
     @click.option(
         "--ray-address",
         metavar="HOST:PORT",
-        help="Of a running cluster [default: the one that is found, or a new one].",
+        help="Address of a running cluster [default: the one found, or a new one].",
     )
-    @click.option("--requests-per-minute", type=click.FloatRange(min=0, min_open=True), help="At most, of an endpoint.")
     @click.option(
-        "--price-in", type=click.FloatRange(min=0), help="Of an endpoint, per million prompt tokens: for the estimate."
+        "--requests-per-minute", type=click.FloatRange(min=0, min_open=True), help="Rate limit for an endpoint."
     )
-    @click.option("--price-out", type=click.FloatRange(min=0), help="Per million new tokens.")
     @click.option(
-        "--max-new-tokens", type=click.IntRange(16, 4096), help="Of an answer [default: 96, or 128 of a chat model]."
+        "--price-in",
+        type=click.FloatRange(min=0),
+        help="Price of an endpoint per million prompt tokens, for the estimate.",
     )
-    @click.option("--yes", is_flag=True, help="Do not ask before an endpoint gets the prompts.")
+    @click.option("--price-out", type=click.FloatRange(min=0), help="Price of an endpoint per million new tokens.")
+    @click.option(
+        "--max-new-tokens",
+        type=click.IntRange(16, 4096),
+        help=f"Maximum length of an answer [default: {answer_lengths()}].",
+    )
+    @click.option("--yes", is_flag=True, help="Send prompts to an endpoint without asking.")
     @threads_option
     @json_option
     @common
@@ -296,6 +307,6 @@ def _observer(update, yes: bool):
                 return
             say(estimate(groups).sentence())
             if not yes and not confirmed_at_terminal():
-                raise click.ClickException("called off; nothing was sent")
+                raise click.ClickException("cancelled; nothing was sent")
 
     return Terminal()

@@ -81,10 +81,11 @@ class Writer:
     @staticmethod
     def _as_shown_by(form: PromptForm, shown: Shown) -> Shown:
         """`shown` with the newest own items alone, and neighbors without what the user has, if the form wants that."""
+        n_own = form.n_own_items(len(shown.own))
         if form.hides_shared_items:
             has = {*shown.own, *shown.old}  # also of items that are not shown
             shown = replace(shown, near=tuple(tuple(item for item in near if item not in has) for near in shown.near))
-        return replace(shown, own=shown.own[len(shown.own) - form.n_own_items(len(shown.own)) :])
+        return shown if n_own == len(shown.own) else replace(shown, own=shown.own[len(shown.own) - n_own :])
 
     def shortened(self, shown: Shown, form: str, has_room: Callable[[str], bool]) -> Shown | None:
         """`shown` with as much of it as has room, by the rule of `prompts.build`; None if nothing has."""

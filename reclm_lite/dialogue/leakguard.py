@@ -73,7 +73,7 @@ class LeakGuard:
         return (
             f"expected dialogues of training interactions alone, found user {self.users[user]!r} with item "
             f"{self.items[item]!r}, {what}; "
-            "nothing was written: make the split and the neighbors anew (`reclm split`, `reclm fit lightgcn`, `reclm "
+            "nothing was written: make the split and the neighbors again (`reclm split`, `reclm fit lightgcn`, `reclm "
             "neighbors`)"
         )
 

@@ -100,7 +100,7 @@ def read_dialogues(path: Path, kind: str, *, part: str | None = None) -> Iterato
                 yield dialogue
     if not n_lines:
         raise InputError(
-            f"expected dialogues in {path}, found an empty file; make it anew with `reclm dialogue build {kind}`"
+            f"expected dialogues in {path}, found an empty file; make it again with `reclm dialogue build {kind}`"
         )
 
 
@@ -147,11 +147,11 @@ def _parsed(line: str, kind: str, where: str) -> Dialogue:
         )
     except KeyError as error:
         raise InputError(
-            f"expected the field {error} on {where}, found none; make the file anew with `reclm dialogue build {kind}`"
+            f"expected the field {error} on {where}, found none; make the file again with `reclm dialogue build {kind}`"
         ) from error
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"expected a dialogue on {where}, found: {error}; make the file anew with `reclm dialogue build {kind}`"
+            f"expected a dialogue on {where}, found: {error}; make the file again with `reclm dialogue build {kind}`"
         ) from error
     roles = [message.role for message in messages]
     wanted = [["user", "assistant"], ["user", "assistant"] * 2] if kind == SFT else [["user"]]

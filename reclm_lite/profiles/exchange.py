@@ -165,7 +165,7 @@ def import_profiles(
                 raise InputError(
                     f"{path}: {summary.n_bad:,} of {counted(n_lines, 'row')} cannot be imported "
                     f"({_first(summary.bad, summary.n_bad)}); "
-                    "nothing was imported: mend them, or leave them out with --skip-invalid"
+                    "nothing was imported: fix them, or leave them out with --skip-invalid"
                 )
             if summary.n_bad == n_lines:
                 raise InputError(

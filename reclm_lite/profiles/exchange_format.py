@@ -60,7 +60,7 @@ def read_rows(path: Path, form: str) -> Iterator[tuple[int, Mapping[str, object]
                 line = reader.line_num + 1
         except csv.Error as error:
             raise InputError(
-                f"{path}, line {reader.line_num}: not CSV ({error}); nothing was imported: mend the file"
+                f"{path}, line {reader.line_num}: not CSV ({error}); nothing was imported: fix the file"
             ) from error
 
 

@@ -83,7 +83,7 @@ def run_profiles(
             except sqlite3.OperationalError as error:
                 raise WorkspaceError(
                     f"{ws.db_path} could not be written ({error}): what was stored before is whole; "
-                    f"mend that (is the disk full?) and run `reclm profile {one}s -w {ws.argument} --resume`"
+                    f"fix that (is the disk full?) and run `reclm profile {one}s -w {ws.argument} --resume`"
                 ) from error
             finally:
                 with contextlib.suppress(sqlite3.OperationalError):  # the same full disk; the next run marks the job

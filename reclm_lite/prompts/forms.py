@@ -41,6 +41,11 @@ def forms_help() -> str:
     return f"How prompts are written. {described}."
 
 
+def answer_lengths() -> str:
+    """The default length of an answer by form, for a help text: `96 tokens (compact), 128 tokens (instruct)`."""
+    return ", ".join(f"{form.max_new_tokens} tokens ({form.name})" for form in FORMS.values())
+
+
 def template_versions() -> dict[str, str]:
     """The version of each form's texts, and of the second rounds."""
     return {form.name: form.version for form in FORMS.values()} | {"rounds": ROUNDS_VERSION}

@@ -93,7 +93,7 @@ def proxy_for(address: Address) -> tuple[str, dict | None] | None:
         parts = None
     if parts is None or parts.scheme not in ("http", "https") or not parts.host:  # not repeated: it may hold a password
         raise InputError(
-            "expected the address of an http proxy in HTTPS_PROXY or HTTP_PROXY, found another: mend or unset it"
+            "expected the address of an http proxy in HTTPS_PROXY or HTTP_PROXY, found another: fix or unset it"
         )
     headers = urllib3.util.make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
     return parts._replace(auth=None, path=None, query=None, fragment=None).url, headers
