@@ -32,7 +32,7 @@ class Draw:
 class Question:
     """A second round. answer: Yes or No. about: an item, or a user. pairs: the (user, item) interactions behind it.
 
-    is_shown: whether words of it stand in the first round. found: "near", "second" or "far", see `rounds`.
+    is_shown: whether words of it stand in the first round. found: "near", "second" or "far", see `user_rounds`.
     """
 
     answer: bool

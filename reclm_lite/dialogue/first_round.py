@@ -1,7 +1,7 @@
 """The first round: what is shown of a user or an item, as spans, as text and as a view.
 
 `Shown` holds indices, so that a leak guard can check every pair behind a prompt; `Writer` turns it into the prompt that
-`reclm profile` would ask for the same items. Left out: which items are hidden (`rounds`, `audiences`).
+`reclm profile` would ask for the same items. Left out: which items are hidden (`user_rounds`, `item_rounds`).
 """
 
 import hashlib

@@ -17,15 +17,15 @@ from ..prompts.spans import CATALOGUE, LABEL, TEACHER, TRAIN, Span, text_of
 from ..prompts.view import N_SLOTS
 from ..text.bounds import bounded
 from ..types import ItemText
-from .audiences import Audiences
 from .budget import ANSWER_TOKENS, Budget
 from .draws import Draw, Known, Question
 from .first_round import Shown, Writer
+from .item_rounds import ItemRounds
 from .leakguard import LeakGuard
 from .preferences import ASKED, OF_OTHERS, asked_instead, corrupted, draw_kind, possible_kinds
 from .records import PREFERENCE, RL, SFT, Dialogue, Message
-from .rounds import UserRounds
 from .teacher import Teacher
+from .user_rounds import UserRounds
 
 NO_TEXT, NO_HISTORY, TOO_LONG = "no text in the items", "no history and no neighbors", "longer than --max-tokens"
 SAME, NO_OTHER = "the rejected profile is the chosen one", "no profile of a similar user"
@@ -59,7 +59,7 @@ class Maker:
     def __init__(self, known: Known, guard: LeakGuard, teacher: Teacher, budget: Budget, settings: MakeSettings):
         self.known, self.guard, self.teacher, self.budget, self.settings = known, guard, teacher, budget, settings
         self.writer = Writer(known.inputs)
-        self.draws = {USER: UserRounds(known), ITEM: Audiences(known)}
+        self.draws = {USER: UserRounds(known), ITEM: ItemRounds(known)}
         self.left_out: Counter = Counter()
         self.first = lru_cache(maxsize=1 << 12)(self._first)  # a neighbor's is asked for again and again
 

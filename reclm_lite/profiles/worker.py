@@ -8,10 +8,10 @@ bookkeeping lives in arrays over slots, so that a step costs a handful of numpy 
 
 Three things about llama.cpp shape a step. It cuts a batch into parts of equally many tokens for each of their
 sequences, which must follow one another, and every part reads all weights: so the prompts of a step get equally many
-tokens, and no free slot stays between two that are at work (`_close_ranks`). Its products of matrices take four tokens
-at once, and what is left over one by one: so prompts get multiples of four. And its attention adds up in another order
-from 64 tokens of a sequence on: so a prompt goes in by MAX_CHUNK tokens at most, and an answer then has the same bits
-whatever the number of slots and threads and whoever is alongside.
+tokens, and no free slot stays between two that are at work (`_move_to_front`). Its products of matrices take four
+tokens at once, and what is left over one by one: so prompts get multiples of four. And its attention adds up in another
+order from 64 tokens of a sequence on: so a prompt goes in by MAX_CHUNK tokens at most, and an answer then has the same
+bits whatever the number of slots and threads and whoever is alongside.
 
 Used by one thread at a time; `scheduler.Engine` deals out the prompts.
 """
@@ -137,7 +137,7 @@ class Worker:
             if n_free == self.n_slots:
                 return
             if self.share_prefix:
-                self._close_ranks(slots, constraint)
+                self._move_to_front(slots, constraint)
             for slot in self._step(slots, constraint, sampling):
                 emit(self._result(slots, slot))
                 slots.free(slot)
@@ -171,7 +171,7 @@ class Worker:
         self.n_reused_tokens += reused
         return target
 
-    def _close_ranks(self, slots: Slots, constraint: AnswerConstraint | None) -> None:
+    def _move_to_front(self, slots: Slots, constraint: AnswerConstraint | None) -> None:
         """Let no free slot stand between two that are at work: the last one moves to the first gap."""
         active = np.flatnonzero(slots.active)
         n = len(active)

@@ -19,7 +19,7 @@ from reclm_lite.dialogue.draws import Known
 from reclm_lite.dialogue.first_round import Shown
 from reclm_lite.dialogue.preferences import asked_instead, possible_kinds
 from reclm_lite.dialogue.records import KINDS, PREFERENCE, RL, SFT, read_dialogues
-from reclm_lite.dialogue.rounds import UserRounds
+from reclm_lite.dialogue.user_rounds import UserRounds
 from reclm_lite.errors import InputError, MissingArtefactError
 from reclm_lite.files import file_sha256
 from reclm_lite.profiles.sources.rules import RulesTeacher

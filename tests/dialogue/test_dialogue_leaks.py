@@ -14,7 +14,7 @@ from reclm_lite.data.dataset import Split
 from reclm_lite.dialogue.build import BuildSettings, build, default_path
 from reclm_lite.dialogue.leakguard import LeakGuard, Quotes
 from reclm_lite.dialogue.records import KINDS, PREFERENCE, SFT, read_dialogues
-from reclm_lite.dialogue.rounds import UserRounds
+from reclm_lite.dialogue.user_rounds import UserRounds
 from reclm_lite.errors import InputError, LeakError, MissingArtefactError, ReclmError
 from reclm_lite.forget import forget_user
 from reclm_lite.profiles.dialogue_teachers import SourceTeacher, cut_to_three, file_teacher, stored_teacher
@@ -94,10 +94,10 @@ def test_each_interaction_behind_a_dialogue_is_looked_up_by_itself(ws, monkeypat
 
 
 def test_a_person_told_by_a_held_out_item_ends_the_build(ws, monkeypatch):
-    from reclm_lite.dialogue.audiences import Audiences
+    from reclm_lite.dialogue.item_rounds import ItemRounds
 
-    original = Audiences.person
-    monkeypatch.setattr(Audiences, "person", lambda self, *args: [*original(self, *args), *VALID.get(args[0], [])])
+    original = ItemRounds.person
+    monkeypatch.setattr(ItemRounds, "person", lambda self, *args: [*original(self, *args), *VALID.get(args[0], [])])
     with pytest.raises(LeakError, match="validation holds out"):
         built(ws, load_inputs(ws), SFT)
 

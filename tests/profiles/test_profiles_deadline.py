@@ -106,7 +106,7 @@ def test_deadline_far_away_is_no_deadline_and_says_so(ws, gguf):
     assert not listener.sentences or "before the deadline" in listener.sentences[0]
 
 
-def test_brake_lets_those_begun_finish_and_begins_no_other(tmp_path):
+def test_draining_lets_those_begun_finish_and_begins_no_other(tmp_path):
     path = write_tiny_llama(tmp_path / "tiny.gguf")
     stop_signal, results = StopSignal(), []
     with Engine(path, 1, 4) as engine:
@@ -129,7 +129,7 @@ def test_stop_gives_up_those_begun(tmp_path):
         assert list(engine.generate(["one", "two", "three"], max_new_tokens=12, stop_signal=stop_signal)) == []
 
 
-def test_brake_is_pulled_in_time_for_the_last_answers():
+def test_stop_signal_is_set_in_time_for_the_last_answers():
     stop_signal = StopSignal()
     stop_signal.seconds_each = 0.4
     with stop_signal.by(time.monotonic() + 1.0):

@@ -427,7 +427,7 @@ def test_stop_gives_up_what_was_begun(server):
     assert time.monotonic() - began < 1.5
 
 
-def test_a_pulled_brake_ends_pauses_and_waits_for_the_rate_limit(server):
+def test_a_stop_signal_ends_pauses_and_waits_for_the_rate_limit(server):
     server.answer = lambda question, number: (429, {}, {"Retry-After": "500"})
     for settings in ({}, {"requests_per_minute": 0.5}):
         stop_signal = StopSignal()

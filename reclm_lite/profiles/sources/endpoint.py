@@ -245,7 +245,7 @@ class _Asking:
     def __init__(self, source: Endpoint, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal):
         self.over = threading.Event()  # nothing is begun or tried again
         self._left = threading.Event()  # nobody waits for answers any more
-        self._source, self._sampling, self._brake = source, sampling, stop_signal
+        self._source, self._sampling, self._stop_signal = source, sampling, stop_signal
         self._groups, self._lock = iter(groups), threading.Lock()
         self._done: queue.SimpleQueue = queue.SimpleQueue()
         self._end = float("inf")
@@ -254,10 +254,10 @@ class _Asking:
             threading.Thread(target=self._work, name=f"reclm-endpoint-{number}", daemon=True).start()
 
     def must_end(self) -> bool:
-        return self.over.is_set() or self._brake.drain.is_set() or self._brake.stop.is_set()
+        return self.over.is_set() or self._stop_signal.drain.is_set() or self._stop_signal.stop.is_set()
 
     def is_left(self) -> bool:
-        return self._left.is_set() or self._brake.stop.is_set()
+        return self._left.is_set() or self._stop_signal.stop.is_set()
 
     def leave(self) -> None:
         """Begin nothing, and cut off what is in flight."""
@@ -271,7 +271,7 @@ class _Asking:
     def results(self) -> Iterator[Exception | tuple[Group, Generation | Unanswered]]:
         """What comes, until all is done, the stop signal is set to a stop, or the time after `end_within` is over."""
         while self._n_running:
-            is_late = self._brake.stop.is_set() or time.monotonic() > self._end
+            is_late = self._stop_signal.stop.is_set() or time.monotonic() > self._end
             try:
                 found = self._done.get(timeout=0.0 if is_late else 0.1)
             except queue.Empty:
@@ -290,7 +290,7 @@ class _Asking:
                     group = next(self._groups, None)
                 if group is None:
                     return
-                found = self._source._ask(group, self._sampling, self._brake, self)
+                found = self._source._ask(group, self._sampling, self._stop_signal, self)
                 if found is not None:
                     self._done.put((group, found))
         except Exception as error:

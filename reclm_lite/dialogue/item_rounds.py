@@ -37,7 +37,7 @@ _N_LIKE = 30  # persons like the Yes
 _N_NEAREST = 8  # persons of whom titles are chosen, those of the most equal history
 
 
-class Audiences:
+class ItemRounds:
     """Draws for items."""
 
     def __init__(self, known: Known):
