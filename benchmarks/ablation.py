@@ -33,8 +33,8 @@ from reclm_lite.cf.untrained import baselines
 from reclm_lite.data.dataset import load_split
 from reclm_lite.evaluate.protocol import SETTINGS, evaluate
 from reclm_lite.profiles.generate import run_profiles
+from reclm_lite.profiles.profile_vectors import embed_profiles
 from reclm_lite.profiles.sources import SourceSettings
-from reclm_lite.profiles.vectors import embed_profiles
 from reclm_lite.workspace import Workspace
 
 

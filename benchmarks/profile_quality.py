@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from reclm_lite.data.dataset import load_split
-from reclm_lite.dialogue.templates import format_profile
-from reclm_lite.profiles.prompts import load_inputs
+from reclm_lite.profiles.profile_vectors import profile_words
+from reclm_lite.profiles.sources.rules import RuleTeacher
 from reclm_lite.profiles.store import profile_counts
-from reclm_lite.profiles.teachers import RuleTeacher
-from reclm_lite.profiles.vectors import profile_words
+from reclm_lite.prompts.answer import format_profile
+from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.text.encoder import TextEncoder
 from reclm_lite.workspace import Workspace
 

@@ -32,8 +32,8 @@ from .files import atomic_path
 from .forget_files import ARRAY_FOLDERS, other_files
 from .forget_plan import FORGETTING
 from .forget_summary import Deleted, ForgetSummary, add_remains, fit_command
+from .profiles.profile_vectors import profiles_digest
 from .profiles.store import find_idx, usable_profiles
-from .profiles.vectors import profiles_digest
 from .user_rows import NAMES_USERS, Remaining, UnknownLayout, has_rows_of_users, remove_users
 from .workspace import REPLACEMENTS, Workspace
 from .workspace_toml import write_toml

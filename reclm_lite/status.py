@@ -116,7 +116,7 @@ def _profiles(ws: Workspace, side: str) -> Stage:
 
 
 def _profile_vectors(ws: Workspace, side: str) -> Stage:
-    from .profiles.vectors import profile_vectors_stale
+    from .profiles.profile_vectors import profile_vectors_stale
 
     name, command = f"vectors/{side}_profiles", f"reclm embed profiles -w {ws.argument}"
     if not ws.has(name):

@@ -148,7 +148,7 @@ def _split(taken: Taken) -> None:
 
 
 def _neighbors(taken: Taken) -> None:
-    """A gone neighbour leaves a list one shorter: what follows moves up, -1 (similarity 0) fills the end."""
+    """A gone neighbor leaves a list one shorter: what follows moves up, -1 (similarity 0) fills the end."""
     remaining = taken.remaining
     taken.rows("indices", "similarity", "basis")
     indices = taken.out["indices"]

@@ -18,11 +18,11 @@ from reclm_lite.data.split import run_split
 from reclm_lite.errors import InputError
 from reclm_lite.evaluate.protocol import evaluate_workspace
 from reclm_lite.forget import forget_user, forget_users
-from reclm_lite.profiles.vectors import embed_profiles, profile_vectors_stale
+from reclm_lite.profiles.profile_vectors import embed_profiles, profile_vectors_stale
 from reclm_lite.report.page import write_report
 from reclm_lite.serve.recommend import recommend
 from reclm_lite.status import workspace_status
-from reclm_lite.text.vectors import embed_items
+from reclm_lite.text.item_vectors import embed_items
 from reclm_lite.user_rows import ARTEFACTS
 from reclm_lite.workspace import Workspace
 
@@ -79,7 +79,7 @@ def fill_profiles(ws: Workspace) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """A workspace that has everything: each model, neighbours, profiles, vectors, reports, what interrupted commands
+    """A workspace that has everything: each model, neighbors, profiles, vectors, reports, what interrupted commands
     leave."""
     root = tmp_path_factory.mktemp("forget") / "ws"
     rng = np.random.default_rng(0)

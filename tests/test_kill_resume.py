@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,19 @@ from profile_workspace import make_workspace, profile
 from tiny_llama import write_tiny_llama
 
 from reclm_lite.errors import WorkspaceError
-from reclm_lite.profiles.sources import gguf as gguf_source
+from reclm_lite.prompts import forms
 from reclm_lite.workspace import Workspace
 
 N_USERS = 50
 MAX_NEW_TOKENS = 40  # fewer than the product's, for the test's speed; the shortest profile takes 34 of this model
 CHILD = """
 import signal, sys
+from dataclasses import replace
 from pathlib import Path
 from reclm_lite.workspace import Workspace
-from reclm_lite.profiles.sources import SourceSettings, gguf
-gguf.MAX_NEW_TOKENS = int(sys.argv[3])
+from reclm_lite.profiles.sources import SourceSettings
+from reclm_lite.prompts import forms
+forms.FORMS["compact"] = replace(forms.FORMS["compact"], max_new_tokens=int(sys.argv[3]))
 # A suite that a shell runs in the background inherits an ignored Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from reclm_lite.profiles.generate import run_profiles
@@ -33,9 +36,13 @@ with Workspace.open(Path(sys.argv[1])) as ws:
 """
 
 
+def shorten_answers(monkeypatch):
+    monkeypatch.setitem(forms.FORMS, "compact", replace(forms.FORMS["compact"], max_new_tokens=MAX_NEW_TOKENS))
+
+
 @pytest.fixture
 def ws(tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf_source, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
+    shorten_answers(monkeypatch)
     rng = np.random.default_rng(0)
     train = {user: sorted(rng.choice(24, 3, replace=False).tolist()) for user in range(N_USERS)}
     with make_workspace(tmp_path / "ws", train) as ws:
@@ -94,7 +101,7 @@ def test_kill_at_any_moment_loses_nothing_and_a_rerun_makes_only_what_is_missing
 
 def test_fifty_kills_at_random_moments_lose_nothing_and_make_nothing_twice(tmp_path, gguf, monkeypatch):
     """The kill comes anywhere: before the model is loaded, within a step, between a generation and its profiles."""
-    monkeypatch.setattr(gguf_source, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
+    shorten_answers(monkeypatch)
     rng = np.random.default_rng(5)
     train = {user: sorted(rng.choice(24, 4, replace=False).tolist()) for user in range(700)}
     before: dict[str, tuple] = {}

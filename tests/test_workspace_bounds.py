@@ -28,8 +28,8 @@ from reclm_lite.files import atomic_folder, atomic_path, lock_file
 from reclm_lite.forget import forget_users, of_earlier_data
 from reclm_lite.forget_plan import FORGETTING
 from reclm_lite.serve.recommend import recommend
-from reclm_lite.text.vectors import embed_items
-from reclm_lite.workspace import Workspace
+from reclm_lite.text.item_vectors import embed_items
+from reclm_lite.workspace import FORGETTING, Workspace
 
 IDS = [f"reader-{n}" for n in range(10)]
 N_ITEMS = 12

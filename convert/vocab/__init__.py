@@ -50,7 +50,7 @@ class Vocabulary:
 
 
 def vocabulary_kind(directory: Path, tokenizer: dict[str, Any]) -> str:
-    """ "bpe", "sentencepiece" or "wordpiece", told by tokenizer.json (`tokenizer`, {} without one) and its neighbours.
+    """ "bpe", "sentencepiece" or "wordpiece", told by tokenizer.json (`tokenizer`, {} without one) and its neighbors.
 
     Raises ModelError for a directory without a tokenizer or with one of another kind.
     """

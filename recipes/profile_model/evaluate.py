@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.dialogue.templates import format_profile, parse_profile, user_prompt
 from reclm_lite.errors import ProfileFormatError
-from reclm_lite.profiles.teachers import RuleTeacher
+from reclm_lite.profiles.sources.rules import RuleTeacher
+from reclm_lite.prompts.answer import format_profile, parse_profile
+from reclm_lite.prompts.forms import user_prompt
 from reclm_lite.text.keyphrases import PhraseStats
 from reclm_lite.types import ItemText
 
@@ -59,7 +60,7 @@ def mind(folder: Path) -> Catalogue:
 
 
 def neighbors_by_overlap(users: dict[str, list[str]], chosen: list[str], n: int = 5) -> dict[str, list[str]]:
-    """The `n` users with the largest Jaccard overlap (ties: the first in order), a stand-in for model neighbours."""
+    """The `n` users with the largest Jaccard overlap (ties: the first in order), a stand-in for model neighbors."""
     holders: dict[str, list[str]] = defaultdict(list)
     for user, items in users.items():
         for item in items:

@@ -24,7 +24,7 @@ def groups(
 ) -> list[Group]:
     """The groups of the encoder. profiles: texts of the sample; scratch: the workspace in which all users were
     profiled."""
-    from ..profiles.vectors import profile_words
+    from ..profiles.profile_vectors import profile_words
 
     everyone = _of_workspace(scratch)
     texts = list(dict.fromkeys(map(profile_words, everyone or profiles)))

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..profiles.calibration import sample_prompts
-from ..profiles.prompts import build_prompts, load_inputs
+from ..profiles.calibration_texts import sample_prompts
+from ..prompts.build import build_prompts
+from ..prompts.forms import form_for
+from ..prompts.inputs import load_inputs
 from ..types import ItemText
 from ..workspace import Workspace
 
@@ -31,7 +33,7 @@ def prompt_set(root: Path | None, n: int, *, instruct: bool, seed: int) -> Promp
     if root is None:
         from ..data.demo import generate_demo
 
-        sample = sample_prompts(None, n=n, instruct=instruct, seed=seed)
+        sample = sample_prompts(None, n=n, form=form_for(instruct), seed=seed)
         return PromptSet(sample, _texts(generate_demo().item_texts), len(sample), len(sample))
     with Workspace.open(root) as ws:
         inputs = load_inputs(ws)
@@ -40,7 +42,7 @@ def prompt_set(root: Path | None, n: int, *, instruct: bool, seed: int) -> Promp
         alike.setdefault((inputs.items_of(user), inputs.neighbors_of(user)), []).append(user)
     n_alike = {users[0]: len(users) for users in alike.values()}
     prompts: Counter[str] = Counter()
-    for user, prompt in build_prompts(inputs, "user", list(n_alike), instruct=instruct, skipped=Counter()):
+    for user, prompt in build_prompts(inputs, "user", list(n_alike), form=form_for(instruct), skipped=Counter()):
         prompts[prompt] += n_alike[user]
     distinct = list(prompts)
     if not distinct:

@@ -22,15 +22,15 @@ from .. import __version__
 from ..cf.fit import TRAINED
 from ..errors import InputError, ModelError, WorkspaceError
 from ..files import lock_file
-from ..profiles.calibration import sample_prompts
-from ..profiles.generate import Observer
-from ..profiles.pace import in_words
+from ..profiles.calibration_texts import sample_prompts
+from ..profiles.eta import format_duration
+from ..profiles.run_progress import Observer
 from ..profiles.sampling import Sampling
 from ..profiles.scheduler import Tokenizer
 from ..profiles.sources import SourceSettings
 from ..profiles.sources.gguf import Model
 from ..text.encoder import TextEncoder
-from ..text.vectors import Encoder, open_encoder
+from ..text.item_vectors import Encoder, open_encoder
 from . import machine, quant_downstream, quant_encoder, quant_int8, quant_profiles, quant_results
 from .quant_files import DEFAULT_TYPES, Asked, File, Maker, open_reference, parse_types, verdict_on
 from .quant_intervals import MIN_UNITS
@@ -145,7 +145,7 @@ class _Steps(Observer):
         unknown = any(n and kind not in self.seconds for kind, n in self.left.items())
         if not n_steps:
             return ""
-        about = f", {'at least' if unknown else 'about'} {in_words(total)}" if total >= 1 else ""
+        about = f", {'at least' if unknown else 'about'} {format_duration(total)}" if total >= 1 else ""
         return f" ({n_steps} step{'s'[: n_steps > 1]} to go{about})"
 
     def begin(self, kind: str, label: str) -> None:
@@ -261,7 +261,7 @@ class _Run:
         with_tokens = Tokenizer(settings.model, model.wrap)
         try:
             drawn = sample_prompts(
-                settings.root, n=2 * (settings.n_prompts + N_CALIBRATION), instruct=model.instruct, seed=settings.seed
+                settings.root, n=2 * (settings.n_prompts + N_CALIBRATION), form=model.form, seed=settings.seed
             )
             tokens = {prompt: with_tokens(prompt).tolist() for prompt in drawn}
         finally:

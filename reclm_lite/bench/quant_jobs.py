@@ -138,7 +138,7 @@ def _encode(model: str, texts: Sequence[str], n_threads: int, out: str) -> dict[
     import numpy as np
 
     from ..text.encoder import TextEncoder
-    from ..text.vectors import EmbedCounts, embed_texts
+    from ..text.item_vectors import EmbedCounts, embed_texts
 
     started = time.perf_counter()
     with TextEncoder(Path(model), n_threads=n_threads) as encoder:

@@ -18,11 +18,13 @@ from ..data.dataset import Split, load_split, user_ids
 from ..errors import InputError
 from ..files import atomic_folder
 from ..profiles import store
-from ..profiles.generate import Observer, RunSettings, run_profiles
-from ..profiles.prompts import ProfileInputs, load_inputs
+from ..profiles.generate import run_profiles
+from ..profiles.profile_vectors import embed_profiles
+from ..profiles.run_progress import Observer
+from ..profiles.run_settings import RunSettings
 from ..profiles.sources import SourceSettings
-from ..profiles.vectors import embed_profiles
-from ..text.vectors import Encoder
+from ..prompts.inputs import PromptInputs, load_inputs
+from ..text.item_vectors import Encoder
 from ..workspace import Workspace
 from .profile_prompts import scratch_copy
 from .quant_files import File
@@ -60,7 +62,7 @@ def open_copy(root: Path, target: Path) -> Workspace:
     return Workspace.open(target)
 
 
-def choose_users(split: Split, inputs: ProfileInputs, n: int | None, seed: int) -> list[int]:
+def choose_users(split: Split, inputs: PromptInputs, n: int | None, seed: int) -> list[int]:
     """The users to profile, ascending: `n` drawn among those who get a prompt and have something held out, or all who
     get one.
 

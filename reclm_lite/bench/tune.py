@@ -69,7 +69,7 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
 
 
 def _measure(folder: Path, settings: Settings, say: Say, about: dict[str, Any]) -> Group:
-    from ..profiles.calibration import sample_prompts
+    from ..profiles.calibration_texts import sample_prompts
     from ..tune.base import BaseSettings, load_base
     from ..tune.memory import count_parameters
     from ..tune.rendering import Renderer

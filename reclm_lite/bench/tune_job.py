@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..dialogue.records import COMPACT, RL, TRAIN, Dialogue, Message, Span, line_of
+from ..dialogue.records import RL, Dialogue, Message, line_of
 from ..memory import peak_resident_bytes
+from ..prompts.forms import COMPACT
+from ..prompts.spans import TRAIN, Span
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:

@@ -78,3 +78,12 @@ threads_option = click.option(
     help="CPU threads [default: all usable cores].",
     callback=threads_within_bounds,
 )
+
+
+def confirmed_at_terminal() -> bool:
+    """Whether the person at the terminal agrees. Raises UsageError where there is no terminal to ask at."""
+    import sys
+
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask at: add --yes to send the prompts")
+    return agreed("Go on?")

@@ -37,7 +37,7 @@ command.add_command(quant)
 @json_option
 @common
 def kernels(parts: tuple[str, ...], repeats: int | None, n_threads: int | None, quick: bool, as_json: bool) -> None:
-    """Time spmm, top-k, neighbours and the training loops beside scipy, torch, numba, implicit and numpy.
+    """Time spmm, top-k, neighbors and the training loops beside scipy, torch, numba, implicit and numpy.
 
     Peers that are not installed are listed as such: `pip install "reclm-lite[bench]"` brings torch and implicit.
 

@@ -117,11 +117,12 @@ def command(
 
 
 def _texts(path: Path | None, root: Path | None, folders: list[Path | None]) -> list[str]:
-    from ..profiles.calibration import read_texts, sample_prompts
+    from ..profiles.calibration_texts import read_texts, sample_prompts
+    from ..prompts.forms import form_for
 
-    return (
-        read_texts(path) if path else sample_prompts(root, instruct=any(map(_has_chat_template, filter(None, folders))))
-    )
+    if path:
+        return read_texts(path)
+    return sample_prompts(root, form=form_for(any(map(_has_chat_template, filter(None, folders)))))
 
 
 def _has_chat_template(folder: Path) -> bool:

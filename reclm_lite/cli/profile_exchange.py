@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from ..errors import shell_word
+from ..profiles.exchange_format import EXPORT_FORMATS, IMPORT_FORMATS
 from ._options import common, json_option, print_json, say, workspace_option
 from ._out import data_on_stdout
 
@@ -16,7 +17,7 @@ _SIDES = {"users": ("user",), "items": ("item",), "both": ("user", "item")}
 @click.option("--side", type=click.Choice(tuple(_SIDES)), default="both", show_default=True, help="Whose profiles.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="The file [default: stdout].")
 @click.option(
-    "--format", "form", type=click.Choice(("jsonl", "csv")), help="[default: by the file's ending; jsonl on stdout]"
+    "--format", "form", type=click.Choice(EXPORT_FORMATS), help="[default: by the file's ending; jsonl on stdout]"
 )
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @common
@@ -30,8 +31,9 @@ def export_command(root: Path, side: str, output: Path | None, form: str | None,
       reclm profile export -w shop -o profiles.jsonl
       reclm profile export -w shop --side users --format csv | head
     """
-    from ..profiles.exchange import export_profiles, export_to_file, format_of
-    from ..profiles.pace import counted
+    from ..profiles.eta import counted
+    from ..profiles.exchange import export_profiles, export_to_file
+    from ..profiles.exchange_format import format_of
     from ..workspace import Workspace
 
     path = None if output is None or str(output) == "-" else output
@@ -53,7 +55,7 @@ def export_command(root: Path, side: str, output: Path | None, form: str | None,
     type=click.Choice(("users", "items")),
     help="Whose, where the file does not say; else the only ones to take.",
 )
-@click.option("--format", "form", type=click.Choice(("jsonl", "csv", "reclm")), help="[default: by the file's ending]")
+@click.option("--format", "form", type=click.Choice(IMPORT_FORMATS), help="[default: by the file's ending]")
 @click.option("--overwrite", is_flag=True, help="Replace profiles that were written by hand here, too.")
 @click.option("--skip-invalid", is_flag=True, help="Leave out the rows that cannot be imported.")
 @json_option

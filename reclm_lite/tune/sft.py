@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from ..dialogue.records import PARTS, SFT, Dialogue, read_dialogues
-from ..dialogue.templates import NO, YES
 from ..errors import InputError
 from ..files import file_sha256
+from ..prompts.forms import NO, YES
 from .adapters import LoraSettings, add_adapter, parameters, save_adapter, use
 from .base import Base, keeps_apart
 from .batches import Example, Micro, Weights, micro_batches, render, spread, step_indices, steps_per_epoch

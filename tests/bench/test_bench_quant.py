@@ -31,10 +31,10 @@ from reclm_lite.cli import main
 from reclm_lite.convert.parity.logits import gguf_logits
 from reclm_lite.errors import InputError, MissingArtefactError, ModelError, WorkspaceError
 from reclm_lite.files import file_sha256
-from reclm_lite.profiles.prompts import load_inputs
+from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.report import write_report
 from reclm_lite.runtime import load_model, quantize_file
-from reclm_lite.text.vectors import embed_items
+from reclm_lite.text.item_vectors import embed_items
 from reclm_lite.workspace import Workspace
 
 N_USERS, N_ITEMS = 40, 24

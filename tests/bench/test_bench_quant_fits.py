@@ -13,7 +13,7 @@ from reclm_lite.bench.quant_state import State
 from reclm_lite.cf import phases
 from reclm_lite.cf.fit import fit
 from reclm_lite.evaluate.protocol import SETTINGS, evaluate
-from reclm_lite.text.vectors import embed_items
+from reclm_lite.text.item_vectors import embed_items
 from reclm_lite.workspace import Workspace
 
 N_USERS, N_ITEMS = 60, 24

@@ -20,7 +20,7 @@ from profile_workspace import make_workspace
 from tiny_llama import write_tiny_llama
 
 from reclm_lite.cli import main
-from reclm_lite.profiles.generate import job_kind
+from reclm_lite.profiles.run_settings import job_kind
 from reclm_lite.profiles.sources import SourceSettings, open_source
 from reclm_lite.profiles.store import unfinished_job
 from reclm_lite.workspace import Workspace

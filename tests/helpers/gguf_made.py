@@ -1,6 +1,6 @@
 """GGUF files of a few kilobytes, made key by key, so that a test can spoil any one of them.
 
-`llama()`, `qwen3()`, `gemma2()`, `bert()` and so on give models that llama.cpp loads; `spoiled` gives their neighbours,
+`llama()`, `qwen3()`, `gemma2()`, `bert()` and so on give models that llama.cpp loads; `spoiled` gives their neighbors,
 each wrong in one place. Unlike `tiny_llama`, nothing here checks what it writes.
 """
 

@@ -15,8 +15,9 @@ from profile_workspace import make_workspace
 
 from reclm_lite.errors import InputError, ModelError
 from reclm_lite.profiles import store
-from reclm_lite.profiles.answers import MAX_ANSWER_CHARS, MAX_REASON_CHARS, Brake, Group, judge
-from reclm_lite.profiles.generate import RunSettings, run_profiles
+from reclm_lite.profiles.answers import MAX_ANSWER_CHARS, MAX_REASON_CHARS, Group, StopSignal, judge
+from reclm_lite.profiles.generate import run_profiles
+from reclm_lite.profiles.run_settings import RunSettings
 from reclm_lite.profiles.sampling import Sampling
 from reclm_lite.profiles.sources import SourceSettings, http_answer, http_bounds, http_chat
 from reclm_lite.profiles.sources.endpoint import Endpoint, answer_line
@@ -256,10 +257,10 @@ def test_a_name_of_many_silent_addresses_is_given_up_in_time(monkeypatch):
 
 def test_stop_cuts_off_what_is_in_flight_and_no_thread_stays(serve):
     server = serve(lambda server, connection, number: server.drip(connection, b"HTTP/1.1 100 Continue\r\n\r\n"))
-    source, brake = endpoint_of(server.url, n_slots=3), Brake()
+    source, stop_signal = endpoint_of(server.url, n_slots=3), StopSignal()
     groups = [Group(f"prompt {number}", (number,)) for number in range(9)]
-    threading.Timer(0.3, brake.stop.set).start()
-    assert list(source.answers("user", groups, Sampling(), brake)) == []
+    threading.Timer(0.3, stop_signal.stop.set).start()
+    assert list(source.answers("user", groups, Sampling(), stop_signal)) == []
     assert all_end(endpoint_threads())
     assert len(server.seen) == 3
 
@@ -273,7 +274,7 @@ def test_an_interrupted_run_cuts_off_what_is_in_flight(serve):
     )
     source = endpoint_of(server.url, n_slots=2)
     answers = source.answers(
-        "user", [Group("one", (0,)), Group("two", (1,)), Group("three", (2,))], Sampling(), Brake()
+        "user", [Group("one", (0,)), Group("two", (1,)), Group("three", (2,))], Sampling(), StopSignal()
     )
     assert next(answers)[1].status == "ok"
     with pytest.raises(KeyboardInterrupt):
@@ -474,7 +475,7 @@ def test_a_redirect_cannot_end_a_run_with_an_unexpected_error_nor_show_the_key(s
         server = serve(says(whole(b"", "307 Moved", f"Location: {location}\r\nSet-Cookie: a=b\r\n")))
         source = endpoint_of(server.url)
         with pytest.raises(ModelError, match="not followed") as raised:
-            list(source.answers("user", [Group("one", (0,))], Sampling(), Brake()))
+            list(source.answers("user", [Group("one", (0,))], Sampling(), StopSignal()))
         assert told in str(raised.value) and KEY not in str(raised.value) and len(str(raised.value)) < 300
     assert not elsewhere.seen
 

@@ -92,14 +92,14 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from pattern_steps import patterns_of, texts_against
 import reclm_lite
-from reclm_lite.dialogue.templates import (
-    MAX_ANSWER_CHARS, candidate_spans, instruct_prompt, parse_profile, person_spans, user_prompt)
-from reclm_lite.dialogue.view import clean, cut, film_name, leading_phrase, title_key, units
+from reclm_lite.prompts.answer import MAX_ANSWER_CHARS, parse_profile
+from reclm_lite.prompts.entries import clean, cut, film_name, leading_phrase, title_key, units
+from reclm_lite.prompts.forms import candidate_spans, person_spans, user_prompt
 from reclm_lite.errors import InputError, ProfileFormatError
 from reclm_lite.profiles.answers import judge
-from reclm_lite.profiles.constrain import may_begin, may_end
+from reclm_lite.profiles.answer_grammar import may_begin, may_end
 from reclm_lite.profiles.exchange import _is_time
-from reclm_lite.profiles.pace import parse_duration
+from reclm_lite.profiles.eta import parse_duration
 from reclm_lite.profiles.sources.endpoint import answer_line
 from reclm_lite.serve.reasons import quoted, words_of
 from reclm_lite.text.keyphrases import PhraseStats, closing_year, topics_of
@@ -146,7 +146,8 @@ else:
         items = [ItemText(text, text, text, text), ItemText("", "", "", text), ItemText("a", text, "b", text)]
         items.append(ItemText("The Matrix (1999)", "films"))
         stats = PhraseStats.from_items(items)
-        for made in (try_(user_prompt, items[:3], [items[1:]]), try_(instruct_prompt, items[:3], [items[1:]])):
+        for form in ("compact", "instruct"):
+            made = try_(lambda: user_prompt(items[:3], [items[1:]], form=form))
             assert made is None or len(made) < 10_000
         try_(lambda: candidate_spans(items[0], form="compact")), try_(lambda: person_spans(items, form="instruct"))
         user_prompt(items, [items], stats=stats)

@@ -7,8 +7,8 @@ import pytest
 from checkpoints import save_llama, train_qwen2
 from tiny_dialogues import sft_dialogues, tiny_base
 
-from reclm_lite.dialogue.records import ORIGINS
 from reclm_lite.errors import InputError, ModelError
+from reclm_lite.prompts.spans import ORIGINS
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")

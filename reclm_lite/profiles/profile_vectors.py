@@ -1,4 +1,4 @@
-"""Profiles as vectors: `vectors/user_profiles` and `vectors/item_profiles`, arrays as in `text.vectors`.
+"""Profiles as vectors: `vectors/user_profiles` and `vectors/item_profiles`, arrays as in `text.item_vectors`.
 
 What is embedded is a profile's words without its fixed labels, interests first: `x, y, z; a, b, c`. The labels are the
 same in every profile and would only draw all vectors together. Rows without a usable profile are zero.
@@ -7,9 +7,9 @@ same in every profile and would only draw all vectors together. Rows without a u
 import hashlib
 from collections.abc import Callable
 
-from ..dialogue.templates import parse_profile
 from ..errors import MissingArtefactError, ProfileFormatError
-from ..text.vectors import EmbedCounts, Encoder, earlier_arrays, embed_texts, open_encoder, save_if_changed
+from ..prompts.answer import parse_profile
+from ..text.item_vectors import EmbedCounts, Encoder, earlier_arrays, embed_texts, open_encoder, save_if_changed
 from ..workspace import Workspace
 from . import store
 
@@ -47,7 +47,7 @@ def artefact_name(side: str) -> str:
 def embed_profiles(ws: Workspace, encoder: Encoder | None = None, *, progress: Callable | None = None) -> EmbedCounts:
     """Make the profile vectors of users, and of items where items have profiles; distinct texts are embedded once.
 
-    Raises MissingArtefactError where no profile has been made, or only for a split that has since been replaced.
+    Raises MissingArtefactError if no profile has been made, or only for a split that has since been replaced.
     """
     counts = EmbedCounts("profiles")
     with ws.writing():

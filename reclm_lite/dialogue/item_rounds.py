@@ -6,13 +6,12 @@ about somebody like the item's users who has never touched it in training (No). 
 among their newest items, the item's own title never among them.
 
 - Hidden is a fifth of the users, at least one and at most MAX_HIDDEN; the one asked about has some other item.
-- Persons are of the item's part (train, held out): nobody's pair with an item is trained on in one file and measured in
-another.
-- The No is somebody like the Yes, found from what the Yes has beside the item ("near"); anybody where there are no
-neighbors
-  ("far"). Among them it is one of whom a title stands in the prompt if that is so of the Yes, and whose history is
-  about as long. Neighbors of the item's users would not do: they were found by the item too, and are nearer to it than
-  its users are.
+- Persons are of the item's part (train, held out): nobody's pair with an item is trained on in one file and measured
+  in another.
+- The No is somebody like the Yes, found from what the Yes has beside the item ("near"); anybody if there are no
+  neighbors ("far"). Among them it is one of whom a title stands in the prompt if that is so of the Yes, and whose
+  history is about as long. Neighbors of the item's users would not do: they were found by the item too, and are nearer
+  to it than its users are.
 - A reward ranks what hidden users have beside the item above what none of its users has.
 """
 
@@ -23,9 +22,10 @@ from functools import lru_cache
 import numpy as np
 
 from ..errors import InputError
+from ..prompts.interface import ITEM, USER
+from ..prompts.view import title_lines
 from .draws import MAX_HIDDEN, N_FAR, Draw, Known, Lists, Question, best_of
-from .first import ITEM, USER, Shown
-from .view import title_lines
+from .first_round import Shown
 
 NO_TAKER = "no user of the item's part with another item"
 NO_PERSON = "nobody like the item's users who has not touched it"
@@ -37,7 +37,7 @@ _N_LIKE = 30  # persons like the Yes
 _N_NEAREST = 8  # persons of whom titles are chosen, those of the most equal history
 
 
-class Audiences:
+class ItemRounds:
     """Draws for items."""
 
     def __init__(self, known: Known):
@@ -85,7 +85,7 @@ class Audiences:
         return self.known.part(USER, user) == self.known.part(ITEM, item) and self._n_others(user, item) > 0
 
     def draw(self, item: int, variant: int, *, hide: bool = True) -> Draw | None:
-        """What a first round shows of an item; None where it has no words."""
+        """What a first round shows of an item; None if it has no words."""
         if self.known.keys[item] < 0:
             return None
         takers = self.inputs.users_of(item)
@@ -115,7 +115,7 @@ class Audiences:
         return [user for user in users if not self._has(user, item) and self._may_be_asked(user, item)]
 
     def pair(self, draw: Draw, prompt: str, form: str) -> tuple[Question, Question] | str:
-        """The Yes and the No to a first round whose text is `prompt`; the reason in words where there is no such
+        """The Yes and the No to a first round whose text is `prompt`; the reason in words if there is no such
         pair."""
         if not draw.hidden:
             return NO_TAKER

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reclm_lite.dialogue.templates import format_profile, parse_profile
 from reclm_lite.errors import InputError
-from reclm_lite.profiles.teachers import RuleTeacher, identity_of
+from reclm_lite.profiles.sources.rules import RuleTeacher, identity_of
+from reclm_lite.prompts.answer import format_profile, parse_profile
 from reclm_lite.text.keyphrases import PhraseStats
 from reclm_lite.types import ItemText
 

@@ -1,7 +1,7 @@
 """Texts that an export is calibrated and judged with: a sample of the profile prompts, or a file of the user's.
 
 A quantized model should be best at what it will be asked. So the importance matrix and the parity gate see prompts as
-the profiler writes them: of a workspace, or of the bundled demo where there is none.
+the profiler writes them: of a workspace, or of the bundled demo if there is none.
 """
 
 import json
@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .prompts import N_NEIGHBORS, ProfileInputs, load_inputs, user_prompt_of
+from ..prompts.build import user_prompt_of
+from ..prompts.forms import COMPACT
+from ..prompts.inputs import N_NEIGHBORS, PromptInputs, load_inputs
 
 N_PROMPTS = 192  # a third for the gate, the rest for the importance matrix
 
 
-def sample_prompts(root: Path | None = None, *, n: int = N_PROMPTS, instruct: bool = False, seed: int = 0) -> list[str]:
+def sample_prompts(root: Path | None = None, *, n: int = N_PROMPTS, form: str = COMPACT, seed: int = 0) -> list[str]:
     """At most `n` distinct profile prompts of users drawn at random, of the workspace at `root` or of the bundled demo.
 
-    instruct: the plain-words prompt for chat models. The same arguments give the same prompts. Raises InputError
+    form: the name of a prompt form. The same arguments give the same prompts. Raises InputError
     where no user has an item with text, and what opening the workspace raises.
     """
     inputs = _demo_inputs() if root is None else _workspace_inputs(root)
@@ -26,7 +28,7 @@ def sample_prompts(root: Path | None = None, *, n: int = N_PROMPTS, instruct: bo
     for user in np.random.default_rng(seed).permutation(inputs.train.shape[0]).tolist():
         if not any(not text.is_empty() for text in inputs.show(inputs.items_of(user))):
             continue
-        prompt = user_prompt_of(inputs, user, instruct=instruct)
+        prompt = user_prompt_of(inputs, user, form=form)
         if prompt is None:
             continue
         prompts[prompt.text] = None
@@ -39,15 +41,15 @@ def sample_prompts(root: Path | None = None, *, n: int = N_PROMPTS, instruct: bo
     return list(prompts)
 
 
-def _workspace_inputs(root: Path) -> ProfileInputs:
+def _workspace_inputs(root: Path) -> PromptInputs:
     from ..workspace import Workspace
 
     with Workspace.open(root) as ws:
         return load_inputs(ws)
 
 
-def _demo_inputs() -> ProfileInputs:
-    """The demo's training interactions; who shares most items with a reader stands for a neighbour by vectors."""
+def _demo_inputs() -> PromptInputs:
+    """The demo's training interactions; who shares most items with a reader stands for a neighbor by vectors."""
     import scipy.sparse as sp
 
     from ..data.dataset import GIVEN_TRAIN
@@ -62,7 +64,7 @@ def _demo_inputs() -> ProfileInputs:
     shared = (matrix @ matrix.T).toarray()
     np.fill_diagonal(shared, -1)
     near = np.argsort(-shared, axis=1, kind="stable")[:, :N_NEIGHBORS].astype(np.int32)
-    return ProfileInputs(matrix, demo.item_texts, near, "demo")
+    return PromptInputs(matrix, demo.item_texts, near, "demo")
 
 
 def read_texts(path: Path) -> list[str]:

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from profile_workspace import make_workspace, profile
 from tiny_llama import write_tiny_llama
 
-from reclm_lite.dialogue.templates import format_profile, parse_profile
 from reclm_lite.errors import ProfileFormatError
-from reclm_lite.profiles.constrain import HEAD, MAX_WORDS, MIDDLE, START, may_begin, may_end
+from reclm_lite.profiles.answer_grammar import HEAD, MAX_WORDS, MIDDLE, START, may_begin, may_end
 from reclm_lite.profiles.scheduler import Engine, Sampling
+from reclm_lite.prompts.answer import format_profile, parse_profile
 from reclm_lite.types import Profile
 
 WHOLE = "User identity: golf fan, cook, reader; User interests: Tiger Woods, sour bread, Dune"

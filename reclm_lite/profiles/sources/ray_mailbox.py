@@ -1,6 +1,6 @@
-"""What driver and workers of a Ray cluster have in common: the job, its batches, and the post between them.
+"""What driver and workers of a Ray cluster have in common: the job, its batches, and the mailbox between them.
 
-Plain Python, without Ray: `ray_cluster` makes an actor of `Post` and calls it from afar.
+Plain Python, without Ray: `ray_cluster` makes an actor of `Mailbox` and calls it from afar.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from pathlib import Path
 from ... import __version__
 from ...errors import ModelError
 from ...files import file_sha256
+from ..answer_grammar import GRAMMAR_VERSION
 from ..chat import ChatWrap
-from ..constrain import FORM_VERSION
 from ..sampling import Sampling
-from ..worker import GenerationResult
+from ..slots import GenerationResult
 
 BATCH_MOST, BATCH_LEAST = (
     512,
@@ -42,12 +42,12 @@ class Job:
     max_new_tokens: int
     sampling: Sampling
     in_order: bool  # the most valuable first, rather than those that begin alike together
-    versions: tuple[str, int] = (__version__, FORM_VERSION)
+    versions: tuple[str, int] = (__version__, GRAMMAR_VERSION)
 
 
 @dataclass(frozen=True)
 class News:
-    """What the driver finds at the post. seconds_each: of the slowest node. error: a sentence that ends the run."""
+    """What the driver finds at the mailbox. seconds_each: of the slowest node. error: a sentence that ends the run."""
 
     results: list[GenerationResult]
     seconds_each: float
@@ -55,9 +55,9 @@ class News:
     error: str | None
 
 
-class Post:
+class Mailbox:
     """An actor on the driver's machine between it and the workers; its state is the rows that are answered and the
-    brake."""
+    stop signal."""
 
     def __init__(self, path: str):
         self._path = path
@@ -87,7 +87,7 @@ class Post:
         return wanted, not (self._drain or self._stop)
 
     async def hand_over(self, node: str, results: list[GenerationResult], seconds_each: float) -> tuple[bool, bool]:
-        """From a worker; returns the brake: drain, stop. A row that has an answer keeps it."""
+        """From a worker; returns the stop_signal: drain, stop. A row that has an answer keeps it."""
         fresh = [result for result in results if result.index not in self._done]
         self._done.update(result.index for result in fresh)
         self._results += fresh
@@ -102,7 +102,7 @@ class Post:
         self._came.set()
 
     async def take(self, drain: bool, stop: bool, wait_seconds: float) -> News:
-        """From the driver, with the state of its brake: what came since it last asked."""
+        """From the driver, with the state of its stop_signal: what came since it last asked."""
         self._drain, self._stop = self._drain or drain, self._stop or stop
         if not self._came.is_set() and wait_seconds:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -132,7 +132,7 @@ def model_file(job: Job, chunk: Callable[[int], bytes]) -> Path:
     """The model on this node: at the driver's path, or a copy in the user's cache folder, sent once where there is
     none.
 
-    chunk(offset) gives the next bytes of the file. Raises ModelError where another file lies at the path.
+    chunk(offset) gives the next bytes of the file. Raises ModelError if another file lies at the path.
     """
     path = Path(job.path)
     if job.is_bundled:

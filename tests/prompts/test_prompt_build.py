@@ -8,7 +8,9 @@ import pytest
 from profile_workspace import make_workspace, matrix, save_neighbors, store_split, text_of
 
 from reclm_lite.errors import MissingArtefactError
-from reclm_lite.profiles.prompts import NO_HISTORY, NO_TEXT, build_prompts, load_inputs
+from reclm_lite.prompts.build import NO_HISTORY, NO_TEXT, build_prompts
+from reclm_lite.prompts.forms import FORMS
+from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.types import ItemText
 
 TRAIN = {0: [0, 1], 1: [0, 1], 2: [2], 3: [3, 4, 5], 4: [6]}
@@ -75,23 +77,23 @@ def test_co_items_are_the_most_shared_first_and_ties_go_to_the_lower_index(tmp_p
         assert words[8] == {"uniqueword8", "uniqueword1"} and words[20] == {"uniqueword20"}
 
 
-@pytest.mark.parametrize("instruct", [False, True])
-def test_no_held_out_title_reaches_a_prompt(tmp_path, instruct):
+@pytest.mark.parametrize("form", FORMS)
+def test_no_held_out_title_reaches_a_prompt(tmp_path, form):
     rng = np.random.default_rng(0)
     train = {user: rng.choice(12, 3, replace=False).tolist() for user in range(40)}
     valid = {user: [int(rng.integers(12, 18))] for user in range(40)}
     test = {user: [int(rng.integers(18, 24))] for user in range(40)}
     near = [rng.choice(40, 5, replace=False).tolist() for _ in range(40)]
     with make_workspace(tmp_path / "ws", train, valid=valid, test=test, neighbors=near) as ws:
-        for _, prompt in build_prompts(load_inputs(ws), "user", instruct=instruct):
+        for _, prompt in build_prompts(load_inputs(ws), "user", form=form):
             assert not [item for item in range(12, 24) if text_of(item).title in prompt]
         # An item's own prompt holds its title; nobody else's may.
-        for item, prompt in build_prompts(load_inputs(ws), "item", instruct=instruct):
+        for item, prompt in build_prompts(load_inputs(ws), "item", form=form):
             assert not [other for other in range(12, 24) if other != item and text_of(other).title in prompt]
 
 
 def test_no_held_out_item_of_a_user_reaches_that_users_prompt_by_the_own_history(tmp_path):
-    # Item 1 is held out for user 0 and training for user 1, who is nobody's neighbour.
+    # Item 1 is held out for user 0 and training for user 1, who is nobody's neighbor.
     with make_workspace(tmp_path / "ws", {0: [0], 1: [1]}, test={0: [1]}, neighbors=[[-1], [-1]]) as ws:
         assert "uniqueword1" not in dict(build_prompts(load_inputs(ws), "user"))[0]
 

@@ -1,7 +1,7 @@
-"""How fast a run goes, how far it will get, and when it will be done: measured, not hoped.
+"""How fast a run is, when it will be done, and how far it gets by a deadline: measured while it runs.
 
-The rate is that of answers over the last minute; what is left is counted in prompts, since users are worth unequal
-numbers of them. Left out: stopping (`answers.Brake`) and showing.
+The rate is that of answers over the last minute. What is left is counted in prompts, since prompts serve unequal
+numbers of users. Left out: stopping (`answers.StopSignal`) and showing (`run_progress`).
 """
 
 import re
@@ -35,7 +35,7 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`6 h 05 min`, `12 min`, `40 s`."""
     seconds = max(0.0, seconds)
     if seconds < 90:
@@ -49,8 +49,9 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-class Pace:
-    """The pace of one run. sizes: users (or items) that each prompt serves, in the order in which prompts are begun."""
+class Throughput:
+    """The speed of one run. sizes: users (or items) that each prompt serves, in the order in which prompts are
+    begun."""
 
     def __init__(self, sizes: Sequence[int], now: float | None = None):
         self.started = time.monotonic() if now is None else now
@@ -74,7 +75,7 @@ class Pace:
             self._recent.popleft()
 
     def is_known(self, now: float | None = None) -> bool:
-        """Whether enough has been seen to speak of a pace: eight answers, or half a minute and one."""
+        """Whether enough has been seen to name a rate: eight answers, or half a minute and one."""
         now = time.monotonic() if now is None else now
         return self.n_done >= 8 or (self.n_done > 0 and now - self.started >= WINDOW_SECONDS / 2)
 

@@ -1,23 +1,19 @@
+import functools
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reclm_lite.dialogue.templates import (
-    MAX_UNITS,
-    clean,
-    format_profile,
-    instruct_prompt,
-    item_prompt,
-    parse_profile,
-    units,
-    user_prompt,
-)
 from reclm_lite.errors import InputError, ProfileFormatError
+from reclm_lite.prompts.answer import format_profile, parse_profile
+from reclm_lite.prompts.entries import clean, units
+from reclm_lite.prompts.forms import item_prompt, user_prompt
+from reclm_lite.prompts.view import MAX_UNITS
 from reclm_lite.text.keyphrases import PhraseStats
 from reclm_lite.types import ItemText, Profile
 
+plain_prompt = functools.partial(user_prompt, form="instruct")
 GAME = ItemText("Patriots rally past Jets in overtime", "sports", "football_nfl", "Tom Brady threw for 300 yards.")
 FILM = ItemText("Matrix, The (1999)", "Action|Sci-Fi|Thriller")
 BOOK = ItemText("A field guide to mosses", "books")
@@ -82,7 +78,7 @@ def test_no_text_at_all_is_refused():
         with pytest.raises(InputError, match="expected at least one item with text"):
             user_prompt(history)
         with pytest.raises(InputError):
-            instruct_prompt(history)
+            plain_prompt(history)
 
 
 def test_item_without_title_uses_its_description():
@@ -126,7 +122,7 @@ def test_any_text_gives_three_topics_and_three_lines_or_a_clear_refusal(history,
 
 
 def test_instruct_prompt_asks_for_the_same_answer_form():
-    prompt = instruct_prompt([GAME], [[FILM]])
+    prompt = plain_prompt([GAME], [[FILM]])
     assert "User identity: first, second, third; User interests: first, second, third" in prompt
     assert "Patriots rally past Jets" in prompt and "The Matrix (1999)" in prompt
 
@@ -182,11 +178,11 @@ def test_instruct_prompt_shows_no_empty_line_no_title_twice_and_no_endless_topic
         ItemText("Heat (1995)", "|".join(f"genre number {n}" for n in range(17))),
     ]
     near = [[ItemText("Same", "a"), ItemText("Same", "b"), ItemText("Bread", "baking"), ItemText("***")]]
-    prompt = instruct_prompt(own, near)
+    prompt = plain_prompt(own, near)
     assert '- ""' not in prompt and prompt.count('- "Same"') == 1 and prompt.count("Bread") == 1
     assert all(len(line) < 100 for line in prompt.splitlines() if line.startswith("- "))
     with pytest.raises(InputError, match="at least one item with text"):
-        instruct_prompt([ItemText("...")])
+        plain_prompt([ItemText("...")])
 
 
 @pytest.mark.parametrize("end", ["", ".", "..", " . .", "...\n", "\u3000.\u3000."])

@@ -1,8 +1,8 @@
-"""How many sequences fly at once, and the memory that takes: decided from the model, the context and what is free.
+"""How many sequences are decoded in parallel, and the memory they take: chosen from model, context and free memory.
 
-A small model gets one single-threaded worker per thread, a large one gets one worker with all threads (`scheduler` says
-why). Every slot costs a stretch of key-value cache; slots beyond MAX_SLOTS_EACH gain next to nothing, as the arithmetic
-of a batch is then what takes the time. Left out: allocating, which `worker` does, and what llama.cpp really took.
+A small model gets one single-threaded worker per thread, a large model one worker with all threads (`scheduler` says
+why). Every slot takes its part of the key-value cache; slots beyond MAX_SLOTS_EACH gain next to nothing, since
+arithmetic then dominates. Left out: allocating, which `worker` does, and measuring what llama.cpp really took.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ _CELLS = 256  # llama.cpp rounds a sequence's share up to a multiple
 
 
 @dataclass(frozen=True)
-class Room:
-    """n_slots, n_workers: see the module. n_ctx: tokens of a prompt with its answer. need_bytes: an estimate of all of
-    it."""
+class MemoryPlan:
+    """n_slots: sequences in parallel, over all n_workers. n_ctx: tokens of a prompt with its answer. need_bytes: an
+    estimate of the whole memory."""
 
     n_slots: int
     n_ctx: int
@@ -54,7 +54,7 @@ def compute_bytes(gguf: Any, n_vocab: int, n_batch: int, n_slots: int) -> int:
     return _F32 * (n_batch * (6 * n_embd + 3 * n_ff) + 2 * n_slots * n_vocab)
 
 
-def plan_room(
+def plan_memory(
     gguf: Any,
     n_vocab: int,
     *,
@@ -64,10 +64,10 @@ def plan_room(
     n_workers: int | None = None,
     n_batch: int = N_BATCH,
     available: int | None = None,
-) -> Room:
+) -> MemoryPlan:
     """What suits the model and the machine; n_slots and n_workers are kept where they are given.
 
-    Raises ModelError where not even one sequence has room in memory, or the slots that were asked for have none.
+    Raises ModelError if not even one sequence has room in memory, or the slots that were asked for have none.
     """
     if n_slots is not None and not 1 <= n_slots <= 256:
         raise ModelError(f"expected 1 to 256 slots, found {n_slots}")
@@ -92,4 +92,4 @@ def plan_room(
             f"{in_units(free)} are "
             "available: nothing was started. Use fewer --slots, a model with fewer bits, or a machine with more memory"
         )
-    return Room(n_slots, n_ctx, n_batch, min(n_workers, n_slots), need(n_slots))
+    return MemoryPlan(n_slots, n_ctx, n_batch, min(n_workers, n_slots), need(n_slots))

@@ -1,7 +1,7 @@
 """Item texts as vectors: `vectors/items`, of which only what changed is computed again.
 
     vectors     float32 (n_items, dim), rows L2-normalised, zero rows for items without text
-    text_hash   uint64 (n_items,), of the text that was embedded; 0 where there is none
+    text_hash   uint64 (n_items,), of the text that was embedded; 0 if there is none
 
 Also the incremental embedding that profile vectors share. Left out: the encoder itself (`text.encoder`).
 """
@@ -180,7 +180,7 @@ def plain(value: object) -> object:
 def embed_items(ws: Workspace, encoder: Encoder | None = None, *, progress: Callable | None = None) -> EmbedCounts:
     """Make `vectors/items`. progress: called as `progress(done, total)` in distinct texts.
 
-    Raises MissingArtefactError where nothing has been imported.
+    Raises MissingArtefactError if nothing has been imported.
     """
     from ..data.dataset import load_interactions
 

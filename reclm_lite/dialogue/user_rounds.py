@@ -5,20 +5,16 @@ histories. The second asks about one hidden item (Yes) and, in another dialogue 
 that similar users have and the user has never touched in training (No); so there are as many Yes as No.
 
 - Hidden is a fifth of the history, at least one item and at most MAX_HIDDEN; the one asked about is one that neighbors
-have,
-  where there is any. Items with the same title go together: what is hidden stands in no line of the user's own.
-- The neighbors are found anew from what is shown. Those of the whole history were found by the hidden items as well:
-where
+  have, if there is any. Items with the same title go together: what is hidden stands in no line of the user's own.
+- The neighbors are found anew from what is shown. Those of the whole history were found by the hidden items as well: if
   histories are short they all have them, and their other items are like what is shown, so that a model would learn to
   say No to what is alike.
 - Whoever has items of one title only has nothing to hide, and gets a first round alone.
 - A No is found where its Yes is, so that nothing but taste tells them apart: among the items of neighbors ("near"),
-else of the
-  neighbors' neighbors ("second"), else of anybody ("far"). Of these it is one that stands in the prompt if the Yes does
-  and else does not, that as many neighbors have, and that is about as popular.
+  else of the neighbors' neighbors ("second"), else of anybody ("far"). Of these it is one that stands in the prompt if
+  the Yes does and else does not, that as many neighbors have, and that is about as popular.
 - Every item the user has in training is excluded from the No, shown or hidden. Validation and test are not looked at,
-or
-  their absence among the No would tell of them; so a few No are items the user takes later: noise in the labels.
+  or their absence among the No would tell of them; so a few No are items the user takes later: noise in the labels.
 """
 
 import random
@@ -26,11 +22,12 @@ from collections import Counter
 
 import numpy as np
 
+from ..prompts.entries import shown_title
+from ..prompts.forms import prompt_form
+from ..prompts.inputs import N_NEIGHBORS
+from ..prompts.interface import USER
 from .draws import MAX_HIDDEN, Draw, Known, Lists, Question, best_of
-from .first import USER, Shown
-from .inputs import N_NEIGHBORS
-from .records import COMPACT
-from .view import from_phrase, shown_title
+from .first_round import Shown
 
 NO_NEGATIVE = "no item of similar users that the user has not"
 NOTHING_HIDDEN = "too few items to hide one"
@@ -60,7 +57,7 @@ class UserRounds:
         return tuple(item for item in own if self.known.keys[item] not in gone)
 
     def draw(self, user: int, variant: int, *, hide: bool = True) -> Draw | None:
-        """What a first round shows of a user; None where there is neither a history nor a neighbor."""
+        """What a first round shows of a user; None if there is neither a history nor a neighbor."""
         own = self.inputs.by_age(user)
         hidden = self._hidden(user, own, variant) if hide else ()
         shown = self._shown(own, hidden)
@@ -98,7 +95,7 @@ class UserRounds:
         return self.known.distinct([item for other in sorted(others) for item in self.inputs.items_of(other)], without)
 
     def pair(self, draw: Draw, prompt: str, form: str) -> tuple[Question, Question] | str:
-        """The Yes and the No to a first round whose text is `prompt`; the reason in words where there is no such
+        """The Yes and the No to a first round whose text is `prompt`; the reason in words if there is no such
         pair."""
         if not draw.hidden:
             return NOTHING_HIDDEN
@@ -110,9 +107,10 @@ class UserRounds:
         if not pool:
             return NO_NEGATIVE
 
+        shown_as = prompt_form(form).shown_title
+
         def is_shown(item: int) -> bool:
-            title = shown_title(self.inputs.texts[item])
-            return (from_phrase(title) if form == COMPACT else title) in prompt
+            return shown_as(shown_title(self.inputs.texts[item])) in prompt
 
         told = is_shown(yes)
         no = best_of(

@@ -1,61 +1,33 @@
-"""Teachers of the first round (`dialogue.teacher`): rules, any source of profiles, the workspace's own profiles, a
-file.
+"""Teachers of first rounds (`dialogue.teacher.Teacher`): a source of profiles, the workspace's own profiles, or a file.
 
 A model's answers are kept where `reclm profile` keeps its own, addressed by model and prompt: what was answered once is
 not asked again, and `reclm forget` knows for whom each was made. Profiles of the workspace or of a file were made from
-whole histories; one that quotes what its person has in validation or test alone is left out.
+whole histories; one that quotes what its person has in validation or test alone is left out. The teacher by rule is in
+`sources.rules`.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..dialogue.first import Shown, Writer
-from ..dialogue.inputs import Inputs
+from ..dialogue.first_round import Shown, Writer
 from ..dialogue.leakguard import Quotes
-from ..dialogue.records import COMPACT, INSTRUCT
-from ..dialogue.templates import format_profile, parse_profile
+from ..dialogue.teacher import NO_FORM, NO_PROFILE, QUOTES_HELD_OUT
 from ..errors import InputError, ProfileFormatError, ReclmError
 from ..files import file_sha256
+from ..prompts.answer import format_profile, parse_profile
 from ..types import Profile
 from ..workspace import Workspace
 from . import store
-from .answers import OK, Brake, Group, Source
+from .answers import OK, Group, Source, StopSignal
 from .exchange import read_profiles
-from .generate import RunSettings
-from .ids import TellingIds
-from .sources.rules import Rules
-from .teachers import RuleTeacher
+from .leaked_ids import LeakedIds
+from .run_settings import RunSettings
 
-NO_PROFILE, NO_FORM, QUOTES_HELD_OUT = (
-    "no first-round answer",
-    "first-round answer without the form",
-    "first-round answer quotes what is held out",
-)
 CUT = "first-round answer of more than three and three"
 
 
-class RulesTargets:
-    """Answers by rule: no model, no waiting."""
-
-    writes, is_whole = True, False
-
-    def __init__(self, inputs: Inputs):
-        self.identity = Rules(inputs).identity(RunSettings().sampling)
-        self.left_out: Counter = Counter()
-
-    def prepare(self, asked: Iterable[Shown], writer: Writer) -> None:
-        """Nothing to prepare."""
-
-    def answer(self, shown: Shown, writer: Writer) -> str:
-        try:
-            return format_profile(parse_profile(format_profile(RuleTeacher.from_view(writer.view(shown)))))
-        except (InputError, ProfileFormatError) as error:
-            self.left_out[NO_FORM if isinstance(error, ProfileFormatError) else NO_PROFILE] += 1
-            return ""
-
-
-class SourceTargets:
+class SourceTeacher:
     """Answers of a source (`sources`): a GGUF model or an endpoint, many prompts at once. Used under the writer's lock.
 
     agree: called with the source and the groups that it will be asked, before it is; raises to call that off. progress:
@@ -78,11 +50,11 @@ class SourceTargets:
             self.tries = self.tries[:1]
         self.identity = source.identity(self.tries[0])
         self.left_out: Counter = Counter()
-        self._form = INSTRUCT if source.instruct else COMPACT
-        self._ids = TellingIds(ws)
+        self._form = source.form
+        self._ids = LeakedIds(ws)
 
     def _prompt(self, shown: Shown, writer: Writer) -> str | None:
-        """The prompt that the source gets, in its own form; None where nothing can be shown, or has room."""
+        """The prompt that the source gets, in its own form; None if nothing can be shown, or has room."""
         try:
             shown = writer.shortened(shown, self._form, self.source.has_room)
         except InputError:
@@ -117,7 +89,7 @@ class SourceTargets:
                 self.agree(self.source, missing)
             n = 0
             for n, (_, generation) in enumerate(
-                self.source.answers(side, missing, sampling, Brake()) if missing else (), 1
+                self.source.answers(side, missing, sampling, StopSignal()) if missing else (), 1
             ):
                 with self.ws.db:
                     store.put_generation(self.ws, self._ids.judged(generation))
@@ -146,7 +118,7 @@ class SourceTargets:
         return ""
 
 
-class KnownTargets:
+class StoredTeacher:
     """Profiles that are there already, by side and index: they know whole histories, and only people's own are known.
 
     texts: (side, idx) -> text. cut: take the first three and three where a text has more, counted.
@@ -188,7 +160,7 @@ class KnownTargets:
 
 
 def cut_to_three(text: str) -> str | None:
-    """A profile of more than three identities or interests as one of the first three each; None where it has another
+    """A profile of more than three identities or interests as one of the first three each; None if it has another
     form."""
     parts = text.strip().rstrip(".").split(";")
     heads = ("User identity:", "User interests:")
@@ -204,7 +176,7 @@ def cut_to_three(text: str) -> str | None:
     return f"{heads[0]} {lists[0]}; {heads[1]} {lists[1]}"
 
 
-def stored_targets(ws: Workspace) -> KnownTargets:
+def stored_teacher(ws: Workspace) -> StoredTeacher:
     """The profiles of the workspace, those written by hand or imported included."""
     texts = {(side, idx): text for side in store.SIDES for idx, text in store.usable_profiles(ws, side)}
     if not texts:
@@ -212,10 +184,10 @@ def stored_targets(ws: Workspace) -> KnownTargets:
             f"expected profiles in {ws.root}, found none; run `reclm profile users -w {ws.argument}`, or give another "
             "--teacher"
         )
-    return KnownTargets(ws, texts, "the workspace's profiles")
+    return StoredTeacher(ws, texts, "the workspace's profiles")
 
 
-def file_targets(ws: Workspace, path: Path, side: str | None, form: str | None) -> KnownTargets:
+def file_teacher(ws: Workspace, path: Path, side: str | None, form: str | None) -> StoredTeacher:
     """The profiles of a file that `reclm profile import` would take; longer ones of the published files are cut.
 
     side: whose, where the file does not say. Rows of unknown people and without a text are counted.
@@ -226,7 +198,7 @@ def file_targets(ws: Workspace, path: Path, side: str | None, form: str | None) 
             f"expected profiles of this workspace's users or items in {path}, found none; see that its ids are those "
             "of the import"
         )
-    found = KnownTargets(ws, texts, f"{path.name}, sha256:{file_sha256(path)}", cut=True)
+    found = StoredTeacher(ws, texts, f"{path.name}, sha256:{file_sha256(path)}", cut=True)
     if bad:
         found.left_out["rows that are of nobody here, or have no text"] = bad
     return found

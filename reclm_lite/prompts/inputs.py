@@ -1,7 +1,7 @@
 """What prompts are made from: training histories, neighbors and item texts, nothing else.
 
 Only `split.train` is read. What validation and test hold out never reaches a prompt, as the user's own items or
-through a neighbor. Left out: what is shown of it (`view`) and the wording (`templates`).
+through a neighbor. Left out: what is shown of it (`view`) and the wording (`compact`, `instruct`).
 """
 
 import logging
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 N_NEIGHBORS = 5
 N_CO_ITEMS = 5
-NEIGHBORS_MISSING = "no neighbours were used: run `reclm neighbors` before profiling to have them"
+NEIGHBORS_MISSING = "no neighbors were used: run `reclm neighbors` before profiling to have them"
 
 
 @dataclass(frozen=True)
-class Inputs:
+class PromptInputs:
     """What prompts are made from.
 
     train: CSR (n_users, n_items). neighbors: int32 (n_users, k), -1-padded, or None. times: int64 (train.nnz,), seconds
@@ -44,8 +44,7 @@ class Inputs:
 
     @cached_property
     def stats(self) -> PhraseStats:
-        """How common topics and phrases are in the catalogue: the compact prompt shows first what sets a history
-        apart."""
+        """How common topics and phrases are in the catalogue; the compact prompt shows first what is distinctive."""
         return PhraseStats.from_items(self.texts)
 
     @cached_property
@@ -100,10 +99,10 @@ class Inputs:
         return [self.texts[item] for item in items]
 
 
-def load_inputs(ws: Workspace) -> Inputs:
+def load_inputs(ws: Workspace) -> PromptInputs:
     """Read the split, the item texts and, where they have been made, the neighbors.
 
-    Raises MissingArtefactError where the split is missing, or the split or the neighbors are stale.
+    Raises MissingArtefactError if the split is missing, or the split or the neighbors are stale.
     """
     split = load_split(ws)
     train = split.train.tocsr()
@@ -122,11 +121,13 @@ def load_inputs(ws: Workspace) -> Inputs:
             "again"
         )
     interactions = load_interactions(ws)
-    return Inputs(train, texts, neighbors, split.fingerprint, _latest(train, interactions), interactions.fingerprint)
+    return PromptInputs(
+        train, texts, neighbors, split.fingerprint, _latest(train, interactions), interactions.fingerprint
+    )
 
 
 def _latest(train: sp.csr_matrix, interactions) -> np.ndarray | None:
-    """int64 (train.nnz,): when each pair was last seen, or None where the data have no times."""
+    """int64 (train.nnz,): when each pair was last seen, or None if the data have no times."""
     if interactions.timestamps is None:
         return None
     n_items = train.shape[1]

@@ -1,9 +1,9 @@
-"""The answer's form, followed token by token for many sequences at once, at next to no cost.
+"""Constrained decoding: the grammar of answers, followed token by token for many sequences at once.
 
-Nearly every token of an answer goes on with a phrase. Such a token is known by two small numbers (how many characters,
-how many spaces), and whether the phrase still has room for it is decided for all sequences in a few numpy operations.
-Only at the turns (a comma, a semicolon, the end, a digit, a character in pieces) is the text itself looked at, by
-`constrain`, whose word is the law here: a test checks that the quick way never accepts what `constrain` refuses.
+Nearly every token of an answer goes on with a phrase. Two numbers describe such a token (how many characters, how many
+spaces), and a few numpy operations decide for all sequences whether the phrase still has room for it. The text itself
+is looked at only at a comma, a semicolon, the end, a digit, or a character in pieces, by `answer_grammar`, which is the
+reference: a test checks that the quick way never accepts what `answer_grammar` refuses.
 """
 
 import codecs
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..dialogue.templates import MAX_PHRASE_CHARS, is_unprinted
-from .constrain import MAX_WORDS, START, Place
+from ..prompts.answer import MAX_PHRASE_CHARS, is_unprinted
+from .answer_grammar import MAX_WORDS, START, GrammarState
 
 PLAIN, NEWLINE, END, SILENT = 1, 2, 3, 4  # what a token does: goes on, breaks the line, ends the text, writes nothing
-N_GUIDED_CHOICES = 128  # likeliest tokens that are tried before the form gives up on an answer
+N_GUIDED_CHOICES = 128  # likeliest tokens that are tried before an answer is given up
 _UNKNOWN = 0
 _TURNS = frozenset(",;")
 
@@ -110,34 +110,35 @@ def _begins_character(rest: bytes) -> bool:
 
 
 class _Written(NamedTuple):
-    """What one sequence has written: the place in the form (None: no valid profile any more), and bytes of a character
-    that is not whole yet.
+    """What one sequence has written.
+
+    state: in the grammar (None: no valid profile any more). rest: bytes of a character that is not whole yet.
     """
 
-    place: Place | None = START
+    state: GrammarState | None = START
     rest: bytes = b""
 
     def after(self, piece: bytes) -> "_Written | None":
-        """With `piece` written too; None where it does not fit."""
-        if self.place is None:
+        """With `piece` written too; None if it does not fit."""
+        if self.state is None:
             return None
         if not self.rest and piece.isascii():
-            place = self.place.after(piece.decode("ascii"))
-            return _Written(place) if place else None
+            state = self.state.after(piece.decode("ascii"))
+            return _Written(state) if state else None
         decoder = codecs.getincrementaldecoder("utf-8")()
         try:
             text = decoder.decode(self.rest + piece)
         except UnicodeDecodeError:
             return None
-        place, rest = self.place.after(text), decoder.getstate()[0]
+        state, rest = self.state.after(text), decoder.getstate()[0]
         # A character may be spread over several tokens: its beginning is judged like any character.
-        if place is None or (rest and (not _begins_character(rest) or place.after("\ufffd") is None)):
+        if state is None or (rest and (not _begins_character(rest) or state.after("\ufffd") is None)):
             return None
-        return _Written(place, rest)
+        return _Written(state, rest)
 
 
-class Form:
-    """Where each of `n_slots` answers stands in the form."""
+class AnswerConstraint:
+    """The state of each of `n_slots` answers in the grammar."""
 
     def __init__(self, table: TokenTable, n_slots: int):
         self.table = table
@@ -168,13 +169,14 @@ class Form:
 
     def is_dead(self, slot: int) -> bool:
         """Whether the answer cannot become a profile any more: nothing that was tried fitted."""
-        return self._written[slot].place is None
+        return self._written[slot].state is None
 
     def choose(self, slots: np.ndarray, logits: np.ndarray, chosen: np.ndarray) -> dict[int, tuple[int, ...]]:
-        """Hold the form: `chosen` (int64 (n,), the model's choices for `slots`, int64 (n,)) is changed in place where
-        it must be.
+        """Replace the choices that the grammar refuses.
 
-        logits: float32 (n, n_vocab). Returns, for slots that have reached fixed words, the tokens that must follow.
+        slots: int64 (n,). logits: float32 (n, n_vocab). chosen: int64 (n,), the model's choices, changed in place.
+
+        Returns, for slots that have reached fixed words, the tokens that must follow.
         What a dead slot writes is not looked at.
         """
         table, n = self.table, len(slots)
@@ -212,7 +214,7 @@ class Form:
                 chosen[at], after, gap = self._other_choice(written, logits[at], token)
                 if gap is not None:
                     self.gaps[slot] = gap
-                if after.place is None:
+                if after.state is None:
                     self.dead.add(slot)
             if must := self._take(slot, after):
                 forced[slot] = must
@@ -222,27 +224,27 @@ class Form:
         """What a slot has written now; takes in the fixed words that must follow, and measures the next phrase's
         room."""
         must: tuple[int, ...] = ()
-        place = written.place
-        if place is not None and not written.rest and (fixed := place.forced):
+        state = written.state
+        if state is not None and not written.rest and (fixed := state.forced):
             must = self.table.continuation(fixed)
             if must:
-                place = place.after(fixed)
-                written = _Written(place)
+                state = state.after(fixed)
+                written = _Written(state)
         self._written[slot] = written
         self._chars_left[slot] = -1
         # Not quick once a word may have been the last, or where digits may yet make an id.
-        if place is not None and not written.rest and not place.forced and not any(map(str.isdigit, place.phrase)):
-            self._chars_left[slot] = MAX_PHRASE_CHARS - len(place.phrase)
-            self._spaces_left[slot] = MAX_WORDS - 1 - sum(map(str.isspace, place.phrase))
+        if state is not None and not written.rest and not state.forced and not any(map(str.isdigit, state.phrase)):
+            self._chars_left[slot] = MAX_PHRASE_CHARS - len(state.phrase)
+            self._spaces_left[slot] = MAX_WORDS - 1 - sum(map(str.isspace, state.phrase))
         return must
 
     def _other_choice(self, written: _Written, logits: np.ndarray, chosen: int) -> tuple[int, _Written, float | None]:
         """The likeliest token that fits, what is written then, and its distance from the next that fits (None: there is
         none).
 
-        The model's own choice, and no place any more, where none fits.
+        The model's own choice, and no state any more, if none fits.
         """
-        if written.place is None:
+        if written.state is None:
             return chosen, written, None
         table = self.table
         n = min(N_GUIDED_CHOICES, len(logits))
@@ -263,7 +265,7 @@ class Form:
         return taken, taken_after or _Written(None), None
 
     def _fits(self, written: _Written, token: int, kind: int) -> _Written | None:
-        """What is written with `token`, or None where no valid profile has it there."""
+        """What is written with `token`, or None if no valid profile has it there."""
         if kind == PLAIN:
             return written.after(self.table.piece(token))
         if kind == SILENT:
@@ -273,5 +275,5 @@ class Form:
             if last is None:
                 return None
             written = last
-        ends = not written.rest and written.place is not None and written.place.may_end
+        ends = not written.rest and written.state is not None and written.state.may_end
         return written if ends else None

@@ -6,8 +6,8 @@ from profile_workspace import HashEncoder, make_workspace, matrix, profile, stor
 
 from reclm_lite.errors import MissingArtefactError, ModelError
 from reclm_lite.profiles import store
-from reclm_lite.profiles.vectors import embed_profiles, profile_vectors_stale, profile_words
-from reclm_lite.text.vectors import embed_items, text_hash
+from reclm_lite.profiles.profile_vectors import embed_profiles, profile_vectors_stale, profile_words
+from reclm_lite.text.item_vectors import embed_items, text_hash
 from reclm_lite.types import ItemText
 from reclm_lite.workspace import Workspace
 
