@@ -4,12 +4,11 @@ from pathlib import Path
 
 import click
 
+from ..bench import KERNEL_PARTS, PROFILE_QUANTS
+from ..cf.models import MODELS
 from ._options import common, echo, say, threads_option
 from .bench_quant import command as quant
 
-PARTS = ("spmm", "topk", "knn", "training")
-MODELS = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "random", "popularity", "ease", "itemknn", "gfcf")
-PROFILE_QUANTS = ("q4_k_m", "q8_0")
 REFERENCE = Path("benchmarks") / "torch_lightgcn.py"
 
 quick_option = click.option("--quick", is_flag=True, help="Small sizes, few repeats: to see that it works. No targets.")
@@ -29,7 +28,11 @@ command.add_command(quant)
 
 @command.command("kernels")
 @click.option(
-    "--only", "parts", type=click.Choice(PARTS), multiple=True, help="One part (may be given again) [default: all]."
+    "--only",
+    "parts",
+    type=click.Choice(KERNEL_PARTS),
+    multiple=True,
+    help="One part (may be given again) [default: all].",
 )
 @click.option("--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: 9].")
 @threads_option
@@ -45,12 +48,12 @@ def kernels(parts: tuple[str, ...], repeats: int | None, n_threads: int | None, 
     Example:
       reclm bench kernels --threads 2
     """
-    from ..bench import kernels as bench
+    from ..bench.kernels import kernel_bench as bench
     from ..kernels import native
 
     n_threads = n_threads or native.default_threads()
     sizes, default = (bench.QUICK, 1) if quick else (bench.Sizes(), 9)
-    _tell(bench.run(bench.Settings(n_threads, repeats or default, parts or PARTS, sizes), _progress), as_json)
+    _show(bench.run(bench.Settings(n_threads, repeats or default, parts or KERNEL_PARTS, sizes), _progress), as_json)
 
 
 @command.command("fit")
@@ -96,7 +99,7 @@ def fit(
       reclm bench fit --threads 2
       reclm bench fit -w shop --model lightgcn
     """
-    from ..bench import fit as bench
+    from ..bench.fitting import fit_bench as bench
     from ..kernels import native
 
     if quick and (large or root):
@@ -106,14 +109,14 @@ def fit(
     settings = bench.Settings(
         n_threads or native.default_threads(),
         epochs or (1 if quick else 3),
-        models or MODELS,
+        models or bench.ALL_MODELS,
         sizes=bench.QUICK if quick else bench.MIND,
         large=large,
         workspace=root,
         reference=reference,
         seed=seed,
     )
-    _tell(bench.run(settings, _progress), as_json)
+    _show(bench.run(settings, _progress), as_json)
 
 
 @command.command("export")
@@ -142,12 +145,13 @@ def export(
     Example:
       reclm bench export --llama-cpp-src llama.cpp --threads 2
     """
-    from ..bench import export as bench
+    from ..bench import random_llama
+    from ..bench.exporting import export_bench as bench
     from ..kernels import native
 
-    shape, default = (bench.QUICK, 1) if quick else (bench.Shape(), 3)
+    shape, default = (random_llama.QUICK, 1) if quick else (random_llama.Shape(), 3)
     settings = bench.Settings(n_threads or native.default_threads(), repeats or default, shape, llama_cpp, seed)
-    _tell(bench.run(settings, _progress), as_json)
+    _show(bench.run(settings, _progress), as_json)
 
 
 @command.command("profile")
@@ -220,7 +224,7 @@ def profile(
       reclm bench profile --model bundled --threads 2
       reclm bench profile -w shop --model 1b --quant q4_k_m --encoder-checkpoint all-MiniLM-L6-v2
     """
-    from ..bench import profile as bench
+    from ..bench.profile_engine import profile_bench as bench
     from ..kernels import native
 
     n_threads = n_threads or native.default_threads()
@@ -237,14 +241,14 @@ def profile(
         sizes = {"models": models or bench.MODELS, "n_prompts": n_prompts, "max_new": max_new, "repeats": repeats}
     settings = bench.Settings(
         n_threads,
-        quants=quants or bench.QUANTS,
+        quants=quants or PROFILE_QUANTS,
         workspace=root,
         n_slots=n_slots,
         checkpoint=checkpoint,
         seed=seed,
         **sizes,
     )
-    _tell(bench.run(settings, _progress), as_json)
+    _show(bench.run(settings, _progress), as_json)
 
 
 @command.command("tune")
@@ -277,7 +281,7 @@ def tune(
     Example:
       reclm bench tune --trl-python trl/bin/python --threads 2
     """
-    from ..bench import tune as bench
+    from ..bench.tuning import tune_bench as bench
     from ..kernels import native
 
     if batch is not None and batch % 4:
@@ -298,7 +302,7 @@ def tune(
         else {}
     )
     sizes |= {name: value for name, value in (("batch", batch), ("steps", steps)) if value}
-    _tell(
+    _show(
         bench.run(
             bench.Settings(n_threads or native.default_threads(), trl_python=trl_python, seed=seed, **sizes), _progress
         ),
@@ -310,7 +314,7 @@ def _progress(what: str) -> None:
     say(f"measuring: {what}")
 
 
-def _tell(result: tuple[list[str], str], as_json: bool) -> None:
+def _show(result: tuple[list[str], str], as_json: bool) -> None:
     lines, line = result
     for text in [] if as_json else lines:
         echo(text)

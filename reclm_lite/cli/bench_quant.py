@@ -119,19 +119,19 @@ def command(
       reclm bench quant -w shop --model profiles-f16.gguf --auto --max-loss 1%
       reclm bench quant -w shop --model profiles-f16.gguf --types q8_0,q4_k_m --users 500 --seeds 3 --out quant
     """
-    from ..bench import quant, quant_output
+    from ..bench.quant import quant_bench, text_and_csv
     from ..kernels import native
 
     wanted = tuple(part.strip() for text in types for part in text.split(",") if part.strip())
-    settings = quant.Settings(
+    settings = quant_bench.Settings(
         root,
         model,
         out or root / "reports" / "quant",
         n_threads or native.default_threads(),
-        wanted if types else quant.DEFAULT_TYPES,
+        wanted if types else quant_bench.DEFAULT_TYPES,
         imatrix=imatrix == "auto",
         n_users=n_users,
-        n_prompts=n_prompts or quant.N_PROMPTS,
+        n_prompts=n_prompts or quant_bench.N_PROMPTS,
         n_seeds=n_seeds,
         backbone=backbone,
         epochs=epochs,
@@ -140,9 +140,9 @@ def command(
         max_loss=max_loss,
         encoder_model=encoder_model,
     )
-    document = quant.run(settings, say)
-    written = quant_output.write(document, settings.out)
-    for line in [] if as_json else quant_output.lines(document, auto=auto):
+    document = quant_bench.run(settings, say)
+    written = quant_bench.write_results(document, settings.out)
+    for line in [] if as_json else text_and_csv.lines_of(document, auto=auto):
         echo(line)
     say(f"written: {', '.join(map(str, written))}")
     if as_json:
