@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reclm_lite.bench.quant_intervals import (
+from reclm_lite.bench.quant.paired_intervals import (
     MIN_UNITS,
     Errors,
     chance_beyond,
@@ -14,7 +14,7 @@ from reclm_lite.bench.quant_intervals import (
     students_t,
     wilson,
 )
-from reclm_lite.bench.quant_results import CHOSEN, LOSE_MORE, REFERENCE, TOO_SMALL, choose
+from reclm_lite.bench.quant.quant_summary import CHOSEN, LOSE_MORE, REFERENCE, TOO_SMALL, choose
 
 
 def test_wilsons_interval_is_that_of_the_textbook():

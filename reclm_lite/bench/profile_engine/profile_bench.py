@@ -133,7 +133,7 @@ class _Run:
 
     def _models(self, name: str) -> list[_Model]:
         if name == BUNDLED:
-            from ..assets import profile_model_path
+            from ...assets import profile_model_path
 
             return [_Model(name, "", profile_model_path(), instruct=False)]
         if name not in random_models.SHAPES:
