@@ -7,14 +7,14 @@ import json
 import shutil
 
 import pytest
-from bench_quant_workspace import N_ITEMS, N_USERS, histories, settings
+from bench_quant_workspace import N_ITEMS, N_USERS, TYPES, histories, settings
 from click.testing import CliRunner
 from profile_workspace import HashEncoder, matrix, store_split
 from tiny_llama import write_tiny_llama
 
 from reclm_lite.assets import profile_model_path
 from reclm_lite.bench import harness
-from reclm_lite.bench.quant import quant_bench, text_and_csv
+from reclm_lite.bench.quant import quant_bench, recommendations, text_and_csv, written_profiles
 from reclm_lite.cli import main
 from reclm_lite.errors import InputError, ModelError, WorkspaceError
 from reclm_lite.workspace import Workspace
@@ -59,13 +59,8 @@ def test_the_workspace_is_left_as_it_was(whole):
 
 def test_a_second_run_measures_nothing_and_says_the_same(whole, root, model, monkeypatch):
     monkeypatch.setattr(quant_bench, "run_in_child", lambda *_, **__: pytest.fail("a job was run again"))
-    monkeypatch.setattr(
-        "reclm_lite.bench.quant.written_profiles.run_profiles",
-        lambda *_, **__: pytest.fail("profiles were written again"),
-    )
-    monkeypatch.setattr(
-        "reclm_lite.bench.quant.recommendations.fit_arrays", lambda *_, **__: pytest.fail("a model was fitted again")
-    )
+    monkeypatch.setattr(written_profiles, "run_profiles", lambda *_, **__: pytest.fail("profiles were written again"))
+    monkeypatch.setattr(recommendations, "fit_arrays", lambda *_, **__: pytest.fail("a model was fitted again"))
     again = quant_bench.run(settings(root, model, whole.out), encoder=HashEncoder())
     assert again["n_measurements"]["made"] == 0 < again["n_measurements"]["kept"]
     for name in ("files", "without_profiles", "choice"):

@@ -11,7 +11,7 @@ from profile_workspace import make_workspace, matrix, store_split
 from tiny_llama import write_tiny_llama
 
 from reclm_lite.assets import encoder_path, profile_model_path
-from reclm_lite.bench.quant import encoder_variants, quant_bench
+from reclm_lite.bench.quant import encoder_variants, quant_bench, recommendations
 from reclm_lite.bench.quant.recommendations import Fits
 from reclm_lite.bench.quant.resumable import State
 from reclm_lite.bench.quant.token_distributions import measure
@@ -230,9 +230,7 @@ def test_an_encoder_is_compared_with_its_quantized_files_and_kept(root, tmp_path
     )
     assert small["downstream"]["full ndcg@20"]["difference"] != 0
     monkeypatch.setattr(encoder_variants, "run_in_child", lambda *_, **__: pytest.fail("encoded again"))
-    monkeypatch.setattr(
-        "reclm_lite.bench.quant.recommendations.fit_arrays", lambda *_, **__: pytest.fail("fitted again")
-    )
+    monkeypatch.setattr(recommendations, "fit_arrays", lambda *_, **__: pytest.fail("fitted again"))
     assert encoder_variants.measure(root, model, tmp_path / "files", state, **about) == rows
     for lost in state.folder.glob("encoder-*.npy"):
         lost.unlink()
