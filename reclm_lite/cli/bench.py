@@ -11,8 +11,10 @@ from .bench_quant import command as quant
 
 REFERENCE = Path("benchmarks") / "torch_lightgcn.py"
 
-quick_option = click.option("--quick", is_flag=True, help="Small sizes, few repeats: to see that it works. No targets.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the JSON line alone.")
+quick_option = click.option(
+    "--quick", is_flag=True, help="Small sizes, few repeats, no targets: a check that it works."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print only the JSON line.")
 
 
 @click.group("bench")
@@ -34,15 +36,15 @@ command.add_command(quant)
     multiple=True,
     help="One part (may be given again) [default: all].",
 )
-@click.option("--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: 9].")
+@click.option("--repeats", type=click.IntRange(min=1), help="Timed turns of each contender [default: 9].")
 @threads_option
 @quick_option
 @json_option
 @common
 def kernels(parts: tuple[str, ...], repeats: int | None, n_threads: int | None, quick: bool, as_json: bool) -> None:
-    """Time spmm, top-k, neighbours and the training loops beside scipy, torch, numba, implicit and numpy.
+    """Time spmm, top-k, nearest neighbors and the training loops beside scipy, torch, numba, implicit and numpy.
 
-    Peers that are not installed are listed as such: `pip install "reclm-lite[bench]"` brings torch and implicit.
+    Missing peers are listed as not installed; `pip install "reclm-lite[bench]"` installs torch and implicit.
 
     \b
     Example:
@@ -74,7 +76,7 @@ def kernels(parts: tuple[str, ...], repeats: int | None, n_threads: int | None, 
 @click.option(
     "--reference",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help=f"The torch implementation to time beside LightGCN [default: {REFERENCE}, if it is there].",
+    help=f"The torch implementation to time beside LightGCN [default: {REFERENCE}, if it exists].",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
@@ -92,7 +94,7 @@ def fit(
     quick: bool,
     as_json: bool,
 ) -> None:
-    """Time an epoch of each backbone, the models that need no training, and the evaluation of all users.
+    """Time an epoch of each trained model, the fits of untrained models, and the evaluation of all users.
 
     \b
     Example:
@@ -103,7 +105,7 @@ def fit(
     from ..kernels import native
 
     if quick and (large or root):
-        raise click.UsageError("--quick has a small graph of its own: leave out --large and --workspace")
+        raise click.UsageError("--quick uses its own small graph: leave out --large and --workspace")
     if reference is None and REFERENCE.is_file():
         reference = REFERENCE
     settings = bench.Settings(
@@ -187,7 +189,7 @@ def export(
 )
 @click.option("--max-new", type=click.IntRange(min=1), help="New tokens at most [default: bundled 96, others 48].")
 @click.option(
-    "--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: bundled 3, others 1]."
+    "--repeats", type=click.IntRange(min=1), help="Timed turns of each contender [default: bundled 3, others 1]."
 )
 @click.option(
     "--encoder-checkpoint",
@@ -217,7 +219,7 @@ def profile(
     """Profiles per second beside a loop of llama-cpp-python's Llama on the same prompts; and their embedding.
 
     Texts of both are compared, and differences explained. The random model of 1.1 billion weights takes 7 GB in the
-    folder for temporary files (TMPDIR). The peer of the embedding is sentence-transformers, where it is installed.
+    folder for temporary files (TMPDIR). The peer of the embedding is sentence-transformers, if it is installed.
 
     \b
     Example:

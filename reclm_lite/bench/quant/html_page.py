@@ -64,7 +64,7 @@ def render(document: Mapping[str, Any]) -> str:
 
 
 def _recommendations(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    told = [(row["name"], row["downstream"], row["is_reference"]) for row in rows] + [
+    compared = [(row["name"], row["downstream"], row["is_reference"]) for row in rows] + [
         ("no profiles", document["without_profiles"], False)
     ]
     titles = {"full": "All", "unseen": "Unseen items", "cold": f"Users of at most {document['cold_items']}"}
@@ -73,7 +73,7 @@ def _recommendations(document: Mapping[str, Any], rows: Sequence[Mapping[str, An
     for metric in METRICS:
         with_loss = f"full {metric}" == HEADLINE
         body = []
-        for name, pairs, is_reference in told:
+        for name, pairs, is_reference in compared:
             cells = [_difference(pairs[f"{group} {metric}"], is_reference) for group in GROUPS]
             cells += [_loss(pairs[HEADLINE])] if with_loss else []
             body.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(_cell(cell) for cell in cells)}</tr>')
@@ -195,7 +195,7 @@ def _speed(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
 
 
 def _encoders(rows: Sequence[Mapping[str, Any]]) -> str:
-    head, *told = encoder_cells(rows)
+    head, *encoders = encoder_cells(rows)
     body = [
         "".join(
             [
@@ -204,7 +204,7 @@ def _encoders(rows: Sequence[Mapping[str, Any]]) -> str:
                 "</tr>",
             ]
         )
-        for row in told
+        for row in encoders
     ]
     titles = "".join(
         f'<th scope="col"{" class=number" if at else ""}>{escape(title)}</th>' for at, title in enumerate(head)

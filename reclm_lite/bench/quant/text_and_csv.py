@@ -104,7 +104,7 @@ def lines_of(document: Mapping[str, Any], *, auto: bool) -> list[str]:
             for row in rows
         ],
     )
-    told = [(row["name"], row["downstream"]) for row in rows] + [("no profiles", document["without_profiles"])]
+    compared = [(row["name"], row["downstream"]) for row in rows] + [("no profiles", document["without_profiles"])]
     for metric in METRICS:
         name = metric.replace("recall", "Recall").replace("ndcg", "NDCG")
         lines += [
@@ -127,16 +127,16 @@ def lines_of(document: Mapping[str, Any], *, auto: bool) -> list[str]:
                     *(_difference(pairs[f"{group} {metric}"], name == rows[0]["name"]) for group in GROUPS),
                     *([loss_of(pairs[HEADLINE])] if loss else []),
                 )
-                for name, pairs in told
+                for name, pairs in compared
             ],
         )
     if document["encoders"]:
-        head, *told = encoder_cells(document["encoders"])
+        head, *cells = encoder_cells(document["encoders"])
         lines += [
             "",
             f"The text encoder on the catalogue's texts; {document['settings']['backbone']} with its item vectors and "
             "no profiles; 95 % intervals",
-            *_table(head, told),
+            *_table(head, cells),
         ]
     for row in document["files"]:
         if row["excluded"]:
@@ -152,19 +152,19 @@ def lines_of(document: Mapping[str, Any], *, auto: bool) -> list[str]:
     ]
 
 
-def int8_sentence(told: Mapping[str, Any] | None) -> str:
+def int8_sentence(found: Mapping[str, Any] | None) -> str:
     """What `recommendations.int8_summary` found, in words."""
-    if told is None:
+    if found is None:
         return "Item vectors in int8: topk ranks this backbone in float32 alone."
-    recall, seconds, n_bytes = told[f"recall@{K}"], told["seconds"], told["bytes"]
+    recall, seconds, n_bytes = found[f"recall@{K}"], found["seconds"], found["bytes"]
     interval = (
         f", 95 % interval {recall['interval'][0]:+.4f} to {recall['interval'][1]:+.4f}" if recall["interval"] else ""
     )
     return (
-        f"Item vectors in int8 beside float32 in topk: {100 * told['equal_places']:.3f} % of places equal, "
+        f"Item vectors in int8 beside float32 in topk: {100 * found['equal_places']:.3f} % of places equal, "
         f"Recall@{K} {recall['int8']:.4f} against "
-        f"{recall['float32']:.4f} ({recall['difference']:+.4f}{interval}); {told['n_users']:,} users, "
-        f"{told['n_items']:,} items of {told['dim']} columns: "
+        f"{recall['float32']:.4f} ({recall['difference']:+.4f}{interval}); {found['n_users']:,} users, "
+        f"{found['n_items']:,} items of {found['dim']} columns: "
         f"{1e3 * seconds['int8']:.1f} against {1e3 * seconds['float32']:.1f} ms, {n_bytes['int8'] / 1e6:.2f} "
         f"against {n_bytes['float32'] / 1e6:.2f} MB."
     )
@@ -233,10 +233,10 @@ def csv_of(document: Mapping[str, Any]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
-    told = [{"kind": "profile model", **row} for row in document["files"]]
-    told.append({"kind": "backbone", "name": "no profiles", "downstream": document["without_profiles"]})
-    told += [{"kind": "encoder", **row} for row in document["encoders"] or ()]
-    for row in told:
+    all_rows = [{"kind": "profile model", **row} for row in document["files"]]
+    all_rows.append({"kind": "backbone", "name": "no profiles", "downstream": document["without_profiles"]})
+    all_rows += [{"kind": "encoder", **row} for row in document["encoders"] or ()]
+    for row in all_rows:
         cells = [row.get(name, "") for name in first]
         for name in _FIGURES:
             figure = row.get(name) or {"value": "", "interval": None}
