@@ -76,22 +76,29 @@ def _recommendations(document: Mapping[str, Any], rows: Sequence[Mapping[str, An
         for name, pairs, is_reference in compared:
             cells = [_difference(pairs[f"{group} {metric}"], is_reference) for group in GROUPS]
             cells += [_loss(pairs[HEADLINE])] if with_loss else []
-            body.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(_cell(cell) for cell in cells)}</tr>')
+            body.append((name, cells))
         heads = [f"{escape(titles[group])}<br>{n:,} users" for group, n in zip(GROUPS, counts, strict=True)] + (
             ["Loss, all"] if with_loss else []
         )
-        head = "".join(f'<th scope="col" class="number">{title}</th>' for title in heads)
         caption = (
             f"{metric_label(metric)}: of the unquantized file, and differences from it over the same users and "
             "seeds; below each, its 95 % interval."
         )
-        out.append(table_html(caption, f'<th scope="col">File</th>{head}', body))
+        out.append(_rows_html(caption, heads, body))
     int8 = f"<p>{escape(int8_sentence(document['int8_items']))}</p>".replace(" %", "\u00a0%")
     return "".join(out) + int8
 
 
-def _cell(html: str) -> str:
-    return f'<td class="number">{html}</td>'
+def _rows_html(caption: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A table with a row per file: (name, cells). heads, cells: HTML, right-aligned as numbers."""
+    head = "".join(f'<th scope="col" class="number">{title}</th>' for title in heads)
+    body = [
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        + "</tr>"
+        for name, cells in rows
+    ]
+    return table_html(caption, f'<th scope="col">File</th>{head}', body)
 
 
 def _loss(pair: Mapping[str, Any] | None) -> str:
@@ -160,15 +167,8 @@ def _speed(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
             f"{row['load_seconds']:.3f}",
             *(_ranged(row, name) for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "profiles_per_s")),
         ]
-        body.append(
-            f'<tr><th scope="row">{escape(row["name"])}</th>'
-            + "".join(f'<td class="number">{cell}</td>' for cell in cells)
-            + "</tr>"
-        )
-    head = "".join(
-        f'<th scope="col" class="number">{title}</th>'
-        for title in ("MB", "Bits/weight", "Peak MB", "Load, s", "Prefill, tokens/s", "Decode, tokens/s", "Profiles/s")
-    )
+        body.append((row["name"], cells))
+    heads = ("MB", "Bits/weight", "Peak MB", "Load, s", "Prefill, tokens/s", "Decode, tokens/s", "Profiles/s")
     marks = [
         mark_of(row, row["profiles_per_s"], row["profiles_per_s_range"], f"{row['profiles_per_s']:,.2f}")
         for row in rows
@@ -191,7 +191,7 @@ def _speed(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
         )
         plots += frontier.figure("Speed against loss", f"The dashed line is the bound of {100 * bound:g} %.", drawn)
     caption = "Each file in processes of its own, in turns; medians, with the least and the most below."
-    return table_html(caption, f'<th scope="col">File</th>{head}', body) + f'<div class="pair">{plots}</div>'
+    return _rows_html(caption, heads, body) + f'<div class="pair">{plots}</div>'
 
 
 def _encoders(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -234,14 +234,14 @@ def _table(
         for name, _, scale, digits in columns:
             figure = row[name]
             if figure["value"] is None:
-                cells.append('<td class="number">none</td>')
+                cells.append("none")
                 continue
             ends = [number(scale * end, digits) for end in figure["interval"] or ()]
             span = f'<span class="interval">{ends[0]}–{ends[1]}</span>' if ends else ""
-            cells.append(f'<td class="number">{number(scale * figure["value"], digits)}{span}</td>')
-        body.append(f'<tr><th scope="row">{escape(row["name"])}</th>{"".join(cells)}</tr>')
-    head = "".join(f'<th scope="col" class="number">{escape(title)}</th>' for _, title, _, _ in columns)
-    return table_html(f"{caption} Below each value, its 95 % interval.", f'<th scope="col">File</th>{head}', body)
+            cells.append(number(scale * figure["value"], digits) + span)
+        body.append((row["name"], cells))
+    heads = [escape(title) for _, title, _, _ in columns]
+    return _rows_html(f"{caption} Below each value, its 95 % interval.", heads, body)
 
 
 def _made(document: Mapping[str, Any]) -> str:
