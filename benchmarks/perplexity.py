@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from reclm_lite.bench.quant_logits import measure
+from reclm_lite.bench.quant.token_distributions import measure
 from reclm_lite.convert.quantize import quantize_gguf
 from reclm_lite.profiles.calibration_texts import sample_prompts
 from reclm_lite.runtime import load_model

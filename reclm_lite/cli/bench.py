@@ -4,16 +4,17 @@ from pathlib import Path
 
 import click
 
+from ..bench import KERNEL_PARTS, PROFILE_QUANTS
+from ..cf.models import MODELS
 from ._options import common, echo, say, threads_option
 from .bench_quant import command as quant
 
-PARTS = ("spmm", "topk", "knn", "training")
-MODELS = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "random", "popularity", "ease", "itemknn", "gfcf")
-PROFILE_QUANTS = ("q4_k_m", "q8_0")
 REFERENCE = Path("benchmarks") / "torch_lightgcn.py"
 
-quick_option = click.option("--quick", is_flag=True, help="Small sizes, few repeats: to see that it works. No targets.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the JSON line alone.")
+quick_option = click.option(
+    "--quick", is_flag=True, help="Small sizes, few repeats, no targets: a check that it works."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print only the JSON line.")
 
 
 @click.group("bench")
@@ -29,28 +30,32 @@ command.add_command(quant)
 
 @command.command("kernels")
 @click.option(
-    "--only", "parts", type=click.Choice(PARTS), multiple=True, help="One part (may be given again) [default: all]."
+    "--only",
+    "parts",
+    type=click.Choice(KERNEL_PARTS),
+    multiple=True,
+    help="One part (may be given again) [default: all].",
 )
-@click.option("--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: 9].")
+@click.option("--repeats", type=click.IntRange(min=1), help="Timed turns of each contender [default: 9].")
 @threads_option
 @quick_option
 @json_option
 @common
 def kernels(parts: tuple[str, ...], repeats: int | None, n_threads: int | None, quick: bool, as_json: bool) -> None:
-    """Time spmm, top-k, neighbors and the training loops beside scipy, torch, numba, implicit and numpy.
+    """Time spmm, top-k, nearest neighbors and the training loops beside scipy, torch, numba, implicit and numpy.
 
-    Peers that are not installed are listed as such: `pip install "reclm-lite[bench]"` brings torch and implicit.
+    Missing peers are listed as not installed; `pip install "reclm-lite[bench]"` installs torch and implicit.
 
     \b
     Example:
       reclm bench kernels --threads 2
     """
-    from ..bench import kernels as bench
+    from ..bench.kernels import kernel_bench as bench
     from ..kernels import native
 
     n_threads = n_threads or native.default_threads()
     sizes, default = (bench.QUICK, 1) if quick else (bench.Sizes(), 9)
-    _tell(bench.run(bench.Settings(n_threads, repeats or default, parts or PARTS, sizes), _progress), as_json)
+    _show(bench.run(bench.Settings(n_threads, repeats or default, parts or KERNEL_PARTS, sizes), _progress), as_json)
 
 
 @command.command("fit")
@@ -71,7 +76,7 @@ def kernels(parts: tuple[str, ...], repeats: int | None, n_threads: int | None, 
 @click.option(
     "--reference",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help=f"The torch implementation to time beside LightGCN [default: {REFERENCE}, if it is there].",
+    help=f"The torch implementation to time beside LightGCN [default: {REFERENCE}, if it exists].",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
@@ -89,31 +94,31 @@ def fit(
     quick: bool,
     as_json: bool,
 ) -> None:
-    """Time an epoch of each backbone, the models that need no training, and the evaluation of all users.
+    """Time an epoch of each trained model, the fits of untrained models, and the evaluation of all users.
 
     \b
     Example:
       reclm bench fit --threads 2
       reclm bench fit -w shop --model lightgcn
     """
-    from ..bench import fit as bench
+    from ..bench.fitting import fit_bench as bench
     from ..kernels import native
 
     if quick and (large or root):
-        raise click.UsageError("--quick has a small graph of its own: leave out --large and --workspace")
+        raise click.UsageError("--quick uses its own small graph: leave out --large and --workspace")
     if reference is None and REFERENCE.is_file():
         reference = REFERENCE
     settings = bench.Settings(
         n_threads or native.default_threads(),
         epochs or (1 if quick else 3),
-        models or MODELS,
+        models or bench.ALL_MODELS,
         sizes=bench.QUICK if quick else bench.MIND,
         large=large,
         workspace=root,
         reference=reference,
         seed=seed,
     )
-    _tell(bench.run(settings, _progress), as_json)
+    _show(bench.run(settings, _progress), as_json)
 
 
 @command.command("export")
@@ -142,12 +147,13 @@ def export(
     Example:
       reclm bench export --llama-cpp-src llama.cpp --threads 2
     """
-    from ..bench import export as bench
+    from ..bench import random_llama
+    from ..bench.exporting import export_bench as bench
     from ..kernels import native
 
-    shape, default = (bench.QUICK, 1) if quick else (bench.Shape(), 3)
+    shape, default = (random_llama.QUICK, 1) if quick else (random_llama.Shape(), 3)
     settings = bench.Settings(n_threads or native.default_threads(), repeats or default, shape, llama_cpp, seed)
-    _tell(bench.run(settings, _progress), as_json)
+    _show(bench.run(settings, _progress), as_json)
 
 
 @command.command("profile")
@@ -183,7 +189,7 @@ def export(
 )
 @click.option("--max-new", type=click.IntRange(min=1), help="New tokens at most [default: bundled 96, others 48].")
 @click.option(
-    "--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: bundled 3, others 1]."
+    "--repeats", type=click.IntRange(min=1), help="Timed turns of each contender [default: bundled 3, others 1]."
 )
 @click.option(
     "--encoder-checkpoint",
@@ -213,14 +219,14 @@ def profile(
     """Profiles per second beside a loop of llama-cpp-python's Llama on the same prompts; and their embedding.
 
     Texts of both are compared, and differences explained. The random model of 1.1 billion weights takes 7 GB in the
-    folder for temporary files (TMPDIR). The peer of the embedding is sentence-transformers, where it is installed.
+    folder for temporary files (TMPDIR). The peer of the embedding is sentence-transformers, if it is installed.
 
     \b
     Example:
       reclm bench profile --model bundled --threads 2
       reclm bench profile -w shop --model 1b --quant q4_k_m --encoder-checkpoint all-MiniLM-L6-v2
     """
-    from ..bench import profile as bench
+    from ..bench.profile_engine import profile_bench as bench
     from ..kernels import native
 
     n_threads = n_threads or native.default_threads()
@@ -237,14 +243,14 @@ def profile(
         sizes = {"models": models or bench.MODELS, "n_prompts": n_prompts, "max_new": max_new, "repeats": repeats}
     settings = bench.Settings(
         n_threads,
-        quants=quants or bench.QUANTS,
+        quants=quants or PROFILE_QUANTS,
         workspace=root,
         n_slots=n_slots,
         checkpoint=checkpoint,
         seed=seed,
         **sizes,
     )
-    _tell(bench.run(settings, _progress), as_json)
+    _show(bench.run(settings, _progress), as_json)
 
 
 @command.command("tune")
@@ -277,7 +283,7 @@ def tune(
     Example:
       reclm bench tune --trl-python trl/bin/python --threads 2
     """
-    from ..bench import tune as bench
+    from ..bench.tuning import tune_bench as bench
     from ..kernels import native
 
     if batch is not None and batch % 4:
@@ -298,7 +304,7 @@ def tune(
         else {}
     )
     sizes |= {name: value for name, value in (("batch", batch), ("steps", steps)) if value}
-    _tell(
+    _show(
         bench.run(
             bench.Settings(n_threads or native.default_threads(), trl_python=trl_python, seed=seed, **sizes), _progress
         ),
@@ -310,7 +316,7 @@ def _progress(what: str) -> None:
     say(f"measuring: {what}")
 
 
-def _tell(result: tuple[list[str], str], as_json: bool) -> None:
+def _show(result: tuple[list[str], str], as_json: bool) -> None:
     lines, line = result
     for text in [] if as_json else lines:
         echo(text)

@@ -35,7 +35,7 @@ class Percent(click.ParamType):
     "types",
     metavar="TYPE[,TYPE]|FILE.gguf",
     multiple=True,
-    help="Types to make, or files to take as they are (may be given again) [default: "
+    help="Types to make, or files to use unchanged (may be given again) [default: "
     "q8_0,q6_k,q5_k_m,q4_k_m,q4_0,q3_k_m,q2_k].",
 )
 @click.option(
@@ -43,13 +43,13 @@ class Percent(click.ParamType):
     type=click.Choice(("auto", "none")),
     default="auto",
     show_default=True,
-    help="auto: every type that gains by an importance matrix also with one.",
+    help="auto: types that gain from an importance matrix are also made with one.",
 )
 @click.option(
     "--encoder",
     "encoder_model",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Also a text encoder as GGUF in F16: Q8_0 and Q4_0 beside it, on the catalogue's texts.",
+    help="Also compare a text encoder, a GGUF in F16, with its Q8_0 and Q4_0, on the catalog's texts.",
 )
 @click.option(
     "--users",
@@ -64,13 +64,13 @@ class Percent(click.ParamType):
     help="Distinct prompts for speed and distributions [default: 256].",
 )
 @click.option("--seeds", "n_seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Fits of each file.")
-@click.option("--backbone", default="lightgcn", show_default=True, help="The model that is fed with the profiles.")
+@click.option("--backbone", default="lightgcn", show_default=True, help="The model that is fitted with the profiles.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of a fit at most [default: the backbone's own].")
 @click.option(
     "--slots", "n_slots", type=click.IntRange(1, 256), help="Sequences in flight [default: chosen from the model]."
 )
 @click.option(
-    "--auto", is_flag=True, help="Name the smallest file that loses less than --max-loss, or say why none can be named."
+    "--auto", is_flag=True, help="Name the smallest file that loses less than --max-loss, or say why there is none."
 )
 @click.option("--max-loss", type=Percent(), default="1%", show_default=True, help="Of Recall@20, at 95 % confidence.")
 @click.option(
@@ -82,9 +82,7 @@ class Percent(click.ParamType):
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draw of users and prompts."
 )
 @threads_option
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print what quant.json holds, as one line, in the place of tables."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print the content of quant.json on one line instead of tables.")
 @common
 def command(
     root: Path,
@@ -107,11 +105,10 @@ def command(
 ) -> None:
     """How small the profile model may be before recommendations suffer.
 
-    Makes the types asked for of an unquantized GGUF, with and without importance matrix, and measures each beside it:
-    size, speed, perplexity and KL divergence, profiles, and Recall and NDCG of a backbone that is fed with those
-    profiles, with 95 %
-    intervals. Figures are kept in --out: a run that was stopped goes on, and a second one costs nothing. Writes
-    quant.json, quant.csv and quant.html there. The workspace is left as it is; --out holds a copy of it, with the
+    Quantizes an unquantized GGUF to the given types, with and without importance matrix, and compares each file with
+    it: size, speed, perplexity and KL divergence, profiles, and Recall and NDCG of a backbone fitted with those
+    profiles, with 95 % intervals. Figures are kept in --out: a stopped run continues, and a second run costs nothing.
+    Writes quant.json, quant.csv and quant.html there. The workspace is not changed; --out holds a copy of it, with the
     answers of every file.
 
     \b
@@ -119,19 +116,19 @@ def command(
       reclm bench quant -w shop --model profiles-f16.gguf --auto --max-loss 1%
       reclm bench quant -w shop --model profiles-f16.gguf --types q8_0,q4_k_m --users 500 --seeds 3 --out quant
     """
-    from ..bench import quant, quant_output
+    from ..bench.quant import quant_bench, text_and_csv
     from ..kernels import native
 
     wanted = tuple(part.strip() for text in types for part in text.split(",") if part.strip())
-    settings = quant.Settings(
+    settings = quant_bench.Settings(
         root,
         model,
         out or root / "reports" / "quant",
         n_threads or native.default_threads(),
-        wanted if types else quant.DEFAULT_TYPES,
+        wanted if types else quant_bench.DEFAULT_TYPES,
         imatrix=imatrix == "auto",
         n_users=n_users,
-        n_prompts=n_prompts or quant.N_PROMPTS,
+        n_prompts=n_prompts or quant_bench.N_PROMPTS,
         n_seeds=n_seeds,
         backbone=backbone,
         epochs=epochs,
@@ -140,9 +137,9 @@ def command(
         max_loss=max_loss,
         encoder_model=encoder_model,
     )
-    document = quant.run(settings, say)
-    written = quant_output.write(document, settings.out)
-    for line in [] if as_json else quant_output.lines(document, auto=auto):
+    document = quant_bench.run(settings, say)
+    written = quant_bench.write_results(document, settings.out)
+    for line in [] if as_json else text_and_csv.lines_of(document, auto=auto):
         echo(line)
     say(f"written: {', '.join(map(str, written))}")
     if as_json:
