@@ -4,7 +4,7 @@
 
 For sampled users with a profile: how often the profile's text vector is nearer (cosine) to the mean item vector of its
 user's training history than to that of another random user with another history; ties count half. `plain`: vectors as
-they are. `centred`: less the mean item vector, and the mean profile vector. `shuffled`: profiles dealt to other users,
+they are. `centered`: less the mean item vector, and the mean profile vector. `shuffled`: profiles dealt to other users,
 which must give one half. Prints one JSON line last. Needs `reclm embed items`, `profile users` and `embed profiles`.
 """
 
@@ -58,14 +58,14 @@ def main() -> None:
         taught = encoder.encode([profile_words(text) for text in ruled])
     averaging = train[users].multiply(1.0 / length[users][:, None]).tocsr()
     result = {"users": len(users), "statuses": counts}
-    for kind, shift in (("plain", 0.0), ("centred", items.mean(axis=0))):
+    for kind, shift in (("plain", 0.0), ("centered", items.mean(axis=0))):
         means = np.asarray(averaging @ items) - shift
         for name, profiles in (
             ("model", stored[users]),
             ("rules", taught),
             ("shuffled", stored[rng.permutation(users)]),
         ):
-            centre = profiles.mean(axis=0) if kind == "centred" else 0.0
+            centre = profiles.mean(axis=0) if kind == "centered" else 0.0
             result[f"{name}_{kind}"] = round(wins(profiles - centre, means, means[others]), 4)
     print(json.dumps(result))
 

@@ -65,7 +65,7 @@ _REFUSED = {
     "use_bdlora": "its factors are block-diagonal",
     "use_qalora": "it pools the inputs of quantized layers",
 }
-# These ways to initialise subtract the adapter's first product from the base model's weights.
+# These ways to initialize subtract the adapter's first product from the base model's weights.
 _CHANGES_BASE = ("pissa", "corda", "olora", "lora_ga", "loftq")
 
 

@@ -29,7 +29,7 @@ _MAX_COUNT = 2**48  # of one dimension, and of bytes
 # safetensors dtype -> numpy dtype of the bytes on disk. bfloat16 is widened on reading.
 READABLE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 _HELD_BYTES = {"F32": 4, "F16": 2, "BF16": 6, "F64": 12}
-# Bytes per item of the dtypes that are recognised; those that are not readable are refused when asked for.
+# Bytes per item of the dtypes that are recognized; those that are not readable are refused when asked for.
 _ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _ITEM_BYTES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 

@@ -186,7 +186,7 @@ def checked(name: str, array: np.ndarray, dtype: type, ndim: int) -> np.ndarray:
 
 
 def empty(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
-    """An uninitialised array that begins at a multiple of 64 bytes, a cache line: spmm and topk are fastest on such."""
+    """An uninitialized array that begins at a multiple of 64 bytes, a cache line: spmm and topk are fastest on such."""
     n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     buffer = np.empty(n_bytes + 64, np.uint8)
     start = -buffer.ctypes.data % 64

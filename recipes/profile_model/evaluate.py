@@ -4,7 +4,7 @@ DIR`.
 For a sample of users of ml-latest-small and of the published MIND split:
 - parsed: the share of greedy answers in the published form;
 - own_above_other: how often a profile's text vector is nearer (cosine) to the mean item vector of its user's history
-  than to that of another random user with another history; ties count half. `centred` subtracts the catalogue's mean
+  than to that of another random user with another history; ties count half. `centered` subtracts the catalogue's mean
   item vector from the item vectors and the mean profile vector from the profiles'; `plain` does not;
 - the same for the rule-based teacher.
 
@@ -150,7 +150,7 @@ def evaluate(
         vectors = encode(texts)
         return {
             "own_above_other_plain": round(own_above_other(vectors, data.means[rows]), 4),
-            "own_above_other_centred": round(
+            "own_above_other_centered": round(
                 own_above_other(vectors - vectors.mean(axis=0), data.means[rows] - data.centre), 4
             ),
         }

@@ -159,7 +159,7 @@ def hold_out(matrix: sp.csr_matrix, share: float, seed: int = 0) -> tuple[sp.csr
     return parts[0], parts[1]
 
 
-def normalised_adjacency(matrix: sp.csr_matrix) -> sp.csr_matrix:
+def normalized_adjacency(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """[[0, R], [R^T, 0]] with R = D_u^-1/2 A D_i^-1/2, float32 (LightGCN, arXiv 2002.02126, eq. 8)."""
     scale = [1.0 / np.sqrt(np.maximum(np.asarray(matrix.sum(axis=axis)).ravel(), 1.0)) for axis in (1, 0)]
     weighted = (sp.diags(scale[0]) @ matrix @ sp.diags(scale[1])).astype(np.float32)

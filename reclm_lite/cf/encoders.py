@@ -152,7 +152,7 @@ class ResidualEncoder:
     """First vectors of the `default` preset. text: float32 (n_items, n_in) or None.
 
     Users of at least `min_id_interactions` have an ID vector; others live by the graph alone, since a vector
-    learned from one or two interactions repeats them and generalises worse than their neighbourhood.
+    learned from one or two interactions repeats them and generalizes worse than their neighborhood.
 
     user_counts: (n_users,), item_counts: (n_items,), training interactions of each. An item's bias starts at the log of
     the count, which is what training on uniform negatives drives it to; where there is text, a ridge regression

@@ -1,6 +1,6 @@
 """The user-item graph that LightGCN propagates on (arXiv 2002.02126), through the sparse kernel.
 
-The normalised adjacency is symmetric, [[S_u, R], [R^T, S_i]] with R = D_u^-1/2 A D_i^-1/2 and the diagonal
+The normalized adjacency is symmetric, [[S_u, R], [R^T, S_i]] with R = D_u^-1/2 A D_i^-1/2 and the diagonal
 S = D^-1 of self-loops (or nothing). So the backward pass is the forward pass, and only R and R^T are stored.
 """
 
@@ -16,7 +16,7 @@ Sides = tuple[np.ndarray, np.ndarray]
 
 
 class Graph:
-    """Normalised bipartite adjacency of interactions: CSR (n_users, n_items) of ones, float32.
+    """Normalized bipartite adjacency of interactions: CSR (n_users, n_items) of ones, float32.
 
     unknown_items: int64, items without an edge. degree_i: (n_items,), edges of each item, its self-loop included.
     """
@@ -77,7 +77,7 @@ class Graph:
         return other
 
     def step(self, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One product with the normalised adjacency: float32 (n_users, dim) and (n_items, dim)."""
+        """One product with the normalized adjacency: float32 (n_users, dim) and (n_items, dim)."""
         next_users = native.spmm(self.user_items, items, check=False, n_threads=self.n_threads)
         next_items = native.spmm(self.item_users, users, check=False, n_threads=self.n_threads)
         if self.loop_u is not None:

@@ -225,9 +225,9 @@ def population(user_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(dim, np.float32), np.eye(dim, dtype=np.float32)
     table = user_id.astype(np.float64)
     mean = table.mean(axis=0)
-    centred = table - mean
-    variance = np.maximum(centred.var(axis=0), 1e-6)
-    covariance = (centred.T @ centred + 2.0 * np.diag(variance)) / (n + 2.0)
+    centered = table - mean
+    variance = np.maximum(centered.var(axis=0), 1e-6)
+    covariance = (centered.T @ centered + 2.0 * np.diag(variance)) / (n + 2.0)
     return mean.astype(np.float32), np.linalg.inv(covariance).astype(np.float32)
 
 

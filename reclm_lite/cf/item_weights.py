@@ -86,7 +86,7 @@ class SparseWeights:
 
 @dataclass(frozen=True)
 class FilterWeights:
-    """graph: normalised interactions, CSR float32 (n_users, n_items). factors: float32 (n_items, rank), orthonormal
+    """graph: normalized interactions, CSR float32 (n_users, n_items). factors: float32 (n_items, rank), orthonormal
     columns.
 
     root_degree: float32 (n_items,), sqrt of each item's number of users (at least 1). alpha: weight of the low-pass

@@ -2,7 +2,7 @@
 
 Plain functions over float32 arrays: `forward` returns the output and what `backward` needs.
 Gradients are checked against torch autograd in tests/cf/test_cf_gradients.py. Left out: any
-notion of a model or of an optimiser.
+notion of a model or of an optimizer.
 """
 
 from collections.abc import Mapping

@@ -63,7 +63,7 @@ def _graph_step(shape: Shape, settings: GraphSettings, batch: int) -> int:
     first."""
     copies, blocks = 8, 0
     if isinstance(settings, ContrastSettings):
-        # Two views, normalised, and their gradients.
+        # Two views, normalized, and their gradients.
         copies += 8
         others = max(shape.n_users, shape.n_items) if settings.contrast_with == "all" else batch
         blocks = min(4_000_000, batch * others) * FLOAT + 6 * batch * settings.dim * FLOAT

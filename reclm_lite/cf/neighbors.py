@@ -3,7 +3,7 @@
     matrices/neighbors   indices int32 (n_users, k), -1 padded; similarity float32 (n_users, k), cosine;
                          basis uint8 (n_users,): 0 none, 1 collaborative, 2 text
 
-Only users with history are neighbours, nobody is their own, and each *history* appears once in a list:
+Only users with history are neighbors, nobody is their own, and each *history* appears once in a list:
 of users with the same items the one with the lowest index stands for all, and the user's own history is
 left out, since a twin tells nothing that the user's history does not.
 """
@@ -48,10 +48,10 @@ def neighbors(
 
     Reads the fitted `model` (its vectors fitted on training alone, so that profiles made from neighbors know nothing
     of validation) and, where there are any, `vectors/items`. Profiles are not read: they are made
-    from neighbours, so neighbours must not be made from them.
+    from neighbors, so neighbors must not be made from them.
     """
     if not 1 <= k <= 1000:
-        raise InputError(f"k: expected 1 to 1000 neighbours, found {k}")
+        raise InputError(f"k: expected 1 to 1000 neighbors, found {k}")
     split = load_split(ws)
     fitted = store.load(ws, model)
     if not fitted.user_vectors.shape[1]:
@@ -131,7 +131,7 @@ def find_neighbors(
     """(indices, similarity, basis), see the module. user_vectors: float32 (n_users, dim).
 
     item_text: float32 (n_items, n_in) or None.
-    Histories are those of training: neighbours must not know what is held out.
+    Histories are those of training: neighbors must not know what is held out.
     """
     train = split.train
     n_users = train.shape[0]
@@ -158,7 +158,7 @@ def find_neighbors(
         if len(candidates) == 0 or len(users) == 0:
             continue
         if kind == BASIS_TEXT:
-            # Equal histories have equal texts, and so equal neighbours.
+            # Equal histories have equal texts, and so equal neighbors.
             _, first, back = np.unique(group[users], return_index=True, return_inverse=True)
             ids, best = (found[back] for found in _nearest(vectors, users[first], candidates, group, k))
         else:
@@ -276,6 +276,6 @@ def history_groups(matrix: sp.csr_matrix) -> np.ndarray:
 
 
 def text_of_users(train: sp.csr_matrix, item_text: np.ndarray) -> np.ndarray:
-    """float32 (n_users, n_in): the normalised mean text vector of each history; zero where there is none."""
+    """float32 (n_users, n_in): the normalized mean text vector of each history; zero where there is none."""
     matrix = native.make_csr(train.indptr, train.indices, None, train.shape)
     return normalize(native.spmm(matrix, np.ascontiguousarray(item_text, dtype=np.float32)))[0]

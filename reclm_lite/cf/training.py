@@ -117,8 +117,8 @@ def train(
     fingerprint = checkpoints.fingerprint(model.name, phase, config, interactions, state.params, validate is not None)
     if checkpoint is not None:
         state = checkpoints.read(checkpoint, fingerprint, state, config.epochs) or state
-    optimiser = Adam(config, state, model.tables, n_threads)
-    epochs = _Epochs(model, interactions, config, optimiser)
+    optimizer = Adam(config, state, model.tables, n_threads)
+    epochs = _Epochs(model, interactions, config, optimizer)
     state.history = [EpochReport(*row) for row in state.history]
     if progress is not None:
         for report in state.history:
@@ -154,8 +154,8 @@ def train(
 class _Epochs:
     """Passes over the training interactions in random order."""
 
-    def __init__(self, model: Trainable, interactions: sp.csr_matrix, config: TrainConfig, optimiser: Adam):
-        self.model, self.config, self.optimiser = model, config, optimiser
+    def __init__(self, model: Trainable, interactions: sp.csr_matrix, config: TrainConfig, optimizer: Adam):
+        self.model, self.config, self.optimizer = model, config, optimizer
         self.indptr, self.indices = interactions.indptr.astype(np.int64), interactions.indices.astype(np.int32)
         self.users = np.repeat(np.arange(interactions.shape[0], dtype=np.int32), np.diff(self.indptr))
         # Negatives come from items with training interactions: an unseen item is not a wrong answer.
@@ -165,7 +165,7 @@ class _Epochs:
         """One pass; returns the mean loss of its batches."""
         from ..kernels import sampling
 
-        config, state, losses = self.config, self.optimiser.state, []
+        config, state, losses = self.config, self.optimizer.state, []
         order = np.random.default_rng([config.seed, 2, epoch]).permutation(len(self.indices))
         for number, start in enumerate(range(0, len(order), config.batch_size)):
             entries = order[start : start + config.batch_size]
@@ -178,7 +178,7 @@ class _Epochs:
                 self.pool,
                 config.n_negatives,
                 seed,
-                n_threads=self.optimiser.n_threads,
+                n_threads=self.optimizer.n_threads,
             )
             batch = Batch(users, self.indices[entries], negatives, entries, seed, config.loss)
             loss, gradients = self.model.step(state.params, batch)
@@ -190,6 +190,6 @@ class _Epochs:
                     "look for "
                     "extreme values in the text vectors"
                 )
-            self.optimiser.step(gradients)
+            self.optimizer.step(gradients)
             losses.append(loss)
         return float(np.mean(losses))

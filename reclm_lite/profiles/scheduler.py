@@ -262,7 +262,7 @@ class Engine:
     def _windows(
         self, prompts: Iterable[str], max_new_tokens: int, window: int
     ) -> Iterator[tuple[list[GenerationResult], list[list[Pending]]]]:
-        """Windows of tokenised prompts: those refused, and a part for each worker, of about equally many tokens."""
+        """Windows of tokenized prompts: those refused, and a part for each worker, of about equally many tokens."""
         numbered = enumerate(prompts)
         while chunk := list(islice(numbered, window)):
             refused, fitting = [], []

@@ -45,11 +45,11 @@ class Evidence:
     """What is known of one user and of the catalogue.
 
     texts: the text of every item. counts: int64 (n_items,) users who took each item.
-    item_vectors: float32 (n_items, dim), rows L2-normalised (zero rows: no text), or None.
+    item_vectors: float32 (n_items, dim), rows L2-normalized (zero rows: no text), or None.
     history: int32, the user's items. known: CSR (n_users, n_items) of all interactions, or None.
     is_counted: whether `counts` and `known` have the user among them.
     neighbor_items: one int32 array of items per neighbor.
-    interests: phrases of the user's profile. query: float32 (dim,) normalised, or None;
+    interests: phrases of the user's profile. query: float32 (dim,) normalized, or None;
     query_label: what the query was ("your words", "your profile").
     """
 

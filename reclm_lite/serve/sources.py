@@ -128,7 +128,7 @@ def is_ready(model: FittedModel, user: int) -> bool:
 
 
 def item_vectors(ws: Workspace, n_items: int) -> np.ndarray | None:
-    """float32 (n_items, dim), rows L2-normalised, zero rows for items without text; None where not made or stale."""
+    """float32 (n_items, dim), rows L2-normalized, zero rows for items without text; None where not made or stale."""
     arrays = _vectors(ws, "vectors/items", "reclm embed items", n_items)
     return None if arrays is None else arrays["vectors"]
 
@@ -160,7 +160,7 @@ def profile_text(ws: Workspace, user: int) -> str:
 
 
 def profile_vector(arrays: dict[str, np.ndarray] | None, user: int, text: str) -> np.ndarray | None:
-    """float32 (dim,), normalised: the vector of a user's profile; None where there is none of this very `text`."""
+    """float32 (dim,), normalized: the vector of a user's profile; None where there is none of this very `text`."""
     from ..profiles.profile_vectors import profile_words
     from ..text.item_vectors import text_hash
 
@@ -188,7 +188,7 @@ def interests(ws: Workspace, user: int) -> tuple[str, ...]:
 
 
 def embed_words(ws: Workspace, text: str, encoder: Path | None = None) -> np.ndarray:
-    """float32 (dim,), normalised: the vector of `text`.
+    """float32 (dim,), normalized: the vector of `text`.
 
     encoder: a GGUF file (default: the bundled one); raises ModelError unless it is the one that made the item vectors.
     """

@@ -1,6 +1,6 @@
 """Item texts as vectors: `vectors/items`, of which only what changed is computed again.
 
-    vectors     float32 (n_items, dim), rows L2-normalised, zero rows for items without text
+    vectors     float32 (n_items, dim), rows L2-normalized, zero rows for items without text
     text_hash   uint64 (n_items,), of the text that was embedded; 0 if there is none
 
 Also the incremental embedding that profile vectors share. Left out: the encoder itself (`text.encoder`).
@@ -130,7 +130,7 @@ def embed_texts(
 
 
 def _encode(texts: list[str], encoder: Encoder, progress: Callable | None) -> np.ndarray:
-    """float32 (len(texts), dim), rows L2-normalised. Texts go by length, so that a batch wastes little."""
+    """float32 (len(texts), dim), rows L2-normalized. Texts go by length, so that a batch wastes little."""
     vectors = np.zeros((len(texts), encoder.dim), np.float32)
     order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
     for start in range(0, len(order), BATCH):

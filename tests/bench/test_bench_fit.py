@@ -16,7 +16,7 @@ from reclm_lite.errors import InputError
 
 
 def test_the_models_are_those_of_the_registry_trained_ones_first():
-    assert sorted(ALL_MODELS) == sorted(MODELS) and ALL_MODELS[: len(TRAINED)] == TRAINED
+    assert sorted(ALL_MODELS) == sorted(MODELS) and ALL_MODELS[: len(TRAINED)] == tuple(TRAINED)
     assert set(LARGE_MODELS) <= set(MODELS)
     refused = CliRunner().invoke(main, ["bench", "fit", "--model", "bert"])
     assert refused.exit_code == 2 and all(f"'{model}'" in refused.stderr for model in MODELS)

@@ -138,7 +138,7 @@ def test_too_few_users_for_an_interval_are_refused(root, model, tmp_path):
     with make_workspace(tmp_path / "few", {0: [0, 1], 1: [2]}, test={0: [3]}) as ws:
         split = load_split(ws)
         with pytest.raises(
-            InputError, match="at least 30 users with a history or neighbours and something held out, found 1"
+            InputError, match="at least 30 users with a history or neighbors and something held out, found 1"
         ):
             choose_users(split, load_inputs(ws), None, 0)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from reclm_lite.bench.random_graphs import NEWS, Shape, hold_out, normalised_adjacency, power_law
+from reclm_lite.bench.random_graphs import NEWS, Shape, hold_out, normalized_adjacency, power_law
 from reclm_lite.errors import InputError
 
 
@@ -53,10 +53,10 @@ def test_ids_say_nothing_of_degree():
 
 
 def test_communities_can_be_found_and_are_absent_where_none_are_planted():
-    """Eight communities lift eight singular values of the normalised graph above those of chance."""
+    """Eight communities lift eight singular values of the normalized graph above those of chance."""
     planted, plain = (
         np.linalg.svd(
-            normalised_adjacency(power_law(600, 500, 12_000, shape=shape))[:600, 600:].toarray(), compute_uv=False
+            normalized_adjacency(power_law(600, 500, 12_000, shape=shape))[:600, 600:].toarray(), compute_uv=False
         )
         for shape in (Shape(n_communities=8), Shape(n_communities=1))
     )
@@ -76,7 +76,7 @@ def test_hold_out_takes_a_share_of_each_user_and_never_all():
     assert np.diff(kept.indptr).min() >= 1 and 0.2 < out.nnz / matrix.nnz < 0.3
 
 
-def test_normalised_adjacency_is_symmetric_with_a_largest_eigenvalue_of_one():
-    joined = normalised_adjacency(power_law(60, 50, 500)).toarray()
+def test_normalized_adjacency_is_symmetric_with_a_largest_eigenvalue_of_one():
+    joined = normalized_adjacency(power_law(60, 50, 500)).toarray()
     np.testing.assert_array_equal(joined, joined.T)
     assert np.linalg.eigvalsh(joined.astype(np.float64)).max() == pytest.approx(1.0, abs=1e-5)

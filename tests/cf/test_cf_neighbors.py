@@ -1,4 +1,4 @@
-"""Similar users: whose vectors count, who may be a neighbour, and what stands in where vectors say nothing."""
+"""Similar users: whose vectors count, who may be a neighbor, and what stands in where vectors say nothing."""
 
 import time
 

@@ -228,7 +228,7 @@ class TestGFCF(RanksFromHistory):
     def test_singular_vectors_agree_with_scipy(self):
         from scipy.sparse.linalg import svds
 
-        graph = gfcf.normalised(sampled(900, 700, seed=2, density=0.02))[0]
+        graph = gfcf.normalized(sampled(900, 700, seed=2, density=0.02))[0]
         vectors, values = gfcf.singular_vectors(graph, 48)
         _, expected, right = svds(graph.astype(np.float64), 48, random_state=0)
         order = np.argsort(-expected)

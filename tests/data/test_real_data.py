@@ -90,7 +90,7 @@ def check(ws: Path, result: dict) -> None:
         [sys.executable, QUALITY, "-w", ws, "--users", "400"], capture_output=True, text=True, timeout=300
     )
     quality = json.loads(output.stdout.splitlines()[-1])
-    assert quality["model_plain"] >= 0.8 and quality["model_centred"] >= 0.8, quality
+    assert quality["model_plain"] >= 0.8 and quality["model_centered"] >= 0.8, quality
     assert abs(quality["shuffled_plain"] - 0.5) < 0.12, quality
 
 

@@ -169,12 +169,12 @@ def test_adam_of_rows_is_torchs_sparse_adam():
     rng = np.random.default_rng(0)
     value = rng.standard_normal((6, 2)).astype(np.float32)
     parameter = torch.nn.Parameter(torch.tensor(value))
-    optimiser = torch.optim.SparseAdam([parameter], lr=0.1)
+    optimizer = torch.optim.SparseAdam([parameter], lr=0.1)
     moments = np.zeros_like(value), np.zeros_like(value)
     for step, rows in enumerate(([0, 3], [3, 5], [1, 3]), 1):
         grad = rng.standard_normal((2, 2)).astype(np.float32)
         parameter.grad = torch.sparse_coo_tensor(torch.tensor([rows]), torch.tensor(grad), (6, 2))
-        optimiser.step()
+        optimizer.step()
         optim.adam_rows(value, np.array(rows, np.int32), grad, *moments, step=step, lr=0.1)
     np.testing.assert_allclose(value, parameter.detach().numpy(), atol=1e-5)
 

@@ -26,7 +26,7 @@ def vectors(ws: Workspace, name: str) -> np.ndarray:
     return ws.load(name, made_by="test").arrays["vectors"]
 
 
-def test_item_vectors_are_normalised_and_items_without_text_are_zero(ws):
+def test_item_vectors_are_normalized_and_items_without_text_are_zero(ws):
     encoder = HashEncoder()
     counts = embed_items(ws, encoder)
     made = vectors(ws, "vectors/items")

@@ -14,7 +14,7 @@ from ...errors import InputError
 from ...kernels import native
 from .. import KERNEL_PARTS, machine
 from ..comparison import Group, lines_of, to_json
-from ..random_graphs import normalised_adjacency, power_law
+from ..random_graphs import normalized_adjacency, power_law
 from . import ranking_vectors as vectors
 from .spmm_bench import HALF, OURS, bench_propagation, bench_spmm
 from .topk_bench import INT8, OPTIONS, add_topk_targets, bench_knn, bench_topk, topk_extra_bytes
@@ -63,7 +63,7 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
     about = machine.facts(settings.n_threads)
     say("making the graph")
     matrix = power_law(sizes.n_users, sizes.n_items, sizes.n_interactions, sizes.seed)
-    adjacency = normalised_adjacency(matrix)
+    adjacency = normalized_adjacency(matrix)
     groups: list[Group] = []
     with threadpool_limits(settings.n_threads, user_api="blas"):
         if "spmm" in settings.parts:
@@ -111,10 +111,10 @@ def _topk_groups(matrix: sp.csr_matrix, settings: Settings, say: Say) -> list[Gr
         if sizes != QUICK or name == list(OPTIONS)[0]
     }
     add_topk_targets(gaussian, extra)
-    say("topk on factorised vectors")
-    users, items = vectors.factorised(matrix, sizes.dim, sizes.seed)
-    factorised = bench_topk(
-        "topk factorised",
+    say("topk on factorized vectors")
+    users, items = vectors.factorized(matrix, sizes.dim, sizes.seed)
+    factorized = bench_topk(
+        "topk factorized",
         "vectors of a truncated SVD",
         np.ascontiguousarray(users[chosen]),
         items,
@@ -136,7 +136,7 @@ def _topk_groups(matrix: sp.csr_matrix, settings: Settings, say: Say) -> list[Gr
         settings.repeats,
         bias,
     )
-    return [gaussian, factorised, trained]
+    return [gaussian, factorized, trained]
 
 
 def roofline(groups: list[Group], n_threads: int, *, quick: bool) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Vectors to rank with: Gaussian, or factorised or trained on a graph, whose norms differ."""
+"""Vectors to rank with: Gaussian, or factorized or trained on a graph, whose norms differ."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from ...cf.models import module_of
 from ...cf.phases import fit_arrays
 from ...data.dataset import Split
 from ..harness import quiet
-from ..random_graphs import normalised_adjacency
+from ..random_graphs import normalized_adjacency
 
 
 def gaussian(n_rows: int, dim: int, seed: int) -> np.ndarray:
@@ -18,12 +18,12 @@ def gaussian(n_rows: int, dim: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 0xB3]).standard_normal((n_rows, dim), dtype=np.float32)
 
 
-def factorised(matrix: sp.csr_matrix, dim: int, seed: int = 0, n_iterations: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """(users, items) float32: a truncated SVD of the normalised interactions, its values shared by both sides,
+def factorized(matrix: sp.csr_matrix, dim: int, seed: int = 0, n_iterations: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """(users, items) float32: a truncated SVD of the normalized interactions, its values shared by both sides,
     items scaled by the square root of their degree as in GF-CF. Randomised subspace iteration (Halko et al. 2011).
     """
     n_users, n_items = matrix.shape
-    weighted = normalised_adjacency(matrix)[:n_users, n_users:].tocsr()
+    weighted = normalized_adjacency(matrix)[:n_users, n_users:].tocsr()
     rng = np.random.default_rng([seed, 0xB4])
     basis = rng.standard_normal((n_items, min(dim + 16, n_items)), dtype=np.float32)
     for _ in range(n_iterations):

@@ -16,7 +16,7 @@ N_LAYERS = 3
 
 
 def bench_spmm(adjacency: sp.csr_matrix, dense: np.ndarray, n_threads: int, repeats: int) -> Group:
-    """One product with the normalised adjacency; every contender's result is compared with float64 first."""
+    """One product with the normalized adjacency; every contender's result is compared with float64 first."""
     matrix = native.make_csr(adjacency.indptr, adjacency.indices, adjacency.data, adjacency.shape)
     group = Group(
         "spmm",

@@ -8,7 +8,6 @@ import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
 from ...kernels import native
-from ...kernels.info_nce import info_nce
 from .. import machine
 from ..comparison import Group
 from ..harness import take_turns
@@ -179,6 +178,7 @@ def _ranking(
 
 
 def _contrast(vectors: np.ndarray, n: int, n_threads: int, repeats: int) -> Group:
+    from ...kernels.info_nce import info_nce
 
     second = vectors + np.float32(0.3) * gaussian(len(vectors), vectors.shape[1], 9) * np.float32(0.1)
     z1, z2 = (view / np.linalg.norm(view, axis=1, keepdims=True) for view in (vectors, second))
@@ -278,10 +278,10 @@ def _adam(table: np.ndarray, rows: np.ndarray, n_threads: int, repeats: int) -> 
         def by_torch(kind: type, gradient: torch.Tensor, **options: object) -> Callable[[], Results]:
             value = torch.from_numpy(table.copy()).requires_grad_()
             value.grad = gradient
-            optimiser = kind([value], lr=RATE, **options)
+            optimizer = kind([value], lr=RATE, **options)
 
             def run() -> Results:
-                optimiser.step()
+                optimizer.step()
                 return (value.detach().numpy(),)
 
             return run

@@ -102,7 +102,7 @@ def choose_users(split: Split, inputs: PromptInputs, n: int | None, seed: int) -
     found = np.flatnonzero(has_prompt & held_out)
     if len(found) < MIN_UNITS:
         raise InputError(
-            f"expected at least {MIN_UNITS} users with a history or neighbours and something held out, found "
+            f"expected at least {MIN_UNITS} users with a history or neighbors and something held out, found "
             f"{len(found)}; "
             "use a workspace with more users, or another split"
         )

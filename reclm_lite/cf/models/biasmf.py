@@ -1,4 +1,4 @@
-"""Matrix factorisation: the first vectors are the last.
+"""Matrix factorization: the first vectors are the last.
 
 The published BiasMF adds a bias for each user. It cancels in a pairwise loss and in any ranking of
 one user's items, so it is left out; what counts, the item's bias, comes with the encoder.

@@ -75,7 +75,7 @@ def fit(
     check_interactions(interactions, "gfcf")
     settings = without_validation(settings)
     n_items = interactions.shape[1]
-    graph, root_degree = normalised(interactions)
+    graph, root_degree = normalized(interactions)
     factors = np.zeros((n_items, 0), np.float32)
     if settings.alpha and interactions.nnz:
         report = (lambda done: progress(done, _ROUNDS + 1, "singular vectors")) if progress is not None else None
@@ -101,7 +101,7 @@ def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> 
     return max(iteration, scorer) + 60 * nnz + _BLAS_BYTES
 
 
-def normalised(interactions: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray]:
+def normalized(interactions: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray]:
     """(R~ CSR float32, sqrt of the items' degrees float32 (n_items,), at least 1)."""
     n_items = interactions.shape[1]
     root_users = np.sqrt(np.maximum(np.diff(interactions.indptr), 1)).astype(np.float32)

@@ -4,7 +4,7 @@
     s(i, j) = c_ij / (sqrt(n_i n_j) + shrink)      c_ij: users of both, n_i: users of i
     score(u, i) = sum over items j of u's history of s(i, j), if i is among the k nearest of j
 
-Counted over blocks of items: memory stays at one block of similarities and k neighbours for each item.
+Counted over blocks of items: memory stays at one block of similarities and k neighbors for each item.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ _BLOCK_VALUES = 8_000_000
 class Settings(Checked):
     """What can be set."""
 
-    k: int | None = setting(None, "neighbours kept for each item; none: chosen on validation", at_least=1)
+    k: int | None = setting(None, "neighbors kept for each item; none: chosen on validation", at_least=1)
     shrink: float | None = setting(None, "added to the cosine's denominator; none: chosen on validation", at_least=0)
 
 
@@ -72,18 +72,18 @@ def fit(
     n_threads: int | None = None,
     progress: Callable[..., None] | None = None,
 ) -> FittedModel:
-    """interactions: CSR (n_users, n_items) of ones. An item that shares no user with another has no neighbours."""
+    """interactions: CSR (n_users, n_items) of ones. An item that shares no user with another has no neighbors."""
     check_interactions(interactions, "itemknn")
     settings = without_validation(settings)
     n_users, n_items = interactions.shape
-    report = (lambda done: progress(done, n_items, "neighbours")) if progress is not None else None
+    report = (lambda done: progress(done, n_items, "neighbors")) if progress is not None else None
     similarity = nearest_items(interactions, settings.k, settings.shrink, n_threads=n_threads, progress=report)
     scorer = HistoryScorer(SparseWeights(similarity), interactions)
     return FittedModel("itemknn", scorer, np.diff(interactions.indptr) > 0)
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
-    """Peak bytes of `fit`: the neighbours twice, one block of similarities with what it is made of, interactions both
+    """Peak bytes of `fit`: the neighbors twice, one block of similarities with what it is made of, interactions both
     ways."""
     k = without_validation(settings).k
     return 16 * n_items * min(k, n_items) + 24 * max(_BLOCK_VALUES, n_items) + 24 * nnz

@@ -86,7 +86,7 @@ class NCF:
         if isinstance(self.encoder, PublishedEncoder):
             params["dot.w"] = layers.init_table(rng, 1, dim)
         else:
-            # Begins as matrix factorisation.
+            # Begins as matrix factorization.
             params["dot.w"] = np.ones((1, dim), np.float32)
         params["pair.w"], params["pair.b"] = layers.init_linear(rng, 2 * dim, self.relu_width)
         return params
