@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chat_base import chat_base
 from tiny_dialogues import sft_dialogues, tiny_base, write
 
 from reclm_lite.errors import InputError, ModelError
@@ -586,8 +587,6 @@ def test_bfloat16_learns_what_float32_does(tmp_path, folder, dialogues, full):
 
 
 def test_a_base_with_a_chat_template_is_tuned_on_dialogues_of_plain_words(tmp_path):
-    from test_tune_base import chat_base
-
     base = load_base(BaseSettings(str(chat_base(tmp_path / "chat"))))
     path = write(tmp_path / "sft.jsonl", sft_dialogues(40, form="instruct"))
     facts = train_sft(base, path, tmp_path / "run", replace(QUICK, max_length=2048))
