@@ -23,15 +23,18 @@ lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff format --check .
 
 # The suite runs against the installed package: `--import-mode=importlib` in pyproject.toml keeps this folder off sys.path.
+# One worker for each core; a file's tests stay in one worker, since they share fixtures. The 20 slowest are printed at the end.
+TEST_WORKERS ?= auto
+PARALLEL := -n $(TEST_WORKERS) --dist loadfile --durations=20
 test: $(VENV)/dev.stamp
-	$(VENV)/bin/pytest tests -m "not slow" $(PYTEST_ARGS)
+	$(VENV)/bin/pytest tests -m "not slow" $(PARALLEL) $(PYTEST_ARGS)
 
 test-all: $(VENV)/dev.stamp
-	$(VENV)/bin/pytest tests $(PYTEST_ARGS)
+	$(VENV)/bin/pytest tests $(PARALLEL) $(PYTEST_ARGS)
 
 # The suite with the lowest allowed version of every direct dependency (constraints-floors.txt), in a venv of its own.
 test-floors: $(FLOORS)/floors.stamp
-	$(FLOORS)/bin/pytest tests -m "not slow" $(PYTEST_ARGS)
+	$(FLOORS)/bin/pytest tests -m "not slow" $(PARALLEL) $(PYTEST_ARGS)
 
 # The pinned torch is for CPUs: install one for your GPU into .venv first.
 test-gpu: $(VENV)/dev.stamp
