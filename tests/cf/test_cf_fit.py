@@ -84,10 +84,9 @@ def test_equal_seeds_give_equal_bits_at_any_number_of_threads(model, preset):
 
 
 @pytest.mark.parametrize("model", TRAINED)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_profiles_never_cost_validation_ndcg(model, seed):
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((N_USERS, N_TEXT), dtype=np.float32)
+def test_profiles_never_cost_validation_ndcg(model):
+    """Gates are chosen by validation, and closed ones are among the choices: also where profiles are noise."""
+    noise = np.random.default_rng(0).standard_normal((N_USERS, N_TEXT), dtype=np.float32)
     text = taste_vectors(N_ITEMS)
     base = quick(model, text=text)
     fused = quick(model, text=text, user_profiles=noise)
