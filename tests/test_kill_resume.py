@@ -82,15 +82,15 @@ def test_kill_at_any_moment_loses_nothing_and_a_rerun_makes_only_what_is_missing
     assert profile(ws, "users", model=gguf).n_generated == 0
 
 
-def test_fifty_kills_at_random_moments_lose_nothing_and_make_nothing_twice(tmp_path, gguf, monkeypatch):
+def test_twenty_kills_at_random_moments_lose_nothing_and_make_nothing_twice(tmp_path, gguf, monkeypatch):
     """The kill comes anywhere: before the model is loaded, within a step, between a generation and its profiles."""
     monkeypatch.setattr(gguf_source, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
     rng = np.random.default_rng(5)
-    train = {user: sorted(rng.choice(24, 4, replace=False).tolist()) for user in range(700)}
+    train = {user: sorted(rng.choice(24, 4, replace=False).tolist()) for user in range(250)}
     before: dict[str, tuple] = {}
     n_killed = n_with_progress = 0
     with make_workspace(tmp_path / "ws", train) as ws:
-        for number in range(50):
+        for number in range(20):
             child = start(ws, gguf)
             if number % 5:  # else it is at its beginning
                 wait_for(ws, len(before) + 1, child)
@@ -105,13 +105,13 @@ def test_fifty_kills_at_random_moments_lose_nothing_and_make_nothing_twice(tmp_p
             strays = "SELECT COUNT(*) FROM generations WHERE prompt_key NOT IN (SELECT prompt_key FROM {})"
             assert ws.db.execute(strays.format("uses")).fetchone() == (0,)
             assert ws.db.execute(f"{strays.format('profiles')} AND status='ok'").fetchone() == (0,)
-        assert n_killed == 50 and n_with_progress >= 10
+        assert n_killed == 20 and n_with_progress >= 4
         assert ws.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         summary = profile(ws, "users", model=gguf, n_slots=8)
         whole = generations(ws)
         assert before.items() <= whole.items()
         assert summary.n_generated == len(whole) - len(before)
-        assert summary.n_ok + summary.n_invalid == 700
+        assert summary.n_ok + summary.n_invalid == 250
         assert profile(ws, "users", model=gguf).n_generated == 0
 
 

@@ -1,6 +1,6 @@
 """A run of profiles in a process of its own that can be killed.
 
-Each is forked off a server that has everything imported, so that fifty of them cost little more than their work.
+Each is forked off a server that has everything imported, so that twenty of them cost little more than their work.
 """
 
 import multiprocessing
