@@ -49,7 +49,7 @@ sanitize: $(VENV)/dev.stamp
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc RECLM_KERNELS=$(abspath $(SANITIZED)) \
 	  $(VENV)/bin/pytest tests/kernels/test_kernels_isa.py tests/kernels/test_kernels_bad_input.py tests/kernels/test_kernels_spmm.py \
-	    tests/kernels/test_kernels_topk*.py $(PYTEST_ARGS)
+	    tests/kernels/test_kernels_topk*.py $(PARALLEL) $(PYTEST_ARGS)
 
 # Hostile inputs for every parser, guided by coverage: FUZZ_SECONDS for each target, resumable (build/fuzz). Not part of the suite.
 FUZZ_SECONDS ?= 300
