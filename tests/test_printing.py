@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_cli_profile import shown_on_a_terminal
+from pseudo_terminal import shown_on_a_terminal
 
 import reclm_lite
 from reclm_lite.cli import main

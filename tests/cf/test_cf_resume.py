@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_cf_fit import N_ITEMS, N_USERS, add_vectors, ws  # noqa: F401
+from taste_workspace import N_ITEMS, N_USERS, add_vectors, ws  # noqa: F401
 
 from reclm_lite.cf import training
 from reclm_lite.cf.fit import fit

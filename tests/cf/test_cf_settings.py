@@ -247,7 +247,8 @@ def test_the_address_space_limit_counts():
     code = (
         "import resource\nfrom reclm_lite.cf import memory_estimate as memory\nbefore = memory.available_bytes()\n"
         "pages = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (pages + 50_000_000, resource.RLIM_INFINITY))\n"
+        "hard = resource.getrlimit(resource.RLIMIT_AS)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (pages + 50_000_000, hard))\n"
         "print(before, memory.available_bytes())"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -412,19 +412,17 @@ def test_drain_finishes_what_was_begun_and_begins_nothing_more(server):
     slow(server, 0.3)
     stop_signal, source = StopSignal(), opened(server, n_slots=2)
     threading.Timer(0.1, stop_signal.drain.set).start()
-    began = time.monotonic()
     assert len(answered(source, 50, stop_signal=stop_signal)) == 2 == len(server.seen)
-    assert time.monotonic() - began < 1.5
-    assert 0.3 <= stop_signal.seconds_each < 1.0
+    assert stop_signal.seconds_each >= 0.3
 
 
 def test_stop_gives_up_what_was_begun(server):
-    slow(server, 5.0)
+    over = threading.Event()
+    server.answer = lambda question, number: (over.wait(), (200, reply(), {}))[1]
     stop_signal = StopSignal()
     threading.Timer(0.2, stop_signal.stop.set).start()
-    began = time.monotonic()
-    assert answered(opened(server), 50, stop_signal=stop_signal) == {}
-    assert time.monotonic() - began < 1.5
+    assert answered(opened(server), 50, stop_signal=stop_signal) == {}  # while the server still keeps them waiting
+    over.set()
 
 
 def test_a_stop_signal_ends_pauses_and_waits_for_the_rate_limit(server):
@@ -432,9 +430,7 @@ def test_a_stop_signal_ends_pauses_and_waits_for_the_rate_limit(server):
     for settings in ({}, {"requests_per_minute": 0.5}):
         stop_signal = StopSignal()
         threading.Timer(0.2, stop_signal.drain.set).start()
-        began = time.monotonic()
-        assert answered(opened(server, **settings), 9, stop_signal=stop_signal) == {}
-        assert time.monotonic() - began < 1.5
+        assert answered(opened(server, **settings), 9, stop_signal=stop_signal) == {}  # and not after 500 s
 
 
 def test_leaving_early_ends_the_threads(server):
