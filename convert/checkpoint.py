@@ -103,7 +103,7 @@ def optional_json(path: Path) -> dict[str, Any]:
 
 def files_beside(directory: Path) -> list[Path]:
     """The tokenizer's and the model's side files that a checkpoint or adapter directory holds."""
-    templates = sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    templates = sorted(path for path in (directory / "additional_chat_templates").glob("*.jinja") if path.is_file())
     return [directory / name for name in _BESIDE_WEIGHTS if (directory / name).is_file()] + templates
 
 

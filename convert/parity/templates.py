@@ -13,9 +13,11 @@ from typing import Any
 
 from reclm_lite import chat_template
 from reclm_lite.chat_template import TemplateFailed, render
+from reclm_lite.convert.bounded_files import MAX_CONFIG_BYTES, read_bounded
 from reclm_lite.convert.checkpoint import optional_json
 from reclm_lite.convert.parity import template_reference
 from reclm_lite.convert.parity.tokens import ReferenceTokenizer, quiet
+from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model
 
 _SYSTEM = {"role": "system", "content": "You answer in one short sentence."}
@@ -79,7 +81,10 @@ def checkpoint_template(directory: Path) -> str | None:
     None."""
     file = Path(directory) / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return read_bounded(file, MAX_CONFIG_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise ModelError(f"expected {file} in UTF-8, found: {error}; copy the checkpoint again") from error
     template = optional_json(Path(directory) / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
