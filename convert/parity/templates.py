@@ -56,6 +56,7 @@ CONVERSATIONS: tuple[tuple[list[dict[str, str]], bool], ...] = (
     ([{"role": "owner", "content": "an unknown role"}, _USER], True),
 )
 _N_SHOWN = 3
+MAX_CHARS = 500_000  # of all conversations together, which are tokenized; a template in use writes some 20,000
 
 
 @dataclass
@@ -111,7 +112,11 @@ def rendered(template: str, names: dict[str, Any], program: str = chat_template.
     """The text of every conversation, or None where the template refuses it. Raises TemplateFailed where nothing can be
     rendered."""
     contexts = [{**names, "messages": messages, "add_generation_prompt": asks} for messages, asks in CONVERSATIONS]
-    return [None if isinstance(text, TemplateFailed) else text for text in render(template, contexts, program=program)]
+    texts = [None if isinstance(text, TemplateFailed) else text for text in render(template, contexts, program=program)]
+    n_chars = sum(len(text) for text in texts if text is not None)
+    if n_chars > MAX_CHARS:
+        raise TemplateFailed(f"it writes {n_chars:,} characters for {len(texts)} conversations, more than {MAX_CHARS:,}")
+    return texts
 
 
 def _by_reference(reference: ReferenceTokenizer | None, directory: Path, template: str) -> list[str | None]:
