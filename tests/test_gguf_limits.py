@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from gguf_made import ARRAY, BOOL, F32, I32, MADE, STRING, U8, U32, Made, llama, spm, tensor
+from gguf_made import ARRAY, BOOL, F32, I32, MADE, STRING, U32, Made, charsmap, llama, tensor, unigram
 
 from reclm_lite import gguf_charsmap, probe_child
 from reclm_lite.convert.vocab.spm_file import _fields
@@ -180,22 +180,8 @@ def test_a_table_of_experts_by_tokens_may_hold_integers(tmp_path):
     check_gguf(write(tmp_path, made.with_tensor("d2t", (4,), 27, bytes(32)).with_tensor("more", *tensor(8))))
 
 
-def charsmap(edges: dict[int, int], texts: bytes = b"x\0", n_units: int = 512) -> bytes:
-    """A character map whose units are 0 but for `edges` {unit: value}."""
-    units = [edges.get(at, 0) for at in range(n_units)]
-    return struct.pack(f"<I{n_units}I", 4 * n_units, *units) + texts
-
-
 LEAF = 1 << 8
 H = ord("H")
-
-
-def unigram(blob: bytes, item: int = U8) -> Made:
-    vocabulary = spm() | {
-        "tokenizer.ggml.model": (STRING, "t5"),
-        "tokenizer.ggml.precompiled_charsmap": (ARRAY, (item, list(blob))),
-    }
-    return llama(vocabulary)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,9 @@ def rendered(template: str, names: dict[str, Any], program: str = chat_template.
     texts = [None if isinstance(text, TemplateFailed) else text for text in render(template, contexts, program=program)]
     n_chars = sum(len(text) for text in texts if text is not None)
     if n_chars > MAX_CHARS:
-        raise TemplateFailed(f"it writes {n_chars:,} characters for {len(texts)} conversations, more than {MAX_CHARS:,}")
+        raise TemplateFailed(
+            f"it writes {n_chars:,} characters for {len(texts)} conversations, more than {MAX_CHARS:,}"
+        )
     return texts
 
 

@@ -11,11 +11,13 @@ import tokenizers_made as made
 from adapters import write_adapter, write_checkpoint
 from checkpoints import train_bpe, train_llama2
 
+from reclm_lite.chat_template import TemplateFailed
 from reclm_lite.convert import bounded_files
 from reclm_lite.convert.adapter import Adapter
 from reclm_lite.convert.checkpoint import Checkpoint
 from reclm_lite.convert.families import bert
 from reclm_lite.convert.imatrix_file import read_imatrix
+from reclm_lite.convert.parity import templates
 from reclm_lite.convert.stored import read_header
 from reclm_lite.convert.vocab import read_vocabulary, table
 from reclm_lite.convert.vocab.bpe import merged_by_ranks
@@ -222,3 +224,10 @@ def test_added_tokens_have_a_bound_on_their_number(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "_MAX_ADDED", 2)
     with pytest.raises(ModelError, match="at most 2 added tokens"):
         read_vocabulary(tmp_path, "bpe", {"vocab_size": 4096})
+
+
+def test_what_a_chat_template_writes_for_all_conversations_has_one_bound():
+    n = templates.MAX_CHARS // len(templates.CONVERSATIONS)
+    assert len(templates.rendered(f"{{{{ 'x' * {n} }}}}", {})) == len(templates.CONVERSATIONS)
+    with pytest.raises(TemplateFailed, match="characters for 15 conversations, more than 500,000"):
+        templates.rendered(f"{{{{ 'x' * {n + 1} }}}}", {})
