@@ -28,7 +28,7 @@ _PREFIX = "base_model.model."
 _LARGEST = 2**31  # of a rank or an alpha; numbers beyond float overflow where they are divided
 # Over all patterns and modules: some seconds. A pattern such as `layers\.[0-9]+\.q_proj` takes some hundred for a name.
 _MAX_PATTERN_STEPS = 10_000_000
-_MAX_SAVED = 4096  # names of modules that are saved whole; there are two or three, or one for each layer
+_MAX_SAVED = 1024  # names of modules that are saved whole; there are two or three, or one for each layer
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 _MAX_PATTERNS = 20_000  # one for each module of the largest mixture of experts
 # How a tensor's name ends -> what it is to its module. Any other tensor is one that was saved whole.

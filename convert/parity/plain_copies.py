@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from reclm_lite.convert.adapter import CONFIG, Adapter
+from reclm_lite.convert.adapter import CHANGES, CONFIG, Adapter
 from reclm_lite.convert.bounded_files import MAX_TOKENIZER_BYTES, open_regular
 from reclm_lite.convert.checkpoint import INDEX, Checkpoint, Source, optional_json
 from reclm_lite.convert.checkpoint import WEIGHTS as MODEL_WEIGHTS
@@ -57,7 +57,8 @@ _TOKENIZER_CLASSES = frozenset(
 )
 _AS_IT_STANDS = "PreTrainedTokenizerFast"  # runs tokenizer.json, as transformers does for a class that it lacks
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "tekken.json")
-_MAX_PEFT_VALUES = 64  # different ranks, and different alphas; peft compiles a pattern for each, for every module
+# Different ranks, different alphas, and names of modules saved whole; peft compiles a pattern of each for every module.
+_MAX_PEFT_VALUES = 64
 
 
 @contextmanager
@@ -140,6 +141,10 @@ def copy_of_tokenizer(directory: Path) -> Iterator[Path]:
         for name in _VOCABULARIES:
             if (directory / name).exists():
                 _link(folder, directory / name, MAX_TOKENIZER_BYTES)
+        described = optional_json(directory / "tokenizer.json")
+        if described.get("padding") or described.get("truncation"):  # a length to pad every text to may be any
+            (folder / "tokenizer.json").unlink()
+            _write(folder / "tokenizer.json", described | {"padding": None, "truncation": None})
         has_json = (folder / "tokenizer.json").exists()
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             if not (directory / name).exists():
@@ -191,7 +196,9 @@ def peft_settings(adapter: Adapter) -> dict[str, Any] | None:
     rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
     ranks = _grouped(((name, adapter.rank(name)) for name in adapted), rank)
     alphas = _grouped(((name, adapter.alpha(name)) for name in adapted), alpha)
-    if ranks is None or alphas is None:
+    whole = [f"{name}." for name, module in adapter.modules.items() if not CHANGES >= module.parts.keys()]
+    saved = [name for name in dict.fromkeys(config.get("modules_to_save") or ()) if any(f"{name}." in w for w in whole)]
+    if ranks is None or alphas is None or len(saved) > _MAX_PEFT_VALUES:
         return None
     settings: dict[str, Any] = {
         "peft_type": "LORA",
@@ -200,7 +207,7 @@ def peft_settings(adapter: Adapter) -> dict[str, Any] | None:
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
         "target_modules": adapted,
-        "modules_to_save": config.get("modules_to_save") or None,
+        "modules_to_save": saved or None,
         "inference_mode": True,
     }
     settings |= {key: bool(config.get(key)) for key in ("use_rslora", "use_dora", "lora_bias")}
@@ -210,7 +217,8 @@ def peft_settings(adapter: Adapter) -> dict[str, Any] | None:
         settings["ensure_weight_tying"] = True
     indices = config.get("trainable_token_indices")
     if tokens and isinstance(indices, dict):
-        indices = {name: rows for name, rows in indices.items() if any(each.endswith(name) for each in tokens)}
+        first = [next((name for name in indices if each.endswith(name)), None) for each in tokens]
+        indices = {name: indices[name] for name in first if name is not None}
     if tokens:
         settings["trainable_token_indices"] = indices
     return settings

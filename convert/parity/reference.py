@@ -93,7 +93,7 @@ class TransformersReference:
             elif getattr(source, "peft_adds_twice", False):
                 why = "peft adds a tied LoRA twice"
             elif settings is None:
-                why = "it has too many different ranks or alphas for peft"
+                why = "it has too many different ranks, alphas or saved modules for peft"
             if why:
                 return self._from_source(make, source, why)
         options = {"dtype": self._torch.float32, "attn_implementation": "eager", **_NO_CODE}

@@ -98,6 +98,25 @@ def test_the_copies_have_known_files_and_settings_only(llama: Path, tmp_path: Pa
     assert not {"auto_map", "processor_class", "sp_model_kwargs", "tokenizer_file", "name_or_path"} & settings.keys()
 
 
+def test_no_text_is_padded_to_a_length_of_the_files(llama: Path, tmp_path: Path) -> None:
+    padding = {"direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}
+    padding["strategy"] = {"Fixed": 2_000_000_000}
+    truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    changes = {"padding": padding, "truncation": truncation}
+    checkpoint = edited(llama, tmp_path / "padded", "tokenizer.json", **changes)
+    with copy_of_tokenizer(checkpoint) as copy:
+        settings = json.loads((copy / "tokenizer.json").read_text())
+    assert settings == json.loads((llama / "tokenizer.json").read_text()) | {"padding": None, "truncation": None}
+
+
+def test_peft_gets_the_names_of_saved_modules_that_are_there(llama: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(llama, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["modules_to_save"] += [f"absent{i}" for i in range(1000)]
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    assert peft_settings(Adapter(adapter))["modules_to_save"] == ["embed_tokens"]
+
+
 def test_a_question_of_a_library_gets_no_answer() -> None:
     with nobody_to_ask():
         with pytest.raises(EOFError):
