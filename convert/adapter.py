@@ -28,8 +28,9 @@ _PREFIX = "base_model.model."
 _LARGEST = 2**31  # of a rank or an alpha; numbers beyond float overflow where they are divided
 # Over all patterns and modules: some seconds. A pattern such as `layers\.[0-9]+\.q_proj` takes some hundred for a name.
 _MAX_PATTERN_STEPS = 10_000_000
-_MAX_SAVED = 1024  # names of modules that are saved whole; there are two or three, or one for each layer
+_MAX_SAVED = 512  # names of modules that are saved whole; there are two or three, or one for each layer
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
+_MAX_EMBEDDINGS = 64  # modules with trained tokens; a model has two
 _MAX_PATTERNS = 20_000  # one for each module of the largest mixture of experts
 # How a tensor's name ends -> what it is to its module. Any other tensor is one that was saved whole.
 _LEAVES = {
@@ -175,6 +176,11 @@ class Adapter:
             raise self.error(f"at most {_MAX_SAVED:,} names in modules_to_save", f"{len(saved):,}", "save it again")
         if odd := [name for name in saved if not _NAME.fullmatch(name)]:  # peft takes them for regular expressions
             raise self.error("plain names of modules as modules_to_save", repr(odd[0])[:80], "save it again")
+
+        indices = config.get("trainable_token_indices")
+        if isinstance(indices, dict) and len(indices) > _MAX_EMBEDDINGS:
+            found = f"{len(indices):,}"
+            raise self.error(f"at most {_MAX_EMBEDDINGS} modules in trainable_token_indices", found, "save it again")
 
     def _find_weights(self) -> Path:
         path = self.directory / WEIGHTS

@@ -8,6 +8,7 @@ checkpoints: their values have been rounded once already.
 """
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,8 +110,8 @@ def files_beside(directory: Path) -> list[Path]:
 
 def commonest_dtype(tensors: Mapping[str, StoredTensor]) -> str:
     """The commonest dtype among matrices, as safetensors names it; F32 if there are none."""
-    matrices = [tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1]
-    return max(sorted(set(matrices)), key=matrices.count) if matrices else "F32"
+    counts = Counter(tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1)
+    return max(sorted(counts), key=counts.__getitem__, default="F32")
 
 
 class Checkpoint:

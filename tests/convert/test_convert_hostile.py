@@ -12,11 +12,12 @@ from adapters import write_adapter, write_checkpoint
 from checkpoints import train_bpe, train_llama2
 
 from reclm_lite.chat_template import TemplateFailed
-from reclm_lite.convert import bounded_files
+from reclm_lite.convert import bounded_files, merge
 from reclm_lite.convert.adapter import Adapter
 from reclm_lite.convert.checkpoint import Checkpoint
 from reclm_lite.convert.families import bert
 from reclm_lite.convert.imatrix_file import read_imatrix
+from reclm_lite.convert.merge import open_source
 from reclm_lite.convert.parity import templates
 from reclm_lite.convert.stored import read_header
 from reclm_lite.convert.vocab import read_vocabulary, table
@@ -231,3 +232,16 @@ def test_what_a_chat_template_writes_for_all_conversations_has_one_bound():
     assert len(templates.rendered(f"{{{{ 'x' * {n} }}}}", {})) == len(templates.CONVERSATIONS)
     with pytest.raises(TemplateFailed, match="characters for 15 conversations, more than 500,000"):
         templates.rendered(f"{{{{ 'x' * {n + 1} }}}}", {})
+
+
+def test_counts_of_names_that_are_compared_with_each_other_are_bounded(tmp_path, monkeypatch):
+    folder = write_adapter(tmp_path / "a", FACTORS, trainable_token_indices={f"m{i}": [0] for i in range(65)})
+    with pytest.raises(ModelError, match="at most 64 modules in trainable_token_indices"):
+        Adapter(folder)
+    weights = {f"p{i}.q.weight": np.ones((4, 4), np.float32) for i in range(3)}
+    base, adapter = write_checkpoint(tmp_path / "b", weights), write_adapter(tmp_path / "c", FACTORS)
+    with pytest.raises(ModelError, match="several ways to name them"):
+        open_source(base, adapter)
+    monkeypatch.setattr(merge, "_MAX_PREFIXES", 2)
+    with pytest.raises(ModelError, match="module 'q', which the base does not have"):
+        open_source(base, adapter)
