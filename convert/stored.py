@@ -9,6 +9,7 @@ without gaps).
 """
 
 import math
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from reclm_lite.convert.bounded_files import parse_json
+from reclm_lite.convert.bounded_files import open_regular, parse_json
 from reclm_lite.errors import ModelError
 
 BLOCK_BYTES = 32 << 20
@@ -82,8 +83,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         return ModelError(f"{path} is not a whole safetensors file: expected {expected}, found {found}; copy it again")
 
     try:
-        size_bytes = path.stat().st_size
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
+            size_bytes = os.fstat(stream.fileno()).st_size
             prefix = stream.read(8)
             if len(prefix) < 8:
                 raise broken("an 8-byte header length", f"{size_bytes} bytes in all")
@@ -199,7 +200,7 @@ def read_rows(name: str, stored: StoredTensor, first_row: int, n_rows: int) -> n
     per_row = row_items(name, stored)
     items = np.empty(n_rows * per_row, READABLE[stored.dtype])
     try:
-        with stored.file.open("rb", buffering=0) as stream:
+        with open_regular(stored.file, buffering=0) as stream:
             stream.seek(stored.start_byte + first_row * per_row * items.itemsize)
             _fill(stream, items, name, stored)
     except OSError as error:

@@ -126,9 +126,11 @@ def _texts(path: Path | None, root: Path | None, folders: list[Path | None]) -> 
 
 
 def _has_chat_template(folder: Path) -> bool:
+    from ..convert.bounded_files import MAX_TOKENIZER_BYTES, read_bounded
+
     settings = folder / "tokenizer_config.json"
     return (folder / "chat_template.jinja").is_file() or (
-        settings.is_file() and b'"chat_template"' in settings.read_bytes()
+        settings.is_file() and b'"chat_template"' in read_bounded(settings, MAX_TOKENIZER_BYTES)
     )
 
 

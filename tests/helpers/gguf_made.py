@@ -180,6 +180,21 @@ def llama(vocabulary: dict[str, tuple[int, Any]] | None = None) -> Made:
     return decoder("llama", vocabulary or spm())
 
 
+def charsmap(edges: dict[int, int], texts: bytes = b"x\0", n_units: int = 512) -> bytes:
+    """A character map whose units are 0 but for `edges` {unit: value}."""
+    units = [edges.get(at, 0) for at in range(n_units)]
+    return struct.pack(f"<I{n_units}I", 4 * n_units, *units) + texts
+
+
+def unigram(blob: bytes, item: int = U8) -> Made:
+    """A model of tokenizer "t5" with this character map; the array's items are of type `item`."""
+    vocabulary = spm() | {
+        "tokenizer.ggml.model": (STRING, "t5"),
+        "tokenizer.ggml.precompiled_charsmap": (ARRAY, (item, list(blob))),
+    }
+    return llama(vocabulary)
+
+
 def qwen2() -> Made:
     made = decoder("qwen2", bpe())
     for part, n in (("q", 8), ("k", 4), ("v", 4)):
