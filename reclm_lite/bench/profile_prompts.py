@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..own_paths import require_own_tree
 from ..profiles.calibration import sample_prompts
 from ..profiles.prompts import build_prompts, load_inputs
 from ..types import ItemText
@@ -56,6 +57,8 @@ def _texts(items: list[ItemText]) -> list[str]:
 
 def scratch_copy(root: Path, target: Path) -> Path:
     """A copy of a workspace at `target`, without profiles and what was made of them; returns `target`."""
+    for name in ("workspace.toml", "matrices", "vectors", "models"):
+        require_own_tree(root / name)  # a link would have other files of this machine copied
     target.mkdir()
     shutil.copy(root / "workspace.toml", target)
     for folder in ("matrices", "vectors", "models"):  # neighbors are up to date beside what they were made of alone

@@ -22,6 +22,7 @@ from .. import __version__
 from ..cf.fit import TRAINED
 from ..errors import InputError, ModelError, WorkspaceError
 from ..files import lock_file
+from ..own_paths import require_own_path
 from ..profiles.calibration import sample_prompts
 from ..profiles.generate import Observer
 from ..profiles.pace import in_words
@@ -73,7 +74,8 @@ class Settings:
     encoder_model: Path | None = None
 
     def check(self) -> None:
-        """Raises InputError if a setting is invalid."""
+        """Raises InputError if a setting is invalid, WorkspaceError if `out` lies behind a link in the workspace."""
+        require_own_path(self.out, below=self.root)
         if self.backbone not in TRAINED:
             raise InputError(
                 f"expected a backbone that takes profiles, one of {', '.join(TRAINED)}, found {self.backbone!r}; "

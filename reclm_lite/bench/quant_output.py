@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_path
+from ..own_paths import make_folder
 from . import quant_page, quant_tables
 
 
@@ -17,7 +18,7 @@ def write(document: Mapping[str, Any], out: Path) -> list[Path]:
         "quant.csv": quant_tables.csv_of(document),
         "quant.html": quant_page.render(document),
     }
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for name, text in texts.items():
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

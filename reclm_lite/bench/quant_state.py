@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import atomic_path
+from ..own_paths import make_folder, require_own_tree
 
 
 def digest(*parts: Any) -> str:
@@ -32,7 +33,8 @@ class State:
     def __init__(self, folder: Path):
         self.folder = folder
         self.n_found = self.n_made = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        require_own_tree(folder)
+        make_folder(folder)
 
     def path(self, kind: str, made_of: Mapping[str, Any]) -> Path:
         return self.folder / f"{kind}-{digest(kind, made_of)}.json"
