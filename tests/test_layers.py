@@ -38,6 +38,7 @@ BASE = {
     "probe",
     "threads",
     "files",
+    "own_paths",
     "chat_template",
     "__init__",
 }
@@ -52,7 +53,8 @@ ALLOWED = {
     "gguf_charsmap": set(),
     "gguf_limits": {"errors", "gguf_charsmap", "gguf_summary"},
     "gguf_file": {"errors", "gguf_limits", "gguf_summary"},
-    "files": {"errors"},
+    "own_paths": {"errors"},
+    "files": {"errors", "own_paths"},
     "chat_template": set(),
     "threads": {"errors"},
     "probe_child": set(),  # run as a script in a process of its own
@@ -62,7 +64,7 @@ ALLOWED = {
     "artefacts": {"memory"},
     "printable": set(),
     "csv_cells": set(),
-    "database": {"errors", "schema"},
+    "database": {"errors", "files", "schema"},
     "writer_lock": {"database", "errors"},
     "workspace_toml": {"errors", "files"},
     "forget_plan": {"files"},
@@ -73,6 +75,7 @@ ALLOWED = {
         "errors",
         "files",
         "forget_plan",
+        "own_paths",
         "schema",
         "staleness",
         "workspace_toml",
@@ -82,12 +85,12 @@ ALLOWED = {
     "kernels": {"errors", "threads"},
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.
     "convert": {"errors", "files", "gguf_file", "runtime", "chat_template", "__init__"},
-    "data": {"artefacts", "errors", "forget_plan", "memory", "types", "workspace", "__init__"},
+    "data": {"artefacts", "errors", "forget_plan", "memory", "own_paths", "types", "workspace", "__init__"},
     "text": {"assets", "errors", "files", "types", "workspace", "runtime", "probe", "data"},
     "metrics": {"kernels"},
-    "cf": {"artefacts", "errors", "files", "types", "memory", "workspace", "kernels", "data", "metrics"},
+    "cf": {"artefacts", "errors", "files", "own_paths", "types", "memory", "workspace", "kernels", "data", "metrics"},
     "prompts": {"errors", "types", "workspace", "text", "data", "cf"},
-    "dialogue": {"errors", "files", "types", "workspace", "text", "data", "cf", "prompts"},
+    "dialogue": {"errors", "files", "own_paths", "types", "workspace", "text", "data", "cf", "prompts"},
     "profiles": BASE | {"data", "text", "prompts", "dialogue", "cf", "kernels"},
     "evaluate": BASE | {"metrics", "data", "text", "prompts", "dialogue", "cf", "kernels"},
     "serve": BASE | {"metrics", "data", "text", "prompts", "dialogue", "cf", "profiles", "evaluate", "kernels"},
@@ -99,7 +102,7 @@ ALLOWED = {
     "forget_files": {"data", "errors", "forget_summary", "workspace"},
     "forget": BASE | {"data", "profiles", "user_rows", "forget_files", "forget_summary"},
     # Dialogues are made before and models exported after: tuning knows neither workspaces nor GGUF.
-    "tune": {"errors", "files", "memory", "chat_template", "prompts", "dialogue", "__init__"},
+    "tune": {"errors", "files", "own_paths", "memory", "chat_template", "prompts", "dialogue", "__init__"},
     "bench": BASE
     | {
         "metrics",

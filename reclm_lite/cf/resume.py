@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import ReclmError, WorkspaceError
 from ..files import atomic_path, is_own_file
+from ..own_paths import make_folder, require_own_path
 from ..workspace import Workspace
 from .names import artefact_name
 
@@ -37,6 +38,7 @@ def checkpoint_folder(
     folder = ws.root / "models" / f".{Path(artefact_name(model, profiles)).name}.checkpoint"
     identity = {"format": FORMAT, "settings": dataclasses.asdict(settings), **more}
     identity = json.loads(json.dumps(identity))
+    require_own_path(folder.parent)
     if folder.is_symlink():
         folder.unlink()
     if folder.exists():
@@ -47,7 +49,7 @@ def checkpoint_folder(
         elif any(folder.glob("*.safetensors")):
             notice(f"Going on with the interrupted fit of {model} (--restart would begin it again).")
     if not folder.exists():
-        folder.mkdir(parents=True)
+        make_folder(folder)
         with atomic_path(folder / "identity.json") as temporary:
             temporary.write_text(json.dumps(identity), encoding="utf-8")
     try:

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from ..own_paths import require_own_path
 from ._options import echo, print_json, say
 from ._tune_options import refuse
 
@@ -25,6 +26,9 @@ def dialogues_and_out(kind: str, stage: dict[str, Any], folder: str) -> tuple[Pa
     if dialogues is None or out is None:
         missing = "--dialogues" if dialogues is None else "-o"
         raise click.UsageError(f"give a workspace (-w), or {missing}")
+    for path, chosen in ((dialogues, stage["dialogues"]), (out, stage["out_dir"])):
+        if chosen is None:
+            require_own_path(path, below=root)
     return dialogues, out
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import atomic_path, file_sha256
+from ..own_paths import make_folder
 from ..prompts.forms import COMPACT, FORMS, template_versions
 from ..prompts.inputs import PromptInputs
 from ..prompts.interface import ITEM, USER
@@ -153,7 +154,7 @@ def build(
     path = default_path(ws, settings.kind) if path is None else Path(path)
     summary = BuildSummary(settings.kind, notes=[NO_NEIGHBORS] if inputs.neighbors is None else [])
     by, counts = {name: Counter() for name in ("side", "part")}, Counter()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_path(path, named_by_user=named_by_user) as temporary:
         with open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
             for made in _distinct(_made(maker, whom, progress), _trained_on(maker, whom), maker.left_out):

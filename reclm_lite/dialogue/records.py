@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..own_paths import require_own_path
 from ..prompts.forms import FORMS
 from ..prompts.spans import ORIGINS, Span, text_of
 
@@ -82,9 +83,10 @@ def read_dialogues(path: Path, kind: str, *, part: str | None = None) -> Iterato
     """The dialogues of a file, one by one. part: "train" or "held_out" alone.
 
     Raises InputError naming the line where the file is not there, a line is not a dialogue of this kind, or a span has
-    an origin that may not be learned from.
+    an origin that may not be learned from; WorkspaceError where it lies in a workspace behind a link.
     """
     path = Path(path)
+    require_own_path(path)
     if not path.is_file():
         raise InputError(
             f"expected a file of dialogues at {path}, found none; make it with `reclm dialogue build {kind}`"

@@ -22,6 +22,7 @@ import torch
 
 from ..errors import InputError, shell_word
 from ..files import atomic_folder, atomic_path, lock_file, open_to_append
+from ..own_paths import make_folder, require_own_path, require_own_tree
 from .parallel import Group
 
 RUN, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
@@ -81,9 +82,11 @@ class Run:
 
         settings: JSON-able, everything that decides the result. fresh: throw away the run of this stage that lies
         there, and nothing else; inputs: files and folders that it reads, which must not lie in it then. Raises
-        InputError where another run, or anything else, lies there, or where another process is at work.
+        InputError where another run, or anything else, lies there, or where another process is at work; WorkspaceError
+        where what a run reads, writes or removes there is a link.
         """
         folder, group = Path(folder), group or Group()
+        _require_own(folder)
         about = {
             "stage": stage,
             "settings": json.loads(json.dumps(dict(settings))),
@@ -107,7 +110,7 @@ class Run:
         group.barrier()  # all have read before the first one writes
         run = cls(folder, group, about)
         if group.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             run._lock = _lock(folder)
             if fresh:
                 _remove(folder)
@@ -281,6 +284,13 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _holds_files(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(path.name != _LOCK for path in folder.iterdir()))
+
+
+def _require_own(folder: Path) -> None:
+    """Raises WorkspaceError where something of a run is a link, or neither a file nor a folder."""
+    require_own_path(folder)
+    for path in [*(folder / name for name in (*_OWN, _LOCK)), *folder.glob(".*.partial")]:
+        require_own_tree(path)
 
 
 def _refuse_to_remove(folder: Path, stage: str, inputs: Iterable[Path]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
+from ...own_paths import require_own_tree
 from ...profiles.calibration_texts import sample_prompts
 from ...prompts.build import build_prompts
 from ...prompts.forms import form_for
@@ -58,6 +59,8 @@ def _texts(items: list[ItemText]) -> list[str]:
 
 def scratch_copy(root: Path, target: Path) -> Path:
     """A copy of a workspace at `target`, without profiles and what was made of them; returns `target`."""
+    for name in ("workspace.toml", "matrices", "vectors", "models"):
+        require_own_tree(root / name)  # a link would have other files of this machine copied
     target.mkdir()
     shutil.copy(root / "workspace.toml", target)
     for folder in ("matrices", "vectors", "models"):  # neighbors are fresh only beside the files that they were made of

@@ -18,6 +18,7 @@ from ... import __version__
 from ...cf.models import TRAINED
 from ...errors import InputError, ModelError
 from ...files import atomic_path
+from ...own_paths import make_folder, require_own_path
 from ...profiles.sampling import Sampling
 from ...profiles.sources import SourceSettings
 from ...profiles.sources.gguf import Model
@@ -74,7 +75,8 @@ class Settings:
     encoder_model: Path | None = None
 
     def check(self) -> None:
-        """Raises InputError if a setting is invalid."""
+        """Raises InputError if a setting is invalid, WorkspaceError if `out` lies behind a link in the workspace."""
+        require_own_path(self.out, below=self.root)
         if self.backbone not in TRAINED:
             raise InputError(
                 f"expected a backbone that takes profiles, one of {', '.join(TRAINED)}, found {self.backbone!r}; "
@@ -113,7 +115,7 @@ def write_results(document: Mapping[str, Any], out: Path) -> list[Path]:
         "quant.csv": text_and_csv.csv_of(document),
         "quant.html": html_page.render(document),
     }
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for name, text in texts.items():
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

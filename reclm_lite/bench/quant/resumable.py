@@ -16,6 +16,7 @@ from typing import Any
 
 from ...errors import InputError, WorkspaceError
 from ...files import atomic_path, lock_file
+from ...own_paths import make_folder, require_own_tree
 from ...profiles.eta import format_duration
 from ...profiles.run_progress import Observer
 
@@ -40,7 +41,8 @@ class State:
         self.folder = folder
         self.n_found = self.n_made = 0
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            require_own_tree(folder)
+            make_folder(folder)
         except OSError as error:
             raise InputError(
                 f"expected a folder that can be written at {folder.parent}, found: {error.strerror}; check --out"

@@ -19,6 +19,7 @@ from ...convert.manifest import load_manifest
 from ...convert.parity.weights import compare_metadata, compare_weights
 from ...convert.quantize import FTYPES, NEEDS_IMATRIX, UNQUANTIZED_FTYPES, quantize_gguf
 from ...errors import InputError, ModelError
+from ...own_paths import make_folder, require_own_tree
 from ...runtime import GgufSummary, check_gguf, file_sha256
 from .. import machine
 from .resumable import State, digest_of_texts
@@ -158,7 +159,8 @@ class Maker:
         self.folder = folder / f"{reference.path.stem}-{reference.sha256[:8]}"
         self.llama = machine.version("llama-cpp-python")
         self._summary = check_gguf(reference.path)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        require_own_tree(folder)
+        make_folder(self.folder)
 
     def imatrix(self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> Path:
         """The importance matrix of the reference on `texts`. progress(done, total): sequences, if it has to be
