@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from .encoders import PublishedEncoder, ResidualEncoder
+from .encoders import Encoder
 from .graph import Graph, Sides
 from .interface import Batch, Grads
 from .layers import Params
@@ -21,7 +21,7 @@ from .settings import ContrastSettings
 class ContrastGCN(LightGCN, ABC):
     """See `LightGCN` for `encoder` and `graph`."""
 
-    def __init__(self, encoder: PublishedEncoder | ResidualEncoder, graph: Graph, settings: ContrastSettings):
+    def __init__(self, encoder: Encoder, graph: Graph, settings: ContrastSettings):
         super().__init__(encoder, graph, **graph_arguments(settings))
         self.settings = settings
 

@@ -12,21 +12,19 @@ that its text predicts in part, so that an unseen item has one too. Profiles joi
 Without text vectors both give items plain ID vectors. Zero rows of profiles mean "has none".
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import ClassVar, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 
-from ..artefacts import checked
 from ..errors import ModelError
 from . import layers
+from .fused_profile import FusedProfile
 from .id_fold import IdFold, UserStep
 from .inputs import Inputs
 from .interface import Grads, RowGrad
 from .layers import Params, TextMLP, take_rows
-from .settings import TrainedSettings
 from .training import TrainConfig
 
 NO_BIAS = np.zeros(0, np.float32)
@@ -39,6 +37,8 @@ class PublishedEncoder:
     """First vectors of the `paper` preset. text, profiles: float32 (n, n_in) or None."""
 
     tables = ("user_id", "item_id")
+    profiles_beside = False
+    text_replaces_ids = True
 
     def __init__(
         self,
@@ -56,6 +56,17 @@ class PublishedEncoder:
         self.user_profiles = None if user_profiles is None else TextMLP("profile", user_profiles)
         # Users' and items' profiles share the projection MLP' as they share the fusion layer.
         self.item_profiles = None if item_profiles is None else TextMLP("profile", item_profiles)
+
+    @classmethod
+    def of(cls, settings: "EncoderSettings", inputs: Inputs, interactions: sp.csr_matrix) -> "PublishedEncoder":
+        return cls(
+            *interactions.shape,
+            settings.dim,
+            n_hidden=settings.text_hidden,
+            text=inputs.text,
+            user_profiles=inputs.user_profiles,
+            item_profiles=inputs.item_profiles,
+        )
 
     def init(self, rng: np.random.Generator) -> Params:
         params = {"user_id": layers.init_table(rng, self.n_users, self.dim)}
@@ -161,6 +172,8 @@ class ResidualEncoder:
     """
 
     tables = ("user_id", "item_id", "item_bias")
+    profiles_beside = True
+    text_replaces_ids = False
 
     def __init__(
         self,
@@ -181,6 +194,20 @@ class ResidualEncoder:
         self.id_row = np.full(n_users, -1, np.int32)
         self.id_row[self.id_users] = np.arange(len(self.id_users), dtype=np.int32)
         self.text = None if text is None else TextMLP("text", text)
+
+    @classmethod
+    def of(cls, settings: "EncoderSettings", inputs: Inputs, interactions: sp.csr_matrix) -> "ResidualEncoder":
+        n_users, n_items = interactions.shape
+        return cls(
+            n_users,
+            n_items,
+            settings.dim,
+            n_hidden=settings.text_hidden,
+            min_id_interactions=settings.min_id_interactions,
+            user_counts=np.diff(interactions.indptr),
+            item_counts=np.bincount(interactions.indices, minlength=n_items),
+            text=inputs.text,
+        )
 
     def init(self, rng: np.random.Generator) -> Params:
         log_counts = np.log1p(self.item_counts).astype(np.float32)
@@ -241,93 +268,51 @@ class ResidualEncoder:
         )
 
 
-@dataclass(frozen=True)
-class FusedProfile:
-    """The user side of the published fusion: relu([e, q] @ weight + bias), q = normalize(MLP(profile)).
+class Encoder(Protocol):
+    """First vectors of users and items, with the backward pass. A new one is a class and a row in `ENCODERS`.
 
-    weight: float32 (dim_e + dim_q, dim). bias: float32 (dim,). mlp: {"w1", "b1", "w2", "b2"} of the projection. A user
-    without a profile goes through the same layers with a zero row.
+    dim: width of the vectors. tables: see `interface.Trainable`. profiles_beside: whether profiles join the fitted
+    model afterwards (profile_tower.py); else the encoder takes them itself. text_replaces_ids: whether items have no ID
+    vectors if they have text. `forward`, `backward` and `fold` are as in `ResidualEncoder`.
     """
 
-    weight: np.ndarray
-    bias: np.ndarray
-    mlp: dict[str, np.ndarray]
-
-    @property
-    def dim_profile(self) -> int:
-        return self.mlp["w1"].shape[0]
-
-    def prepare(
-        self, histories: sp.csr_matrix, profiles: np.ndarray | None, n_threads: int | None
-    ) -> list["_FusedRow"]:
-        dim_e = len(self.weight) - self.mlp["w2"].shape[1]
-        if profiles is None:
-            profiles = np.zeros((histories.shape[0], self.dim_profile), np.float32)
-        unit = layers.normalize(layers.mlp_rows(self.mlp, profiles))[0]
-        weight = self.weight[:dim_e].astype(np.float64)
-        return [_FusedRow(weight, np.asarray(row @ self.weight[dim_e:] + self.bias)) for row in unit]
-
-    def dim_out(self, dim_in: int) -> int:
-        if dim_in + self.mlp["w2"].shape[1] != len(self.weight):
-            raise ValueError(f"fuse_w: expected {dim_in + self.mlp['w2'].shape[1]} rows, found {len(self.weight)}")
-        return self.weight.shape[1]
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        mlp = {f"fuse_mlp.{part}": array for part, array in self.mlp.items()}
-        return {"fuse_w": self.weight, "fuse_b": self.bias, **mlp}
-
-    def numbers(self) -> dict:
-        return {}
+    dim: int
+    tables: Collection[str]
+    profiles_beside: ClassVar[bool]
+    text_replaces_ids: ClassVar[bool]
 
     @classmethod
-    def unpack(
-        cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], n_items: int
-    ) -> "FusedProfile | None":
-        if "fuse_w" not in arrays:
-            return None
-        weight = checked(arrays, "fuse_w", np.float32, None, None)
-        bias = checked(arrays, "fuse_b", np.float32, weight.shape[1])
-        return cls(weight, bias, layers.checked_mlp(arrays, "fuse_mlp"))
+    def of(cls, settings: "EncoderSettings", inputs: Inputs, interactions: sp.csr_matrix) -> "Encoder":
+        """interactions: CSR (n_users, n_items), the training set."""
+
+    def init(self, rng: np.random.Generator) -> Params: ...
+
+    def forward(self, params: Params, users: Rows = None, items: Rows = None) -> First: ...
+
+    def backward(
+        self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
+    ) -> Grads: ...
+
+    def fold(
+        self, params: Params, interactions: sp.csr_matrix, config: TrainConfig, steps: Sequence[UserStep] = ()
+    ) -> IdFold: ...
 
 
-@dataclass(frozen=True)
-class _FusedRow:
-    """`FusedProfile` of one user. weight: float64 (dim_e, dim). of_profile: (dim,), the rest of the sum."""
+class EncoderSettings(Protocol):
+    """The settings that encoders read (settings.py)."""
 
-    weight: np.ndarray
-    of_profile: np.ndarray
-    is_constant = False
-
-    def __call__(self, x: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        y = x @ self.weight + self.of_profile
-        return np.maximum(y, 0.0), slope @ self.weight * (y > 0)
+    encoder: str
+    dim: int
+    text_hidden: int
+    min_id_interactions: int
 
 
-def make_encoder(
-    settings: TrainedSettings, inputs: Inputs, interactions: sp.csr_matrix
-) -> "PublishedEncoder | ResidualEncoder":
-    """The encoder that the settings ask for. interactions: CSR (n_users, n_items), what is trained on."""
-    n_users, n_items = interactions.shape
-    if settings.encoder == "published":
-        return PublishedEncoder(
-            n_users,
-            n_items,
-            settings.dim,
-            n_hidden=settings.text_hidden,
-            text=inputs.text,
-            user_profiles=inputs.user_profiles,
-            item_profiles=inputs.item_profiles,
-        )
-    return ResidualEncoder(
-        n_users,
-        n_items,
-        settings.dim,
-        n_hidden=settings.text_hidden,
-        min_id_interactions=settings.min_id_interactions,
-        user_counts=np.diff(interactions.indptr),
-        item_counts=np.bincount(interactions.indices, minlength=n_items),
-        text=inputs.text,
-    )
+ENCODERS: dict[str, type[Encoder]] = {"published": PublishedEncoder, "residual": ResidualEncoder}
+
+
+def make_encoder(settings: EncoderSettings, inputs: Inputs, interactions: sp.csr_matrix) -> Encoder:
+    """The encoder that the settings name. interactions: CSR (n_users, n_items), the training set."""
+    return ENCODERS[settings.encoder].of(settings, inputs, interactions)
 
 
 def _table_grad(rows: Rows, values: np.ndarray) -> "np.ndarray | RowGrad":

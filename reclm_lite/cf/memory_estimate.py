@@ -7,6 +7,7 @@ What is loaded already (the split, text and profile vectors) does not count, sin
 from dataclasses import dataclass
 
 from ..memory import available_bytes, in_units, require
+from .encoders import ENCODERS
 from .settings import ContrastSettings, GraphSettings, TrainedSettings
 
 __all__ = ["Shape", "available_bytes", "in_units", "require", "trained_bytes"]
@@ -37,7 +38,7 @@ def trained_bytes(shape: Shape, settings: TrainedSettings, *, relu_width: int = 
     """
     n, dim = shape.n_users + shape.n_items, settings.dim
     hidden = settings.text_hidden or dim
-    id_items = 0 if settings.encoder == "published" and shape.n_text else shape.n_items
+    id_items = 0 if ENCODERS[settings.encoder].text_replaces_ids and shape.n_text else shape.n_items
     parameters = (shape.n_users + id_items) * dim * FLOAT
     parameters += (shape.n_text + shape.n_user_profile + shape.n_item_profile + dim) * hidden * FLOAT
     # Parameters, two moments, the best epoch's copy; users, items and order of the interactions.
@@ -53,7 +54,7 @@ def trained_bytes(shape: Shape, settings: TrainedSettings, *, relu_width: int = 
         step = _row_step(shape, settings, batch, relu_width, parameters)
     validation = vectors + shape.n_validated * (dim + relu_width + 60) * FLOAT
     transients = [sampled + step, 4 * parameters, validation]
-    if settings.encoder == "residual" and (shape.n_user_profile or shape.n_item_profile):
+    if ENCODERS[settings.encoder].profiles_beside and (shape.n_user_profile or shape.n_item_profile):
         transients.append(2 * vectors + _tower_step(shape, settings, batch))
     return stays + max(transients)
 
@@ -83,7 +84,7 @@ def _encoder_step(shape: Shape, settings: TrainedSettings, users: int, items: in
     """Hidden layers over text and, as published, over profiles, with their gradients."""
     hidden, dim = settings.text_hidden or settings.dim, settings.dim
     total = items * (2 * hidden + dim) * FLOAT if shape.n_text else 0
-    if settings.encoder == "published":
+    if not ENCODERS[settings.encoder].profiles_beside:
         total += items * (2 * hidden + 7 * dim) * FLOAT if shape.n_item_profile else 0
         total += users * (2 * hidden + 7 * dim) * FLOAT if shape.n_user_profile else 0
     return total

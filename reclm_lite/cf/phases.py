@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from ..errors import InputError, ModelError
 from ..kernels import native
 from . import memory_estimate as memory
+from .encoders import ENCODERS
 from .fitted import FittedModel
 from .inputs import Inputs
 from .interface import Trainable, UserFold
@@ -157,7 +158,7 @@ class _Fit:
         self.report = _Reporter(progress, self.config.epochs)
         self.validate: Validate | None = validator(inputs.split)
         with_profiles = inputs.user_profiles is not None or inputs.item_profiles is not None
-        self.with_tower = with_profiles and settings.encoder == "residual"
+        self.with_tower = with_profiles and ENCODERS[settings.encoder].profiles_beside
 
     def run(self) -> FittedModel:
         split, config = self.inputs.split, self.config

@@ -8,11 +8,12 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import InputError
+from .encoders import ENCODERS
 from .training import TrainConfig
 
 
@@ -23,11 +24,11 @@ def setting(
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
+    choices: Collection[str] | None = None,
 ) -> Any:
-    """A dataclass field with a range (None: open) and a line that says what it means."""
-    return dataclasses.field(
-        default=default, metadata={"meaning": meaning, "at_least": at_least, "above": above, "at_most": at_most}
-    )
+    """A dataclass field with a range (None: open) or choices, and a line that says what it means."""
+    about = {"meaning": meaning, "at_least": at_least, "above": above, "at_most": at_most, "choices": choices}
+    return dataclasses.field(default=default, metadata=about)
 
 
 class Checked:
@@ -59,8 +60,10 @@ class TrainedSettings(Checked):
     )
     l2: float = setting(1e-7, "weight of the squares of all parameters", at_least=0)
     l2_tables: float = setting(0.0, "the same, on top, of the vectors and biases of single users and items", at_least=0)
-    encoder: Literal["published", "residual"] = setting(
-        "published", "first vectors: of the publication, or item text with ID residuals and a popularity bias"
+    encoder: str = setting(
+        "published",
+        "first vectors: of the publication, or item text with ID residuals and a popularity bias",
+        choices=ENCODERS,
     )
     min_id_interactions: int = setting(
         1, "residual: a user of fewer interactions has no ID vector (the graph, or nothing, stands for it)", at_least=0
@@ -196,8 +199,9 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 
 def _check(field: dataclasses.Field, hint: Any, value: Any) -> None:
-    if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
-        raise InputError(f"{field.name}: expected one of {', '.join(typing.get_args(hint))}, found {value!r}")
+    choices = field.metadata.get("choices") or (typing.get_args(hint) if typing.get_origin(hint) is Literal else None)
+    if choices is not None and value not in choices:
+        raise InputError(f"{field.name}: expected one of {', '.join(choices)}, found {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{field.name}: expected a finite number, found {value}")
     if value is None or isinstance(value, bool | str | tuple):

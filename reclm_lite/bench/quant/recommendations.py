@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
+from ...cf.encoders import ENCODERS
 from ...cf.fit import settings_of
 from ...cf.fitted import FittedModel
 from ...cf.inputs import load_inputs
@@ -114,7 +115,7 @@ class Fits:
         folder = None
         if text is not None:
             inputs = dataclasses.replace(inputs, text=text)
-        elif self._settings.encoder == "residual":
+        elif ENCODERS[self._settings.encoder].profiles_beside:
             folder = self.scratch / f"seed-{seed}"
             folder.mkdir(parents=True, exist_ok=True)
         fitted = fit_arrays(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from ..encoders import FusedProfile, PublishedEncoder, ResidualEncoder, make_encoder
+from ..encoders import Encoder, make_encoder
+from ..fused_profile import FusedProfile
 from ..id_fold import IdFold
 from ..inputs import Inputs
 from ..interface import Batch, Grads
@@ -58,9 +59,7 @@ class BiasMF:
 
     name = "biasmf"
 
-    def __init__(
-        self, encoder: PublishedEncoder | ResidualEncoder, *, sparse_updates: bool = False, n_threads: int | None = None
-    ):
+    def __init__(self, encoder: Encoder, *, sparse_updates: bool = False, n_threads: int | None = None):
         self.encoder, self.sparse_updates, self.n_threads = encoder, sparse_updates, n_threads
         self.tables = encoder.tables
 

@@ -13,7 +13,8 @@ import scipy.sparse as sp
 
 from ...artefacts import checked
 from ...kernels import native
-from ..encoders import FusedProfile, PublishedEncoder, ResidualEncoder, make_encoder
+from ..encoders import Encoder, make_encoder
+from ..fused_profile import FusedProfile
 from ..graph import Graph, Sides
 from ..id_fold import IdFold
 from ..inputs import Inputs
@@ -65,7 +66,7 @@ class LightGCN:
 
     def __init__(
         self,
-        encoder: PublishedEncoder | ResidualEncoder,
+        encoder: Encoder,
         graph: Graph,
         *,
         layer_weights: tuple[float, ...] = (1.0, 1.0, 1.0),

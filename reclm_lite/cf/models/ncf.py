@@ -17,7 +17,8 @@ import scipy.sparse as sp
 
 from ...artefacts import checked
 from .. import layers
-from ..encoders import FusedProfile, PublishedEncoder, ResidualEncoder, make_encoder
+from ..encoders import Encoder, PublishedEncoder, make_encoder
+from ..fused_profile import FusedProfile
 from ..id_fold import IdFold
 from ..inputs import Inputs
 from ..interface import Batch, Grads
@@ -70,12 +71,7 @@ class NCF:
     name = "ncf"
 
     def __init__(
-        self,
-        encoder: PublishedEncoder | ResidualEncoder,
-        *,
-        relu_width: int = 0,
-        sparse_updates: bool = False,
-        n_threads: int | None = None,
+        self, encoder: Encoder, *, relu_width: int = 0, sparse_updates: bool = False, n_threads: int | None = None
     ):
         self.encoder, self.relu_width, self.tables = encoder, relu_width or encoder.dim, encoder.tables
         self.sparse_updates, self.n_threads = sparse_updates, n_threads
