@@ -1,7 +1,8 @@
 """The merged model in transformers, float32: what a GGUF file's logits and vectors are held against.
 
-An adapter is merged by peft's own code where peft is installed, which shares nothing with this package's merge; else
-the model is built from this package's merged tensors, and the reference says so. torch, transformers and peft are
+An adapter is merged by peft's own code where peft is installed, which shares nothing with this package's merge but the
+names, ranks and alphas of modules (`plain_copies`: the file's patterns are not shown to peft); else the model is built
+from this package's merged tensors, and the reference says so. torch, transformers and peft are
 imported here only, when they are used.
 """
 

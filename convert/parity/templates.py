@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reclm_lite import chat_template
-from reclm_lite.chat_template import TemplateFailed, render
+from reclm_lite.chat_template import TemplateFailed, TemplateTooLarge, render
 from reclm_lite.convert.bounded_files import MAX_CONFIG_BYTES, read_bounded
 from reclm_lite.convert.checkpoint import optional_json
 from reclm_lite.convert.parity import template_reference
@@ -110,9 +110,12 @@ def file_names(model: Model) -> dict[str, Any]:
 
 def rendered(template: str, names: dict[str, Any], program: str = chat_template.__name__) -> list[str | None]:
     """The text of every conversation, or None where the template refuses it. Raises TemplateFailed where nothing can be
-    rendered."""
+    rendered, and where the texts are too long."""
     contexts = [{**names, "messages": messages, "add_generation_prompt": asks} for messages, asks in CONVERSATIONS]
-    texts = [None if isinstance(text, TemplateFailed) else text for text in render(template, contexts, program=program)]
+    found = render(template, contexts, program=program)
+    if too_large := next((text for text in found if isinstance(text, TemplateTooLarge)), None):
+        raise too_large  # not rendered a second time by the reference
+    texts = [None if isinstance(text, TemplateFailed) else text for text in found]
     n_chars = sum(len(text) for text in texts if text is not None)
     if n_chars > MAX_CHARS:
         raise TemplateFailed(

@@ -230,6 +230,8 @@ def test_added_tokens_have_a_bound_on_their_number(tmp_path, monkeypatch):
 def test_what_a_chat_template_writes_for_all_conversations_has_one_bound():
     n = templates.MAX_CHARS // len(templates.CONVERSATIONS)
     assert len(templates.rendered(f"{{{{ 'x' * {n} }}}}", {})) == len(templates.CONVERSATIONS)
+    with pytest.raises(TemplateFailed, match="it writes more than 1,000,000 characters"):
+        templates.rendered("{% if messages | length == 1 %}{{ 'x' * 1000001 }}{% endif %}", {})
     with pytest.raises(TemplateFailed, match="characters for 15 conversations, more than 500,000"):
         templates.rendered(f"{{{{ 'x' * {n + 1} }}}}", {})
 
