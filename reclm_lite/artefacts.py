@@ -149,6 +149,33 @@ def checked(arrays: Mapping[str, np.ndarray], name: str, dtype: type, *shape: in
     return array
 
 
+def row_bounds(indptr: np.ndarray, n_rows: int, n_entries: int) -> np.ndarray:
+    """Row bounds of a file as int64 (n_rows + 1,). Raises ValueError unless they ascend from 0 to `n_entries`.
+
+    SciPy's C++ and the kernels read and write where these point. Neighbours are compared, not subtracted: a difference
+    of unsigned numbers is never below 0, and one of large signed numbers may wrap.
+    """
+    if (
+        indptr.dtype.kind not in "iu"
+        or indptr.shape != (n_rows + 1,)
+        or indptr[0] != 0
+        or indptr[-1] != n_entries
+        or (indptr[1:] < indptr[:-1]).any()
+    ):
+        raise ValueError(
+            f"expected row bounds of {n_rows} rows that ascend from 0 to {n_entries}, found {indptr.dtype} "
+            f"{indptr.shape}"
+        )
+    return indptr.astype(np.int64, copy=False)
+
+
+def whole_numbers(name: str, array: np.ndarray, n: int) -> np.ndarray:
+    """An array (any length,) of a file as int32. Raises ValueError unless it holds whole numbers from 0 to n - 1."""
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array.size and not 0 <= array.min() <= array.max() < n):
+        raise ValueError(f"{name}: expected whole numbers from 0 to {n - 1}, found {array.dtype} {array.shape}")
+    return array.astype(np.int32, copy=False)
+
+
 def read_provenance(path: Path) -> dict:
     """What an artefact's header says of it, without reading its arrays.
 

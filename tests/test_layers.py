@@ -82,7 +82,7 @@ ALLOWED = {
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.
     "convert": {"errors", "files", "gguf_file", "runtime", "chat_template", "__init__"},
     "data": {"artefacts", "errors", "forget_plan", "memory", "types", "workspace", "__init__"},
-    "text": {"assets", "errors", "files", "types", "workspace", "runtime", "probe", "data"},
+    "text": {"artefacts", "assets", "errors", "files", "types", "workspace", "runtime", "probe", "data"},
     "metrics": {"kernels"},
     "cf": {"artefacts", "errors", "files", "types", "memory", "workspace", "kernels", "data", "metrics"},
     "dialogue": {"errors", "files", "types", "workspace", "text", "data", "cf"},
@@ -91,7 +91,7 @@ ALLOWED = {
     "serve": BASE | {"metrics", "data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels"},
     "report": BASE | {"metrics", "data", "text", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve"},
     "status": BASE | {"data", "cf", "profiles", "evaluate"},
-    "user_rows": set(),
+    "user_rows": {"artefacts"},
     "forget_summary": {"errors", "workspace"},
     "forget_files": {"data", "errors", "forget_summary", "workspace"},
     "forget": BASE | {"data", "profiles", "user_rows", "forget_files", "forget_summary"},
@@ -283,9 +283,7 @@ def test_no_module_is_longer_than_400_lines(name):
 # Imports inside functions or for types that may close a circle: (importing module, imported module) -> why.
 LATE_IMPORTS: dict[tuple[str, str], str] = {}
 # Circles that are being removed, each as the set of its modules. This list only gets shorter.
-KNOWN_CIRCLES = [
-    frozenset({"bench/profile.py", "bench/profile_embed.py"}),
-]
+KNOWN_CIRCLES = [frozenset({"bench/profile.py", "bench/profile_embed.py"})]
 
 
 def module_of(names: tuple[str, ...]) -> str | None:

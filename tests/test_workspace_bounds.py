@@ -17,11 +17,12 @@ import pytest
 from click.testing import CliRunner
 from profile_workspace import HashEncoder, text_of
 
-from reclm_lite.artefacts import ids_digest, read_arrays, read_provenance, write_arrays
+from reclm_lite.artefacts import ids_digest, read_arrays, read_provenance, row_bounds, whole_numbers, write_arrays
 from reclm_lite.cf.fit import fit
 from reclm_lite.cf.neighbors import neighbors
+from reclm_lite.cf.store import load
 from reclm_lite.cli import main
-from reclm_lite.data.dataset import LEFT_BEHIND, Imported, load_interactions, save_imported, user_ids
+from reclm_lite.data.dataset import LEFT_BEHIND, Imported, load_interactions, load_split, save_imported, user_ids
 from reclm_lite.data.split import run_split
 from reclm_lite.errors import InputError, WorkspaceError
 from reclm_lite.files import atomic_folder, atomic_path, lock_file
@@ -349,6 +350,7 @@ def test_values_of_other_types_in_the_database_are_sentences(ws):
         ("ease", lambda arrays: arrays.update({"scorer.weights": arrays["scorer.weights"][:, :3].copy()})),
         ("ease", lambda arrays: arrays["scorer.weights"].fill(np.nan)),
         ("lightgcn", lambda arrays: arrays["fold.pool"].__iadd__(1000)),
+        ("lightgcn", lambda arrays: arrays["fold.pool"][:4].__setitem__(slice(4), [0, 2**31 - 1, -(2**31), -1])),
         ("lightgcn", lambda arrays: arrays.update({"fold.item_degree": arrays["fold.item_degree"][1:]})),
         ("lightgcn", lambda arrays: arrays.update({"user_vectors": arrays["user_vectors"].astype(np.float64)})),
         ("lightgcn", lambda arrays: arrays["user_vectors"].fill(np.inf)),
@@ -362,6 +364,54 @@ def test_arrays_that_kernels_would_follow_out_of_bounds_are_refused(ws, model, c
     write_arrays(path, arrays, {"reclm": json.dumps(ws.provenance(f"models/{model}", made_by=""))})
     told = reclm("recommend", "-w", ws.root, "--user", IDS[0], "--model", model, code=1)
     assert f"models/{model} is" in told and "unexpected" not in told
+
+
+def spoil_bounds(arrays: dict[str, np.ndarray], name: str, dtype: type) -> None:
+    """Row bounds that begin and end as they did, and point far behind the arrays between."""
+    bounds = arrays[name].astype(dtype)
+    bounds[1:-1:2] = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1 << 29
+    arrays[name] = bounds
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.uint32, np.int64])
+@pytest.mark.parametrize(
+    ("artefact", "array"),
+    [
+        ("matrices/split", "train_indptr"),
+        ("matrices/split", "valid_indptr"),
+        ("matrices/split", "test_indptr"),
+        ("matrices/split", "unseen_indptr"),
+        ("models/ease", "histories.indptr"),
+        ("models/itemknn", "scorer.indptr"),
+    ],
+)
+def test_row_bounds_that_do_not_ascend_are_refused_and_forgotten_whatever_their_type(ws, artefact, array, dtype):
+    for model in ("ease", "itemknn"):
+        fit(ws, model)
+    path = ws.path(artefact)
+    arrays = dict(read_arrays(path))
+    spoil_bounds(arrays, array, dtype)
+    write_arrays(path, arrays, {"reclm": json.dumps(ws.provenance(artefact, made_by=""))})
+    with pytest.raises(WorkspaceError, match=f"{artefact} is damaged"):
+        load_split(ws) if artefact == "matrices/split" else load(ws, artefact)
+    if array != "scorer.indptr":  # of items alone
+        assert artefact in [deleted.path.removesuffix(".safetensors") for deleted in forget_users(ws, [IDS[3]]).deleted]
+
+
+def test_row_bounds_and_numbers_of_a_file_are_compared_without_wrapping():
+    near_end, top = np.iinfo(np.int64).max, np.iinfo(np.uint64).max
+    for bounds in (
+        np.array([0, near_end, -near_end - 1, -1, 3], np.int64),
+        np.array([0, top, 1, 2, 3], np.uint64),
+        np.array([0, 2, 1, 2, 3], np.uint8),
+        np.array([0.0, 1, 2, 3, 3]),
+    ):
+        with pytest.raises(ValueError, match="row bounds of 4 rows"):
+            row_bounds(bounds, 4, 3)
+    assert row_bounds(np.array([0, 1, 1, 2, 3], np.uint8), 4, 3).dtype == np.int64
+    with pytest.raises(ValueError, match="whole numbers from 0 to 9"):
+        whole_numbers("items", np.array([1, top], np.uint64), 10)
+    assert whole_numbers("items", np.array([1, 9], np.uint64), 10).dtype == np.int32
 
 
 @pytest.mark.parametrize("name", ["vectors/items", "vectors/user_profiles"])
