@@ -41,6 +41,7 @@ _NUMBERED_BY = {
 _NAME = re.compile(r"(matrices|vectors|models)/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}")
 # Far above what names and settings take; the header is read before anything is known of the file.
 _MAX_HEADER_BYTES = 16 << 20
+_MAX_INPUTS = 64  # of one artefact; models with profiles are made of six
 _ASK_FOR_MEMORY_BYTES = 64 << 20
 
 
@@ -202,6 +203,8 @@ def read_provenance(path: Path) -> dict:
         raise ValueError(f"its header is damaged ({type(error).__name__})") from error
     if wrong:
         raise ValueError(f"its header holds something else under {', '.join(wrong)} than this software writes")
+    if len(provenance["inputs"]) > _MAX_INPUTS:
+        raise ValueError(f"expected at most {_MAX_INPUTS} inputs, found {len(provenance['inputs']):,}")
     if path.stat().st_size != end:
         raise ValueError(f"expected {end} bytes, found {path.stat().st_size}")
     return provenance

@@ -29,6 +29,7 @@ from reclm_lite.files import atomic_folder, atomic_path, lock_file
 from reclm_lite.forget import forget_users, of_earlier_data
 from reclm_lite.forget_plan import FORGETTING
 from reclm_lite.serve.recommend import recommend
+from reclm_lite.status import workspace_status
 from reclm_lite.text.vectors import embed_items
 from reclm_lite.workspace import Workspace
 
@@ -479,7 +480,43 @@ def test_artefacts_that_name_one_another_by_the_dozen_are_walked_once_each(ws):
     read, provenance = [], ws.provenance
     ws.provenance = lambda name, **options: read.append(name) or provenance(name, **options)
     assert ws.stale_inputs("models/l0a") == []
-    assert len(read) < 200
+    assert len(read) == 31
+    read.clear()
+    told = {}
+    for name in [f"models/l{layer}{side}" for layer in range(16) for side in "ab"]:
+        ws.stale_inputs(name, told)
+    assert len(read) == 32
+
+
+def header_alone(ws: Workspace, name: str, inputs: dict[str, str]) -> None:
+    """An artefact without arrays, whose fingerprint is its name."""
+    provenance = {"fingerprint": name, "inputs": inputs, "params": {}, "created": "2026-01-01T00:00:00+00:00"}
+    write_arrays(ws.path(name), {}, {"reclm": json.dumps(provenance)})
+
+
+def test_models_that_all_name_each_other_are_read_once_each_by_info(ws):
+    names = [f"models/m{n}" for n in range(60)]
+    for name in names:
+        header_alone(ws, name, {other: other for other in names if other != name})
+    read, provenance = [], ws.provenance
+    ws.provenance = lambda name, **options: read.append(name) or provenance(name, **options)
+    assert len(workspace_status(ws).stages) > 60
+    assert len(read) < 4 * len(names)
+
+
+def test_an_artefact_of_too_many_inputs_is_none(ws):
+    header_alone(ws, "models/m", {f"models/m{n}": "x" for n in range(65)})
+    with pytest.raises(WorkspaceError, match="expected at most 64 inputs, found 65"):
+        ws.provenance("models/m", made_by="")
+
+
+@pytest.mark.parametrize("inputs", [{"a": "b", "b": "a"}, {"a": "a"}, {"a": "b", "b": "c", "c": "b"}])
+def test_who_is_in_models_that_name_each_other_is_forgotten_and_the_models_are_deleted(ws, inputs):
+    for name, of in inputs.items():
+        header_alone(ws, f"models/{name}", {f"models/{of}": f"models/{of}"})
+    told = reclm("forget", IDS[3], "-w", ws.root, "--yes")
+    assert IDS[3] not in user_ids(ws) and "made of what is made of it" in told
+    assert not any(ws.has(f"models/{name}") for name in inputs) and ws.has("models/lightgcn")
 
 
 def test_a_device_gets_what_was_written_and_stays_a_device(tmp_path):
@@ -726,3 +763,28 @@ def test_a_full_disk_does_not_hinder_info_and_recommend(ws, full, has_log):
     with Workspace.open(root) as opened:
         title = opened.db.execute("SELECT title FROM items WHERE item_idx=0").fetchone()[0]
     assert (title == "A new title") == has_log
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a." * 40 + "b = 1",
+        "a . " * 40 + "b = 1",
+        '"a\\"".' * 40 + "b = 1",
+        "'a'." * 40 + "b = 1",
+        "[" + "a." * 40 + "b]",
+        "c = {" + "a." * 40 + "b = 1}",
+        "c = " + "[" * 40 + "]" * 40,
+    ],
+)
+def test_a_configuration_of_deep_keys_is_a_sentence(ws, line):
+    """tomllib takes time and memory by the square of a key's parts: 40 kB took 27 s and 7 GB."""
+    ws.toml_path.write_text(f"[data]\n{line}\n")
+    with pytest.raises(WorkspaceError, match="expected .*at most 32"):
+        ws.config  # noqa: B018
+
+
+def test_a_configuration_with_dots_in_texts_is_read(ws):
+    text = "1.2.3 www.a-shop.example.com/a.b.c " * 50
+    ws.set_config("data", {"name": text, "manifest": {"of": [{"x.y": text}] * 40}})
+    assert ws.config["data"]["name"] == text

@@ -200,13 +200,13 @@ def _coverage(recommender: Recommender, lengths: np.ndarray) -> tuple[int, int]:
 
 
 def _artefacts(ws: Workspace) -> list[ArtefactLine]:
-    lines = []
+    lines, told = [], {}
     for folder in ("matrices", "vectors", "models"):
         for path in sorted((ws.root / folder).glob("*.safetensors")):
             name = f"{folder}/{path.name.removesuffix('.safetensors')}"
             try:
                 provenance = ws.provenance(name, made_by=ws.command_for(name))
-                stale = ws.stale_inputs(name)
+                stale = ws.stale_inputs(name, told)
             except ReclmError as error:
                 log.warning("%s is left out of the report: %s", name, error)
                 continue
