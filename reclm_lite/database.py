@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+from .database_pages import EndlessError, bound_steps, require_trees
 from .errors import WorkspaceError
 from .schema import SCHEMA, SCHEMA_VERSION, upgrade
 
@@ -43,16 +44,21 @@ def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
     try:
         try:
             db = _to_write(path) if may_write(root, path) else _to_read(path)
-            _require_own_objects(db, path)
+            _require_own_content(db, path, may_write=may_write(root, path))
             row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
         except sqlite3.OperationalError as error:
             if not may_write(root, path) or not _is_full(error, root):
                 raise
             no_space = True
             db = _without_space(path)
-            _require_own_objects(db, path)
+            _require_own_content(db, path, may_write=False)
             row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
     except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:  # see `bound_steps`
+            raise WorkspaceError(
+                f"{path} is damaged (its list of tables has no end): do not use this workspace, take a copy back, or "
+                "make a new one and import the data again"
+            ) from error
         # Not the content: a full disk, a folder that may not be written, another process for long.
         raise WorkspaceError(
             f"{path} cannot be opened for work ({error}): see that the disk has space, that {root} may be written "
@@ -81,6 +87,19 @@ def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
             )
         upgrade(db, root, found)
     return db, no_space
+
+
+def _require_own_content(db: sqlite3.Connection, path: Path, *, may_write: bool) -> None:
+    """Raise WorkspaceError unless the database is of the tables of schema.py, in pages that form trees."""
+    try:
+        require_trees(db, path, may_write=may_write)
+    except EndlessError as error:
+        db.close()
+        raise WorkspaceError(
+            f"{path} is damaged (its pages hold {error}, and reading it might never end): do not use this workspace, "
+            "take a copy back, or make a new one and import the data again"
+        ) from error
+    _require_own_objects(db, path)
 
 
 def _require_own_objects(db: sqlite3.Connection, path: Path) -> None:
@@ -149,6 +168,7 @@ def _plain(sql: str) -> str:
 
 def _to_write(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=10.0)
+    bound_steps(db)
     try:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
@@ -165,7 +185,9 @@ def _to_read(path: Path) -> sqlite3.Connection:
     """Of a folder that may not be written, such as a mount in a container: SQLite cannot keep its log there."""
     # A log of a process at work, or killed, counts too.
     how = "mode=ro" if _has_log(path) else "immutable=1"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=10.0)
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=10.0)
+    bound_steps(db)
+    return db
 
 
 def _without_space(path: Path) -> sqlite3.Connection:
@@ -174,6 +196,7 @@ def _without_space(path: Path) -> sqlite3.Connection:
     if not _has_log(path):
         return _to_read(path)
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=10.0)
+    bound_steps(db)
     db.execute("PRAGMA locking_mode=EXCLUSIVE")
     return db
 

@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..files import read_document
 from .plots import WIDTH, Dot, dot_plot, key, marker, nice_ticks, svg, text, tick_text
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def read(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{constant} is no number of JSON")
 
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        document = json.loads(read_document(path), parse_constant=refuse)
         section(document)
         settings, choice = document["settings"], document["choice"]
         if not all(isinstance(text, str) for text in (settings["model"], settings["backbone"], choice["sentence"])):
