@@ -43,10 +43,9 @@ def require_trees(db: sqlite3.Connection, path: Path, *, may_write: bool) -> Non
     try:
         roots = [row[0] for row in db.execute("SELECT rootpage FROM sqlite_master").fetchall()]
         db.set_progress_handler(None, 0)
-        if not is_whole or _fault_of_file(path, roots):
-            # In the log, or moved by another process at this moment: then SQLite's own view of it counts.
-            if fault := find_fault(db.serialize(), roots):
-                raise EndlessError(fault)
+        # What is in the log, or was moved by another process at this moment, SQLite's own view of it tells.
+        if (not is_whole or _fault_of_file(path, roots)) and (fault := find_fault(db.serialize(), roots)):
+            raise EndlessError(fault)
     finally:
         db.rollback()
 

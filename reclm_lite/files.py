@@ -44,7 +44,7 @@ def is_own_file(path: Path) -> bool:
         return False
 
 
-# Of one document (results, settings, notes) of a workspace, as JSON or text; those of this software have some kilobytes.
+# Of one document (results, settings, notes) of a workspace, as JSON or text; this software writes some kilobytes.
 MAX_DOCUMENT_BYTES = 8 << 20
 
 

@@ -25,7 +25,7 @@ from reclm_lite.cli import main
 from reclm_lite.data.dataset import LEFT_BEHIND, Imported, load_interactions, load_split, save_imported, user_ids
 from reclm_lite.data.split import run_split
 from reclm_lite.errors import InputError, WorkspaceError
-from reclm_lite.files import atomic_folder, atomic_path, lock_file
+from reclm_lite.files import MAX_DOCUMENT_BYTES, atomic_folder, atomic_path, lock_file, read_document
 from reclm_lite.forget import forget_users, of_earlier_data
 from reclm_lite.forget_plan import FORGETTING
 from reclm_lite.serve.recommend import recommend
@@ -517,6 +517,33 @@ def test_who_is_in_models_that_name_each_other_is_forgotten_and_the_models_are_d
     told = reclm("forget", IDS[3], "-w", ws.root, "--yes")
     assert IDS[3] not in user_ids(ws) and "made of what is made of it" in told
     assert not any(ws.has(f"models/{name}") for name in inputs) and ws.has("models/lightgcn")
+
+
+def test_results_of_holes_or_in_a_pipe_are_left_out_of_the_report(ws):
+    """A file of holes takes no disk; reading it whole took twice its size in memory."""
+    path = ws.root / "reports" / "quant" / "quant.json"
+    path.parent.mkdir()
+    with open(path, "wb") as file:
+        file.truncate(MAX_DOCUMENT_BYTES + 1)
+    reclm("report", "-w", ws.root)
+    with pytest.raises(ValueError, match="expected at most 8,388,608 bytes"):
+        read_document(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="regular file"):
+        read_document(path)
+
+
+@pytest.mark.parametrize(
+    "detail",
+    ["[]", "7", "{", '{"seconds": 1}', '{"source": 5, "seconds": "x"}', '{"seconds": 1e999, "source": ""}', "[" * 5000],
+)
+def test_a_job_that_tells_something_else_is_left_out_of_the_report(ws, detail):
+    with ws.db:
+        ws.db.execute(
+            "INSERT INTO jobs (kind, state, started, detail) VALUES ('profile users', 'done', '', ?)", (detail,)
+        )
+    assert "unexpected" not in reclm("report", "-w", ws.root)
 
 
 def test_a_device_gets_what_was_written_and_stays_a_device(tmp_path):
