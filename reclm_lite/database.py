@@ -10,9 +10,17 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from .database_pages import EndlessError, bound_steps, require_trees
+from .database_known import remember
+from .database_pages import EndlessError, bound_steps, has_log, require_trees
 from .errors import WorkspaceError
 from .schema import SCHEMA, SCHEMA_VERSION, upgrade
+
+
+def close_database(db: sqlite3.Connection, path: Path) -> None:
+    """Close what `open_database` opened, which need not be looked at again for what was written meanwhile."""
+    db.close()
+    if not has_log(path):
+        remember(path)
 
 
 def may_write(root: Path, path: Path) -> bool:
@@ -184,7 +192,7 @@ def _to_write(path: Path) -> sqlite3.Connection:
 def _to_read(path: Path) -> sqlite3.Connection:
     """Of a folder that may not be written, such as a mount in a container: SQLite cannot keep its log there."""
     # A log of a process at work, or killed, counts too.
-    how = "mode=ro" if _has_log(path) else "immutable=1"
+    how = "mode=ro" if has_log(path) else "immutable=1"
     db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=10.0)
     bound_steps(db)
     return db
@@ -193,17 +201,12 @@ def _to_read(path: Path) -> sqlite3.Connection:
 def _without_space(path: Path) -> sqlite3.Connection:
     """On a full disk: SQLite cannot make its index of the log there, and keeps it in memory if nobody else may open the
     file."""
-    if not _has_log(path):
+    if not has_log(path):
         return _to_read(path)
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=10.0)
     bound_steps(db)
     db.execute("PRAGMA locking_mode=EXCLUSIVE")
     return db
-
-
-def _has_log(path: Path) -> bool:
-    log_file = path.with_name(f"{path.name}-wal")
-    return log_file.exists() and log_file.stat().st_size > 0
 
 
 def _is_full(error: sqlite3.OperationalError, root: Path) -> bool:

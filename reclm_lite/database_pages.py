@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .database_known import is_known, remember
+
 # Steps of SQLite's virtual machine until the pages have been looked at: it reads a schema of fifteen lines meanwhile.
 _MAX_STEPS = 1_000_000
 _INNER = (2, 5)  # kinds of pages that have children: of an index, of a table
@@ -35,7 +37,10 @@ def bound_steps(db: sqlite3.Connection) -> None:
 
 def require_trees(db: sqlite3.Connection, path: Path, *, may_write: bool) -> None:
     """Raise EndlessError where a page is reached twice. Ends what `bound_steps` began."""
-    is_whole = not _has_log(path)  # whether all is in the file, nothing in its log
+    is_whole = not has_log(path)  # whether all is in the file, nothing in its log
+    if is_whole and is_known(path):
+        db.set_progress_handler(None, 0)
+        return
     if not is_whole and may_write:
         _, n_frames, n_moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         is_whole = n_frames == n_moved
@@ -46,11 +51,14 @@ def require_trees(db: sqlite3.Connection, path: Path, *, may_write: bool) -> Non
         # What is in the log, or was moved by another process at this moment, SQLite's own view of it tells.
         if (not is_whole or _fault_of_file(path, roots)) and (fault := find_fault(db.serialize(), roots)):
             raise EndlessError(fault)
+        if is_whole:
+            remember(path)
     finally:
         db.rollback()
 
 
-def _has_log(path: Path) -> bool:
+def has_log(path: Path) -> bool:
+    """Whether a database has a log (-wal) with something in it."""
     log_file = path.with_name(f"{path.name}-wal")
     return log_file.exists() and log_file.stat().st_size > 0
 
@@ -90,10 +98,30 @@ def find_fault(content: bytes | mmap.mmap, roots: Iterable[int]) -> str:
                 if n_bytes > len(content):  # rows that share a chain of overflow pages
                     return f"rows of more bytes than its {len(content):,}"
             level = np.concatenate(children)
+        return _fault_of_free_pages(data, reached, size)
     except IndexError:
         return "a cell that is not in its page"
     finally:
         del data  # else the file could not be closed
+
+
+def _fault_of_free_pages(data: np.ndarray, reached: np.ndarray, size: int) -> str:
+    """A free page that is in use, or free twice: SQLite would write over it, and what were trees would be none."""
+    (trunk,) = _number(data, np.array([32]), 4).tolist()
+    while trunk:
+        if not trunk < len(reached):
+            return "a free page that is not in the file"
+        start = (trunk - 1) * size
+        following, n_leaves = _number(data, np.array([start, start + 4]), 4).tolist()
+        if n_leaves > size // 4 - 2:
+            return "a list of free pages that is longer than its page"
+        pages = np.append(_number(data, start + 8 + 4 * np.arange(n_leaves), 4), trunk)
+        if pages.min() < 1 or pages.max() >= len(reached):
+            return "a free page that is not in the file"
+        if reached[pages].any() or len(np.unique(pages)) < len(pages):
+            return "a free page that is in use"
+        reached[pages] = True
+        trunk = following
     return ""
 
 

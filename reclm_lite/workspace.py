@@ -33,7 +33,7 @@ from .artefacts import (
     read_provenance,
     write_arrays,
 )
-from .database import open_database
+from .database import close_database, open_database
 from .errors import MissingArtefactError, WorkspaceError, shell_word
 from .files import atomic_path
 from .forget_plan import FORGETTING, NOTHING_LEFT, carry_out, read_plan
@@ -122,7 +122,7 @@ class Workspace:
         return cls(root)
 
     def close(self) -> None:
-        self.db.close()
+        close_database(self.db, self.db_path)
         self._unlock()
 
     def __enter__(self) -> "Workspace":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from reclm_lite import database_known, database_pages
 from reclm_lite.data import dataset
 from reclm_lite.database_pages import find_fault
 from reclm_lite.errors import WorkspaceError
@@ -174,6 +175,42 @@ def test_a_writer_at_work_does_not_hinder_opening(path):
 def test_a_part_of_a_database_is_a_sentence(path, cut):
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(WorkspaceError):
+        Workspace.open(path.parent)
+
+
+def test_free_pages_that_are_in_use_are_refused(path):
+    roots = roots_of(path)
+    with sqlite3.connect(path) as db:
+        db.execute("DELETE FROM users")
+    db.close()
+    with Workspace.open(path.parent) as ws:
+        ws.db.execute("PRAGMA journal_mode=DELETE")
+    content = bytearray(path.read_bytes())
+    (trunk,) = struct.unpack_from(">I", content, 32)
+    assert trunk
+    struct.pack_into(">2I", content, (trunk - 1) * SIZE + 4, 1, roots["meta"])
+    path.write_bytes(content)
+    with pytest.raises(WorkspaceError, match="a free page that is in use"):
+        Workspace.open(path.parent)
+    struct.pack_into(">2I", content, (trunk - 1) * SIZE, trunk, 0)  # a list that goes round
+    path.write_bytes(content)
+    with pytest.raises(WorkspaceError, match="a free page that is in use"):
+        Workspace.open(path.parent)
+
+
+def test_a_large_database_is_looked_at_again_only_when_another_has_touched_it(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(database_known, "LARGE_BYTES", 1)
+    looked = []
+    monkeypatch.setattr(database_pages, "find_fault", lambda *a: looked.append(a) or find_fault(*a))
+    Workspace.open(path.parent).close()
+    assert len(looked) == 1
+    with Workspace.open(path.parent) as ws, ws.db:
+        ws.db.execute("INSERT INTO meta VALUES ('a', 'b')")
+    Workspace.open(path.parent).close()
+    assert len(looked) == 1
+    path.write_bytes(shared(path.read_bytes(), roots_of(path)["meta"], depth=2))
+    with pytest.raises(WorkspaceError, match="reached in two ways"):
         Workspace.open(path.parent)
 
 
