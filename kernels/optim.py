@@ -70,7 +70,7 @@ def adam_rows(
         raise InputError(f"rows: expected an array of int32, found {getattr(rows, 'dtype', type(rows).__name__)}")
     if rows.ndim != 1 or grad.shape != (len(rows), *value.shape[1:]):
         raise InputError(f"rows: expected one for each row of the gradient {grad.shape}, found {rows.shape}")
-    if len(rows) and not (rows[0] >= 0 and rows[-1] < len(value) and (np.diff(rows) > 0).all()):
+    if len(rows) and not (rows[0] >= 0 and rows[-1] < len(value) and (rows[1:] > rows[:-1]).all()):
         raise InputError(f"rows: expected ascending, distinct rows within [0, {len(value)}), found {rows!r:.80}")
     shape = (len(value), -1) if value.size else (0, 1)
     with limited(n_threads, grad.size):

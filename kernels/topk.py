@@ -240,7 +240,7 @@ def _rows(
 
 def _candidates(candidates: np.ndarray, n_items: int) -> np.ndarray:
     candidates = checked("candidates", candidates, np.int32, 1)
-    if candidates.size and (np.diff(candidates) <= 0).any():
+    if candidates.size and (candidates[1:] <= candidates[:-1]).any():
         raise InputError("candidates: expected ascending ids without repetition; pass numpy.unique of them")
     if candidates.size and not 0 <= candidates[0] <= candidates[-1] < n_items:
         raise InputError(f"candidates: expected ids within [0, {n_items}), found {candidates[0]} to {candidates[-1]}")

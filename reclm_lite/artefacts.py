@@ -41,6 +41,7 @@ _NUMBERED_BY = {
 _NAME = re.compile(r"(matrices|vectors|models)/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}")
 # Far above what names and settings take; the header is read before anything is known of the file.
 _MAX_HEADER_BYTES = 16 << 20
+_MAX_INPUTS = 64  # of one artefact; models with profiles are made of six
 _ASK_FOR_MEMORY_BYTES = 64 << 20
 
 
@@ -149,6 +150,33 @@ def checked(arrays: Mapping[str, np.ndarray], name: str, dtype: type, *shape: in
     return array
 
 
+def row_bounds(indptr: np.ndarray, n_rows: int, n_entries: int) -> np.ndarray:
+    """Row bounds of a file as int64 (n_rows + 1,). Raises ValueError unless they ascend from 0 to `n_entries`.
+
+    SciPy's C++ and the kernels read and write where these point. Neighbours are compared, not subtracted: a difference
+    of unsigned numbers is never below 0, and one of large signed numbers may wrap.
+    """
+    if (
+        indptr.dtype.kind not in "iu"
+        or indptr.shape != (n_rows + 1,)
+        or indptr[0] != 0
+        or indptr[-1] != n_entries
+        or (indptr[1:] < indptr[:-1]).any()
+    ):
+        raise ValueError(
+            f"expected row bounds of {n_rows} rows that ascend from 0 to {n_entries}, found {indptr.dtype} "
+            f"{indptr.shape}"
+        )
+    return indptr.astype(np.int64, copy=False)
+
+
+def whole_numbers(name: str, array: np.ndarray, n: int) -> np.ndarray:
+    """An array (any length,) of a file as int32. Raises ValueError unless it holds whole numbers from 0 to n - 1."""
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array.size and not 0 <= array.min() <= array.max() < n):
+        raise ValueError(f"{name}: expected whole numbers from 0 to {n - 1}, found {array.dtype} {array.shape}")
+    return array.astype(np.int32, copy=False)
+
+
 def read_provenance(path: Path) -> dict:
     """What an artefact's header says of it, without reading its arrays.
 
@@ -175,6 +203,8 @@ def read_provenance(path: Path) -> dict:
         raise ValueError(f"its header is damaged ({type(error).__name__})") from error
     if wrong:
         raise ValueError(f"its header holds something else under {', '.join(wrong)} than this software writes")
+    if len(provenance["inputs"]) > _MAX_INPUTS:
+        raise ValueError(f"expected at most {_MAX_INPUTS} inputs, found {len(provenance['inputs']):,}")
     if path.stat().st_size != end:
         raise ValueError(f"expected {end} bytes, found {path.stat().st_size}")
     return provenance

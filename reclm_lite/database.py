@@ -10,9 +10,18 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+from .database_known import remember
+from .database_pages import EndlessError, bound_steps, has_log, require_trees
 from .errors import WorkspaceError
 from .files import is_own_file
 from .schema import SCHEMA, SCHEMA_VERSION, upgrade
+
+
+def close_database(db: sqlite3.Connection, path: Path) -> None:
+    """Close what `open_database` opened, which need not be looked at again for what was written meanwhile."""
+    db.close()
+    if not has_log(path):
+        remember(path)
 
 
 def may_write(root: Path, path: Path) -> bool:
@@ -48,16 +57,21 @@ def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
     try:
         try:
             db = _to_write(path) if may_write(root, path) else _to_read(path)
-            _require_own_objects(db, path)
+            _require_own_content(db, path, may_write=may_write(root, path))
             row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
         except sqlite3.OperationalError as error:
             if not may_write(root, path) or not _is_full(error, root):
                 raise
             no_space = True
             db = _without_space(path)
-            _require_own_objects(db, path)
+            _require_own_content(db, path, may_write=False)
             row = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
     except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:  # see `bound_steps`
+            raise WorkspaceError(
+                f"{path} is damaged (its list of tables has no end): do not use this workspace, take a copy back, or "
+                "make a new one and import the data again"
+            ) from error
         # Not the content: a full disk, a folder that may not be written, another process for long.
         raise WorkspaceError(
             f"{path} cannot be opened for work ({error}): see that the disk has space, that {root} may be written "
@@ -86,6 +100,19 @@ def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
             )
         upgrade(db, root, found)
     return db, no_space
+
+
+def _require_own_content(db: sqlite3.Connection, path: Path, *, may_write: bool) -> None:
+    """Raise WorkspaceError unless the database is of the tables of schema.py, in pages that form trees."""
+    try:
+        require_trees(db, path, may_write=may_write)
+    except EndlessError as error:
+        db.close()
+        raise WorkspaceError(
+            f"{path} is damaged (its pages hold {error}, and reading it might never end): do not use this workspace, "
+            "take a copy back, or make a new one and import the data again"
+        ) from error
+    _require_own_objects(db, path)
 
 
 def _require_own_objects(db: sqlite3.Connection, path: Path) -> None:
@@ -154,6 +181,7 @@ def _plain(sql: str) -> str:
 
 def _to_write(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=10.0)
+    bound_steps(db)
     try:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
@@ -169,23 +197,21 @@ def _to_write(path: Path) -> sqlite3.Connection:
 def _to_read(path: Path) -> sqlite3.Connection:
     """Of a folder that may not be written, such as a mount in a container: SQLite cannot keep its log there."""
     # A log of a process at work, or killed, counts too.
-    how = "mode=ro" if _has_log(path) else "immutable=1"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=10.0)
+    how = "mode=ro" if has_log(path) else "immutable=1"
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=10.0)
+    bound_steps(db)
+    return db
 
 
 def _without_space(path: Path) -> sqlite3.Connection:
     """On a full disk: SQLite cannot make its index of the log there, and keeps it in memory if nobody else may open the
     file."""
-    if not _has_log(path):
+    if not has_log(path):
         return _to_read(path)
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=10.0)
+    bound_steps(db)
     db.execute("PRAGMA locking_mode=EXCLUSIVE")
     return db
-
-
-def _has_log(path: Path) -> bool:
-    log_file = path.with_name(f"{path.name}-wal")
-    return log_file.exists() and log_file.stat().st_size > 0
 
 
 def _is_full(error: sqlite3.OperationalError, root: Path) -> bool:

@@ -50,6 +50,23 @@ def is_own_file(path: Path) -> bool:
         return False
 
 
+# Of one document (results, settings, notes) of a workspace, as JSON or text; this software writes some kilobytes.
+MAX_DOCUMENT_BYTES = 8 << 20
+
+
+def read_document(path: Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> str:
+    """A text file in UTF-8. Raises ValueError where it is larger (a file of holes takes no disk, but memory) or no
+    text, OSError where it cannot be read or is no regular file."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for
+    with open(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "expected a regular file", str(path))
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"expected at most {max_bytes:,} bytes, found more")
+    return content.decode()
+
+
 def open_to_append(path: Path) -> IO[str]:
     """`path` as text to append to. Raises WorkspaceError where it is a symbolic link, a pipe or a device."""
     require_own_path(path.parent)

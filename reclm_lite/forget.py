@@ -17,9 +17,10 @@ imported, which lies outside; and whatever a symbolic link leads to, since nothi
 summary names them.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +170,10 @@ class _Forgetting:
             for name, provenance in found.items()
         }
         of_these_users: set[str] = set()
-        for name in TopologicalSorter(depends).static_order():
+        order = _inputs_first(depends)
+        for name in sorted(found.keys() - set(order)):
+            self._delete(ws.path(name), "made of what is made of it", ws.command_for(name))
+        for name in order:
             if self._is_of_these_users(name, found, depends[name], of_these_users):
                 of_these_users.add(name)
             elif has_rows_of_users(name):
@@ -310,11 +314,25 @@ class _Forgetting:
             raise
 
 
+def _inputs_first(depends: dict[str, list[str]]) -> list[str]:
+    """The artefacts in an order in which their inputs precede them; without those that a circle of inputs precedes,
+    which no artefact of this software has: a fingerprint is made of those of the inputs."""
+    sorter = TopologicalSorter(depends)
+    with contextlib.suppress(CycleError):  # it goes on with what no circle blocks
+        sorter.prepare()
+    order: list[str] = []
+    while ready := sorter.get_ready():
+        order += ready
+        sorter.done(*ready)
+    return order
+
+
 def _has_earlier_data(ws: Workspace) -> bool:
     """Whether there is anything of people who are no longer in the data: an import says so, or an artefact has rows of
     others."""
     if ws.get_meta(LEFT_BEHIND) is not None:
         return True
+    told: dict = {}
     for folder in ARRAY_FOLDERS:
         for path in (ws.root / folder).glob("*.safetensors"):
             try:
@@ -322,7 +340,7 @@ def _has_earlier_data(ws: Workspace) -> bool:
                 if ws.has_rows_of_others(name):
                     return True
                 # An older version did not note who left, nor whose rows an artefact has.
-                if "ids" not in ws.provenance(name, made_by="") and ws.stale_inputs(name):
+                if "ids" not in ws.provenance(name, made_by="") and ws.stale_inputs(name, told):
                     return True
             except WorkspaceError:
                 return True  # damaged: nothing tells whose rows it has

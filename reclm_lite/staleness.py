@@ -1,11 +1,14 @@
 """Which artefacts are stale: an input changed since they were made, or an input of an input did."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from .artefacts import COMMITTED, INTERACTIONS, is_name
 
 # Of inputs of inputs: interactions, split, model, neighbors, profile vectors, model with profiles are six.
 _MAX_DEPTH = 20
+# Of names that an answer lists; a workspace of this software comes to some ten.
+_MAX_TOLD = 40
 
 
 class Artefacts(Protocol):
@@ -15,8 +18,6 @@ class Artefacts(Protocol):
 
     def provenance(self, name: str, *, made_by: str) -> dict: ...
 
-    def fingerprint(self, name: str) -> str | None: ...
-
     def other_ids(self, name: str, provenance: dict) -> list[str]: ...
 
     def command_for(self, name: str) -> str: ...
@@ -24,20 +25,29 @@ class Artefacts(Protocol):
     def get_meta(self, key: str) -> str | None: ...
 
 
-def staleness(
-    ws: Artefacts, name: str, above: tuple[str, ...] = (), told: dict | None = None
-) -> tuple[list[str], list[str]]:
-    """(what has changed, the artefacts to make again: inputs before what is made of them, `name` the last)
+@dataclass(frozen=True)
+class Stale:
+    """What has changed under one artefact. again: the artefacts to make again, inputs before what is made of them, the
+    artefact itself the last. Both are cut after _MAX_TOLD names."""
 
-    above: what `name` is an input of. told: answers that were found on the way, each artefact's once.
+    fingerprint: str
+    changed: list[str]
+    again: list[str]
+
+
+def staleness(ws: Artefacts, name: str, told: dict[str, Stale] | None = None, above: tuple[str, ...] = ()) -> Stale:
+    """What has changed under artefact `name`.
+
+    told: answers that were found before, each artefact's once; whoever asks for many artefacts passes one for all, so
+    that every header is read once. above: what `name` is an input of.
     """
     told = {} if told is None else told
     if name not in told:
-        told[name] = _staleness_of(ws, name, above, told)
+        told[name] = _staleness_of(ws, name, told, above)
     return told[name]
 
 
-def _staleness_of(ws: Artefacts, name: str, above: tuple[str, ...], told: dict) -> tuple[list[str], list[str]]:
+def _staleness_of(ws: Artefacts, name: str, told: dict[str, Stale], above: tuple[str, ...]) -> Stale:
     provenance = ws.provenance(name, made_by=ws.command_for(name))
     changed = [f"the list of {side}" for side in ws.other_ids(name, provenance)] if "ids" in provenance else []
     again: list[str] = []
@@ -47,8 +57,8 @@ def _staleness_of(ws: Artefacts, name: str, above: tuple[str, ...], told: dict) 
         if not is_name(key) or key in (*above, name) or len(above) > _MAX_DEPTH or not ws.has(key):
             changed.append(key)
             continue
-        deeper, first = staleness(ws, key, (*above, name), told)
-        changed += deeper if ws.fingerprint(key) == fingerprint else [key]
-        again += first
-    changed, again = list(dict.fromkeys(changed)), list(dict.fromkeys(again))
-    return changed, [*again, name] if changed else again
+        deeper = staleness(ws, key, told, (*above, name))
+        changed += deeper.changed if deeper.fingerprint == fingerprint else [key]
+        again += deeper.again
+    changed, again = list(dict.fromkeys(changed))[:_MAX_TOLD], list(dict.fromkeys(again))[:_MAX_TOLD]
+    return Stale(provenance["fingerprint"], changed, [*again, name] if changed else again)

@@ -33,6 +33,7 @@ def workspace_status(ws: Workspace) -> Status:
     w = f"-w {ws.argument}"
     stages: list[Stage] = []
     dataset = ""
+    told: dict = {}  # of every artefact once
     try:
         interactions = load_interactions(ws)
         dataset = interactions.name
@@ -42,19 +43,19 @@ def workspace_status(ws: Workspace) -> Status:
         stages.append(Stage("interactions", "ready", detail, f"reclm import FORMAT SOURCE {w}"))
     except MissingArtefactError:
         stages.append(Stage("interactions", "missing", "nothing imported", f"reclm import FORMAT SOURCE {w}"))
-    stages.append(_artefact(ws, "split", "matrices/split", f"reclm split {w}", _split_detail))
-    stages.append(_artefact(ws, "item vectors", "vectors/items", f"reclm embed items {w}", _vectors_detail))
-    stages.append(_artefact(ws, "model lightgcn", "models/lightgcn", f"reclm fit lightgcn {w}", _created))
-    stages.append(_artefact(ws, "neighbors", "matrices/neighbors", f"reclm neighbors {w}", _created))
+    stages.append(_artefact(ws, told, "split", "matrices/split", f"reclm split {w}", _split_detail))
+    stages.append(_artefact(ws, told, "item vectors", "vectors/items", f"reclm embed items {w}", _vectors_detail))
+    stages.append(_artefact(ws, told, "model lightgcn", "models/lightgcn", f"reclm fit lightgcn {w}", _created))
+    stages.append(_artefact(ws, told, "neighbors", "matrices/neighbors", f"reclm neighbors {w}", _created))
     stages.append(_profiles(ws, "user"))
-    stages.append(_profile_vectors(ws, "user"))
+    stages.append(_profile_vectors(ws, told, "user"))
     for path in sorted((ws.root / "models").glob("*.safetensors")):
         name = path.stem
         if name == "lightgcn":
             continue
         model, _, profiles = name.partition("+")
         fit = f"reclm fit {shell_word(model)} {w}" + (f" --profiles {shell_word(profiles)}" if profiles else "")
-        stages.append(_artefact(ws, f"model {name}", f"models/{name}", fit, _created))
+        stages.append(_artefact(ws, told, f"model {name}", f"models/{name}", fit, _created))
     if not any(stage.name.startswith("model lightgcn+") for stage in stages):
         fit = f"reclm fit lightgcn {w} --profiles users"
         stages.append(Stage("model with profiles", "missing", "no model uses the profiles yet", fit))
@@ -80,12 +81,12 @@ def _without_text(stage: Stage) -> Stage:
     return Stage(stage.name, "not possible", "the items have no texts", stage.command)
 
 
-def _artefact(ws: Workspace, label: str, name: str, command: str, describe) -> Stage:
+def _artefact(ws: Workspace, told: dict, label: str, name: str, command: str, describe) -> Stage:
     if not ws.has(name):
         return Stage(label, "missing", "", command)
     try:
         provenance = ws.provenance(name, made_by=command)
-        stale = ws.stale_inputs(name)
+        stale = ws.stale_inputs(name, told)
     except WorkspaceError as error:
         return Stage(label, "damaged", str(error), command)
     if stale:
@@ -115,7 +116,7 @@ def _profiles(ws: Workspace, side: str) -> Stage:
     return Stage(f"{side} profiles", "ready", detail, command)
 
 
-def _profile_vectors(ws: Workspace, side: str) -> Stage:
+def _profile_vectors(ws: Workspace, told: dict, side: str) -> Stage:
     from .profiles.profile_vectors import profile_vectors_stale
 
     name, command = f"vectors/{side}_profiles", f"reclm embed profiles -w {ws.argument}"
@@ -123,4 +124,4 @@ def _profile_vectors(ws: Workspace, side: str) -> Stage:
         return Stage(f"{side} profile vectors", "missing", "", command)
     if profile_vectors_stale(ws, side):
         return Stage(f"{side} profile vectors", "stale", "profiles changed since they were embedded", command)
-    return _artefact(ws, f"{side} profile vectors", name, command, _vectors_detail)
+    return _artefact(ws, told, f"{side} profile vectors", name, command, _vectors_detail)

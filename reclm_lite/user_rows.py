@@ -15,6 +15,8 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from .artefacts import row_bounds, whole_numbers
+
 Arrays = dict[str, np.ndarray]
 
 # The one part of an import's manifest that names users (the demo's): dropped from it.
@@ -74,18 +76,17 @@ class Taken:
         and data."""
         if indptr not in self.left:
             return
-        bounds = self.left.pop(indptr)
-        lengths = self.remaining.rows(indptr, np.diff(bounds))
-        kept = np.repeat(self.remaining.mask, np.diff(bounds))
-        self.out[indptr] = np.concatenate([[0], np.cumsum(lengths)]).astype(bounds.dtype)
+        # Checked before rows are counted: bounds of a file may name any number of entries.
+        bounds = row_bounds(self.left.pop(indptr), self.remaining.n_users, len(self.left[entries[0]]))
+        lengths = np.diff(bounds)
+        kept = np.repeat(self.remaining.mask, lengths)
+        self.out[indptr] = np.concatenate([[0], np.cumsum(lengths[self.remaining.mask])]).astype(bounds.dtype)
         for name in entries:
             self.out[name] = self._entries(name, self.left.pop(name), kept)
 
     def pairs(self, users: str, *entries: str) -> None:
         """Interactions one by one. users: int32 (n,), indices of users. entries: arrays (n,) beside it."""
-        index = self.left.pop(users)
-        if len(index) and not 0 <= index.min() <= index.max() < self.remaining.n_users:
-            raise UnknownLayout(f"{users} holds indices outside the {self.remaining.n_users} users")
+        index = whole_numbers(users, self.left.pop(users), self.remaining.n_users)
         kept = self.remaining.mask[index]
         self.out[users] = self.remaining.new_index[index[kept]].astype(index.dtype)
         for name in entries:
@@ -110,7 +111,7 @@ def remove_users(name: str, arrays: Arrays, params: dict, remaining: Remaining) 
     taken = Taken(arrays, params, remaining)
     try:
         take(taken)
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, TypeError, OverflowError) as error:
         raise UnknownLayout(f"its arrays are not those that are expected ({error!r})") from error
     if taken.left:
         raise UnknownLayout(f"this version does not know its arrays {', '.join(sorted(taken.left))}")
@@ -152,7 +153,7 @@ def _neighbors(taken: Taken) -> None:
     remaining = taken.remaining
     taken.rows("indices", "similarity", "basis")
     indices = taken.out["indices"]
-    if indices.size and not -1 <= indices.min() <= indices.max() < remaining.n_users:
+    if indices.dtype.kind != "i" or (indices.size and not -1 <= indices.min() <= indices.max() < remaining.n_users):
         raise UnknownLayout(f"indices holds indices outside the {remaining.n_users} users")
     moved = np.where(indices >= 0, remaining.new_index[indices], -1).astype(indices.dtype)
     order = np.argsort(moved < 0, axis=1, kind="stable")

@@ -32,13 +32,13 @@ from .artefacts import (
     read_provenance,
     write_arrays,
 )
-from .database import open_database
+from .database import close_database, open_database
 from .errors import MissingArtefactError, WorkspaceError, shell_word
 from .files import atomic_path
 from .forget_plan import FORGETTING, NOTHING_LEFT, carry_out, read_plan
 from .own_paths import make_folder, require_own_path
 from .schema import SCHEMA, SCHEMA_VERSION
-from .staleness import staleness
+from .staleness import Stale, staleness
 from .workspace_toml import read_toml, write_toml
 from .writer_lock import take_lock
 
@@ -123,7 +123,7 @@ class Workspace:
         return cls(root)
 
     def close(self) -> None:
-        self.db.close()
+        close_database(self.db, self.db_path)
         self._unlock()
 
     def __enter__(self) -> "Workspace":
@@ -292,7 +292,7 @@ class Workspace:
 
     def _require_same_ids(self, name: str, provenance: dict, made_by: str) -> None:
         if "ids" not in provenance:  # of an older version: its rows are known only if nothing has changed since
-            causes, _ = staleness(self, name)
+            causes = staleness(self, name).changed
             if causes:
                 raise MissingArtefactError(
                     f"{name} does not tell which users and items its rows are (an older version made it), and "
@@ -347,18 +347,20 @@ class Workspace:
             return None
         return self.provenance(name, made_by=self.command_for(name))["fingerprint"]
 
-    def stale_inputs(self, name: str) -> list[str]:
+    def stale_inputs(self, name: str, told: dict[str, Stale] | None = None) -> list[str]:
         """What has changed since artefact `name` or its inputs were made: names of artefacts, "the list of users" or
-        "the list of items". Empty if it is up to date.
+        "the list of items". Empty if it is up to date. told: what was found so far, for callers that ask for many
+        (staleness.py).
         """
-        return staleness(self, name)[0]
+        return staleness(self, name, told).changed
 
     def require_fresh(self, name: str, *, made_by: str) -> None:
         """Raise MissingArtefactError unless artefact `name` exists and neither its inputs nor theirs have changed."""
         self.provenance(name, made_by=made_by)
-        changed, again = staleness(self, name)
-        if changed:
-            commands = [f"`{self.command_for(one)}`" for one in again[:-1]] + [f"`{made_by}`"]
+        stale = staleness(self, name)
+        if stale.changed:
+            commands = [f"`{self.command_for(one)}`" for one in stale.again[:-1]] + [f"`{made_by}`"]
             raise MissingArtefactError(
-                f"{name} is stale: {', '.join(changed)} changed since it was made; run {', then '.join(commands)} again"
+                f"{name} is stale: {', '.join(stale.changed)} changed since it was made; run "
+                f"{', then '.join(commands)} again"
             )

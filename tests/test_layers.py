@@ -64,7 +64,9 @@ ALLOWED = {
     "artefacts": {"memory"},
     "printable": set(),
     "csv_cells": set(),
-    "database": {"errors", "files", "schema"},
+    "database": {"database_known", "database_pages", "errors", "files", "schema"},
+    "database_known": set(),
+    "database_pages": {"database_known"},
     "writer_lock": {"database", "errors"},
     "workspace_toml": {"errors", "files"},
     "forget_plan": {"files"},
@@ -86,7 +88,7 @@ ALLOWED = {
     # Quantizing and proving parity go through llama.cpp, which `runtime` alone loads.
     "convert": {"errors", "files", "gguf_file", "runtime", "chat_template", "__init__"},
     "data": {"artefacts", "errors", "forget_plan", "memory", "own_paths", "types", "workspace", "__init__"},
-    "text": {"assets", "errors", "files", "types", "workspace", "runtime", "probe", "data"},
+    "text": {"artefacts", "assets", "errors", "files", "types", "workspace", "runtime", "probe", "data"},
     "metrics": {"kernels"},
     "cf": {"artefacts", "errors", "files", "own_paths", "types", "memory", "workspace", "kernels", "data", "metrics"},
     "prompts": {"errors", "types", "workspace", "text", "data", "cf"},
@@ -97,7 +99,7 @@ ALLOWED = {
     "report": BASE
     | {"metrics", "data", "text", "prompts", "dialogue", "cf", "profiles", "evaluate", "kernels", "serve"},
     "status": BASE | {"data", "cf", "profiles", "evaluate"},
-    "user_rows": set(),
+    "user_rows": {"artefacts"},
     "forget_summary": {"errors", "workspace"},
     "forget_files": {"data", "errors", "forget_summary", "workspace"},
     "forget": BASE | {"data", "profiles", "user_rows", "forget_files", "forget_summary"},

@@ -17,17 +17,19 @@ import pytest
 from click.testing import CliRunner
 from profile_workspace import HashEncoder, text_of
 
-from reclm_lite.artefacts import ids_digest, read_arrays, read_provenance, write_arrays
+from reclm_lite.artefacts import ids_digest, read_arrays, read_provenance, row_bounds, whole_numbers, write_arrays
 from reclm_lite.cf.fit import fit
 from reclm_lite.cf.neighbors import neighbors
+from reclm_lite.cf.store import load
 from reclm_lite.cli import main
-from reclm_lite.data.dataset import LEFT_BEHIND, Imported, load_interactions, save_imported, user_ids
+from reclm_lite.data.dataset import LEFT_BEHIND, Imported, load_interactions, load_split, save_imported, user_ids
 from reclm_lite.data.split import run_split
 from reclm_lite.errors import InputError, WorkspaceError
-from reclm_lite.files import atomic_folder, atomic_path, lock_file
+from reclm_lite.files import MAX_DOCUMENT_BYTES, atomic_folder, atomic_path, lock_file, read_document
 from reclm_lite.forget import forget_users, of_earlier_data
 from reclm_lite.forget_plan import FORGETTING
 from reclm_lite.serve.recommend import recommend
+from reclm_lite.status import workspace_status
 from reclm_lite.text.item_vectors import embed_items
 from reclm_lite.workspace import FORGETTING, Workspace
 
@@ -349,6 +351,7 @@ def test_values_of_other_types_in_the_database_are_sentences(ws):
         ("ease", lambda arrays: arrays.update({"scorer.weights": arrays["scorer.weights"][:, :3].copy()})),
         ("ease", lambda arrays: arrays["scorer.weights"].fill(np.nan)),
         ("lightgcn", lambda arrays: arrays["fold.pool"].__iadd__(1000)),
+        ("lightgcn", lambda arrays: arrays["fold.pool"][:4].__setitem__(slice(4), [0, 2**31 - 1, -(2**31), -1])),
         ("lightgcn", lambda arrays: arrays.update({"fold.item_degree": arrays["fold.item_degree"][1:]})),
         ("lightgcn", lambda arrays: arrays.update({"user_vectors": arrays["user_vectors"].astype(np.float64)})),
         ("lightgcn", lambda arrays: arrays["user_vectors"].fill(np.inf)),
@@ -362,6 +365,54 @@ def test_arrays_that_kernels_would_follow_out_of_bounds_are_refused(ws, model, c
     write_arrays(path, arrays, {"reclm": json.dumps(ws.provenance(f"models/{model}", made_by=""))})
     told = reclm("recommend", "-w", ws.root, "--user", IDS[0], "--model", model, code=1)
     assert f"models/{model} is" in told and "unexpected" not in told
+
+
+def spoil_bounds(arrays: dict[str, np.ndarray], name: str, dtype: type) -> None:
+    """Row bounds that begin and end as they did, and point far behind the arrays between."""
+    bounds = arrays[name].astype(dtype)
+    bounds[1:-1:2] = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1 << 29
+    arrays[name] = bounds
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.uint32, np.int64])
+@pytest.mark.parametrize(
+    ("artefact", "array"),
+    [
+        ("matrices/split", "train_indptr"),
+        ("matrices/split", "valid_indptr"),
+        ("matrices/split", "test_indptr"),
+        ("matrices/split", "unseen_indptr"),
+        ("models/ease", "histories.indptr"),
+        ("models/itemknn", "scorer.indptr"),
+    ],
+)
+def test_row_bounds_that_do_not_ascend_are_refused_and_forgotten_whatever_their_type(ws, artefact, array, dtype):
+    for model in ("ease", "itemknn"):
+        fit(ws, model)
+    path = ws.path(artefact)
+    arrays = dict(read_arrays(path))
+    spoil_bounds(arrays, array, dtype)
+    write_arrays(path, arrays, {"reclm": json.dumps(ws.provenance(artefact, made_by=""))})
+    with pytest.raises(WorkspaceError, match=f"{artefact} is damaged"):
+        load_split(ws) if artefact == "matrices/split" else load(ws, artefact)
+    if array != "scorer.indptr":  # of items alone
+        assert artefact in [deleted.path.removesuffix(".safetensors") for deleted in forget_users(ws, [IDS[3]]).deleted]
+
+
+def test_row_bounds_and_numbers_of_a_file_are_compared_without_wrapping():
+    near_end, top = np.iinfo(np.int64).max, np.iinfo(np.uint64).max
+    for bounds in (
+        np.array([0, near_end, -near_end - 1, -1, 3], np.int64),
+        np.array([0, top, 1, 2, 3], np.uint64),
+        np.array([0, 2, 1, 2, 3], np.uint8),
+        np.array([0.0, 1, 2, 3, 3]),
+    ):
+        with pytest.raises(ValueError, match="row bounds of 4 rows"):
+            row_bounds(bounds, 4, 3)
+    assert row_bounds(np.array([0, 1, 1, 2, 3], np.uint8), 4, 3).dtype == np.int64
+    with pytest.raises(ValueError, match="whole numbers from 0 to 9"):
+        whole_numbers("items", np.array([1, top], np.uint64), 10)
+    assert whole_numbers("items", np.array([1, 9], np.uint64), 10).dtype == np.int32
 
 
 @pytest.mark.parametrize("name", ["vectors/items", "vectors/user_profiles"])
@@ -429,7 +480,70 @@ def test_artefacts_that_name_one_another_by_the_dozen_are_walked_once_each(ws):
     read, provenance = [], ws.provenance
     ws.provenance = lambda name, **options: read.append(name) or provenance(name, **options)
     assert ws.stale_inputs("models/l0a") == []
-    assert len(read) < 200
+    assert len(read) == 31
+    read.clear()
+    told = {}
+    for name in [f"models/l{layer}{side}" for layer in range(16) for side in "ab"]:
+        ws.stale_inputs(name, told)
+    assert len(read) == 32
+
+
+def header_alone(ws: Workspace, name: str, inputs: dict[str, str]) -> None:
+    """An artefact without arrays, whose fingerprint is its name."""
+    provenance = {"fingerprint": name, "inputs": inputs, "params": {}, "created": "2026-01-01T00:00:00+00:00"}
+    write_arrays(ws.path(name), {}, {"reclm": json.dumps(provenance)})
+
+
+def test_models_that_all_name_each_other_are_read_once_each_by_info(ws):
+    names = [f"models/m{n}" for n in range(60)]
+    for name in names:
+        header_alone(ws, name, {other: other for other in names if other != name})
+    read, provenance = [], ws.provenance
+    ws.provenance = lambda name, **options: read.append(name) or provenance(name, **options)
+    assert len(workspace_status(ws).stages) > 60
+    assert len(read) < 4 * len(names)
+
+
+def test_an_artefact_of_too_many_inputs_is_none(ws):
+    header_alone(ws, "models/m", {f"models/m{n}": "x" for n in range(65)})
+    with pytest.raises(WorkspaceError, match="expected at most 64 inputs, found 65"):
+        ws.provenance("models/m", made_by="")
+
+
+@pytest.mark.parametrize("inputs", [{"a": "b", "b": "a"}, {"a": "a"}, {"a": "b", "b": "c", "c": "b"}])
+def test_who_is_in_models_that_name_each_other_is_forgotten_and_the_models_are_deleted(ws, inputs):
+    for name, of in inputs.items():
+        header_alone(ws, f"models/{name}", {f"models/{of}": f"models/{of}"})
+    told = reclm("forget", IDS[3], "-w", ws.root, "--yes")
+    assert IDS[3] not in user_ids(ws) and "made of what is made of it" in told
+    assert not any(ws.has(f"models/{name}") for name in inputs) and ws.has("models/lightgcn")
+
+
+def test_results_of_holes_or_in_a_pipe_are_left_out_of_the_report(ws):
+    """A file of holes takes no disk; reading it whole took twice its size in memory."""
+    path = ws.root / "reports" / "quant" / "quant.json"
+    path.parent.mkdir()
+    with open(path, "wb") as file:
+        file.truncate(MAX_DOCUMENT_BYTES + 1)
+    reclm("report", "-w", ws.root)
+    with pytest.raises(ValueError, match="expected at most 8,388,608 bytes"):
+        read_document(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="regular file"):
+        read_document(path)
+
+
+@pytest.mark.parametrize(
+    "detail",
+    ["[]", "7", "{", '{"seconds": 1}', '{"source": 5, "seconds": "x"}', '{"seconds": 1e999, "source": ""}', "[" * 5000],
+)
+def test_a_job_that_tells_something_else_is_left_out_of_the_report(ws, detail):
+    with ws.db:
+        ws.db.execute(
+            "INSERT INTO jobs (kind, state, started, detail) VALUES ('profile users', 'done', '', ?)", (detail,)
+        )
+    assert "unexpected" not in reclm("report", "-w", ws.root)
 
 
 def test_a_device_gets_what_was_written_and_stays_a_device(tmp_path):
@@ -676,3 +790,28 @@ def test_a_full_disk_does_not_hinder_info_and_recommend(ws, full, has_log):
     with Workspace.open(root) as opened:
         title = opened.db.execute("SELECT title FROM items WHERE item_idx=0").fetchone()[0]
     assert (title == "A new title") == has_log
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a." * 40 + "b = 1",
+        "a . " * 40 + "b = 1",
+        '"a\\"".' * 40 + "b = 1",
+        "'a'." * 40 + "b = 1",
+        "[" + "a." * 40 + "b]",
+        "c = {" + "a." * 40 + "b = 1}",
+        "c = " + "[" * 40 + "]" * 40,
+    ],
+)
+def test_a_configuration_of_deep_keys_is_a_sentence(ws, line):
+    """tomllib takes time and memory by the square of a key's parts: 40 kB took 27 s and 7 GB."""
+    ws.toml_path.write_text(f"[data]\n{line}\n")
+    with pytest.raises(WorkspaceError, match="expected .*at most 32"):
+        ws.config  # noqa: B018
+
+
+def test_a_configuration_with_dots_in_texts_is_read(ws):
+    text = "1.2.3 www.a-shop.example.com/a.b.c " * 50
+    ws.set_config("data", {"name": text, "manifest": {"of": [{"x.y": text}] * 40}})
+    assert ws.config["data"]["name"] == text

@@ -239,7 +239,8 @@ def _number(numbers: Mapping[str, Any], name: str) -> Any:
 
 
 def _ascending(pool: np.ndarray, n_items: int) -> np.ndarray:
-    if len(pool) and not (pool[0] >= 0 and pool[-1] < n_items and (np.diff(pool) > 0).all()):
+    # Compared, not subtracted: differences wrap.
+    if len(pool) and not (pool.min() >= 0 and pool.max() < n_items and (pool[1:] > pool[:-1]).all()):
         raise ValueError(f"pool: expected ascending numbers from 0 to {n_items - 1}")
     return pool
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
-from ..artefacts import COMMITTED, INTERACTIONS
+from ..artefacts import COMMITTED, INTERACTIONS, row_bounds, whole_numbers
 from ..errors import MissingArtefactError, WorkspaceError
 from ..types import ItemText
 from ..workspace import REPLACEMENTS, Workspace
@@ -83,6 +83,7 @@ class Split:
 
 
 _PARTS = ("train", "valid", "test", "unseen")
+_CANDIDATES = ("full_candidates", "unseen_candidates")
 
 
 def save_split(ws: Workspace, split: Split, *, inputs: dict[str, str]) -> str:
@@ -113,40 +114,27 @@ def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
             raise ValueError(f"expected {count_ids(ws)} users and items, found {shape}")
         for part in _PARTS:
             parts[part] = csr_of(artefact.arrays[f"{part}_indptr"], artefact.arrays[f"{part}_indices"], shape)
-        for candidates in ("full_candidates", "unseen_candidates"):
-            _check_indices(candidates, artefact.arrays[candidates], shape[1])
+        candidates = {name: _candidates(name, artefact.arrays[name], shape[1]) for name in _CANDIDATES}
     except (KeyError, ValueError, TypeError) as error:
         raise WorkspaceError(f"matrices/split is damaged ({error}): make it again with `{made_by}`") from error
-    return Split(
-        **parts,
-        full_candidates=artefact.arrays["full_candidates"],
-        unseen_candidates=artefact.arrays["unseen_candidates"],
-        fingerprint=artefact.fingerprint,
-        params=artefact.params,
-    )
+    return Split(**parts, **candidates, fingerprint=artefact.fingerprint, params=artefact.params)
 
 
 def csr_of(
     indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int], data: np.ndarray | None = None
 ) -> sp.csr_matrix:
     """CSR of `data`, or of ones (float32), from arrays of a file. Raises ValueError unless they are one of `shape`."""
-    _check_indices("indices", indices, shape[1])
-    if indptr.dtype.kind not in "iu" or indptr.shape != (shape[0] + 1,) or indptr[0] != 0 or indptr[-1] != len(indices):
-        raise ValueError(
-            f"expected row bounds of {shape[0]} rows and {len(indices)} entries, found shape {indptr.shape}"
-        )
-    if (np.diff(indptr) < 0).any():
-        raise ValueError("expected row bounds that ascend")
+    indices = whole_numbers("indices", indices, shape[1])
+    indptr = row_bounds(indptr, shape[0], len(indices))
     return sp.csr_matrix((np.ones(len(indices), np.float32) if data is None else data, indices, indptr), shape=shape)
 
 
-def _check_indices(name: str, indices: np.ndarray, n: int) -> None:
-    if (
-        indices.ndim != 1
-        or indices.dtype.kind not in "iu"
-        or (indices.size and not 0 <= indices.min() <= indices.max() < n)
-    ):
-        raise ValueError(f"{name}: expected whole numbers from 0 to {n - 1}")
+def _candidates(name: str, array: np.ndarray, n_items: int) -> np.ndarray:
+    """`whole_numbers`, each once and ascending: ranking looks items up among them by bisection."""
+    array = whole_numbers(name, array, n_items)
+    if (array[1:] <= array[:-1]).any():
+        raise ValueError(f"{name}: expected numbers that ascend")
+    return array
 
 
 _NAME, _NEXT = INTERACTIONS, f"{INTERACTIONS}-next"
@@ -273,30 +261,30 @@ def load_interactions(ws: Workspace) -> Interactions:
     n_users, n_items = count_ids(ws)
     get = artefact.arrays.get
     try:
-        _check_indices("users", artefact.arrays["users"], n_users)
-        _check_indices("items", artefact.arrays["items"], n_items)
-        for name in ("items", "timestamps", "ratings", "given"):
-            if get(name) is not None and get(name).shape != artefact.arrays["users"].shape:
+        users = whole_numbers("users", artefact.arrays["users"], n_users)
+        items = whole_numbers("items", artefact.arrays["items"], n_items)
+        kinds = {"timestamps": np.int64, "ratings": np.float32, "given": np.uint8}
+        columns = {name: get(name) for name in kinds}
+        for name, values in {"items": items, **columns}.items():
+            if values is not None and values.shape != users.shape:
                 raise ValueError(f"{name}: expected an entry for each interaction")
-        for name in ("full_candidates", "unseen_candidates"):
-            if get(name) is not None:
-                _check_indices(name, get(name), n_items)
+        for name, dtype in kinds.items():
+            if columns[name] is not None and columns[name].dtype != dtype:
+                raise ValueError(f"{name}: expected {np.dtype(dtype)}, found {columns[name].dtype}")
+        for name in _CANDIDATES:
+            columns[name] = None if get(name) is None else whole_numbers(name, get(name), n_items)
     except (KeyError, ValueError) as error:
         raise WorkspaceError(f"{_NAME} is damaged ({error}): run `{made_by}` again") from error
     manifest = {key: value for key, value in artefact.params.items() if key != "name"}
     return Interactions(
         n_users,
         n_items,
-        get("users"),
-        get("items"),
-        get("timestamps"),
-        get("ratings"),
-        get("given"),
-        get("full_candidates"),
-        get("unseen_candidates"),
-        str(artefact.params.get("name", "")),
-        artefact.fingerprint,
-        manifest,
+        users,
+        items,
+        **columns,
+        name=str(artefact.params.get("name", "")),
+        fingerprint=artefact.fingerprint,
+        manifest=manifest,
     )
 
 

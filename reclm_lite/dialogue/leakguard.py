@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from ..data.dataset import Split, item_ids, item_texts, load_split, user_ids
 from ..errors import LeakError, MissingArtefactError
 from ..prompts.entries import clean
+from ..text.bounds import bounded_item
 from ..types import ItemText
 from ..workspace import Workspace
 
@@ -148,23 +149,41 @@ class Quotes:
 
     def __init__(self, ws: Workspace):
         split = load_split(ws)
-        self.texts: list[ItemText] = item_texts(ws)
+        self.texts: list[ItemText] = [bounded_item(text) for text in item_texts(ws)]  # as prompts read them
         self.train, self.held_out = split.train.tocsr(), (split.valid + split.test + split.unseen).tocsr()
+        self._fields: dict[int, tuple[str, ...]] = {}
+        self._titles: dict[int, str] = {}
 
     def of_held_out(self, side: str, idx: int, phrases: Iterable[str]) -> str:
         """The title that is quoted, or an empty text. Items have nothing held out that their profile could quote."""
         if side != "user":
             return ""
-        own = [self.texts[item] for item in self.train.indices[self.train.indptr[idx] : self.train.indptr[idx + 1]]]
-        known = " ".join(
-            _plain(part) for text in own for part in (text.title, text.category, text.subcategory, text.description)
-        )
-        for item in self.held_out.indices[self.held_out.indptr[idx] : self.held_out.indptr[idx + 1]]:
-            title = _plain(clean(self.texts[item].title))
-            for phrase in map(_plain, phrases):
+        own = self.train.indices[self.train.indptr[idx] : self.train.indptr[idx + 1]].tolist()
+        plain, known = list(map(_plain, phrases)), {}
+
+        def is_known(quoted: str) -> bool:
+            if quoted not in known:
+                known[quoted] = any(quoted in field for item in own for field in self._fields_of(item))
+            return known[quoted]
+
+        for item in self.held_out.indices[self.held_out.indptr[idx] : self.held_out.indptr[idx + 1]].tolist():
+            title = self._title_of(item)
+            for phrase in plain:
                 is_quotation = (phrase.count(" ") >= 4 and phrase in title) or (
                     title.count(" ") >= 3 and title in phrase
                 )
-                if is_quotation and phrase not in known and title not in known:
+                if is_quotation and not is_known(phrase) and not is_known(title):
                     return self.texts[item].title
         return ""
+
+    def _fields_of(self, item: int) -> tuple[str, ...]:
+        if item not in self._fields:
+            text = self.texts[item]
+            fields = (text.title, text.category, text.subcategory, text.description)
+            self._fields[item] = tuple(map(_plain, fields))
+        return self._fields[item]
+
+    def _title_of(self, item: int) -> str:
+        if item not in self._titles:
+            self._titles[item] = _plain(clean(self.texts[item].title))
+        return self._titles[item]

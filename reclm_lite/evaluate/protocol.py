@@ -112,13 +112,13 @@ def evaluate_workspace(
     """
     split = load_split(ws)
     models = baselines(split.known())
-    stale = []
+    stale, told = [], {}
     for model, profiles in fitted_models(ws):
         if model in ("random", "popularity"):
             continue
         name = artefact_name(model, profiles)
         try:
-            changed = ws.stale_inputs(name)
+            changed = ws.stale_inputs(name, told)
             reason = (
                 f"{', '.join(changed)} changed since it was fitted: run `{fit_command(ws, model, profiles)}`"
                 if changed

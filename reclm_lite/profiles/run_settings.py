@@ -7,9 +7,11 @@ from ..workspace import Workspace
 from . import store
 from .sampling import Sampling
 from .sources import RULES, SourceSettings
+from .stored_settings import check_stored
 
 RETRY_TEMPERATURE = 0.7
 REUSE = ("history", "prompt")
+MAX_RETRIES = 1000  # each is a setting in a list; the command line takes ten
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class RunSettings:
             raise InputError(f"expected reuse {' or '.join(map(repr, REUSE))}, found {self.reuse!r}")
         if self.n_retries < 0:
             raise InputError(f"expected 0 retries or more, found {self.n_retries}")
+        if self.n_retries > MAX_RETRIES:
+            raise InputError(f"expected at most {MAX_RETRIES} retries, found {self.n_retries}")
 
     def tries(self) -> list[Sampling]:
         """The first way to choose tokens, then those of the retries."""
@@ -60,10 +64,12 @@ def settings_of_last(ws: Workspace, side: str) -> tuple[SourceSettings, RunSetti
     if detail is None or "settings" not in detail:
         return None
     try:
-        run = detail["settings"]["run"]
+        run, source = detail["settings"]["run"], detail["settings"]["source"]
+        for part in (source, run, run["sampling"]):
+            check_stored(part)
         run["sampling"], run["deadline_seconds"] = Sampling(**run["sampling"]), None
-        return SourceSettings(**detail["settings"]["source"]), RunSettings(**run)
-    except (KeyError, TypeError) as error:  # of another version, or damaged
+        return SourceSettings(**source), RunSettings(**run)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:  # of another version, or damaged
         raise WorkspaceError(
             f"the settings of the last run of {side} in {ws.root} cannot be read ({error}): start one with its "
             "options, without --resume"

@@ -200,13 +200,13 @@ def _coverage(recommender: Recommender, lengths: np.ndarray) -> tuple[int, int]:
 
 
 def _artefacts(ws: Workspace) -> list[ArtefactLine]:
-    lines = []
+    lines, told = [], {}
     for folder in ("matrices", "vectors", "models"):
         for path in sorted((ws.root / folder).glob("*.safetensors")):
             name = f"{folder}/{path.name.removesuffix('.safetensors')}"
             try:
                 provenance = ws.provenance(name, made_by=ws.command_for(name))
-                stale = ws.stale_inputs(name)
+                stale = ws.stale_inputs(name, told)
             except ReclmError as error:
                 log.warning("%s is left out of the report: %s", name, error)
                 continue
@@ -223,18 +223,22 @@ def _artefacts(ws: Workspace) -> list[ArtefactLine]:
     return lines
 
 
+_OF_JOB = ("source", "n_generated", "seconds", "profiles_per_s", "ended_by")
+
+
+def _is_figure(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1e12
+
+
 def _generations(ws: Workspace) -> list[GenerationLine]:
     found = []
     for side in ("users", "items"):
-        job = last_job(ws, job_kind(side))
-        if job is not None and "seconds" in job:
-            found.append(
-                GenerationLine(
-                    side,
-                    job["source"].split(",")[0],
-                    *(job[name] for name in ("n_generated", "seconds", "profiles_per_s", "ended_by")),
-                )
-            )
+        job = last_job(ws, job_kind(side)) or {}
+        source, *figures, ended_by = (job.get(name) for name in _OF_JOB)
+        if isinstance(source, str) and isinstance(ended_by, str) and all(map(_is_figure, figures)):
+            found.append(GenerationLine(side, source.split(",")[0], *figures, ended_by))
+        elif "seconds" in job:
+            log.warning("the last run of %s is left out of the report: the workspace tells something else of it", side)
     return found
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WorkspaceError
+from ..files import read_document
 from ..own_paths import require_own_path
 from .plots import WIDTH, Dot, dot_plot, key, marker, nice_ticks, svg, text, tick_text
 
@@ -46,7 +47,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
     try:
         require_own_path(path)
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        document = json.loads(read_document(path), parse_constant=refuse)
         section(document)
         settings, choice = document["settings"], document["choice"]
         if not all(isinstance(text, str) for text in (settings["model"], settings["backbone"], choice["sentence"])):

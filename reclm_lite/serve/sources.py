@@ -48,13 +48,13 @@ def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False
             )
         fitted = load(ws, model, profiles, fresh=not allow_stale)
         return fitted, f"Ranked by {wanted}, as asked.{_staleness(ws, (model, profiles))}"
-    fresh, stale, damaged = [], [], []
+    fresh, stale, damaged, told = [], [], [], {}
     scores: dict[tuple[str, str], float | None] = {}
     for pair in stored:
         if pair[0] == "random":
             continue
         try:
-            (stale if ws.stale_inputs(f"models/{model_name(*pair)}") else fresh).append(pair)
+            (stale if ws.stale_inputs(f"models/{model_name(*pair)}", told) else fresh).append(pair)
             scores[pair] = validation_score(ws, *pair)
         except WorkspaceError as error:
             damaged.append(pair)

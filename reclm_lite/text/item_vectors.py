@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..artefacts import checked
 from ..data.dataset import item_texts
 from ..errors import ModelError, WorkspaceError
 from ..workspace import Workspace
@@ -159,15 +160,15 @@ def earlier_arrays(ws: Workspace, name: str, encoder: Encoder) -> dict[str, np.n
     except WorkspaceError as error:
         log.warning("%s; it is made anew now", error)
         return None
-    same = artefact.params.get("encoder") == plain(encoder.identity)
-    arrays = artefact.arrays
-    if (
-        not same
-        or not {"text_hash", "vectors"} <= arrays.keys()
-        or arrays["vectors"].shape != (len(arrays["text_hash"]), encoder.dim)
-    ):
+    if artefact.params.get("encoder") != plain(encoder.identity):
         return None
-    return arrays
+    try:
+        vectors = checked(artefact.arrays, "vectors", np.float32, None, encoder.dim)
+        checked(artefact.arrays, "text_hash", np.uint64, len(vectors))
+    except ValueError as error:
+        log.warning("%s is damaged (%s); it is made anew now", name, error)
+        return None
+    return artefact.arrays
 
 
 def plain(value: object) -> object:

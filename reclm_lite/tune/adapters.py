@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..files import read_document
 from .base import Base
 
 NOTE = "reclm.json"
@@ -145,10 +146,10 @@ def save_adapter(base: Base, name: str, folder: Path, **note: Any) -> None:
 def read_note(folder: Path) -> dict[str, Any]:
     """What `save_adapter` noted, or nothing where the adapter is of another make."""
     try:
-        found = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        found = json.loads(read_document(folder / NOTE))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"expected a note of this project in {folder / NOTE}, found: {error}; remove the file, or tune anew"
         ) from error

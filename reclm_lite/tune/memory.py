@@ -67,6 +67,9 @@ class Need:
         )
 
 
+_MAX_HEADER_BYTES = 100 << 20  # as safetensors itself allows
+
+
 def count_parameters(folder: Path) -> int:
     """Of a checkpoint, by the headers of its safetensors files."""
     total = 0
@@ -74,9 +77,9 @@ def count_parameters(folder: Path) -> int:
         try:
             with path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(size)) if size < path.stat().st_size else None
+                header = json.loads(file.read(size)) if size < min(path.stat().st_size, _MAX_HEADER_BYTES) else None
             total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(
                 f"transformers cannot load {folder} as a causal model: {path.name} has no header of safetensors; copy "
                 "it again, or check --base"

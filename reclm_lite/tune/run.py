@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError, shell_word
-from ..files import atomic_folder, atomic_path, lock_file, open_to_append
+from ..files import MAX_DOCUMENT_BYTES, atomic_folder, atomic_path, lock_file, open_to_append, read_document
 from ..own_paths import make_folder, require_own_path, require_own_tree
 from .parallel import Group
 
@@ -40,6 +40,7 @@ _OWN = (
 )
 _LOCK = ".lock"
 _KEPT = 2
+_MAX_LOG_BYTES = 256 << 20  # of metrics or samples: a line for each step that is told of
 _SHOWN = 4  # settings that differ, in a message
 
 
@@ -169,7 +170,7 @@ class Run:
         self.group.barrier()
 
     def _tidy(self, top: Path) -> None:
-        best = (top / "best").read_text() if (top / "best").is_file() else ""
+        best = _text_of(top / "best") if (top / "best").is_file() else ""
         old = [path for path in sorted(top.glob("step-*"))[:-_KEPT] if path.name != best]
         for path in (*old, *top.glob(".step-*")):  # the latter: what a kill left of one
             shutil.rmtree(path)
@@ -188,14 +189,14 @@ class Run:
     def best(self) -> Checkpoint | None:
         """The checkpoint that was marked best, or None where none is marked or the marked one is gone."""
         mark = self.folder / CHECKPOINTS / "best"
-        name = mark.read_text(encoding="utf-8").strip() if mark.is_file() else ""
+        name = _text_of(mark).strip() if mark.is_file() else ""
         return _load(mark.with_name(name)) if name and mark.with_name(name).is_dir() else None
 
     def _cut(self, step: int) -> None:
         for name in (METRICS, "samples.jsonl"):
             path = self.folder / name
             if path.is_file():
-                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                lines = _text_of(path, _MAX_LOG_BYTES).splitlines(keepends=True)
                 kept = [line for line in lines if _step_of(line) <= step]
                 if len(kept) < len(lines):
                     _write(path, "".join(kept))
@@ -227,14 +228,23 @@ class Run:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics."""
     path = Path(folder) / METRICS
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return [json.loads(line) for line in _text_of(path, _MAX_LOG_BYTES).splitlines()] if path.is_file() else []
+
+
+def _text_of(path: Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> str:
+    try:
+        return read_document(path, max_bytes)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"expected a file of a run in {path}, found: {error}; remove it, or begin again with --fresh"
+        ) from error
 
 
 def _step_of(line: str) -> float:
     """The step of a line of metrics; endless where a kill, or somebody, left it broken, so that it is cut off."""
     try:
         return float(json.loads(line).get("step", 0)) if line.endswith("\n") else math.inf
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return math.inf
 
 
@@ -243,9 +253,9 @@ def _load(folder: Path) -> Checkpoint:
     from safetensors.torch import load_file
 
     try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        state = json.loads(read_document(folder / "state.json"))
         return Checkpoint(state.pop("step"), load_file(folder / "tensors.safetensors"), state, folder)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(
             f"expected a checkpoint in {folder}, found one that cannot be read ({error}); remove it, and the run goes "
             "on from the one before"
@@ -272,10 +282,10 @@ def _compare(found: dict[str, Any], about: dict[str, Any], folder: Path) -> None
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_document(path))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"expected the settings of a run in {path}, found: {error}; give another --out, or --fresh"
         ) from error

@@ -13,7 +13,7 @@ import torch
 
 from ..dialogue.records import SFT, read_dialogues
 from ..errors import InputError
-from ..files import atomic_folder, file_sha256
+from ..files import atomic_folder, file_sha256, read_document
 from ..own_paths import make_folder, require_own_tree
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
@@ -120,6 +120,15 @@ def make_base(folder: Path, texts: Iterable[str], settings: ScratchSettings = Sc
     return folder
 
 
+def _about(note: Path) -> object:
+    try:
+        return json.loads(read_document(note))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"expected a note of this project in {note}, found: {error}; remove its folder, or give another --out"
+        ) from error
+
+
 def base_for(dialogues: Path, folder: Path, settings: ScratchSettings, *, fresh: bool = False) -> bool:
     """Have a base in `folder`, its tokenizer trained on a file of SFT dialogues; whether it was made now.
 
@@ -131,7 +140,7 @@ def base_for(dialogues: Path, folder: Path, settings: ScratchSettings, *, fresh:
         folder / NOTE,
         {**asdict(settings), "dialogues_sha256": file_sha256(dialogues) if dialogues.is_file() else ""},
     )
-    found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
+    found = _about(note) if note.is_file() else None
     if found == about:
         return False
     if folder.exists() and (found is None or not fresh):

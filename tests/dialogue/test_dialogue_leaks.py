@@ -11,6 +11,7 @@ from profile_workspace import FakeEngine, matrix, text_of
 
 from reclm_lite.cf.neighbors import Finder
 from reclm_lite.data.dataset import Split
+from reclm_lite.dialogue import leakguard
 from reclm_lite.dialogue.build import BuildSettings, build, default_path
 from reclm_lite.dialogue.leakguard import LeakGuard, Quotes
 from reclm_lite.dialogue.records import KINDS, PREFERENCE, SFT, read_dialogues
@@ -23,6 +24,7 @@ from reclm_lite.profiles.sources import SourceSettings, open_source
 from reclm_lite.profiles.sources.rules import RulesTeacher
 from reclm_lite.profiles.store import set_profile
 from reclm_lite.prompts.inputs import load_inputs
+from reclm_lite.text.bounds import MAX_FIELD_CHARS
 
 HELD = [("valid", 0, VALID[0][0], "validation"), ("test", 1, TEST[1][0], "test part")]
 PROFILE = "User identity: a fan, b fan, c fan; User interests: x, y z, w"
@@ -195,6 +197,18 @@ def test_a_profile_that_quotes_what_is_held_out_is_left_out_and_counted(ws):
         and not quotes.of_held_out("user", 4, [title])
         and not quotes.of_held_out("item", 0, [title])
     )
+
+
+def test_texts_are_read_as_far_as_prompts_read_them_and_each_item_once(ws, monkeypatch):
+    with ws.db:
+        ws.db.execute("UPDATE items SET description=?", ("words of a long text " * 50_000,))
+    quotes, title = Quotes(ws), text_of(VALID[0][0]).title
+    read, plain = [], leakguard._plain
+    monkeypatch.setattr(leakguard, "_plain", lambda text: read.append(len(text)) or plain(text))
+    for _ in range(3):
+        quotes.of_held_out("user", 0, [title])
+    assert max(read) <= MAX_FIELD_CHARS
+    assert sum(length > 1000 for length in read) <= len(TRAIN[0])
 
 
 def test_targets_from_a_file_are_taken_for_those_it_names_and_longer_ones_cut(ws, tmp_path):

@@ -2,18 +2,22 @@
 
 import re
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from profile_workspace import FakeEngine, make_workspace, profile
 from tiny_llama import write_tiny_llama
 
+from reclm_lite.errors import WorkspaceError
 from reclm_lite.profiles import store
 from reclm_lite.profiles.answers import StopSignal
+from reclm_lite.profiles.generate import job_kind
 from reclm_lite.profiles.run_progress import Observer
 from reclm_lite.profiles.run_settings import RunSettings, settings_of_last
 from reclm_lite.profiles.sampling import Sampling
 from reclm_lite.profiles.scheduler import Engine, GenerationResult
+from reclm_lite.profiles.sources import SourceSettings
 from reclm_lite.profiles.sources import gguf as gguf_source
 
 N_PROMPTS = 300
@@ -152,3 +156,38 @@ def test_settings_of_a_run_come_back_as_they_were(ws, gguf, monkeypatch):
     source, run = settings_of_last(ws, "users")
     assert (source.n_slots, source.n_threads) == (3, 1)
     assert run == RunSettings(sampling=Sampling(0.5, 7, 9, guided=True), **options)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [
+        ("run", {"n_retries": 30_000_000}),
+        ("run", {"n_retries": True}),
+        ("run", {"n_retries": None}),
+        ("run", {"limit": -1}),
+        ("run", {"limit": "all"}),
+        ("run", {"fresh": 1}),
+        ("run", {"reuse": ["history"]}),
+        ("run", {"sampling": 7}),
+        ("run", {"sampling": {"temperature": float("nan")}}),
+        ("run", {"sampling": {"seed": 10**400}}),
+        ("run", {"fresh_after": 2**70}),
+        ("source", {"n_slots": 1_000_000}),
+        ("source", {"n_ctx": 2**40}),
+        ("source", {"max_new_tokens": 10**9}),
+        ("source", {"timeout_seconds": 1e300}),
+        ("source", {"requests_per_minute": 1e-300}),
+        ("source", {"model": "x" * 5000}),
+        ("source", {"endpoint": 5}),
+        ("source", []),
+    ],
+)
+def test_settings_of_a_stored_run_are_within_what_the_command_line_takes(ws, part, settings):
+    stored = {"run": asdict(RunSettings()), "source": asdict(SourceSettings())}
+    if isinstance(settings, dict):
+        stored[part] |= settings
+    else:
+        stored[part] = settings
+    store.start_job(ws, job_kind("user"), {"settings": stored})
+    with pytest.raises(WorkspaceError, match="start one with its options, without --resume"):
+        settings_of_last(ws, "user")

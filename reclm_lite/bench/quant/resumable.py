@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, WorkspaceError
-from ...files import atomic_path, lock_file
+from ...files import atomic_path, lock_file, read_document
 from ...own_paths import make_folder, require_own_tree
 from ...profiles.eta import format_duration
 from ...profiles.run_progress import Observer
 
 Say = Callable[[str], None]
+
+_MAX_STATE_BYTES = 64 << 20  # rows of a measurement by user and seed
 
 
 def digest(*parts: Any) -> str:
@@ -72,11 +74,11 @@ class State:
         if not path.is_file():
             return None
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = json.loads(read_document(path, _MAX_STATE_BYTES))
             if kept["made_of"] == json.loads(json.dumps(made_of)):
                 return kept["value"]
             found = "one of something else"
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             found = f"{type(error).__name__}"
         raise InputError(
             f"expected a measurement as JSON in {path}, found {found}; delete that file and run the command again"

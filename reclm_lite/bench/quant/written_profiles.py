@@ -15,7 +15,7 @@ import numpy as np
 
 from ...data.dataset import Split, load_split, user_ids
 from ...errors import InputError
-from ...files import atomic_folder
+from ...files import atomic_folder, read_document
 from ...profiles import store
 from ...profiles.calibration_texts import sample_prompts
 from ...profiles.generate import run_profiles
@@ -71,6 +71,13 @@ def draw_prompts(
     return prompts, [tokens[prompt] for prompt in prompts], rest if len(rest) >= MIN_UNITS else prompts
 
 
+def _is_text(path: Path, expected: str) -> bool:
+    try:
+        return read_document(path) == expected
+    except (OSError, ValueError):
+        return False
+
+
 def open_copy(root: Path, target: Path) -> Workspace:
     """The copy of the workspace `root` at `target`, up to date and without profiles of its own."""
     with Workspace.open(root) as ws:
@@ -79,7 +86,7 @@ def open_copy(root: Path, target: Path) -> Workspace:
         load_inputs(ws)  # refuses stale neighbors and names the command that updates them
         made_of = json.dumps({name: ws.fingerprint(name) for name in _MADE_OF}, sort_keys=True)
     note = target / _NOTE
-    if not note.is_file() or note.read_text(encoding="utf-8") != made_of:
+    if not _is_text(note, made_of):
         shutil.rmtree(target, ignore_errors=True)
         with atomic_folder(target) as partial:
             scratch_copy(root, partial)
