@@ -306,7 +306,7 @@ def _compare(found: dict[str, Any], about: dict[str, Any], folder: Path) -> None
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise InputError(
