@@ -169,15 +169,15 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and all in it, where there is one; of a symbolic link, the link alone.
+    """Remove a folder and all in it, or what else has its name; of a symbolic link, the link alone.
 
     Raises WorkspaceError where it lies in a workspace behind a link.
     """
     require_own_path(folder.parent)
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
+    if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)
+    else:  # rmtree would wait for a pipe
+        folder.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

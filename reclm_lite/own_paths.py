@@ -49,7 +49,7 @@ def require_own_tree(path: Path) -> None:
         one = left.pop()
         try:
             mode = one.lstat().st_mode
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         if stat.S_ISDIR(mode):
             left += one.iterdir()

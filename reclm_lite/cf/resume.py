@@ -10,14 +10,13 @@ other settings or other inputs does not go on from it.
 import contextlib
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import ReclmError, WorkspaceError
-from ..files import atomic_path, is_own_file
-from ..own_paths import make_folder, require_own_path
+from ..files import atomic_path, is_own_file, remove_folder
+from ..own_paths import make_folder
 from ..workspace import Workspace
 from .names import artefact_name
 
@@ -38,14 +37,13 @@ def checkpoint_folder(
     folder = ws.root / "models" / f".{Path(artefact_name(model, profiles)).name}.checkpoint"
     identity = {"format": FORMAT, "settings": dataclasses.asdict(settings), **more}
     identity = json.loads(json.dumps(identity))
-    require_own_path(folder.parent)
-    if folder.is_symlink():
-        folder.unlink()
+    if not folder.is_dir() or folder.is_symlink():
+        remove_folder(folder)
     if folder.exists():
         if restart or _identity(folder) != identity:
             if not restart:
                 notice(f"An interrupted fit of {model} had other settings or data: starting anew.")
-            shutil.rmtree(folder)
+            remove_folder(folder)
         elif any(folder.glob("*.safetensors")):
             notice(f"Going on with the interrupted fit of {model} (--restart would begin it again).")
     if not folder.exists():
@@ -57,9 +55,9 @@ def checkpoint_folder(
     except WorkspaceError:  # a full disk, say: when that is mended, the fit can go on
         raise
     except ReclmError:  # it failed, and would fail again: that is no interruption
-        shutil.rmtree(folder)
+        remove_folder(folder)
         raise
-    shutil.rmtree(folder)
+    remove_folder(folder)
 
 
 def _identity(folder: Path) -> dict | None:

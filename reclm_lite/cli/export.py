@@ -83,7 +83,9 @@ def command(
     """
     from ..convert.export import export
     from ..convert.request import needs_texts
+    from ..own_paths import require_own_path
 
+    require_own_path(out_dir)
     types = [quant.strip() for quant in quants.split(",") if quant.strip()]
     matrix = imatrix if imatrix == "auto" else None if imatrix == "none" else Path(imatrix)
     texts = _texts(calibration, root, [base, adapter]) if needs_texts(types, matrix, parity) else []

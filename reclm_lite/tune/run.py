@@ -283,7 +283,7 @@ def _compare(found: dict[str, Any], about: dict[str, Any], folder: Path) -> None
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(read_document(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
