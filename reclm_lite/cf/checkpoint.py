@@ -74,8 +74,11 @@ def write(path: Path, made_of: str, state: State) -> None:
         write_arrays(temporary, arrays, {"about": json.dumps(about), "content": content})
 
 
-def read(path: Path, made_of: str) -> State | None:
-    """The state, or None where there is none that can be gone on from: the log says why."""
+def read(path: Path, made_of: str, like: Params | None = None) -> State | None:
+    """The state, or None where there is none that can be gone on from: the log says why.
+
+    like: the first parameters, whose names and shapes it must have.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not is_own_file(path):
@@ -98,7 +101,13 @@ def read(path: Path, made_of: str) -> State | None:
     groups: dict[str, Params] = {"param": {}, "first": {}, "second": {}, "best": {}}
     for key, value in arrays.items():
         group, _, name = key.partition("/")
+        if group not in groups:
+            log.warning("%s: damaged checkpoint (it holds %.40r): training begins anew", path, key)
+            return None
         groups[group][name] = np.array(value)  # safetensors may lend what cannot be written to
+    if fault := _fault(groups, about, like):
+        log.warning("%s: damaged checkpoint (%s): training begins anew", path, fault)
+        return None
     log.info("%s: going on after epoch %d", path, len(about["history"]))
     return State(
         groups["param"],
@@ -110,3 +119,32 @@ def read(path: Path, made_of: str) -> State | None:
         about["best_epoch"],
         about["is_done"],
     )
+
+
+def _fault(groups: dict[str, Params], about: dict[str, Any], like: Params | None) -> str:
+    """What is not as `write` makes it, or an empty text: kernels and training trust the rest."""
+    params = groups["param"] if like is None else like
+    for name, others in groups.items():
+        if not others and name == "best":
+            continue
+        if others.keys() != params.keys():
+            return f"{name}: expected an array for each parameter"
+        if any(value.dtype != np.float32 or value.shape != params[key].shape for key, value in others.items()):
+            return f"{name}: expected float32 arrays of the parameters' shapes"
+    if not all(type(about.get(name)) is int and 0 <= about[name] < 1 << 40 for name in ("n_steps", "best_epoch")):
+        return "expected counts of steps and epochs"
+    if type(about.get("is_done")) is not bool:
+        return "expected whether it is done"
+    history = about.get("history")
+    if not isinstance(history, list) or not all(map(_is_report, history)):
+        return "expected a report of each epoch"
+    if about["best_epoch"] > len(history) or (about["best_epoch"] > 0) != bool(groups["best"]):
+        return "expected the best epoch among those that are told of"
+    return ""
+
+
+def _is_report(report: object) -> bool:
+    """epoch, epochs, four figures, the phase (training.EpochReport)."""
+    if not isinstance(report, list) or len(report) != 7:
+        return False
+    return all(type(n) is int for n in report[:2]) and all(type(n) in (int, float) for n in report[2:6])

@@ -116,7 +116,7 @@ def train(
     state = State.start(model.init(np.random.default_rng([config.seed, 1])))
     fingerprint = checkpoints.fingerprint(model.name, phase, config, interactions, state.params, validate is not None)
     if checkpoint is not None:
-        state = checkpoints.read(checkpoint, fingerprint) or state
+        state = checkpoints.read(checkpoint, fingerprint, state.params) or state
     optimiser = Adam(config, state, model.tables, n_threads)
     epochs = _Epochs(model, interactions, config, optimiser)
     state.history = [EpochReport(*row) for row in state.history]
@@ -124,7 +124,7 @@ def train(
         for report in state.history:
             progress(report)
     written = time.monotonic()
-    while not state.is_done:
+    while not state.is_done and len(state.history) < config.epochs:
         epoch = len(state.history) + 1
         started = time.perf_counter()
         loss = epochs.run(epoch)
