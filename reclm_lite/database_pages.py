@@ -46,7 +46,8 @@ def require_trees(db: sqlite3.Connection, path: Path, *, may_write: bool) -> Non
         is_whole = n_frames == n_moved
     db.execute("BEGIN")  # holds off whoever would move pages meanwhile
     try:
-        roots = [row[0] for row in db.execute("SELECT rootpage FROM sqlite_master").fetchall()]
+        found = db.execute("SELECT rootpage FROM sqlite_master").fetchall()
+        roots = [root for (root,) in found if root]  # views and triggers have none, and are refused afterwards
         db.set_progress_handler(None, 0)
         # What is in the log, or was moved by another process at this moment, SQLite's own view of it tells.
         if (not is_whole or _fault_of_file(path, roots)) and (fault := find_fault(db.serialize(), roots)):

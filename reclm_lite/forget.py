@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from .artefacts import COMMITTED, INTERACTIONS, artefact_fingerprint, ids_digest, numbered_by, write_arrays
-from .data.dataset import LEFT_BEHIND, load_interactions, user_index
+from .data.dataset import LEFT_BEHIND, count_side, load_interactions, user_index
 from .data.importers.leftovers import remove_leftover_staging
 from .errors import InputError, WorkspaceError
 from .files import atomic_path
@@ -87,7 +87,7 @@ class _Forgetting:
                     "all that was made of it"
                 ) from error
         gone = sorted({find_idx(ws, "user", user_id) for user_id in ids if user_id not in not_in_data})
-        (n_users,) = ws.db.execute("SELECT COUNT(*) FROM users").fetchone()
+        n_users = count_side(ws, "user")
         if gone and len(gone) == n_users:
             found = "this is its only user" if n_users == 1 else "these are all its users"
             raise InputError(

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from profile_workspace import HashEncoder, text_of
 
 from reclm_lite.artefacts import ids_digest, read_arrays, read_provenance, row_bounds, whole_numbers, write_arrays
+from reclm_lite.cf import checkpoint
 from reclm_lite.cf.fit import fit
 from reclm_lite.cf.neighbors import neighbors
 from reclm_lite.cf.store import load
@@ -544,6 +545,48 @@ def test_a_job_that_tells_something_else_is_left_out_of_the_report(ws, detail):
             "INSERT INTO jobs (kind, state, started, detail) VALUES ('profile users', 'done', '', ?)", (detail,)
         )
     assert "unexpected" not in reclm("report", "-w", ws.root)
+
+
+@pytest.mark.parametrize("change", ["first", "second", "shape", "history", "unknown", "best"])
+def test_a_checkpoint_that_lacks_something_is_begun_anew(tmp_path, change):
+    state = checkpoint.State.start({"user_vectors": np.zeros((4, 2), np.float32)})
+    path = tmp_path / "select.safetensors"
+    checkpoint.write(path, "this", state)
+    assert checkpoint.read(path, "this", state.params) is not None
+    if change in ("first", "second"):
+        setattr(state, change, {})
+    elif change == "shape":
+        state.first["user_vectors"] = np.zeros((1, 2), np.float32)
+    elif change == "history":
+        state.history = [[1, 2]]
+    elif change == "unknown":
+        state.params["other"] = np.zeros(3, np.float32)
+    else:
+        state.best_epoch = 3
+    checkpoint.write(path, "this", state)
+    assert checkpoint.read(path, "this", {"user_vectors": np.zeros((4, 2), np.float32)}) is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE users SET user_idx = user_idx + 1000000",
+        "UPDATE users SET user_idx = -1 WHERE user_idx = 3",
+        "INSERT INTO profiles (side, idx, status, text, source, created) VALUES ('user', 0, 'ok', x'ff00', '', '')",
+    ],
+)
+def test_rows_with_other_numbers_or_without_texts_are_sentences(ws, statement):
+    with ws.db:
+        ws.db.execute(statement)
+    for command in (
+        ["info"],
+        ["recommend", "--user", IDS[0]],
+        ["embed", "profiles"],
+        ["forget", IDS[0], "--yes"],
+        ["profile", "show", "--user", IDS[0]],
+    ):
+        result = CliRunner().invoke(main, [*command, "-w", str(ws.root)])
+        assert result.exit_code in (0, 1) and "unexpected" not in result.stderr, (command, result.stderr)
 
 
 def test_a_device_gets_what_was_written_and_stays_a_device(tmp_path):

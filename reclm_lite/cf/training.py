@@ -124,7 +124,7 @@ def train(
         for report in state.history:
             progress(report)
     written = time.monotonic()
-    while not state.is_done:
+    while not state.is_done and len(state.history) < config.epochs:
         epoch = len(state.history) + 1
         started = time.perf_counter()
         loss = epochs.run(epoch)

@@ -289,8 +289,22 @@ def load_interactions(ws: Workspace) -> Interactions:
 
 
 def count_ids(ws: Workspace) -> tuple[int, int]:
-    """(n_users, n_items) of the workspace."""
-    return tuple(ws.db.execute(f"SELECT COUNT(*) FROM {side}").fetchone()[0] for side in ("users", "items"))
+    """(n_users, n_items) of the workspace. Raises WorkspaceError where they are not numbered from 0 on."""
+    return count_side(ws, "user"), count_side(ws, "item")
+
+
+def count_side(ws: Workspace, side: str) -> int:
+    """The number of users ("user") or items ("item"), as `count_ids`."""
+    n, least, most = ws.db.execute(
+        f"SELECT (SELECT COUNT(*) FROM {side}s), (SELECT MIN({side}_idx) FROM {side}s), "
+        f"(SELECT MAX({side}_idx) FROM {side}s)"
+    ).fetchone()
+    if n and (least, most) != (0, n - 1):
+        raise WorkspaceError(
+            f"{ws.db_path} is damaged: expected {side}s numbered from 0 to {n - 1}, found {least} to {most}; take a "
+            "copy back, or import the data again"
+        )
+    return n
 
 
 def item_texts(ws: Workspace) -> list[ItemText]:

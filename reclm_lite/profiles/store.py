@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..data.dataset import index_of
-from ..errors import InputError, ProfileFormatError
+from ..errors import InputError, ProfileFormatError, WorkspaceError
 from ..workspace import Workspace, now
 from .answers import Generation
 
@@ -64,6 +64,8 @@ def get_profile(ws: Workspace, side: str, idx: int) -> StoredProfile | None:
     row = ws.db.execute(
         f"SELECT {_PROFILE} FROM profiles WHERE side=? AND idx=?", (one_side(side), int(idx))
     ).fetchone()
+    if row and not all(isinstance(value, str) for value in (row[0], *row[2:])):
+        raise WorkspaceError(f"{ws.db_path} holds profiles that are no text: it is damaged; take a copy back")
     return StoredProfile(*row) if row else None
 
 
@@ -208,7 +210,10 @@ def usable_profiles(ws: Workspace, side: str) -> list[tuple[int, str]]:
     rows = ws.db.execute(
         "SELECT idx, text FROM profiles WHERE side=? AND status IN (?, ?, ?) ORDER BY idx", (one_side(side), *USABLE)
     )
-    return rows.fetchall()
+    found = rows.fetchall()
+    if not all(isinstance(text, str) for _, text in found):
+        raise WorkspaceError(f"{ws.db_path} holds profiles that are no text: it is damaged; take a copy back")
+    return found
 
 
 def profile_counts(ws: Workspace, side: str) -> dict[str, int]:
