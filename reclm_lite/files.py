@@ -45,7 +45,7 @@ def is_own_file(path: Path) -> bool:
 
 
 def open_to_append(path: Path) -> IO[str]:
-    """`path` as text to append to. Raises WorkspaceError where it is a symbolic link."""
+    """`path` as text to append to. Raises WorkspaceError if it is a symbolic link."""
     try:
         return open(
             os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666),
@@ -61,7 +61,7 @@ def open_to_append(path: Path) -> IO[str]:
 
 
 def lock_file(path: Path) -> IO[str] | None:
-    """`path`, opened and locked until it is closed; None where another process has it. Raises WorkspaceError where it
+    """`path`, opened and locked until it is closed; None where another process has it. Raises WorkspaceError if it
     is a link."""
     file = open_to_append(path)
     try:
