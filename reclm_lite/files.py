@@ -68,7 +68,7 @@ def read_document(path: Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> str:
 
 
 def open_to_append(path: Path) -> IO[str]:
-    """`path` as text to append to. Raises WorkspaceError where it is a symbolic link, a pipe or a device."""
+    """`path` as text to append to. Raises WorkspaceError if it is a symbolic link, a pipe or a device."""
     require_own_path(path.parent)
     try:
         # Without O_NONBLOCK, a pipe is waited for until somebody reads from it.
@@ -93,7 +93,7 @@ def _no_file(path: Path) -> WorkspaceError:
 
 
 def lock_file(path: Path) -> IO[str] | None:
-    """`path`, opened and locked until it is closed; None where another process has it. Raises WorkspaceError where it
+    """`path`, opened and locked until it is closed; None where another process has it. Raises WorkspaceError if it
     is a link."""
     file = open_to_append(path)
     try:

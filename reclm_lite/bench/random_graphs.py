@@ -43,7 +43,7 @@ def power_law(n_users: int, n_items: int, n_interactions: int, seed: int = 0, sh
     """CSR (n_users, n_items) of ones, float32, indices ascending, with exactly n_interactions entries.
 
     Every user and item has at least one where there are enough. Ids say nothing of degree or community.
-    Raises InputError where so many interactions do not fit.
+    Raises InputError if so many interactions do not fit.
     """
     if min(n_users, n_items, n_interactions) < 1 or n_interactions > n_users * n_items // 4:
         raise InputError(

@@ -1,8 +1,8 @@
-"""What training has reached, in one file, so that an interrupted fit goes on as if nothing had happened.
+"""Training checkpoints: one file, from which an interrupted fit continues with the same bits.
 
 A safetensors file: parameters, Adam's moments and the best parameters as tensors; the rest as JSON in the file's
-metadata, with a fingerprint of what is being trained (settings, data, first parameters) and one of the file's own
-content. It appears by atomic rename. Nothing in it is executed.
+metadata, with a fingerprint of what is being trained (settings, data, initial parameters) and one of the file's own
+content. It is written by atomic rename. Nothing in it is executed.
 """
 
 import dataclasses
@@ -27,9 +27,10 @@ _REPORT = [int, int, float, float, float, float, str]  # the fields of `training
 
 @dataclass
 class State:
-    """Everything that the next epoch depends on. first, second: Adam's moments, of the parameters' shapes.
+    """Everything that the next epoch depends on.
 
-    history: a report for each finished epoch. best: the parameters of the best epoch, None before there is one.
+    first, second: Adam's first and second moments, with the parameters' shapes. history: a report for each finished
+    epoch. best: the parameters of the best epoch, or None before there is one.
     """
 
     params: Params
@@ -51,7 +52,7 @@ class State:
 def fingerprint(
     name: str, phase: str, config: Any, interactions: sp.csr_matrix, params: Params, is_validated: bool
 ) -> str:
-    """What a checkpoint must have been made from to be gone on from. params: the first parameters."""
+    """Fingerprint of settings, data and initial parameters `params`; a checkpoint continues only if it matches."""
     arrays = {f"first parameters: {key}": value for key, value in params.items()}
     arrays |= {"indptr": interactions.indptr.astype(np.int64), "indices": interactions.indices.astype(np.int32)}
     settings = {**dataclasses.asdict(config), "model": name, "phase": phase, "validated": is_validated}
@@ -59,7 +60,7 @@ def fingerprint(
 
 
 def write(path: Path, made_of: str, state: State) -> None:
-    """Replace the file. Raises WorkspaceError where the disk is full; what was there then stays."""
+    """Replace the file. Raises WorkspaceError if the disk is full; the earlier file then stays."""
     groups = {"param": state.params, "first": state.first, "second": state.second, "best": state.best or {}}
     arrays = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
     about = {
@@ -76,8 +77,10 @@ def write(path: Path, made_of: str, state: State) -> None:
 
 
 def read(path: Path, made_of: str, start: State, epochs: int) -> State | None:
-    """The stored state of the training that begins with `start` and lasts at most `epochs`; None if there is none to
-    continue from: the log says why."""
+    """The stored state of the training that starts at `start` and runs at most `epochs` epochs.
+
+    None if there is no usable checkpoint; the log says why.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not is_own_file(path):
@@ -101,7 +104,7 @@ def read(path: Path, made_of: str, start: State, epochs: int) -> State | None:
     try:
         for key, value in arrays.items():
             group, _, name = key.partition("/")
-            groups[group][name] = np.array(value)  # safetensors may lend what cannot be written to
+            groups[group][name] = np.array(value)  # safetensors may return read-only arrays
         state = State(
             groups["param"],
             groups["first"],
@@ -121,7 +124,7 @@ def read(path: Path, made_of: str, start: State, epochs: int) -> State | None:
 
 
 def _check(state: State, start: State, epochs: int) -> None:
-    """Raise ValueError unless a state that was read can follow `start`: the file may come from somebody else."""
+    """Raise ValueError unless `state` fits `start`. The file is untrusted: it may come from somebody else."""
     shapes = {name: value.shape for name, value in start.params.items()}
     for what, arrays in (("parameters", state.params), ("moments", state.first), ("moments", state.second)):
         if {name: value.shape for name, value in arrays.items()} != shapes:

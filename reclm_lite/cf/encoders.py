@@ -8,8 +8,9 @@
     user = ReLU(linear([ID, normalize(MLP'(profile))]))
 
 `ResidualEncoder` is this project's: item = MLP(text) + ID residual, user = ID, and a bias for each item
-that its text predicts in part, so that an unseen item has one too. Profiles join it afterwards (profile_tower.py).
-Without text vectors both give items plain ID vectors. Zero rows of profiles mean "has none".
+that its text predicts in part, so that an unseen item has one too. Profiles are added by a separate model
+(profile_tower.py). Without text vectors both encoders give items plain ID vectors. A zero row of profiles means that
+the user or item has none.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,12 +30,12 @@ from .training import TrainConfig
 
 NO_BIAS = np.zeros(0, np.float32)
 Rows = np.ndarray | None
-# (user vectors, item vectors, item bias, what backward needs)
+# (user vectors, item vectors, item bias, cache for backward)
 First = tuple[np.ndarray, np.ndarray, np.ndarray, dict]
 
 
 class PublishedEncoder:
-    """First vectors of the `paper` preset. text, profiles: float32 (n, n_in) or None."""
+    """First vectors of the `paper` preset. text, user and item profiles: float32 (n, n_in) or None."""
 
     tables = ("user_id", "item_id")
     profiles_beside = False
@@ -110,7 +111,7 @@ class PublishedEncoder:
     def backward(
         self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
     ) -> Grads:
-        """Gradients of all parameters from those of the outputs."""
+        """Gradients of all parameters, given the gradients of the outputs."""
         grads: Grads = {}
         dim = self.dim
         if "item_length" in cache:
@@ -135,7 +136,7 @@ class PublishedEncoder:
     def fold(
         self, params: Params, interactions: sp.csr_matrix, config: TrainConfig, steps: Sequence[UserStep] = ()
     ) -> IdFold:
-        """`Trainable.fold` of a model that takes these first vectors through further `steps`."""
+        """`Trainable.fold` for a model that applies `steps` to these first vectors."""
         if self.user_profiles is not None:
             mlp = {part: params[f"profile.{part}"] for part in layers.MLP_PARTS}
             steps = [FusedProfile(params["fuse.w"], params["fuse.b"], mlp), *steps]
@@ -152,7 +153,7 @@ class PublishedEncoder:
 
     @staticmethod
     def _add(grads: Grads, mlp: TextMLP, params: Params, hidden: np.ndarray, dy: np.ndarray) -> None:
-        """Add one use's gradients of the shared projection."""
+        """Add the gradients from one use of the shared projection."""
         own: Params = {}
         mlp.backward(params, hidden, dy, own)
         for name, grad in own.items():
@@ -162,13 +163,13 @@ class PublishedEncoder:
 class ResidualEncoder:
     """First vectors of the `default` preset. text: float32 (n_items, n_in) or None.
 
-    Users of at least `min_id_interactions` have an ID vector; others live by the graph alone, since a vector
-    learned from one or two interactions repeats them and generalizes worse than their neighborhood.
+    Users with at least `min_id_interactions` interactions have an ID vector. The others are represented by the graph
+    alone: an ID vector learned from one or two interactions overfits and generalizes worse than the neighborhood.
 
     user_counts: (n_users,), item_counts: (n_items,), training interactions of each. An item's bias starts at the log of
-    the count, which is what training on uniform negatives drives it to; where there is text, a ridge regression
-    explains what it can, and unseen items have that part alone. ID residuals and biases move for items with training
-    interactions only, as negatives are drawn among these.
+    its count, where training on uniform negatives converges. If there is text, a ridge regression predicts the bias
+    from it, and unseen items get the prediction alone. Only items with training interactions have trainable ID
+    residuals and biases, since negatives are drawn among these.
     """
 
     tables = ("user_id", "item_id", "item_bias")
@@ -190,7 +191,7 @@ class ResidualEncoder:
         self.n_users, self.n_items, self.dim, self.n_hidden = n_users, n_items, dim, n_hidden or dim
         self.item_counts, self.min_id_interactions = item_counts, min_id_interactions
         self.id_users = np.flatnonzero(user_counts >= min_id_interactions)
-        # The row of each user's ID vector, -1 for none.
+        # The row of each user's ID vector, or -1 without one.
         self.id_row = np.full(n_users, -1, np.int32)
         self.id_row[self.id_users] = np.arange(len(self.id_users), dtype=np.int32)
         self.text = None if text is None else TextMLP("text", text)
@@ -223,9 +224,9 @@ class ResidualEncoder:
         return params
 
     def forward(self, params: Params, users: Rows = None, items: Rows = None) -> First:
-        """(user vectors (n, dim), item vectors (m, dim), bias (m,), what backward needs), of some rows or all.
+        """(user vectors (n, dim), item vectors (m, dim), bias (m,), cache for backward), of some rows or all.
 
-        users, items: int32, ascending, without repetition; None for all. With rows, the tables' gradients are RowGrads.
+        users, items: int32, ascending, distinct; None for all. With rows, the gradients of the tables are `RowGrad`s.
         """
         cache: dict = {"user_rows": users, "item_rows": items}
         if users is None:
@@ -247,7 +248,7 @@ class ResidualEncoder:
     def backward(
         self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
     ) -> Grads:
-        """Gradients of all parameters from those of the outputs."""
+        """Gradients of all parameters, given the gradients of the outputs."""
         grads: Grads = {"item_id": _table_grad(cache["item_rows"], d_items)}
         grads["item_bias"] = _table_grad(cache["item_rows"], d_bias)
         if cache["user_rows"] is None:
@@ -262,7 +263,7 @@ class ResidualEncoder:
     def fold(
         self, params: Params, interactions: sp.csr_matrix, config: TrainConfig, steps: Sequence[UserStep] = ()
     ) -> IdFold:
-        """`Trainable.fold` of a model that takes these first vectors through further `steps`."""
+        """`Trainable.fold` for a model that applies `steps` to these first vectors."""
         return IdFold.of_training(
             params["user_id"], interactions, config, min_id_interactions=self.min_id_interactions, steps=steps
         )
@@ -324,7 +325,7 @@ def text_regression(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights float32 (n_in, 1) and their predictions float32 (n_items,): ridge regression over the `known` items.
 
-    Raises ModelError where the text vectors are too large for it.
+    Raises ModelError if the values of the text vectors are too large.
     """
     normal = ridge * np.eye(text.shape[1])
     moment = np.zeros(text.shape[1])

@@ -33,9 +33,9 @@ class Graph:
         rows = np.repeat(np.arange(n_users), np.diff(interactions.indptr))
         weights = (scale_u[rows] * scale_i[interactions.indices]).astype(np.float32)
         self.n_threads = n_threads
-        self._buffers: dict[tuple[int, int], np.ndarray] = {}  # shared with the graphs that are made of this one
+        self._buffers: dict[tuple[int, int], np.ndarray] = {}  # shared with graphs derived from this one
         self.user_items = native.make_csr(interactions.indptr, interactions.indices, weights, (n_users, n_items))
-        # transposed[t] is the entry of user_items that stands at place t of item_users.
+        # transposed[t] is the position in user_items of entry t of item_users.
         transposed = np.lexsort((rows, interactions.indices))
         indptr = np.concatenate([[0], np.cumsum(np.bincount(interactions.indices, minlength=n_items))])
         self.item_users = native.make_csr(
@@ -47,7 +47,7 @@ class Graph:
         self.loop_i = (loops * scale_i**2).astype(np.float32)[:, None] if self_loops else None
 
     def without(self, entries: np.ndarray) -> "Graph":
-        """This graph less some of its edges, degrees unchanged. entries: places in the CSR that it was made of."""
+        """This graph without some edges, degrees unchanged. entries: positions in the CSR of interactions."""
         thinned = object.__new__(Graph)
         thinned.__dict__.update(self.__dict__)
         for name, places in (("user_items", entries), ("item_users", self._place[entries])):
@@ -60,11 +60,12 @@ class Graph:
     def reweighted(
         self, to_users: np.ndarray, to_items: np.ndarray, loops: tuple[np.ndarray, np.ndarray] | None
     ) -> "Graph":
-        """This graph with each weight times a factor of its direction; no longer symmetric, its adjoint is `reweighted`
-        with `to_users` and `to_items` exchanged.
+        """This graph with every weight multiplied by a factor, one for each direction of an edge.
 
-        to_users, to_items: float32 (nnz,), by places in the CSR that this was made of. loops: factors of the self-loops
-        of users (n_users, 1) and items (n_items, 1), None where there are no self-loops.
+        The result is not symmetric; its adjoint is `reweighted` with `to_users` and `to_items` exchanged.
+
+        to_users, to_items: float32 (nnz,), in the order of the CSR of interactions. loops: factors of the self-loops
+        of users (n_users, 1) and items (n_items, 1), or None without self-loops.
         """
         other = object.__new__(Graph)
         other.__dict__.update(self.__dict__)
@@ -90,9 +91,8 @@ class Graph:
     ) -> tuple[np.ndarray, np.ndarray]:
         """sum_l weights[l] * adjacency^l [users; items]; its own adjoint.
 
-        A layer is added to the sum by the pass that makes it, the last is never written, and those between lie in
-        memory that
-        the next call uses again: one call at a time.
+        The pass that computes a layer adds it to the sum, and the last layer is never stored. Intermediate layers lie
+        in buffers that the next call overwrites, so calls must not run concurrently.
         """
         total = np.multiply(users, np.float32(weights[0])), np.multiply(items, np.float32(weights[0]))
         layer = users, items
@@ -113,7 +113,7 @@ class Graph:
     def _add_layer(
         self, side: int, layer: tuple[np.ndarray, np.ndarray], total: np.ndarray, weight: float, out: np.ndarray | None
     ) -> np.ndarray | None:
-        """The next layer of one side (0: users), added to `total`, and written to `out` where there is one."""
+        """The next layer of one side (0: users, 1: items), added to `total`, and written to `out` unless it is None."""
         matrix, loop = ((self.user_items, self.loop_u), (self.item_users, self.loop_i))[side]
         if loop is None:
             return native.spmm(

@@ -1,11 +1,11 @@
 """The phases of a trained model's fit, on arrays alone.
 
     select            train on the training set; validation selects the epoch
-    profiles          train the profiles' part (profile_tower.py); validation selects its epoch and gates
-    refit             train on training and validation together, for as many epochs
-    refit profiles    the same for the profiles' part
+    profiles          train the profile tower (profile_tower.py); validation selects its epoch and gates
+    refit             train on training and validation together, for the selected number of epochs
+    refit profiles    the same for the profile tower
 
-Each phase keeps its own checkpoint, so that an interrupted fit continues within its phase. The test set is not read.
+Each phase has its own checkpoint, so that an interrupted fit continues within its phase. The test set is not read.
 Left out: the workspace (fit.py), evaluation (evaluate/).
 """
 
@@ -35,7 +35,7 @@ from .vectors import Vectors
 
 log = logging.getLogger(__name__)
 MIN_BATCH = 64
-# Phases that read profiles where those stand beside the model; the others are the same with and without them.
+# With the residual encoder only these phases read profiles; the others give the same bits with and without them.
 PROFILE_PHASES = ("profiles", "refit profiles")
 
 # progress(done, total, note)
@@ -43,7 +43,7 @@ Progress = Callable[..., None]
 
 
 def checkpoint_path(folder: Path, phase: str) -> Path:
-    """Where a phase of a fit keeps what it has reached."""
+    """The checkpoint file of one phase of a fit."""
     return folder / f"{phase.replace(' ', '-')}.safetensors"
 
 
@@ -60,14 +60,14 @@ def fit_arrays(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> FittedModel:
-    """Train a model on arrays alone: select on validation, then fit on all that is known.
+    """Train a model on arrays alone: select on validation, then fit on training and validation together.
 
-    settings: the model's, None for the preset's. epochs: in the place of the settings' own. checkpoint: a folder that
-    holds what an interrupted fit goes on from; its owner sees that it belongs to these inputs and settings. Raises
-    ModelError, before anything is trained, where the fit cannot succeed.
+    settings: the model's, None for the preset's. epochs: replaces the settings' own. checkpoint: a folder of
+    checkpoints, from which an interrupted fit continues; the caller ensures that they belong to these inputs and
+    settings. Raises ModelError, before training starts, if the fit cannot succeed.
 
     BLAS gets one thread: the products are small, and on a busy machine its threads wait for each other (measured on the
-    demo: 32 s of processor time with two, 6 s with one). The kernels keep `n_threads`.
+    demo: 32 s of processor time with two, 6 s with one). The kernels use `n_threads`.
     """
     if model not in TRAINED:
         raise InputError(f"model: expected one of {', '.join(TRAINED)}, found {model!r}")
@@ -81,8 +81,7 @@ def fit_arrays(
 
 
 def fit_to_data(settings: TrainedSettings, inputs: Inputs) -> TrainedSettings:
-    """`settings` with a batch that the data can fill. Raises ModelError, naming what to change, where a fit cannot
-    succeed."""
+    """`settings` with a batch size that fits the data. Raises ModelError, saying what to change, if no fit can work."""
     train_set = inputs.split.train
     n_users, n_items = train_set.shape
     if min(n_users, n_items) == 0:
@@ -99,13 +98,13 @@ def fit_to_data(settings: TrainedSettings, inputs: Inputs) -> TrainedSettings:
         )
     batch = min(settings.batch_size, train_set.nnz)
     if settings.steps_per_epoch:
-        # A small data set needs as many steps as a large one.
+        # A small data set needs as many steps as a large one, hence smaller batches.
         batch = min(batch, max(train_set.nnz // settings.steps_per_epoch, min(MIN_BATCH, train_set.nnz)))
     return dataclasses.replace(settings, batch_size=batch)
 
 
 def shape_of(inputs: Inputs) -> memory.Shape:
-    """The sizes that memory depends on; training and validation together, as the refit has them."""
+    """The sizes that memory depends on, for training and validation together, as in the refit."""
 
     def width(vectors: np.ndarray | None) -> int:
         return 0 if vectors is None else vectors.shape[1]
@@ -122,13 +121,13 @@ def shape_of(inputs: Inputs) -> memory.Shape:
 
 
 def require_memory(inputs: Inputs, model: str, settings: TrainedSettings, *, available: int | None = None) -> str:
-    """A line about memory. Raises ModelError, naming the setting that would help most, where there is not enough."""
+    """A log line about memory. Raises ModelError, naming the setting to change, if there is not enough."""
     shape, estimate = shape_of(inputs), module_of(model).estimate_bytes
     need = estimate(shape, settings)
     have = memory.available_bytes() if available is None else available
     remedy = "Use a machine with more memory, or a smaller data set"
     if need > have:
-        # The mildest change that would do, else the strongest there is.
+        # The smallest sufficient change, else the largest possible one.
         tries = [("batch_size", size) for size in (1024, 256)] + [("dim", dim) for dim in (64, 32, 16, 8)]
         tries = [(name, value) for name, value in tries if value < getattr(settings, name)]
         for name, value in tries:
@@ -139,7 +138,7 @@ def require_memory(inputs: Inputs, model: str, settings: TrainedSettings, *, ava
 
 
 class _Fit:
-    """One run through the phases."""
+    """One fit: runs the phases in order."""
 
     def __init__(
         self,
@@ -215,7 +214,7 @@ class _Fit:
         )
 
     def _fold(self, module: Trainable, trained: Trained, interactions: sp.csr_matrix) -> UserFold | None:
-        """What places new users, if the model has a way to."""
+        """The model's fold-in object, or None if the model has none."""
         if not hasattr(module, "fold"):
             log.info("%s cannot place new users: it has no fold-in", self.model)
             return None
@@ -244,8 +243,7 @@ class _Fit:
     def _select_tower(
         self, base: Vectors, fold: UserFold | None, figures: tuple[float, float]
     ) -> tuple[Vectors, UserFold | None, tuple[float, float], int, tuple[float, float]]:
-        """(vectors, fold state, gates, epochs, (recall, ndcg)) of the best epoch and gates; gates 0 where nothing beats
-        the base."""
+        """(vectors, fold-in, gates, epochs, (recall, ndcg)) of the best epoch and gates; gates 0 if the base wins."""
         validate = self.validate
         if validate is None:
             log.warning("no validation interactions: profiles are left out, since nothing could show that they help")
@@ -325,13 +323,13 @@ class _Fit:
 
 
 class _Reporter:
-    """Turns epoch reports of several phases into one line of progress."""
+    """Turns the epoch reports of all phases into one progress line."""
 
     def __init__(self, progress: Progress | None, total: int):
         self.progress, self.done, self.total = progress, 0, total
 
     def begin(self, n_epochs: int) -> None:
-        """Another phase of so many epochs begins; the one before may have stopped early."""
+        """Start a phase of `n_epochs`; the previous one may have stopped early."""
         self.total = self.done + n_epochs
 
     def __call__(self, report: EpochReport) -> None:

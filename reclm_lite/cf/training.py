@@ -1,7 +1,8 @@
 """Training: Adam, BPR or sampled softmax, negatives redrawn every epoch, early stopping on validation.
 
-Leaves out what is trained (models/), what becomes of it (fit.py) and how it is kept (checkpoint.py). Everything is a
-function of the seed and the epoch's number: two runs give the same bits, at any number of threads, interrupted or not.
+All randomness is a function of the seed and the epoch's number: two runs give the same bits, with any number of
+threads, interrupted or not. Left out: the models (models/), the phases of a fit (phases.py), checkpoint files
+(checkpoint.py).
 """
 
 import time
@@ -20,15 +21,15 @@ from .interface import Batch, Grads, RowGrad, Trainable
 from .layers import Params
 from .vectors import Vectors
 
-# A checkpoint is written after an epoch that ends so long after the last one, and after the last epoch.
+# A checkpoint is written after an epoch if the last one is this old, and after the last epoch.
 CHECKPOINT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """loss: "bpr" (mean softplus of negative less positive) or "ssm" (sampled softmax); with one negative they are one.
+    """loss: "bpr" (mean softplus of s_n - s_p) or "ssm" (sampled softmax); they are equal for one negative.
 
-    l2 counts on all parameters, l2_tables on those of IDs and biases beside it.
+    l2: weight for all parameters. l2_tables: additional weight for ID vectors and biases.
     patience: epochs without a better validation NDCG@20 before training stops; None never stops early.
     """
 
@@ -44,7 +45,7 @@ class TrainConfig:
 
 
 class EpochReport(NamedTuple):
-    """What a progress callback sees after each epoch. recall_20, ndcg_20 are NaN where nothing is validated."""
+    """The report of an epoch for progress callbacks. recall_20 and ndcg_20 are NaN without validation."""
 
     epoch: int
     epochs: int
@@ -62,7 +63,7 @@ Validate = Callable[[Vectors], tuple[float, float]]
 
 @dataclass
 class Trained:
-    """params: of the best epoch where there is validation, else of the last. best_epoch counts from 1."""
+    """params: of the best epoch with validation, of the last epoch without. best_epoch counts from 1."""
 
     params: Params
     best_epoch: int
@@ -72,7 +73,7 @@ class Trained:
 
 
 class Adam:
-    """Adam over named parameters: dense gradients move every row, `RowGrad`s those they name. Updates in place."""
+    """Adam over named parameters, in place: dense gradients update every row, a `RowGrad` only its rows."""
 
     def __init__(self, config: TrainConfig, state: State, tables: Collection[str], n_threads: int | None):
         self.config, self.state, self.tables, self.n_threads = config, state, tables, n_threads
@@ -104,12 +105,12 @@ def train(
     checkpoint: Path | None = None,
     n_threads: int | None = None,
 ) -> Trained:
-    """Fit `model` on interactions: CSR (n_users, n_items), sorted. Raises ModelError when a loss is not finite.
+    """Fit `model` on interactions: CSR (n_users, n_items), sorted. Raises ModelError if a loss is not finite.
 
-    progress: called after each epoch; on going on from a checkpoint, first with the epochs that it holds.
-    checkpoint: a file that is written every few seconds and at the end, and gone on from where it stands: the result
-    has the bits of an uninterrupted run. One of other settings, data or first parameters, or a damaged one, is left
-    unread, a warning says why, and it is overwritten. The file stays: delete it when the result is safe.
+    progress: called after each epoch; when a checkpoint is continued, first with the epochs that it holds.
+    checkpoint: a file, written every few seconds and at the end. If it exists, training continues from it and gives the
+    bits of an uninterrupted run. A damaged one, or one of other settings, data or initial parameters, is overwritten
+    with a warning. The file stays: delete it once the result is stored.
     """
     if interactions.nnz == 0:
         raise ModelError("expected training interactions, found none: import data with interactions and split it again")
@@ -158,7 +159,7 @@ class _Epochs:
         self.model, self.config, self.optimizer = model, config, optimizer
         self.indptr, self.indices = interactions.indptr.astype(np.int64), interactions.indices.astype(np.int32)
         self.users = np.repeat(np.arange(interactions.shape[0], dtype=np.int32), np.diff(self.indptr))
-        # Negatives come from items with training interactions: an unseen item is not a wrong answer.
+        # Negatives are items with training interactions only: an unseen item is no evidence of dislike.
         self.pool = np.unique(self.indices)
 
     def run(self, epoch: int) -> float:

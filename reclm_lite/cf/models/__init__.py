@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """kind: "trained" or "untrained". label: in tables. meaning: one line for people. module: of the model's file, by
-    default the one of the model's name in this folder."""
+    """A row of the registry.
+
+    kind: "trained" or "untrained". label: the name in tables. meaning: one line for help texts. module: of the model's
+    file; by default the file in this folder that has the model's name.
+    """
 
     kind: str
     label: str
@@ -20,7 +23,7 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "popularity": Row("untrained", "Popularity", "how many users touched an item"),
+    "popularity": Row("untrained", "Popularity", "the number of users who interacted with an item"),
     "random": Row("untrained", "Random", "reproducible random scores"),
     "ease": Row("untrained", "EASE", "EASE^R, a linear item-item model in closed form"),
     "itemknn": Row("untrained", "ItemKNN", "nearest items by cosine"),
@@ -28,13 +31,13 @@ ROWS = {
     "biasmf": Row("trained", "BiasMF", "matrix factorization"),
     "ncf": Row("trained", "NCF", "matrix factorization with a layer over both vectors"),
     "lightgcn": Row("trained", "LightGCN", "LightGCN, vectors propagated over the graph"),
-    "sgl": Row("trained", "SGL", "LightGCN with a contrast between thinned graphs"),
-    "simgcl": Row("trained", "SimGCL", "LightGCN with a contrast between noisy vectors"),
+    "sgl": Row("trained", "SGL", "LightGCN with a contrastive loss between graphs with dropped edges"),
+    "simgcl": Row("trained", "SimGCL", "LightGCN with a contrastive loss between vectors with added noise"),
 }
 
 
 class _OfKind(Collection):
-    """The names of one kind, in the order of `ROWS`."""
+    """The models of one kind, in the order of `ROWS`."""
 
     def __init__(self, kind: str):
         self.kind = kind

@@ -1,7 +1,7 @@
-"""Matrix factorization: the first vectors are the last.
+"""Matrix factorization: score = user . item + item bias, directly on the encoder's vectors.
 
-The published BiasMF adds a bias for each user. It cancels in a pairwise loss and in any ranking of
-one user's items, so it is left out; what counts, the item's bias, comes with the encoder.
+The published BiasMF also has a bias for each user. It cancels in a pairwise loss and in any ranking of one user's
+items, so it is left out. The item bias belongs to the encoder (encoders.py).
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ PRESETS = {
 
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "BiasMF":
-    """interactions: CSR (n_users, n_items), what is trained on."""
+    """interactions: CSR (n_users, n_items), the training set."""
     return BiasMF(
         make_encoder(settings, inputs, interactions), sparse_updates=settings.sparse_updates, n_threads=n_threads
     )
@@ -75,12 +75,12 @@ class BiasMF:
     def forward(
         self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None
     ) -> tuple[Vectors, dict]:
-        """(vectors of some rows or all, what backward needs)."""
+        """(vectors of some rows or all, cache for backward)."""
         *first, cache = self.encoder.forward(params, users, items)
         return Vectors(*first), cache
 
     def backward(self, params: Params, cache: dict, d: Vectors) -> Grads:
-        """Gradients of all parameters from those of the vectors."""
+        """Gradients of all parameters, given the gradients of the vectors."""
         return self.encoder.backward(params, cache, d.users, d.items, d.bias)
 
     def fold(self, params: Params, interactions: sp.csr_matrix, config: TrainConfig) -> IdFold:

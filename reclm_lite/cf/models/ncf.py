@@ -1,11 +1,9 @@
-"""Neural collaborative filtering as RecLM has it: a weighted dot product plus the sum of a ReLU layer over both
-vectors.
+"""Neural collaborative filtering as in RecLM: a weighted dot product plus the sum of a ReLU layer over both vectors.
 
     score(u, i) = (w * u) . i + sum_h max([u; i] W + b, 0)_h
 
-The layer is additive in u and i, so that its halves are columns of the vectors (vectors.py): users' are [w * u | u W_u
-+ b], items' are [i | i W_i]. Nothing deeper is published, and nothing deeper could be ranked without a pass for each
-pair.
+The layer is additive in u and i, so its halves are columns of the vectors (vectors.py): [w * u | u W_u + b] for users,
+[i | i W_i] for items. A deeper network is not published, and would need a forward pass for every pair to rank.
 """
 
 from collections.abc import Mapping
@@ -32,9 +30,9 @@ from ..vectors import Vectors
 
 @dataclass(frozen=True)
 class Settings(RowSettings):
-    """`relu_width` beside the rest."""
+    """Adds `relu_width`."""
 
-    relu_width: int = setting(0, "width of the layer over both vectors; 0: as `dim`", at_least=0, at_most=4096)
+    relu_width: int = setting(0, "width of the ReLU layer over both vectors; 0: as `dim`", at_least=0, at_most=4096)
 
 
 PRESETS = {
@@ -56,7 +54,7 @@ PRESETS = {
 
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "NCF":
-    """interactions: CSR (n_users, n_items), what is trained on."""
+    """interactions: CSR (n_users, n_items), the training set."""
     encoder = make_encoder(settings, inputs, interactions)
     return NCF(encoder, relu_width=settings.relu_width, sparse_updates=settings.sparse_updates, n_threads=n_threads)
 
@@ -82,7 +80,7 @@ class NCF:
         if isinstance(self.encoder, PublishedEncoder):
             params["dot.w"] = layers.init_table(rng, 1, dim)
         else:
-            # Begins as matrix factorization.
+            # Starts as matrix factorization.
             params["dot.w"] = np.ones((1, dim), np.float32)
         params["pair.w"], params["pair.b"] = layers.init_linear(rng, 2 * dim, self.relu_width)
         return params
@@ -96,7 +94,7 @@ class NCF:
     def forward(
         self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None
     ) -> tuple[Vectors, dict]:
-        """(vectors of some rows or all, what backward needs)."""
+        """(vectors of some rows or all, cache for backward)."""
         first_users, first_items, bias, cache = self.encoder.forward(params, users, items)
         dim = self.encoder.dim
         of_users = layers.linear(first_users, params["pair.w"][:dim], params["pair.b"])
@@ -110,7 +108,7 @@ class NCF:
         ), cache
 
     def backward(self, params: Params, cache: dict, d: Vectors) -> Grads:
-        """Gradients of all parameters from those of the vectors."""
+        """Gradients of all parameters, given the gradients of the vectors."""
         dim, weight = self.encoder.dim, params["pair.w"]
         users, items = cache["first"]
         d_dot, d_of_users = d.users[:, :dim], d.users[:, dim:]
@@ -132,8 +130,10 @@ class NCF:
 
 @dataclass(frozen=True)
 class Readout:
-    """A user's row from the first vector: [w * first | first W_u + b]. weight: float32 (dim, dim + relu_width). bias:
-    float32 (dim + relu_width,)."""
+    """A user's row from the first vector: [w * first | first W_u + b].
+
+    weight: float32 (dim, dim + relu_width). bias: float32 (dim + relu_width,).
+    """
 
     weight: np.ndarray
     bias: np.ndarray
