@@ -1,4 +1,4 @@
-"""`reclm dialogue`: make the dialogues that `reclm tune` learns from, and look at them."""
+"""`reclm dialogue`: build and show the dialogues that `reclm tune` trains on."""
 
 import contextlib
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ _STORED, _BUNDLED = "stored", "bundled"
 
 @click.group("dialogue")
 def command() -> None:
-    """Make dialogues to tune a language model with, from training interactions alone; look at them.
+    """Build and show dialogues for tuning a language model. They use training interactions only.
 
     \b
     Example:
@@ -46,7 +46,7 @@ def command() -> None:
     "--output",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The file [default: llm/dialogues/KIND.jsonl in the workspace].",
+    help="Output file [default: llm/dialogues/KIND.jsonl in the workspace].",
 )
 @click.option(
     "--side",
@@ -74,17 +74,17 @@ def command() -> None:
 @click.option(
     "--rounds",
     type=click.IntRange(1, 2),
-    help="sft only: 1 leaves out the second round [default: 2; 1 with stored profiles or --targets].",
+    help="sft only: 1 omits the second round [default: 2; 1 with stored profiles or --targets].",
 )
 @click.option(
     "--variants",
     type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
-    help="Dialogues per user and item; each hides other items.",
+    help="Dialogues per user and item, each with different hidden items.",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), help="At most this many users and this many items, drawn at random."
+    "--limit", type=click.IntRange(min=1), help="Use a random sample of at most this many users and this many items."
 )
 @click.option(
     "--negatives",
@@ -92,7 +92,7 @@ def command() -> None:
     type=click.IntRange(1, 1000),
     default=10,
     show_default=True,
-    help="rl only: number of items without interaction in each dialogue.",
+    help="rl only: number of negative items (without interaction) per dialogue.",
 )
 @click.option(
     "--corruptions",
@@ -104,14 +104,14 @@ def command() -> None:
     type=click.FloatRange(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Share of dialogues kept for measurement, never trained on.",
+    help="Share of held-out dialogues, used for evaluation and never for training.",
 )
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=64),
     default=1024,
     show_default=True,
-    help="Maximum length of a dialogue; the oldest items are left out to fit.",
+    help="Maximum tokens per dialogue; the oldest items are dropped to fit.",
 )
 @click.option(
     "--tokenizer",
@@ -137,8 +137,7 @@ def build_command(
     **options,
 ) -> None:
     """Write the dialogues of KIND from training interactions: sft (two rounds), preference (a good profile and a bad
-    one) or rl (a prompt and items to rank). Validation and test interactions are never used; a build that would use one
-    fails.
+    one) or rl (a prompt and items to rank). Held-out interactions are never used; the build stops if one would be.
 
     \b
     Example:
@@ -181,7 +180,7 @@ def build_command(
         say(f"Note: {note}.")
     say(f"Wrote {summary.n_dialogues:,} {kind} dialogues to {path}: {_told(summary.counts)}.")
     if summary.left_out:
-        say(f"Left out: {_told(summary.left_out)}.")
+        say(f"Skipped: {_told(summary.left_out)}.")
     next_stage = {"sft": "sft", "preference": "reward", "rl": "ppo"}[kind]
     say(f"Next: reclm tune {next_stage} -w {shell_word(root)}{elsewhere}")
 
@@ -194,18 +193,18 @@ def _told(counts: dict) -> str:
 
 
 def _refuse_what_does_nothing(kind: str, options: dict) -> None:
-    """Raises UsageError if the command line has an option that this build passes over."""
+    """Raises UsageError if an option has no effect on this kind of dialogues."""
     from ..profiles.sources import RULES
 
     given = click.get_current_context().get_parameter_source
     default = click.core.ParameterSource.DEFAULT
     for name, only in _ONLY_FOR.items():
         if kind != only and given(name) is not default:
-            raise click.UsageError(f"--{name.removeprefix('n_')} is for {only} dialogues: leave it out")
+            raise click.UsageError(f"--{name.removeprefix('n_')} applies only to {only} dialogues: leave it out")
     if options["targets"] is None and options["targets_format"] is not None:
-        raise click.UsageError("--targets-format is for --targets: add that, or leave it out")
+        raise click.UsageError("--targets-format requires --targets: add it, or leave out --targets-format")
     if options["targets"] is not None and (given("teacher") is not default or options["endpoint"] is not None):
-        raise click.UsageError("--targets takes the place of a teacher: leave out --teacher and --endpoint")
+        raise click.UsageError("--targets replaces the teacher: leave out --teacher and --endpoint")
     if kind == "rl" and (
         given("teacher") is not default or options["endpoint"] is not None or options["targets"] is not None
     ):
@@ -213,20 +212,20 @@ def _refuse_what_does_nothing(kind: str, options: dict) -> None:
             "rl dialogues have no first-round answers: leave out --teacher, --endpoint and --targets"
         )
     if options["endpoint"] is None and given("yes") is not default:
-        raise click.UsageError("--yes is for --endpoint: add that, or leave it out")
+        raise click.UsageError("--yes requires --endpoint: add it, or leave out --yes")
     if (
         options["endpoint"] is None
         and (options["targets"] is not None or options["teacher"] in (RULES, _STORED))
         and given("n_threads") is not default
     ):
-        raise click.UsageError("--threads is for a teacher that is a model: leave it out")
+        raise click.UsageError("--threads applies only to a model as teacher: leave it out")
     if options["endpoint"] is not None and given("teacher") is default:
-        raise click.UsageError("--endpoint needs the name of its model: add --teacher NAME")
+        raise click.UsageError("--endpoint requires the name of its model: add --teacher NAME")
 
 
 @contextlib.contextmanager
 def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
-    """Who gives the first-round answers."""
+    """The source of the first-round answers."""
     from ..dialogue.teacher import NoTeacher
     from ..profiles.dialogue_teachers import SourceTeacher, file_teacher, stored_teacher
     from ..profiles.run_settings import RunSettings
@@ -257,18 +256,23 @@ def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
             yield SourceTeacher(ws, source, RunSettings(), agree=agree, progress=update)
 
 
-@command.command("show", short_help="Print some dialogues for reading.")
+@command.command("show", short_help="Print some dialogues in readable form.")
 @workspace_option
 @click.option("--kind", type=click.Choice(KINDS), default="sft", show_default=True)
 @click.option(
-    "--file", "path", type=click.Path(path_type=Path, dir_okay=False), help="Another file than the workspace's."
+    "--file", "path", type=click.Path(path_type=Path, dir_okay=False), help="Dialogue file [default: the workspace's]."
 )
 @click.option(
-    "-n", "n_shown", type=click.IntRange(1), default=3, show_default=True, help="How many, spread over the file."
+    "-n",
+    "n_shown",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help=("Number of dialogues, spread evenly over the file."),
 )
 @common
 def show_command(root: Path, kind: str, path: Path | None, n_shown: int) -> None:
-    """Print some dialogues as a person would read them, spread evenly over the file.
+    """Print some dialogues in readable form, spread evenly over the file.
 
     \b
     Example:

@@ -14,7 +14,7 @@ from ._options import common, progress_bar, say, threads_option, workspace_optio
 @threads_option
 @common
 def command(root: Path, what: str, encoder: Path | None, n_threads: int | None) -> None:
-    """Turn item texts, or profiles, into vectors; only what changed is computed.
+    """Turn item texts or profiles into vectors. Only changed texts are computed.
 
     \b
     Example:

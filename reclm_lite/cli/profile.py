@@ -1,4 +1,5 @@
-"""`reclm profile`: show, edit. Making profiles is in `profile_run`, export and import in `profile_exchange`."""
+"""`reclm profile show` and `edit`. `profile_run` has `users` and `items`, `profile_exchange` has `export` and
+`import`."""
 
 from pathlib import Path
 
@@ -76,14 +77,14 @@ def show(root: Path, user: str | None, item: str | None, as_json: bool) -> None:
         echo(printable(line))
 
 
-@command.command("edit", short_help="Replace one profile by a text of yours.")
+@command.command("edit", short_help="Replace one profile with your text.")
 @workspace_option
 @click.option("--user", help="A user's id.")
 @click.option("--item", help="An item's id.")
 @click.argument("text")
 @common
 def edit(root: Path, user: str | None, item: str | None, text: str) -> None:
-    """Replace a profile by TEXT; an edited profile is never overwritten by a model.
+    """Replace a profile with TEXT. An edited profile is never overwritten by a model.
 
     \b
     Example:
@@ -95,4 +96,4 @@ def edit(root: Path, user: str | None, item: str | None, text: str) -> None:
     side, ident = _side(user, item)
     with Workspace.open(root) as ws, ws.writing():
         edit_profile(ws, side, ident, text)
-    say(f"Kept your profile of {side} {ident}. Next: reclm embed profiles -w {shell_word(root)}")
+    say(f"Saved your profile of {side} {ident}. Next: reclm embed profiles -w {shell_word(root)}")

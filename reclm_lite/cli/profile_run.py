@@ -28,22 +28,29 @@ def run_command(side: str):
     @click.option(
         "--endpoint", metavar="URL", help="Ask this OpenAI-compatible server; its key comes from RECLM_API_KEY."
     )
-    @click.option("--deadline", metavar="TIME", help="Stop after 6h, 90m, …; prompts that serve most users go first.")
+    @click.option(
+        "--deadline",
+        metavar="TIME",
+        help=("Stop after this time (6h, 90m, …); the prompts that serve most users come first."),
+    )
     @click.option(
         "--limit",
         type=click.IntRange(min=1),
-        help="At most this many; those who share a prompt with most others go first.",
+        help="At most this many profiles; prompts shared by most users come first.",
     )
     @click.option(
         "--resume", is_flag=True, help="Continue the last unfinished run with its options; give --deadline again."
     )
-    @click.option("--fresh", is_flag=True, help="Generate again what is already in the store.")
+    @click.option("--fresh", is_flag=True, help="Generate again even if a stored generation exists.")
     @click.option(
         "--reuse",
         type=click.Choice(("history", "prompt")),
         default="history",
         show_default=True,
-        help="After `import --update`, keep profiles whose own history, or whose whole prompt, is the same.",
+        help=(
+            "After `import --update`, keep a profile if its own history (history) or its whole prompt (prompt) is "
+            "unchanged."
+        ),
     )
     @click.option(
         "--slots",
@@ -62,14 +69,14 @@ def run_command(side: str):
         type=click.FloatRange(0.0, 5.0),
         default=0.0,
         show_default=True,
-        help="0: greedy decoding; above 0: sampling.",
+        help="0: greedy decoding; above 0: sampling temperature.",
     )
     @click.option(
         "--top-k",
         type=click.IntRange(min=0),
         default=40,
         show_default=True,
-        help="Sample from this many likeliest tokens (0: all).",
+        help="Sample among the k most likely tokens (0: all).",
     )
     @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed for sampling.")
     @click.option(
@@ -77,12 +84,12 @@ def run_command(side: str):
         type=click.IntRange(0, 10),
         default=1,
         show_default=True,
-        help="Further samples if an answer does not parse.",
+        help="How often an answer that does not parse is sampled again.",
     )
     @click.option(
         "--fallback",
         type=click.Choice(("rules",)),
-        help="Replace answers that stay invalid by profiles made by rule, and mark them.",
+        help="Replace profiles that stay invalid with rule-based ones, and mark them.",
     )
     @click.option(
         "--engine",
@@ -120,16 +127,14 @@ def run_command(side: str):
         from ..profiles.summary import Summary
         from ..workspace import Workspace
 
-        # An empty text is refused like any other that is no duration: a variable that is not set must not mean "no
-        # deadline".
+        # An empty text is refused as an invalid duration: an unset shell variable must not mean "no deadline".
         seconds = None if deadline is None else parse_duration(deadline)
         with Workspace.open(root) as ws, ws.writing():
             if resume and _is_over(ws, side, options):
                 if as_json:
                     print_json(Summary(side).as_dict())
                 say(
-                    f"The last run of {side} came to its end; there is nothing to go on with. Start another without "
-                    "--resume."
+                    f"The last run of {side} is complete; there is nothing to resume. Start a new run without --resume."
                 )
                 return
             source, settings = _settings(ws, side, options, resume)
@@ -143,17 +148,19 @@ def run_command(side: str):
             print_json(summary.as_dict())
         say(summary.sentence())
         if summary.n_not_reached:
-            say(f"To go on: reclm profile {side} -w {shell_word(root)} --resume")
+            say(f"To continue: reclm profile {side} -w {shell_word(root)} --resume")
         if n_usable:
             say(f"Next: reclm embed profiles -w {shell_word(root)}")
         elif not summary.n_not_reached:
-            say("No profile could be made, so there is nothing to embed: models without profiles serve these data.")
+            say(
+                "No profile could be made, so there is nothing to embed. Models without profiles still work with "
+                "this data."
+            )
 
     verb.help = (
-        f"Write the profiles of {side} with a language model on this machine; resumable at any moment.\n\n"
-        "\b\nExample:\n"
-        f"  reclm profile {side} -w shop --limit 2000\n"
-        f"  reclm profile {side} -w shop --model my-q4_k_m.gguf --deadline 6h"
+        f"Write the profiles of {side} with a language model on this machine. An interrupted run can be resumed "
+        f"(--resume).\n\n\b\nExample:\n  reclm profile {side} -w shop --limit 2000\n  reclm profile {side} -w shop "
+        "--model my-q4_k_m.gguf --deadline 6h"
     )
     return verb
 
@@ -192,29 +199,28 @@ _NOT_OF_RULES = (
 
 
 def _is_given(name: str) -> bool:
-    """Whether the command line says something of this parameter."""
+    """Whether this parameter was given on the command line."""
     return click.get_current_context().get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
 
 def _refuse_addresses_of_the_workspace(source, yes: bool) -> None:
-    """What is sent where is for the command line to say: a workspace may come from somebody else, and its last run name
-    any host."""
+    """Only the command line may choose where prompts are sent: a workspace may come from somebody else, and its last
+    run may name any host."""
     if yes and source.endpoint is not None and not _is_given("endpoint"):
         raise click.UsageError(
-            f"the endpoint {source.endpoint} comes from the workspace's last run, and --yes agrees to what the "
-            "command line names alone: "
-            "add --endpoint URL, or leave --yes out and be asked"
+            f"the endpoint {source.endpoint} comes from the workspace's last run, but --yes only covers an endpoint "
+            "on the command line: add --endpoint URL, or leave out --yes to be asked"
         )
     if source.ray_address is not None and not _is_given("ray_address"):
         raise click.UsageError(
-            f"the Ray cluster {source.ray_address} comes from the workspace's last run: name it with --ray-address to "
-            "send the prompts there"
+            f"the Ray cluster {source.ray_address} comes from the workspace's last run: give it with --ray-address "
+            "to send prompts there"
         )
 
 
 def _is_over(ws, side: str, options: dict) -> bool:
-    """Whether the last run ended well and the command line asks for nothing else: the usual model must not take its
-    model's place."""
+    """Whether the last run is complete and no other option is given. Otherwise --resume would start a new run with the
+    default model."""
     from ..profiles.run_settings import job_kind
     from ..profiles.store import last_state
 
@@ -222,8 +228,7 @@ def _is_over(ws, side: str, options: dict) -> bool:
 
 
 def _settings(ws, side: str, options: dict, resume: bool):
-    """The settings of a run: those of the last unfinished one where `resume`, and over them what the command line
-    says."""
+    """Settings of a run: with `resume` those of the last unfinished run, overridden by the options given."""
     from ..profiles.run_settings import RunSettings, settings_of_last
     from ..profiles.sampling import Sampling
     from ..profiles.sources import SourceSettings
@@ -232,7 +237,7 @@ def _settings(ws, side: str, options: dict, resume: bool):
     if resume:
         last = settings_of_last(ws, side)
         if last is None:
-            say(f"There is no run of {side} to go on with; this one starts with the options given.")
+            say(f"There is no unfinished run of {side}; starting a new one with the given options.")
         else:
             source, run = last
             options = {name: value for name, value in options.items() if _is_given(name)}
@@ -245,8 +250,8 @@ def _settings(ws, side: str, options: dict, resume: bool):
 
 
 def _without_what_was_replaced(last, given: dict):
-    """The last run's source, less what belongs to the endpoint, model or engine that other options take the place
-    of."""
+    """The last run's source without the settings that belong to an endpoint, model or engine that was replaced by an
+    option."""
     if "model" in given or "endpoint" in given:
         last = replace(last, model_sha256=None)
     if "model" in given and "endpoint" not in given and last.endpoint is not None:
@@ -258,24 +263,24 @@ def _without_what_was_replaced(last, given: dict):
 
 
 def _model_here(name: str) -> str:
-    """A model on this machine, so named that `--resume` finds it from another folder too."""
+    """The absolute path of a local model, so that `--resume` finds it from any folder."""
     from ..profiles.sources import RULES
 
     return name if name == RULES else str(Path(name).absolute())
 
 
 def _refuse_what_does_nothing(source) -> None:
-    """Raises UsageError if the command line has an option that this source passes over."""
+    """Raises UsageError if an option has no effect with this source."""
     from ..profiles.sources import RULES
 
     if source.endpoint is None:
-        _refuse(_OF_ENDPOINTS, "is for an endpoint: add --endpoint URL, or leave it out")
+        _refuse(_OF_ENDPOINTS, "applies only to an endpoint: add --endpoint URL, or leave it out")
     else:
-        _refuse(_NOT_OF_ENDPOINTS, "is not asked of an endpoint: leave it out")
+        _refuse(_NOT_OF_ENDPOINTS, "has no effect on an endpoint: leave it out")
     if source.engine != "ray":
-        _refuse(("ray_address",), "is for a Ray cluster: add --engine ray, or leave it out")
+        _refuse(("ray_address",), "applies only to a Ray cluster: add --engine ray, or leave it out")
     if source.model == RULES and source.endpoint is None:
-        _refuse(_NOT_OF_RULES, "does nothing with --model rules: leave it out")
+        _refuse(_NOT_OF_RULES, "has no effect with --model rules: leave it out")
 
 
 def _refuse(names: tuple[str, ...], why: str) -> None:
@@ -285,7 +290,7 @@ def _refuse(names: tuple[str, ...], why: str) -> None:
 
 
 def _n_usable(ws) -> int:
-    """Profiles in the store that can be embedded, of users and items."""
+    """Number of stored profiles of users and items that can be embedded."""
     from ..profiles.store import SIDES, USABLE, profile_counts
 
     return sum(profile_counts(ws, side).get(status, 0) for side in SIDES for status in USABLE)
