@@ -6,17 +6,14 @@ pulls in at start-up is checked in a process of its own.
 """
 
 import ast
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from source_modules import MODULES, PACKAGE, TREES
 
-import reclm_lite
-
-PACKAGE = Path(reclm_lite.__file__).parent
 BASE = {
     "artefacts",
     "csv_cells",
@@ -131,30 +128,6 @@ ONLY_FOR_TUNING = ("torch", "transformers", "peft")
 # The extra [ray] and what comes with it: two modules may import them, and only when they are used.
 OF_RAY = ("ray", "pyarrow")
 MAY_IMPORT_RAY = {"profiles/sources/ray_cluster.py", "profiles/sources/ray_worker.py"}
-
-
-# These two lie outside the package's folder in the repository and in an editable install.
-ELSEWHERE = ("kernels", "convert")
-
-
-def modules() -> dict[str, Path]:
-    """`data/split.py` -> its file, for every module of the package, wherever its folder lies."""
-    folders = {"": [PACKAGE]}
-    for part in ELSEWHERE:
-        spec = importlib.util.find_spec(f"reclm_lite.{part}")
-        folders[part] = [Path(folder) for folder in spec.submodule_search_locations] if spec else []
-    found = {}
-    for part, roots in folders.items():
-        for root in roots:
-            for path in root.rglob("*.py"):
-                name = (Path(part) / path.relative_to(root)).as_posix()
-                if part or name.split("/")[0] not in ELSEWHERE:
-                    found[name] = path
-    return dict(sorted(found.items()))
-
-
-MODULES = modules()
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
 def imports_of(name: str) -> set[tuple[str, ...]]:
