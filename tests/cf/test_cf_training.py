@@ -32,6 +32,7 @@ class Factors:
     """The least of models: two tables, their product. sparse: gradients of the touched rows only."""
 
     name = "factors"
+    tables = ("user_id", "item_id")
 
     def __init__(self, shape, *, sparse=False, scale=0.1):
         self.shape, self.sparse, self.scale = shape, sparse, scale
