@@ -1,6 +1,6 @@
-"""What the numba kernels share: randomness by counter, a vectorised exp, and the number of threads.
+"""Shared by the numba kernels: counter-based random numbers, a vectorized exp, and the number of threads.
 
-Left out: any kernel. Import this module lazily: numba is slow to load.
+Left out: the kernels. Import this module lazily: numba is slow to load.
 """
 
 import functools
@@ -15,21 +15,20 @@ from reclm_lite.errors import InputError
 from reclm_lite.kernels._library import threads
 from reclm_lite.threads import check_threads, prove_threads
 
-# Lets LLVM sum a row in vector lanes. NaN and infinity keep their meaning; the order of a sum depends on the
-# processor's vector width, never on the number of threads.
+# Lets LLVM vectorize the sum of a row. NaN and infinity keep their meaning. The order of a sum depends on the
+# processor's vector width, but not on the number of threads.
 REASSOCIATE = {"reassoc", "contract", "nsz"}
 
-# Operations, of about a nanosecond or less, below which a parallel loop runs on one thread.
+# A parallel loop of fewer operations (of at most about 1 ns) runs on one thread.
 SMALL = 100_000
 
 log = logging.getLogger(__name__)
 
 
 def compiled(**options: object) -> Callable[[Callable], Callable]:
-    """numba.njit, its machine code kept on disk beside the package or in the user's cache folder.
+    """numba.njit with machine code cached on disk, beside the package or in the user's cache folder.
 
-    Where neither can be written (a read-only installation, no home folder), numba would refuse: then each process
-    compiles.
+    If neither is writable (a read-only installation, no home folder), numba would fail; then every process compiles.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -77,7 +76,7 @@ _LOG2E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
 _LOWEST = np.float32(-87.0)
-_ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding and taking it away rounds to an integer
+_ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds to an integer
 _C2, _C3, _C4 = np.float32(0.5), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
 _C5, _C6, _C7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
 _ONE = np.float32(1)
@@ -87,7 +86,7 @@ _ONE = np.float32(1)
 def exp_at_most_zero(values, bits):
     """values = exp(values) in place, for float32 values <= 0; relative error below 2e-7 (polynomial of Cephes' expf).
 
-    Below -87 the answer is that of -87, 1.6e-38. bits: int32 scratch of at least the same length. NaN stays NaN.
+    Values below -87 give exp(-87) = 1.6e-38. bits: int32 scratch of at least the same length. NaN stays NaN.
     """
     powers = bits.view(np.float32)
     for j in range(len(values)):
@@ -103,17 +102,16 @@ def exp_at_most_zero(values, bits):
 
 @functools.cache
 def _prove_pool() -> None:
-    """numba starts all its threads with the first parallel loop, whatever that loop may use."""
+    """Check that numba can start its threads: its first parallel loop starts all of them, whatever the limit."""
     n_threads = check_threads(numba.config.NUMBA_NUM_THREADS, InputError, "NUMBA_NUM_THREADS")
     prove_threads(n_threads, InputError)
 
 
 @contextmanager
 def limited(n_threads: int | None, n_operations: int) -> Iterator[None]:
-    """Parallel numba loops inside use so many threads (None: the kernels' default), at most those numba was started
-    with.
+    """Limit parallel numba loops inside to `n_threads` (None: the kernels' default) and to the size of numba's pool.
 
-    Small work stays on one: to meet costs threads more than it takes, much more on a busy machine.
+    Small work runs on one thread: synchronization would cost more than it saves, especially on a busy machine.
     """
     _prove_pool()
     before = numba.get_num_threads()

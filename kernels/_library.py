@@ -1,8 +1,8 @@
-"""The compiled kernels' library: found, loaded, checked once; what every binding shares.
+"""Finds, loads and checks the library of compiled kernels, and validates arguments for all bindings.
 
-The C below (kernels/src) trusts what the bindings (propagate.py, topk.py) pass. ctypes releases the GIL
-around each call. Left out: a slow path in Python. If the library is missing that is an error, never a silent
-fallback; `kernels/reference.py` is the oracle of the tests.
+The C code (kernels/src) trusts what the bindings (propagate.py, topk.py) pass. ctypes releases the GIL around each
+call. Left out: a slow path in Python. A missing library is an error, never a silent fallback; `kernels/reference.py` is
+the oracle of the tests.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ I32, I64, F32, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.
 
 
 class KernelError(ReclmError):
-    """The compiled kernels are missing, of another version, or failed."""
+    """The compiled kernels are missing, have another version, or failed."""
 
 
 # C status -> (exception, message); RECLM_OK is 0.
@@ -44,7 +44,7 @@ STATUS_ERRORS: dict[int, tuple[type[Exception], str]] = {
 
 
 def raise_for_status(status: int, what: str) -> None:
-    """Raise the exception that stands for a C status; 0 passes."""
+    """Raise the exception of a C status; 0 means success."""
     if status == 0:
         return
     if status not in STATUS_ERRORS:
@@ -54,11 +54,10 @@ def raise_for_status(status: int, what: str) -> None:
 
 
 def find_library() -> Path:
-    """The shared library, on any folder of the package `reclm_lite.kernels`.
+    """The path of the shared library, searched in all folders of the package `reclm_lite.kernels`.
 
-    In an editable install the library lies in site-packages and the sources in the repository,
-    so the folder of this file is not enough. The environment variable RECLM_KERNELS names another build of the
-    library, such as the one with sanitizers.
+    An editable install has the library in site-packages and the sources in the repository, so the folder of this file
+    is not enough. The environment variable RECLM_KERNELS names another build, such as one with sanitizers.
     """
     import reclm_lite.kernels
 
@@ -92,7 +91,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _choose_isa(library: ctypes.CDLL, wanted: str) -> None:
-    """The best set that the processor has, or the one that RECLM_ISA names."""
+    """Choose the best instruction set of the processor, or the one named by RECLM_ISA."""
     usable = [name for number, name in enumerate(ISAS) if library.reclm_isa_supported(number)]
     if wanted and wanted not in usable:
         raise KernelError(
@@ -108,32 +107,32 @@ def function(name: str, *argtypes: type) -> Callable[..., int]:
     found = getattr(_library(), name, None)
     if found is None:
         raise KernelError(f"{find_library()} has no function {name}: build it again with `pip install .`")
-    # A prototype of our own: a ctypes function object is shared by all that ask the library for it.
+    # A separate prototype: the library's ctypes function object is shared by all callers.
     return ctypes.CFUNCTYPE(I32, *argtypes)((name, _library()))
 
 
 def isas() -> list[str]:
-    """Names of the instruction sets that this processor has, the best last."""
+    """Names of the instruction sets that this processor supports, best last."""
     supported = function("reclm_isa_supported", I32)
     return [name for number, name in enumerate(ISAS) if supported(number)]
 
 
 def isa() -> str:
-    """The instruction set in use: the best one, or that of the environment variable RECLM_ISA."""
+    """The instruction set in use: the best one, or the one named by the environment variable RECLM_ISA."""
     return ISAS[function("reclm_isa")()]
 
 
 def use_isa(name: str) -> None:
-    """Use another instruction set from now on, in the whole process; not while a kernel runs."""
+    """Use another instruction set from now on, in the whole process. Must not be called while a kernel runs."""
     if name not in isas():
         raise InputError(f"instruction set: expected one of {', '.join(isas())} on this processor, found {name!r}")
     raise_for_status(function("reclm_use_isa", I32)(ISAS.index(name)), name)
 
 
 def default_threads() -> int:
-    """Threads a kernel uses unless told: OMP_NUM_THREADS (of a list, the first), else the CPUs this process may use.
+    """The default number of threads: OMP_NUM_THREADS (the first of a list), else the CPUs this process may use.
 
-    Raises InputError if OMP_NUM_THREADS asks for more than the machine can be asked for.
+    Raises InputError if OMP_NUM_THREADS is above the supported maximum.
     """
     value = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if value.isascii() and value.isdigit() and value.strip("0"):
@@ -142,20 +141,20 @@ def default_threads() -> int:
 
 
 def integer(name: str, value: int, least: int, most: int, of: str = "") -> int:
-    """`value` as a Python int within [least, most]; `of` says what `most` is."""
+    """`value` as a Python int; raises InputError unless in [least, most]. of: explains `most` in the message."""
     if not isinstance(value, (int, np.integer)) or not least <= value <= most:
         raise InputError(f"{name}: expected an integer of {least} to {most}{of}, found {value!r}")
     return int(value)
 
 
 def threads(n_threads: int | None) -> int:
-    """A checked number of threads; one in a process that was forked off another that had several.
+    """A checked number of threads; 1 in a process forked from one that has used several.
 
-    Raises InputError for more than the machine can be asked for, or than the system lets this process start.
+    Raises InputError for more than the supported maximum, or more than the system lets this process start.
     """
     n_threads = default_threads() if n_threads is None else check_threads(n_threads, InputError)
     if n_threads > 1 and _process_of_threads() != os.getpid():
-        # OpenMP's threads are not forked, and its barriers would wait for them for ever.
+        # OpenMP's threads do not survive a fork, and its barriers would wait for them forever.
         _tell_of_fork(os.getpid())
         return 1
     prove_threads(n_threads, InputError)
@@ -164,7 +163,7 @@ def threads(n_threads: int | None) -> int:
 
 @functools.cache
 def _process_of_threads() -> int:
-    """The process in which a kernel was first given several threads; a forked one finds the answer of its parent."""
+    """Id of the process in which a kernel first got several threads; a forked child finds its parent's id."""
     return os.getpid()
 
 
@@ -176,7 +175,7 @@ def _tell_of_fork(process: int) -> None:
 
 
 def checked(name: str, array: np.ndarray, dtype: type, ndim: int) -> np.ndarray:
-    """`array`, C-contiguous and aligned, of exactly this dtype and number of dimensions."""
+    """`array` as C-contiguous and aligned; raises InputError unless it has exactly this dtype and ndim."""
     if not isinstance(array, np.ndarray) or np.ma.isMaskedArray(array) or array.dtype != dtype or array.ndim != ndim:
         plain = isinstance(array, np.ndarray) and not np.ma.isMaskedArray(array)
         found = f"{array.dtype} {array.shape}" if plain else type(array).__name__
@@ -186,7 +185,7 @@ def checked(name: str, array: np.ndarray, dtype: type, ndim: int) -> np.ndarray:
 
 
 def empty(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
-    """An uninitialized array that begins at a multiple of 64 bytes, a cache line: spmm and topk are fastest on such."""
+    """An uninitialized array aligned to 64 bytes, a cache line: spmm and topk are fastest on those."""
     n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     buffer = np.empty(n_bytes + 64, np.uint8)
     start = -buffer.ctypes.data % 64
@@ -194,28 +193,28 @@ def empty(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
 
 
 def finite(name: str, array: np.ndarray) -> None:
-    """Raise InputError, naming the first place, if there is NaN or infinity."""
+    """Raise InputError, naming the first index, if `array` contains NaN or infinity."""
     if not np.isfinite(array).all():
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise InputError(f"{name}: expected finite numbers, found {array[at]} at {at}")
 
 
 def call(function: Callable[..., int], what: str, *arguments) -> None:
-    """Call a function of the library and raise what its status stands for."""
+    """Call a function of the library and raise the exception of its status."""
     raise_for_status(function(*arguments), what)
 
 
 def pointer(array: np.ndarray | None) -> int | None:
-    """The address for C, NULL for None; the caller keeps the array."""
+    """The address for C, NULL for None. The caller must keep the array referenced."""
     return None if array is None else array.ctypes.data
 
 
 @dataclass(frozen=True)
 class CSR:
-    """A validated sparse matrix. Make one with `make_csr`; do not write to its arrays.
+    """A validated sparse matrix. Create it with `make_csr`; do not write to its arrays.
 
     indptr: int64 (n_rows + 1,). indices: int32 (nnz,). data: float32 (nnz,). shape: (n_rows, n_cols).
-    Types and lengths are checked here, also for `dataclasses.replace`; what the arrays hold, by make_csr.
+    This class checks types and lengths, also for `dataclasses.replace`; `make_csr` checks the values.
     """
 
     indptr: np.ndarray
@@ -239,7 +238,7 @@ class CSR:
 
 
 def as_csr(name: str, matrix: CSR) -> CSR:
-    """`matrix`, if it is a CSR of ours: scipy's has arrays of the same names and other types."""
+    """`matrix`; raises InputError unless it is a `CSR`. SciPy's has the same attributes with other types."""
     if not isinstance(matrix, CSR):
         raise InputError(
             f"{name}: expected what make_csr(indptr, indices, data, shape) returns, found {type(matrix).__name__}"

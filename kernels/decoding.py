@@ -1,9 +1,7 @@
-"""The bookkeeping of many sequences that are decoded at once, in a few nanoseconds a token. numba; import this module
-lazily.
+"""Bookkeeping for decoding many sequences at once, in a few nanoseconds per token. numba; import lazily.
 
-What a language model costs is elsewhere; these loops take what NumPy would spend some thirty calls on at every step,
-each of them slow where the model has just swept the caches. They run without Python's lock. Left out: tokens' meaning,
-memory, llama.cpp.
+These loops replace some thirty NumPy calls at every step, each of which is slow after the model has evicted the caches.
+They run without the GIL. Left out: the meaning of tokens, memory, llama.cpp.
 """
 
 import numpy as np
@@ -28,15 +26,15 @@ def fill_batch(
     batch_logits,
     speaking,
 ):
-    """Choose what a step decodes: (n_tokens, n_speaking), the rest written into the last five arrays.
+    """Fill the batch of one decoding step; returns (n_tokens, n_speaking) and writes the last five arrays.
 
-    tokens: int32 (n_slots, n_ctx). n_known, n_cached, n_prompt: int64 (n_slots,), tokens that are known, that are
-    decoded, and that are the prompt's. batch_token, batch_pos, batch_seq: int32, batch_logits: int8, of at least
-    n_batch. speaking: int64 (n_slots,), the slots whose last known token is decoded by this step, ascending.
+    tokens: int32 (n_slots, n_ctx). n_known, n_cached, n_prompt: int64 (n_slots,), number of tokens known, decoded so
+    far, and in the prompt. batch_token, batch_pos, batch_seq: int32, batch_logits: int8, each of length >= n_batch.
+    speaking: int64 (n_slots,), ascending, the slots whose last known token is decoded in this step.
 
-    Prompts get equally many tokens, at most max_chunk, and until the shortest of them ends a multiple of four, or one
-    more beside slots that write. A slot past its prompt gets one, or up to max_chunk where at most min_alongside of
-    them are at work. Slots beyond n_batch tokens wait. n_cached is taken on by what is decoded.
+    Prompts get equally many tokens, at most max_chunk; until the shortest of them ends a multiple of four, or one more
+    than that beside slots that generate. A slot past its prompt gets one token, or up to max_chunk if at most
+    min_alongside of them are active. Slots beyond n_batch tokens wait. n_cached grows by what is decoded.
     """
     n_slots = len(n_known)
     n_writing = n_reading = 0
@@ -83,12 +81,11 @@ def fill_batch(
     return total, n_speaking
 
 
-@compiled(nogil=True, fastmath={"nnan", "nsz"})  # no NaN: then the largest of a block is found in vector lanes
+@compiled(nogil=True, fastmath={"nnan", "nsz"})  # no NaN: lets LLVM vectorize the maximum of a block
 def best_two(logits, best, gap):
-    """best: int64 (n,), the column of each row's largest value, the first of equals; gap: float32 (n,), its lead over
-    the next.
+    """Write each row's argmax (ties to the lower column) to best, and its lead over the second largest value to gap.
 
-    logits: float32 (n, n_columns), n_columns >= 2, no NaN.
+    logits: float32 (n, n_columns), n_columns >= 2, no NaN. best: int64 (n,). gap: float32 (n,).
     """
     n = logits.shape[1]
     for row in range(len(logits)):
@@ -117,11 +114,10 @@ def best_two(logits, best, gap):
 
 @compiled(nogil=True)
 def pass_quickly(tokens, slots, is_plain, n_chars, n_spaces, chars_left, spaces_left, is_quick):
-    """Which tokens only go on with a phrase that has room for them; takes the room. Returns how many do not.
+    """Find tokens that merely continue a phrase with room for them; returns how many tokens do not.
 
     tokens, slots: int64 (n,). is_plain: int8, n_chars, n_spaces: int32, by token. chars_left, spaces_left: int32, by
-    slot.
-    is_quick: int8 (n,), written.
+    slot, reduced in place. is_quick: int8 (n,), written.
     """
     n_slow = 0
     for at in range(len(tokens)):
@@ -137,7 +133,7 @@ def pass_quickly(tokens, slots, is_plain, n_chars, n_spaces, chars_left, spaces_
 
 
 def warm_up() -> None:
-    """Compile the loops, or load what was compiled: the first call of each takes seconds and memory otherwise."""
+    """Compile the loops or load them from the cache, since the first call of each takes seconds and memory."""
     int32, int64, single = np.zeros((1, 2), np.int32), np.zeros(1, np.int64), np.zeros((1, 2), np.float32)
     flags = np.zeros(2, np.int8)
     fill_batch(int32, int64, int64, int64, 1, 1, 1, int32[0], int32[0], int32[0], flags, int64)

@@ -1,4 +1,4 @@
-"""Where in ranked lists the relevant items stand. Plain NumPy: each relevant entry is compared with its row's list."""
+"""Positions of relevant items in ranked lists. Plain NumPy: each relevant entry is compared with its row's list."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ _BLOCK_VALUES = 4_000_000
 
 
 def hit_places(ids: np.ndarray, indptr: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """int32 (nnz,): the place (from 0) of each entry of a CSR matrix in its row's list, `width` where it is not in it.
+    """int32 (nnz,): the position (from 0) of each entry of a CSR matrix in its row's list, or `width` if it is absent.
 
-    ids: int32 (n_rows, width), distinct within a row but for -1. indptr: int64 (n_rows + 1,), indices: int32 (nnz,), >=
-    0.
+    ids: int32 (n_rows, width), distinct within a row except -1. indptr: int64 (n_rows + 1,). indices: int32 (nnz,),
+    not negative.
     """
     n_rows, width = ids.shape
     rows = np.repeat(np.arange(n_rows), np.diff(indptr))

@@ -1,6 +1,6 @@
 """InfoNCE with its gradients. numba; import this module lazily.
 
-Sums have one order whatever the number of threads: a block of rows at a time, its columns shared out in fixed parts.
+The order of sums does not depend on the number of threads: a block of rows at a time, with columns in fixed parts.
 
 Left out: normalizing the rows (layers.py), and the ranking losses (losses.py).
 """
@@ -9,7 +9,7 @@ import functools
 
 import numba
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  numba's np.dot calls this BLAS: `_blas` has to see it loaded
+import scipy.linalg.cython_blas  # noqa: F401  numba's np.dot calls this BLAS, which `_blas` must find loaded
 from threadpoolctl import ThreadpoolController
 
 from reclm_lite.errors import InputError
@@ -24,14 +24,13 @@ def info_nce(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """InfoNCE of z1's rows against all of z2's: (loss, dz1, dz2), the gradients float32 of the inputs' shapes.
 
-        loss = mean over rows i of  log(sum_j exp(z1_i . z2_j / t)) - z1_i . z2_positives[i] / t     (arXiv 2010.10783,
-        eq. 10)
+        loss = mean over rows i of  log(sum_j exp(z1_i . z2_j / t)) - z1_i . z2_positives[i] / t
 
-    z1: float32 (n, dim). z2: float32 (m, dim): the batch's own rows of the other view, or those of all users. Both are
-    what should be compared: normalize the rows first (`layers.normalize`), and pass the gradients back through it
-    (`layers.normalize_backward`). positives: int32 or int64 (n,), the row of z2 that belongs to each row of z1.
-    A score block of at most 4 million values exists at a time, never n x m. No rows: loss 0.
-    Raises InputError on shapes that do not fit and on a temperature that is not positive.
+    (arXiv 2010.10783, eq. 10). z1: float32 (n, dim). z2: float32 (m, dim), rows of the other view: of the batch, or of
+    all nodes. For cosine similarity, normalize the rows first (`layers.normalize`) and pass the gradients back through
+    `layers.normalize_backward`. positives: int32 or int64 (n,), the row of z2 that matches each row of z1.
+    Memory holds a block of at most 4 million scores, never n x m. Without rows the loss is 0.
+    Raises InputError if shapes do not fit or the temperature is not positive.
     """
     z1, z2 = (np.ascontiguousarray(z, dtype=np.float32) for z in (z1, z2))
     if z1.ndim != 2 or z2.ndim != 2 or z1.shape[1] != z2.shape[1]:
@@ -49,11 +48,10 @@ def info_nce(
     if n == 0:
         return 0.0, np.zeros_like(z1), np.zeros_like(z2)
     block = int(max(1, min(n, 1024, _BLOCK_VALUES // m)))
-    # One thread for each product: the loop around them is parallel, and BLAS threads within it would wait for each
-    # other.
+    # One BLAS thread per product, since the loop around them is parallel.
     with limited(n_threads, n * m), _blas().limit(limits=1, user_api="blas"):
         loss, dz1, dz2 = _info_nce(z1 * np.float32(1 / temperature), z2, block)
-    # The positives' own pull, in float64 sums of one order: rows of z2 may repeat.
+    # Gradient of the positives, summed in float64 in a fixed order: rows of z2 may repeat.
     own = np.einsum("ij,ij->i", z1, z2[positives], dtype=np.float64) / temperature
     scale = np.float32(1 / (n * temperature))
     dz1 *= scale
@@ -70,7 +68,7 @@ def _blas() -> ThreadpoolController:
 
 @compiled()
 def _exp_rows(scores, highest, norms, bits):
-    """Each row of scores becomes exp(scores - its highest); the highest and the row's sum are written out."""
+    """Replace each row of scores by exp(row - max(row)); writes the maximum and the sum of each row."""
     rows, width = scores.shape
     for i in range(rows):
         mine = scores[i]
@@ -100,7 +98,7 @@ def _highest(values):
 
 @compiled(parallel=True)
 def _info_nce(z1, z2, block):
-    """Sum of log(sum_j exp(z1_i . z2_j)) and its gradients; a block of z1's rows at a time, z2's columns shared out."""
+    """Sum of log(sum_j exp(z1_i . z2_j)) and its gradients, by blocks of z1's rows, z2's rows split over threads."""
     n, dim = z1.shape
     m = len(z2)
     n_parts = (m + _BLOCK_COLUMNS - 1) // _BLOCK_COLUMNS

@@ -1,7 +1,7 @@
 """Ranking losses with their gradients: BPR and sampled softmax. numba; import this module lazily.
 
-Sums have one order whatever the number of threads: rows are computed apart, and gradients that meet in one item
-are added in the batch's order, each thread owning some items.
+The order of sums does not depend on the number of threads: rows are computed independently, and the gradients of an
+item are added in the batch's order, by the thread that owns the item.
 
 Left out: layers and optimizers, and InfoNCE (info_nce.py).
 """
@@ -36,11 +36,11 @@ def ranking_loss(
 
         bpr = mean over rows and negatives of softplus(s_j - s_pos)      (arXiv 1205.2618)
         ssm = mean over rows of log(1 + sum_j exp(s_j - s_pos))          (sampled softmax; with one negative it is bpr)
-        s   = user . item + sum over the last relu_dim columns of max(user + item, 0) instead of the product, + bias
+        s   = user . item + bias, where the last relu_dim columns add max(user + item, 0) instead of the product
 
-    users, positives: int32 (n,), rows of the vectors. negatives: int32 (n, m); -1 is skipped: it adds nothing, and
-    still counts in the mean. user_vectors, item_vectors: float32 (any number of rows, dim). item_bias: float32
-    (n_items,) or (0,) for none. Raises InputError on an array of another dtype or shape, and on an id that has no row.
+    users, positives: int32 (n,), rows of the vectors. negatives: int32 (n, m); -1 is skipped: it adds nothing, but
+    counts in the mean. user_vectors, item_vectors: float32 (any number of rows, dim). item_bias: float32 (n_items,), or
+    (0,) for none. Raises InputError if an array has another dtype or shape, or an id has no row.
     """
     if loss not in LOSSES:
         raise InputError(f"loss: expected one of {', '.join(LOSSES)}, found {loss!r}")
@@ -73,7 +73,7 @@ def ranking_loss(
 
 
 def _check_batch(users, positives, negatives, user_vectors, item_vectors, item_bias, relu_dim) -> None:
-    """What the loops index with, and into; they would read and write anywhere."""
+    """Validate indices and shapes: the compiled loops do not check bounds."""
     wanted = (
         ("users", users, np.int32, 1),
         ("positives", positives, np.int32, 1),
@@ -105,7 +105,7 @@ def _check_batch(users, positives, negatives, user_vectors, item_vectors, item_b
 
 
 def _check_targets(pairs: tuple) -> None:
-    """Gradients that are added to: float32 of the shapes of what they belong to."""
+    """Validate (gradient, value) pairs: writable float32 gradients of the same shapes."""
     for target, of in pairs:
         if not isinstance(target, np.ndarray):
             raise InputError(f"gradients: expected a writable float32 {of.shape}, found {type(target).__name__}")
@@ -127,7 +127,7 @@ def _score(user, item, n_dot):
 
 @compiled()
 def _add_pull(target, weight, user, item, n_dot):
-    """target += weight * (gradient of the score by one vector, `user` and `item` standing for either)."""
+    """target += weight * gradient of the score with respect to `user`; for the item, exchange `user` and `item`."""
     for d in range(n_dot):
         target[d] += weight * item[d]
     for d in range(n_dot, len(user)):
@@ -136,7 +136,7 @@ def _add_pull(target, weight, user, item, n_dot):
 
 @compiled()
 def _weigh(margins, bits, is_bpr, scale):
-    """margins s_j - s_pos -> d loss / d s_j in place; returns the row's loss, scaled. Skipped ones are -inf."""
+    """Replace margins s_j - s_pos by d loss / d s_j; returns the row's scaled loss. Skipped margins are -inf."""
     m = len(margins)
     total = 0.0
     if is_bpr:
@@ -176,8 +176,10 @@ def _weigh(margins, bits, is_bpr, scale):
 
 @compiled()
 def _one_row(is_bpr, scale, copy, user, positive, negatives, item_vectors, item_bias, n_dot, weights, pull, bits):
-    """One row of a batch: (its loss, the sum of its weights); writes d loss / d s_j to weights, d loss / d user to
-    pull, the vector to copy."""
+    """One row of a batch: (its loss, the sum of its weights).
+
+    Writes d loss / d s_j to weights, d loss / d user to pull, and the user's vector to copy.
+    """
     for d in range(len(user)):
         copy[d] = user[d]
     with_bias = len(item_bias) > 0
@@ -219,7 +221,7 @@ def _ranking_loss(
     pulls,
     mine,
 ):
-    """Writes what each row adds to its loss, and to its user's gradient (pulls); adds to those of items and biases."""
+    """Write each row's loss and user gradient (pulls); add to the gradients of items and biases."""
     n, m = negatives.shape
     scale = 1.0 / (n * m) if is_bpr else 1.0 / n
     for chunk in numba.prange((n + _CHUNK_ROWS - 1) // _CHUNK_ROWS):
@@ -258,8 +260,7 @@ def _add_rows(target, rows, values):
 def _by_item(positives, negatives, weights, taken, n_items):
     """The batch's pairs sorted by item, rows ascending: starts (n_items + 1,), rows and d loss / d score (n_pairs,).
 
-    So an item's gradient is summed where it lies, from user vectors that fit the cache, instead of scattered over the
-    table.
+    Then each item's gradient is summed in one place, from user vectors that fit the cache, without scattered writes.
     """
     n, m = negatives.shape
     starts = np.zeros(n_items + 2, np.int64)
@@ -285,7 +286,7 @@ def _by_item(positives, negatives, weights, taken, n_items):
 
 @compiled()
 def _add_pushes(first, last, starts, rows, pushes, users, item_vectors, d_items, d_bias, n_dot):
-    """The gradients of items first to last: sums of pushes * (gradient of the score by the item's vector)."""
+    """Add the gradients of items first to last: sums of pushes * d score / d item vector."""
     for item in range(first, last):
         for at in range(starts[item], starts[item + 1]):
             _add_pull(d_items[item], pushes[at], item_vectors[item], users[rows[at]], n_dot)

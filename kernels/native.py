@@ -1,11 +1,11 @@
-"""The compiled kernels: C11 with OpenMP, the instruction set chosen when the library is loaded.
+"""The compiled kernels: C11 with OpenMP; the instruction set is chosen when the library is loaded.
 
     csr = make_csr(indptr, indices, data, shape)     validated once
     out = spmm(csr, dense)                           float32 (n_rows, dim)
     ids, scores = topk(users, items, k=20, ...)      int32, float32 (n_users, k)
 
-Each binding validates shapes, dtypes and ranges, owns the memory and raises; the C below trusts it. Results are
-the same bits at any number of threads, and equal scores go to the lower id.
+Each binding validates shapes, dtypes and ranges, owns the memory and raises; the C code trusts it. Results have the
+same bits with any number of threads, and ties go to the lower id.
 """
 
 from reclm_lite.kernels._library import (

@@ -1,10 +1,10 @@
-"""Adam (arXiv 1412.6980) over dense arrays and over the rows that a batch touched. numba; import this module lazily.
+"""Adam (arXiv 1412.6980) for dense arrays and for the rows that a batch touched. numba; import this module lazily.
 
     g     = grad + 2 l2 value
     m     = 0.9 m + 0.1 g            v = 0.999 v + 0.001 g^2
     value = value - lr * m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + 1e-8)
 
-Every element is on its own, so the bits are the same at any number of threads.
+Elements are independent, so the bits are the same with any number of threads.
 """
 
 import math
@@ -33,7 +33,7 @@ def adam(
 ) -> None:
     """One step, in place, on C-contiguous float32 arrays of one shape. step counts from 1.
 
-    first, second: the moments, zeros before the first step. Raises InputError on an array of another kind.
+    first, second: the moments, zeros before the first step. Raises InputError for another dtype, shape or layout.
     """
     _check(value, first, second, grad)
     with limited(n_threads, value.size):
@@ -59,10 +59,10 @@ def adam_rows(
     l2: float = 0.0,
     n_threads: int | None = None,
 ) -> None:
-    """The same on some rows of a table only, as torch's SparseAdam: other rows, and their moments, stay as they are.
+    """One step on some rows of a table, like torch's SparseAdam: other rows and their moments do not change.
 
     value, first, second: float32 (n_rows, dim). rows: int32 (n,), ascending and distinct. grad: float32 (n, dim).
-    The moments' correction counts all steps, not a row's own. l2 pulls at the touched rows only.
+    Bias correction counts all steps, not those of a row. l2 applies to the touched rows only.
     """
     _check(value, first, second)
     _check(grad)
@@ -86,7 +86,7 @@ def adam_rows(
 
 
 def _check(*arrays: np.ndarray) -> None:
-    """Arrays of one shape, all but a fourth, the gradient, to be written to."""
+    """Validate arrays (value, first, second[, grad]) of one shape; all except the gradient must be writable."""
     for number, array in enumerate(arrays):
         if not isinstance(array, np.ndarray):
             raise InputError(f"expected arrays of float32, found {type(array).__name__}")
@@ -104,7 +104,7 @@ def _check(*arrays: np.ndarray) -> None:
 
 
 def _factors(step: int, lr: float) -> tuple[np.float32, np.float32]:
-    """lr / (1 - 0.9^t) and 1 / sqrt(1 - 0.999^t): the corrections, with one division left to each element."""
+    """lr / (1 - 0.9^t) and 1 / sqrt(1 - 0.999^t): bias correction that leaves one division per element."""
     if step < 1:
         raise InputError(f"step: expected 1 or more, found {step}")
     return np.float32(lr / (1 - 0.9**step)), np.float32(1 / math.sqrt(1 - 0.999**step))

@@ -1,9 +1,9 @@
-"""Sparse × dense products: the propagation of graph models, forward; with a transposed CSR, backward.
+"""Sparse × dense products: the forward propagation of graph models and, with a transposed CSR, the backward pass.
 
     out     = A @ dense
     add_to += weight * out        in the same pass: LightGCN's sum or mean over layers (arXiv 2002.02126, eq. 7)
 
-`dense` is float32, or bfloat16 held as uint16 (half the bytes to fetch; sums stay float32).
+`dense` is float32, or bfloat16 stored as uint16 (half the bytes to read; sums stay float32).
 """
 
 import numpy as np
@@ -36,14 +36,14 @@ def spmm(
     n_threads: int | None = None,
     check: bool = True,
 ) -> np.ndarray | None:
-    """matrix @ dense: float32 (n_rows, dim), the same bits at any number of threads.
+    """matrix @ dense: float32 (n_rows, dim), with the same bits for any number of threads.
 
-    dense: float32 (n_cols, dim), or uint16 holding bfloat16 (`to_bf16`).
-    out: float32 or uint16 (bfloat16) (n_rows, dim), C-contiguous, not overlapping dense; made where it is None,
-    unless add_to is given: then nothing but add_to is written, and None returned.
-    add_to: float32 (n_rows, dim), C-contiguous; gets weight * (matrix @ dense) added.
-    check=False leaves out the search for NaN and infinity, for loops that watch their loss.
-    Raises InputError on a shape, dtype or value that does not fit.
+    dense: float32 (n_cols, dim), or uint16 with bfloat16 bits (`to_bf16`).
+    out: float32 or uint16 (bfloat16) (n_rows, dim), C-contiguous, not overlapping dense. If it is None, it is
+    allocated; with add_to, only add_to is written and None is returned.
+    add_to: float32 (n_rows, dim), C-contiguous; weight * (matrix @ dense) is added to it.
+    check: whether to look for NaN and infinity in dense; loops that check their loss can skip it.
+    Raises InputError if a shape, dtype or value does not fit.
     """
     n_rows, n_cols = as_csr("matrix", matrix).shape
     if not isinstance(weight, (int, float, np.number)) or not np.isfinite(weight):
@@ -109,7 +109,7 @@ def to_bf16(values: np.ndarray) -> np.ndarray:
 
 
 def from_bf16(values: np.ndarray) -> np.ndarray:
-    """uint16 holding bfloat16 -> float32 of the same shape, exactly."""
+    """uint16 with bfloat16 bits -> float32 of the same shape, exactly."""
     if not isinstance(values, np.ndarray) or values.dtype != np.uint16:
         raise InputError(
             f"values: expected an array of uint16, found {getattr(values, 'dtype', type(values).__name__)}"

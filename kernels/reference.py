@@ -1,6 +1,6 @@
-"""NumPy versions of the kernels: the oracle the tests compare with, in float64, and not a fallback.
+"""NumPy versions of the kernels in float64: the oracle of the tests, not a fallback.
 
-Written for plainness: they hold the whole users × items matrix.
+Written to be simple: they hold the whole users × items matrix.
 """
 
 import numpy as np

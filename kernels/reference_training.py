@@ -1,10 +1,10 @@
-"""NumPy versions of the training kernels, in float64: the oracle the tests compare with, and not a fallback."""
+"""NumPy versions of the training kernels in float64: the oracle of the tests, not a fallback."""
 
 import numpy as np
 
 
 def allowed_negatives(user: int, indptr: np.ndarray, indices: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    """What `sampling.sample_negatives` draws from for one user, all equally likely; empty: it answers -1."""
+    """The items that `sampling.sample_negatives` draws from uniformly for one user; if empty, it returns -1."""
     return np.setdiff1d(pool, indices[indptr[user] : indptr[user + 1]])
 
 
@@ -19,7 +19,7 @@ def ranking_loss(
     *,
     relu_dim: int = 0,
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """As `losses.ranking_loss`: (loss, d_users, d_items, d_bias), a row of the batch at a time."""
+    """As `losses.ranking_loss`, row by row: (loss, d_users, d_items, d_bias)."""
     n, m = negatives.shape
     u, v = user_vectors.astype(np.float64), item_vectors.astype(np.float64)
     bias = item_bias.astype(np.float64) if len(item_bias) else np.zeros(len(v))
@@ -27,7 +27,7 @@ def ranking_loss(
     n_dot = u.shape[1] - relu_dim
 
     def score(user: int, item: int) -> tuple[float, np.ndarray, np.ndarray]:
-        """The score and its gradients by the user's and the item's vector."""
+        """The score and its gradients with respect to the user's and the item's vector."""
         both = u[user] + v[item]
         active = (both > 0).astype(np.float64)
         active[:n_dot] = 0

@@ -1,7 +1,7 @@
-"""Row-wise passes over dense arrays, each once through memory where NumPy would take several. numba; import lazily.
+"""Fused row-wise operations on dense arrays, in one pass over memory instead of NumPy's several. numba; import lazily.
 
-Every row is on its own, so the bits are the same at any number of threads. Arrays are float32 and C-contiguous;
-only their shapes are checked.
+Rows are independent, so the bits are the same with any number of threads. Arrays must be float32 and C-contiguous; only
+their shapes are checked.
 """
 
 import numba
@@ -20,8 +20,7 @@ def add_scaled_rows(
     *,
     n_threads: int | None = None,
 ) -> None:
-    """out += scale * rows; total += weight * out: a graph's self-loops after a sparse product, and the sum over its
-    layers.
+    """out += scale * rows; total += weight * out: self-loops after a sparse product, and the sum over layers.
 
     out, rows, total: float32 (n, dim). scale: float32 (n, 1).
     """

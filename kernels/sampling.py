@@ -1,6 +1,6 @@
-"""Negative sampling that excludes every known positive, exactly and uniformly. numba; import this module lazily.
+"""Exact uniform negative sampling that excludes every known positive. numba; import this module lazily.
 
-Each draw is a function of (seed, row, column) alone, so threads do not change a bit.
+Each draw is a function of (seed, row, column) alone, so the result does not depend on the number of threads.
 """
 
 import numba
@@ -9,7 +9,7 @@ import numpy as np
 from reclm_lite.errors import InputError
 from reclm_lite.kernels._jit import below, compiled, limited, splitmix
 
-# Rejected draws before the exact way, which costs a pass over the user's history: users with most of the pool.
+# Rejected draws before the exact method, which costs a pass over the user's history. Rare: users with most of the pool.
 N_TRIES = 16
 _CHUNK_ROWS = 256
 
@@ -24,11 +24,11 @@ def sample_negatives(
     *,
     n_threads: int | None = None,
 ) -> np.ndarray:
-    """Items drawn uniformly from `pool`, with replacement, that the user has not touched: int32 (n, n_negatives).
+    """Items drawn uniformly with replacement from `pool` without the user's positives: int32 (n, n_negatives).
 
     users: int32 (n,). indptr int64, indices int32: CSR of known positives, ascending within a row; items outside the
-    pool and repetitions do no harm. pool: int32, ascending, distinct. A user who has touched the whole pool gets -1.
-    Raises InputError on an empty pool, fewer than one negative, arrays of another dtype, and users beyond indptr.
+    pool and duplicates are allowed. pool: int32, ascending, distinct. A user whose positives cover the pool gets -1.
+    Raises InputError for an empty pool, n_negatives < 1, arrays of another dtype, or users beyond indptr.
     """
     wanted = (
         ("users", users, np.int32),
@@ -56,7 +56,7 @@ def sample_negatives(
 
 @compiled(inline="always")
 def _place(values, begin, end, wanted):
-    """The first place in values[begin:end], ascending, that is not less than `wanted`; end if there is none."""
+    """Lower bound: the first index in ascending values[begin:end] with a value >= `wanted`; end if there is none."""
     while begin < end:
         middle = (begin + end) // 2
         if values[middle] < wanted:
@@ -91,7 +91,7 @@ def _sample(users, indptr, indices, pool, n_negatives, seed):
 
 @compiled()
 def _by_rank(indices, begin, end, pool, bits):
-    """One of the pool's items that indices[begin:end] lacks, all equally likely; -1 where it lacks none."""
+    """A uniform draw from the pool's items that are not in indices[begin:end]; -1 if there are none."""
     left = len(pool)
     last = np.int32(-1)
     for at in range(begin, end):

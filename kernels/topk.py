@@ -1,11 +1,11 @@
-"""Exact masked top-k, fused with the product that scores: no users × items array ever exists.
+"""Exact masked top-k, fused with the product that scores, so that no users × items array is needed.
 
     ids, scores = topk(users, items, k=20, item_bias=bias, seen=seen)     int32, float32 (n_users, k)
     ids, scores = select(scores, k=20, seen=seen)                         from rows of scores that exist already
     ids, scores = knn(queries, vectors, k=10, own=rows)                   cosine neighbors
 
-All break ties by lower id, give the same bits at any number of threads, and end a row that has fewer than k
-rankable items in id -1, score -inf. Scores of unequal instruction sets differ in their last bits.
+All break ties by lower id and give the same bits with any number of threads. A row with fewer than k rankable items
+ends in id -1, score -inf. Scores of different instruction sets differ in their last bits.
 """
 
 import logging
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("float32", "int8")
 # RECLM_TOPK_INT8_MAX_DIM: beyond it the 32-bit sums of int8 products could overflow.
 INT8_MAX_DIM = 65536
-# A k of up to so much may exceed the number of items.
+# Up to this value, k may exceed the number of items.
 MAX_PADDED_K = 1_000_000
 
 
@@ -56,14 +56,14 @@ def topk(
     candidates: int32, ascending, distinct item ids to rank; None means all.
     seen: (n_users, n_items), row i masks items for users[i]; its values do not matter.
     relu_dim: the last relu_dim columns h add max(users[u, h] + items[i, h], 0) in place of their product.
-    precision: "float32" is exact. "int8" finds candidates with vectors rounded to int8 (a scale per row), scores
-    these in float32, and ranks a user anew in float32 where the rounding may have cost one of the k: the result is
-    that of "float32", proven up to 16 columns, and with more unless rounding errs by four standard deviations.
-    Not with relu_dim.
-    prune: leave out items that cannot reach the k best by the norm bound |user| * |item| + bias; the result is the
-    same, sooner where norms or biases are long-tailed.
+    precision: "float32" is exact. "int8" finds candidates with vectors rounded to int8 (a scale per row), scores these
+    in float32, and ranks a user again in float32 if rounding may have lost one of the k. The result equals "float32":
+    provably up to 16 columns, beyond that unless the rounding error exceeds four standard deviations. Not with
+    relu_dim.
+    prune: skip items that cannot reach the k best by the norm bound |user| * |item| + bias. The result is the same;
+    faster if norms or biases are long-tailed.
     Returns ids int32 (n_users, k) and scores float32 (n_users, k), best first. A score that overflows float32 to
-    -inf or NaN is never ranked. Raises InputError on a shape, dtype, value or combination that does not fit.
+    -inf or NaN is never ranked. Raises InputError if a shape, dtype, value or combination does not fit.
     """
     users = checked("users", users, np.float32, 2)
     items = checked("items", items, np.float32, 2)
@@ -180,8 +180,8 @@ def knn(
 
     queries: float32 (n_queries, dim). vectors: float32 (n_vectors, dim).
     own: int32 or int64 (n_queries,), the row of `vectors` that a query must not find (itself); -1 for none.
-    Returns rows int32 (n_queries, k) and cosines float32 (n_queries, k), best first. A row of zeros has no
-    direction: as a query it finds nobody, as a vector nobody finds it.
+    Returns rows int32 (n_queries, k) and cosines float32 (n_queries, k), best first. A zero row has no direction: it
+    has no neighbors and is nobody's neighbor.
     """
     queries = checked("queries", queries, np.float32, 2)
     vectors = checked("vectors", vectors, np.float32, 2)
@@ -208,7 +208,7 @@ def knn(
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1 (zeros stay zeros), also where squares would overflow or vanish."""
+    """L2-normalized rows (zeros stay zeros), scaled so that squares neither overflow nor underflow."""
     largest = np.abs(vectors).max(axis=1, initial=0.0, keepdims=True)
     scaled = vectors / np.where(largest > 0, largest, 1)
     norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
@@ -216,22 +216,21 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _k(k: int, n_items: int) -> int:
-    """Places to fill; those beyond the catalogue are padding, of which a slip in k could ask for more than there is
-    memory."""
+    """A checked k. Positions beyond n_items are padding, so the excess is bounded: a wrong k could exhaust memory."""
     if not isinstance(k, (int, np.integer)) or k < 1:
         raise InputError(f"k: expected an integer of at least 1, found {k!r}")
     return integer("k", k, 1, max(n_items, MAX_PADDED_K))
 
 
 def _kept(k: int) -> int:
-    """Candidates that int8 keeps for k places: enough that few users are unsure."""
+    """Number of candidates that int8 keeps to find k: enough that few users need a second pass."""
     return k + 10 + k // 2
 
 
 def _rows(
     indptr: np.ndarray | None, indices: np.ndarray | None, rows: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The structure of some rows of a CSR matrix."""
+    """indptr and indices of some rows of a CSR matrix."""
     if indptr is None or indices is None:
         return None, None
     parts = [indices[indptr[row] : indptr[row + 1]] for row in rows]
@@ -248,7 +247,7 @@ def _candidates(candidates: np.ndarray, n_items: int) -> np.ndarray:
 
 
 def _masked(seen: CSR | None, shape: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """indptr and indices, ascending within each row; None where nothing is masked."""
+    """indptr and indices, ascending within each row; None if nothing is masked."""
     if seen is None:
         return None, None
     if as_csr("seen", seen).shape != shape:
@@ -259,7 +258,7 @@ def _masked(seen: CSR | None, shape: tuple[int, int]) -> tuple[np.ndarray | None
 def _by_bound(
     users: np.ndarray, items: np.ndarray, item_bias: np.ndarray | None, candidates: np.ndarray, relu_dim: int
 ) -> np.ndarray:
-    """The candidates, those first that a user of typical norm could score highest; only speed depends on it."""
+    """The candidates sorted by their bound for a user of typical norm, highest first; affects speed only."""
     dim = users.shape[1] - relu_dim
     with np.errstate(over="ignore", invalid="ignore"):
         user_norms, norms = (np.sqrt(np.einsum("ij,ij->i", part[:, :dim], part[:, :dim])) for part in (users, items))
@@ -279,7 +278,7 @@ def _padded(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np
 
 
 def _ascending_rows(matrix: CSR) -> np.ndarray:
-    """The indices, ascending within each row (sorted into a copy where they are not)."""
+    """The indices, ascending within each row (a sorted copy if they are not)."""
     indices = matrix.indices
     if indices.size < 2:
         return indices

@@ -12,7 +12,7 @@ NOT_INSTALLED = "not installed"
 class Row:
     """One contender. median_ms, min_ms, per_second: None if it was not run; `note` then says why.
 
-    facts: further figures for the JSON.
+    facts: further values for the JSON.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Row:
 
 @dataclass
 class Target:
-    """A promised figure and the measured one. figure None: it could not be measured here."""
+    """A performance target and the measured value. figure: None if it could not be measured here."""
 
     what: str
     target: float
@@ -45,7 +45,7 @@ class Target:
 
 @dataclass
 class Group:
-    """Contenders that do the same work: `count` of `unit` per call."""
+    """Contenders that do the same work. One call processes `count` of `unit`."""
 
     name: str
     what: str
@@ -55,7 +55,7 @@ class Group:
     targets: list[Target] = field(default_factory=list)
 
     def add(self, name: str, timing: Timing, note: str = "", **facts: object) -> None:
-        """A contender that was timed."""
+        """Add a contender that was timed."""
         self.rows.append(
             Row(
                 name,
@@ -69,7 +69,7 @@ class Group:
         )
 
     def add_missing(self, name: str, note: str = NOT_INSTALLED) -> None:
-        """A contender that was not run."""
+        """Add a contender that was not run."""
         self.rows.append(Row(name, note=note))
 
     def median(self, name: str) -> float | None:

@@ -1,10 +1,10 @@
-"""What all benchmarks measure with: child processes, timing in turns, and peak memory.
+"""The measuring tools of all benchmarks: child processes, timing in turns, and peak memory.
 
-Work whose memory is measured runs in a fresh Python process: memory that earlier work has freed would hide it. A job is
-a module-level function of this package with JSON-able arguments and result (`run_in_child`); a foreign program gets its
-job as JSON on stdin and prints its result as the last line of stdout (`run_command`).
+Memory is measured in a fresh Python process, since memory freed by earlier work would hide what a job allocates. A job
+is a module-level function of this package with JSON-able arguments and result (`run_in_child`); a foreign program gets
+its job as JSON on stdin and prints its result as the last line of stdout (`run_command`).
 
-Light: a child loads this module before its job, so that nothing heavy may be imported here.
+A child loads this module before its job, so nothing heavy may be imported here.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ PAUSE_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Finished:
-    """A job that ended: its result, the child's peak resident memory, and the seconds from its start to its exit."""
+    """A finished job: its result, the child's peak resident bytes, and the seconds from its start to its exit."""
 
     result: Any
     peak_bytes: int
@@ -42,7 +42,7 @@ class Finished:
 
     @property
     def with_peak(self) -> dict[str, Any]:
-        """A result that is a dict, with "peak_bytes" added."""
+        """The result, which must be a dict, with "peak_bytes" added."""
         return {**self.result, "peak_bytes": self.peak_bytes}
 
 
@@ -56,10 +56,10 @@ def run_in_child(
 ) -> Finished:
     """Call `function(**arguments)` in a fresh Python process.
 
-    function: of a module's top level; arguments are turned into JSON, paths into strings. Raises `error` with the last
-    line that the child wrote if it fails; what, remedy: for that message.
+    function: defined at module level. arguments: passed as JSON, paths as strings. Raises `error` with the last line
+    that the child wrote if it fails; what, remedy: parts of that message.
     """
-    # -P: the installed package, even if the working directory is the repository, whose folder lacks the kernels.
+    # -P imports the installed package even in the repository's folder, whose sources lack the compiled kernels.
     command = [sys.executable, "-P", "-m", "reclm_lite.bench.harness"]
     job = {"module": function.__module__, "function": function.__name__, "arguments": arguments}
     what = what or f"the benchmark job {function.__name__!r}"
@@ -77,7 +77,7 @@ def run_command(
     environment: Mapping[str, str] | None = None,
     error: type[Exception] = ModelError,
 ) -> Any:
-    """Run a program with `job` as JSON on stdin; returns what the last line of its stdout holds as JSON.
+    """Run a program with `job` as JSON on stdin; returns the last line of its stdout, decoded from JSON.
 
     environment: variables to add. Raises `error` as `run_in_child` does.
     """
@@ -95,7 +95,7 @@ def run_command(
 
 
 def call_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """What a child does: call the job's function; returns its result and this process's peak resident memory."""
+    """Run in the child: call the job's function; returns its result and this process's peak resident memory."""
     function = getattr(importlib.import_module(job["module"]), job["function"])
     result = function(**job["arguments"])
     return {"result": result, "peak_bytes": peak_resident_bytes()}
@@ -120,22 +120,22 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: list[float]) -> "Timing":
-        """From the seconds of each call."""
+        """The timing of several calls, from the seconds of each."""
         return cls(statistics.median(seconds), min(seconds), len(seconds))
 
     @classmethod
     def once(cls, seconds: float) -> "Timing":
-        """From a single call."""
+        """The timing of a single call."""
         return cls(seconds, seconds, 1)
 
 
 def take_turns(
     contenders: Mapping[str, Callable[[], object]], repeats: int, *, turn_seconds: float = 0.1
 ) -> dict[str, Timing]:
-    """Call every contender once, then time each of them in `repeats` turns: a busy moment of the machine hits all.
+    """Call every contender once, then time each of them in `repeats` turns, so that other load affects all alike.
 
-    A turn is a pause (threads of the contender before stop spinning), one call that is not timed, then timed calls
-    until they fill `turn_seconds`.
+    A turn is a pause (until the threads of the previous contender stop spinning), one untimed call, then timed calls
+    for at least `turn_seconds`.
     """
     for function in contenders.values():
         function()
@@ -154,14 +154,14 @@ def take_turns(
 
 
 class Stopwatch:
-    """Seconds of laps; the first begins when the watch is made."""
+    """Times laps; the first starts when the object is created."""
 
     def __init__(self) -> None:
         self.laps: list[float] = []
         self._last = time.perf_counter()
 
     def lap(self) -> float:
-        """End a lap and begin the next; returns its seconds."""
+        """End a lap and start the next; returns its seconds."""
         now = time.perf_counter()
         self.laps.append(now - self._last)
         self._last = now
@@ -174,7 +174,7 @@ class Stopwatch:
 
 @contextmanager
 def quiet(function: Callable) -> Iterator[None]:
-    """Silence warnings of the module of `function`: fitting warns if nothing is validated, which is intended here."""
+    """Silence warnings of the module of `function`: fitting warns without validation, which is intended here."""
     logger = logging.getLogger(function.__module__)
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -206,7 +206,7 @@ class PeakMemory:
         if sys.platform == "linux":
             try:
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-            except OSError:  # not allowed in some containers: then the peak is that of the whole process
+            except OSError:  # forbidden in some containers: then the peak is that of the whole process
                 return
 
 

@@ -1,4 +1,4 @@
-"""Facts that every figure is reported with: machine, threads, versions; and the machine's own limits."""
+"""Facts to report with every measurement (machine, threads, versions), and the machine's bandwidth and flops."""
 
 import importlib.metadata
 import importlib.util
@@ -51,7 +51,7 @@ def version(package: str) -> str:
 
 
 def installed(module: str) -> bool:
-    """Whether a peer can be imported; nothing is imported to check."""
+    """Whether a peer is installed, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
@@ -66,7 +66,7 @@ def sentence(about: dict) -> str:
 
 
 def copy_bandwidth(n_threads: int, n_bytes: int = 256 << 20, repeats: int = 7) -> float:
-    """Bytes/s (read plus written) of copying memory that fits no cache, a part in each thread."""
+    """Bytes/s (read plus written) of copying memory larger than the caches, a part in each thread."""
     source, target = np.ones(n_bytes // 4, np.float32), np.zeros(n_bytes // 4, np.float32)
     seconds = _in_threads(
         [lambda part=part: np.copyto(target[part], source[part]) for part in _ranges(len(source), n_threads)], repeats
@@ -75,7 +75,7 @@ def copy_bandwidth(n_threads: int, n_bytes: int = 256 << 20, repeats: int = 7) -
 
 
 def cache_bandwidth(n_threads: int, n_bytes: int = 16 << 20, repeats: int = 7) -> float:
-    """Bytes/s of reading an array that fits the last-level cache only, a part in each thread (BLAS dot)."""
+    """Bytes/s of reading an array that fits only the last-level cache, a part in each thread (BLAS dot)."""
     from threadpoolctl import threadpool_limits
 
     values = np.ones(n_bytes // 4, np.float32)
@@ -92,7 +92,7 @@ def cache_bandwidth(n_threads: int, n_bytes: int = 16 << 20, repeats: int = 7) -
 
 
 def product_rate(n: int = 1024, repeats: int = 7) -> float:
-    """Floating-point operations/s of a large float32 matrix product, with the threads that BLAS is limited to."""
+    """Floating-point operations/s of a large float32 matrix product, with BLAS's current thread limit."""
     left, out = np.ones((n, n), np.float32), np.empty((n, n), np.float32)
     seconds = []
     for _ in range(repeats + 1):
@@ -108,7 +108,7 @@ def _ranges(n: int, n_parts: int) -> list[slice]:
 
 
 def _in_threads(works: list[Callable[[], None]], repeats: int) -> float:
-    """Median seconds of doing all of `works` at the same time."""
+    """Median seconds of running all of `works` at the same time, a thread each."""
     seconds = []
     with ThreadPoolExecutor(len(works)) as pool:
         for turn in range(repeats + 1):

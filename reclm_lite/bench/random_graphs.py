@@ -1,10 +1,10 @@
-"""Bipartite interaction graphs like real ones, from a seed: exact sizes, power-law degrees, planted communities.
+"""Random bipartite interaction graphs: exact sizes, power-law degrees, planted communities.
 
-Degrees follow a Lomax law above a smallest degree, cut off at the share of the other side that the busiest node
-reaches. With the defaults, 29,858 users, 40,981 items and 810,128 interactions have the quantiles of a public check-in
-graph of that size (users from 8 to about 800, mean 27; items of mean 20 with the first 1 % holding a sixth of all);
-`NEWS` has those of the MIND split. Edges are a configuration model: every node gets exactly its degree, and stubs of
-the same community are matched first, so that there is something to learn. Left out: time, text, ratings.
+Degrees follow a Lomax distribution between a smallest and a largest degree. With the defaults, 29,858 users, 40,981
+items and 810,128 interactions have the quantiles of a public check-in graph of that size (users from 8 to about 800,
+mean 27; items of mean 20, the first 1 % with a sixth of all interactions); `NEWS` has those of the MIND split. Edges
+follow a configuration model: every node gets exactly its degree, and stubs of the same community are matched first, so
+that there is structure to learn. Left out: time, text, ratings.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,12 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Shape:
-    """user_tail, item_tail: exponents of the Lomax laws, smaller is heavier. user_least, item_least: the smallest
+    """The degree distributions and communities of a graph.
+
+    user_tail, item_tail: exponents of the Lomax distributions, smaller is heavier. user_least, item_least: the smallest
     degree as a share of the mean (at least 1). user_most, item_most: the largest degree as a share of the other side's
-    size.
-    n_communities: 1 plants nothing. focus: how much of a user's interactions lie in its two communities."""
+    size. n_communities: 1 for no structure. focus: share of a user's interactions within its two communities.
+    """
 
     user_tail: float = 2.2
     item_tail: float = 1.8
@@ -33,7 +35,7 @@ class Shape:
 
 
 PLACES = Shape()
-# Short histories, and a few items that everyone read.
+# Short histories, and a few items that almost everyone has read.
 NEWS = Shape(
     user_tail=4.0, item_tail=0.9, item_least=0.01, user_most=0.011, item_most=0.06, n_communities=12, focus=0.8
 )
@@ -42,8 +44,8 @@ NEWS = Shape(
 def power_law(n_users: int, n_items: int, n_interactions: int, seed: int = 0, shape: Shape = PLACES) -> sp.csr_matrix:
     """CSR (n_users, n_items) of ones, float32, indices ascending, with exactly n_interactions entries.
 
-    Every user and item has at least one where there are enough. Ids say nothing of degree or community.
-    Raises InputError if so many interactions do not fit.
+    Every user and item has at least one if there are enough. Ids are independent of degree and community.
+    Raises InputError if the graph cannot have that many interactions.
     """
     if min(n_users, n_items, n_interactions) < 1 or n_interactions > n_users * n_items // 4:
         raise InputError(
@@ -61,7 +63,7 @@ def power_law(n_users: int, n_items: int, n_interactions: int, seed: int = 0, sh
         order = rng.permutation(n)
         sides.append(np.repeat(order, degree[order]))
     user_stubs, item_stubs = sides
-    # A place in [0, 1) for each stub; those of one node share its community, and all stubs are matched by place.
+    # A position in [0, 1) for each stub, within its node's community; stubs are matched in order of position.
     community_of_item = _communities(item_stubs, shape.n_communities)
     item_places = _places(community_of_item, shape.n_communities, rng)
     home = _communities(user_stubs, shape.n_communities)
@@ -78,12 +80,11 @@ def power_law(n_users: int, n_items: int, n_interactions: int, seed: int = 0, sh
 
 
 def _degrees(n: int, total: int, tail: float, least: float, most: float, others: int) -> np.ndarray:
-    """int64 (n,), descending, adding up to `total`: quantiles of a Lomax law between the smallest and largest
-    degree."""
+    """int64 (n,), descending, with sum `total`: quantiles of a Lomax distribution, cut off at both ends."""
     if total <= n:
         return (np.arange(n) < total).astype(np.int64)
     low = max(1, int(least * total / n))
-    # The cut-off leaves room for twice the mean, and for no more than half of the other side.
+    # The largest degree is at least twice the mean, and at most half of the other side.
     high = min(max(int(most * others), 2 * -(-total // n), low + 1), max(others // 2, -(-total // n)))
     quantile = (np.arange(n) + 0.5) / n
     shape = quantile ** (-1.0 / tail) - 1.0
@@ -99,7 +100,7 @@ def _degrees(n: int, total: int, tail: float, least: float, most: float, others:
         below, above = (scale, above) if at(scale).sum() < total else (below, scale)
     exact = at(above)
     degree = np.floor(exact).astype(np.int64)
-    # The largest remainders are rounded up; what is still missing goes to nodes below the cut-off.
+    # The largest remainders are rounded up; the rest goes to nodes below the cut-off.
     short = int(total - degree.sum())
     up = np.argsort(degree - exact, kind="stable")
     up = up[degree[up] < high][: max(short, 0)]
@@ -123,7 +124,7 @@ def _places(community: np.ndarray, n_communities: int, rng: np.random.Generator)
 
 
 def _without_duplicates(users: np.ndarray, items: np.ndarray, n_items: int, rng: np.random.Generator) -> np.ndarray:
-    """`items` with some places exchanged, so that no (user, item) pair stands twice; all degrees stay."""
+    """`items` with some elements swapped, so that no (user, item) pair occurs twice; all degrees stay."""
     items = items.copy()
     for _ in range(1000):
         keys = users.astype(np.int64) * n_items + items
@@ -131,7 +132,7 @@ def _without_duplicates(users: np.ndarray, items: np.ndarray, n_items: int, rng:
         repeated = order[1:][keys[order[1:]] == keys[order[:-1]]]
         if len(repeated) == 0:
             return items
-        # Exchanges one after the other would be slow; each place takes part in one exchange per round.
+        # Swaps one by one would be slow; in each round every element takes part in at most one swap.
         partners = rng.integers(len(items), size=len(repeated))
         partners, at = np.unique(partners, return_index=True)
         repeated = repeated[at]
@@ -149,7 +150,7 @@ def hold_out(matrix: sp.csr_matrix, share: float, seed: int = 0) -> tuple[sp.csr
     rank = np.empty(matrix.nnz, np.int64)
     rank[order] = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], np.diff(matrix.indptr))
     degree = np.diff(matrix.indptr)[rows]
-    # What a share of a short history leaves over is drawn by chance.
+    # The fractional part of the count is rounded at random.
     n_out = np.floor(share * degree + rng.random(matrix.shape[0])[rows])
     out = rank < np.minimum(n_out, degree - 1)
     parts = []

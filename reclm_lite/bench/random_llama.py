@@ -1,7 +1,7 @@
-"""A random Llama checkpoint with a LoRA adapter, written tensor by tensor: `reclm bench export` exports it.
+"""A random Llama checkpoint with a LoRA adapter, written tensor by tensor, for `reclm bench export`.
 
-The weights are random, the shapes those of a 1.1-billion-parameter model. Left out: training; the tokenizer knows
-single bytes and three special tokens, unless another is written in its place.
+The weights are random, the shapes those of a 1.1-billion-parameter model. The default tokenizer has single bytes and
+three special tokens. Left out: training.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 SPECIAL = ("<|begin|>", "<|end|>", "<|pad|>")
-# Weights(rng, name, shape): a tensor's rows in blocks, float32.
+# Weights(rng, name, shape): the float32 rows of a tensor, in blocks.
 Weights = Callable[[np.random.Generator, str, tuple[int, ...]], Iterator[np.ndarray]]
 
 
@@ -71,7 +71,7 @@ def write_checkpoint(
     write_tokenizer: Callable[[Path], None] | None = None,
     weights: Weights | None = None,
 ) -> Path:
-    """The checkpoint, float16, in `directory`; returns it. write_tokenizer(directory) writes the tokenizer's files."""
+    """Write a float16 checkpoint into `directory`; returns it. write_tokenizer(directory): writes tokenizer files."""
     directory.mkdir(parents=True)
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -99,7 +99,7 @@ def write_checkpoint(
 
 
 def write_adapter(directory: Path, shape: Shape, base: Path, seed: int = 1) -> Path:
-    """A float32 LoRA adapter of all projections, as peft saves one, in `directory`; returns it."""
+    """Write a float32 LoRA adapter of all projections, in peft's format, into `directory`; returns it."""
     directory.mkdir(parents=True)
     config = {
         "peft_type": "LORA",
@@ -145,7 +145,7 @@ def _write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: st
 
 
 def _random_rows(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """float32 normal with deviation 0.02; around 1 for vectors, which are the scales of norms."""
+    """Normal float32 rows of standard deviation 0.02; around 1 for vectors, which are the scales of norms."""
     del name
     if len(shape) == 1:
         yield 1 + 0.02 * rng.standard_normal(shape, dtype=np.float32)
@@ -156,14 +156,14 @@ def _random_rows(rng: np.random.Generator, name: str, shape: tuple[int, ...]) ->
 def normal_rows(
     rng: np.random.Generator, shape: tuple[int, int], deviation: float, at_once: int = 1 << 22
 ) -> Iterator[np.ndarray]:
-    """float32 normal rows in blocks of about `at_once` numbers."""
+    """Normal float32 rows, in blocks of about `at_once` numbers."""
     n_rows = max(1, at_once // shape[1])
     for first in range(0, shape[0], n_rows):
         yield deviation * rng.standard_normal((min(n_rows, shape[0] - first), shape[1]), dtype=np.float32)
 
 
 def _write_tokenizer(directory: Path) -> None:
-    """Byte-level BPE of GPT-2's form with one merge: what a byte is written as follows its bytes_to_unicode."""
+    """Byte-level BPE in GPT-2's format with a single merge; bytes are written by GPT-2's bytes_to_unicode."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
@@ -208,7 +208,7 @@ def _write_tokenizer(directory: Path) -> None:
 
 
 def write_tokenizer_config(directory: Path) -> None:
-    """Which of the special tokens begins, ends and pads a text."""
+    """Write tokenizer_config.json: the BOS, EOS and padding tokens."""
     begin, end, pad = SPECIAL
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": begin, "eos_token": end, "pad_token": pad}
     _write_json(directory / "tokenizer_config.json", settings)

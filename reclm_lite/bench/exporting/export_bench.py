@@ -1,9 +1,9 @@
 """`reclm bench export`: merging an adapter and writing GGUF, beside peft and llama.cpp's own converter.
 
-A random F16 Llama of 1.1 billion parameters and a rank-16 adapter are made on the spot (`--quick`: tiny ones). Every
-contender is a fresh process; time is from its start to its end, memory its peak of resident pages beyond those of a
-bare interpreter. Turns are taken, with what was written flushed to the disk in between. The gate is off on our side,
-as the peers have none. What came out is compared before anything is reported.
+It generates a random F16 Llama of 1.1 billion parameters and a rank-16 adapter (`--quick`: tiny ones). Every contender
+runs in a fresh process: its time is from start to exit, its memory the peak resident size above that of a bare
+interpreter. Contenders take turns, and written files are flushed to disk in between. Our parity check is off, since
+the peers have none. The outputs are compared before anything is reported.
 """
 
 import os
@@ -27,14 +27,14 @@ OURS, MERGE, BOTH = "reclm export", "peft merge_and_unload, nothing saved", "pef
 PACKAGES = ("torch", "transformers", "peft", "gguf", "safetensors")
 _PEERS = ("torch", "transformers", "peft")
 _BYTES_PER_PARAM = 8  # the checkpoint, peft's, its GGUF and ours, 2 bytes each
-# peft merges in float32 and rounds once, as we do; products that are summed in another order may tip that rounding.
+# peft merges in float32 and rounds once, as we do; another order of summation may change that rounding.
 _RELATIVE, _ABSOLUTE = 2.0**-10, 2.0**-24  # one step of float16, normal and subnormal
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """n_threads: of the peers' torch. repeats: runs of each contender. llama_cpp: its source tree, or None."""
+    """n_threads: for the peers' torch. repeats: runs of each contender. llama_cpp: its source tree, or None."""
 
     n_threads: int
     repeats: int = 3
@@ -44,8 +44,10 @@ class Settings:
 
 
 def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
-    """Measure; returns the lines of the table and the JSON line. Raises InputError, and ModelError if results
-    differ."""
+    """Measure; returns (lines of the table, JSON line).
+
+    Raises InputError if a setting is invalid, ModelError if results differ.
+    """
     llama_cpp = settings.llama_cpp
     if llama_cpp is not None and not (llama_cpp / "convert_hf_to_gguf.py").is_file():
         raise InputError(
@@ -54,7 +56,7 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
     about = machine.facts(settings.n_threads, PACKAGES)
     with tempfile.TemporaryDirectory(prefix="reclm-bench-") as folder:
         group = _measure(Path(folder), settings, say)
-    if settings.shape != Shape():  # the targets are those of the full size
+    if settings.shape != Shape():  # the targets are for the full size
         group.targets.clear()
     shown = {**asdict(settings), "llama_cpp": str(llama_cpp) if llama_cpp else None}
     return [machine.sentence(about), *lines_of([group])], to_json("export", about, shown, [group])
@@ -87,7 +89,7 @@ def _measure(folder: Path, settings: Settings, say: Say) -> Group:
             out = folder / f"made-{len(made)}"
             spent[name].append(contend(out))
             made[name] = out
-            if turn:  # those of the first turn are compared
+            if turn:  # only the outputs of the first turn are compared
                 shutil.rmtree(out, ignore_errors=True)
         if not turn and BOTH in made:
             say("comparing what came out")
@@ -109,7 +111,7 @@ def _measure(folder: Path, settings: Settings, say: Say) -> Group:
 def _contenders(
     base: Path, adapter: Path, settings: Settings
 ) -> tuple[dict[str, Callable[[Path], Finished]], dict[str, str]]:
-    """({name: run it, writing into a folder}, {name: why it is not run})."""
+    """({name: function that runs the contender in a folder}, {name: why it is not run})."""
     model = {"base": base, "adapter": adapter}
 
     def merge(out: Path) -> Finished:
@@ -118,7 +120,7 @@ def _contenders(
     def both(out: Path) -> Finished:
         merging = {**model, "out": out / "merged", "n_threads": settings.n_threads}
         merged = run_in_child(export_jobs.merge, merging)
-        # peft saves no tokenizer; the converter wants one beside the weights.
+        # peft saves no tokenizer, but the converter needs one beside the weights.
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(base / name, out / "merged" / name)
         converting = {"llama_cpp": settings.llama_cpp, "checkpoint": out / "merged", "out": out / "model-f16.gguf"}
@@ -139,7 +141,10 @@ def _contenders(
 
 
 def _largest_difference(ours: Path, theirs: Path) -> float:
-    """Between two F16 files of one model; ModelError if they hold other tensors, or differ by more than rounding."""
+    """The largest absolute difference between two F16 files of one model.
+
+    Raises ModelError if their tensors have different names or shapes, or differ by more than rounding.
+    """
     from gguf import GGUFReader
 
     left, right = ({tensor.name: tensor for tensor in GGUFReader(path).tensors} for path in (ours, theirs))

@@ -1,6 +1,6 @@
 """The work that `reclm bench export` times, each function in a child process (`harness.run_in_child`).
 
-Light: what is imported here counts as the memory of a bare interpreter.
+Imports of this module count as the memory of a bare interpreter, so keep them few.
 """
 
 import runpy
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def nothing() -> None:
-    """Only what every child loads: the memory that the other jobs are compared with."""
+    """Load only what every child loads: the baseline of memory for the other jobs."""
 
 
 def export(base: str, adapter: str, out: str, quant: str) -> None:
@@ -19,7 +19,7 @@ def export(base: str, adapter: str, out: str, quant: str) -> None:
 
 
 def merge(base: str, adapter: str, out: str, n_threads: int) -> None:
-    """peft's merge_and_unload in the checkpoint's float16; saved at `out` unless that is empty."""
+    """peft's merge_and_unload in the checkpoint's float16; saved at `out` unless it is empty."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -32,7 +32,7 @@ def merge(base: str, adapter: str, out: str, n_threads: int) -> None:
 
 
 def oracle(llama_cpp: str, checkpoint: str, out: str) -> None:
-    """llama.cpp's convert_hf_to_gguf.py unchanged, but with the pre-tokenizer given: it looks that up in a list."""
+    """llama.cpp's convert_hf_to_gguf.py, unchanged except that the pre-tokenizer is given: its list lacks ours."""
     sys.path[:0] = [llama_cpp, f"{llama_cpp}/gguf-py"]
     from conversion.base import TextModel
 

@@ -1,1 +1,1 @@
-"""`reclm bench fit`: training epochs, fits without training, and evaluation."""
+"""`reclm bench fit`: training epochs, fits of untrained models, and evaluation."""

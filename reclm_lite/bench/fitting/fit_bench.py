@@ -1,8 +1,8 @@
-"""`reclm bench fit`: seconds per epoch of every trained model, fits of the others, and evaluation.
+"""`reclm bench fit`: seconds per epoch of every trained model, fits of the untrained models, and evaluation.
 
 By default on a generated graph of the size of the MIND split; with `large` also on one of 30,000 users, 41,000 items
-and 810,000 training interactions. Epochs are timed without validation, whose cost is the evaluation's row. Left out:
-which model is best; the Recall beside a row only shows that the model has learnt.
+and 810,000 training interactions. Epochs are timed without validation; the evaluation row shows its cost. Left out: a
+comparison of quality. The Recall of a row only shows that the model learns.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from ..random_graphs import NEWS, PLACES, Shape, hold_out, power_law
 from .torch_reference import beside_torch
 
 ALL_MODELS = (*TRAINED, *(model for model in MODELS if model not in TRAINED))
-# Also measured on the large graph; the others take too long or too much memory there (EASE 13 GB).
+# Models measured on the large graph, too; the others take too long or too much memory there (EASE 13 GB).
 LARGE_MODELS = ("popularity", "lightgcn", "gfcf")
 TEXT_DIM = 384
 VALIDATION = 0.1
@@ -37,8 +37,7 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """n_interactions: training and test together. held_out: the share of each user's that is the test. text: whether
-    items have text vectors."""
+    """n_interactions: training and test together. held_out: test share of each user. text: whether items have text."""
 
     n_users: int
     n_items: int
@@ -48,7 +47,7 @@ class Sizes:
     text: bool
 
 
-# Two interactions at least, so that each user is trained on and tested on.
+# At least two interactions, so that each user has some in training and in test.
 MIND = Sizes(57_128, 2_386, 177_708, 0.5, dataclasses.replace(NEWS, user_least=0.65), True)
 LARGE = Sizes(29_858, 40_981, 1_012_660, 0.2, PLACES, False)
 QUICK = Sizes(600, 300, 6_000, 0.3, PLACES, True)
@@ -56,7 +55,7 @@ QUICK = Sizes(600, 300, 6_000, 0.3, PLACES, True)
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """epochs: that are timed; one before them compiles. models: names in the registry.
+    """epochs: number of timed epochs, after one that compiles. models: names in the registry.
 
     workspace: use its split instead of the generated graph. reference: benchmarks/torch_lightgcn.py, None if absent.
     """
@@ -73,7 +72,7 @@ class Settings:
 
 
 def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
-    """Measure; returns the lines of the table and the JSON line."""
+    """Measure; returns (lines of the table, JSON line)."""
     unknown = [model for model in settings.models if model not in MODELS]
     if unknown or settings.epochs < 1:
         raise InputError(
@@ -87,7 +86,7 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
         say("lightgcn beside torch")
         groups += beside_torch(blind(inputs), settings.reference, settings.epochs, settings.n_threads, settings.seed)
         if settings.workspace is None and settings.sizes != MIND:
-            for group in groups:  # targets are those of the full sizes
+            for group in groups:  # targets are for the full sizes
                 group.targets.clear()
     graphs = [_facts(inputs, source)]
     if settings.large:
@@ -113,7 +112,7 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
 
 
 def generated(sizes: Sizes, seed: int = 0) -> Inputs:
-    """A split of a generated graph: test held out of each user, then a tenth of the rest for validation."""
+    """A split of a generated graph: a test share of each user's items, then a tenth of the rest for validation."""
     matrix = power_law(sizes.n_users, sizes.n_items, sizes.n_interactions, seed, sizes.shape)
     known, test = hold_out(matrix, sizes.held_out, seed)
     train, valid = hold_out(known, VALIDATION, seed + 1)
@@ -147,7 +146,7 @@ def _facts(inputs: Inputs, source: str) -> dict:
 
 
 def _on(inputs: Inputs, models: tuple[str, ...], suffix: str, settings: Settings, say: Say) -> list[Group]:
-    """Epochs, fits without training, and evaluation on one data set."""
+    """Groups of one data set: epochs, fits of untrained models, and evaluation."""
     split = inputs.split
     n_ranked = int(np.count_nonzero(np.diff(split.test.indptr)))
     epochs = Group(
@@ -220,7 +219,7 @@ def _ranked(split: Split, fitted: FittedModel, settings: Settings) -> Evaluation
 
 
 def _epochs(inputs: Inputs, model: str, preset: str, settings: Settings) -> tuple[FittedModel, Timing]:
-    """Train one epoch that compiles, then `settings.epochs` that are timed."""
+    """Train one epoch that compiles, then `settings.epochs` timed ones."""
     watch = Stopwatch()
     with quiet(fit_arrays):
         fitted = fit_arrays(
@@ -237,7 +236,7 @@ def _epochs(inputs: Inputs, model: str, preset: str, settings: Settings) -> tupl
 
 
 def blind(inputs: Inputs) -> Inputs:
-    """Training and validation as one training set, so that nothing is ranked between epochs."""
+    """Inputs with training and validation merged into the training set, so that epochs run without validation."""
     split = inputs.split
     empty = sp.csr_matrix(split.train.shape, dtype=np.float32)
     return dataclasses.replace(inputs, split=dataclasses.replace(split, train=split.known(), valid=empty))

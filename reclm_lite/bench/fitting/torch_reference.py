@@ -1,8 +1,7 @@
-"""LightGCN's training epoch beside the same epoch in plain torch, whose file is given (benchmarks/torch_lightgcn.py).
+"""A training epoch of LightGCN compared with the same epoch in plain torch (benchmarks/torch_lightgcn.py).
 
-The same on both sides: 3 layers of 64 columns and their mean, propagated anew for every batch of 4,096, a dense Adam
-step, negatives drawn for every batch. With text, item vectors begin as a two-layer MLP of text vectors added to their
-own.
+The same on both sides: the mean of 3 layers of 64 columns, a propagation for every batch of 4,096, a dense Adam step,
+negatives drawn for every batch. With text, an item's first vector is its ID vector plus a two-layer MLP of its text.
 """
 
 import importlib.util
@@ -24,13 +23,13 @@ DIM, N_LAYERS, BATCH, RATE = 64, 3, 4096, 1e-3
 
 
 def beside_torch(inputs: Inputs, path: Path | None, n_rounds: int, n_threads: int, seed: int) -> list[Group]:
-    """One group for each loss: our epoch and torch's, in turns. inputs: without validation interactions."""
+    """One group for each loss: our epoch and torch's, taking turns. inputs: without validation interactions."""
     train = inputs.split.train
     reference = None if path is None or not machine.installed("torch") else load(path)
     missing = "not found: run in the repository, or give --reference" if path is None else "torch is not installed"
     groups = []
     for name, loss, n_negatives in LOSSES:
-        # The published pair has no text; the sampled softmax is what this project trains with, text and all.
+        # The published pairwise loss has no text; this project's own preset is sampled softmax with text.
         text = inputs.text if loss == "ssm" else None
         what = f"one epoch, {name}, {N_LAYERS} layers of {DIM}{'' if text is None else ', items with text'}"
         group = Group(f"lightgcn against torch, {loss}", what, "interactions", train.nnz)
@@ -87,7 +86,7 @@ def beside_torch(inputs: Inputs, path: Path | None, n_rounds: int, n_threads: in
 
 
 def load(path: Path) -> ModuleType:
-    """The reference's module. Raises InputError if the file has no `TorchLightGCN`."""
+    """Load the module of the reference. Raises InputError if the file has no `TorchLightGCN`."""
     spec = importlib.util.spec_from_file_location("torch_lightgcn_reference", path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path}: expected a Python file")

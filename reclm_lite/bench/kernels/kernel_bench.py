@@ -1,6 +1,6 @@
-"""`reclm bench kernels`: each kernel beside its peers, in turns, in one process.
+"""`reclm bench kernels`: each kernel and its peers, taking turns in one process.
 
-The graph has 70,839 nodes and 1.62 million entries, 64 columns (`--quick`: a small one, to see that it works).
+The graph has 70,839 nodes and 1.62 million entries, vectors 64 columns (`--quick`: a small one, as a smoke test).
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from .spmm_bench import HALF, OURS, bench_propagation, bench_spmm
 from .topk_bench import INT8, OPTIONS, add_topk_targets, bench_knn, bench_topk, topk_extra_bytes
 from .training_loops_bench import bench_training
 
-# say(what is being measured)
+# say(line on what is being measured)
 Say = Callable[[str], None]
 
 
@@ -51,8 +51,10 @@ class Settings:
 
 
 def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
-    """Measure; returns the lines of the table and the JSON line. Raises InputError, and KernelError if results
-    differ."""
+    """Measure; returns (lines of the table, JSON line).
+
+    Raises InputError if a setting is invalid, KernelError if results differ.
+    """
     unknown = [part for part in settings.parts if part not in KERNEL_PARTS]
     if unknown or settings.repeats < 1:
         raise InputError(
@@ -83,7 +85,7 @@ def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
             groups += bench_training(matrix, sizes.dim, settings.n_threads, settings.repeats)
         say("the machine's limits")
         limits = roofline(groups, settings.n_threads, quick=sizes == QUICK)
-    if sizes != Sizes():  # the targets are those of the full sizes
+    if sizes != Sizes():  # the targets are for the full sizes
         for group in groups:
             group.targets.clear()
     lines = [machine.sentence(about), *lines_of(groups), "", "limits: what the machine does, and what of it is used"]
@@ -140,10 +142,10 @@ def _topk_groups(matrix: sp.csr_matrix, settings: Settings, say: Say) -> list[Gr
 
 
 def roofline(groups: list[Group], n_threads: int, *, quick: bool) -> list[dict]:
-    """[{"what", "per_second", "unit"}]: the machine's rates beside those that the kernels reached.
+    """[{"what", "per_second", "unit"}]: the machine's rates and those that the kernels reached.
 
-    spmm's bytes count every access: a row gathered for each entry, indices and weights, the result. Most rows are
-    found in a cache, so its rate may exceed that of copying memory; the cache's own rate is the nearer limit.
+    spmm's bytes count every access: a row gathered for each entry, indices and weights, the result. Most rows come from
+    a cache, so the rate may exceed that of copying memory; the cache's bandwidth is the tighter limit.
     """
     scale = 16 if quick else 1
     limits = [

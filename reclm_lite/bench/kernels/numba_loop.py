@@ -1,5 +1,4 @@
-"""A peer of spmm: the plain loop that anyone would write first, compiled by numba. Import lazily: numba loads
-slowly."""
+"""A peer of spmm: the straightforward loop, compiled by numba. Import lazily: numba is slow to load."""
 
 import numba
 
@@ -8,7 +7,7 @@ from ...kernels._jit import compiled
 
 @compiled(parallel=True)
 def spmm_rows(indptr, indices, data, dense, out):
-    """out = CSR @ dense, a row at a time, rows divided among threads. dense, out: float32 (n, dim)."""
+    """out = CSR @ dense, row by row, rows distributed over threads. dense, out: float32 (n, dim)."""
     for row in numba.prange(len(indptr) - 1):
         for column in range(dense.shape[1]):
             out[row, column] = 0.0

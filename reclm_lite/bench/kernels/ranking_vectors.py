@@ -1,4 +1,4 @@
-"""Vectors to rank with: Gaussian, or factorized or trained on a graph, whose norms differ."""
+"""Vectors to rank with: Gaussian, factorized or trained; norms vary in the latter two."""
 
 import dataclasses
 
@@ -19,8 +19,10 @@ def gaussian(n_rows: int, dim: int, seed: int) -> np.ndarray:
 
 
 def factorized(matrix: sp.csr_matrix, dim: int, seed: int = 0, n_iterations: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """(users, items) float32: a truncated SVD of the normalized interactions, its values shared by both sides,
-    items scaled by the square root of their degree as in GF-CF. Randomised subspace iteration (Halko et al. 2011).
+    """(users, items) float32 (n, dim): a truncated SVD of the normalized interactions.
+
+    Both sides are scaled by the square root of the singular values, items also by the square root of their degree as in
+    GF-CF. Randomized subspace iteration (Halko et al. 2011).
     """
     n_users, n_items = matrix.shape
     weighted = normalized_adjacency(matrix)[:n_users, n_users:].tocsr()

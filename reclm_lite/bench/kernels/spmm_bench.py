@@ -1,4 +1,4 @@
-"""Sparse × dense: the propagation of graph models, beside scipy, torch and a plain loop."""
+"""Sparse × dense, the propagation of graph models, compared with SciPy, torch and a plain loop."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ N_LAYERS = 3
 
 
 def bench_spmm(adjacency: sp.csr_matrix, dense: np.ndarray, n_threads: int, repeats: int) -> Group:
-    """One product with the normalized adjacency; every contender's result is compared with float64 first."""
+    """One product with the normalized adjacency; every contender's result is first checked against float64."""
     matrix = native.make_csr(adjacency.indptr, adjacency.indices, adjacency.data, adjacency.shape)
     group = Group(
         "spmm",
@@ -39,7 +39,7 @@ def bench_spmm(adjacency: sp.csr_matrix, dense: np.ndarray, n_threads: int, repe
     exact = adjacency.astype(np.float64) @ dense.astype(np.float64)
     errors = {name: _error(np.asarray(function()), exact) for name, function in contenders.items()}
     for name, error in errors.items():
-        # bfloat16 keeps 8 bits; float32 sums of a few thousand terms keep about 20.
+        # bfloat16 has 8 significant bits; a float32 sum of a few thousand terms is accurate to about 20.
         if error > (2e-2 if name in (HALF, HALF_BOTH) else 1e-5):
             raise native.KernelError(
                 f"spmm: {name} differs from float64 by {error:.2g} of the largest value: not timed"
@@ -68,7 +68,7 @@ def bench_spmm(adjacency: sp.csr_matrix, dense: np.ndarray, n_threads: int, repe
 
 
 def bench_propagation(adjacency: sp.csr_matrix, dense: np.ndarray, n_threads: int, repeats: int) -> Group:
-    """LightGCN's mean over its layers: the sum in the same pass, beside a pass of its own."""
+    """LightGCN's mean over layers: summing in the same pass, compared with a separate pass."""
     matrix = native.make_csr(adjacency.indptr, adjacency.indices, adjacency.data, adjacency.shape)
     weight = 1.0 / (N_LAYERS + 1)
     group = Group("propagation", f"mean of {N_LAYERS} layers on the same graph", "entries", N_LAYERS * adjacency.nnz)
@@ -102,13 +102,13 @@ def bench_propagation(adjacency: sp.csr_matrix, dense: np.ndarray, n_threads: in
 
 
 def moved_bytes(adjacency: sp.csr_matrix, dim: int, dense_size: int, out_size: int) -> int:
-    """Bytes that a product asks for: a row gathered for each entry, its index and weight, row starts, the result."""
+    """Bytes that a product accesses: a row gathered for each entry, its index and weight, indptr, the result."""
     gathered = adjacency.nnz * dim * dense_size
     return gathered + adjacency.nnz * (4 + 4) + 8 * (adjacency.shape[0] + 1) + adjacency.shape[0] * dim * out_size
 
 
 def _error(result: np.ndarray, exact: np.ndarray) -> float:
-    """The largest deviation, as a share of the largest value."""
+    """The largest absolute deviation, relative to the largest absolute value."""
     if result.dtype == np.uint16:
         result = native.from_bf16(result)
     return float(np.abs(result - exact).max() / np.abs(exact).max())

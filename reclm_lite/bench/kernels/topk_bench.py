@@ -1,4 +1,4 @@
-"""Masked top-k of users × items with its peak memory, and nearest neighbors, beside implicit, torch and numpy."""
+"""Masked top-k of users × items with its peak memory, and nearest neighbors; peers: implicit, torch and NumPy."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ def bench_topk(
 ) -> Group:
     """The k best unseen items of each user. users, items: float32 (n, dim). seen: CSR (n_users, n_items).
 
-    bias: float32 (n_items,); peers, which support none, get it as one more column.
+    bias: float32 (n_items,). Peers do not support a bias, so they get it as an additional column.
     """
     group = Group(
         name,
@@ -86,7 +86,7 @@ def bench_topk(
             group.add_missing(peer)
             continue
         notes, found = [], {} if peer == PRODUCT else {"equal_places": equal[peer]}
-        if peer not in (PRUNED, PRUNED_INT8):  # these leave products out: that is their point
+        if peer not in (PRUNED, PRUNED_INT8):  # these skip products by design, so a rate of products would mislead
             rate = 2.0 * len(users) * len(items) * users.shape[1] / timings[peer].median_seconds
             notes, found = [f"{rate / 1e9:.0f} GFLOP/s"], found | {"flops_per_second": rate}
         if peer != PRODUCT:
@@ -107,7 +107,7 @@ def add_topk_targets(group: Group, extra_bytes: dict[str, int]) -> None:
 
 
 def bench_knn(vectors: np.ndarray, n_queries: int, k: int, n_threads: int, repeats: int) -> Group:
-    """Cosine neighbors of the first n_queries rows among all; a row is not its own neighbor."""
+    """Cosine neighbors of the first n_queries rows among all rows; a row is not its own neighbor."""
     n = len(vectors)
     n_queries = min(n_queries, n)
     queries, own = vectors[:n_queries], np.arange(n_queries, dtype=np.int32)
@@ -149,7 +149,7 @@ def bench_knn(vectors: np.ndarray, n_queries: int, k: int, n_threads: int, repea
 
 
 def topk_extra_bytes(n_users: int, n_items: int, dim: int, k: int, n_threads: int, **options: object) -> int:
-    """Resident bytes that one `native.topk` adds at its peak, its result included; measured in a child process."""
+    """Peak resident bytes added by one `native.topk`, including its result; measured in a child process."""
     arguments = {"n_users": n_users, "n_items": n_items, "dim": dim, "k": k, "n_threads": n_threads, "options": options}
     return run_in_child(topk_memory, arguments, what="measuring the memory of topk", error=native.KernelError).result
 
@@ -159,7 +159,7 @@ def topk_memory(n_users: int, n_items: int, dim: int, k: int, n_threads: int, op
     rng = np.random.default_rng(0)
     users = rng.standard_normal((n_users, dim), dtype=np.float32)
     items = rng.standard_normal((n_items, dim), dtype=np.float32)
-    # The first call starts the threads and loads the library: neither is the kernel's working memory.
+    # The first call loads the library and starts threads, whose memory is not the kernel's working memory.
     native.topk(users[:1], items[:64].copy(), 1, n_threads=n_threads, **options)
     with PeakMemory() as memory:
         native.topk(users, items, k, n_threads=n_threads, **options)
@@ -167,14 +167,14 @@ def topk_memory(n_users: int, n_items: int, dim: int, k: int, n_threads: int, op
 
 
 def _best_of(scores: np.ndarray, k: int) -> np.ndarray:
-    """int64 (n, k): columns of the k largest scores of each row, best first, as numpy does it."""
+    """int64 (n, k): columns of the k largest scores of each row, best first, by NumPy."""
     part = np.argpartition(scores, -k, axis=1)[:, -k:]
     order = np.argsort(-np.take_along_axis(scores, part, 1), axis=1, kind="stable")
     return np.take_along_axis(part, order, 1)
 
 
 def exact_topk(users: np.ndarray, items: np.ndarray, seen: sp.csr_matrix, k: int) -> np.ndarray:
-    """int64 (n_users, k): the ranking in float64, ties to the lower id; a block of users at a time."""
+    """int64 (n_users, k): the ranking in float64, ties to the lower id; computed in blocks of users."""
     ids = np.empty((len(users), k), np.int64)
     items = items.astype(np.float64)
     for start in range(0, len(users), BLOCK):
@@ -191,7 +191,7 @@ def exact_topk(users: np.ndarray, items: np.ndarray, seen: sp.csr_matrix, k: int
 def as_good_as(ids: np.ndarray, exact: np.ndarray, users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """bool (n_users, k): whether an id is the exact one, or its score equals the exact one's up to float32 rounding.
 
-    Items whose scores float32 cannot tell apart may stand in either order.
+    Items whose scores are equal up to float32 rounding may be in either order.
     """
     left, right = users.astype(np.float64), items.astype(np.float64)
     score, best = (np.einsum("ud,ukd->uk", left, right[places]) for places in (ids, exact))

@@ -1,4 +1,4 @@
-"""The loops of training, beside torch and numpy: negatives, the ranking loss, InfoNCE, Adam."""
+"""The training kernels compared with torch and NumPy: negative sampling, the ranking loss, InfoNCE, Adam."""
 
 import itertools
 from collections.abc import Callable
@@ -37,8 +37,10 @@ def bench_training(matrix: sp.csr_matrix, dim: int, n_threads: int, repeats: int
 def _timed(
     group: Group, contenders: dict[str, Callable[[], Results] | None], repeats: int, tolerance: float | None
 ) -> Group:
-    """Compare each contender's arrays with the first one's, then time all. tolerance: of the largest value, None for no
-    comparison."""
+    """Compare each contender's arrays with the first one's, then time all.
+
+    tolerance: relative to the largest value; None for no comparison.
+    """
     able = {name: function for name, function in contenders.items() if function is not None}
     results = {name: function() for name, function in able.items()} if tolerance is not None else {}
     ours = results.get(OURS, ())
@@ -188,7 +190,7 @@ def _contrast(vectors: np.ndarray, n: int, n_threads: int, repeats: int) -> Grou
     group = Group("InfoNCE", f"{n:,} rows against {len(z2):,}, {z2.shape[1]} columns, with gradients", "rows", n)
 
     def ours() -> Results:
-        with threadpool_limits(1, user_api="blas"):  # as fitting has it: the kernel shares its blocks out itself
+        with threadpool_limits(1, user_api="blas"):  # as in fitting: the kernel distributes blocks over threads itself
             return tuple(np.asarray(value) for value in info_nce(z1, z2, own, TEMPERATURE, n_threads=n_threads))
 
     def by_numpy() -> Results:
@@ -225,7 +227,7 @@ def _adam(table: np.ndarray, rows: np.ndarray, n_threads: int, repeats: int) -> 
     from ...kernels.optim import adam, adam_rows
 
     n, dim = table.shape
-    # Away from zero, where torch's SparseAdam differs: it does not correct the epsilon.
+    # Not close to zero, where torch's SparseAdam differs, since it does not bias-correct epsilon.
     whole = gaussian(n, dim, 10)
     whole += np.copysign(np.float32(0.1), whole)
     part = np.ascontiguousarray(whole[rows])

@@ -1,1 +1,1 @@
-"""`reclm bench profile`: the profile scheduler beside llama-cpp-python, and the text encoder beside its peer."""
+"""`reclm bench profile`: the profile scheduler against llama-cpp-python, the text encoder against its peer."""

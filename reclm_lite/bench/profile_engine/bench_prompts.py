@@ -1,4 +1,4 @@
-"""The prompts that `reclm bench profile` measures with: those of a workspace's users, or of the bundled demo."""
+"""The prompts of `reclm bench profile`: those of a workspace's users, or of the bundled demo."""
 
 import shutil
 import sqlite3
@@ -20,8 +20,11 @@ from ...workspace import Workspace
 
 @dataclass(frozen=True)
 class PromptSet:
-    """sample: distinct prompts; those of a workspace are sorted and start at a random one, so that neighbors have as
-    much in common as in a whole run. texts: of the catalog, to train a tokenizer on."""
+    """The prompts of a benchmark, and texts to train a tokenizer on.
+
+    sample: distinct prompts; of a workspace, consecutive ones in sorted order from a random start, so that they share
+    as long prefixes as in a whole run. texts: the texts of the catalog.
+    """
 
     sample: list[str]
     texts: list[str]
@@ -30,7 +33,7 @@ class PromptSet:
 
 
 def prompt_set(root: Path | None, n: int, *, instruct: bool, seed: int) -> PromptSet:
-    """All distinct prompts of the workspace at `root`, or `n` of the demo's. Raises InputError if there are none."""
+    """All distinct prompts of the workspace at `root`, or `n` prompts of the demo. Raises InputError for no prompts."""
     if root is None:
         from ...data.demo import generate_demo
 
@@ -63,7 +66,7 @@ def scratch_copy(root: Path, target: Path) -> Path:
         require_own_tree(root / name)  # a link would have other files of this machine copied
     target.mkdir()
     shutil.copy(root / "workspace.toml", target)
-    for folder in ("matrices", "vectors", "models"):  # neighbors are fresh only beside the files that they were made of
+    for folder in ("matrices", "vectors", "models"):  # neighbors are fresh only if their inputs are there
         shutil.copytree(root / folder, target / folder, ignore=shutil.ignore_patterns("*profile*"))
     with sqlite3.connect(root / "workspace.db") as source, sqlite3.connect(target / "workspace.db") as copy:
         source.backup(copy)

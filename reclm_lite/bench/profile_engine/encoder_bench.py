@@ -1,4 +1,4 @@
-"""Vectors of finished profiles: this project's encoder beside sentence-transformers, on the same texts."""
+"""Encoding finished profiles: this project's encoder against sentence-transformers, on the same texts."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,8 +19,7 @@ _N_TURNS = 3
 
 @dataclass(frozen=True)
 class EncoderBench:
-    """n_texts: distinct texts at most. repeats: turns, None for the default. checkpoint: the peer's, None for no
-    peer."""
+    """n_texts: maximum of distinct texts. repeats: turns, None for the default. checkpoint: the peer's, or None."""
 
     n_threads: int
     n_texts: int
@@ -30,7 +29,10 @@ class EncoderBench:
     say: Callable[[str], None]
 
     def groups(self, profiles: Sequence[str], scratch: Path | None, folder: Path) -> list[Group]:
-        """profiles: texts of the sample. scratch: the workspace in which all users were profiled, None if none was."""
+        """Measure both encoders.
+
+        profiles: texts of the sample. scratch: the workspace with profiles of all users, or None. folder: for vectors.
+        """
         from ...profiles.profile_vectors import profile_words
 
         everyone = _of_workspace(scratch)

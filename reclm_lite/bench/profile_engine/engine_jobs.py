@@ -13,8 +13,7 @@ _COUNTERS = ("n_reused_tokens", "n_decoded_tokens", "n_steps", "seconds_running"
 
 
 def vocabulary(model: str, prompts: Sequence[str], chat: bool) -> dict[str, Any]:
-    """Tokens of each prompt, the context that the model was trained for, and the chat template around a prompt, if
-    any."""
+    """Tokens of each prompt, the model's training context, and the chat template around a prompt (or None)."""
     from ...profiles.chat import chat_wrap
     from ...runtime import load_model
 
@@ -29,7 +28,7 @@ def vocabulary(model: str, prompts: Sequence[str], chat: bool) -> dict[str, Any]
 
 
 def _without_bos(model: Any, text: str) -> str:
-    """The beginning of a template without BOS, which both contenders put before every prompt."""
+    """The beginning of a template without BOS, since both contenders add BOS to every prompt."""
     bos = model.lib.llama_vocab_bos(model.vocab)
     if bos < 0 or not model.lib.llama_vocab_get_add_bos(model.vocab):
         return text
@@ -47,8 +46,11 @@ def engine(
     chat: list[str] | None,
     window: int | None = None,
 ) -> dict[str, Any]:
-    """This project's scheduler. n_ctx: tokens of the longest prompt with its answer, as `reclm profile` sets it.
-    guided: restrict answers to the profile grammar. window: prompts read ahead."""
+    """Generate with this project's scheduler.
+
+    n_ctx: tokens of the longest prompt with its answer, as `reclm profile` sets it. guided: restrict answers to the
+    profile grammar. window: prompts read ahead.
+    """
     from ...profiles.chat import ChatWrap
     from ...profiles.scheduler import Engine, Sampling
 
@@ -76,7 +78,7 @@ def engine(
 
 
 def loop(model: str, prompts: Sequence[str], n_threads: int, n_ctx: int, max_new: int) -> dict[str, Any]:
-    """llama-cpp-python's `Llama`, one prompt after the other; it reuses the prefix shared with the prompt before."""
+    """llama-cpp-python's `Llama`, one prompt at a time; it reuses the prefix shared with the previous prompt."""
     import llama_cpp
 
     llama = llama_cpp.Llama(
@@ -121,7 +123,7 @@ def users(root: str, n_threads: int, n_slots: int | None) -> dict[str, Any]:
 
 
 def embed(texts: Sequence[str], n_threads: int, out: str) -> dict[str, Any]:
-    """This project's encoder; the vectors go to `out`."""
+    """This project's encoder; writes the vectors to `out`."""
     from ...text.encoder import TextEncoder
 
     with TextEncoder(n_threads=n_threads) as encoder:

@@ -1,14 +1,14 @@
-"""`reclm bench profile`: profiles per second beside llama-cpp-python's `Llama`, and the vectors made of them.
+"""`reclm bench profile`: profiles per second against llama-cpp-python's `Llama`, and vectors of the profiles.
 
 For each model the same distinct prompts go through the scheduler, through a loop of `Llama.create_completion`, and
 through the scheduler as the product uses it (answers restricted to the profile grammar). Both unrestricted runs are
-greedy, end at a line break, and their texts are compared; where they differ, the gap between the two tokens is measured
-(`text_differences`). Each contender runs in a child process of its own (`engine_jobs`), in turns. Models without
-training are random (`random_models`).
+greedy and end at a line break. Their texts are compared; where they differ, the gap between the two tokens is measured
+(`text_differences`). Each contender runs in a child process of its own (`engine_jobs`), taking turns. Shapes of models
+that are not bundled have random weights (`random_models`).
 
-With a workspace, the prompts are those of its users: consecutive ones of the sorted prompts, so that they have as much
-in common as those of a whole run, in random order. And `users as they are` shows what deduplication and prefix sharing
-give: measured by a whole run of `reclm profile users` for the bundled model, extrapolated from the sample for others.
+With a workspace, the prompts are those of its users: consecutive ones in sorted order, so that they share as long
+prefixes as in a whole run, then shuffled. The group `users as they are` shows the effect of deduplication and prefix
+sharing: measured by a whole run of `reclm profile users` for the bundled model, extrapolated from the sample otherwise.
 """
 
 import shutil
@@ -33,7 +33,7 @@ BUNDLED, TINY = "bundled", "tiny"
 MODELS = (BUNDLED, "135m", "1b")
 TARGET_MODEL = "1b"
 _MAX_CTX = 2048
-# Defaults by model: prompts, new tokens (the bundled model ends its answers itself), turns.
+# Defaults by model: prompts, new tokens (the bundled model ends its answers by itself), turns.
 _PROMPTS = {BUNDLED: 256, "135m": 64, "1b": 32, TINY: 12}
 _NEW_TOKENS = {BUNDLED: 96, TINY: 16}
 _REPEATS = {BUNDLED: 3}
@@ -43,10 +43,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """models: names of MODELS, "tiny", or paths of GGUF files. None: the model's own default.
+    """models: names of MODELS, "tiny", or paths of GGUF files. A number that is None takes the model's default.
 
-    workspace: whose users' prompts; None: those of the bundled demo. checkpoint: all-MiniLM-L6-v2 as published, for the
-    encoder's peer. n_texts: that are embedded. targets: whether to report them; small sizes have none.
+    workspace: its users' prompts are used; None for the bundled demo's. checkpoint: all-MiniLM-L6-v2 as published, for
+    the encoder's peer. n_texts: texts to embed. targets: whether to report targets; small sizes have none.
     """
 
     n_threads: int
@@ -65,7 +65,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Model:
-    """A file to measure. instruct: whether it takes instruction prompts rather than compact ones."""
+    """A model file to measure. instruct: whether it takes instruction prompts instead of compact ones."""
 
     name: str
     quant: str
@@ -78,7 +78,7 @@ class _Model:
 
 
 def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
-    """Measure; returns the lines of the table and the JSON line. Raises InputError if a setting is invalid."""
+    """Measure; returns (lines of the table, JSON line). Raises InputError if a setting is invalid."""
     _check(settings)
     about = machine.facts(settings.n_threads, PACKAGES)
     with tempfile.TemporaryDirectory(prefix="reclm-bench-") as folder:
@@ -108,7 +108,7 @@ def _check(settings: Settings) -> None:
 
 
 class _Run:
-    """One run of the benchmark: its settings, its scratch folder, the prompts that were made."""
+    """One run of the benchmark: its settings, scratch folder and prompts."""
 
     def __init__(self, settings: Settings, folder: Path, say: Say):
         self.settings, self.folder, self.say = settings, folder, say
@@ -169,7 +169,7 @@ class _Run:
         return self.prompts[instruct]
 
     def _measure(self, model: _Model) -> tuple[list[Group], list[str]]:
-        """The groups of a model, and the profiles that it wrote with the grammar on."""
+        """The groups of a model, and the profiles that it wrote under the grammar."""
         settings = self.settings
         max_new = settings.max_new or _NEW_TOKENS.get(model.name, 48)
         vocabulary, prompts, n_ctx, left_out = self._fitting(model, max_new)
@@ -177,7 +177,7 @@ class _Run:
         common = {"model": model.path, "prompts": prompts, "n_threads": settings.n_threads, "max_new": max_new}
         ours = {**common, "n_slots": settings.n_slots, "n_ctx": n_ctx, "chat": chat}
         runs: dict[str, list[dict[str, Any]]] = {ENGINE: [], LOOP: []}
-        if model.name not in random_models.SHAPES or model.name == TINY:  # a random model says nothing of the grammar
+        if model.name not in random_models.SHAPES or model.name == TINY:  # random models have no meaningful grammar run
             runs[HELD] = []
         n_turns = settings.repeats or _REPEATS.get(model.name, 1)
         wrapped = [chat[0] + prompt + chat[1] for prompt in prompts] if chat else prompts
@@ -215,8 +215,9 @@ class _Run:
         return self.settings.n_prompts or _PROMPTS.get(name, _PROMPTS["1b"])
 
     def _fitting(self, model: _Model, max_new: int) -> tuple[dict[str, Any], list[str], int, int]:
-        """(the vocabulary's facts, the first prompts of the sample that fit the context, tokens of the longest with its
-        answer, how many prompts among them did not fit).
+        """(result of `vocabulary`, prompts of the sample that fit the context, n_ctx, number that did not fit).
+
+        n_ctx: tokens of the longest of these prompts with its answer.
         """
         wanted = self._n_wanted(model.name)
         sample = self._prompt_set(model.instruct).sample[: 2 * wanted]
@@ -234,7 +235,7 @@ class _Run:
                 "context"
             )
         n_left_out = fits[: sample.index(prompts[-1])].count(False)
-        # The scheduler sorts by common beginnings itself; a loop takes its prompts as users come.
+        # The scheduler sorts prompts by common prefixes itself; the loop gets them in the order of users.
         order = np.random.default_rng(self.settings.seed).permutation(len(prompts)).tolist()
         return vocabulary, [prompts[at] for at in order], n_ctx, n_left_out
 
@@ -242,7 +243,7 @@ class _Run:
         return run_in_child(engine_jobs.vocabulary, {"model": model, "prompts": prompts, "chat": chat}).result
 
     def _compare(self, model: _Model, prompts: Sequence[str], ours: dict, theirs: dict, n_ctx: int) -> dict[str, Any]:
-        """Which prompts got the same text from both contenders, and why the others did not."""
+        """How many prompts got the same text from both contenders, and why the others differ."""
         differ = [i for i, pair in enumerate(zip(ours["texts"], theirs["texts"], strict=True)) if pair[0] != pair[1]]
         self.say(f"{model.title}: {len(differ)} of {len(prompts)} texts differ; measuring where they diverge")
         cases = [{"prompt": prompts[i], "ours": ours["texts"][i], "theirs": theirs["texts"][i]} for i in differ]
@@ -277,7 +278,7 @@ class _Run:
         }
 
     def _users(self, model: _Model, group: Group) -> list[Group]:
-        """All users of the workspace: one generation for each by the loop, beside what the product does."""
+        """All users of the workspace: the loop with a generation for each user, against the product."""
         if self.settings.workspace is None:
             return []
         whole = self._prompt_set(model.instruct)
@@ -310,7 +311,7 @@ class _Run:
 
 
 def _facts(made: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of a contender's runs for the JSON, without its texts."""
+    """Values of a contender's runs for the JSON, without its texts."""
     left_out = ("texts", "finishes", "n_prompt_tokens")
     first = {name: value for name, value in made[0].items() if name not in left_out}
     finishes = made[0]["finishes"]

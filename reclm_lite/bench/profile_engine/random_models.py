@@ -1,18 +1,19 @@
-"""Random Llamas for `reclm bench profile`: real shapes and real token counts, no training.
+"""Random Llamas for `reclm bench profile`: real shapes and real token counts, without training.
 
-Speed does not depend on what weights say. Equality of texts does: of 32,000 random logits the two largest lie within a
-hundredth of their deviation in one step of twenty, which no trained model's do. So the weights are drawn in this way:
+Speed does not depend on the values of the weights, but equality of greedy texts does: with 32,000 random logits, the
+two largest are within 0.01 standard deviations of each other in one step of twenty, far closer than in trained models.
+Therefore the weights are drawn as follows:
 
-- Token vectors have deviation 1, and what the layers add is scaled by 1 / sqrt(2 n_layers), as in GPT-2, so that
-  rounding is not amplified from layer to layer. Queries and keys are large enough for attention to pick few positions.
-- Every token has four likely successors, one likelier than the other: their rows of the output matrix hold its vector,
-  and a random part by which the context chooses among them. So texts differ from prompt to prompt, and the gaps between
-  the two likeliest tokens are those of few candidates. A larger deviation of a random output matrix would not do: the
-  gaps grow with it, and so does the rounding.
-- Tokens other than words of plain ASCII have a zero row: no text ends early, breaks its line or is cut within a
-character.
+- Token vectors have standard deviation 1, and the output of each layer is scaled by 1 / sqrt(2 n_layers), as in GPT-2,
+  so that layers do not amplify rounding. Queries and keys are large enough for attention to select few positions.
+- Every token has four likely successors of decreasing likelihood: their rows of the output matrix contain its vector,
+  plus a random part by which the context chooses among them. So texts differ from prompt to prompt, and the gap between
+  the two most likely tokens is that of a choice among few candidates. A larger standard deviation of a purely random
+  output matrix would not help, since rounding grows with the gaps.
+- Tokens other than plain ASCII words have a zero row, so no text ends early, contains a line break or is cut within a
+  character.
 
-The tokenizer is byte-level BPE trained on the catalogue's texts; ids beyond what they give are unused.
+The tokenizer is byte-level BPE trained on the catalogue's texts; remaining ids of the vocabulary are unused.
 Left out: chat templates.
 """
 
@@ -31,27 +32,27 @@ from ...errors import InputError
 from .. import machine
 from ..random_llama import SPECIAL, Shape, normal_rows, write_checkpoint, write_tokenizer_config
 
-# Rows of 256 and more, so that every matrix takes K-quants.
+# Rows of at least 256 columns, so that every matrix can be K-quantized.
 SHAPES = {
     "135m": Shape(hidden=768, feed_forward=2048, n_layers=14, n_heads=12, n_kv_heads=4),
     "1b": Shape(),
     "tiny": Shape(hidden=256, feed_forward=512, n_layers=2, n_heads=4, n_kv_heads=2, n_vocab=2048),
 }
-# Logits of a token's successors against deviation 1 of the rest, before what the layers add dilutes them.
+# Logits of a token's successors (the others have standard deviation 1), before the layers' output dilutes them.
 _SUCCESSORS = (15.0, 13.0, 11.0, 9.0)
 _ATTENTION_GAIN, _SHARPNESS = 2.0, 1.5
-_BYTES_PER_PARAM = 6  # the checkpoint and its F16 file, then that and the quantized ones
+_BYTES_PER_PARAM = 6  # the checkpoint and its F16 file, then the F16 file and the quantized ones
 
 
 def n_bytes_needed(shape: Shape) -> int:
-    """Disk space that making a model takes."""
+    """Disk space in bytes for making a model."""
     return _BYTES_PER_PARAM * shape.n_params
 
 
 def make_models(
     folder: Path, shape: Shape, quants: Sequence[str], texts: Sequence[str], seed: int, n_threads: int
 ) -> dict[str, Path]:
-    """A GGUF file for each type in `folder`, of one model: {type: path}. `texts`: what the tokenizer is trained on."""
+    """Write one model as a GGUF file of each type: {type: path}. texts: what the tokenizer is trained on."""
     tokenizer = _train_tokenizer(texts, shape.n_vocab)
 
     def write_tokenizer(directory: Path) -> None:
@@ -75,7 +76,7 @@ def make_models(
 
 
 def _train_tokenizer(texts: Sequence[str], n_vocab: int) -> Any:
-    """Byte-level BPE of at most `n_vocab` pieces, as many as the texts give."""
+    """Byte-level BPE with at most `n_vocab` tokens; fewer if the texts yield fewer."""
     if not machine.installed("tokenizers"):
         raise InputError(
             "expected the package tokenizers, which trains the random models' vocabularies, found none; pip install "
@@ -98,14 +99,13 @@ def _train_tokenizer(texts: Sequence[str], n_vocab: int) -> Any:
 
 
 def _words_of(tokenizer: Any) -> list[int]:
-    """The ids of pieces that are ASCII letters or digits, with or without a space before them; "\u0120" is that
-    space."""
+    """Ids of tokens of ASCII letters or digits, with or without a leading space (written "\u0120")."""
     pieces = ((i, piece.removeprefix("\u0120")) for piece, i in tokenizer.get_vocab().items())
     return sorted(i for i, piece in pieces if piece.isascii() and piece.isalnum())
 
 
 class _Weights:
-    """The tensors of a `Shape`, in its order: token vectors come before the output matrix, which is made of them."""
+    """The tensors of a `Shape`, in its order: the output matrix needs the token vectors, which come first."""
 
     def __init__(self, shape: Shape, words: Sequence[int]):
         self.shape, self.words = shape, np.array(words)
@@ -127,7 +127,7 @@ class _Weights:
             yield from normal_rows(rng, shape, self._gain(name) / np.sqrt(shape[1]))
 
     def _gain(self, name: str) -> float:
-        """Deviation of a product's results, where what it multiplies has deviation 1."""
+        """Standard deviation of a matrix product's output, for input of standard deviation 1."""
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             return _SHARPNESS
         added = 1 / np.sqrt(2 * self.shape.n_layers)
@@ -138,7 +138,7 @@ class _Weights:
     def _output_rows(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
         n_vocab, hidden = shape
         words, others = self.words, np.setdiff1d(np.arange(n_vocab), self.words)
-        # before[i, t]: the part of token t's vector in row i. A word is the successor of four words, and of a few other
+        # before[i, t]: the weight of token t's vector in row i. A word is a successor of four words and of a few other
         # tokens.
         tokens, after, parts = [], [], []
         for logit in _SUCCESSORS:

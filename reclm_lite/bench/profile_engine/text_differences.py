@@ -1,13 +1,13 @@
-"""Where two greedy texts of one prompt part, and how near to a tie the choice was there.
+"""Where two greedy texts of one prompt diverge, and how close to a tie the choice was there.
 
-The prompt and what both texts have in common are evaluated as the loop does it: alone, the prompt at once and then
-token by token, without flash attention. Both texts name a token at the place where they part; `gap` is the difference
-between the logits of the two. It is compared with what the two ways of evaluating change in these logits: the same
-tokens once more as the scheduler does it, beside other sequences and with flash attention (`noise`: the deviation, over
-the vocabulary, of the difference of two logits). A gap of at most NEAR_TIE times that is a near-tie; else the
-difference is
-unexplained. What differs is attention: flash attention on pieces of 64 tokens or more, on shorter ones, and the two
-ways without it (several tokens, one token) each add up differently; all else is the same in any batch.
+The prompt and the common part of both texts are evaluated as the loop does: alone, the prompt at once and then token
+by token, without flash attention. At the point of divergence each text has a token; `gap` is the difference between
+their two logits. It is compared with `noise`: the same tokens are evaluated as the scheduler does, batched with other
+sequences and with flash attention, and noise is the standard deviation over the vocabulary of the change in the
+difference of two logits. A gap of at most NEAR_TIE times the noise is a near-tie; a larger one is unexplained.
+
+The two evaluations differ in attention only. Flash attention on pieces of at least 64 tokens, on shorter pieces, and
+attention without it (on several tokens, on one token) each sum in a different order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,17 +22,18 @@ NEAR_TIE = 6.0
 _N_LIKELY = 64
 _DISABLED = 0  # enum llama_flash_attn_type
 _LOOP_BATCH, _BATCH = 512, 1024  # the defaults of Llama and of the scheduler
-_N_DECODED = 4  # tokens decoded one by one, of the prompts that noise is measured on
-_N_BESIDE = 3  # sequences that share the batch with the one that noise is measured on
+_N_DECODED = 4  # tokens decoded one by one at the end of the prompts that noise is measured on
+_N_BESIDE = 3  # other sequences in the batch when noise is measured
 
 
 def measure(
     model: str, n_threads: int, n_ctx: int, cases: Sequence[dict[str, str]], noise: Sequence[str]
 ) -> dict[str, Any]:
-    """For each case {"prompt", "ours", "theirs"} where it parts; and the noise at the end of each prompt of `noise`.
+    """For each case {"prompt", "ours", "theirs"} its divergence; and the noise at the end of each prompt of `noise`.
 
     Returns {"cases": [{"n_common_tokens", "ours", "theirs", "gap", "noise", "deviation", "near_tie"}], "noise": [...]},
-    the noise relative to the deviation of the logits. A case that could not be followed has the key "why" alone.
+    where noise is relative to the standard deviation of the logits. A case that could not be followed has only the key
+    "why".
     """
     with load_model(Path(model)) as loaded:
         n_seqs = _N_BESIDE + 1
@@ -60,13 +61,13 @@ def measure(
 
 
 class _Probe:
-    """Two contexts over a model: one for a sequence alone, one for sequences side by side."""
+    """Two contexts over a model: one for a single sequence, one for batched sequences."""
 
     def __init__(self, model: Model, alone: Context, beside: Context):
         self.model, self.lib, self.alone, self.beside = model, model.lib, alone, beside
 
     def part(self, prompt: str, ours: str, theirs: str) -> dict[str, Any]:
-        """Follow the likeliest tokens as long as both texts go that way; then compare the two tokens that they name."""
+        """Follow the most likely tokens while both texts agree with them; then compare the tokens that differ."""
         tokens = self.model.tokenize(prompt, add_special=True, parse_special=True)
         n_prompt = len(tokens)
         texts, written = (ours.encode(), theirs.encode()), b""
@@ -95,8 +96,7 @@ class _Probe:
         }
 
     def noise_of(self, prompt: str) -> float:
-        """The noise at the end of a prompt, its last tokens decoded one by one, relative to the deviation of the
-        logits."""
+        """The noise at the end of a prompt, relative to the standard deviation of the logits."""
         tokens = self.model.tokenize(prompt, add_special=True, parse_special=True)
         n_prompt = len(tokens) - _N_DECODED
         logits = self._decode(tokens[:n_prompt])
@@ -105,7 +105,7 @@ class _Probe:
         return self._noise(tokens, n_prompt, logits) / float(logits.std())
 
     def _named(self, logits: np.ndarray, written: bytes, text: bytes) -> int | None:
-        """The likeliest token with which `text` goes on after `written`; white space around a text does not count."""
+        """The most likely token that continues `written` as `text` does; outer white space is ignored."""
         best = np.argpartition(-logits, _N_LIKELY)[:_N_LIKELY]
         for token in best[np.argsort(-logits[best], kind="stable")].tolist():
             whole = (written + self.model.piece(token)).lstrip()
@@ -120,16 +120,16 @@ class _Probe:
         return bool(self.lib.llama_vocab_is_eog(self.model.vocab, token)) or b"\n" in self.model.piece(token)
 
     def _decode(self, tokens: Sequence[int], position: int = 0) -> np.ndarray:
-        """float32 (n_vocab,): the logits after `tokens`, which stand at `position` of the sequence that is alone."""
+        """float32 (n_vocab,): the logits after `tokens`, decoded from `position` in the single sequence."""
         if position == 0:
             self.lib.llama_memory_clear(self.lib.llama_get_memory(self.alone.handle), False)
         return self._run(self.alone, [(0, position, tokens)])
 
     def _noise(self, tokens: Sequence[int], n_prompt: int, logits: np.ndarray) -> float:
-        """Deviation of the difference of two logits between a sequence alone and the same beside others."""
+        """Standard deviation of the change in the difference of two logits, single against batched evaluation."""
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.beside.handle), False)
         others = range(1, _N_BESIDE + 1)
-        # The others lack their last tokens, so that they are not the same sequence.
+        # The other sequences lack the last tokens, so that they differ from the measured one.
         together = [(0, 0, tokens[:n_prompt]), *((other, 0, tokens[: max(1, n_prompt - other)]) for other in others)]
         found = self._run(self.beside, together[::-1])
         for at in range(n_prompt, len(tokens)):
@@ -141,7 +141,7 @@ class _Probe:
         return float(np.sqrt(2) * (found - logits).std())
 
     def _run(self, context: Context, parts: Sequence[tuple[int, int, Sequence[int]]]) -> np.ndarray:
-        """Decode parts (sequence, position, tokens) in common batches; returns the logits after the last part."""
+        """Decode parts (sequence, position, tokens) batched together; returns the logits after the last part."""
         flat = [(seq, position + i, token) for seq, position, tokens in parts for i, token in enumerate(tokens)]
         n_batch = self.lib.llama_n_batch(context.handle)
         for some in _blocks(flat, n_batch):

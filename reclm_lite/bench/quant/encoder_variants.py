@@ -1,10 +1,9 @@
-"""The text encoder in Q8_0 and Q4_0 beside F16: how far vectors of the catalog's own texts turn, and what that does to
-neighbors and to recommendations.
+"""The text encoder in Q8_0 and Q4_0 against F16: effects on text vectors, neighbors and recommendations.
 
-Each file makes the vectors of all items, as `reclm embed items` does, in a child process: load time, texts/s, peak
-memory. Beside the unquantized file's vectors: the cosine of texts and the share of their K nearest that stay, with
-intervals over texts; and the backbone, without profiles, fitted with each file's vectors, over the same users and
-seeds.
+Each file encodes the texts of all items, as `reclm embed items` does, in a child process: load time, texts/s, peak
+memory. Compared with the unquantized file: the cosine of each text's vectors and the share of its K nearest texts that
+stay, with intervals over texts; and the backbone, without profiles, fitted with each file's vectors, over the same
+users and seeds.
 """
 
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from .variants import Asked, File, Maker, open_reference
 
 TYPES = ("q8_0", "q4_0")
 K = 20
-MAX_TEXTS = 2000  # that are compared one by one
+MAX_TEXTS = 2000  # texts that are compared one by one
 
 
 def measure(
@@ -45,11 +44,10 @@ def measure(
     seeds: Sequence[int] = (),
     steps: Steps | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for each file, the unquantized one first; fits: to fit a backbone with each file's vectors, for each of
-    `seeds`.
+    """A row for each file, the unquantized one first.
 
-    Raises InputError for a workspace with too few texts, ModelError for a file that is quantized, or
-    not an encoder.
+    fits: fits a backbone with each file's vectors for each of `seeds`; None for no fits. Raises InputError for a
+    workspace with too few texts, ModelError for a file that is quantized or not an encoder.
     """
     steps = steps or Steps(lambda _: None)
     texts, chosen = _texts(root, seed)
@@ -71,7 +69,7 @@ def measure(
 
         def made() -> dict[str, Any]:
             with steps.step("vectors", file.name), atomic_path(path) as temporary:
-                partial = temporary.with_suffix(".npy")  # numpy adds it to names without
+                partial = temporary.with_suffix(".npy")  # np.save appends it to other names
                 job = {"model": file.path, "texts": texts, "n_threads": n_threads, "out": partial}
                 what, remedy = f"encoding with {file.path}", "; check --encoder"
                 found = run_in_child(file_jobs.encode, job, what=what, remedy=remedy).with_peak
@@ -105,7 +103,7 @@ def measure(
                     row["downstream"] = None
                     if fits is not None and found:
                         compared.append(compare(found, base, fits.split, range(fits.split.n_users)))
-                        row["downstream"] = {}  # filled in when all are known
+                        row["downstream"] = {}  # filled in once all files are fitted
                 else:
                     row["excluded"] = f"expected vectors of shape {theirs.shape}, found {vectors.shape}"
             except ModelError as error:
@@ -121,7 +119,7 @@ def measure(
 
 
 def _texts(root: Path, seed: int) -> tuple[list[str], np.ndarray]:
-    """(the text of every item, empty for none; rows of distinct texts to compare, ascending)."""
+    """(the text of every item, empty if it has none; ascending rows of the distinct texts to compare)."""
     with Workspace.open(root) as ws:
         texts = [item.joined().strip() for item in item_texts(ws)]
     first: dict[str, int] = {}
@@ -138,8 +136,7 @@ def _texts(root: Path, seed: int) -> tuple[list[str], np.ndarray]:
 
 
 def _beside(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
-    """For rows of texts: the cosine of each with the reference's vector, and the share of its nearest neighbors that
-    stay."""
+    """For each row: the cosine with the reference's vector, and the share of its nearest neighbors that stay."""
     k = min(K, len(ours) - 1)
     near, expected = (knn(rows, rows, k, own=np.arange(len(rows)))[0] for rows in (ours, theirs))
     kept = np.array([len(set(a) & set(b)) / k for a, b in zip(near.tolist(), expected.tolist(), strict=True)])

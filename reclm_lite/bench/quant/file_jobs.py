@@ -1,7 +1,7 @@
 """The work on one file that `reclm bench quant` does in a child process: its speed, or an encoder's vectors.
 
-In a child, peak memory is the file's alone, and a file that makes llama.cpp abort stops nothing else. The third kind of
-work is in `token_distributions`.
+In a child, peak memory is that of the file alone, and a file that makes llama.cpp abort does not end the run. A third
+job is in `token_distributions`.
 """
 
 import time
@@ -25,11 +25,10 @@ def speed(
     max_new: int,
     chat: list[str] | None,
 ) -> dict[str, Any]:
-    """One turn: seconds of loading, tokens/s of one sequence, and the scheduler's unrestricted greedy answers with
-    their rate.
+    """One turn: load time in seconds, tokens/s of one sequence, the scheduler's unrestricted greedy answers and rate.
 
-    The file is in the page cache when it is loaded. base_bytes: resident before the first weights were read, so that
-    the child's peak less base_bytes is what the file and its contexts take.
+    The file is already in the page cache. base_bytes: resident memory before the weights are read; the child's peak
+    minus base_bytes is what the file and its contexts take.
     """
     from ...kernels import decoding
     from ...runtime import llama_lib, load_model
@@ -55,7 +54,7 @@ def speed(
 
 
 def _plain(model: Any, prompts: Sequence[str], n_threads: int) -> tuple[float, float]:
-    """(prefill, decode) in tokens/s of one sequence alone: a batch of prompt tokens, then one token after the other."""
+    """(prefill, decode) in tokens/s of a single sequence: a batch of prompt tokens, then token by token."""
     lib = model.lib
     tokens: list[int] = []
     n_prefill = min(_N_PREFILL, model.n_ctx_train - _N_DECODE - 1)
@@ -86,8 +85,10 @@ def _plain(model: Any, prompts: Sequence[str], n_threads: int) -> tuple[float, f
 
 
 def encode(model: str, texts: Sequence[str], n_threads: int, out: str) -> dict[str, Any]:
-    """Write an encoder's vectors of `texts`, as `reclm embed items` makes them, to `out`; returns seconds of loading
-    and distinct texts/s."""
+    """Write an encoder's vectors of `texts` to `out`, as `reclm embed items` makes them; returns load time and rate.
+
+    The rate counts distinct texts per second.
+    """
     import numpy as np
 
     from ...text.encoder import TextEncoder
@@ -105,8 +106,7 @@ def encode(model: str, texts: Sequence[str], n_threads: int, out: str) -> dict[s
 
 
 def merged(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One file's turns of "speed" as one: figures as lists, the answers of all prompts in their order, the largest
-    memory."""
+    """The `speed` turns of a file as one dict: measurements as lists, answers of all prompts in order, peak memory."""
     lists = {
         name: [turn[name] for turn in turns]
         for name in ("load_seconds", "prefill_tokens_per_s", "decode_tokens_per_s", "profiles_per_s")

@@ -1,7 +1,7 @@
 """`quant.html`: the results of `reclm bench quant` as one self-contained page.
 
-The page frame, style sheet, tables and dot plots are the report's. All text from data goes through `html.escape` here
-or in `report`.
+The page frame, style sheet, tables and dot plots come from `report`. All text from data goes through `html.escape` here
+or there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -102,7 +102,7 @@ def _rows_html(caption: str, heads: Sequence[str], rows: Sequence[tuple[str, Seq
 
 
 def _loss(pair: Mapping[str, Any] | None) -> str:
-    """The relative loss in per cent, its interval below it."""
+    """The relative loss in per cent, with its interval in a second line."""
     value, _, interval = loss_of(pair).partition(" (")
     return escape(value) + (f'<span class="interval">{escape(interval.rstrip(")"))}</span>' if interval else "")
 

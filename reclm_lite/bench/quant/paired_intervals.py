@@ -1,18 +1,17 @@
-"""95 % intervals of what `reclm bench quant` measures: shares, ratios over prompts, paired differences over users and
-seeds.
+"""95 % intervals for `reclm bench quant`: shares, ratios over prompts, paired differences over users and seeds.
 
     share     Wilson's score interval
-    ratio     sum(a) / sum(b) over prompts, prompts drawn again with replacement
-    paired    mean over users and seeds of (file - reference). Users and seeds both are samples: another seed would give
-              another difference to everybody. half = sqrt((z * se_users)^2 + (t * se_seeds)^2), se_users of the users'
-              means over seeds, se_seeds of the seeds' means over users with Student's t. The variance that belongs to
-              neither alone counts in both, which makes the interval wider rather than narrower.
-    pooled    the same with one se_seeds for all files of a run, the root of their mean variance: the seeds' variance is
-              the backbone's, and three to five seeds of one file hardly estimate it.
-    choice    one-sided tests of all files' losses against the bound, together (Holm)
+    ratio     sum(a) / sum(b) over prompts, bootstrapped over prompts
+    paired    mean over users and seeds of (file - reference). Users and seeds are both samples: another seed shifts the
+              difference for all users. half = sqrt((z * se_users)^2 + (t * se_seeds)^2), with se_users from the users'
+              means over seeds, and se_seeds from the seeds' means over users with Student's t. The interaction variance
+              counts in both, which makes the interval conservative.
+    pooled    the same with one se_seeds for all files of a run, the root of their mean variance: the variance over
+              seeds is the backbone's, and three to five seeds of one file estimate it poorly.
+    choice    one-sided tests of all files' losses against the bound, with Holm's correction
 
-The relative loss is 1 - file / reference, a ratio of means: its interval is that of its linear part, (loss_u - r *
-ref_u). Intervals are for one file each; only the choice is corrected for how many there are.
+The relative loss is 1 - file / reference, a ratio of means; its interval is linearized, over (loss_u - r * ref_u).
+Intervals are per file; only the choice is corrected for multiple tests.
 """
 
 import math
@@ -30,12 +29,12 @@ Interval = tuple[float, float] | None
 
 
 def students_t(n: int) -> float:
-    """The two-sided 95 % quantile for the mean of `n` values; infinite for one."""
+    """Student's t quantile of a two-sided 95 % interval for the mean of `n` values; infinite for n = 1."""
     return float(stats.t.ppf(0.975, n - 1)) if n > 1 else math.inf
 
 
 def wilson(n_hits: int, n: int) -> Interval:
-    """Of a share, (low, high); None if n is 0."""
+    """Wilson's interval (low, high) of the share n_hits / n; None if n is 0."""
     if n == 0:
         return None
     found = stats.binomtest(n_hits, n).proportion_ci(method="wilson")
@@ -45,7 +44,7 @@ def wilson(n_hits: int, n: int) -> Interval:
 def ratio(
     sums: Sequence[float], counts: Sequence[float], *, n_resamples: int = 1000, seed: int = 0
 ) -> tuple[float, Interval]:
-    """(sum(sums) / sum(counts), its interval over prompts); no interval for fewer than MIN_UNITS of them."""
+    """(sum(sums) / sum(counts), its bootstrap interval over prompts); None with fewer than MIN_UNITS prompts."""
     top, bottom = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
     value = float(top.sum() / bottom.sum())
     n = len(top)
@@ -58,20 +57,20 @@ def ratio(
 
 @dataclass(frozen=True)
 class Errors:
-    """Standard errors of a mean over users and seeds: of users, of seeds, and the degrees of freedom of the latter."""
+    """Standard errors of a mean: over users, over seeds, and the degrees of freedom of the latter."""
 
     users: float
     seeds: float
     df: int
 
     def half(self, level: float = 0.975) -> float:
-        """Half the width of the interval whose ends each are passed with a chance of 1 - level."""
+        """Half the width of the interval; the mean lies beyond either end with probability 1 - level."""
         of_seeds = float(stats.t.ppf(level, self.df)) * self.seeds if self.df else 0.0
         return math.hypot(float(stats.norm.ppf(level)) * self.users, of_seeds)
 
 
 def chance_beyond(value: float, errors: Errors, bound: float) -> float:
-    """The one-sided p-value: the probability of finding `value` or less if the mean is `bound`. 0 if nothing varies."""
+    """The one-sided p-value: the probability of `value` or less if the mean is `bound`. 0 without variance."""
     if value >= bound:
         return 1.0
     if errors.half() == 0 or value + errors.half(1 - _LEAST) < bound:
@@ -80,8 +79,7 @@ def chance_beyond(value: float, errors: Errors, bound: float) -> float:
 
 
 def holm(chances: Sequence[float], level: float = 0.025) -> list[bool]:
-    """Which of several hypotheses are rejected, with a probability of at most `level` that a true one is among them
-    (Holm, 1979)."""
+    """Which hypotheses Holm's method (1979) rejects, with a family-wise error rate of at most `level`."""
     order = np.argsort(chances, kind="stable")
     out = [False] * len(chances)
     for rank, at in enumerate(order.tolist()):
@@ -93,7 +91,7 @@ def holm(chances: Sequence[float], level: float = 0.025) -> list[bool]:
 
 @dataclass(frozen=True)
 class Paired:
-    """A metric of a file beside the reference's, over the same users and seeds.
+    """A metric of a file compared with the reference's, over the same users and seeds.
 
     interval: of `difference`; loss: relative, 1 - value / reference (None if the reference is 0).
     Intervals are None for fewer than MIN_UNITS users or 2 seeds.
@@ -113,7 +111,7 @@ class Paired:
         return self.n_users >= MIN_UNITS and self.n_seeds > 1
 
     def as_dict(self) -> dict[str, Any]:
-        """With "interval" and "loss_interval" as [low, high] or None."""
+        """A dict with "interval" and "loss_interval" as [low, high] or None."""
         spans = {"interval": (self.difference, self.of_difference), "loss_interval": (self.loss, self.of_loss)}
         found = asdict(self)
         for name, (value, errors) in spans.items():
@@ -123,7 +121,7 @@ class Paired:
 
 
 def paired(found: np.ndarray, reference: np.ndarray) -> Paired:
-    """found, reference: float64 (n_seeds, n_users), the same users in the same order, row for row the same seed."""
+    """The comparison of found with reference, both float64 (n_seeds, n_users) over the same seeds and users."""
     n_seeds, n_users = found.shape
     if found.shape != reference.shape or n_users == 0:
         raise ValueError(
@@ -136,15 +134,14 @@ def paired(found: np.ndarray, reference: np.ndarray) -> Paired:
 
 
 def pooled(pairs: Sequence[Paired]) -> list[Paired]:
-    """The same pairs with the seeds' variance pooled; all of one metric, seeds and users. A single one stays as it
-    is."""
+    """The same pairs with pooled variance over seeds. All pairs have one metric and the same seeds and users."""
 
     def together(errors: Sequence[Errors]) -> tuple[float, int]:
         return math.sqrt(sum(each.seeds**2 for each in errors) / len(errors)), sum(each.df for each in errors)
 
     differing = [
         pair for pair in pairs if pair.of_difference.users or pair.of_difference.seeds
-    ]  # the others are the reference over again
+    ]  # the others equal the reference
     if len(differing) < 2:
         return list(pairs)
     seeds, df = together([pair.of_difference for pair in differing])
@@ -160,7 +157,7 @@ def pooled(pairs: Sequence[Paired]) -> list[Paired]:
 
 
 def _errors(values: np.ndarray) -> Errors:
-    """Of the mean of values (n_seeds, n_users); 0 if there is only one user or seed."""
+    """Standard errors of the mean of values (n_seeds, n_users); 0 for a single user or seed."""
     n_seeds, n_users = values.shape
     users = float(values.mean(axis=0).std(ddof=1)) / math.sqrt(n_users) if n_users > 1 else 0.0
     seeds = float(values.mean(axis=1).std(ddof=1)) / math.sqrt(n_seeds) if n_seeds > 1 else 0.0

@@ -1,8 +1,8 @@
-"""`reclm bench quant`: how small a profile model may be before the recommendations suffer.
+"""`reclm bench quant`: how far a profile model can be quantized before recommendations suffer.
 
-From one unquantized GGUF file the requested types are made, with and without importance matrix, and each is measured
-beside it: size and speed, next-token distributions, profiles, and recommendations of a backbone fitted with those
-profiles. Every figure is kept (`resumable`), so that a stopped run continues, and a second one costs nothing.
+From one unquantized GGUF file the requested types are made, with and without importance matrix. Each is compared with
+it: size and speed, next-token distributions, profiles, and recommendations of a backbone fitted with those profiles.
+Every measurement is stored (`resumable`), so that a stopped run continues and a second one costs nothing.
 """
 
 import json
@@ -45,16 +45,16 @@ PACKAGES = ("llama-cpp-python", "gguf")
 N_PROMPTS, N_CALIBRATION = 256, 192
 N_ANSWER = 48  # tokens of the reference's answer that are compared
 STATE, FILES = "quant-state", "files"
-_SCRATCH = ("logits-", "fits-")  # folders beside the figures, for the time of a run
+_SCRATCH = ("logits-", "fits-")  # prefixes of temporary folders beside the measurements
 
 
 @dataclass(frozen=True)
 class Settings:
-    """root: the workspace. model: an unquantized GGUF. types: types to make, and GGUF files to take as they are.
+    """root: the workspace. model: an unquantized GGUF. types: types to make, and GGUF files to use as they are.
 
-    n_users: whose profiles are written, None for all. n_prompts: distinct prompts for speed, logits and unrestricted
-    answers. n_seeds: of the fits, from 0. epochs: of a fit at most, None for the backbone's own. max_loss: of recall,
-    relative, for the choice. encoder_model: an unquantized text encoder to quantize and compare as well.
+    n_users: users to write profiles for, None for all. n_prompts: distinct prompts for speed, logits and unrestricted
+    answers. n_seeds: seeds of the fits, from 0. epochs: maximum of a fit, None for the backbone's own. max_loss: the
+    largest acceptable relative loss of recall. encoder_model: an unquantized text encoder to quantize and compare too.
     """
 
     root: Path
@@ -103,13 +103,13 @@ class Settings:
 
 
 def run(settings: Settings, say: Say = lambda _: None, *, encoder: Encoder | None = None) -> dict[str, Any]:
-    """Measure; returns the document of `quant_summary.document`. encoder: of the profiles, None for the bundled one."""
+    """Measure; returns the result of `quant_summary.document`. encoder: for profiles, None for the bundled one."""
     settings.check()
     return _Run(settings, say, encoder).all()
 
 
 def write_results(document: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write quant.json, quant.csv and quant.html into the folder `out`, each whole or not at all; returns the paths."""
+    """Write quant.json, quant.csv and quant.html into the folder `out`, each atomically; returns the paths."""
     texts = {
         "quant.json": json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n",
         "quant.csv": text_and_csv.csv_of(document),
@@ -123,7 +123,7 @@ def write_results(document: Mapping[str, Any], out: Path) -> list[Path]:
 
 
 class _Run:
-    """One run: its settings, its state, the files it compares."""
+    """One run: its settings, its state, and the files that it compares."""
 
     def __init__(self, settings: Settings, say: Say, encoder: Encoder | None):
         self.settings, self.encoder = settings, encoder
@@ -157,7 +157,7 @@ class _Run:
                     "The workspace has no neighbors, so every profile is of its user's own history alone."
                 )
             for left in [path for kind in _SCRATCH for path in self.state.folder.glob(f"{kind}*")]:
-                if left.is_dir():  # of a run that was killed
+                if left.is_dir():  # left by a killed run
                     shutil.rmtree(left)
             self.split = written_profiles.load_split(ws)
             inputs = written_profiles.load_inputs(ws)
@@ -217,8 +217,10 @@ class _Run:
         wanted: Sequence[tuple[Measured, dict[str, Any]]],
         make: Callable[[Measured, dict[str, Any]], Any],
     ) -> Iterator[tuple[Measured, Any]]:
-        """(file, figures) of files that are not excluded, in the order of `wanted`: (file, key of its figures). A file
-        that cannot be measured is excluded from here on."""
+        """(file, measurement) of files that are not excluded, in the order of `wanted`.
+
+        wanted: (file, key of its measurement). A file that cannot be measured is excluded from then on.
+        """
         self.steps.left[kind] = sum(not each.file.excluded and not self.state.has(kind, key) for each, key in wanted)
         for each, key in wanted:
             if each.file.excluded:
@@ -238,7 +240,7 @@ class _Run:
             yield each, value
 
     def _speeds(self, found: Sequence[Measured]) -> None:
-        """In turns, each over a share of the prompts, so that other load of the machine affects all files alike."""
+        """Measure speed in turns, each with a part of the prompts, so that other load affects all files alike."""
         settings, model, wrap = self.settings, self.model, self.model.wrap
         n_ctx = min(model.n_ctx, max(map(len, self.tokens)) + model.max_new_tokens)
         common = {
@@ -280,7 +282,7 @@ class _Run:
                     job = {"model": file.path, "folder": folder, "n_threads": self.settings.n_threads, **more}
                     return self._in_child(token_distributions.measure, file, job).result
 
-                if not (Path(folder) / "sequences.npz").is_file():  # the reference's, which others are compared with
+                if not (Path(folder) / "sequences.npz").is_file():  # the reference's rows, needed for every comparison
                     whole = distributions(self.reference, prompts=self.tokens, n_answer=n_answer)
                     if each.file is self.reference:
                         return whole
@@ -328,7 +330,7 @@ class _Run:
 
     def _write(self, file: File, ws: Any) -> written_profiles.Written:
         if file.sha256 not in self.written:
-            for other in self.written.keys() - {self.reference.sha256}:  # vectors of all users, so only two at a time
+            for other in self.written.keys() - {self.reference.sha256}:  # large, so keep two at a time
                 del self.written[other]
             self.written[file.sha256] = written_profiles.write_profiles(
                 ws,
@@ -342,7 +344,7 @@ class _Run:
         return self.written[file.sha256]
 
     def _downstream(self, found: Sequence[Measured], ws: Any, keys: dict[str, str]) -> dict[str, Any]:
-        """Fills in every file's comparison; returns that of the backbone without profiles."""
+        """Fill in every file's comparison; returns that of the backbone without profiles."""
         settings, seeds = self.settings, range(self.settings.n_seeds)
         with tempfile.TemporaryDirectory(dir=self.state.folder, prefix="fits-") as folder:
             fits = self.fits = recommendations.Fits(

@@ -1,9 +1,9 @@
-"""What the measurements of `reclm bench quant` show: a row of figures with intervals per file, and the file to ship.
+"""Summary of `reclm bench quant`: a row of measurements with intervals per file, and the recommended file.
 
 The choice is the smallest file whose relative loss of full Recall@20 is below the given bound at 95 % (one-sided at
-2.5 %, all files tested together by Holm's method, since the smallest of many is a choice among many). If there is none,
-the sentence says whether files lose more or the sample is too small, and how many users would make the interval narrow
-enough. Left out: how rows look (`text_and_csv`, `html_page`).
+2.5 %, with Holm's correction over all files, because the choice is among many). If there is none, a sentence says
+whether files lose more or the sample is too small, and how many users would make the interval narrow enough. Left out:
+the layout of rows (`text_and_csv`, `html_page`).
 """
 
 import math
@@ -27,7 +27,7 @@ CHOSEN, TOO_SMALL, LOSE_MORE, REFERENCE = "chosen", "sample too small", "all los
 
 @dataclass
 class Measured:
-    """What was measured on one file; None if it was not. turns: of its speed, whose summary `speed` is."""
+    """Measurements of one file; None if not measured. turns: of its speed, merged into `speed`."""
 
     file: File
     turns: list[dict[str, Any]] = field(default_factory=list)
@@ -53,8 +53,10 @@ def document(
     n_kept: int,
     n_made: int,
 ) -> dict[str, Any]:
-    """Everything as one JSON-able dict. found: the reference first; plain: the backbone without
-    profiles; int8: of `recommendations.int8_summary`; encoders: of `encoder_variants.measure`; split: its fingerprint.
+    """All results as one JSON-able dict.
+
+    found: the reference first. plain: the backbone without profiles. int8: from `recommendations.int8_summary`.
+    encoders: from `encoder_variants.measure`. split: its fingerprint.
     """
     reference = found[0]
     rows = [row_of(each, reference) for each in found]
@@ -89,7 +91,7 @@ def document(
 
 
 def row_of(each: Measured, reference: Measured) -> dict[str, Any]:
-    """A file's figures. Intervals are [low, high] at 95 %, or None if there are too few users, prompts or seeds."""
+    """The row of a file. Intervals are [low, high] at 95 %, or None with too few users, prompts or seeds."""
     row: dict[str, Any] = {**each.file.as_dict(), "is_reference": each is reference}
     if each.file.excluded:
         return row
@@ -166,7 +168,7 @@ def _share(n_hits: int, n: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Choice:
-    """The file to ship and why, in a sentence. state: CHOSEN, REFERENCE, TOO_SMALL or LOSE_MORE."""
+    """The recommended file, with the reason in a sentence. state: CHOSEN, REFERENCE, TOO_SMALL or LOSE_MORE."""
 
     state: str
     name: str | None
@@ -175,7 +177,7 @@ class Choice:
 
 
 def choose(rows: Sequence[Mapping[str, Any]], plain: Mapping[str, Any] | None, max_loss: float) -> dict[str, Any]:
-    """The smallest file whose loss is below `max_loss` at 95 %, all files looked at together, as a dict of `Choice`."""
+    """The smallest file whose loss is below `max_loss` at 95 %, tested over all files, as a dict of `Choice`."""
     reference = rows[0]
     smaller = sorted(
         (row for row in rows[1:] if not row["excluded"] and row["size_bytes"] < reference["size_bytes"]),
@@ -230,7 +232,7 @@ def _loss(loss: Mapping[str, Any]) -> str:
 
 
 def _enough(loss: Mapping[str, Any], max_loss: float, n_files: int) -> str:
-    """How many users or seeds would show that the bound holds, if the measured loss is the true one."""
+    """A sentence on how many users or seeds would prove the bound, if the measured loss is the true one."""
     room, errors, level = max_loss - loss["loss"], Errors(**loss["of_loss"]), 1 - 0.025 / n_files
     if room <= 0:
         return " Were the losses what they seem, none would be below it."
@@ -242,7 +244,7 @@ def _enough(loss: Mapping[str, Any], max_loss: float, n_files: int) -> str:
 
 
 def _worthless(plain: Mapping[str, Any] | None, max_loss: float) -> str:
-    """A warning if the backbone without profiles is as good: then there was no gain to lose."""
+    """A warning if the backbone without profiles is as good, so that there is no gain to lose; else empty."""
     loss = (plain or {}).get(HEADLINE)
     if loss is None or loss["loss_interval"] is None or loss["loss_interval"][0] > max_loss:
         return ""

@@ -1,18 +1,17 @@
-"""What quantization costs in recommendations: a backbone fitted with the profiles of each file, ranked for the same
-users.
+"""Effect of quantization on recommendations: a backbone fitted with the profiles of each file.
 
-For each file and seed the backbone is fitted with that file's profile vectors, and every user with something held out
-is ranked. Figures are kept by the vectors' hash: files that write the same profiles share their fits. Compared are the
-same users under the same seeds, only those whose profiles were written:
+For each file and seed the backbone is fitted with that file's profile vectors, and every user with held-out items is
+ranked. Results are stored by the hash of the vectors, so files that write the same profiles share their fits. The
+comparison covers the same users with the same seeds, restricted to users whose profiles were written:
 
     full     all candidates
-    unseen   items that nobody touched in training
+    unseen   items without interactions in training
     cold     all candidates, users with at most COLD_ITEMS interactions in training
 
-Beside the files stands the backbone without profiles: if profiles give no gain, a small loss says nothing.
+The backbone without profiles is compared as well: if profiles give no gain, a small loss means nothing.
 
-Also here: the backbone's item vectors in int8 beside float32 in `topk`, which finds candidates with int8 and ranks them
-again in float32: whether the lists are equal, and what int8 saves for a catalog of this size.
+Also here: `topk` in int8 (int8 finds candidates, float32 ranks them) against float32: whether the lists are equal, and
+what int8 saves for a catalog of this size.
 """
 
 import dataclasses
@@ -57,10 +56,10 @@ def vectors_key(vectors: np.ndarray | None) -> str:
 
 
 class Fits:
-    """Fits of one backbone on a workspace's split, kept in `state`; the workspace is not written to.
+    """Fits of one backbone on a workspace's split, stored in `state`; the workspace is not written to.
 
-    scratch: a folder for the part of a fit that does not depend on profiles: with the residual encoder, files that
-    differ only in profiles share it, seed by seed, to the last bit.
+    scratch: a folder for checkpoints. With the residual encoder, the phases without profiles are the same for all files
+    and run once per seed, with identical bits.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Fits:
         n_threads: int | None,
         assignments: Sequence[str] = (),
     ):
-        """assignments: `name=value`, in place of the backbone's own settings."""
+        """assignments: `name=value`, settings that replace the backbone's own."""
         self.scratch, self.state = scratch, state
         self.backbone, self.epochs, self.n_threads = backbone, epochs, n_threads
         used: dict[str, str] = {}
@@ -102,10 +101,10 @@ class Fits:
     def figures(
         self, vectors: np.ndarray | None, key: str, seed: int, *, int8: bool = False, text: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """{setting: {"users": […], "recall@20": […], "ndcg@20": […]}} over all users who are ranked.
+        """{setting: {"users": […], "recall@20": […], "ndcg@20": […]}} over all users with held-out items.
 
-        vectors: of the profiles, or None; key: their `vectors_key`. int8: also "int8", see `int8_figures`.
-        text: items' text vectors in place of the workspace's.
+        vectors: of the profiles, or None. key: their `vectors_key`. int8: also "int8", see `int8_figures`.
+        text: text vectors of items that replace the workspace's.
         """
         made_of = self.made_of(key, seed, int8=int8, text=None if text is None else vectors_key(text))
         return self.state.once("fit", made_of, lambda: self._fit(vectors, seed, int8, text))
@@ -141,7 +140,7 @@ class Fits:
 def compare(
     found: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], split: Split, users: Sequence[int]
 ) -> dict[str, Paired | None]:
-    """{"full recall@20": …}; None for a group without users. found, reference: figures by seed, in order."""
+    """{"full recall@20": …}, None for a group without users. found, reference: `Fits.figures` of each seed."""
     chosen = np.zeros(split.n_users, bool)
     chosen[list(users)] = True
     few = np.diff(split.train.indptr) <= COLD_ITEMS
@@ -159,7 +158,7 @@ def compare(
 
 
 def as_dicts(compared: Sequence[dict[str, Paired | None]]) -> list[dict[str, dict[str, Any] | None]]:
-    """Comparisons of several files with one reference as dicts, with the seeds' variance pooled over files."""
+    """Comparisons of several files with one reference as dicts, with the variance over seeds pooled over files."""
     out: list[dict[str, dict[str, Any] | None]] = [{} for _ in compared]
     for name in compared[0] if compared else ():
         pairs = [each[name] for each in compared]
@@ -170,8 +169,7 @@ def as_dicts(compared: Sequence[dict[str, Paired | None]]) -> list[dict[str, dic
 
 
 def int8_figures(fitted: FittedModel, split: Split, k: int, n_threads: int) -> dict[str, Any] | None:
-    """int8 beside float32 for all users with something held out; None if there are none, or `topk` cannot rank this
-    model in int8.
+    """int8 against float32 for all users with held-out items; None without such users or if `topk` has no int8 for it.
 
     {"n_users", "n_items", "dim", "equal_places", "bytes": {…}, "seconds": {…}, "recall": {precision: […]}}; `bytes` are
     of the item vectors: in int8, one byte per column and a float32 scale per row.
@@ -216,7 +214,7 @@ def int8_figures(fitted: FittedModel, split: Split, k: int, n_threads: int) -> d
 
 
 def int8_summary(by_seed: Sequence[dict[str, Any] | None], k: int) -> dict[str, Any] | None:
-    """All seeds together, with the paired difference of recall; None if `topk` cannot rank the model in int8."""
+    """`int8_figures` of all seeds combined, with the paired difference of recall; None if there are none."""
     found = [one for one in by_seed if one is not None]
     if not found:
         return None

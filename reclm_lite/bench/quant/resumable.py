@@ -1,8 +1,8 @@
-"""What `reclm bench quant` has measured, kept on disk so that a stopped run continues, and what is left to do.
+"""Stored measurements of `reclm bench quant`, so that a stopped run continues, and estimates of the time left.
 
-One JSON file per measurement, `<kind>-<digest>.json`, written whole or not at all. Its name hashes everything that
-decides the figures (files by SHA-256, prompts, users, seeds, versions), so another model, split or sample never finds
-another's figures. Left out: generated texts, which the store of the workspace's copy keeps (`written_profiles`).
+One JSON file per measurement, `<kind>-<digest>.json`, written atomically. Its name hashes everything that the result
+depends on (files by SHA-256, prompts, users, seeds, versions), so results of another model, split or sample are never
+reused. Left out: generated texts, which the store of the workspace's copy keeps (`written_profiles`).
 """
 
 import hashlib
@@ -26,18 +26,20 @@ _MAX_STATE_BYTES = 64 << 20  # rows of a measurement by user and seed
 
 
 def digest(*parts: Any) -> str:
-    """16 hex digits over JSON-able parts."""
+    """A hash (16 hex digits) of JSON-able parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def digest_of_texts(texts: Iterable[str]) -> str:
-    """16 hex digits over texts, in their order."""
+    """A hash (16 hex digits) of texts, in their order."""
     return digest(list(texts))
 
 
 class State:
-    """The folder of measurements; made, or InputError if it cannot be. n_found, n_made: how many existed already, and
-    how many this run added."""
+    """The folder of measurements; created if missing. Raises InputError if that fails.
+
+    n_found, n_made: how many measurements existed already, and how many this run added.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -69,7 +71,7 @@ class State:
         return self.path(kind, made_of).is_file()
 
     def get(self, kind: str, made_of: Mapping[str, Any]) -> Any:
-        """The kept value, or None. Raises InputError if the file is damaged."""
+        """The stored value, or None. Raises InputError if the file is damaged."""
         path = self.path(kind, made_of)
         if not path.is_file():
             return None
@@ -85,7 +87,7 @@ class State:
         )
 
     def put(self, kind: str, made_of: Mapping[str, Any], value: Any) -> Any:
-        """Keep a JSON-able value; returns it."""
+        """Store a JSON-able value; returns it."""
         with atomic_path(self.path(kind, made_of)) as temporary:
             temporary.write_text(
                 json.dumps({"kind": kind, "made_of": made_of, "value": value}, allow_nan=False) + "\n", encoding="utf-8"
@@ -93,7 +95,7 @@ class State:
         return value
 
     def once(self, kind: str, made_of: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-        """The kept value, or that of `make()`, which is then kept."""
+        """The stored value, or else the result of `make()`, which is then stored."""
         found = self.get(kind, made_of)
         if found is not None:
             self.n_found += 1
@@ -104,9 +106,9 @@ class State:
 
 
 class Steps(Observer):
-    """Reports each step, and estimates the time of the rest from steps of the same kind.
+    """Reports each step, and estimates the remaining time from finished steps of the same kind.
 
-    left: steps to go, by kind. seconds: of those that are done, by kind.
+    left: remaining steps, by kind. seconds: of finished steps, by kind.
     """
 
     def __init__(self, say: Say):
@@ -137,11 +139,11 @@ class Steps(Observer):
         return f" ({n_steps} step{'s'[: n_steps > 1]} to go{about})"
 
     def begin(self, kind: str, label: str) -> None:
-        """Begin work that `progress` and `sequences` report on."""
+        """Start a step that `progress` and `sequences` report on."""
         self._label, self._said_at = f"{label}: {kind}", time.monotonic()
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Report a run of profiles, every ten seconds."""
+        """Report the progress of a profile run, every ten seconds."""
         if note:
             self._say_sometimes(f"{done:,} of {total:,} users, {note}")
 

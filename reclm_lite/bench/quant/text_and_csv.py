@@ -50,7 +50,7 @@ _OF_PAIRS = ("value", "difference", "loss", "n_users", "n_seeds")
 
 
 def lines_of(document: Mapping[str, Any], *, auto: bool) -> list[str]:
-    """Plain text: the machine, tables, notes, and with `auto` the choice."""
+    """Lines of plain text: the machine, tables, notes, and with `auto` the choice."""
     rows = [row for row in document["files"] if not row["excluded"]]
     lines = [sentence(document["machine"])]
     lines += ["", "Size and speed (one sequence: prefill, decode; all together: profiles)"]
@@ -153,7 +153,7 @@ def lines_of(document: Mapping[str, Any], *, auto: bool) -> list[str]:
 
 
 def int8_sentence(found: Mapping[str, Any] | None) -> str:
-    """What `recommendations.int8_summary` found, in words."""
+    """A sentence on the result of `recommendations.int8_summary`."""
     if found is None:
         return "Item vectors in int8: topk ranks this backbone in float32 alone."
     recall, seconds, n_bytes = found[f"recall@{K}"], found["seconds"], found["bytes"]
@@ -216,9 +216,10 @@ def _difference(pair: Mapping[str, Any] | None, is_reference: bool) -> str:
 
 
 def csv_of(document: Mapping[str, Any]) -> str:
-    """A row per file, each figure with columns `_low` and `_high`; empty if there is none. kind: "profile model",
-    "backbone" (without profiles) or "encoder", whose `cosine` is of texts and whose recommendations are of the backbone
-    fitted with its vectors.
+    """CSV with a row per file and columns `_low` and `_high` for intervals; a cell is empty if not measured.
+
+    The column `kind` is "profile model", "backbone" (without profiles) or "encoder". For an encoder, `cosine` is over
+    texts, and recommendations are those of the backbone fitted with its vectors.
     """
     pairs = [f"{group} {metric}" for group in GROUPS for metric in METRICS]
     first = ["kind", "name", "ftype", "imatrix", "excluded", "sha256", *_PLAIN]
@@ -250,7 +251,7 @@ def csv_of(document: Mapping[str, Any]) -> str:
 
 
 def encoder_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """The text encoders as a table: its head, then a row per file; an excluded one says why."""
+    """The table of text encoders: head, then a row per file; an excluded file has the reason."""
 
     def figure(one: Mapping[str, Any], scale: float, digits: int) -> str:
         low, high = (scale * end for end in one["interval"])

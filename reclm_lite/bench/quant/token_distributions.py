@@ -1,15 +1,15 @@
-"""Next-token distributions of a quantized file beside those of the unquantized one, on profile prompts and answers.
+"""Next-token distributions of a quantized file against the unquantized one, on profile prompts and answers.
 
 A sequence is a prompt as the product sends it (chat template, BOS) and the answer that the reference decodes greedily.
-Of every position after the first token comes
+For every position after the first token:
 
     perplexity   exp(-mean log q(next token))
-    top-1        whether the file's likeliest token is the reference's
+    top-1        whether the file's most likely token is the reference's
     KL           sum_t p(t) (log p(t) - log q(t)), in nats, of the reference's p against the file's q
 
-KL needs whole rows of the reference: they lie in a file, of at most `MAX_STORED_BYTES`, those of answers first and of
-prompts evenly thinned; the others count positions of all sequences. Keys and values are float32
-(`convert.parity.logits`): weights are compared, not caches. `benchmarks/perplexity.py` holds these figures to
+KL needs whole rows of the reference's logits. They are stored in a file of at most `MAX_STORED_BYTES`: all answer
+positions first, then an even sample of prompt positions. The other metrics use all positions. The KV cache is float32
+(`convert.parity.logits`), so that only weights are compared. `benchmarks/perplexity.py` checks these values against
 llama.cpp's own tool.
 """
 
@@ -30,7 +30,7 @@ _N_RESAMPLES = 300
 
 
 def sequences_of(model: Model, prompts: Sequence[Sequence[int]], n_answer: int, n_threads: int) -> list[list[int]]:
-    """Each prompt with the model's own greedy answer, which ends with its first line break or end token."""
+    """Each prompt followed by the model's greedy answer up to and including its first line break or end token."""
     made = greedy_tokens(model, prompts, n_answer, n_threads=n_threads)
     out = []
     for prompt, answer in zip(prompts, made, strict=True):
@@ -40,7 +40,7 @@ def sequences_of(model: Model, prompts: Sequence[Sequence[int]], n_answer: int, 
 
 
 def stored_masks(n_prompt: Sequence[int], lengths: Sequence[int], limit: int) -> list[np.ndarray]:
-    """For each sequence bool (length - 1,): which positions' rows are kept, `limit` in all, those of answers first."""
+    """For each sequence bool (length - 1,): whether a position's row is stored; `limit` in all, answers first."""
     of_answer = np.concatenate([np.arange(length - 1) >= n - 1 for n, length in zip(n_prompt, lengths, strict=True)])
     keep = np.zeros(len(of_answer), bool)
     for part in (np.flatnonzero(of_answer), np.flatnonzero(~of_answer)):
@@ -58,8 +58,10 @@ def measure(
     n_answer: int = 0,
     n_prompt: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Figures by sequence. prompts: given for the reference alone, whose sequences and rows then go to `folder`.
-    n_prompt: how many tokens of each belong to no answer, where they hold one already and none is to be decoded.
+    """Measurements by sequence.
+
+    prompts: for the reference only, whose sequences and rows are then stored in `folder`. n_prompt: number of prompt
+    tokens in each of `prompts` if they contain the answer already, so that none is decoded.
 
     {"nll_sums", "n_tokens", "answer_nll_sums", "n_answer_tokens", "n_agree", "kl_sums", "n_kl", "answer_kl_sums",
     "n_answer_kl", "kl_99", "kl_99_interval"}. Raises ModelError for logits that are not finite.
@@ -115,7 +117,7 @@ def _read(
     *,
     is_reference: bool,
 ) -> dict[str, Any]:
-    """Figures of all sequences; of the reference, `rows` and `best` are filled in as well."""
+    """Measurements of all sequences; for the reference, also fills in `rows` and `best`."""
     n = len(sequences)
     names = ("nll_sums", "answer_nll_sums", "kl_sums", "answer_kl_sums")
     counts = ("n_tokens", "n_answer_tokens", "n_agree", "n_kl", "n_answer_kl")
@@ -153,7 +155,7 @@ def _read(
 
 
 def _percentile(all_kl: Sequence[np.ndarray]) -> dict[str, Any]:
-    """The 99th percentile of KL over positions, and its interval with sequences drawn again."""
+    """The 99th percentile of KL over positions, and its bootstrap interval over sequences."""
     value = float(np.quantile(np.concatenate(all_kl), 0.99))
     rng, n = np.random.default_rng(0), len(all_kl)
     drawn = [np.quantile(np.concatenate([all_kl[i] for i in rng.integers(0, n, n)]), 0.99) for _ in range(_N_RESAMPLES)]

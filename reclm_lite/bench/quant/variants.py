@@ -1,9 +1,9 @@
 """The files that `reclm bench quant` compares: quantized from one unquantized GGUF, with and without importance matrix.
 
-A file that an earlier run made is reused if its hash is the recorded one; the user's own files are taken as they are.
+A file from an earlier run is reused if its hash matches the recorded one; the user's own files are used as they are.
 Every file is checked against the unquantized one: the same tensors up to the rounding of its type, the same metadata. A
-file that fails is excluded with the reason; so is one that the manifest of `reclm export` beside it calls unequal to
-its checkpoint. Left out: the comparison with the checkpoint itself, which needs the checkpoint.
+file that fails is excluded with the reason, and so is a file that failed the parity check according to the manifest of
+`reclm export` beside it. Left out: the comparison with the checkpoint itself.
 """
 
 import math
@@ -26,14 +26,16 @@ from .resumable import State, digest_of_texts
 
 DEFAULT_TYPES = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q3_k_m", "q2_k")
 UNQUANTIZED = ("F32", "F16", "BF16")
-_NOT_IMPROVED = (*UNQUANTIZED_FTYPES, "q8_0")  # llama.cpp rounds these without looking at the matrix
+_NOT_IMPROVED = (*UNQUANTIZED_FTYPES, "q8_0")  # llama.cpp does not use the matrix for these
 IMATRIX_FILE = "imatrix.gguf"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One file to compare: a type to make, with or without importance matrix, or a file that is there (label: what it
-    is called)."""
+    """One file to compare: a type to make, with or without importance matrix, or an existing file.
+
+    label: the name of an existing file in tables.
+    """
 
     ftype: str
     imatrix: bool = False
@@ -49,7 +51,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class File:
-    """A file to measure. excluded: why it is not measured, else empty. n_fallback: tensors that got another type."""
+    """A file to measure. excluded: why it is not measured, or empty. n_fallback: tensors that got another type."""
 
     name: str
     ftype: str
@@ -67,10 +69,12 @@ class File:
 
 
 def open_reference(path: Path, option: str = "--model") -> File:
-    """The unquantized file that all others are compared with, which `option` named. Raises ModelError if it is
-    quantized, or not a whole GGUF."""
+    """The unquantized file that all others are compared with. option: its command line option, for messages.
+
+    Raises ModelError if it is quantized or not a complete GGUF file.
+    """
     summary = check_gguf(path)
-    matrices: Counter[str] = Counter()  # weights by type: a few tables may be kept in another than the rest
+    matrices: Counter[str] = Counter()  # number of weights by type: a few tables may have another type than the rest
     for tensor in summary.tensors:
         if len(tensor.shape) > 1:
             matrices[tensor.type_name] += math.prod(tensor.shape)
@@ -90,8 +94,10 @@ def open_reference(path: Path, option: str = "--model") -> File:
 
 
 def verdict_on(file: File) -> tuple[bool | None, str]:
-    """What the manifest of `reclm export` beside a file says: (whether it equals its checkpoint, why not). None: no
-    entry."""
+    """(whether a file passed the parity check of `reclm export`, why not), from the manifest beside it.
+
+    None without an entry.
+    """
     try:
         manifest = load_manifest(file.path.parent)
     except ModelError:
@@ -106,9 +112,9 @@ def verdict_on(file: File) -> tuple[bool | None, str]:
 
 
 def parse_types(names: Sequence[str], *, imatrix: bool) -> list[Asked]:
-    """What to make, in the order asked for. Raises InputError for an unknown type, and if there are none.
+    """The files to compare, in the given order. Raises InputError for an unknown type or an empty list.
 
-    imatrix: whether to use a matrix; then every type that gains by it comes twice.
+    imatrix: whether to use an importance matrix; then every type that uses it is made with and without.
     """
     asked: dict[Asked, None] = {}
     labels = _labels([name for name in names if name.lower().endswith(".gguf")])
@@ -139,7 +145,7 @@ def parse_types(names: Sequence[str], *, imatrix: bool) -> list[Asked]:
 
 
 def _labels(paths: Sequence[str]) -> dict[str, str]:
-    """What each path is called: its name, or with the folders that make it unique."""
+    """A label for each path: its name, with parent folders if needed to be unique."""
     by_path = {Path(path).resolve(): path for path in paths}
     out = {}
     for path in paths:
@@ -151,8 +157,7 @@ def _labels(paths: Sequence[str]) -> dict[str, str]:
 
 
 class Maker:
-    """Makes files in a subfolder of `folder` named after the reference, or finds them there; records their hashes in
-    `state`."""
+    """Makes or finds files in a subfolder of `folder` named after the reference; records their hashes in `state`."""
 
     def __init__(self, reference: File, folder: Path, state: State, n_threads: int):
         self.reference, self.state, self.n_threads = reference, state, n_threads
@@ -163,8 +168,7 @@ class Maker:
         make_folder(self.folder)
 
     def imatrix(self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> Path:
-        """The importance matrix of the reference on `texts`. progress(done, total): sequences, if it has to be
-        collected."""
+        """The importance matrix of the reference on `texts`, stored or collected. progress(done, total): sequences."""
         path = self.folder / IMATRIX_FILE
         made_of = {"reference": self.reference.sha256, "texts": digest_of_texts(texts), "llama": self.llama}
         kept = self.state.get("imatrix", made_of)
@@ -174,8 +178,10 @@ class Maker:
         return path
 
     def make(self, asked: Asked, imatrix: Path | None, *, is_there: bool | None = None) -> File:
-        """The file, checked. One that cannot be used is returned as excluded. is_there: the result of that method,
-        None to call it."""
+        """The file, made if needed, and checked; an unusable one is returned as excluded.
+
+        is_there: the result of `is_there`, or None to call it.
+        """
         path = self.path(asked)
         try:
             if not (self.is_there(asked, imatrix) if is_there is None else is_there):
@@ -195,7 +201,7 @@ class Maker:
         return asked.given or self.folder / f"{self.reference.path.stem}-{asked.name.replace('+', '-')}.gguf"
 
     def is_there(self, asked: Asked, imatrix: Path | None) -> bool:
-        """Whether the file exists as an earlier run made it, or is the user's."""
+        """Whether the file is the user's, or exists unchanged from an earlier run."""
         if asked.given is not None:
             return True
         kept, path = self.state.get("file", self._made_of(asked, imatrix)), self.path(asked)
@@ -208,7 +214,7 @@ class Maker:
         self.state.put("file", made_of, {"sha256": file_sha256(path)})
 
     def _judge(self, file: File, summary: GgufSummary) -> str:
-        """Why a file does not equal the reference up to rounding; empty if it does."""
+        """Why a file differs from the reference by more than rounding; empty if it does not."""
 
         said = verdict_on(file)[1]
         if said:

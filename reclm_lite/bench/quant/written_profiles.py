@@ -1,8 +1,9 @@
-"""Prompts to measure with, and the profiles that each file writes for the same users, in a copy of the workspace.
+"""The prompts of `reclm bench quant`, and the profiles that each file writes for the same users.
 
-A file writes as in `reclm profile users`: with the profile grammar and one retry. Its answers stay in the copy's store
-of generations, by model and prompt, so that a stopped run, or one with more files, generates only what is missing. The
-copy is made anew if the workspace's data, split or neighbors have changed. The workspace itself is never written to.
+Profiles are written in a copy of the workspace, as in `reclm profile users`: with the profile grammar and one retry.
+Answers stay in the copy's store of generations, by model and prompt, so that a continued run, or one with more files,
+generates only what is missing. The copy is replaced if the workspace's data, split or neighbors have changed. The
+workspace itself is never written to.
 """
 
 import json
@@ -39,8 +40,10 @@ _NOTE = "copied-from.json"
 
 @dataclass(frozen=True)
 class Written:
-    """texts: the usable profiles by user. keys: by user, the hash of prompt and model.
-    vectors: float32 (n_users, dim), zero for users without a profile.
+    """The profiles written by one file.
+
+    texts: the usable profiles by user. keys: the hash of prompt and model by user. vectors: float32 (n_users, dim),
+    zero rows for users without a profile.
     """
 
     texts: dict[int, str]
@@ -53,7 +56,7 @@ def draw_prompts(
 ) -> tuple[list[str], list[list[int]], list[str]]:
     """(distinct prompts to measure with, their tokens, others for the importance matrix) that fit the model at `path`.
 
-    The third is the first if there are too few for both. Raises InputError if there are too few to measure with.
+    With too few for both, the third is the first. Raises InputError with too few to measure with.
     """
     tokenizer = Tokenizer(path, model.wrap)
     try:
@@ -79,7 +82,7 @@ def _is_text(path: Path, expected: str) -> bool:
 
 
 def open_copy(root: Path, target: Path) -> Workspace:
-    """The copy of the workspace `root` at `target`, up to date and without profiles of its own."""
+    """The copy of the workspace `root` at `target`, updated if needed, without profiles of the workspace."""
     with Workspace.open(root) as ws:
         load_split(ws)
         ws.require_fresh("vectors/items", made_by=f"reclm embed items -w {ws.argument}")
@@ -95,8 +98,7 @@ def open_copy(root: Path, target: Path) -> Workspace:
 
 
 def choose_users(split: Split, inputs: PromptInputs, n: int | None, seed: int) -> list[int]:
-    """The users to profile, ascending: `n` drawn among those who get a prompt and have something held out, or all who
-    get one.
+    """The users to profile, ascending: a sample of `n` with a prompt and held-out items, or (None) all with a prompt.
 
     Raises InputError if `n` is too small for an interval.
     """
@@ -128,7 +130,7 @@ def write_profiles(
     encoder: Encoder | None,
     observer: Observer,
 ) -> Written:
-    """Let a file write the profiles of `users` in the copy `ws`; what it wrote before comes from the store."""
+    """Write the profiles of `users` with a model file in the copy `ws`; earlier answers come from the store."""
     ids = user_ids(ws)
     with ws.writing(), ws.db:  # a profile of another file must not stay if this one fails
         ws.db.execute("DELETE FROM profiles")
@@ -143,10 +145,9 @@ def write_profiles(
 
 
 def similarity(found: Written, reference: Written) -> dict:
-    """Profiles beside the reference's, once for each distinct prompt of it: {"n_prompts", "n_exact", "cosines",
-    "n_missing"}.
+    """Profiles against the reference's, once per distinct prompt: {"n_prompts", "n_exact", "cosines", "n_missing"}.
 
-    A prompt whose profile one of the two lacks counts as another text with cosine 0; prompts that both lack are left
+    A prompt with only one of the two profiles counts as a different text with cosine 0; prompts with neither are left
     out.
     """
     one_of = {key: user for user, key in sorted(reference.keys.items(), reverse=True)}

@@ -1,1 +1,1 @@
-"""`reclm bench tune`: PPO beside TRL's PPOTrainer."""
+"""`reclm bench tune`: PPO against TRL's PPOTrainer."""

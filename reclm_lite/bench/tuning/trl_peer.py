@@ -1,11 +1,10 @@
-"""TRL's PPOTrainer on a job of `reclm bench tune`: run as a file by the Python of an environment that has trl 1.12, its
-last release with PPO.
+"""TRL's PPOTrainer on a job of `reclm bench tune`; needs an environment with trl 1.12, its last release with PPO.
 
     echo '{"base": "…", "prompts": [[5, 6, …], …], …}' | path/to/trl/bin/python -P trl_peer.py
 
-It imports nothing of this project, which that environment lacks, so it measures time and memory itself; -P keeps its
-folder off the path. The job comes on stdin, the result is one JSON line on stdout. copies: "adapter" gives the policy
-LoRA and no reference model, so that three copies of the base remain; "full" is TRL's default of four.
+It imports nothing from this project, which that environment lacks, so it measures time and memory itself; -P keeps its
+folder off the path. The job comes on stdin, the result is one JSON line on stdout. copies: "adapter" trains LoRA
+without a reference model, so that three copies of the base are loaded; "full" is TRL's default of four.
 """
 
 import json
@@ -16,7 +15,7 @@ import time
 
 
 def main(job: dict) -> dict:
-    """Run the steps; returns seconds of those after the first, and what the process took at its peak."""
+    """Run the steps; returns the seconds of those after the first, and the process's peak memory."""
     import torch
     import trl
     from datasets import Dataset

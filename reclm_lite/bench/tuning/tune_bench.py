@@ -1,12 +1,12 @@
-"""`reclm bench tune`: peak memory and answers per second of PPO, beside TRL's PPOTrainer on the same small model.
+"""`reclm bench tune`: peak memory and answers per second of PPO, against TRL's PPOTrainer on the same small model.
 
-A random Llama is made on the spot, its tokenizer trained on the prompts, which are those of the bundled demo. Both
-sides sample answers of the same length to the same prompts, score them with a random reward model of the same size, and
-learn in the same number of passes of the same size. Every contender is a process of its own; memory is its peak of
-resident pages, libraries included. Steps after the first are timed.
+It generates a random Llama, with a tokenizer trained on the prompts of the bundled demo. Both sides sample answers of
+the same length to the same prompts, score them with a random reward model of the same size, and train with the same
+number and size of passes. Every contender runs in its own process; memory is its peak resident size including
+libraries. Steps after the first are timed.
 
-TRL dropped PPO after 1.12, which needs an environment of its own: `--trl-python` names its interpreter. Both sides'
-allocators give freed blocks of 4 MB and more back at once; ours does so by itself, the peer is given glibc's variable.
+TRL dropped PPO after 1.12, which needs an environment of its own: `--trl-python` names its interpreter. On both sides
+the allocator returns freed blocks of at least 4 MB at once: ours by itself, the peer's by glibc's environment variable.
 """
 
 import tempfile
@@ -30,10 +30,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """The model's sizes, and the work: `batch` answers a step of at most max_new_tokens, `steps` of them, learned in
-    `epochs` passes.
+    """The model's sizes, and the work: `steps` steps of `batch` answers, each trained on in `epochs` passes.
 
-    trl_python: the interpreter of an environment with trl, or None. targets: whether to report them.
+    max_new_tokens: length of an answer. trl_python: the interpreter of an environment with trl, or None. targets:
+    whether to report targets.
     """
 
     n_threads: int
@@ -56,7 +56,7 @@ class Settings:
 
 
 def run(settings: Settings, say: Say = lambda _: None) -> tuple[list[str], str]:
-    """Measure; returns the lines of the table and the JSON line. Raises ModelError if a contender fails."""
+    """Measure; returns (lines of the table, JSON line). Raises ModelError if a contender fails."""
     if settings.trl_python is not None and not settings.trl_python.is_file():
         raise InputError(
             f"expected the Python of an environment with trl at {settings.trl_python}, found none; check --trl-python"

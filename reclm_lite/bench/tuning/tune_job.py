@@ -12,8 +12,10 @@ from ...prompts.spans import TRAIN, Span
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
-    """PPO with a random reward model on the base; prompts, batches, lengths and passes as the peer has them. Seconds
-    are those of the steps after the first."""
+    """PPO with a random reward model; prompts, batches, lengths and passes equal the peer's.
+
+    The seconds are those of the steps after the first.
+    """
     from ...tune.adapters import LoraSettings
     from ...tune.base import BaseSettings, load_base, use_threads
     from ...tune.memory import give_back_large_blocks
@@ -60,7 +62,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def dialogues_of(texts: list[str]) -> list[Dialogue]:
-    """Prompts as dialogues; the last two are held out, since a run evaluates itself."""
+    """Prompts as dialogues; the last two are held out, since a run needs held-out dialogues to evaluate on."""
     n = len(texts)
     return [
         Dialogue(
