@@ -25,16 +25,16 @@ from pathlib import Path
 
 import numpy as np
 
-from reclm_lite.bench.quant_downstream import METRICS, Fits, vectors_key
-from reclm_lite.bench.quant_intervals import students_t
-from reclm_lite.bench.quant_profiles import VECTORS
-from reclm_lite.bench.quant_state import State
+from reclm_lite.bench.quant.paired_intervals import students_t
+from reclm_lite.bench.quant.recommendations import METRICS, Fits, vectors_key
+from reclm_lite.bench.quant.resumable import State
+from reclm_lite.bench.quant.written_profiles import VECTORS
 from reclm_lite.cf.untrained import baselines
 from reclm_lite.data.dataset import load_split
 from reclm_lite.evaluate.protocol import SETTINGS, evaluate
 from reclm_lite.profiles.generate import run_profiles
+from reclm_lite.profiles.profile_vectors import embed_profiles
 from reclm_lite.profiles.sources import SourceSettings
-from reclm_lite.profiles.vectors import embed_profiles
 from reclm_lite.workspace import Workspace
 
 

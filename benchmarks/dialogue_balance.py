@@ -20,13 +20,14 @@ from scipy.stats import rankdata
 from reclm_lite.assets import encoder_path
 from reclm_lite.cf.neighbors import Finder
 from reclm_lite.data.dataset import item_ids, user_ids
-from reclm_lite.dialogue.audiences import Audiences
 from reclm_lite.dialogue.draws import Known
-from reclm_lite.dialogue.first import Writer
-from reclm_lite.dialogue.inputs import load_inputs
-from reclm_lite.dialogue.records import COMPACT, RL, Dialogue
-from reclm_lite.dialogue.rounds import UserRounds
-from reclm_lite.profiles.targets import RulesTargets
+from reclm_lite.dialogue.first_round import Writer
+from reclm_lite.dialogue.item_rounds import ItemRounds
+from reclm_lite.dialogue.records import RL, Dialogue
+from reclm_lite.dialogue.user_rounds import UserRounds
+from reclm_lite.profiles.sources.rules import RulesTeacher
+from reclm_lite.prompts.forms import COMPACT
+from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.text.encoder import TextEncoder
 from reclm_lite.tune.signals import Rank
 from reclm_lite.workspace import Workspace
@@ -83,7 +84,7 @@ def of_users(known: Known, vectors: np.ndarray, n: int, rng: np.random.Generator
 def of_items(known: Known, vectors: np.ndarray, n: int, rng: np.random.Generator) -> Features:
     """Features of the persons that items are asked about."""
     found: Features = {}
-    draws, writer = Audiences(known), Writer(known.inputs)
+    draws, writer = ItemRounds(known), Writer(known.inputs)
     for item in rng.permutation(len(known.inputs.texts)).tolist():
         draw = draws.draw(item, 0)
         pair = None if draw is None or not draw.hidden else draws.pair(draw, writer.text(draw.shown, COMPACT), COMPACT)
@@ -108,7 +109,7 @@ def of_lists(known: Known, n: int, rng: np.random.Generator) -> np.ndarray:
     draws, writer, teacher, texts = (
         UserRounds(known),
         Writer(known.inputs),
-        RulesTargets(known.inputs),
+        RulesTeacher(known.inputs),
         known.inputs.texts,
     )
     dialogues, answers = [], []

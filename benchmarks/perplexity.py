@@ -20,9 +20,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from reclm_lite.bench.quant_logits import measure
+from reclm_lite.bench.quant.token_distributions import measure
 from reclm_lite.convert.quantize import quantize_gguf
-from reclm_lite.profiles.calibration import sample_prompts
+from reclm_lite.profiles.calibration_texts import sample_prompts
 from reclm_lite.runtime import load_model
 
 _NUMBERS = {"perplexity": r"Mean PPL\(Q\)\s*:\s*([\d.]+)", "mean_kl": r"Mean\s+KLD:\s*([\d.]+)"}

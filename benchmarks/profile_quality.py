@@ -4,7 +4,7 @@
 
 For sampled users with a profile: how often the profile's text vector is nearer (cosine) to the mean item vector of its
 user's training history than to that of another random user with another history; ties count half. `plain`: vectors as
-they are. `centred`: less the mean item vector, and the mean profile vector. `shuffled`: profiles dealt to other users,
+they are. `centered`: less the mean item vector, and the mean profile vector. `shuffled`: profiles dealt to other users,
 which must give one half. Prints one JSON line last. Needs `reclm embed items`, `profile users` and `embed profiles`.
 """
 
@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from reclm_lite.data.dataset import load_split
-from reclm_lite.dialogue.templates import format_profile
-from reclm_lite.profiles.prompts import load_inputs
+from reclm_lite.profiles.profile_vectors import profile_words
+from reclm_lite.profiles.sources.rules import RuleTeacher
 from reclm_lite.profiles.store import profile_counts
-from reclm_lite.profiles.teachers import RuleTeacher
-from reclm_lite.profiles.vectors import profile_words
+from reclm_lite.prompts.answer import format_profile
+from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.text.encoder import TextEncoder
 from reclm_lite.workspace import Workspace
 
@@ -58,14 +58,14 @@ def main() -> None:
         taught = encoder.encode([profile_words(text) for text in ruled])
     averaging = train[users].multiply(1.0 / length[users][:, None]).tocsr()
     result = {"users": len(users), "statuses": counts}
-    for kind, shift in (("plain", 0.0), ("centred", items.mean(axis=0))):
+    for kind, shift in (("plain", 0.0), ("centered", items.mean(axis=0))):
         means = np.asarray(averaging @ items) - shift
         for name, profiles in (
             ("model", stored[users]),
             ("rules", taught),
             ("shuffled", stored[rng.permutation(users)]),
         ):
-            centre = profiles.mean(axis=0) if kind == "centred" else 0.0
+            centre = profiles.mean(axis=0) if kind == "centered" else 0.0
             result[f"{name}_{kind}"] = round(wins(profiles - centre, means, means[others]), 4)
     print(json.dumps(result))
 

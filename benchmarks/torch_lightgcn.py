@@ -52,7 +52,7 @@ class TorchLightGCN:
                 torch.nn.Linear(text.shape[1], dim), torch.nn.ReLU(), torch.nn.Linear(dim, dim)
             )
             parameters += self.mlp.parameters()
-        self.optimiser = torch.optim.Adam(parameters, lr=rate)
+        self.optimizer = torch.optim.Adam(parameters, lr=rate)
 
     @staticmethod
     def _table(n: int, dim: int, init: dict[str, np.ndarray] | None, name: str) -> torch.Tensor:
@@ -107,10 +107,10 @@ class TorchLightGCN:
         return torch.nn.functional.cross_entropy(scores, torch.zeros(len(users), dtype=torch.long))
 
     def step(self, kind: str, users: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor) -> float:
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss = self.loss(kind, users, positives, negatives)
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         return loss.item()
 
     def epoch(

@@ -15,8 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from reclm_lite.dialogue.records import SFT, TEACHER, TRAIN, Dialogue, Message, Span, line_of
+from reclm_lite.dialogue.records import SFT, Dialogue, Message, line_of
 from reclm_lite.memory import peak_resident_bytes
+from reclm_lite.prompts.spans import TEACHER, TRAIN, Span
 from reclm_lite.tune.base import BaseSettings, load_base, use_threads
 from reclm_lite.tune.memory import estimate, give_back_large_blocks
 from reclm_lite.tune.scratch import ScratchSettings, make_base

@@ -9,6 +9,7 @@ Format followed: peft 0.21. A module's tensors are `base_model.model.<module>.lo
 """
 
 import math
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ _PREFIX = "base_model.model."
 _LARGEST = 2**31  # of a rank or an alpha; numbers beyond float overflow where they are divided
 # Over all patterns and modules: some seconds. A pattern such as `layers\.[0-9]+\.q_proj` takes some hundred for a name.
 _MAX_PATTERN_STEPS = 10_000_000
+_MAX_SAVED = 512  # names of modules that are saved whole; there are two or three, or one for each layer
+_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
+_MAX_EMBEDDINGS = 64  # modules with trained tokens; a model has two
 _MAX_PATTERNS = 20_000  # one for each module of the largest mixture of experts
 # How a tensor's name ends -> what it is to its module. Any other tensor is one that was saved whole.
 _LEAVES = {
@@ -65,7 +69,7 @@ _REFUSED = {
     "use_bdlora": "its factors are block-diagonal",
     "use_qalora": "it pools the inputs of quantized layers",
 }
-# These ways to initialise subtract the adapter's first product from the base model's weights.
+# These ways to initialize subtract the adapter's first product from the base model's weights.
 _CHANGES_BASE = ("pissa", "corda", "olora", "lora_ga", "loftq")
 
 
@@ -168,6 +172,15 @@ class Adapter:
         saved = config.get("modules_to_save") or []
         if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
             raise self.error("a list of names as modules_to_save", repr(saved)[:80], "save it again")
+        if len(saved) > _MAX_SAVED:
+            raise self.error(f"at most {_MAX_SAVED:,} names in modules_to_save", f"{len(saved):,}", "save it again")
+        if odd := [name for name in saved if not _NAME.fullmatch(name)]:  # peft takes them for regular expressions
+            raise self.error("plain names of modules as modules_to_save", repr(odd[0])[:80], "save it again")
+
+        indices = config.get("trainable_token_indices")
+        if isinstance(indices, dict) and len(indices) > _MAX_EMBEDDINGS:
+            found = f"{len(indices):,}"
+            raise self.error(f"at most {_MAX_EMBEDDINGS} modules in trainable_token_indices", found, "save it again")
 
     def _find_weights(self) -> Path:
         path = self.directory / WEIGHTS
@@ -276,10 +289,13 @@ class Adapter:
         """The rank of a module's factors."""
         return self._by_pattern("rank_pattern", module, self.config.get("r", 8))
 
+    def alpha(self, module: str) -> float:
+        """The alpha of a module's factors."""
+        return self._by_pattern("alpha_pattern", module, self.config.get("lora_alpha", 8))
+
     def scale(self, module: str) -> float:
         """What the product of a module's factors is multiplied by."""
-        alpha = self._by_pattern("alpha_pattern", module, self.config.get("lora_alpha", 8))
-        rank = self.rank(module)
+        alpha, rank = self.alpha(module), self.rank(module)
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
     def is_saved_whole(self, module: str) -> bool:

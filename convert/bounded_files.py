@@ -1,11 +1,17 @@
-"""Files that are written whole or not at all, and small files read with a bound on their size and nesting."""
+"""Files that are written whole or not at all, and small files read with a bound on their size and nesting.
 
+Files of a checkpoint are opened by `open_regular` only: a pipe or a device among them is refused, as reading it may
+never end. Links to regular files are followed for reading (the Hugging Face cache consists of them), never for writing.
+"""
+
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from reclm_lite.errors import ModelError
 
@@ -18,11 +24,15 @@ _MAX_DEPTH = 64  # of brackets in brackets; real files have ten
 
 @contextmanager
 def whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A path beside `out` to write to; it becomes `out` when the block ends well, and is removed when it does not."""
+    """A path beside `out` to write to; it becomes `out` when the block ends well, and is removed when it does not.
+
+    What lies at that path before, such as a link that somebody put there, is removed and not written through.
+    """
     out = Path(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
         try:
             yield partial
             with partial.open("rb+") as stream:
@@ -36,10 +46,20 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
         ) from error
 
 
+def open_regular(path: Path, buffering: int = -1) -> BinaryIO:
+    """A regular file, opened for reading bytes. Raises OSError as `open` does, and for pipes, devices and folders."""
+    # A pipe would not open before somebody writes to it.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "a folder, pipe or device in the place of a regular file", str(path))
+    return open(handle, "rb", buffering=buffering)
+
+
 def read_bounded(path: Path, most_bytes: int) -> bytes:
     """A whole file of at most `most_bytes`; ModelError, naming it, for a larger one and for one that cannot be read."""
     try:
-        with Path(path).open("rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(most_bytes + 1)
     except OSError as error:
         raise ModelError(

@@ -8,6 +8,7 @@ checkpoints: their values have been rounded once already.
 """
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,14 +104,14 @@ def optional_json(path: Path) -> dict[str, Any]:
 
 def files_beside(directory: Path) -> list[Path]:
     """The tokenizer's and the model's side files that a checkpoint or adapter directory holds."""
-    templates = sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    templates = sorted(path for path in (directory / "additional_chat_templates").glob("*.jinja") if path.is_file())
     return [directory / name for name in _BESIDE_WEIGHTS if (directory / name).is_file()] + templates
 
 
 def commonest_dtype(tensors: Mapping[str, StoredTensor]) -> str:
     """The commonest dtype among matrices, as safetensors names it; F32 if there are none."""
-    matrices = [tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1]
-    return max(sorted(set(matrices)), key=matrices.count) if matrices else "F32"
+    counts = Counter(tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1)
+    return max(sorted(counts), key=counts.__getitem__, default="F32")
 
 
 class Checkpoint:

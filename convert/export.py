@@ -34,13 +34,13 @@ from reclm_lite.convert.manifest import (
 )
 from reclm_lite.convert.merge import open_source
 from reclm_lite.convert.parity import Gate
-from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES, quantize_gguf
+from reclm_lite.convert.quantize import FTYPES, UNQUANTIZED_FTYPES, quantize_gguf
 from reclm_lite.convert.request import Request, check_request, folder_name
 from reclm_lite.convert.target import estimated_bytes, require_space, scratch_folder
 from reclm_lite.convert.unquantized import intermediate_ftype, write_unquantized
 from reclm_lite.convert.write import PlannedTensor, plan_tensors, write_gguf
 from reclm_lite.errors import ModelError
-from reclm_lite.files import file_sha256
+from reclm_lite.files import file_sha256, is_own_file
 from reclm_lite.runtime import check_gguf
 
 if TYPE_CHECKING:
@@ -199,10 +199,17 @@ class _Export:
                 "%s holds an export of other inputs or by another version: its files are made anew", self.out_dir
             )
         imatrix = earlier["imatrix"]
-        if imatrix and imatrix["computed"] and imatrix["made_from"] == self.imatrix_key and self._is_there(imatrix):
+        known = imatrix and imatrix["computed"] and imatrix["file"] == IMATRIX_FILE
+        if known and imatrix["made_from"] == self.imatrix_key and self._is_there(imatrix):
             self.manifest["imatrix"] = imatrix
         for entry in earlier["files"]:
-            if entry["passed"] and entry["made_from"] == self._file_key(entry["ftype"]) and self._is_there(entry):
+            if (
+                entry["passed"]
+                and entry["ftype"] in FTYPES
+                and entry["file"] == request.file(entry["ftype"])
+                and entry["made_from"] == self._file_key(entry["ftype"])
+                and self._is_there(entry)
+            ):
                 self.manifest["files"].append(entry)
             elif entry["ftype"] not in request.ftypes:
                 logger.warning("%s is of an earlier export and leaves the manifest", self.out_dir / entry["file"])
@@ -216,8 +223,9 @@ class _Export:
         )
 
     def _is_there(self, entry: Mapping[str, Any]) -> bool:
+        """Whether the folder itself holds a file as an earlier manifest describes it; a link to one does not count."""
         path = self.out_dir / entry["file"]
-        return path.is_file() and path.stat().st_size == entry["size_bytes"] and file_sha256(path) == entry["sha256"]
+        return is_own_file(path) and path.stat().st_size == entry["size_bytes"] and file_sha256(path) == entry["sha256"]
 
     def _made(self, ftype: str) -> dict[str, Any] | None:
         return next((entry for entry in self.manifest["files"] if entry["ftype"] == ftype), None)

@@ -42,6 +42,7 @@ def export_checkpoint(
             written = write_gguf(source, partial, ftype, name=name, metadata=metadata)
         else:
             scratch = partial.with_suffix(".unquantized")
+            scratch.unlink(missing_ok=True)  # a link there would be written through
             try:
                 written = write_unquantized(source, scratch, name=name, metadata=metadata)
                 fallback = quantize_gguf(scratch, partial, ftype, n_threads=n_threads)["fallback_tensors"]

@@ -66,7 +66,8 @@ def save_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     path = Path(directory) / NAME
     partial = path.with_name(f".{NAME}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as stream:
+        partial.unlink(missing_ok=True)
+        with partial.open("x", encoding="utf-8") as stream:  # never through a link
             stream.write(json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
             stream.flush()
             os.fsync(stream.fileno())

@@ -21,6 +21,7 @@ from reclm_lite.convert.stored import BLOCK_BYTES, StoredTensor, gather, read_bl
 from reclm_lite.errors import ModelError
 
 _HEAD = "lm_head.weight"
+_MAX_PREFIXES = 64  # first parts of the names in a base, each tried before an adapter's names; models have two or three
 _EMBEDDINGS = ("embed_tokens.weight", "embeddings.word_embeddings.weight")
 
 
@@ -86,7 +87,7 @@ class MergedCheckpoint:
             return lambda name: name
         prefixes = {name.partition(".")[0] + "." for name in known if "." in name}
         fitting: list[tuple[str, Callable[[str], str]]] = []
-        for prefix in sorted(prefixes):
+        for prefix in sorted(prefixes) if len(prefixes) <= _MAX_PREFIXES else ():
             if all(prefix + name in known for name in names):
                 fitting.append((f"with {prefix!r} before them", lambda name, prefix=prefix: prefix + name))
         first = names[0].partition(".")[0] + "."

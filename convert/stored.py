@@ -9,6 +9,7 @@ without gaps).
 """
 
 import math
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from reclm_lite.convert.bounded_files import parse_json
+from reclm_lite.convert.bounded_files import open_regular, parse_json
 from reclm_lite.errors import ModelError
 
 BLOCK_BYTES = 32 << 20
@@ -29,7 +30,7 @@ _MAX_COUNT = 2**48  # of one dimension, and of bytes
 # safetensors dtype -> numpy dtype of the bytes on disk. bfloat16 is widened on reading.
 READABLE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 _HELD_BYTES = {"F32": 4, "F16": 2, "BF16": 6, "F64": 12}
-# Bytes per item of the dtypes that are recognised; those that are not readable are refused when asked for.
+# Bytes per item of the dtypes that are recognized; those that are not readable are refused when asked for.
 _ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _ITEM_BYTES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 
@@ -82,8 +83,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         return ModelError(f"{path} is not a whole safetensors file: expected {expected}, found {found}; copy it again")
 
     try:
-        size_bytes = path.stat().st_size
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
+            size_bytes = os.fstat(stream.fileno()).st_size
             prefix = stream.read(8)
             if len(prefix) < 8:
                 raise broken("an 8-byte header length", f"{size_bytes} bytes in all")
@@ -199,7 +200,7 @@ def read_rows(name: str, stored: StoredTensor, first_row: int, n_rows: int) -> n
     per_row = row_items(name, stored)
     items = np.empty(n_rows * per_row, READABLE[stored.dtype])
     try:
-        with stored.file.open("rb", buffering=0) as stream:
+        with open_regular(stored.file, buffering=0) as stream:
             stream.seek(stored.start_byte + first_row * per_row * items.itemsize)
             _fill(stream, items, name, stored)
     except OSError as error:

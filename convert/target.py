@@ -1,12 +1,15 @@
 """The folder that an export writes to: one export at a time, a place for what is not proved yet, room on the disk."""
 
 import contextlib
+import errno
 import fcntl
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from reclm_lite.convert.quantize import UNQUANTIZED_FTYPES
 from reclm_lite.convert.write import PlannedTensor
@@ -21,12 +24,16 @@ _EMBEDDINGS = ("token_embd.weight", "output.weight")  # kept in more bits than t
 def scratch_folder(out_dir: Path) -> Iterator[Path]:
     """An empty folder inside `out_dir` for files that are being made; removed at the end, and what a kill left before.
 
-    It is locked: a second export into the same target is refused. Raises ModelError where it cannot be written to.
+    It is locked: a second export into the same target is refused. Raises ModelError where it cannot be written to, and
+    where the folder or its lock is a link: what a link leads to is not emptied. `out_dir` itself may be one.
     """
     scratch = Path(out_dir) / SCRATCH
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
-        lock = open(scratch / "lock", "a+")
+        Path(out_dir).mkdir(parents=True, exist_ok=True)
+        if scratch.is_symlink():
+            raise _linked(scratch)
+        scratch.mkdir(exist_ok=True)
+        lock = _open_lock(scratch / "lock")
     except OSError as error:
         raise ModelError(
             f"expected a folder that can be written to at {out_dir}, found: {error.strerror}; choose another with -o"
@@ -43,6 +50,28 @@ def scratch_folder(out_dir: Path) -> Iterator[Path]:
             yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _linked(path: Path) -> ModelError:
+    return ModelError(
+        f"expected {path}, which an export makes and deletes, to be its own, found a link or a special file; remove "
+        "it, or choose another folder with -o"
+    )
+
+
+def _open_lock(path: Path) -> TextIO:
+    """The lock file, made if there is none. Raises ModelError for a link, a pipe or a device in its place."""
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _linked(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _linked(path)
+    return open(handle, "a+", encoding="utf-8")
 
 
 def _empty(scratch: Path) -> None:

@@ -133,7 +133,7 @@ def use_isa(name: str) -> None:
 def default_threads() -> int:
     """Threads a kernel uses unless told: OMP_NUM_THREADS (of a list, the first), else the CPUs this process may use.
 
-    Raises InputError where OMP_NUM_THREADS asks for more than the machine can be asked for.
+    Raises InputError if OMP_NUM_THREADS asks for more than the machine can be asked for.
     """
     value = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if value.isascii() and value.isdigit() and value.strip("0"):
@@ -186,7 +186,7 @@ def checked(name: str, array: np.ndarray, dtype: type, ndim: int) -> np.ndarray:
 
 
 def empty(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
-    """An uninitialised array that begins at a multiple of 64 bytes, a cache line: spmm and topk are fastest on such."""
+    """An uninitialized array that begins at a multiple of 64 bytes, a cache line: spmm and topk are fastest on such."""
     n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     buffer = np.empty(n_bytes + 64, np.uint8)
     start = -buffer.ctypes.data % 64
@@ -194,7 +194,7 @@ def empty(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
 
 
 def finite(name: str, array: np.ndarray) -> None:
-    """Raise InputError, naming the first place, where there is NaN or infinity."""
+    """Raise InputError, naming the first place, if there is NaN or infinity."""
     if not np.isfinite(array).all():
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise InputError(f"{name}: expected finite numbers, found {array[at]} at {at}")

@@ -28,7 +28,7 @@ def info_nce(
         eq. 10)
 
     z1: float32 (n, dim). z2: float32 (m, dim): the batch's own rows of the other view, or those of all users. Both are
-    what should be compared: normalise the rows first (`layers.normalize`), and pass the gradients back through it
+    what should be compared: normalize the rows first (`layers.normalize`), and pass the gradients back through it
     (`layers.normalize_backward`). positives: int32 or int64 (n,), the row of z2 that belongs to each row of z1.
     A score block of at most 4 million values exists at a time, never n x m. No rows: loss 0.
     Raises InputError on shapes that do not fit and on a temperature that is not positive.

@@ -3,7 +3,7 @@
 Sums have one order whatever the number of threads: rows are computed apart, and gradients that meet in one item
 are added in the batch's order, each thread owning some items.
 
-Left out: layers and optimisers, and InfoNCE (info_nce.py).
+Left out: layers and optimizers, and InfoNCE (info_nce.py).
 """
 
 import numba

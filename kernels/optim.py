@@ -2,7 +2,7 @@
 
     g     = grad + 2 l2 value
     m     = 0.9 m + 0.1 g            v = 0.999 v + 0.001 g^2
-    value = value - rate * m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + 1e-8)
+    value = value - lr * m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + 1e-8)
 
 Every element is on its own, so the bits are the same at any number of threads.
 """
@@ -27,7 +27,7 @@ def adam(
     second: np.ndarray,
     *,
     step: int,
-    rate: float,
+    lr: float,
     l2: float = 0.0,
     n_threads: int | None = None,
 ) -> None:
@@ -42,7 +42,7 @@ def adam(
             grad.reshape(-1),
             first.reshape(-1),
             second.reshape(-1),
-            *_factors(step, rate),
+            *_factors(step, lr),
             np.float32(2 * l2),
         )
 
@@ -55,7 +55,7 @@ def adam_rows(
     second: np.ndarray,
     *,
     step: int,
-    rate: float,
+    lr: float,
     l2: float = 0.0,
     n_threads: int | None = None,
 ) -> None:
@@ -80,7 +80,7 @@ def adam_rows(
             grad.reshape((len(rows), -1) if grad.size else (0, 1)),
             first.reshape(shape),
             second.reshape(shape),
-            *_factors(step, rate),
+            *_factors(step, lr),
             np.float32(2 * l2),
         )
 
@@ -103,34 +103,34 @@ def _check(*arrays: np.ndarray) -> None:
             )
 
 
-def _factors(step: int, rate: float) -> tuple[np.float32, np.float32]:
-    """rate / (1 - 0.9^t) and 1 / sqrt(1 - 0.999^t): the corrections, with one division left to each element."""
+def _factors(step: int, lr: float) -> tuple[np.float32, np.float32]:
+    """lr / (1 - 0.9^t) and 1 / sqrt(1 - 0.999^t): the corrections, with one division left to each element."""
     if step < 1:
         raise InputError(f"step: expected 1 or more, found {step}")
-    return np.float32(rate / (1 - 0.9**step)), np.float32(1 / math.sqrt(1 - 0.999**step))
+    return np.float32(lr / (1 - 0.9**step)), np.float32(1 / math.sqrt(1 - 0.999**step))
 
 
 @compiled(parallel=True)
-def _adam(value, grad, first, second, rate, fix, decay):
+def _adam(value, grad, first, second, lr, fix, decay):
     n = len(value)
     for chunk in numba.prange((n + _CHUNK - 1) // _CHUNK):
         begin, end = chunk * _CHUNK, min((chunk + 1) * _CHUNK, n)
-        _move(value[begin:end], grad[begin:end], first[begin:end], second[begin:end], rate, fix, decay)
+        _move(value[begin:end], grad[begin:end], first[begin:end], second[begin:end], lr, fix, decay)
 
 
 @compiled(parallel=True)
-def _adam_rows(value, rows, grad, first, second, rate, fix, decay):
+def _adam_rows(value, rows, grad, first, second, lr, fix, decay):
     for at in numba.prange(len(rows)):
         row = rows[at]
-        _move(value[row], grad[at], first[row], second[row], rate, fix, decay)
+        _move(value[row], grad[at], first[row], second[row], lr, fix, decay)
 
 
 @compiled()
-def _move(value, grad, first, second, rate, fix, decay):
+def _move(value, grad, first, second, lr, fix, decay):
     for i in range(len(value)):
         g = grad[i] + decay * value[i]
         m = _B1 * first[i] + _REST1 * g
         v = _B2 * second[i] + _REST2 * g * g
         first[i] = m
         second[i] = v
-        value[i] -= rate * m / (np.sqrt(v) * fix + _EPS)
+        value[i] -= lr * m / (np.sqrt(v) * fix + _EPS)

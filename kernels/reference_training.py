@@ -74,18 +74,11 @@ def info_nce(
 
 
 def adam(
-    value: np.ndarray,
-    grad: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    *,
-    step: int,
-    rate: float,
-    l2: float = 0.0,
+    value: np.ndarray, grad: np.ndarray, first: np.ndarray, second: np.ndarray, *, step: int, lr: float, l2: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `optim.adam`, returning (value, first, second)."""
     value, grad, first, second = (array.astype(np.float64) for array in (value, grad, first, second))
     grad = grad + 2 * l2 * value
     first = 0.9 * first + 0.1 * grad
     second = 0.999 * second + 0.001 * grad**2
-    return value - rate * first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8), first, second
+    return value - lr * first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8), first, second

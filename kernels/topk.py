@@ -2,7 +2,7 @@
 
     ids, scores = topk(users, items, k=20, item_bias=bias, seen=seen)     int32, float32 (n_users, k)
     ids, scores = select(scores, k=20, seen=seen)                         from rows of scores that exist already
-    ids, scores = knn(queries, vectors, k=10, own=rows)                   cosine neighbours
+    ids, scores = knn(queries, vectors, k=10, own=rows)                   cosine neighbors
 
 All break ties by lower id, give the same bits at any number of threads, and end a row that has fewer than k
 rankable items in id -1, score -inf. Scores of unequal instruction sets differ in their last bits.

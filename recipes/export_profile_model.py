@@ -19,9 +19,10 @@ from typing import Any
 
 from reclm_lite.convert import parity
 from reclm_lite.convert.export_checkpoint import export_checkpoint
-from reclm_lite.dialogue.templates import parse_profile, user_prompt
 from reclm_lite.errors import ModelError, ProfileFormatError
 from reclm_lite.files import file_sha256
+from reclm_lite.prompts.answer import parse_profile
+from reclm_lite.prompts.forms import user_prompt
 from reclm_lite.runtime import load_model
 from reclm_lite.types import ItemText
 

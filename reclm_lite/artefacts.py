@@ -95,7 +95,7 @@ def artefact_fingerprint(
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write a safetensors file. Raises OSError where the system refuses, such as on a full disk."""
+    """Write a safetensors file. Raises OSError if the system refuses, such as on a full disk."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -112,7 +112,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[st
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a safetensors file. Raises ValueError or OSError where it cannot be read, or is larger than the
+    """All arrays of a safetensors file. Raises ValueError or OSError if it cannot be read, or is larger than the
     memory that is free."""
     size = path.stat().st_size
     if size > _ASK_FOR_MEMORY_BYTES and size > (
@@ -180,7 +180,7 @@ def whole_numbers(name: str, array: np.ndarray, n: int) -> np.ndarray:
 def read_provenance(path: Path) -> dict:
     """What an artefact's header says of it, without reading its arrays.
 
-    Raises ValueError where the header is not that of an artefact or the file is not of the length that it tells.
+    Raises ValueError if the header is not that of an artefact or the file is not of the length that it tells.
     """
     with open(path, "rb") as handle:
         start = handle.read(8)

@@ -28,6 +28,10 @@ class TemplateFailed(Exception):
     """Why a template cannot be rendered, in a few words."""
 
 
+class TemplateTooLarge(TemplateFailed):
+    """A text that is longer, or takes more memory, than any template in use asks for."""
+
+
 def render(
     template: str, contexts: Sequence[Mapping[str, Any]], *, today: datetime | None = None, program: str = __name__
 ) -> list[str | TemplateFailed]:
@@ -68,7 +72,12 @@ def read_answer(code: int, answer: bytes, n: int) -> list[str | TemplateFailed]:
         found = None
     if not isinstance(found, list) or len(found) != n:
         raise TemplateFailed(f"rendering it ended with exit code {code}")
-    return [str(one["text"]) if "text" in one else TemplateFailed(str(one["error"])) for one in found]
+    return [
+        str(one["text"])
+        if "text" in one
+        else (TemplateTooLarge if one.get("too_large") else TemplateFailed)(str(one["error"]))
+        for one in found
+    ]
 
 
 # -- the process ---------------------------------------------------------------------
@@ -126,18 +135,18 @@ def _parts(template: str, contexts: Sequence[Mapping[str, Any]], today: str) -> 
     yield from map(parts, contexts)
 
 
-def _told(parts: Iterator[str]) -> dict[str, str]:
+def _told(parts: Iterator[str]) -> dict[str, str | bool]:
     found, n = [], 0
     try:
         for part in parts:
             found.append(part)
             n += len(part)
             if n > MAX_TEXT_CHARS:
-                raise ValueError(f"it writes more than {MAX_TEXT_CHARS:,} characters")
+                return {"error": f"it writes more than {MAX_TEXT_CHARS:,} characters", "too_large": True}
         text = "".join(found)
         text.encode()  # a lone surrogate is no text
     except MemoryError:
-        return {"error": f"it takes more than {EXTRA_BYTES >> 20} MiB of memory"}
+        return {"error": f"it takes more than {EXTRA_BYTES >> 20} MiB of memory", "too_large": True}
     except Exception as error:  # the template may fail in any way
         return {"error": str(error)[:200] or type(error).__name__}
     return {"text": text}

@@ -13,6 +13,7 @@ from pathlib import Path
 from .database_known import remember
 from .database_pages import EndlessError, bound_steps, has_log, require_trees
 from .errors import WorkspaceError
+from .files import is_own_file
 from .schema import SCHEMA, SCHEMA_VERSION, upgrade
 
 
@@ -48,6 +49,10 @@ def open_database(root: Path, path: Path) -> tuple[sqlite3.Connection, bool]:
             f"{journal} is not of this software, and may name any file for SQLite to delete: remove it, or take a "
             "copy back"
         )
+    for end in ("-wal", "-shm"):
+        beside = path.with_name(f"{path.name}{end}")
+        if os.path.lexists(beside) and not is_own_file(beside):
+            raise WorkspaceError(f"{beside} is no file, expected the log of {path.name} or nothing: remove it")
     no_space = False
     try:
         try:

@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, and what a file's content hashes to.
 
 A folder may come from somebody else, so no file is opened to write through a symbolic link of a name that is known in
-advance.
+advance, and none that is in a workspace behind a link (own_paths.py).
 """
 
 import contextlib
@@ -18,14 +18,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from .errors import WorkspaceError
+from .errors import InputError, WorkspaceError
+from .own_paths import require_own_path
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as hex; remembered in memory as long as its size and times stay the same."""
+    """SHA-256 of a file as hex; remembered in memory as long as its size and times stay the same.
+
+    Raises InputError where it is no file: a pipe would be waited for, a device read without end.
+    """
     path = Path(path).resolve()
-    stat = path.stat()
-    return _sha256_of(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise InputError(f"expected a file at {path}, found a folder, pipe or device; copy its content into a file")
+    return _sha256_of(path, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=64)
@@ -62,23 +68,32 @@ def read_document(path: Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> str:
 
 
 def open_to_append(path: Path) -> IO[str]:
-    """`path` as text to append to. Raises WorkspaceError where it is a symbolic link."""
+    """`path` as text to append to. Raises WorkspaceError if it is a symbolic link, a pipe or a device."""
+    require_own_path(path.parent)
     try:
-        return open(
-            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666),
-            "a",
-            encoding="utf-8",
-        )
+        # Without O_NONBLOCK, a pipe is waited for until somebody reads from it.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise WorkspaceError(
                 f"{path} is a link, expected a file: remove it, nothing was written through it"
             ) from error
+        if error.errno == errno.ENXIO:
+            raise _no_file(path) from error
         raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _no_file(path)
+    return open(handle, "a", encoding="utf-8")
+
+
+def _no_file(path: Path) -> WorkspaceError:
+    return WorkspaceError(f"{path} is a pipe, a socket or a device, expected a file: remove it")
 
 
 def lock_file(path: Path) -> IO[str] | None:
-    """`path`, opened and locked until it is closed; None where another process has it. Raises WorkspaceError where it
+    """`path`, opened and locked until it is closed; None where another process has it. Raises WorkspaceError if it
     is a link."""
     file = open_to_append(path)
     try:
@@ -110,7 +125,9 @@ def atomic_path(path: Path, *, named_by_user: bool = False) -> Iterator[Path]:
 
     named_by_user: a device or a pipe, such as /dev/stdout, is not replaced by a file: what the block wrote is copied
     into it.
+    Raises WorkspaceError where `path` lies in a workspace behind a link.
     """
+    require_own_path(path.parent)
     if named_by_user and path.exists() and not path.is_file() and not path.is_dir():
         with tempfile.TemporaryDirectory(prefix="reclm-out-") as folder:
             yield Path(folder) / path.name
@@ -152,11 +169,15 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and all in it, where there is one; of a symbolic link, the link alone."""
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
+    """Remove a folder and all in it, or what else has its name; of a symbolic link, the link alone.
+
+    Raises WorkspaceError where it lies in a workspace behind a link.
+    """
+    require_own_path(folder.parent)
+    if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)
+    else:  # rmtree would wait for a pipe
+        folder.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -1,12 +1,11 @@
 """Forgetting people: a workspace without them, in which everything else works on.
 
-Their rows leave the database and every artefact (user_rows.py knows where they stand); users above them move down by
-one. What
-was up to date stays so: artefacts are written again in the order in which they depend on each other, and the new
-fingerprint takes the place of the old one wherever it is recorded. An artefact of an unknown kind, a damaged one, and
-one whose rows are those of another list of users than the present one, is deleted, and the command that makes it again
-is named. So people whom an import has already taken out of the data can be forgotten as well: what was made of earlier
-data goes, whoever is in it.
+Their rows leave the database and every artefact (user_rows.py knows where they are); users with higher indices move
+down by one. What was up to date stays so: artefacts are rewritten in the order in which they depend on each other, and
+the new fingerprint replaces the old one wherever it is recorded. An artefact is deleted, and the command that makes it
+again is named, if it is of an unknown kind, if it is damaged, or if its rows belong to another list of users than the
+present one. So people whom an import has already removed from the data can be forgotten as well: everything made from
+earlier data is deleted.
 
 All or nothing, also at a kill: the new files lie under temporary names, then one transaction changes the database and
 stores the plan of renames and deletions, then `Workspace.finish_forgetting` does them; whoever opens the workspace
@@ -34,8 +33,8 @@ from .files import atomic_path
 from .forget_files import ARRAY_FOLDERS, other_files
 from .forget_plan import FORGETTING
 from .forget_summary import Deleted, ForgetSummary, add_remains, fit_command
+from .profiles.profile_vectors import profiles_digest
 from .profiles.store import find_idx, usable_profiles
-from .profiles.vectors import profiles_digest
 from .user_rows import NAMES_USERS, Remaining, UnknownLayout, has_rows_of_users, remove_users
 from .workspace import REPLACEMENTS, Workspace
 from .workspace_toml import write_toml
@@ -51,12 +50,11 @@ def forget_user(ws: Workspace, user_id: str, *, dry_run: bool = False) -> Forget
 
 
 def forget_users(ws: Workspace, user_ids: Iterable[str], *, gone: bool = False, dry_run: bool = False) -> ForgetSummary:
-    """Remove people from interactions, profiles, vectors, models and everything else that a workspace holds, in one
-    pass.
+    """Remove people, in one pass, from interactions, profiles, vectors, models and all else that a workspace holds.
 
-    gone: those too who were in the data before and are not any more, whoever they are. dry_run: only say what would be
-    removed. Raises InputError for an id that is not in the data while nothing of earlier data is left, and where nobody
-    would be left; then nothing is removed.
+    gone: also remove everybody who was in earlier data and is not in the present data. dry_run: only report what would
+    be removed. Raises InputError, and removes nothing, for an id that is not in the data if nothing of earlier data is
+    left, and if no user would be left.
     """
     ids = list(dict.fromkeys(str(user_id) for user_id in user_ids))
     if not ids and not gone:
@@ -66,10 +64,9 @@ def forget_users(ws: Workspace, user_ids: Iterable[str], *, gone: bool = False, 
 
 
 def of_earlier_data(ws: Workspace) -> list[Deleted]:
-    """The files that may tell of people who are no longer in the data: what `forget_users(ws, [], gone=True)` would
-    delete.
+    """Files that may reveal people who are no longer in the data: what `forget_users(ws, [], gone=True)` would delete.
 
-    Empty unless an import has left somebody out since they were last removed.
+    Empty unless an import has dropped somebody since the last such call.
     """
     if ws.get_meta(LEFT_BEHIND) is None:
         return []
@@ -190,9 +187,9 @@ class _Forgetting:
                 self._delete(ws.path(name), reason, ws.command_for(name))
 
     def _is_of_these_users(self, name: str, found: dict[str, dict], fresh: list[str], of_these_users: set[str]) -> bool:
-        """Whether an artefact's rows are those of the users in the database. One of an older version does not tell by
-        which list of
-        ids they go: then by what it was made of, else by when.
+        """Whether an artefact's rows belong to the users in the database.
+
+        An artefact of an older version does not record its list of ids: then its inputs decide, or else its date.
         """
         if name == INTERACTIONS:
             return found[name]["fingerprint"] == self.ws.get_meta(COMMITTED)

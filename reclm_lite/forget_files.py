@@ -1,4 +1,4 @@
-"""The files of a workspace that are no artefacts: which of them a `reclm forget` deletes, and which it only names."""
+"""Files of a workspace that are not artefacts: which of them `reclm forget` deletes, and which it only lists."""
 
 import os
 import re
@@ -18,8 +18,10 @@ _OWN_FILES = ("workspace.db", "workspace.db-wal", "workspace.db-shm", "workspace
 
 
 def other_files(ws: Workspace, rewritten: Iterable[Path]) -> tuple[list[Deleted], list[Remains]]:
-    """Reports, dialogues, checkpoints and temporary files go; what is not of this software, and links, are
-    named."""
+    """(files to delete: reports, dialogues, checkpoints, temporary files; sentences on links and foreign files)
+
+    rewritten: temporary files of this pass, which stay.
+    """
     deleted: list[Deleted] = []
     remains: list[Remains] = []
     foreign: list[str] = []

@@ -1,4 +1,4 @@
-"""What a `reclm forget` did or would do, what still tells of the people, and the commands that make that again."""
+"""The summary of a `reclm forget`: what it removed, what may still reveal the people, and the commands against that."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,7 +9,7 @@ from .workspace import Workspace
 
 @dataclass(frozen=True)
 class Deleted:
-    """A file that is not written again without the person but deleted. command: what makes it again, or empty."""
+    """A file that is deleted instead of rewritten without the person. command: makes it again; may be empty."""
 
     path: str
     reason: str
@@ -18,7 +18,7 @@ class Deleted:
 
 @dataclass(frozen=True)
 class Remains:
-    """What still tells of a forgotten person, in a sentence, and the commands that make it anew without them."""
+    """A sentence on what may still reveal a forgotten person, and the commands that make it again without them."""
 
     text: str
     commands: list[str] = field(default_factory=list)
@@ -26,13 +26,11 @@ class Remains:
 
 @dataclass
 class ForgetSummary:
-    """What was removed or, with dry_run, would be.
+    """What was removed or, with dry_run, would be removed.
 
-    users: those who were in the data. not_in_data: ids that were asked for and are in an earlier state of the data, if
-    in any.
-    n_interactions, n_profiles: theirs. n_generations: made for them alone. n_unknown_generations: of which nothing
-    tells for
-    whom they were made. n_neighbor_lists: lists of others that had them in it.
+    users: ids that were in the data. not_in_data: ids that were asked for but are only in earlier data, if anywhere.
+    n_interactions, n_profiles: of these users. n_generations: made for them alone. n_unknown_generations: generations
+    with no record of whom they were made for. n_neighbor_lists: lists of other users that contained them.
     """
 
     users: list[str]
@@ -53,7 +51,7 @@ class ForgetSummary:
 
 
 def add_remains(ws: Workspace, summary: ForgetSummary, fit_commands: Mapping[str, str]) -> None:
-    """Add to `summary` what a pass leaves, and the commands that make it again. fit_commands: by model artefact."""
+    """Add to `summary` what a pass leaves behind. fit_commands: model artefact -> the command that fits it again."""
     w = f"-w {ws.argument}"
     plain = [command for name, command in fit_commands.items() if "+" not in name]
     with_profiles = [command for name, command in fit_commands.items() if "+" in name]

@@ -15,18 +15,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reclm_lite.errors import ModelError
+from reclm_lite.gguf_charsmap import MAX_BYTES, charsmap_problem
 from reclm_lite.gguf_summary import GgufSummary
 
 if TYPE_CHECKING:
     import mmap
 
 TOKENS = "tokenizer.ggml.tokens"
+CHARSMAP = "tokenizer.ggml.precompiled_charsmap"
 _MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # llama.cpp's LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 _MAX_INT32 = 2**31 - 1
 _TENSOR_ALIGNMENT = 32  # bytes; ggml asserts it of mapped weights
 # Array items that a number for each layer may have: GGUF type -> struct code.
 _INTEGER_ITEMS = {4: "I", 5: "i", 7: "?"}
 _INT32 = 5
+_BYTE_ITEMS = (0, 1)
 # Whole numbers: key behind the architecture's prefix -> (least, most).
 _NUMBERS = {
     "context_length": (1, _MAX_INT32),
@@ -89,6 +92,11 @@ class Arrays:
         if item_type not in _INTEGER_ITEMS or n_items > _MAX_LAYERS:
             return None
         return list(struct.unpack_from(f"<{n_items}{_INTEGER_ITEMS[item_type]}", self.buffer, start))
+
+    def raw_bytes(self, key: str, most: int) -> bytes | None:
+        """The first `most` bytes of an array of bytes; None for an array of others."""
+        item_type, n_items, start = self.places[key]
+        return self.buffer[start : start + min(n_items, most)] if item_type in _BYTE_ITEMS else None
 
     def has_int32(self, key: str, number: int) -> bool:
         """Whether an array of 32-bit integers holds `number`; arrays of other types hold nothing here."""
@@ -276,6 +284,10 @@ class _Limits:
         pre = self.metadata.get("tokenizer.ggml.pre")
         if pre == "whitespace" != model:
             raise self.fail("tokenizer.ggml.pre", f"as one for tokenizer {model}", pre)
+        if model == "t5" and CHARSMAP in self.arrays.places:
+            blob = self.arrays.raw_bytes(CHARSMAP, MAX_BYTES + 1)
+            if problem := "no bytes" if blob is None else charsmap_problem(blob):
+                raise self.fail(CHARSMAP, "as a map that no text leads out of", problem)
         if model == "rwkv" and not known & {b"\n", b"\\n"}:
             raise self.fail(TOKENS, "with a token for the end of a line", "none")
         self._ends(model, len(tokens))

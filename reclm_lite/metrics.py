@@ -1,4 +1,4 @@
-"""Ranking metrics with binary relevance: the only list of them, for validation, evaluation, tables and pages.
+"""The registry of ranking metrics (binary relevance) for validation, evaluation, tables and pages.
 
 A new metric is a function below with `@metric`; everything that shows metrics finds it in `METRICS`.
 """
@@ -14,10 +14,10 @@ from .kernels.hits import hit_places
 
 @dataclass(frozen=True)
 class Hits:
-    """Where the relevant items of n ranked lists stand.
+    """The positions of the relevant items in n ranked lists.
 
-    rows: (n_pairs,), the list of each relevant item. places: (n_pairs,), its place in that list, from 0; the length of
-    the list if it is not in it. n_relevant: (n,), at least 1. width: length of the lists.
+    rows: (n_pairs,), the list of each relevant item. places: (n_pairs,), its position in that list, from 0, or the
+    length of the list if the item is not in it. n_relevant: (n,), at least 1. width: length of the lists.
     """
 
     rows: np.ndarray
@@ -27,8 +27,10 @@ class Hits:
 
     @classmethod
     def of(cls, ids: np.ndarray, relevant: sp.csr_matrix) -> "Hits":
-        """ids: int32 (n, width), best first, -1 after the end of a list. relevant: CSR (n, n_items), row i for row i of
-        ids. Raises ValueError if a row has no entry."""
+        """The hits of ids: int32 (n, width), best first, -1 after the end of a list.
+
+        relevant: CSR (n, n_items), row i for row i of ids. Raises ValueError if a row of it is empty.
+        """
         n_relevant = np.diff(relevant.indptr)
         if len(ids) != relevant.shape[0] or (n_relevant < 1).any():
             raise ValueError(f"expected a list and at least one relevant item for each of {relevant.shape[0]} users")
@@ -38,8 +40,10 @@ class Hits:
 
 @dataclass(frozen=True)
 class Metric:
-    """label: as tables show it, before `@k`; short: in narrow columns. higher_is_better: its direction. compute: (hits,
-    k) -> float64 (n,)."""
+    """A registered metric.
+
+    label: its name in tables, before `@k`. short: the same for narrow columns. compute: (hits, k) -> float64 (n,).
+    """
 
     name: str
     label: str
@@ -64,14 +68,16 @@ def metric(label: str, short: str, *, higher_is_better: bool = True) -> Callable
 
 @metric("Recall", "R")
 def recall(hits: Hits, k: int) -> np.ndarray:
-    """Hits in the first k places / n_relevant."""
+    """Hits in the first k positions / n_relevant."""
     return np.bincount(hits.rows[hits.places < k], minlength=len(hits.n_relevant)) / hits.n_relevant
 
 
 @metric("NDCG", "N")
 def ndcg(hits: Hits, k: int) -> np.ndarray:
-    """Sum over hits at place r of 1 / log2(r + 2), over the same for the best ranking, whose first min(k, n_relevant)
-    places are hits."""
+    """DCG@k / ideal DCG@k, where DCG@k = sum over hits at position r < k of 1 / log2(r + 2).
+
+    The ideal ranking has hits at its first min(k, n_relevant) positions.
+    """
     discounts = 1.0 / np.log2(np.arange(hits.width) + 2.0)
     ideal = np.concatenate([[0.0], np.cumsum(discounts)])
     found = hits.places < k
@@ -91,7 +97,7 @@ def metric_label(key: str, *, short: bool = False) -> str:
 
 
 def best_value(key: str, values: Iterable[float]) -> float:
-    """The best of some values of a metric, by its direction."""
+    """The best of `values` of a metric, by its direction."""
     return max(values) if METRICS[key.partition("@")[0]].higher_is_better else min(values)
 
 

@@ -26,7 +26,7 @@ from reclm_lite.probe_child import NOT_LOADED, PASSED
 if TYPE_CHECKING:
     from reclm_lite.gguf_file import GgufSummary
 
-PROBE_VERSION = 1  # goes up when the probe asks more of a file
+PROBE_VERSION = 2  # goes up when the probe asks more of a file
 # Architectures of llama.cpp that make vectors and no text; asked for the next token, they end the process.
 ENCODERS = frozenset(
     (

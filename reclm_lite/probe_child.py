@@ -17,6 +17,12 @@ PASSED, NOT_LOADED = "passed", "not loaded"
 _N_CTX = 256  # tokens; llama.cpp rounds a context up to so many
 _SHARED_BYTES = 4 << 30  # address space beside the file and the processor's copy of it: libraries, cache, buffers
 _TEXT = "User identity: a, b, c; User interests: \u00fc \u4f60 \U0001f600 0123\n\t <s> [SEP] <|im_end|>".encode()
+# Every byte, and characters from all over Unicode: all of the first 1,024, then some of every block.
+_WIDE_TEXT = (
+    bytes(range(256))
+    + "".join(map(chr, (*range(1, 0x400), *range(0x400, 0xD800, 61), *range(0xE000, 0x110000, 1021)))).encode()
+    + b" abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+)
 _N_PIECES = 2000  # tokens whose bytes are asked for, spread over the vocabulary
 
 
@@ -67,6 +73,10 @@ def _context(lib: types.ModuleType, model: ctypes.c_void_p, n_batch: int, **sett
 
 def _tokens(lib: types.ModuleType, vocab: ctypes.c_void_p) -> list[int]:
     """Tokens of a text that has a bit of everything; the pieces of many tokens are asked for on the way."""
+    room = len(_WIDE_TEXT) + 16
+    wide = (lib.llama_token * room)()
+    for special in (False, True):
+        lib.llama_tokenize(vocab, _WIDE_TEXT, len(_WIDE_TEXT), wide, room, special, special)
     room = len(_TEXT) + 16
     for special in (False, True):
         buffer = (lib.llama_token * room)()

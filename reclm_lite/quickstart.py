@@ -72,11 +72,12 @@ def _build(ws: Workspace, n_threads: int | None) -> dict[str, float]:
     from .data.dataset import save_imported
     from .data.demo import generate_demo
     from .data.split import run_split
-    from .profiles.generate import Observer, run_profiles
+    from .profiles.generate import run_profiles
+    from .profiles.profile_vectors import embed_profiles
+    from .profiles.run_progress import Observer
     from .profiles.sources import SourceSettings
-    from .profiles.vectors import embed_profiles
     from .text.encoder import TextEncoder
-    from .text.vectors import embed_items
+    from .text.item_vectors import embed_items
 
     seconds: dict[str, float] = {}
 

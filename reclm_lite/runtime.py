@@ -344,7 +344,7 @@ def quantize_file(
     imatrix: tensor name -> importance of each column, float32 (n_matrices * n_columns,).
     metadata: keys to set in `out`; a text is cut at 127 bytes, as llama.cpp has room for no more.
     max_buf_size: bytes of one tensor's rows in work at once; 0 is llama.cpp's default (8 GiB).
-    Raises ModelError where llama.cpp refuses. A Ctrl-C is raised when llama.cpp returns.
+    Raises ModelError if llama.cpp refuses. A Ctrl-C is raised when llama.cpp returns.
     """
     prove_threads(check_threads(n_threads, ModelError), ModelError)
     with Probe(check_gguf(source)) as probe:

@@ -117,7 +117,7 @@ def _profiles(ws: Workspace, side: str) -> Stage:
 
 
 def _profile_vectors(ws: Workspace, told: dict, side: str) -> Stage:
-    from .profiles.vectors import profile_vectors_stale
+    from .profiles.profile_vectors import profile_vectors_stale
 
     name, command = f"vectors/{side}_profiles", f"reclm embed profiles -w {ws.argument}"
     if not ws.has(name):

@@ -3,11 +3,10 @@ them.
 
 ARTEFACTS has a function for each kind of artefact. It takes every array out of `Taken` by name and says what becomes of
 it; an array that no function takes (of a newer version, say) raises `UnknownLayout`, and so does an artefact that is
-not in the
-table: whoever asked must then treat the whole artefact as one that may hold anybody. To teach this module a new
+not in the table: the caller must then assume that the artefact may hold data of anybody. To teach this module a new
 artefact, add a row to ARTEFACTS; a test fits every model there is and demands that none is unknown.
 
-Users keep their order; those above a gone one move down. Left out: files, fingerprints and the database (forget.py).
+Users keep their order; users above a removed one move down. Left out: files, fingerprints and the database (forget.py).
 """
 
 from collections.abc import Callable
@@ -150,7 +149,7 @@ def _split(taken: Taken) -> None:
 
 
 def _neighbors(taken: Taken) -> None:
-    """A gone neighbour leaves a list one shorter: what follows moves up, -1 (similarity 0) fills the end."""
+    """A gone neighbor leaves a list one shorter: what follows moves up, -1 (similarity 0) fills the end."""
     remaining = taken.remaining
     taken.rows("indices", "similarity", "basis")
     indices = taken.out["indices"]

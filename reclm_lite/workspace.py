@@ -14,7 +14,6 @@ import contextlib
 import datetime as dt
 import json
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -37,6 +36,7 @@ from .database import close_database, open_database
 from .errors import MissingArtefactError, WorkspaceError, shell_word
 from .files import atomic_path
 from .forget_plan import FORGETTING, NOTHING_LEFT, carry_out, read_plan
+from .own_paths import make_folder, require_own_path
 from .schema import SCHEMA, SCHEMA_VERSION
 from .staleness import Stale, staleness
 from .workspace_toml import read_toml, write_toml
@@ -119,6 +119,7 @@ class Workspace:
             raise WorkspaceError(
                 f"{root} is not a workspace (no workspace.toml): make one with `reclm init {shell_word(root)}`"
             )
+        require_own_path(root / "workspace.toml")
         return cls(root)
 
     def close(self) -> None:
@@ -153,20 +154,9 @@ class Workspace:
                 self._unlock()
 
     def require_own_folders(self) -> None:
-        """Raise WorkspaceError if a folder of the workspace is a symbolic link, unless the variable RECLM_FOLLOW_LINKS
-        says 1.
-
-        A workspace may come from somebody else, and a link of theirs would have files of this machine overwritten.
-        """
-        if os.environ.get("RECLM_FOLLOW_LINKS") == "1":
-            return
+        """Raise WorkspaceError if a folder of the workspace is a symbolic link, see `require_own_path`."""
         for folder in (*FOLDERS, DIALOGUES):
-            if (self.root / folder).is_symlink():
-                raise WorkspaceError(
-                    f"{self.root / folder} is a link to {os.readlink(self.root / folder)}, and what is made there "
-                    "would lie outside the workspace: "
-                    "put a folder in its place, or set RECLM_FOLLOW_LINKS=1 if the link is yours"
-                )
+            require_own_path(self.root / folder)
 
     def _unlock(self) -> None:
         if self._lock_handle is not None:
@@ -275,18 +265,18 @@ class Workspace:
         if self._lock_depth:
             provenance["seconds"] = round(time.monotonic() - self._writing_since, 3)
         target = self.path(name)
-        target.parent.mkdir(exist_ok=True)
+        make_folder(target.parent)
         with atomic_path(target) as temporary:
             write_arrays(temporary, arrays, {"reclm": json.dumps(provenance)})
         return fingerprint
 
     def load(self, name: str, *, made_by: str, any_ids: bool = False) -> Artefact:
-        """Read an artefact. `made_by` is the command that makes it, named in the error when it is missing.
+        """Read an artefact. made_by: the command that makes it, named in the error if it is missing.
 
-        Raises MissingArtefactError where its rows are those of other users or items than the workspace has now, or of
-        the same in
-        another order. any_ids: read it all the same, for who looks for content and not for row numbers.
+        Raises MissingArtefactError if its rows belong to other users or items than those of the workspace now, or to
+        the same in another order. any_ids: read it anyway, for callers that need its content and not its row numbers.
         """
+        require_own_path(self.path(name))
         provenance = self.provenance(name, made_by=made_by)
         if not any_ids:
             self._require_same_ids(name, provenance, made_by)
@@ -358,9 +348,9 @@ class Workspace:
         return self.provenance(name, made_by=self.command_for(name))["fingerprint"]
 
     def stale_inputs(self, name: str, told: dict[str, Stale] | None = None) -> list[str]:
-        """What has changed since artefact `name` was made, or since its inputs were made: names of artefacts, or "the
-        list of users"
-        (or items). Empty: up to date. told: what was found so far, for whoever asks for many (see staleness.py).
+        """What has changed since artefact `name` or its inputs were made: names of artefacts, "the list of users" or
+        "the list of items". Empty if it is up to date. told: what was found so far, for callers that ask for many
+        (staleness.py).
         """
         return staleness(self, name, told).changed
 

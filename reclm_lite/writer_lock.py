@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +22,8 @@ def take_lock(root: Path, db_path: Path, *, no_space: bool) -> IO[bytes]:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if no_space:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        lock = os.open(root / ".lock", flags, 0o666)
         handle = open(lock, "r+b", buffering=0)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -31,6 +33,9 @@ def take_lock(root: Path, db_path: Path, *, no_space: bool) -> IO[bytes]:
         if error.errno == errno.ELOOP:
             raise WorkspaceError(f"{root / '.lock'} is a link, expected a file: remove it") from error
         raise WorkspaceError(f"{root} cannot be written ({error.strerror}): work in a copy of it that can") from error
+    if not stat.S_ISREG(os.fstat(lock).st_mode):
+        handle.close()
+        raise WorkspaceError(f"{root / '.lock'} is a pipe or a device, expected a file: remove it")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

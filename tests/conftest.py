@@ -7,6 +7,9 @@ import pytest
 
 # A child started by `python -c` in the repository must find the installed package, not this folder without its kernels.
 os.environ.setdefault("PYTHONSAFEPATH", "1")
+# Threads of OpenMP that wait for each other sleep instead of spinning: with a worker for each core, spinning takes the
+# time of the threads that are waited for. Read when the library is loaded; children inherit it. Results are the same.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # The suite says what holds on a CPU, wherever it runs; `make test-gpu` is for what holds on a GPU.
 if not os.environ.get("RECLM_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -30,6 +30,7 @@ EXTRAS_OF = {
     "reclm_lite/bench/": ("bench",),
     "reclm_lite/dialogue/budget.py": ("export",),
     "reclm_lite/profiles/sources/ray_cluster.py": ("ray",),
+    "reclm_lite/profiles/sources/ray_worker.py": ("ray",),
     "convert/parity/": ("export", "tune"),
     "convert/vocab/differences.py": ("export",),
     "tests/fuzz/": ("dev", "fuzz"),

@@ -11,7 +11,7 @@ import copy
 from collections import defaultdict
 
 import pytest
-from test_layers import MODULES
+from source_modules import MODULES
 
 MAX_LINES = 6  # of a body as ruff formats it, without its docstring
 

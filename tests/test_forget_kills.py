@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from profile_workspace import make_workspace
-from test_forget import (  # noqa: F401  (fixtures)
+from forget_workspace import (  # noqa: F401  (fixtures)
     ID,
     IDS,
     N_USERS,
@@ -24,6 +23,7 @@ from test_forget import (  # noqa: F401  (fixtures)
     profile_of,
     root,
 )
+from profile_workspace import make_workspace
 
 from reclm_lite import forget
 from reclm_lite.cli import forget as verb

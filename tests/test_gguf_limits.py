@@ -1,12 +1,15 @@
 """What makes llama.cpp end the process is refused with a sentence that names key, value and what was expected."""
 
+import io
 import math
 import struct
 from pathlib import Path
 
 import pytest
-from gguf_made import ARRAY, BOOL, F32, I32, MADE, STRING, U32, Made, llama, tensor
+from gguf_made import ARRAY, BOOL, F32, I32, MADE, STRING, U32, Made, charsmap, llama, tensor, unigram
 
+from reclm_lite import gguf_charsmap, probe_child
+from reclm_lite.convert.vocab.spm_file import _fields
 from reclm_lite.errors import ModelError
 from reclm_lite.gguf_file import check_gguf
 
@@ -175,3 +178,64 @@ def test_an_array_of_numbers_for_each_layer_passes(tmp_path):
 def test_a_table_of_experts_by_tokens_may_hold_integers(tmp_path):
     made = llama().with_tensor("blk.0.ffn_gate_tid2eid.weight", (8,), 26, bytes(32))
     check_gguf(write(tmp_path, made.with_tensor("d2t", (4,), 27, bytes(32)).with_tensor("more", *tensor(8))))
+
+
+LEAF = 1 << 8
+H = ord("H")
+
+
+@pytest.mark.parametrize(
+    ("blob", "message"),
+    [
+        (b"\x01", "1 bytes"),
+        (struct.pack("<I", 2**32 - 4) + bytes(8), "an array of 4,294,967,292 of 12 bytes"),
+        (struct.pack("<I", 8) + bytes(8), "an array of 8 of 12 bytes"),
+        (struct.pack("<I", 4) + bytes(5), "a way to unit 255 of 1"),
+        (charsmap({0: 4096 << 10}), r"a way to unit 4,351 of 512"),
+        (charsmap({H: H | LEAF | 2048 << 10}), r"a way to unit 2,120 of 512"),
+        (charsmap({H: H | 2048 << 10}), r"a way to unit 2,\d+ of 512"),
+        (charsmap({H: H | LEAF | 256 << 10, 256 ^ H: 1 << 31 | 2}), "a replacement from byte 2 of 2 on"),
+        (charsmap({H: H | LEAF | 256 << 10, 256 ^ H: 1 << 31}, b"xy"), "a last replacement without end"),
+        (charsmap({H: H | LEAF | 256 << 10, 256 ^ H: 1 << 31}, b"x" * 1025 + b"\0"), "a replacement of 1,025 bytes"),
+    ],
+)
+def test_a_character_map_that_leads_outside_for_one_letter_is_refused(tmp_path, blob, message):
+    with pytest.raises(ModelError, match=f"precompiled_charsmap as a map that no text leads out of, found '{message}"):
+        check_gguf(write(tmp_path, unigram(blob)))
+
+
+def test_a_character_map_of_other_items_or_beyond_the_bound_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ModelError, match="found 'no bytes'"):
+        check_gguf(write(tmp_path, unigram(b"\0", U32)))
+    monkeypatch.setattr(gguf_charsmap, "MAX_BYTES", 100)
+    with pytest.raises(ModelError, match="2,054 bytes, more than 100"):
+        check_gguf(write(tmp_path, unigram(charsmap({}))))
+
+
+def test_a_sound_character_map_passes_and_a_circle_in_it_ends(tmp_path):
+    sound = charsmap({H: H | LEAF | 256 << 10, 256 ^ H: 1 << 31})
+    circle = charsmap({H: H | H << 10, 256 ^ H: 0})
+    for blob in (b"", sound, circle):
+        assert check_gguf(write(tmp_path, unigram(blob))).metadata["tokenizer.ggml.model"] == "t5"
+
+
+def test_the_map_that_sentencepiece_makes_passes():
+    sentencepiece = pytest.importorskip("sentencepiece")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a text of some words", "and another one"] * 20),
+        model_writer=model,
+        vocab_size=30,
+        model_type="unigram",
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    normalizer = dict(_fields(memoryview(model.getvalue())))[3]
+    blob = bytes(dict(_fields(normalizer))[2])
+    assert len(blob) > 200_000
+    assert gguf_charsmap.charsmap_problem(blob) is None
+
+
+def test_the_probe_writes_every_byte_and_every_latin_letter():
+    assert set(probe_child._WIDE_TEXT) == set(range(256))
+    assert set(map(chr, range(0x20, 0x7F))) <= set(probe_child._WIDE_TEXT[256:].decode())

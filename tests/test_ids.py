@@ -24,7 +24,7 @@ from reclm_lite.forget import forget_users
 from reclm_lite.serve import sources
 from reclm_lite.serve.recommend import Recommender, recommend
 from reclm_lite.status import workspace_status
-from reclm_lite.text.vectors import embed_items, text_hash
+from reclm_lite.text.item_vectors import embed_items, text_hash
 from reclm_lite.types import ItemText
 from reclm_lite.workspace import Workspace
 

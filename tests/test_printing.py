@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_cli_profile import shown_on_a_terminal
+from pseudo_terminal import shown_on_a_terminal
 
 import reclm_lite
 from reclm_lite.cli import main
@@ -93,9 +93,7 @@ def test_json_says_exactly_what_it_was_given_in_characters_that_are_safe():
 # -- nothing goes another way --------------------------------------------------------
 
 # Children of the benchmark print one JSON document (in ASCII), which their parent reads.
-CHILDREN = {
-    f"bench/{name}.py" for name in ("export_jobs", "memory", "profile_jobs", "quant_jobs", "tune_job", "tune_peer")
-}
+CHILDREN = {"bench/harness.py", "bench/tuning/trl_peer.py"}
 # So do those in which a foreign chat template is rendered and a foreign model tried.
 CHILDREN |= {"chat_template.py", "probe_child.py"}
 WAY_OUT = "cli/_out.py"

@@ -71,7 +71,7 @@ def test_a_file_is_tried_once_for_its_content(tmp_path, monkeypatch, tried):
     kept = list((tmp_path / "cache").rglob("models-that-passed-*/*"))
     assert len(kept) == 2
     assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 and not file.stat().st_size for file in kept)
-    monkeypatch.setattr(probe, "PROBE_VERSION", 2)
+    monkeypatch.setattr(probe, "PROBE_VERSION", probe.PROBE_VERSION + 1)
     probe._passed.clear()
     runtime.load_model(path).close()
     assert len(tried) == 3

@@ -31,8 +31,8 @@ from reclm_lite.forget import forget_users, of_earlier_data
 from reclm_lite.forget_plan import FORGETTING
 from reclm_lite.serve.recommend import recommend
 from reclm_lite.status import workspace_status
-from reclm_lite.text.vectors import embed_items
-from reclm_lite.workspace import Workspace
+from reclm_lite.text.item_vectors import embed_items
+from reclm_lite.workspace import FORGETTING, Workspace
 
 IDS = [f"reader-{n}" for n in range(10)]
 N_ITEMS = 12
@@ -547,24 +547,27 @@ def test_a_job_that_tells_something_else_is_left_out_of_the_report(ws, detail):
     assert "unexpected" not in reclm("report", "-w", ws.root)
 
 
-@pytest.mark.parametrize("change", ["first", "second", "shape", "history", "unknown", "best"])
+@pytest.mark.parametrize("change", ["first", "second", "shape", "history", "epochs", "unknown", "best"])
 def test_a_checkpoint_that_lacks_something_is_begun_anew(tmp_path, change):
     state = checkpoint.State.start({"user_vectors": np.zeros((4, 2), np.float32)})
     path = tmp_path / "select.safetensors"
     checkpoint.write(path, "this", state)
-    assert checkpoint.read(path, "this", state.params) is not None
+    assert checkpoint.read(path, "this", state, 3) is not None
     if change in ("first", "second"):
         setattr(state, change, {})
     elif change == "shape":
         state.first["user_vectors"] = np.zeros((1, 2), np.float32)
     elif change == "history":
         state.history = [[1, 2]]
+    elif change == "epochs":  # training would never come to its last one
+        state.history = [[n, 3, 0.5, 0.1, 0.1, 1.0, "select"] for n in range(1, 5)]
     elif change == "unknown":
         state.params["other"] = np.zeros(3, np.float32)
     else:
         state.best_epoch = 3
     checkpoint.write(path, "this", state)
-    assert checkpoint.read(path, "this", {"user_vectors": np.zeros((4, 2), np.float32)}) is None
+    start = checkpoint.State.start({"user_vectors": np.zeros((4, 2), np.float32)})
+    assert checkpoint.read(path, "this", start, 3) is None
 
 
 @pytest.mark.parametrize(

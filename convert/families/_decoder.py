@@ -174,7 +174,7 @@ def pairs_from_halves(n_heads: int) -> Transform:
     """Reorders the rows of a projection or its bias, head by head: (half, i) -> (i, half).
 
     transformers rotates the two halves of a head against each other; llama.cpp, for Llama's architecture,
-    neighbouring pairs.
+    neighboring pairs.
     """
 
     def permute(weight: np.ndarray) -> np.ndarray:

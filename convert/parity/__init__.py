@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from reclm_lite.convert.checkpoint import Checkpoint
 from reclm_lite.convert.parity.encoders import cosines
-from reclm_lite.convert.parity.gate import Gate, Verdict
+from reclm_lite.convert.parity.gate import Gate
 from reclm_lite.convert.parity.logits import gguf_logits, greedy_text
+from reclm_lite.convert.parity.plain_copies import copy_of_checkpoint, nobody_to_ask
 from reclm_lite.convert.parity.sentences import PROBE_TEXTS
 from reclm_lite.convert.parity.tokens import differs_by_design, token_id_mismatches
+from reclm_lite.convert.parity.verdict import Verdict
 from reclm_lite.runtime import load_model
 
 __all__ = [
@@ -38,7 +41,10 @@ def logit_parity(gguf: Path, checkpoint: Path, texts: Sequence[str], *, n_thread
     import torch
     from transformers import AutoModelForCausalLM
 
-    reference = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    with copy_of_checkpoint(Checkpoint(checkpoint)) as copy, nobody_to_ask():
+        reference = AutoModelForCausalLM.from_pretrained(
+            copy, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        ).eval()
     n_positions, max_abs, min_cosine, n_agree = 0, 0.0, 1.0, 0
     with load_model(gguf) as model, torch.no_grad():
         for text in texts:

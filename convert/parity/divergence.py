@@ -16,7 +16,7 @@ from reclm_lite.convert.parity.plan import Plan
 from reclm_lite.errors import ModelError
 
 _PIECE_ROWS = 32  # positions compared at a time
-_CLUSTER = 64  # neighbouring positions of one sequence that count as one draw for the standard error
+_CLUSTER = 64  # neighboring positions of one sequence that count as one draw for the standard error
 TOP = 8  # most likely tokens kept of every position
 
 

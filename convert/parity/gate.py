@@ -14,7 +14,6 @@ reference's most likely one after all before it, then by induction the reference
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,6 +39,7 @@ from reclm_lite.convert.parity.reference import TransformersReference, why_not
 from reclm_lite.convert.parity.strings import texts
 from reclm_lite.convert.parity.templates import compare_templates
 from reclm_lite.convert.parity.tokens import compare_token_ids, reference_tokenizer
+from reclm_lite.convert.parity.verdict import Verdict
 from reclm_lite.convert.parity.vocabulary import compare_vocabulary, words
 from reclm_lite.convert.parity.weights import compare_metadata, compare_weights, compare_with_model
 from reclm_lite.errors import ModelError
@@ -50,32 +50,6 @@ logger = logging.getLogger(__name__)
 REFERENCES = ("auto", "transformers", "gguf")
 _EVERY_NTH_FOR_SENSITIVITY = 8
 _SLACK_BYTES = 16 << 20
-
-
-@dataclass
-class Verdict:
-    """What was found out about one file. `reasons`: sentences, empty where it passed; `details`: every figure."""
-
-    ftype: str
-    reference: str
-    reasons: list[str] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        return not self.reasons
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able: {"passed", "ftype", "reference", "reasons", and a part for each thing compared}."""
-        told = {"passed": self.passed, "ftype": self.ftype, "reference": self.reference, "reasons": self.reasons}
-        return told | _told(self.details)
-
-
-def _told(value: Any) -> Any:
-    """`value` with numbers that JSON lacks (infinity, NaN: what a broken file gives) as words."""
-    if isinstance(value, dict):
-        return {key: _told(each) for key, each in value.items()}
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Gate:

@@ -1,7 +1,8 @@
 """The merged model in transformers, float32: what a GGUF file's logits and vectors are held against.
 
-An adapter is merged by peft's own code where peft is installed, which shares nothing with this package's merge; else
-the model is built from this package's merged tensors, and the reference says so. torch, transformers and peft are
+An adapter is merged by peft's own code where peft is installed, which shares nothing with this package's merge but the
+names, ranks and alphas of modules (`plain_copies`: the file's patterns are not shown to peft); else the model is built
+from this package's merged tensors, and the reference says so. torch, transformers and peft are
 imported here only, when they are used.
 """
 
@@ -14,13 +15,15 @@ from typing import Any, Self
 
 import numpy as np
 
+from reclm_lite.convert.parity.plain_copies import copy_of_adapter, copy_of_checkpoint, nobody_to_ask, peft_settings
 from reclm_lite.convert.parity.tokens import has, quiet
 from reclm_lite.errors import ModelError
 
 _BYTES_PER_PARAMETER = 4 * 1.2
 _WORK_BYTES = 600 << 20  # torch itself, activations and a piece of logits
+_NO_CODE = {"local_files_only": True, "trust_remote_code": False}
 _NOISE_WEIGHTS = 1 << 24  # made at a time
-_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError)
+_LOADING_ERRORS = (OSError, ValueError, LookupError, RuntimeError, ImportError, TypeError, AttributeError, EOFError)
 
 
 def available_bytes() -> int:
@@ -75,25 +78,36 @@ class TransformersReference:
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__}, float32"
         make = transformers.AutoModel if encoder else transformers.AutoModelForCausalLM
         try:
-            with quiet("transformers", "peft"), _without_bars(transformers.utils.logging):
+            with quiet("transformers", "peft"), _without_bars(transformers.utils.logging), nobody_to_ask():
                 self._model: Any = self._load(make, source, adapter).eval()
         except _LOADING_ERRORS as error:
             self.close()
             raise ModelError(f"transformers could not load {source.directory}: {error}") from error
 
     def _load(self, make: Any, source: Any, adapter: Path | None) -> Any:
-        if adapter is not None and (not has("peft") or getattr(source, "peft_adds_twice", False)):
-            why = "peft adds a tied LoRA twice" if has("peft") else "peft is not installed"
-            self.name += f"; adapter merged by this package ({why})"
-            return self._from_source(make, source)
-        options = {"dtype": self._torch.float32, "attn_implementation": "eager", "local_files_only": True}
-        model, loading = make.from_pretrained(source.directory, output_loading_info=True, **options)
+        settings = None
+        if adapter is not None:
+            settings = peft_settings(source.adapter)
+            why = None
+            if not has("peft"):
+                why = "peft is not installed"
+            elif getattr(source, "peft_adds_twice", False):
+                why = "peft adds a tied LoRA twice"
+            elif settings is None:
+                why = "it has too many different ranks, alphas or saved modules for peft"
+            if why:
+                return self._from_source(make, source, why)
+        options = {"dtype": self._torch.float32, "attn_implementation": "eager", **_NO_CODE}
+        with copy_of_checkpoint(source) as copy:
+            model, loading = make.from_pretrained(copy, output_loading_info=True, **options)
         missing = sorted(name for name in loading["missing_keys"] if "pooler" not in name)
         if missing:
             raise ValueError(f"the checkpoint lacks {missing[:3]}")
-        if adapter is not None:
+        if settings is not None:
             import peft
 
+            if not set(settings["target_modules"]) <= {name for name, _ in model.named_modules()}:
+                return self._from_source(make, source, "its modules have other names here")
             n_vocab = source.config.get("vocab_size")
             if n_vocab and n_vocab != model.get_input_embeddings().weight.shape[0]:
                 model.resize_token_embeddings(n_vocab, mean_resizing=False)
@@ -102,15 +116,18 @@ class TransformersReference:
                 head = model.get_output_embeddings()
                 head.weight = self._torch.nn.Parameter(head.weight.detach().clone())
                 model.config.tie_word_embeddings = False
-            model = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+            with copy_of_adapter(source.adapter, settings) as copy:
+                model = peft.PeftModel.from_pretrained(model, str(copy)).merge_and_unload()
             self.name += f"; adapter merged by peft {peft.__version__}"
         return model
 
-    def _from_source(self, make: Any, source: Any) -> Any:
+    def _from_source(self, make: Any, source: Any, why: str) -> Any:
         import transformers
 
         torch = self._torch
-        config = transformers.AutoConfig.from_pretrained(source.directory, local_files_only=True)
+        self.name += f"; adapter merged by this package ({why})"
+        with copy_of_checkpoint(source) as copy:
+            config = transformers.AutoConfig.from_pretrained(copy, **_NO_CODE)
         config.vocab_size = source.config.get("vocab_size", config.vocab_size)
         config.tie_word_embeddings = source.config.get("tie_word_embeddings", config.tie_word_embeddings)
         model = make.from_config(config, dtype=torch.float32, attn_implementation="eager")

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from reclm_lite import chat_template
-from reclm_lite.chat_template import TemplateFailed, render
+from reclm_lite.chat_template import TemplateFailed, TemplateTooLarge, render
+from reclm_lite.convert.bounded_files import MAX_CONFIG_BYTES, read_bounded
 from reclm_lite.convert.checkpoint import optional_json
 from reclm_lite.convert.parity import template_reference
 from reclm_lite.convert.parity.tokens import ReferenceTokenizer, quiet
+from reclm_lite.errors import ModelError
 from reclm_lite.runtime import Model
 
 _SYSTEM = {"role": "system", "content": "You answer in one short sentence."}
@@ -54,6 +56,7 @@ CONVERSATIONS: tuple[tuple[list[dict[str, str]], bool], ...] = (
     ([{"role": "owner", "content": "an unknown role"}, _USER], True),
 )
 _N_SHOWN = 3
+MAX_CHARS = 500_000  # of all conversations together, which are tokenized; a template in use writes some 20,000
 
 
 @dataclass
@@ -79,7 +82,10 @@ def checkpoint_template(directory: Path) -> str | None:
     None."""
     file = Path(directory) / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return read_bounded(file, MAX_CONFIG_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise ModelError(f"expected {file} in UTF-8, found: {error}; copy the checkpoint again") from error
     template = optional_json(Path(directory) / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
@@ -104,9 +110,18 @@ def file_names(model: Model) -> dict[str, Any]:
 
 def rendered(template: str, names: dict[str, Any], program: str = chat_template.__name__) -> list[str | None]:
     """The text of every conversation, or None where the template refuses it. Raises TemplateFailed where nothing can be
-    rendered."""
+    rendered, and where the texts are too long."""
     contexts = [{**names, "messages": messages, "add_generation_prompt": asks} for messages, asks in CONVERSATIONS]
-    return [None if isinstance(text, TemplateFailed) else text for text in render(template, contexts, program=program)]
+    found = render(template, contexts, program=program)
+    if too_large := next((text for text in found if isinstance(text, TemplateTooLarge)), None):
+        raise too_large  # not rendered a second time by the reference
+    texts = [None if isinstance(text, TemplateFailed) else text for text in found]
+    n_chars = sum(len(text) for text in texts if text is not None)
+    if n_chars > MAX_CHARS:
+        raise TemplateFailed(
+            f"it writes {n_chars:,} characters for {len(texts)} conversations, more than {MAX_CHARS:,}"
+        )
+    return texts
 
 
 def _by_reference(reference: ReferenceTokenizer | None, directory: Path, template: str) -> list[str | None]:

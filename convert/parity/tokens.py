@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reclm_lite.convert.parity.plain_copies import copy_of_tokenizer, nobody_to_ask
 from reclm_lite.convert.parity.sentences import PROBE_TEXTS
 from reclm_lite.convert.vocab.differences import Differences
 from reclm_lite.errors import ModelError
@@ -87,9 +88,13 @@ def reference_tokenizer(directory: Path) -> ReferenceTokenizer | None:
         import transformers
 
         try:
-            with quiet("transformers"):
-                backend = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
+            with quiet("transformers"), copy_of_tokenizer(directory) as copy, nobody_to_ask():
+                backend = transformers.AutoTokenizer.from_pretrained(
+                    copy, local_files_only=True, trust_remote_code=False
+                )
+        except ModelError:
+            raise
+        except Exception as error:  # transformers and tokenizers may fail in any way
             lacking = [name for name in ("sentencepiece", "google.protobuf") if not has(name)]
             if not (directory / "tokenizer.json").is_file() and lacking:
                 logger.warning("transformers cannot read a lone tokenizer.model: pip install sentencepiece protobuf")

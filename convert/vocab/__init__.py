@@ -18,7 +18,7 @@ from typing import Any
 from reclm_lite.convert.checkpoint import optional_json
 from reclm_lite.convert.vocab import bpe, sentencepiece, wordpiece
 from reclm_lite.convert.vocab.special import Special, read_special
-from reclm_lite.convert.vocab.table import check_ids, check_table, refuse
+from reclm_lite.convert.vocab.table import check_ids, check_lengths, check_table, refuse
 from reclm_lite.errors import ModelError
 
 _READERS: dict[str, Callable[[Path, dict[str, Any], dict[str, Any]], dict[str, Any]]] = {
@@ -50,7 +50,7 @@ class Vocabulary:
 
 
 def vocabulary_kind(directory: Path, tokenizer: dict[str, Any]) -> str:
-    """ "bpe", "sentencepiece" or "wordpiece", told by tokenizer.json (`tokenizer`, {} without one) and its neighbours.
+    """ "bpe", "sentencepiece" or "wordpiece", told by tokenizer.json (`tokenizer`, {} without one) and its neighbors.
 
     Raises ModelError for a directory without a tokenizer or with one of another kind.
     """
@@ -88,6 +88,7 @@ def read_vocabulary(directory: Path, kinds: str | tuple[str, ...], config: dict[
         raise refuse(directory, f"a tokenizer of kind {' or '.join(kinds)}, as this model family has", kind)
     if tokenizer:
         check_ids(path, tokenizer["model"]["vocab"])
+        check_lengths(path, tokenizer["model"]["vocab"])
     try:
         fields = _READERS[kind](directory, tokenizer, config)
         id_of, known_ids = fields.pop("id_of"), fields.pop("known_ids", {})

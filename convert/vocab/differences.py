@@ -43,10 +43,10 @@ def _splitters(pre: str, path: Path, steps: list[dict[str, Any]]) -> tuple[Any, 
     return pre_tokenizers.Split(Regex(own), "isolated"), pre_tokenizers.Split(Regex(llama_cpp), "isolated")
 
 
-def _merged_too_early(tokenizer: dict[str, Any], directory: Path) -> tuple[str, ...]:
+def _merged_too_early(tokenizer: dict[str, Any], directory: Path) -> frozenset[str]:
     """Pieces that the merges of `tokenizer` make before others of a better score in a lone tokenizer.model."""
     if (directory / "tokenizer.json").is_file() or not (directory / "tokenizer.model").is_file():
-        return ()
+        return frozenset()
     score_of = {text: score for text, score, _ in read_sentencepiece(directory / "tokenizer.model").pieces}
     best, early = float("-inf"), set()
     for left, right in reversed(tokenizer["model"].get("merges") or []):
@@ -54,7 +54,7 @@ def _merged_too_early(tokenizer: dict[str, Any], directory: Path) -> tuple[str, 
         if score < best:
             early.add(left + right)
         best = max(best, score)
-    return tuple(early)
+    return frozenset(early)
 
 
 def _longest_first(texts: list[str]) -> list[str]:
@@ -90,6 +90,7 @@ class Differences:
             vocab = tokenizer["model"]["vocab"]
             self._no_bytes = frozenset(i for i, char in enumerate(byte_characters()) if char not in vocab)
         self._early = _merged_too_early(tokenizer, Path(directory))
+        self._early_lengths = {len(piece) for piece in self._early}
         self._added = tokenizer.get("added_tokens") or []
         by_name = KNOWN_ENDS | KNOWN_MARKS
         contents = {token["content"] for token in self._added}
@@ -108,6 +109,7 @@ class Differences:
         ]
         plain = [text.replace(PHANTOM_SPACE, " ") for text in plain]
         self._ours = {True: _longest_first([*written, *named]), False: _longest_first(plain)}
+        self._token_of = {mode: {token["content"]: token for token in self._theirs[mode]} for mode in (True, False)}
         self._patterns = {parse_special: _pattern(tokens) for parse_special, tokens in self._theirs.items()}
 
     def reason(self, text: str, *, parse_special: bool = True) -> str | None:
@@ -130,7 +132,7 @@ class Differences:
             )
         if self._prefix_differs(text, [(start, end) for _, start, end in found]):
             return "a space that Metaspace does not put before the text, and llama.cpp does"
-        if any(piece in text.replace(" ", PHANTOM_SPACE) for piece in self._early):
+        if self._early and self._holds_early(text.replace(" ", PHANTOM_SPACE)):
             return "pieces that transformers merges by id where the model has scores"
         if self._splits is not None and self._split_differs(text):
             return "letters whose case or marks llama.cpp's pre-tokenizer does not know"
@@ -141,8 +143,15 @@ class Differences:
         pattern = self._patterns[parse_special]
         if pattern is None:
             return []
-        token_of = {token["content"]: token for token in self._theirs[parse_special]}
+        token_of = self._token_of[parse_special]
         return [(token_of[match[0]], *match.span()) for match in pattern.finditer(text)]
+
+    def _holds_early(self, text: str) -> bool:
+        """Whether the text holds a piece of `_early`: each is looked for, or each part of the text is looked up."""
+        n = len(text)
+        if n * len(self._early_lengths) > len(self._early):
+            return any(piece in text for piece in self._early)
+        return any(text[at : at + size] in self._early for size in self._early_lengths for at in range(n - size + 1))
 
     def _partition(self, text: str, parse_special: bool) -> list[tuple[int, int]]:
         """Where llama.cpp finds its special tokens: each in what longer ones have left."""

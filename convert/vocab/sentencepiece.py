@@ -28,6 +28,7 @@ from reclm_lite.convert.vocab.table import (
     PHANTOM_SPACE,
     AddedToken,
     added_tokens,
+    check_lengths,
     refuse,
     runs_tokenizer_json,
     tokenizer_settings,
@@ -137,6 +138,8 @@ def read(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> 
     json_path, spm_path = directory / "tokenizer.json", directory / "tokenizer.model"
     added = added_tokens(directory, tokenizer)
     spm = read_sentencepiece(spm_path) if spm_path.is_file() else None
+    if spm is not None:
+        check_lengths(spm_path, (text for text, _, _ in spm.pieces))
     if tokenizer:
         for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "ignore_merges"):
             if tokenizer["model"].get(key):

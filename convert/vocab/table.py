@@ -5,6 +5,7 @@ tokens of one text, so that is refused here.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ PHANTOM_SPACE = "\u2581"  # SentencePiece writes a space so; llama.cpp marks a W
 NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")
 _MAX_VOCAB = 1 << 22  # tokens; the largest vocabularies have 2^18
+# Characters of a token, and of all together: the longest tokens in use are runs of some hundred spaces, and the largest
+# vocabularies have 2 million characters. Every beginning of a token is looked up, so long ones would cost their square.
+MAX_TOKEN_CHARS = 2048
+MAX_VOCAB_CHARS = 8 << 20
+_MAX_ADDED = 20_000  # each is searched for in every text of the parity gate; Gemma 3 has 6,400
 # Classes of transformers that run tokenizer.json as it stands; others, such as LlamaTokenizer, build their own steps.
 _AS_IT_STANDS = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 
@@ -114,10 +120,25 @@ def added_tokens(directory: Path, tokenizer: dict[str, Any]) -> dict[int, AddedT
     for key, token in (settings.get("added_tokens_decoder") or {}).items():
         token_id = int(key) if re.fullmatch("[0-9]{1,18}", key) else key
         add(token_id, token["content"], token.get("special", False), True, "tokenizer_config.json")
+    if len(found) > _MAX_ADDED:
+        raise refuse(directory, f"at most {_MAX_ADDED:,} added tokens", f"{len(found):,}")
+    check_lengths(directory, (token.text for token in found.values()))
     known = {token.text for token in found.values()} | set(vocab)
     if tokenizer and (unknown := [text for text in extra if text not in known]):
         raise refuse(directory / "tokenizer_config.json", "extra special tokens to be in tokenizer.json", unknown[0])
     return found
+
+
+def check_lengths(path: Path, texts: Iterable[str]) -> None:
+    """Refuses tokens of more than MAX_TOKEN_CHARS characters, and of more than MAX_VOCAB_CHARS together."""
+    n_chars = 0
+    for text in texts:
+        n_chars += len(text)
+        if len(text) > MAX_TOKEN_CHARS:
+            found = f"{text[:40]}... of {len(text):,}"
+            raise refuse(path, f"tokens of at most {MAX_TOKEN_CHARS:,} characters", found)
+        if n_chars > MAX_VOCAB_CHARS:
+            raise refuse(path, f"at most {MAX_VOCAB_CHARS:,} characters in all tokens together", "more")
 
 
 def check_ids(path: Path, vocab: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ _FIRST_SLOW = 12
 
 @torch.no_grad()
 def write_copying(model: LlamaForCausalLM, seed: int) -> None:
-    """Overwrites embeddings and four heads of a freshly initialised model in place."""
+    """Overwrites embeddings and four heads of a freshly initialized model in place."""
     config = model.config
     generator = torch.Generator().manual_seed(seed)
     width, size = config.hidden_size, config.hidden_size // config.num_attention_heads

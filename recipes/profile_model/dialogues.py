@@ -23,23 +23,12 @@ from transformers import AutoTokenizer
 from wordnet_text import WORDNET, WordNetText, read_wordnet
 
 from reclm_lite.dialogue.preferences import ASKED, OF_OTHERS, SHARES, SMOOTHED, STALE, corrupted
-from reclm_lite.dialogue.records import (
-    CATALOGUE,
-    COMPACT,
-    LABEL,
-    PREFERENCE,
-    RL,
-    SFT,
-    TEACHER,
-    TRAIN,
-    Dialogue,
-    Message,
-    Span,
-    line_of,
-)
-from reclm_lite.dialogue.templates import NO, YES, candidate_spans, person_spans, view_spans
-from reclm_lite.dialogue.view import prompt_view
+from reclm_lite.dialogue.records import PREFERENCE, RL, SFT, Dialogue, Message, line_of
 from reclm_lite.errors import InputError
+from reclm_lite.prompts.compact import view_spans
+from reclm_lite.prompts.forms import COMPACT, NO, YES, candidate_spans, person_spans
+from reclm_lite.prompts.spans import CATALOGUE, LABEL, TEACHER, TRAIN, Span
+from reclm_lite.prompts.view import prompt_view
 from reclm_lite.types import ItemText
 
 HELD_OUT = 50  # one in so many

@@ -4,7 +4,7 @@ DIR`.
 For a sample of users of ml-latest-small and of the published MIND split:
 - parsed: the share of greedy answers in the published form;
 - own_above_other: how often a profile's text vector is nearer (cosine) to the mean item vector of its user's history
-  than to that of another random user with another history; ties count half. `centred` subtracts the catalogue's mean
+  than to that of another random user with another history; ties count half. `centered` subtracts the catalogue's mean
   item vector from the item vectors and the mean profile vector from the profiles'; `plain` does not;
 - the same for the rule-based teacher.
 
@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from reclm_lite.dialogue.templates import format_profile, parse_profile, user_prompt
 from reclm_lite.errors import ProfileFormatError
-from reclm_lite.profiles.teachers import RuleTeacher
+from reclm_lite.profiles.sources.rules import RuleTeacher
+from reclm_lite.prompts.answer import format_profile, parse_profile
+from reclm_lite.prompts.forms import user_prompt
 from reclm_lite.text.keyphrases import PhraseStats
 from reclm_lite.types import ItemText
 
@@ -59,7 +60,7 @@ def mind(folder: Path) -> Catalogue:
 
 
 def neighbors_by_overlap(users: dict[str, list[str]], chosen: list[str], n: int = 5) -> dict[str, list[str]]:
-    """The `n` users with the largest Jaccard overlap (ties: the first in order), a stand-in for model neighbours."""
+    """The `n` users with the largest Jaccard overlap (ties: the first in order), a stand-in for model neighbors."""
     holders: dict[str, list[str]] = defaultdict(list)
     for user, items in users.items():
         for item in items:
@@ -149,7 +150,7 @@ def evaluate(
         vectors = encode(texts)
         return {
             "own_above_other_plain": round(own_above_other(vectors, data.means[rows]), 4),
-            "own_above_other_centred": round(
+            "own_above_other_centered": round(
                 own_above_other(vectors - vectors.mean(axis=0), data.means[rows] - data.centre), 4
             ),
         }

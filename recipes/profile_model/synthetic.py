@@ -9,16 +9,12 @@ from dataclasses import dataclass
 
 from wordnet_text import WordNetText
 
-from reclm_lite.dialogue.templates import (
-    PromptView,
-    clean,
-    format_profile,
-    item_view,
-    leading_phrase,
-    prompt_view,
-    render,
-)
-from reclm_lite.profiles.teachers import RuleTeacher
+from reclm_lite.profiles.sources.rules import RuleTeacher
+from reclm_lite.prompts.answer import format_profile
+from reclm_lite.prompts.compact import render
+from reclm_lite.prompts.entries import clean, leading_phrase
+from reclm_lite.prompts.spans import text_of
+from reclm_lite.prompts.view import PromptView, item_view, prompt_view
 from reclm_lite.types import ItemText
 
 TOPICS = (
@@ -104,7 +100,7 @@ class Histories:
             if story.view.film
             else "Item"
         )
-        return Example(render(story.view, subject), story.answer)
+        return Example(text_of(render(story.view, subject)), story.answer)
 
     def story(self, seed: int, index: int, *, n_more: int = 0, bare: float = SHARE_BARE) -> Story:
         """n_more: further items and others to draw. bare: the share of stories that are slots of a word or two."""

@@ -1,4 +1,4 @@
-"""What a figure is worth nothing without: the machine, the threads, the versions; and the machine's own limits."""
+"""Facts that every figure is reported with: machine, threads, versions; and the machine's own limits."""
 
 import importlib.metadata
 import importlib.util
@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from ..kernels import native
 PACKAGES = ("numpy", "scipy", "numba", "torch", "implicit")
 
 
-def facts(n_threads: int) -> dict:
-    """Processor, cores, threads used, instruction set of the kernels, versions, load before the run."""
+def facts(n_threads: int, packages: Sequence[str] = ()) -> dict:
+    """Processor, cores, threads used, instruction set of the kernels, versions (also of `packages`), load average."""
     return {
         "cpu": cpu_name(),
         "n_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -27,13 +27,13 @@ def facts(n_threads: int) -> dict:
         "isa": native.isa(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {"reclm-lite": __version__, **{name: version(name) for name in PACKAGES}},
+        "versions": {"reclm-lite": __version__, **{name: version(name) for name in (*PACKAGES, *packages)}},
         "load_average": round(os.getloadavg()[0], 2),
     }
 
 
 def cpu_name() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name as the system reports it."""
     path = Path("/proc/cpuinfo")
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -51,7 +51,7 @@ def version(package: str) -> str:
 
 
 def installed(module: str) -> bool:
-    """Whether a peer can be imported; nothing is imported to find out."""
+    """Whether a peer can be imported; nothing is imported to check."""
     return importlib.util.find_spec(module) is not None
 
 
@@ -66,7 +66,7 @@ def sentence(about: dict) -> str:
 
 
 def copy_bandwidth(n_threads: int, n_bytes: int = 256 << 20, repeats: int = 7) -> float:
-    """Bytes/s, read and written counted both, of copying memory that fits no cache, a part in each thread."""
+    """Bytes/s (read plus written) of copying memory that fits no cache, a part in each thread."""
     source, target = np.ones(n_bytes // 4, np.float32), np.zeros(n_bytes // 4, np.float32)
     seconds = _in_threads(
         [lambda part=part: np.copyto(target[part], source[part]) for part in _ranges(len(source), n_threads)], repeats
@@ -75,8 +75,7 @@ def copy_bandwidth(n_threads: int, n_bytes: int = 256 << 20, repeats: int = 7) -
 
 
 def cache_bandwidth(n_threads: int, n_bytes: int = 16 << 20, repeats: int = 7) -> float:
-    """Bytes/s of reading an array that fits the last cache but not the smaller ones, a part in each thread (BLAS'
-    dot)."""
+    """Bytes/s of reading an array that fits the last-level cache only, a part in each thread (BLAS dot)."""
     from threadpoolctl import threadpool_limits
 
     values = np.ones(n_bytes // 4, np.float32)
@@ -93,7 +92,7 @@ def cache_bandwidth(n_threads: int, n_bytes: int = 16 << 20, repeats: int = 7) -
 
 
 def product_rate(n: int = 1024, repeats: int = 7) -> float:
-    """Floating-point operations/s of a large float32 matrix product, with the threads that BLAS has been given."""
+    """Floating-point operations/s of a large float32 matrix product, with the threads that BLAS is limited to."""
     left, out = np.ones((n, n), np.float32), np.empty((n, n), np.float32)
     seconds = []
     for _ in range(repeats + 1):

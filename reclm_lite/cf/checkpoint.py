@@ -1,8 +1,8 @@
-"""What training has reached, in one file, so that an interrupted fit goes on as if nothing had happened.
+"""Training checkpoints: one file, from which an interrupted fit continues with the same bits.
 
 A safetensors file: parameters, Adam's moments and the best parameters as tensors; the rest as JSON in the file's
-metadata, with a fingerprint of what is being trained (settings, data, first parameters) and one of the file's own
-content. It appears by atomic rename. Nothing in it is executed.
+metadata, with a fingerprint of what is being trained (settings, data, initial parameters) and one of the file's own
+content. It is written by atomic rename. Nothing in it is executed.
 """
 
 import dataclasses
@@ -22,13 +22,15 @@ from .layers import Params
 
 log = logging.getLogger(__name__)
 FORMAT = "reclm-training-1"
+_REPORT = [int, int, float, float, float, float, str]  # the fields of `training.EpochReport`
 
 
 @dataclass
 class State:
-    """Everything that the next epoch depends on. first, second: Adam's moments, of the parameters' shapes.
+    """Everything that the next epoch depends on.
 
-    history: a report for each finished epoch. best: the parameters of the best epoch, None before there is one.
+    first, second: Adam's first and second moments, with the parameters' shapes. history: a report for each finished
+    epoch. best: the parameters of the best epoch, or None before there is one.
     """
 
     params: Params
@@ -50,7 +52,7 @@ class State:
 def fingerprint(
     name: str, phase: str, config: Any, interactions: sp.csr_matrix, params: Params, is_validated: bool
 ) -> str:
-    """What a checkpoint must have been made from to be gone on from. params: the first parameters."""
+    """Fingerprint of settings, data and initial parameters `params`; a checkpoint continues only if it matches."""
     arrays = {f"first parameters: {key}": value for key, value in params.items()}
     arrays |= {"indptr": interactions.indptr.astype(np.int64), "indices": interactions.indices.astype(np.int32)}
     settings = {**dataclasses.asdict(config), "model": name, "phase": phase, "validated": is_validated}
@@ -58,7 +60,7 @@ def fingerprint(
 
 
 def write(path: Path, made_of: str, state: State) -> None:
-    """Replace the file. Raises WorkspaceError where the disk is full; what was there then stays."""
+    """Replace the file. Raises WorkspaceError if the disk is full; the earlier file then stays."""
     groups = {"param": state.params, "first": state.first, "second": state.second, "best": state.best or {}}
     arrays = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
     about = {
@@ -74,10 +76,10 @@ def write(path: Path, made_of: str, state: State) -> None:
         write_arrays(temporary, arrays, {"about": json.dumps(about), "content": content})
 
 
-def read(path: Path, made_of: str, like: Params | None = None) -> State | None:
-    """The state, or None where there is none that can be gone on from: the log says why.
+def read(path: Path, made_of: str, start: State, epochs: int) -> State | None:
+    """The stored state of the training that starts at `start` and runs at most `epochs` epochs.
 
-    like: the first parameters, whose names and shapes it must have.
+    None if there is no usable checkpoint; the log says why.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -99,52 +101,50 @@ def read(path: Path, made_of: str, like: Params | None = None) -> State | None:
         log.warning("%s: the checkpoint is of other settings or data: training begins anew", path)
         return None
     groups: dict[str, Params] = {"param": {}, "first": {}, "second": {}, "best": {}}
-    for key, value in arrays.items():
-        group, _, name = key.partition("/")
-        if group not in groups:
-            log.warning("%s: damaged checkpoint (it holds %.40r): training begins anew", path, key)
-            return None
-        groups[group][name] = np.array(value)  # safetensors may lend what cannot be written to
-    if fault := _fault(groups, about, like):
-        log.warning("%s: damaged checkpoint (%s): training begins anew", path, fault)
+    try:
+        for key, value in arrays.items():
+            group, _, name = key.partition("/")
+            groups[group][name] = np.array(value)  # safetensors may return read-only arrays
+        state = State(
+            groups["param"],
+            groups["first"],
+            groups["second"],
+            about["n_steps"],
+            about["history"],
+            groups["best"] or None,
+            about["best_epoch"],
+            about["is_done"],
+        )
+        _check(state, start, epochs)
+    except (KeyError, TypeError, ValueError) as error:
+        log.warning("%s: damaged checkpoint (%s): training begins anew", path, error)
         return None
-    log.info("%s: going on after epoch %d", path, len(about["history"]))
-    return State(
-        groups["param"],
-        groups["first"],
-        groups["second"],
-        about["n_steps"],
-        about["history"],
-        groups["best"] or None,
-        about["best_epoch"],
-        about["is_done"],
-    )
+    log.info("%s: going on after epoch %d", path, len(state.history))
+    return state
 
 
-def _fault(groups: dict[str, Params], about: dict[str, Any], like: Params | None) -> str:
-    """What is not as `write` makes it, or an empty text: kernels and training trust the rest."""
-    params = groups["param"] if like is None else like
-    for name, others in groups.items():
-        if not others and name == "best":
-            continue
-        if others.keys() != params.keys():
-            return f"{name}: expected an array for each parameter"
-        if any(value.dtype != np.float32 or value.shape != params[key].shape for key, value in others.items()):
-            return f"{name}: expected float32 arrays of the parameters' shapes"
-    if not all(type(about.get(name)) is int and 0 <= about[name] < 1 << 40 for name in ("n_steps", "best_epoch")):
-        return "expected counts of steps and epochs"
-    if type(about.get("is_done")) is not bool:
-        return "expected whether it is done"
-    history = about.get("history")
-    if not isinstance(history, list) or not all(map(_is_report, history)):
-        return "expected a report of each epoch"
-    if about["best_epoch"] > len(history) or (about["best_epoch"] > 0) != bool(groups["best"]):
-        return "expected the best epoch among those that are told of"
-    return ""
+def _check(state: State, start: State, epochs: int) -> None:
+    """Raise ValueError unless `state` fits `start`. The file is untrusted: it may come from somebody else."""
+    shapes = {name: value.shape for name, value in start.params.items()}
+    for what, arrays in (("parameters", state.params), ("moments", state.first), ("moments", state.second)):
+        if {name: value.shape for name, value in arrays.items()} != shapes:
+            raise ValueError(f"its {what} are of other shapes")
+    if state.best is not None and {name: value.shape for name, value in state.best.items()} != shapes:
+        raise ValueError("its best parameters are of other shapes")
+    groups = (state.params, state.first, state.second, state.best or {})
+    if any(array.dtype != np.float32 for arrays in groups for array in arrays.values()):
+        raise ValueError("its parameters are not float32")
+    numbers = (state.n_steps, state.best_epoch)
+    if not all(type(number) is int and number >= 0 for number in numbers) or type(state.is_done) is not bool:
+        raise ValueError("its counts are no whole numbers")
+    if not isinstance(state.history, list) or not len(state.history) <= epochs or state.best_epoch > len(state.history):
+        raise ValueError(f"expected reports of at most {epochs} epochs")
+    if (state.best is None) != (state.best_epoch == 0):
+        raise ValueError("its best epoch and best parameters do not go together")
+    for row in state.history:
+        if not isinstance(row, list) or [_kind(value) for value in row] != _REPORT:
+            raise ValueError("a report of an epoch is not one")
 
 
-def _is_report(report: object) -> bool:
-    """epoch, epochs, four figures, the phase (training.EpochReport)."""
-    if not isinstance(report, list) or len(report) != 7:
-        return False
-    return all(type(n) is int for n in report[:2]) and all(type(n) in (int, float) for n in report[2:6])
+def _kind(value: Any) -> type | None:
+    return next((kind for kind in (int, float, str) if type(value) is kind), None)

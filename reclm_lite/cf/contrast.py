@@ -1,15 +1,15 @@
-"""LightGCN with a contrast: two altered views of the propagated vectors, in which every node should find itself again.
+"""LightGCN with a contrastive loss (InfoNCE) between two augmented views of the propagated vectors.
 
     loss = ranking + contrast_weight * (InfoNCE of the batch's users + InfoNCE of its positive items)
 
-How a view is made is the model's own matter (models/sgl.py, models/simgcl.py).
+Each model defines its own views (models/sgl.py, models/simgcl.py).
 """
 
 from abc import ABC, abstractmethod
 
 import numpy as np
 
-from .encoders import PublishedEncoder, ResidualEncoder
+from .encoders import Encoder
 from .graph import Graph, Sides
 from .interface import Batch, Grads
 from .layers import Params
@@ -21,14 +21,13 @@ from .settings import ContrastSettings
 class ContrastGCN(LightGCN, ABC):
     """See `LightGCN` for `encoder` and `graph`."""
 
-    def __init__(self, encoder: PublishedEncoder | ResidualEncoder, graph: Graph, settings: ContrastSettings):
+    def __init__(self, encoder: Encoder, graph: Graph, settings: ContrastSettings):
         super().__init__(encoder, graph, **graph_arguments(settings))
         self.settings = settings
 
     @abstractmethod
     def view(self, graph: Graph, first: Sides, rng: np.random.Generator) -> tuple[Sides, Graph]:
-        """One altered view of all users and items, and the graph that its gradient is propagated on, back to
-        `first`."""
+        """One augmented view of all users and items, and the graph that takes its gradient back to `first`."""
 
     def step(self, params: Params, batch: Batch) -> tuple[float, Grads]:
         vectors, cache = self.forward(params, batch.entries)
@@ -48,7 +47,7 @@ class ContrastGCN(LightGCN, ABC):
             d_one.append(weight * d_side_one)
             d_two.append(weight * d_side_two)
         if adjoint_one is graph and adjoint_two is graph:
-            # One propagation for all three.
+            # One backward propagation for the ranking loss and both views.
             return loss, self.backward(params, cache, d, propagated=(d_one[0] + d_two[0], d_one[1] + d_two[1]))
         back_one = adjoint_one.propagate(*d_one, self.layer_weights)
         back_two = adjoint_two.propagate(*d_two, self.layer_weights)

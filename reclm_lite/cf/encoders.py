@@ -8,37 +8,38 @@
     user = ReLU(linear([ID, normalize(MLP'(profile))]))
 
 `ResidualEncoder` is this project's: item = MLP(text) + ID residual, user = ID, and a bias for each item
-that its text predicts in part, so that an unseen item has one too. Profiles join it afterwards (profile_tower.py).
-Without text vectors both give items plain ID vectors. Zero rows of profiles mean "has none".
+that its text predicts in part, so that an unseen item has one too. Profiles are added by a separate model
+(profile_tower.py). Without text vectors both encoders give items plain ID vectors. A zero row of profiles means that
+the user or item has none.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import ClassVar, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 
-from ..artefacts import checked
 from ..errors import ModelError
 from . import layers
+from .fused_profile import FusedProfile
 from .id_fold import IdFold, UserStep
 from .inputs import Inputs
 from .interface import Grads, RowGrad
 from .layers import Params, TextMLP, take_rows
-from .settings import TrainedSettings
 from .training import TrainConfig
 
 NO_BIAS = np.zeros(0, np.float32)
 Rows = np.ndarray | None
-# (user vectors, item vectors, item bias, what backward needs)
+# (user vectors, item vectors, item bias, cache for backward)
 First = tuple[np.ndarray, np.ndarray, np.ndarray, dict]
 
 
 class PublishedEncoder:
-    """First vectors of the `paper` preset. text, profiles: float32 (n, n_in) or None."""
+    """First vectors of the `paper` preset. text, user and item profiles: float32 (n, n_in) or None."""
 
     tables = ("user_id", "item_id")
+    profiles_beside = False
+    text_replaces_ids = True
 
     def __init__(
         self,
@@ -56,6 +57,17 @@ class PublishedEncoder:
         self.user_profiles = None if user_profiles is None else TextMLP("profile", user_profiles)
         # Users' and items' profiles share the projection MLP' as they share the fusion layer.
         self.item_profiles = None if item_profiles is None else TextMLP("profile", item_profiles)
+
+    @classmethod
+    def of(cls, settings: "EncoderSettings", inputs: Inputs, interactions: sp.csr_matrix) -> "PublishedEncoder":
+        return cls(
+            *interactions.shape,
+            settings.dim,
+            n_hidden=settings.text_hidden,
+            text=inputs.text,
+            user_profiles=inputs.user_profiles,
+            item_profiles=inputs.item_profiles,
+        )
 
     def init(self, rng: np.random.Generator) -> Params:
         params = {"user_id": layers.init_table(rng, self.n_users, self.dim)}
@@ -99,7 +111,7 @@ class PublishedEncoder:
     def backward(
         self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
     ) -> Grads:
-        """Gradients of all parameters from those of the outputs."""
+        """Gradients of all parameters, given the gradients of the outputs."""
         grads: Grads = {}
         dim = self.dim
         if "item_length" in cache:
@@ -124,7 +136,7 @@ class PublishedEncoder:
     def fold(
         self, params: Params, interactions: sp.csr_matrix, config: TrainConfig, steps: Sequence[UserStep] = ()
     ) -> IdFold:
-        """`Trainable.fold` of a model that takes these first vectors through further `steps`."""
+        """`Trainable.fold` for a model that applies `steps` to these first vectors."""
         if self.user_profiles is not None:
             mlp = {part: params[f"profile.{part}"] for part in layers.MLP_PARTS}
             steps = [FusedProfile(params["fuse.w"], params["fuse.b"], mlp), *steps]
@@ -141,7 +153,7 @@ class PublishedEncoder:
 
     @staticmethod
     def _add(grads: Grads, mlp: TextMLP, params: Params, hidden: np.ndarray, dy: np.ndarray) -> None:
-        """Add one use's gradients of the shared projection."""
+        """Add the gradients from one use of the shared projection."""
         own: Params = {}
         mlp.backward(params, hidden, dy, own)
         for name, grad in own.items():
@@ -151,16 +163,18 @@ class PublishedEncoder:
 class ResidualEncoder:
     """First vectors of the `default` preset. text: float32 (n_items, n_in) or None.
 
-    Users of at least `min_id_interactions` have an ID vector; others live by the graph alone, since a vector
-    learned from one or two interactions repeats them and generalises worse than their neighbourhood.
+    Users with at least `min_id_interactions` interactions have an ID vector. The others are represented by the graph
+    alone: an ID vector learned from one or two interactions overfits and generalizes worse than the neighborhood.
 
     user_counts: (n_users,), item_counts: (n_items,), training interactions of each. An item's bias starts at the log of
-    the count, which is what training on uniform negatives drives it to; where there is text, a ridge regression
-    explains what it can, and unseen items have that part alone. ID residuals and biases move for items with training
-    interactions only, as negatives are drawn among these.
+    its count, where training on uniform negatives converges. If there is text, a ridge regression predicts the bias
+    from it, and unseen items get the prediction alone. Only items with training interactions have trainable ID
+    residuals and biases, since negatives are drawn among these.
     """
 
     tables = ("user_id", "item_id", "item_bias")
+    profiles_beside = True
+    text_replaces_ids = False
 
     def __init__(
         self,
@@ -177,10 +191,24 @@ class ResidualEncoder:
         self.n_users, self.n_items, self.dim, self.n_hidden = n_users, n_items, dim, n_hidden or dim
         self.item_counts, self.min_id_interactions = item_counts, min_id_interactions
         self.id_users = np.flatnonzero(user_counts >= min_id_interactions)
-        # The row of each user's ID vector, -1 for none.
+        # The row of each user's ID vector, or -1 without one.
         self.id_row = np.full(n_users, -1, np.int32)
         self.id_row[self.id_users] = np.arange(len(self.id_users), dtype=np.int32)
         self.text = None if text is None else TextMLP("text", text)
+
+    @classmethod
+    def of(cls, settings: "EncoderSettings", inputs: Inputs, interactions: sp.csr_matrix) -> "ResidualEncoder":
+        n_users, n_items = interactions.shape
+        return cls(
+            n_users,
+            n_items,
+            settings.dim,
+            n_hidden=settings.text_hidden,
+            min_id_interactions=settings.min_id_interactions,
+            user_counts=np.diff(interactions.indptr),
+            item_counts=np.bincount(interactions.indices, minlength=n_items),
+            text=inputs.text,
+        )
 
     def init(self, rng: np.random.Generator) -> Params:
         log_counts = np.log1p(self.item_counts).astype(np.float32)
@@ -196,9 +224,9 @@ class ResidualEncoder:
         return params
 
     def forward(self, params: Params, users: Rows = None, items: Rows = None) -> First:
-        """(user vectors (n, dim), item vectors (m, dim), bias (m,), what backward needs), of some rows or all.
+        """(user vectors (n, dim), item vectors (m, dim), bias (m,), cache for backward), of some rows or all.
 
-        users, items: int32, ascending, without repetition; None for all. With rows, the tables' gradients are RowGrads.
+        users, items: int32, ascending, distinct; None for all. With rows, the gradients of the tables are `RowGrad`s.
         """
         cache: dict = {"user_rows": users, "item_rows": items}
         if users is None:
@@ -220,7 +248,7 @@ class ResidualEncoder:
     def backward(
         self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
     ) -> Grads:
-        """Gradients of all parameters from those of the outputs."""
+        """Gradients of all parameters, given the gradients of the outputs."""
         grads: Grads = {"item_id": _table_grad(cache["item_rows"], d_items)}
         grads["item_bias"] = _table_grad(cache["item_rows"], d_bias)
         if cache["user_rows"] is None:
@@ -235,99 +263,57 @@ class ResidualEncoder:
     def fold(
         self, params: Params, interactions: sp.csr_matrix, config: TrainConfig, steps: Sequence[UserStep] = ()
     ) -> IdFold:
-        """`Trainable.fold` of a model that takes these first vectors through further `steps`."""
+        """`Trainable.fold` for a model that applies `steps` to these first vectors."""
         return IdFold.of_training(
             params["user_id"], interactions, config, min_id_interactions=self.min_id_interactions, steps=steps
         )
 
 
-@dataclass(frozen=True)
-class FusedProfile:
-    """The user side of the published fusion: relu([e, q] @ weight + bias), q = normalize(MLP(profile)).
+class Encoder(Protocol):
+    """First vectors of users and items, with the backward pass. A new one is a class and a row in `ENCODERS`.
 
-    weight: float32 (dim_e + dim_q, dim). bias: float32 (dim,). mlp: {"w1", "b1", "w2", "b2"} of the projection. A user
-    without a profile goes through the same layers with a zero row.
+    dim: width of the vectors. tables: see `interface.Trainable`. profiles_beside: whether profiles join the fitted
+    model afterwards (profile_tower.py); else the encoder takes them itself. text_replaces_ids: whether items have no ID
+    vectors if they have text. `forward`, `backward` and `fold` are as in `ResidualEncoder`.
     """
 
-    weight: np.ndarray
-    bias: np.ndarray
-    mlp: dict[str, np.ndarray]
-
-    @property
-    def dim_profile(self) -> int:
-        return self.mlp["w1"].shape[0]
-
-    def prepare(
-        self, histories: sp.csr_matrix, profiles: np.ndarray | None, n_threads: int | None
-    ) -> list["_FusedRow"]:
-        dim_e = len(self.weight) - self.mlp["w2"].shape[1]
-        if profiles is None:
-            profiles = np.zeros((histories.shape[0], self.dim_profile), np.float32)
-        unit = layers.normalize(layers.mlp_rows(self.mlp, profiles))[0]
-        weight = self.weight[:dim_e].astype(np.float64)
-        return [_FusedRow(weight, np.asarray(row @ self.weight[dim_e:] + self.bias)) for row in unit]
-
-    def dim_out(self, dim_in: int) -> int:
-        if dim_in + self.mlp["w2"].shape[1] != len(self.weight):
-            raise ValueError(f"fuse_w: expected {dim_in + self.mlp['w2'].shape[1]} rows, found {len(self.weight)}")
-        return self.weight.shape[1]
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        mlp = {f"fuse_mlp.{part}": array for part, array in self.mlp.items()}
-        return {"fuse_w": self.weight, "fuse_b": self.bias, **mlp}
-
-    def numbers(self) -> dict:
-        return {}
+    dim: int
+    tables: Collection[str]
+    profiles_beside: ClassVar[bool]
+    text_replaces_ids: ClassVar[bool]
 
     @classmethod
-    def unpack(
-        cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], n_items: int
-    ) -> "FusedProfile | None":
-        if "fuse_w" not in arrays:
-            return None
-        weight = checked(arrays, "fuse_w", np.float32, None, None)
-        bias = checked(arrays, "fuse_b", np.float32, weight.shape[1])
-        return cls(weight, bias, layers.checked_mlp(arrays, "fuse_mlp"))
+    def of(cls, settings: "EncoderSettings", inputs: Inputs, interactions: sp.csr_matrix) -> "Encoder":
+        """interactions: CSR (n_users, n_items), the training set."""
+
+    def init(self, rng: np.random.Generator) -> Params: ...
+
+    def forward(self, params: Params, users: Rows = None, items: Rows = None) -> First: ...
+
+    def backward(
+        self, params: Params, cache: dict, d_users: np.ndarray, d_items: np.ndarray, d_bias: np.ndarray
+    ) -> Grads: ...
+
+    def fold(
+        self, params: Params, interactions: sp.csr_matrix, config: TrainConfig, steps: Sequence[UserStep] = ()
+    ) -> IdFold: ...
 
 
-@dataclass(frozen=True)
-class _FusedRow:
-    """`FusedProfile` of one user. weight: float64 (dim_e, dim). of_profile: (dim,), the rest of the sum."""
+class EncoderSettings(Protocol):
+    """The settings that encoders read (settings.py)."""
 
-    weight: np.ndarray
-    of_profile: np.ndarray
-    is_constant = False
-
-    def __call__(self, x: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        y = x @ self.weight + self.of_profile
-        return np.maximum(y, 0.0), slope @ self.weight * (y > 0)
+    encoder: str
+    dim: int
+    text_hidden: int
+    min_id_interactions: int
 
 
-def make_encoder(
-    settings: TrainedSettings, inputs: Inputs, interactions: sp.csr_matrix
-) -> "PublishedEncoder | ResidualEncoder":
-    """The encoder that the settings ask for. interactions: CSR (n_users, n_items), what is trained on."""
-    n_users, n_items = interactions.shape
-    if settings.encoder == "published":
-        return PublishedEncoder(
-            n_users,
-            n_items,
-            settings.dim,
-            n_hidden=settings.text_hidden,
-            text=inputs.text,
-            user_profiles=inputs.user_profiles,
-            item_profiles=inputs.item_profiles,
-        )
-    return ResidualEncoder(
-        n_users,
-        n_items,
-        settings.dim,
-        n_hidden=settings.text_hidden,
-        min_id_interactions=settings.min_id_interactions,
-        user_counts=np.diff(interactions.indptr),
-        item_counts=np.bincount(interactions.indices, minlength=n_items),
-        text=inputs.text,
-    )
+ENCODERS: dict[str, type[Encoder]] = {"published": PublishedEncoder, "residual": ResidualEncoder}
+
+
+def make_encoder(settings: EncoderSettings, inputs: Inputs, interactions: sp.csr_matrix) -> Encoder:
+    """The encoder that the settings name. interactions: CSR (n_users, n_items), the training set."""
+    return ENCODERS[settings.encoder].of(settings, inputs, interactions)
 
 
 def _table_grad(rows: Rows, values: np.ndarray) -> "np.ndarray | RowGrad":
@@ -339,7 +325,7 @@ def text_regression(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights float32 (n_in, 1) and their predictions float32 (n_items,): ridge regression over the `known` items.
 
-    Raises ModelError where the text vectors are too large for it.
+    Raises ModelError if the values of the text vectors are too large.
     """
     normal = ridge * np.eye(text.shape[1])
     moment = np.zeros(text.shape[1])

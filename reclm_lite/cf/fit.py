@@ -1,7 +1,7 @@
-"""`fit`: from a workspace's split and vectors to a stored model, selected on validation and nothing else.
+"""`fit`: from a workspace's split and vectors to a stored model.
 
-Settings (and epochs, and the gates of profiles) are chosen on the validation set; then the model is fitted again on
-training and validation together. The test set is not read. An interrupted fit goes on when it is asked for again.
+Settings (and epochs, and the gates of profiles) are selected on the validation set; then the model is fitted again on
+training and validation together. The test set is not read. Fitting again continues an interrupted fit.
 Left out: the phases of training (phases.py), models without training (untrained.py), evaluation (evaluate/).
 """
 
@@ -44,13 +44,12 @@ def fit(
 ) -> FittedModel:
     """Fit `model` on the workspace's split and store it as `models/<model>[+profiles]`.
 
-    profiles: "none", "users", "items" or "both". assignments: `name=value`, settings in the place of the preset's.
-    epochs: at most so many, None: the settings'. refit: fit again on training and validation together; without it the
-    model of the best epoch is kept. restart: do not go on from an interrupted fit. progress: called as progress(done,
-    total, note) after each epoch. notice: told whether an interrupted fit is gone on with.
-    Raises MissingArtefactError, naming the command, where an input has not been made or is stale; InputError for
-    settings that do not exist or are out of range; ModelError, before anything is trained, where the fit cannot
-    succeed.
+    profiles: "none", "users", "items" or "both". assignments: `name=value`, settings that replace the preset's.
+    epochs: the maximum, None for the settings' own. refit: fit again on training and validation together; without it
+    the model of the best epoch is kept. restart: ignore an interrupted fit. progress: called as progress(done, total,
+    note) after each epoch. notice: called with a line that says whether an interrupted fit is continued.
+    Raises MissingArtefactError, naming the command, if an input is missing or stale; InputError for unknown settings
+    or values out of range; ModelError, before training starts, if the fit cannot succeed.
     """
     _check_choice("model", model, MODELS)
     _check_choice("preset", preset, PRESETS)
@@ -97,8 +96,7 @@ def fit(
 
 
 def settings_of(model: str, preset: str = "default") -> Checked:
-    """The settings that a fit begins with. Raises InputError for another preset of a model without training, which has
-    one."""
+    """The settings of a preset. Raises InputError for an unknown preset; untrained models have "default" only."""
     module = module_of(model)
     if model not in TRAINED and preset != "default":
         raise InputError(f"{model} has one set of settings and no preset {preset!r}: leave out --preset")

@@ -1,4 +1,4 @@
-"""A fitted model, as every later stage sees it: a scorer for its users, and a way to place new users."""
+"""A fitted model, as every later stage sees it: a scorer for its users, and fold-in for new users."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -20,11 +20,10 @@ class FittedModel:
 
     user_ready: bool (n_users,), whether the model knows the user; a user without history and without a profile is
     ranked by the item bias alone.
-    train_user_vectors: float32 (n_users, dim), the vectors of the selected model, fitted on training alone; None if
-    `user_vectors` are these. Neighbors, and so profiles, are made from them; otherwise validation could not judge
-    profiles.
+    train_user_vectors: float32 (n_users, dim), user vectors fitted on training alone; None if the model's own vectors
+    already are. Neighbors, and so profiles, are made from these, so that validation data does not leak into profiles.
     params: the settings of the fit. metrics: validation metrics.
-    fold: places new users; None if the scorer needs nothing for that, or if the model cannot.
+    fold: computes vectors for new users; None if the scorer does not need one or the model does not support it.
     """
 
     name: str
@@ -49,14 +48,17 @@ class FittedModel:
         relu_dim: int = 0,
         **more,
     ) -> "FittedModel":
-        """A model that ranks by vectors: users float32 (n_users, dim), items float32 (n_items, dim), bias (n_items,)
-        or None, the last `relu_dim` columns being the ReLU part (vectors.py)."""
+        """A model that ranks by vectors.
+
+        users: float32 (n_users, dim). items: float32 (n_items, dim). bias: (n_items,) or None. relu_dim: width of the
+        ReLU part, the last columns (vectors.py).
+        """
         bias = np.zeros(0, np.float32) if bias is None else bias
         return cls(name, VectorScorer(Vectors(users, items, bias, relu_dim)), user_ready, **more)
 
     @property
     def artefact(self) -> str:
-        """The name it is stored under."""
+        """The name of the artefact that stores the model."""
         return artefact_name(self.name, self.profiles)
 
     @property
@@ -69,12 +71,12 @@ class FittedModel:
 
     @property
     def is_personal(self) -> bool:
-        """Whether a user's history changes the scores: not so for popularity and random."""
+        """Whether a user's history changes the scores; False for popularity and random."""
         return self.scorer.is_personal
 
     @property
     def vectors(self) -> Vectors:
-        """The vectors that it ranks by; without columns if it ranks by something else."""
+        """The vectors that the model ranks by; with 0 columns if it ranks by something else."""
         return vectors_of(self.scorer)
 
     @property
@@ -86,7 +88,7 @@ class FittedModel:
         return self.vectors.items
 
     def scores(self, users: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """float32 (len(users), len(candidates)); for a few users: `topk` ranks many."""
+        """float32 (len(users), len(candidates)). Meant for a few users; `topk` ranks many."""
         return self.scorer.scores(np.asarray(users), np.asarray(candidates))
 
     def topk(
@@ -100,8 +102,8 @@ class FittedModel:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of each user: ids int32 and scores float32, both (len(users), k), best first.
 
-        candidates: ascending item ids, or None for all. seen: CSR (n_users, n_items) of items to leave out, over all
-        users. Ties go to the lower id; rows that run out end in id -1, score -inf.
+        candidates: ascending item ids, or None for all. seen: CSR (n_users, n_items) of items to leave out, a row for
+        every user of the model. Ties go to the lower id; rows with fewer than k items end in id -1, score -inf.
         """
         users = np.asarray(users)
         if candidates is not None:
@@ -112,8 +114,7 @@ class FittedModel:
     def folded(
         self, histories: sp.csr_matrix, profiles: np.ndarray | None = None, *, n_threads: int | None = None
     ) -> "FittedModel":
-        """The same model with other users in place of its own, without a new fit: rank them with
-        `topk(np.arange(n), k)`.
+        """The same model with other users, folded in without a new fit: rank them with `topk(np.arange(n), k)`.
 
         histories: CSR (n, n_items), any values: an entry is an interaction. profiles: float32 (n, dim_profile), zero
         rows for none; for models that take user profiles. A user with neither is not ready and is ranked by bias alone.
@@ -149,7 +150,7 @@ class FittedModel:
         candidates: np.ndarray | None = None,
         n_threads: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k best items for any histories: CSR (n, n_items); their own items are left out. See `folded`."""
+        """The k best items for histories: CSR (n, n_items), without the items of the history. See `folded`."""
         folded = self.folded(histories, profiles, n_threads=n_threads)
         return folded.topk(
             np.arange(folded.n_users), k, candidates=candidates, seen=sp.csr_matrix(histories), n_threads=n_threads

@@ -1,6 +1,6 @@
 """The user-item graph that LightGCN propagates on (arXiv 2002.02126), through the sparse kernel.
 
-The normalised adjacency is symmetric, [[S_u, R], [R^T, S_i]] with R = D_u^-1/2 A D_i^-1/2 and the diagonal
+The normalized adjacency is symmetric, [[S_u, R], [R^T, S_i]] with R = D_u^-1/2 A D_i^-1/2 and the diagonal
 S = D^-1 of self-loops (or nothing). So the backward pass is the forward pass, and only R and R^T are stored.
 """
 
@@ -16,7 +16,7 @@ Sides = tuple[np.ndarray, np.ndarray]
 
 
 class Graph:
-    """Normalised bipartite adjacency of interactions: CSR (n_users, n_items) of ones, float32.
+    """Normalized bipartite adjacency of interactions: CSR (n_users, n_items) of ones, float32.
 
     unknown_items: int64, items without an edge. degree_i: (n_items,), edges of each item, its self-loop included.
     """
@@ -33,9 +33,9 @@ class Graph:
         rows = np.repeat(np.arange(n_users), np.diff(interactions.indptr))
         weights = (scale_u[rows] * scale_i[interactions.indices]).astype(np.float32)
         self.n_threads = n_threads
-        self._buffers: dict[tuple[int, int], np.ndarray] = {}  # shared with the graphs that are made of this one
+        self._buffers: dict[tuple[int, int], np.ndarray] = {}  # shared with graphs derived from this one
         self.user_items = native.make_csr(interactions.indptr, interactions.indices, weights, (n_users, n_items))
-        # transposed[t] is the entry of user_items that stands at place t of item_users.
+        # transposed[t] is the position in user_items of entry t of item_users.
         transposed = np.lexsort((rows, interactions.indices))
         indptr = np.concatenate([[0], np.cumsum(np.bincount(interactions.indices, minlength=n_items))])
         self.item_users = native.make_csr(
@@ -47,7 +47,7 @@ class Graph:
         self.loop_i = (loops * scale_i**2).astype(np.float32)[:, None] if self_loops else None
 
     def without(self, entries: np.ndarray) -> "Graph":
-        """This graph less some of its edges, degrees unchanged. entries: places in the CSR that it was made of."""
+        """This graph without some edges, degrees unchanged. entries: positions in the CSR of interactions."""
         thinned = object.__new__(Graph)
         thinned.__dict__.update(self.__dict__)
         for name, places in (("user_items", entries), ("item_users", self._place[entries])):
@@ -60,11 +60,12 @@ class Graph:
     def reweighted(
         self, to_users: np.ndarray, to_items: np.ndarray, loops: tuple[np.ndarray, np.ndarray] | None
     ) -> "Graph":
-        """This graph with each weight times a factor of its direction; no longer symmetric, its adjoint is `reweighted`
-        with `to_users` and `to_items` exchanged.
+        """This graph with every weight multiplied by a factor, one for each direction of an edge.
 
-        to_users, to_items: float32 (nnz,), by places in the CSR that this was made of. loops: factors of the self-loops
-        of users (n_users, 1) and items (n_items, 1), None where there are no self-loops.
+        The result is not symmetric; its adjoint is `reweighted` with `to_users` and `to_items` exchanged.
+
+        to_users, to_items: float32 (nnz,), in the order of the CSR of interactions. loops: factors of the self-loops
+        of users (n_users, 1) and items (n_items, 1), or None without self-loops.
         """
         other = object.__new__(Graph)
         other.__dict__.update(self.__dict__)
@@ -77,7 +78,7 @@ class Graph:
         return other
 
     def step(self, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One product with the normalised adjacency: float32 (n_users, dim) and (n_items, dim)."""
+        """One product with the normalized adjacency: float32 (n_users, dim) and (n_items, dim)."""
         next_users = native.spmm(self.user_items, items, check=False, n_threads=self.n_threads)
         next_items = native.spmm(self.item_users, users, check=False, n_threads=self.n_threads)
         if self.loop_u is not None:
@@ -90,9 +91,8 @@ class Graph:
     ) -> tuple[np.ndarray, np.ndarray]:
         """sum_l weights[l] * adjacency^l [users; items]; its own adjoint.
 
-        A layer is added to the sum by the pass that makes it, the last is never written, and those between lie in
-        memory that
-        the next call uses again: one call at a time.
+        The pass that computes a layer adds it to the sum, and the last layer is never stored. Intermediate layers lie
+        in buffers that the next call overwrites, so calls must not run concurrently.
         """
         total = np.multiply(users, np.float32(weights[0])), np.multiply(items, np.float32(weights[0]))
         layer = users, items
@@ -113,7 +113,7 @@ class Graph:
     def _add_layer(
         self, side: int, layer: tuple[np.ndarray, np.ndarray], total: np.ndarray, weight: float, out: np.ndarray | None
     ) -> np.ndarray | None:
-        """The next layer of one side (0: users), added to `total`, and written to `out` where there is one."""
+        """The next layer of one side (0: users, 1: items), added to `total`, and written to `out` unless it is None."""
         matrix, loop = ((self.user_items, self.loop_u), (self.item_users, self.loop_i))[side]
         if loop is None:
             return native.spmm(

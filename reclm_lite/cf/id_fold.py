@@ -7,10 +7,10 @@ With the items held fixed, a new user's ID vector e minimizes
     plus  l2 |e|^2 + weight/2 (e - mean)' precision (e - mean)                          the fitted users' ID vectors
 
 by Gauss-Newton steps from the mean, over the whole pool of N items or a fixed sample of it. Each user is solved alone,
-so the result does not depend on the others. The prior stands for what else shapes training: a random start, few
-epochs, early stopping. Items do not move, so many new users call for a new fit.
+so the result does not depend on the others. The prior replaces the regularization that training has from its random
+start, few epochs and early stopping. Items stay fixed, so fit again after many new users.
 
-The scores s come from a row of `Vectors.users`, which the model makes from e by `UserStep`s of its own: nothing
+The scores s come from a row of `Vectors.users`, which the model computes from e by its own `UserStep`s: none
 (biasmf), a fused profile (encoders.py), propagation over the graph (models/lightgcn.py), a readout (models/ncf.py).
 """
 
@@ -28,7 +28,7 @@ from .training import TrainConfig
 from .vectors import Vectors
 
 N_POOL = 1024
-# Of 0.03, 0.1, 0.3, 1 and 3, the weight whose lists shared most with those of a refit, over five models.
+# Of 0.03, 0.1, 0.3, 1 and 3, the weight whose top-k lists overlapped most with those of a refit, over five models.
 PRIOR_WEIGHT = 0.3
 _STEPS = 10
 _TOLERANCE = 1e-4
@@ -44,7 +44,7 @@ class StepOfUser(Protocol):
     is_constant: bool
 
     def __call__(self, x: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(y (dim_out,), its derivative by e (dim_e, dim_out)) from x (dim_in,) and its derivative by e."""
+        """(y (dim_out,), dy/de (dim_e, dim_out)) from x (dim_in,) and slope = dx/de (dim_e, dim_in)."""
 
 
 class UserStep(Protocol):
@@ -69,15 +69,15 @@ class UserStep(Protocol):
 
     @classmethod
     def unpack(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], n_items: int) -> "UserStep | None":
-        """The inverse of `arrays` and `numbers`; None if they are not there. Raises ValueError for wrong shapes."""
+        """The inverse of `arrays` and `numbers`; None if they are missing. Raises ValueError for wrong shapes."""
 
 
 @dataclass(frozen=True)
 class IdFold:
-    """See the module, and `interface.UserFold`.
+    """See the module docstring and `interface.UserFold`.
 
-    loss: "bpr" or "ssm". n_negatives: drawn for each positive in training. l2: weight of |e|^2 beside the *sum* of the
-    losses of a user's positives. pool: int32, ascending, the items that negatives are drawn from.
+    loss: "bpr" or "ssm". n_negatives: negatives for each positive in training. l2: weight of |e|^2, relative to the
+    *sum* of the losses of a user's positives. pool: int32, ascending, the items that negatives are drawn from.
     prior_mean: float32 (dim_e,), prior_precision: float32 (dim_e, dim_e): of the fitted users' ID vectors.
     min_id_interactions: users with fewer have e = 0. steps: from e to the user's row, in order.
     """
@@ -101,7 +101,10 @@ class IdFold:
         min_id_interactions: int = 1,
         steps: Sequence[UserStep] = (),
     ) -> "IdFold":
-        """After training. user_id: float32 (n, dim_e), the fitted ID vectors. interactions: CSR, the training set."""
+        """The fold-in of a trained model.
+
+        user_id: float32 (n, dim_e), the fitted ID vectors. interactions: CSR (n_users, n_items), the training set.
+        """
         n_batches = -(-interactions.nnz // config.batch_size)
         mean, precision = population(user_id)
         return cls(
@@ -117,6 +120,14 @@ class IdFold:
         )
 
     @property
+    def dim(self) -> int:
+        """Columns of the rows. Raises ValueError if a step does not accept the output width of the one before it."""
+        width = len(self.prior_mean)
+        for step in self.steps:
+            width = step.dim_out(width)
+        return width
+
+    @property
     def dim_profile(self) -> int | None:
         return next((step.dim_profile for step in self.steps if step.dim_profile is not None), None)
 
@@ -125,6 +136,19 @@ class IdFold:
     ) -> np.ndarray:
         rows = [user.row(e) for user, e in self._solutions(vectors, histories, profiles, n_threads)]
         return np.ascontiguousarray(np.array(rows, np.float32).reshape(len(rows), vectors.items.shape[1]))
+
+    def rows_of(
+        self,
+        id_vectors: np.ndarray,
+        histories: sp.csr_matrix,
+        profiles: np.ndarray | None,
+        *,
+        n_threads: int | None = None,
+    ) -> np.ndarray:
+        """float32 (n, dim): the rows computed from ID vectors (n, dim_e). Fitted ID vectors give the model's rows."""
+        prepared = [step.prepare(histories, profiles, n_threads) for step in self.steps]
+        rows = [_User([steps[n] for steps in prepared]).row(e.astype(np.float64)) for n, e in enumerate(id_vectors)]
+        return np.array(rows, np.float32).reshape(len(rows), self.dim)
 
     def id_vectors(
         self, vectors: Vectors, histories: sp.csr_matrix, profiles: np.ndarray | None, *, n_threads: int | None = None
@@ -138,7 +162,7 @@ class IdFold:
     ) -> Iterator[tuple["_User", np.ndarray]]:
         prepared = [step.prepare(histories, profiles, n_threads) for step in self.steps]
         problem = _Problem(vectors, self)
-        # These products are small: more BLAS threads only wait for each other, and change the last bits.
+        # These products are small: more BLAS threads would be slower, and would change the last bits.
         with threadpool_limits(1, user_api="blas"):
             for number in range(histories.shape[0]):
                 items = histories.indices[histories.indptr[number] : histories.indptr[number + 1]]
@@ -169,7 +193,7 @@ class IdFold:
 
     @classmethod
     def unpacker(cls, *kinds: type[UserStep]) -> UnpackFold:
-        """`unpack_fold` of a model whose user rows go through steps of these kinds, in this order."""
+        """`unpack_fold` for a model whose user rows go through steps of these kinds, in this order."""
 
         def unpack_fold(arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], n_items: int) -> "IdFold":
             steps = tuple(step for kind in kinds if (step := kind.unpack(arrays, numbers, n_items)) is not None)
@@ -185,9 +209,7 @@ class IdFold:
             )
             if fold.loss not in ("bpr", "ssm"):
                 raise ValueError(f"loss: expected bpr or ssm, found {str(fold.loss)[:40]!r}")
-            width = len(fold.prior_mean)
-            for step in steps:
-                width = step.dim_out(width)
+            _ = fold.dim
             unknown = set(arrays) - set(fold.arrays())
             if unknown:
                 raise ValueError(f"unexpected arrays {', '.join(sorted(unknown))[:80]}")
@@ -197,18 +219,18 @@ class IdFold:
 
 
 def population(user_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(mean (dim_e,), precision (dim_e, dim_e)), float32, of ID vectors float32 (n, dim_e): the prior of a new one.
+    """The prior of new ID vectors: float32 mean (dim_e,) and precision (dim_e, dim_e) of user_id, float32 (n, dim_e).
 
-    The covariance is shrunk towards its diagonal by the weight of two users, so that few users still give a proper one.
+    The covariance is shrunk towards its diagonal with the weight of two users, so that it is invertible for few users.
     """
     n, dim = user_id.shape
     if n == 0:
         return np.zeros(dim, np.float32), np.eye(dim, dtype=np.float32)
     table = user_id.astype(np.float64)
     mean = table.mean(axis=0)
-    centred = table - mean
-    variance = np.maximum(centred.var(axis=0), 1e-6)
-    covariance = (centred.T @ centred + 2.0 * np.diag(variance)) / (n + 2.0)
+    centered = table - mean
+    variance = np.maximum(centered.var(axis=0), 1e-6)
+    covariance = (centered.T @ centered + 2.0 * np.diag(variance)) / (n + 2.0)
     return mean.astype(np.float32), np.linalg.inv(covariance).astype(np.float32)
 
 
@@ -227,7 +249,7 @@ def _ascending(pool: np.ndarray, n_items: int) -> np.ndarray:
 
 
 class _User:
-    """How one user's row comes from the ID vector e, and its derivative."""
+    """Computes one user's row, and its derivative, from the ID vector e."""
 
     def __init__(self, steps: Sequence[StepOfUser]):
         self.steps = steps
@@ -238,7 +260,7 @@ class _User:
         return self.row_and_slope(e)[0]
 
     def row_and_slope(self, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(row (dim_row,), its derivative (dim_e, dim_row)), float64."""
+        """(row (dim_row,), d row/de (dim_e, dim_row)), float64."""
         x, slope = e, np.eye(len(e))
         for step in self.steps:
             x, slope = step(x, slope)
@@ -246,7 +268,7 @@ class _User:
 
 
 class _Problem:
-    """The loss of one user's positives against the pool, items held fixed."""
+    """The loss of one user's positives against the pool, with fixed items."""
 
     def __init__(self, vectors: Vectors, fold: "IdFold"):
         self.fold, self.items, self.bias = fold, vectors.items, vectors.bias
@@ -273,12 +295,12 @@ class _Problem:
         return scores + np.maximum(vectors[:, dot:] + row[dot:], 0).sum(axis=1) if self.relu_dim else scores
 
     def _slopes(self, items: tuple[np.ndarray, np.ndarray], row: np.ndarray) -> np.ndarray:
-        """The scores' derivatives by the row: float64 (n, width)."""
+        """Derivatives of the scores with respect to the row: float64 (n, width)."""
         vectors, dot = items[0], self.dot
         return np.hstack([vectors[:, :dot], vectors[:, dot:] + row[dot:] > 0]) if self.relu_dim else vectors
 
     def solve(self, user: _User, history: np.ndarray) -> np.ndarray:
-        """float64 (dim_e,): the minimum, by Gauss-Newton with halved steps."""
+        """float64 (dim_e,): the minimum, by Gauss-Newton with step halving."""
         if user.is_constant:
             return np.zeros_like(self.mean)
         positives = self._of(history)
@@ -327,7 +349,7 @@ class _Problem:
 
 
 def _softmax_margin(of_p: np.ndarray, of_n: np.ndarray, m: int) -> np.ndarray:
-    """log of m times the mean exp(s_n), less s_p: the loss is its softplus."""
+    """log(m * mean over n of exp(s_n)) - s_p; the loss is its softplus."""
     top = of_n.max()
     return top + np.log(np.exp(of_n - top).mean() * m) - of_p
 

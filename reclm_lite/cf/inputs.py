@@ -11,7 +11,7 @@ from ..workspace import Workspace
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model is made of. text, user_profiles, item_profiles: float32 (n, n_in) or None, zero rows for none."""
+    """The data of a fit. text, user_profiles, item_profiles: float32 (n, n_in) or None; a zero row means none."""
 
     split: Split
     text: np.ndarray | None = None
@@ -20,10 +20,10 @@ class Inputs:
 
 
 def load_inputs(ws: Workspace, split: Split, profiles: str, used: dict[str, str]) -> Inputs:
-    """Read the vectors that a fit needs; adds their fingerprints to `used`.
+    """Read the vectors that a fit needs, and add their fingerprints to `used`.
 
-    Raises MissingArtefactError, naming the command that makes it, for what is missing or stale; InputError for vectors
-    that are not finite or not one for each item or user.
+    Raises MissingArtefactError, naming the command that makes it, for a missing or stale artefact; InputError for
+    vectors that are not finite or whose number is not that of the items or users.
     """
 
     def read(name: str, made_by: str, n_rows: int, what: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The contract of a model: what its file in `models/` provides, and what training, ranking and folding in rely on.
+"""The contract of a model: what its file in `models/` provides to training, ranking and folding in.
 
 A trained model's module has
 
@@ -15,7 +15,7 @@ An untrained model's module has
     choose               (train, settings, score, *, seed, n_threads) -> (settings, FittedModel or None), and
     without_validation   (settings) -> settings with fixed values; both only if a field of `Settings` can be None
 
-The row in `models/__init__.py` makes the model known to every command. Left out: the training loop (training.py), the
+A row in `models/__init__.py` registers the model for every command. Left out: the training loop (training.py), the
 phases of a fit (phases.py, untrained.py) and storage (store.py).
 """
 
@@ -32,9 +32,9 @@ from .vectors import Vectors
 
 @dataclass(frozen=True)
 class Batch:
-    """Training interactions with their negatives, and all the randomness that a step may use.
+    """Training interactions with their negatives, and the only seed that a step may use.
 
-    users, positives: int32 (n,). negatives: int32 (n, m), -1 if a user has touched every item.
+    users, positives: int32 (n,). negatives: int32 (n, m), -1 if a user has interacted with every item.
     entries: int64 (n,), positions of the interactions in the training CSR. seed: of this batch, for dropout and noise.
     loss: "bpr" or "ssm".
     """
@@ -48,9 +48,9 @@ class Batch:
 
 
 class RowGrad(NamedTuple):
-    """The gradient of a table of which a batch touches few rows.
+    """A sparse gradient: the rows of a table that a batch touches.
 
-    rows: int32, ascending, distinct. values: (len(rows), dim). The optimizer updates these rows and their moments only,
+    rows: int32, ascending, distinct. values: (len(rows), dim). The optimizer updates only these rows and their moments,
     like torch's SparseAdam.
     """
 
@@ -88,10 +88,14 @@ class Trainable(Protocol):
 
 
 class UserFold(Protocol):
-    """Places users by their histories in a fitted model whose items stay as they are.
+    """Folds users into a fitted model by their histories; the items stay fixed.
 
-    dim_profile: width of the profile vectors that `place` takes, None if it takes none.
+    dim: columns of the rows that `place` returns. dim_profile: width of the profile vectors that it takes, None if it
+    takes none.
     """
+
+    @property
+    def dim(self) -> int: ...
 
     @property
     def dim_profile(self) -> int | None: ...
@@ -99,28 +103,34 @@ class UserFold(Protocol):
     def place(
         self, vectors: Vectors, histories: sp.csr_matrix, profiles: np.ndarray | None, *, n_threads: int | None = None
     ) -> np.ndarray:
-        """float32 (n, dim): rows to take the place of `vectors.users`. histories: sorted CSR (n, n_items) of ones.
-        profiles: float32 (n, dim_profile), zero rows for none. A user's row must not depend on the other users."""
+        """float32 (n, dim): rows that replace `vectors.users`. A user's row must not depend on the other users.
+
+        histories: sorted CSR (n, n_items) of ones. profiles: float32 (n, dim_profile), zero rows for none.
+        """
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything that is stored as arrays; `unpack_fold` of the model's module gets them back. No row may belong to
-        a user: `reclm forget` keeps these arrays as they are."""
+        """The arrays to store; the module's `unpack_fold` receives them again.
+
+        No row may belong to a user: `reclm forget` does not change these arrays.
+        """
 
     def numbers(self) -> dict[str, Any]:
-        """Everything else that is stored, for JSON."""
+        """The other values to store, JSON-able."""
 
 
 class UnpackFold(Protocol):
     def __call__(self, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], n_items: int) -> UserFold:
-        """The inverse of `UserFold.arrays` and `numbers`. Raises ValueError if they do not fit together: the file may
-        come from somebody else."""
+        """The inverse of `UserFold.arrays` and `numbers`.
+
+        Raises ValueError if they do not fit together: the file may come from somebody else.
+        """
 
 
 class Scorer(Protocol):
     """Scores and ranks all items for the users of a fitted model (scorers.py).
 
-    is_personal: whether the scores depend on the user's history. can_be_silent: whether it scores every item alike for
-    a user whose items it cannot relate to others.
+    is_personal: whether the scores depend on the user's history. can_be_silent: whether all items may get the same
+    score, for a user whose history relates to no other item.
     """
 
     is_personal: bool
@@ -133,7 +143,7 @@ class Scorer(Protocol):
     def n_items(self) -> int: ...
 
     def scores(self, users: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """float32 (len(users), len(candidates)), for a few users."""
+        """float32 (len(users), len(candidates)). Meant for a few users."""
 
     def topk(
         self,
@@ -147,4 +157,4 @@ class Scorer(Protocol):
         """Ids int32 and scores float32, both (len(users), k). seen: CSR (len(users), n_items) of items to leave out."""
 
     def for_histories(self, histories: sp.csr_matrix) -> "Scorer | None":
-        """The same scorer for other users, if their histories are all it needs; else None: a `UserFold` is needed."""
+        """The same scorer for other users if it needs only their histories; None if it needs a `UserFold`."""

@@ -21,13 +21,15 @@ from ..data.dataset import csr_of
 from ..errors import InputError
 from ..kernels import native
 
-# A filter over no more items than this is written out: 64 MB.
+# A filter over at most this many items is stored as a dense matrix: 64 MB.
 WRITTEN_OUT_ITEMS = 4096
 
 
 class ItemWeights(Protocol):
-    """score_rows: float32 (n, n_items) for CSR rows (n, n_items); deterministic, one thread: `ranking.rank_rows` shares
-    blocks."""
+    """score_rows: float32 (n, n_items) for CSR rows (n, n_items).
+
+    Deterministic and single-threaded: `ranking.rank_rows` calls it from several threads, a block each.
+    """
 
     kind: ClassVar[str]
     block: ClassVar[int]
@@ -62,7 +64,7 @@ class DenseWeights:
 
 @dataclass(frozen=True)
 class SparseWeights:
-    """weights: CSR float32 (n_items, n_items), sorted; W[j, i] is what having item j says for item i."""
+    """weights: CSR float32 (n_items, n_items), sorted; W[j, i] is what item j in the history adds to item i's score."""
 
     weights: sp.csr_matrix
     kind: ClassVar[str] = "sparse"
@@ -86,11 +88,11 @@ class SparseWeights:
 
 @dataclass(frozen=True)
 class FilterWeights:
-    """graph: normalised interactions, CSR float32 (n_users, n_items). factors: float32 (n_items, rank), orthonormal
-    columns.
+    """GF-CF's filter, kept in factored form.
 
-    root_degree: float32 (n_items,), sqrt of each item's number of users (at least 1). alpha: weight of the low-pass
-    part.
+    graph: normalized interactions, CSR float32 (n_users, n_items). factors: float32 (n_items, rank), orthonormal
+    columns. root_degree: float32 (n_items,), sqrt of each item's number of users (at least 1). alpha: weight of the
+    low-pass part.
     """
 
     graph: sp.csr_matrix
@@ -120,7 +122,7 @@ class FilterWeights:
 
     @cached_property
     def _written_out(self) -> np.ndarray | None:
-        """W float32 (n_items, n_items) where the catalogue is small, which is many times faster; else None."""
+        """W float32 (n_items, n_items) for a small catalogue, where it is many times faster; else None."""
         if self.n_items > WRITTEN_OUT_ITEMS:
             return None
         weights = (self.graph.T.tocsr() @ self.graph).toarray()
@@ -171,8 +173,7 @@ KINDS = {weights.kind: weights for weights in (DenseWeights, SparseWeights, Filt
 
 
 def unpack(kind: str, arrays: Mapping[str, np.ndarray], n_items: int) -> ItemWeights:
-    """The weights of a stored model. Raises ValueError if the arrays do not fit together: kernels trust them from here
-    on."""
+    """The weights of a stored model. Raises ValueError if the arrays are inconsistent; kernels do not check again."""
     if kind not in KINDS:
         raise InputError(
             f"scorer: expected one of {', '.join(KINDS)}, found {kind!r}; fit the model again with this version"
@@ -181,7 +182,7 @@ def unpack(kind: str, arrays: Mapping[str, np.ndarray], n_items: int) -> ItemWei
 
 
 def _stored_csr(arrays: Mapping[str, np.ndarray], shape: tuple[int, int]) -> sp.csr_matrix:
-    """indptr int64, indices int32, data float32 of a file as CSR of `shape`."""
+    """CSR of `shape` from a file's arrays: indptr int64, indices int32, data float32."""
     indptr = checked(arrays, "indptr", np.int64, shape[0] + 1)
     indices = checked(arrays, "indices", np.int32, None)
     data = checked(arrays, "data", np.float32, len(indices))

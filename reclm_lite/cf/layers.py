@@ -1,8 +1,7 @@
 """The layers of the trained models, each with its hand-derived backward pass.
 
 Plain functions over float32 arrays: `forward` returns the output and what `backward` needs.
-Gradients are checked against torch autograd in tests/cf/test_cf_gradients.py. Left out: any
-notion of a model or of an optimiser.
+Gradients are checked against torch autograd in tests/cf/test_cf_gradients.py. Left out: models and optimizers.
 """
 
 from collections.abc import Mapping
@@ -50,7 +49,7 @@ def relu_backward(y: np.ndarray, dy: np.ndarray) -> np.ndarray:
 
 
 def normalize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows scaled to length one; returns y and the lengths (n, 1). Lengths below 1e-12 divide by 1e-12."""
+    """L2-normalized rows; returns y and the norms (n, 1). Norms below 1e-12 are replaced by 1e-12."""
     length = np.maximum(np.sqrt((x * x).sum(axis=1, keepdims=True)), np.float32(1e-12))
     return x / length, length
 
@@ -61,7 +60,7 @@ def normalize_backward(y: np.ndarray, length: np.ndarray, dy: np.ndarray) -> np.
 
 
 class TextMLP:
-    """text (n, n_in) -> ReLU(linear) -> linear -> (n, dim). Parameters `<name>.{w1,b1,w2,b2}` live in the model."""
+    """text (n, n_in) -> ReLU(linear) -> linear -> (n, dim). Its parameters are the model's `<name>.{w1,b1,w2,b2}`."""
 
     def __init__(self, name: str, text: np.ndarray):
         self.name, self.text = name, text
@@ -77,7 +76,7 @@ class TextMLP:
         return self if rows is None else TextMLP(self.name, self.text[rows])
 
     def forward(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the output and the hidden layer, which `backward` needs."""
+        """Returns the output (n, dim) and the hidden layer, which `backward` needs."""
         hidden = relu(linear(self.text, params[f"{self.name}.w1"], params[f"{self.name}.b1"]))
         return linear(hidden, params[f"{self.name}.w2"], params[f"{self.name}.b2"]), hidden
 
@@ -97,8 +96,10 @@ def take_rows(array: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
 
 
 def mlp_rows(mlp: Params, x: np.ndarray) -> np.ndarray:
-    """ReLU(x @ w1 + b1) @ w2 + b2, float32 (n, dim), row by row: the last bits of a product depend on how many rows it
-    has. mlp: arrays by the names of `MLP_PARTS`."""
+    """ReLU(x @ w1 + b1) @ w2 + b2, float32 (n, dim). mlp: arrays by the names of `MLP_PARTS`.
+
+    Computed row by row, because the last bits of a matrix product depend on its number of rows.
+    """
     rows = [np.maximum(row @ mlp["w1"] + mlp["b1"], 0) @ mlp["w2"] + mlp["b2"] for row in x]
     return np.array(rows, np.float32).reshape(len(x), len(mlp["b2"]))
 
@@ -106,6 +107,8 @@ def mlp_rows(mlp: Params, x: np.ndarray) -> np.ndarray:
 def checked_mlp(arrays: Mapping[str, np.ndarray], name: str) -> Params:
     """The MLP stored as `<name>.w1` to `<name>.b2`. Raises ValueError if the shapes do not fit together."""
     w1 = checked(arrays, f"{name}.w1", np.float32, None, None)
+    if not w1.size:  # an array without values could claim any width
+        raise ValueError(f"{name}.w1: expected at least one row and one column, found {w1.shape}")
     w2 = checked(arrays, f"{name}.w2", np.float32, w1.shape[1], None)
     b1 = checked(arrays, f"{name}.b1", np.float32, w1.shape[1])
     return {"w1": w1, "b1": b1, "w2": w2, "b2": checked(arrays, f"{name}.b2", np.float32, w2.shape[1])}

@@ -1,11 +1,11 @@
-"""Similar users, exactly: by fitted vectors where a user has enough history, by text elsewhere.
+"""Exact nearest users: by fitted vectors for users with enough history, by text for the others.
 
     matrices/neighbors   indices int32 (n_users, k), -1 padded; similarity float32 (n_users, k), cosine;
                          basis uint8 (n_users,): 0 none, 1 collaborative, 2 text
 
-Only users with history are neighbours, nobody is their own, and each *history* appears once in a list:
-of users with the same items the one with the lowest index stands for all, and the user's own history is
-left out, since a twin tells nothing that the user's history does not.
+Only users with history are neighbors, and each *history* appears once in a list: of users with equal histories the
+one with the lowest index represents all. Users with the same history as the user are left out, because they add no
+information.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from .models import MODELS
 
 NAME = "matrices/neighbors"
 BASIS_NONE, BASIS_COLLABORATIVE, BASIS_TEXT = 0, 1, 2
-# Fewer interactions than this leave a fitted vector close to that of the items themselves, or to its random start.
+# With fewer interactions, a fitted vector stays close to the items' vectors or to its random start.
 MIN_INTERACTIONS = 2
 _N_TOGETHER = 4096  # histories that `Finder` looks up at once
 BASES = {BASIS_COLLABORATIVE: "collaborative", BASIS_TEXT: "text", BASIS_NONE: "none"}
@@ -44,14 +44,14 @@ class Neighbors:
 def neighbors(
     ws: Workspace, k: int = 5, model: str = "lightgcn", *, min_interactions: int = MIN_INTERACTIONS
 ) -> Neighbors:
-    """Find the k most similar users of everyone and store `matrices/neighbors`.
+    """Find the k most similar users of every user and store `matrices/neighbors`.
 
-    Reads the fitted `model` (its vectors fitted on training alone, so that profiles made from neighbors know nothing
-    of validation) and, where there are any, `vectors/items`. Profiles are not read: they are made
-    from neighbours, so neighbours must not be made from them.
+    Reads the fitted `model` (vectors fitted on training alone, so that no validation data leaks into profiles made from
+    neighbors) and `vectors/items` if it exists. Profiles are not read: they are made from neighbors, so neighbors must
+    not depend on them.
     """
     if not 1 <= k <= 1000:
-        raise InputError(f"k: expected 1 to 1000 neighbours, found {k}")
+        raise InputError(f"k: expected 1 to 1000 neighbors, found {k}")
     split = load_split(ws)
     fitted = store.load(ws, model)
     if not fitted.user_vectors.shape[1]:
@@ -80,7 +80,7 @@ def neighbors(
 
 
 def _item_text(ws: Workspace, arrays: dict[str, np.ndarray], n_items: int) -> np.ndarray:
-    """The vectors of `vectors/items`: float32 (n_items, n_in). Raises WorkspaceError where they are damaged."""
+    """The vectors of `vectors/items`: float32 (n_items, n_in). Raises WorkspaceError if they are damaged."""
     try:
         return checked(arrays, "vectors", np.float32, n_items, None)
     except ValueError as error:
@@ -90,8 +90,9 @@ def _item_text(ws: Workspace, arrays: dict[str, np.ndarray], n_items: int) -> np
 
 
 def load_indices(ws: Workspace, n_users: int) -> np.ndarray:
-    """int32 (n_users, k), -1 padded: the stored neighbors. Raises MissingArtefactError where there are none of the
-    present users, WorkspaceError where they are damaged.
+    """int32 (n_users, k), -1 padded: the stored neighbors.
+
+    Raises MissingArtefactError if the present users have none, WorkspaceError if the file is damaged.
     """
     made_by = ws.command_for(NAME)
     indices = ws.load(NAME, made_by=made_by).arrays.get("indices")
@@ -114,7 +115,7 @@ def _of_training(fitted: FittedModel) -> np.ndarray:
 
 
 def _who_stands_for_whom(train: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """(group of each user by equal histories, int32 the first user of each group that has a history)."""
+    """(group number of each user by equal histories, int32 first user of each group with a non-empty history)."""
     group = history_groups(train)
     first = np.unique(group, return_index=True)[1]
     return group, first[np.diff(train.indptr)[first] > 0].astype(np.int32)
@@ -128,10 +129,9 @@ def find_neighbors(
     item_text: np.ndarray | None = None,
     min_interactions: int = MIN_INTERACTIONS,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(indices, similarity, basis), see the module. user_vectors: float32 (n_users, dim).
+    """(indices, similarity, basis), see the module docstring. Uses training histories only.
 
-    item_text: float32 (n_items, n_in) or None.
-    Histories are those of training: neighbours must not know what is held out.
+    user_vectors: float32 (n_users, dim). item_text: float32 (n_items, n_in) or None.
     """
     train = split.train
     n_users = train.shape[0]
@@ -146,7 +146,7 @@ def find_neighbors(
     if text is not None:
         passes.append((BASIS_TEXT, text, ~usable))
     else:
-        # Without any text the fitted vector of a short history is the best there is.
+        # Without text, the fitted vector is the best basis even for a short history.
         passes[0] = (BASIS_COLLABORATIVE, user_vectors, degree > 0)
     for kind, vectors, wanted in passes:
         vectors = normalize(vectors.astype(np.float32, copy=False))[0]
@@ -158,7 +158,7 @@ def find_neighbors(
         if len(candidates) == 0 or len(users) == 0:
             continue
         if kind == BASIS_TEXT:
-            # Equal histories have equal texts, and so equal neighbours.
+            # Equal histories have equal texts, and so equal neighbors.
             _, first, back = np.unique(group[users], return_index=True, return_inverse=True)
             ids, best = (found[back] for found in _nearest(vectors, users[first], candidates, group, k))
         else:
@@ -169,12 +169,12 @@ def find_neighbors(
 
 
 class Finder:
-    """Neighbors of users of whose history only a part is known.
+    """Finds neighbors by a part of a user's history.
 
-    `matrices/neighbors` knows whole histories: beside a part of one it would tell of the rest. Here a user's vector is
-    the mean over the items of the part, an item's the mean over the fitted vectors of its other users; with fewer than
-    `min_interactions` items it is the mean of their text vectors. Those compared with are told by their whole
-    histories.
+    `matrices/neighbors` depends on whole histories, so it would leak the rest of a partial one. Here a user's vector is
+    the mean over the items of the part, where an item's vector is the mean of the fitted vectors of its other users.
+    With fewer than `min_interactions` items it is the mean of their text vectors. Candidates are represented by their
+    whole histories.
     """
 
     def __init__(
@@ -184,8 +184,7 @@ class Finder:
         item_text: np.ndarray | None,
         min_interactions: int = MIN_INTERACTIONS,
     ):
-        """user_vectors: float32 (n_users, dim), fitted on training alone. item_text: float32 (n_items, n_in) or
-        None."""
+        """user_vectors: float32 (n_users, dim), of training alone. item_text: float32 (n_items, n_in) or None."""
         train = split.train.tocsr()
         degree = np.diff(train.indptr)
         self.group, representatives = _who_stands_for_whom(train)
@@ -204,7 +203,7 @@ class Finder:
 
     @classmethod
     def of(cls, ws: Workspace) -> "Finder":
-        """By the model that found the stored neighbors. Raises MissingArtefactError where these are missing."""
+        """A finder with the model of the stored neighbors. Raises MissingArtefactError if these are missing."""
         params = ws.provenance(NAME, made_by=ws.command_for(NAME))["params"]
         if params.get("model") not in MODELS or type(params.get("min_interactions")) is not int:
             raise WorkspaceError(f"{NAME} does not tell its model: make it again with `{ws.command_for(NAME)}`")
@@ -217,17 +216,16 @@ class Finder:
         return cls(load_split(ws), _of_training(fitted), item_text, params["min_interactions"])
 
     def _known(self, vectors: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(ids, their vectors, place of each history group among them or -1)"""
+        """(ids of candidates, their vectors, position of each history group among them or -1)"""
         users = users[(vectors[users] ** 2).sum(axis=1) > 0.5]
         place = np.full(self.group.max(initial=0) + 1, -1, np.int64)
         place[self.group[users]] = np.arange(len(users))
         return users, np.ascontiguousarray(vectors[users]), place
 
     def __call__(self, users: np.ndarray, parts: sp.csr_matrix, k: int) -> np.ndarray:
-        """int32 (n, k), -1 padded: who is like each of `users` (int (n,)), the nearest first, as far as its row of
-        `parts` tells.
+        """int32 (n, k), -1 padded: the nearest users of each of `users`, best first, judged by `parts` alone.
 
-        parts: CSR (n, n_items) of ones.
+        users: int (n,). parts: CSR (n, n_items) of ones, a part of each user's history.
         """
         found = np.full((len(users), k), -1, np.int32)
         for start in range(0, len(users), _N_TOGETHER):
@@ -238,7 +236,7 @@ class Finder:
     def _of(self, users: np.ndarray, parts: sp.csr_matrix, k: int) -> np.ndarray:
         n_items = np.diff(parts.indptr)
         is_short = (n_items < self.min_interactions) if self.text is not None else np.zeros(len(users), bool)
-        # Less the user's own vector, which knows the whole history.
+        # Without the user's own vector, which depends on the whole history.
         by_items = parts @ self.items - (parts @ self.share)[:, None] * self.users[users]
         ways = [(self.fitted, by_items, ~is_short)]
         if self.text is not None:
@@ -256,7 +254,7 @@ class Finder:
 def _nearest(
     vectors: np.ndarray, users: np.ndarray, candidates: np.ndarray, group: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k candidates of highest cosine, less the one that stands for the user's own history."""
+    """The k candidates of highest cosine, without the representative of the user's own history."""
     place = np.full(group.max() + 1, -1, np.int64)
     place[group[candidates]] = np.arange(len(candidates))
     found, cosines = native.knn(vectors[users], vectors[candidates], k, own=place[group[users]])
@@ -276,6 +274,6 @@ def history_groups(matrix: sp.csr_matrix) -> np.ndarray:
 
 
 def text_of_users(train: sp.csr_matrix, item_text: np.ndarray) -> np.ndarray:
-    """float32 (n_users, n_in): the normalised mean text vector of each history; zero where there is none."""
+    """float32 (n_users, n_in): the normalized mean text vector of each history; zero for an empty history."""
     matrix = native.make_csr(train.indptr, train.indices, None, train.shape)
     return normalize(native.spmm(matrix, np.ascontiguousarray(item_text, dtype=np.float32)))[0]

@@ -1,4 +1,4 @@
-"""The losses over vectors with the gradients of those vectors: the kernels' loops behind calls on `Vectors`."""
+"""Losses over `Vectors` with their gradients, computed by the kernels."""
 
 import numpy as np
 
@@ -15,9 +15,9 @@ def ranking_loss(
     *,
     n_threads: int | None = None,
 ) -> tuple[float, Vectors]:
-    """(the loss "bpr" or "ssm", its gradient as Vectors of the same shapes).
+    """(mean loss, its gradient as `Vectors` of the same shapes). loss: "bpr" or "ssm".
 
-    users, positives: int32 (n,), negatives: int32 (n, m), rows of `vectors`; a negative of -1 does not count.
+    users, positives: int32 (n,), negatives: int32 (n, m), rows of `vectors`; a negative of -1 is ignored.
     """
     from ..kernels import losses
 
@@ -31,10 +31,10 @@ def ranking_loss(
 def contrast(
     one: np.ndarray, two: np.ndarray, nodes: np.ndarray, temperature: float, *, n_threads: int | None = None
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """InfoNCE by cosine: each of `nodes` in view `one` should find itself among all rows of view `two`.
+    """InfoNCE by cosine: the positive of a node in view `one` is its row in view `two`, the negatives all other rows.
 
-    one, two: float32 (n, dim). nodes: int32 (m,), rows, repeated or not. Returns the mean over nodes and the gradients
-    of both views.
+    one, two: float32 (n, dim). nodes: int32 (m,), row numbers, which may repeat. Returns the mean over nodes and the
+    gradients of both views.
     """
     from ..kernels.info_nce import info_nce
 
@@ -49,7 +49,7 @@ def contrast(
 def contrast_within(
     one: np.ndarray, two: np.ndarray, nodes: np.ndarray, temperature: float, *, n_threads: int | None = None
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """The same among the distinct `nodes` alone: each is told from the batch's others."""
+    """The same with negatives from the batch: the other rows of the distinct `nodes`."""
     rows = np.unique(nodes)
     value, d_rows_one, d_rows_two = contrast(
         one[rows], two[rows], np.arange(len(rows), dtype=np.int32), temperature, n_threads=n_threads

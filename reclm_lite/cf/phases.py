@@ -1,11 +1,11 @@
 """The phases of a trained model's fit, on arrays alone.
 
     select            train on the training set; validation selects the epoch
-    profiles          train the profiles' part (profile_tower.py); validation selects its epoch and gates
-    refit             train on training and validation together, for as many epochs
-    refit profiles    the same for the profiles' part
+    profiles          train the profile tower (profile_tower.py); validation selects its epoch and gates
+    refit             train on training and validation together, for the selected number of epochs
+    refit profiles    the same for the profile tower
 
-Each phase keeps its own checkpoint, so that an interrupted fit continues within its phase. The test set is not read.
+Each phase has its own checkpoint, so that an interrupted fit continues within its phase. The test set is not read.
 Left out: the workspace (fit.py), evaluation (evaluate/).
 """
 
@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from ..errors import InputError, ModelError
 from ..kernels import native
 from . import memory_estimate as memory
+from .encoders import ENCODERS
 from .fitted import FittedModel
 from .inputs import Inputs
 from .interface import Trainable, UserFold
@@ -34,7 +35,7 @@ from .vectors import Vectors
 
 log = logging.getLogger(__name__)
 MIN_BATCH = 64
-# Phases that read profiles where those stand beside the model; the others are the same with and without them.
+# With the residual encoder only these phases read profiles; the others give the same bits with and without them.
 PROFILE_PHASES = ("profiles", "refit profiles")
 
 # progress(done, total, note)
@@ -42,7 +43,7 @@ Progress = Callable[..., None]
 
 
 def checkpoint_path(folder: Path, phase: str) -> Path:
-    """Where a phase of a fit keeps what it has reached."""
+    """The checkpoint file of one phase of a fit."""
     return folder / f"{phase.replace(' ', '-')}.safetensors"
 
 
@@ -59,14 +60,14 @@ def fit_arrays(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> FittedModel:
-    """Train a model on arrays alone: select on validation, then fit on all that is known.
+    """Train a model on arrays alone: select on validation, then fit on training and validation together.
 
-    settings: the model's, None for the preset's. epochs: in the place of the settings' own. checkpoint: a folder that
-    holds what an interrupted fit goes on from; its owner sees that it belongs to these inputs and settings. Raises
-    ModelError, before anything is trained, where the fit cannot succeed.
+    settings: the model's, None for the preset's. epochs: replaces the settings' own. checkpoint: a folder of
+    checkpoints, from which an interrupted fit continues; the caller ensures that they belong to these inputs and
+    settings. Raises ModelError, before training starts, if the fit cannot succeed.
 
     BLAS gets one thread: the products are small, and on a busy machine its threads wait for each other (measured on the
-    demo: 32 s of processor time with two, 6 s with one). The kernels keep `n_threads`.
+    demo: 32 s of processor time with two, 6 s with one). The kernels use `n_threads`.
     """
     if model not in TRAINED:
         raise InputError(f"model: expected one of {', '.join(TRAINED)}, found {model!r}")
@@ -80,8 +81,7 @@ def fit_arrays(
 
 
 def fit_to_data(settings: TrainedSettings, inputs: Inputs) -> TrainedSettings:
-    """`settings` with a batch that the data can fill. Raises ModelError, naming what to change, where a fit cannot
-    succeed."""
+    """`settings` with a batch size that fits the data. Raises ModelError, saying what to change, if no fit can work."""
     train_set = inputs.split.train
     n_users, n_items = train_set.shape
     if min(n_users, n_items) == 0:
@@ -98,13 +98,13 @@ def fit_to_data(settings: TrainedSettings, inputs: Inputs) -> TrainedSettings:
         )
     batch = min(settings.batch_size, train_set.nnz)
     if settings.steps_per_epoch:
-        # A small data set needs as many steps as a large one.
+        # A small data set needs as many steps as a large one, hence smaller batches.
         batch = min(batch, max(train_set.nnz // settings.steps_per_epoch, min(MIN_BATCH, train_set.nnz)))
     return dataclasses.replace(settings, batch_size=batch)
 
 
 def shape_of(inputs: Inputs) -> memory.Shape:
-    """The sizes that memory depends on; training and validation together, as the refit has them."""
+    """The sizes that memory depends on, for training and validation together, as in the refit."""
 
     def width(vectors: np.ndarray | None) -> int:
         return 0 if vectors is None else vectors.shape[1]
@@ -121,13 +121,13 @@ def shape_of(inputs: Inputs) -> memory.Shape:
 
 
 def require_memory(inputs: Inputs, model: str, settings: TrainedSettings, *, available: int | None = None) -> str:
-    """A line about memory. Raises ModelError, naming the setting that would help most, where there is not enough."""
+    """A log line about memory. Raises ModelError, naming the setting to change, if there is not enough."""
     shape, estimate = shape_of(inputs), module_of(model).estimate_bytes
     need = estimate(shape, settings)
     have = memory.available_bytes() if available is None else available
     remedy = "Use a machine with more memory, or a smaller data set"
     if need > have:
-        # The mildest change that would do, else the strongest there is.
+        # The smallest sufficient change, else the largest possible one.
         tries = [("batch_size", size) for size in (1024, 256)] + [("dim", dim) for dim in (64, 32, 16, 8)]
         tries = [(name, value) for name, value in tries if value < getattr(settings, name)]
         for name, value in tries:
@@ -138,7 +138,7 @@ def require_memory(inputs: Inputs, model: str, settings: TrainedSettings, *, ava
 
 
 class _Fit:
-    """One run through the phases."""
+    """One fit: runs the phases in order."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class _Fit:
         self.report = _Reporter(progress, self.config.epochs)
         self.validate: Validate | None = validator(inputs.split)
         with_profiles = inputs.user_profiles is not None or inputs.item_profiles is not None
-        self.with_tower = with_profiles and settings.encoder == "residual"
+        self.with_tower = with_profiles and ENCODERS[settings.encoder].profiles_beside
 
     def run(self) -> FittedModel:
         split, config = self.inputs.split, self.config
@@ -214,11 +214,15 @@ class _Fit:
         )
 
     def _fold(self, module: Trainable, trained: Trained, interactions: sp.csr_matrix) -> UserFold | None:
-        """What places new users, if the model has a way to."""
+        """The model's fold-in object, or None if the model has none."""
         if not hasattr(module, "fold"):
             log.info("%s cannot place new users: it has no fold-in", self.model)
             return None
-        return module.fold(trained.params, interactions, self.config)
+        fold = module.fold(trained.params, interactions, self.config)
+        width = module.vectors(trained.params).users.shape[1]
+        if fold.dim != width:
+            raise ModelError(f"{self.model}: its fold-in gives rows of {fold.dim} columns for vectors of {width}")
+        return fold
 
     # -- profiles beside the model ------------------------------------------------
 
@@ -234,15 +238,12 @@ class _Fit:
         )
 
     def _tower_config(self, epochs: int) -> TrainConfig:
-        return dataclasses.replace(
-            self.config, rate=self.settings.tower_rate, epochs=epochs, patience=None, l2_tables=0.0
-        )
+        return dataclasses.replace(self.config, lr=self.settings.tower_lr, epochs=epochs, patience=None, l2_tables=0.0)
 
     def _select_tower(
         self, base: Vectors, fold: UserFold | None, figures: tuple[float, float]
     ) -> tuple[Vectors, UserFold | None, tuple[float, float], int, tuple[float, float]]:
-        """(vectors, fold state, gates, epochs, (recall, ndcg)) of the best epoch and gates; gates 0 where nothing beats
-        the base."""
+        """(vectors, fold-in, gates, epochs, (recall, ndcg)) of the best epoch and gates; gates 0 if the base wins."""
         validate = self.validate
         if validate is None:
             log.warning("no validation interactions: profiles are left out, since nothing could show that they help")
@@ -283,7 +284,7 @@ class _Fit:
                 raise ModelError(
                     f"{self.model}: expected finite {name}, found NaN or infinity: training diverged; nothing was "
                     "stored. "
-                    f"Use a lower rate: `--set rate={self.config.rate / 10:g}`"
+                    f"Use a lower learning rate: `--set lr={self.config.lr / 10:g}`"
                 )
 
     def _fitted(
@@ -322,13 +323,13 @@ class _Fit:
 
 
 class _Reporter:
-    """Turns epoch reports of several phases into one line of progress."""
+    """Turns the epoch reports of all phases into one progress line."""
 
     def __init__(self, progress: Progress | None, total: int):
         self.progress, self.done, self.total = progress, 0, total
 
     def begin(self, n_epochs: int) -> None:
-        """Another phase of so many epochs begins; the one before may have stopped early."""
+        """Start a phase of `n_epochs`; the previous one may have stopped early."""
         self.total = self.done + n_epochs
 
     def __call__(self, report: EpochReport) -> None:

@@ -1,11 +1,11 @@
-"""Profiles beside a fitted model, never in its way: score = base + gate_u * users' part + gate_i * items' part.
+"""The profile tower adds profiles to a fitted model: score = base + gate_u * users' part + gate_i * items' part.
 
     users' part    MLP(user profile) . MLP(item text)       (an ID table where items have no text)
     items' part    base user vector . MLP(item profile)
 
-The base is exactly the model without profiles. The parts are trained beside it, with the base's item bias to
-explain popularity, and the gates are chosen on validation among a few values, 0 included: on the validation
-set the ranking cannot get worse. Whoever has no profile keeps the base's score.
+The base is exactly the model without profiles and stays fixed. The parts are trained separately, with the base's item
+bias to explain popularity. The gates are chosen on validation among a few values including 0, so profiles never lower
+validation NDCG@20. Users and items without a profile keep the base's score.
 """
 
 import itertools
@@ -27,10 +27,10 @@ GATES = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
 class ProfileTower:
-    """The parts' vectors side by side. base: held fixed.
+    """The vectors of both parts, concatenated. base: vectors of the fitted model, fixed.
 
     user_profiles, item_profiles: float32 (n, n_in) or None, zero rows for none. text: float32 (n_items, n_in) or None.
-    Items' part goes with the dot product's columns of the base alone, not with those of a ReLU layer.
+    The items' part uses the base's dot-product columns, not those of a ReLU part.
     """
 
     name = "profiles"
@@ -61,7 +61,7 @@ class ProfileTower:
             if self.against is not None:
                 params |= self.against.init(rng, self.dim)
                 if self.against.text.shape[1] == self.of_users.text.shape[1]:
-                    # One text space: with equal weights the first score is a similarity of texts, not chance.
+                    # Profiles and texts share one space: with equal weights, the initial score is a text similarity.
                     for part in layers.MLP_PARTS:
                         params[f"text.{part}"] = params[f"user_profile.{part}"].copy()
             else:
@@ -79,7 +79,7 @@ class ProfileTower:
     def forward(
         self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None
     ) -> tuple[Vectors, dict]:
-        """([users' part | base users], [their items | items' part], the base's bias) of some rows or all; cache."""
+        """(([users' part | base users], [their items | items' part], the base's bias) of some rows or all, cache)."""
         cache: dict = {"users": users, "items": items}
         of_users, of_items = [], []
         if self.of_users is not None:
@@ -98,7 +98,7 @@ class ProfileTower:
         return Vectors(np.hstack(of_users), np.hstack(of_items), take_rows(bias, items) if len(bias) else bias), cache
 
     def backward(self, params: Params, cache: dict, d: Vectors) -> Grads:
-        """Gradients of all parameters from those of the vectors."""
+        """Gradients of all parameters, given the gradients of the vectors."""
         grads: Grads = {}
         users, items = cache["users"], cache["items"]
         at = 0
@@ -117,7 +117,7 @@ class ProfileTower:
         return grads
 
     def joined(self, parts: Vectors, gates: tuple[float, float]) -> Vectors:
-        """The base with the gated parts: score of the result = base + gates . parts."""
+        """The base joined with the gated parts: score = base + gates . parts."""
         at = self.base_dim
         users, items = [self.base.users[:, :at]], [self.base.items[:, :at]]
         if self.of_items is not None and gates[1] > 0:
@@ -131,14 +131,14 @@ class ProfileTower:
         return Vectors(np.hstack(users), np.hstack(items), self.base.bias, self.base.relu_dim)
 
     def fold(self, base: UserFold | None, params: Params, gates: tuple[float, float]) -> UserFold | None:
-        """The base's fold-in with the users' part, if its gate is open; None if the base cannot place new users."""
+        """The base's fold-in, with the users' part if its gate is not 0; None if the base has no fold-in."""
         if base is None or self.of_users is None or gates[0] == 0:
             return base
         mlp = {part: params[f"user_profile.{part}"] for part in layers.MLP_PARTS}
         return TowerFold(base, mlp, float(gates[0]))
 
     def best_gates(self, parts: Vectors, validate: Validate) -> tuple[tuple[float, float], float, float]:
-        """(gates, recall@20, ndcg@20): the gates of highest validation NDCG@20, the smaller ones of equals."""
+        """(gates, recall@20, ndcg@20): the gates of highest validation NDCG@20; ties go to the smaller gates."""
         of_users = GATES if self.of_users is not None else (0.0,)
         of_items = GATES if self.of_items is not None else (0.0,)
         best = ((0.0, 0.0), -1.0, -1.0)
@@ -150,13 +150,13 @@ class ProfileTower:
 
 
 def has_profile(vectors: np.ndarray) -> np.ndarray:
-    """bool (n,): rows that are not zero."""
+    """bool (n,): whether each row is non-zero."""
     return (vectors != 0).any(axis=1)
 
 
 @dataclass(frozen=True)
 class TowerFold:
-    """Fold-in of a model with a profile tower: the base's row, then gate * MLP(profile), then the base's ReLU part.
+    """Fold-in for a model with a profile tower: the base's row, then gate * MLP(profile), then the base's ReLU part.
 
     mlp: {"w1", "b1", "w2", "b2"} of the users' part. A user without a profile gets zeros there.
     """
@@ -164,6 +164,10 @@ class TowerFold:
     base: UserFold
     mlp: Params
     gate: float
+
+    @property
+    def dim(self) -> int:
+        return self.base.dim + self.mlp["w2"].shape[1]
 
     @property
     def dim_profile(self) -> int:
@@ -193,8 +197,10 @@ class TowerFold:
     def unpack(
         arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], n_items: int, unpack_base: UnpackFold
     ) -> UserFold:
-        """The fold-in stored with a model: with a tower if its arrays are there, else the base's alone. Raises
-        ValueError if they do not fit together."""
+        """The fold-in stored with a model: a `TowerFold` if its arrays are there, else the base's.
+
+        Raises ValueError if the arrays do not fit together.
+        """
         own = {name: array for name, array in arrays.items() if name.startswith("tower_mlp.")}
         base = unpack_base({name: array for name, array in arrays.items() if name not in own}, numbers, n_items)
         if not own:

@@ -1,7 +1,7 @@
-"""Top-k from scores that are made block by block: the road of every score that is not a plain dot product.
+"""Top-k from scores computed block by block, for every score that is not a plain dot product.
 
-Each block is scored and selected by one thread with one BLAS thread, so that the bits do not depend on how many
-threads share the blocks; memory stays at a few blocks. Left out: the fused product (`native.topk`).
+One thread with one BLAS thread scores a block and selects from it, so the bits do not depend on the number of threads.
+Memory holds a few blocks. Left out: the fused product (`native.topk`).
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def rank_rows(
     """The k best columns of each row: ids int32 and scores float32, both (n_rows, k), best first, ties to the lower id.
 
     candidates: ascending int32 columns, None for all. seen: CSR (n_rows, n_columns) of columns to leave out.
-    Rows that run out end in id -1, score -inf.
+    Rows with fewer than k candidates end in id -1, score -inf.
     """
     ids = np.full((n_rows, k), -1, np.int32)
     best = np.full((n_rows, k), -np.inf, np.float32)
@@ -62,7 +62,7 @@ def seen_rows(seen: sp.csr_matrix, start: int, stop: int) -> native.CSR:
 
 
 def renumber_columns(matrix: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
-    """CSR (n_rows, len(columns)): the matrix on `columns` (ascending) alone, numbered by their places."""
+    """CSR (n_rows, len(columns)): matrix[:, columns] for ascending `columns`."""
     place = np.full(matrix.shape[1], -1, np.int32)
     place[columns] = np.arange(len(columns), dtype=np.int32)
     indices = place[matrix.indices]
@@ -72,7 +72,7 @@ def renumber_columns(matrix: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matri
 
 
 def take_rows(matrix: sp.csr_matrix, rows: np.ndarray) -> sp.csr_matrix:
-    """matrix[rows], sorted within rows; much faster than scipy's for many rows."""
+    """matrix[rows] with sorted indices; much faster than SciPy's for many rows."""
     starts, lengths = matrix.indptr[rows], np.diff(matrix.indptr)[rows]
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     places = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], lengths)

@@ -1,26 +1,26 @@
-"""Where an interrupted fit is kept: a hidden folder beside the models, with the identity of the fit that it belongs to.
+"""The checkpoint folder of an interrupted fit: hidden, beside the models, with the identity of its fit.
 
     models/.<model>[+profiles].checkpoint/   identity.json, and a file for each phase that has begun (training.py writes
     them)
 
-The folder goes when the fit has been stored, or has failed for a reason that lies in it (a full disk is none). A fit of
-other settings or other inputs does not go on from it.
+The folder is deleted when the fit has been stored, or has failed for a reason of its own (a full disk is not one). A
+fit with other settings or inputs does not continue from it.
 """
 
 import contextlib
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import ReclmError, WorkspaceError
-from ..files import atomic_path, is_own_file
+from ..files import atomic_path, is_own_file, remove_folder
+from ..own_paths import make_folder
 from ..workspace import Workspace
 from .names import artefact_name
 
-# Counts up when what a checkpoint holds, or what training does with equal settings, changes.
+# Increase when the content of a checkpoint changes, or when training changes for equal settings.
 FORMAT = 1
 _MAX_IDENTITY_BYTES = 1 << 20  # settings and fingerprints are some kilobytes
 
@@ -29,35 +29,35 @@ _MAX_IDENTITY_BYTES = 1 << 20  # settings and fingerprints are some kilobytes
 def checkpoint_folder(
     ws: Workspace, model: str, profiles: str, settings: Any, more: dict, *, restart: bool, notice: Callable[[str], None]
 ) -> Iterator[Path]:
-    """The folder for one fit, deleted when the block succeeds. settings, more: what must be the same for the fit to go
-    on.
+    """The checkpoint folder of one fit, deleted when the block succeeds.
 
-    restart: what is there is thrown away. notice: told what becomes of what was found.
+    settings, more: the identity of the fit, which must be equal for the fit to continue. restart: discard what is
+    there. notice: called with a line on what happens to an earlier checkpoint.
     """
     folder = ws.root / "models" / f".{Path(artefact_name(model, profiles)).name}.checkpoint"
     identity = {"format": FORMAT, "settings": dataclasses.asdict(settings), **more}
     identity = json.loads(json.dumps(identity))
-    if folder.is_symlink():
-        folder.unlink()
+    if not folder.is_dir() or folder.is_symlink():
+        remove_folder(folder)
     if folder.exists():
         if restart or _identity(folder) != identity:
             if not restart:
                 notice(f"An interrupted fit of {model} had other settings or data: starting anew.")
-            shutil.rmtree(folder)
+            remove_folder(folder)
         elif any(folder.glob("*.safetensors")):
             notice(f"Going on with the interrupted fit of {model} (--restart would begin it again).")
     if not folder.exists():
-        folder.mkdir(parents=True)
+        make_folder(folder)
         with atomic_path(folder / "identity.json") as temporary:
             temporary.write_text(json.dumps(identity), encoding="utf-8")
     try:
         yield folder
-    except WorkspaceError:  # a full disk, say: when that is mended, the fit can go on
+    except WorkspaceError:  # such as a full disk: once that is fixed, the fit can continue
         raise
-    except ReclmError:  # it failed, and would fail again: that is no interruption
-        shutil.rmtree(folder)
+    except ReclmError:  # the fit itself failed and would fail again, so discard it
+        remove_folder(folder)
         raise
-    shutil.rmtree(folder)
+    remove_folder(folder)
 
 
 def _identity(folder: Path) -> dict | None:

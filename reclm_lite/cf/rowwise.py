@@ -1,7 +1,7 @@
-"""Models whose scores need only the rows of a batch's users and items (BiasMF, NCF): a step that touches no others.
+"""The training step of models whose scores need only the rows of a batch's users and items (BiasMF, NCF).
 
-The gradient is the same as over all rows. With `sparse_updates` Adam moves those rows only, as torch's SparseAdam does;
-without, the rows become a full gradient and every moment decays at every step, as in the publication.
+The gradient equals that over all rows. With `sparse_updates` Adam updates only those rows, like torch's SparseAdam;
+without it, the gradient is made dense and every moment decays at every step, as published.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from .vectors import Vectors
 
 @dataclass(frozen=True)
 class RowSettings(TrainedSettings):
-    """What models without a graph have beside the rest."""
+    """Settings of models without a graph."""
 
-    sparse_updates: bool = setting(False, "Adam moves only the rows of users and items that a batch touches")
+    sparse_updates: bool = setting(False, "Adam updates only the rows of users and items in the batch")
 
 
 class RowModel(Protocol):
@@ -45,10 +45,10 @@ def row_step(
 
 
 def _compact(*ids: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The distinct ids, ascending int32, and each array as places among them; -1 (no item) stays."""
+    """The distinct ids, ascending int32, and each array as positions among them; -1 (no item) stays -1."""
     present = np.zeros(max(int(array.max(initial=-1)) for array in ids) + 2, bool)
     for array in ids:
-        present[array] = True  # -1 marks the last place, which is cut off
+        present[array] = True  # -1 marks the last element, which is cut off
     rows = np.flatnonzero(present[:-1]).astype(np.int32)
     place = np.full(len(present), -1, np.int32)
     place[rows] = np.arange(len(rows), dtype=np.int32)

@@ -4,7 +4,7 @@
     HistoryScorer   the user's history times item-item weights (item_weights.py): ease, itemknn, gfcf
     HashScorer      a hash of (seed, user, item): random
 
-Each stores itself as arrays and numbers of a model's file; `unpack` reads it back.
+`pack` turns a scorer into arrays and numbers of a model's file, `unpack` reads them back.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class VectorScorer:
 
     @property
     def is_personal(self) -> bool:
-        """False for popularity: vectors without columns and a bias."""
+        """False for popularity, which has a bias and vectors with 0 columns."""
         return self.vectors.items.shape[1] > 0
 
     @property
@@ -133,7 +133,7 @@ class HashScorer:
         seen: sp.csr_matrix | None = None,
         n_threads: int | None = None,
     ) -> Ranked:
-        """Scores the candidates only: in the `unseen` setting they are few."""
+        """See `Scorer.topk`. Scores the candidates only, since the `unseen` setting has few."""
         candidates = np.arange(self.n_items, dtype=np.int32) if candidates is None else candidates
         if seen is not None:
             seen = renumber_columns(seen, candidates)
@@ -153,7 +153,7 @@ class HashScorer:
 
 
 def pack(scorer: Scorer) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(arrays, numbers) of a model's file. Scorers without vectors store vectors without columns."""
+    """(arrays, numbers) of a model's file. Scorers without vectors store vectors with 0 columns."""
     vectors = vectors_of(scorer)
     arrays = {
         "user_vectors": vectors.users.astype(np.float32, copy=False),
@@ -173,8 +173,10 @@ def pack(scorer: Scorer) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def unpack(arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], shape: tuple[int, int]) -> Scorer:
-    """The inverse of `pack` for (n_users, n_items). Raises ValueError or KeyError if the arrays do not fit together:
-    kernels trust them from here on."""
+    """The inverse of `pack`. shape: (n_users, n_items).
+
+    Raises ValueError or KeyError if the arrays are inconsistent; kernels do not check them again.
+    """
     n_users, n_items = shape
     (dim,) = checked(arrays, "user_vectors", np.float32, n_users, None).shape[1:]
     checked(arrays, "item_vectors", np.float32, n_items, dim)
@@ -196,7 +198,7 @@ def unpack(arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], shape: 
 
 
 def vectors_of(scorer: Scorer) -> Vectors:
-    """The vectors of a scorer; without columns if it ranks by something else."""
+    """The vectors of a scorer; with 0 columns if it ranks by something else."""
     if isinstance(scorer, VectorScorer):
         return scorer.vectors
     users, items = (np.zeros((n, 0), np.float32) for n in (scorer.n_users, scorer.n_items))
@@ -228,7 +230,7 @@ def rank_vectors(
 
 
 def score_vectors(vectors: Vectors, users: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """float32 (len(users), len(candidates)): the score of vectors.py, for a few users."""
+    """float32 (len(users), len(candidates)): the score defined in vectors.py. Meant for a few users."""
     of_users, of_items = vectors.users[users], vectors.items[candidates]
     dot = of_users.shape[1] - vectors.relu_dim
     scores = of_users[:, :dot] @ of_items[:, :dot].T
@@ -242,7 +244,7 @@ def score_vectors(vectors: Vectors, users: np.ndarray, candidates: np.ndarray) -
 def hash_scores(seed: int, users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Reproducible scores in [0, 1): float32 (len(users), len(items)), a function of (seed, user, item) alone.
 
-    Users and items are hashed well, each pair by one more multiplication (both 32 bits, the upper 24 are kept).
+    Users and items are hashed by splitmix64, then mixed pair by pair in 32-bit arithmetic; the upper 24 bits are kept.
     """
     user_state = _mix(np.asarray(users, dtype=np.uint64) + (np.uint64(seed & 0xFFFFFFFF) << np.uint64(32)))
     item_state = (_mix(np.asarray(items, dtype=np.uint64) + np.uint64(1)) >> np.uint64(32)).astype(np.uint32)

@@ -1,18 +1,19 @@
-"""The settings of a model: typed fields with ranges, presets beside each model, `name=value` from outside.
+"""The settings of a model: typed fields with ranges, overridden by `name=value` strings.
 
-A setting is a field of a frozen dataclass, declared by `setting(default, …)`; its range is checked whenever an
-object is made. Left out: what a setting does (the model's file says so, in the field's own words).
+A setting is a field of a frozen dataclass, declared by `setting(default, meaning, …)`. Every new object checks types
+and ranges. Settings of a single model, and its presets, stand in the model's file.
 """
 
 import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import InputError
+from .encoders import ENCODERS
 from .training import TrainConfig
 
 
@@ -23,11 +24,11 @@ def setting(
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
+    choices: Collection[str] | None = None,
 ) -> Any:
-    """A dataclass field with a range (None: open) and a line that says what it means."""
-    return dataclasses.field(
-        default=default, metadata={"meaning": meaning, "at_least": at_least, "above": above, "at_most": at_most}
-    )
+    """A dataclass field with a range (None: open) or choices, and a line that says what it means."""
+    about = {"meaning": meaning, "at_least": at_least, "above": above, "at_most": at_most, "choices": choices}
+    return dataclasses.field(default=default, metadata=about)
 
 
 class Checked:
@@ -41,36 +42,38 @@ class Checked:
 
 @dataclass(frozen=True)
 class TrainedSettings(Checked):
-    """What every trained model has. The defaults are the published ones (arXiv 2412.19302)."""
+    """Settings of every trained model. The defaults are the published values (arXiv 2412.19302)."""
 
     dim: int = setting(32, "width of the vectors", at_least=1, at_most=4096)
-    loss: Literal["bpr", "ssm"] = setting("bpr", "bpr: pairs; ssm: softmax over the sampled negatives")
-    n_negatives: int = setting(1, "items drawn against each interaction", at_least=1, at_most=4096)
-    rate: float = setting(1e-3, "Adam's learning rate", above=0)
-    batch_size: int = setting(4096, "interactions in a step", at_least=1)
+    loss: Literal["bpr", "ssm"] = setting("bpr", "bpr: pairwise loss; ssm: sampled softmax")
+    n_negatives: int = setting(1, "negative items sampled for each interaction", at_least=1, at_most=4096)
+    lr: float = setting(1e-3, "Adam's learning rate", above=0)
+    batch_size: int = setting(4096, "interactions in a training step", at_least=1)
     steps_per_epoch: int = setting(
         0,
-        "at least so many steps in an epoch, by smaller batches (never below 64) where data is small; 0: as they come",
+        "minimum number of steps in an epoch: small data gets smaller batches (at least 64); 0: no minimum",
         at_least=0,
     )
-    epochs: int = setting(50, "at most so many passes over the training set", at_least=1)
+    epochs: int = setting(50, "maximum number of passes over the training set", at_least=1)
     patience: int | None = setting(
-        10, "epochs without better validation NDCG before training stops; none: never", at_least=1
+        10, "stop after this many epochs without better validation NDCG@20; none: never stop early", at_least=1
     )
-    l2: float = setting(1e-7, "weight of the squares of all parameters", at_least=0)
-    l2_tables: float = setting(0.0, "the same, on top, of the vectors and biases of single users and items", at_least=0)
-    encoder: Literal["published", "residual"] = setting(
-        "published", "first vectors: of the publication, or item text with ID residuals and a popularity bias"
+    l2: float = setting(1e-7, "weight of L2 regularization of all parameters", at_least=0)
+    l2_tables: float = setting(0.0, "additional weight of L2 regularization of ID vectors and biases", at_least=0)
+    encoder: str = setting(
+        "published",
+        "published: first vectors as in the paper; residual: item text plus ID residual and item bias",
+        choices=ENCODERS,
     )
     min_id_interactions: int = setting(
-        1, "residual: a user of fewer interactions has no ID vector (the graph, or nothing, stands for it)", at_least=0
+        1, "residual: users with fewer interactions have no ID vector, only what the graph gives them", at_least=0
     )
     text_hidden: int = setting(0, "width of the hidden layer over text vectors; 0: as `dim`", at_least=0, at_most=8192)
-    tower_epochs: int = setting(6, "residual: epochs of the profiles' part beside the model", at_least=1)
-    tower_rate: float = setting(5e-3, "residual: learning rate of the profiles' part", above=0)
+    tower_epochs: int = setting(6, "residual: training epochs of the profile tower", at_least=1)
+    tower_lr: float = setting(5e-3, "residual: learning rate of the profile tower", above=0)
 
     def train_config(self, seed: int) -> TrainConfig:
-        """How to train: the fields of the same names."""
+        """The `TrainConfig` with the values of the fields that have the same names."""
         names = {field.name for field in dataclasses.fields(TrainConfig)} & {
             field.name for field in dataclasses.fields(self)
         }
@@ -79,13 +82,13 @@ class TrainedSettings(Checked):
 
 @dataclass(frozen=True)
 class GraphSettings(TrainedSettings):
-    """What the models on a graph have beside that."""
+    """Settings of models on the user-item graph."""
 
-    n_layers: int = setting(2, "how far the vectors are propagated", at_least=0, at_most=16)
-    layers: Literal["sum", "mean"] = setting("sum", "how the layers are joined")
-    self_loops: bool = setting(True, "an edge from every node to itself")
-    items_propagated: bool = setting(False, "whether items are scored by propagated vectors, too")
-    drops_targets: bool = setting(False, "the edges that a batch is asked about are hidden from its propagation")
+    n_layers: int = setting(2, "number of propagation layers", at_least=0, at_most=16)
+    layers: Literal["sum", "mean"] = setting("sum", "how the layers are combined")
+    self_loops: bool = setting(True, "add an edge from every node to itself")
+    items_propagated: bool = setting(False, "score items by propagated vectors, not by their first vectors")
+    drops_targets: bool = setting(False, "remove a training batch's own edges from its propagation")
 
     @property
     def layer_weights(self) -> tuple[float, ...]:
@@ -95,23 +98,21 @@ class GraphSettings(TrainedSettings):
 
 @dataclass(frozen=True)
 class ContrastSettings(GraphSettings):
-    """What the models with a contrast between two views of the graph have beside that."""
+    """Settings of models with a contrastive loss between two views of the graph."""
 
-    contrast_weight: float = setting(1e-2, "weight of the contrast (InfoNCE) beside the ranking loss", at_least=0)
-    temperature: float = setting(0.1, "temperature of the contrast", above=0)
-    contrast_with: Literal["all", "batch"] = setting(
-        "all", "a node's own view is told from those of all nodes, or of the batch's"
-    )
+    contrast_weight: float = setting(1e-2, "weight of the contrastive loss (InfoNCE)", at_least=0)
+    temperature: float = setting(0.1, "temperature of InfoNCE", above=0)
+    contrast_with: Literal["all", "batch"] = setting("all", "InfoNCE negatives: all nodes, or only the batch")
 
 
-# What the default presets of the models on a graph share: chosen by validation (LightGCN on four data sets, the
-# contrast on one).
+# The shared part of the default presets of graph models, chosen on validation: LightGCN on four data sets, the
+# contrastive loss on one.
 GRAPH_DEFAULT: dict[str, Any] = {
     "encoder": "residual",
     "dim": 64,
     "loss": "ssm",
     "n_negatives": 32,
-    "rate": 1e-2,
+    "lr": 1e-2,
     "epochs": 30,
     "patience": 5,
     "steps_per_epoch": 20,
@@ -132,8 +133,7 @@ CONTRAST_DEFAULT: dict[str, Any] = {
 
 
 def override(settings: Any, assignments: Iterable[str]) -> Any:
-    """`settings` with `name=value` strings applied. Raises InputError that lists the known names, or the expected
-    type."""
+    """`settings` with `name=value` strings applied. Raises InputError for an unknown name or an invalid value."""
     known = {field.name: field for field in dataclasses.fields(settings)}
     hints = typing.get_type_hints(type(settings))
     changed = {}
@@ -150,7 +150,7 @@ def override(settings: Any, assignments: Iterable[str]) -> Any:
 
 
 def listing(settings: Any) -> list[tuple[str, str, str]]:
-    """(name, value, meaning) of every field, for people."""
+    """(name, value, meaning) of every field, for display."""
     return [
         (f.name, _shown(getattr(settings, f.name)), f.metadata.get("meaning", "")) for f in dataclasses.fields(settings)
     ]
@@ -196,8 +196,9 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 
 def _check(field: dataclasses.Field, hint: Any, value: Any) -> None:
-    if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
-        raise InputError(f"{field.name}: expected one of {', '.join(typing.get_args(hint))}, found {value!r}")
+    choices = field.metadata.get("choices") or (typing.get_args(hint) if typing.get_origin(hint) is Literal else None)
+    if choices is not None and value not in choices:
+        raise InputError(f"{field.name}: expected one of {', '.join(choices)}, found {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{field.name}: expected a finite number, found {value}")
     if value is None or isinstance(value, bool | str | tuple):

@@ -16,12 +16,12 @@ from .models import module_of
 from .names import artefact_name, fit_command, split_name
 from .profile_tower import TowerFold
 
-# What safe parsing of a file from somebody else can raise.
+# Errors that parsing an untrusted file can raise.
 _DAMAGED = (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError)
 
 
 def save(fitted: FittedModel, ws: Workspace, *, inputs: dict[str, str]) -> str:
-    """Store a model under its artefact name; returns the fingerprint."""
+    """Store a model under its artefact name; returns the artefact's fingerprint."""
     arrays, numbers = scorers.pack(fitted.scorer)
     arrays["user_ready"] = fitted.user_ready.astype(np.uint8)
     if fitted.train_user_vectors is not None:
@@ -36,9 +36,9 @@ def save(fitted: FittedModel, ws: Workspace, *, inputs: dict[str, str]) -> str:
 def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = True) -> FittedModel:
     """Read a model.
 
-    model: a name, or a whole artefact name such as `models/lightgcn+users`. Raises MissingArtefactError if there is
-    none, if its rows are of other users or items than the workspace has now, or (fresh) if it is stale; WorkspaceError
-    if its arrays do not fit together.
+    model: a name, or a whole artefact name such as `models/lightgcn+users`. Raises MissingArtefactError if the model
+    does not exist, if its rows belong to other users or items than the workspace has now, or (fresh) if it is stale;
+    WorkspaceError if its arrays are inconsistent.
     """
     if "/" in model or "+" in model:
         model, profiles = split_name(model)
@@ -56,6 +56,8 @@ def load(ws: Workspace, model: str, profiles: str = "none", *, fresh: bool = Tru
         if not isinstance(params.get("metrics", {}), dict):
             raise ValueError("metrics: expected figures by name")
         fold = None if params.get("fold") is None else _unpack_fold(model, arrays, params["fold"], shape[1])
+        if fold is not None and fold.dim != arrays["item_vectors"].shape[1]:
+            raise ValueError(f"fold-in gives {fold.dim} columns for items of {arrays['item_vectors'].shape[1]}")
     except _DAMAGED as error:
         raise WorkspaceError(f"{name} is damaged ({error}): make it again with `{made_by}`") from error
     for taken in ("hash_seed", "relu_dim", "scorer", "fold"):

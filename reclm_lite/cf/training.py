@@ -1,7 +1,8 @@
 """Training: Adam, BPR or sampled softmax, negatives redrawn every epoch, early stopping on validation.
 
-Leaves out what is trained (models/), what becomes of it (fit.py) and how it is kept (checkpoint.py). Everything is a
-function of the seed and the epoch's number: two runs give the same bits, at any number of threads, interrupted or not.
+All randomness is a function of the seed and the epoch's number: two runs give the same bits, with any number of
+threads, interrupted or not. Left out: the models (models/), the phases of a fit (phases.py), checkpoint files
+(checkpoint.py).
 """
 
 import time
@@ -20,19 +21,19 @@ from .interface import Batch, Grads, RowGrad, Trainable
 from .layers import Params
 from .vectors import Vectors
 
-# A checkpoint is written after an epoch that ends so long after the last one, and after the last epoch.
+# A checkpoint is written after an epoch if the last one is this old, and after the last epoch.
 CHECKPOINT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """loss: "bpr" (mean softplus of negative less positive) or "ssm" (sampled softmax); with one negative they are one.
+    """loss: "bpr" (mean softplus of s_n - s_p) or "ssm" (sampled softmax); they are equal for one negative.
 
-    l2 counts on all parameters, l2_tables on those of IDs and biases beside it.
+    l2: weight for all parameters. l2_tables: additional weight for ID vectors and biases.
     patience: epochs without a better validation NDCG@20 before training stops; None never stops early.
     """
 
-    rate: float = 1e-3
+    lr: float = 1e-3
     batch_size: int = 4096
     epochs: int = 50
     loss: str = "bpr"
@@ -44,7 +45,7 @@ class TrainConfig:
 
 
 class EpochReport(NamedTuple):
-    """What a progress callback sees after each epoch. recall_20, ndcg_20 are NaN where nothing is validated."""
+    """The report of an epoch for progress callbacks. recall_20 and ndcg_20 are NaN without validation."""
 
     epoch: int
     epochs: int
@@ -62,7 +63,7 @@ Validate = Callable[[Vectors], tuple[float, float]]
 
 @dataclass
 class Trained:
-    """params: of the best epoch where there is validation, else of the last. best_epoch counts from 1."""
+    """params: of the best epoch with validation, of the last epoch without. best_epoch counts from 1."""
 
     params: Params
     best_epoch: int
@@ -72,7 +73,7 @@ class Trained:
 
 
 class Adam:
-    """Adam over named parameters: dense gradients move every row, `RowGrad`s those they name. Updates in place."""
+    """Adam over named parameters, in place: dense gradients update every row, a `RowGrad` only its rows."""
 
     def __init__(self, config: TrainConfig, state: State, tables: Collection[str], n_threads: int | None):
         self.config, self.state, self.tables, self.n_threads = config, state, tables, n_threads
@@ -84,7 +85,7 @@ class Adam:
         state.n_steps += 1
         for name, value in state.params.items():
             l2 = self.config.l2 + (self.config.l2_tables if name in self.tables else 0.0)
-            how = {"step": state.n_steps, "rate": self.config.rate, "l2": l2, "n_threads": self.n_threads}
+            how = {"step": state.n_steps, "lr": self.config.lr, "l2": l2, "n_threads": self.n_threads}
             grad, moments = grads[name], (state.first[name], state.second[name])
             if isinstance(grad, RowGrad):
                 values = np.ascontiguousarray(grad.values, dtype=np.float32)
@@ -104,21 +105,21 @@ def train(
     checkpoint: Path | None = None,
     n_threads: int | None = None,
 ) -> Trained:
-    """Fit `model` on interactions: CSR (n_users, n_items), sorted. Raises ModelError when a loss is not finite.
+    """Fit `model` on interactions: CSR (n_users, n_items), sorted. Raises ModelError if a loss is not finite.
 
-    progress: called after each epoch; on going on from a checkpoint, first with the epochs that it holds.
-    checkpoint: a file that is written every few seconds and at the end, and gone on from where it stands: the result
-    has the bits of an uninterrupted run. One of other settings, data or first parameters, or a damaged one, is left
-    unread, a warning says why, and it is overwritten. The file stays: delete it when the result is safe.
+    progress: called after each epoch; when a checkpoint is continued, first with the epochs that it holds.
+    checkpoint: a file, written every few seconds and at the end. If it exists, training continues from it and gives the
+    bits of an uninterrupted run. A damaged one, or one of other settings, data or initial parameters, is overwritten
+    with a warning. The file stays: delete it once the result is stored.
     """
     if interactions.nnz == 0:
         raise ModelError("expected training interactions, found none: import data with interactions and split it again")
     state = State.start(model.init(np.random.default_rng([config.seed, 1])))
     fingerprint = checkpoints.fingerprint(model.name, phase, config, interactions, state.params, validate is not None)
     if checkpoint is not None:
-        state = checkpoints.read(checkpoint, fingerprint, state.params) or state
-    optimiser = Adam(config, state, model.tables, n_threads)
-    epochs = _Epochs(model, interactions, config, optimiser)
+        state = checkpoints.read(checkpoint, fingerprint, state, config.epochs) or state
+    optimizer = Adam(config, state, model.tables, n_threads)
+    epochs = _Epochs(model, interactions, config, optimizer)
     state.history = [EpochReport(*row) for row in state.history]
     if progress is not None:
         for report in state.history:
@@ -134,7 +135,7 @@ def train(
             recall, ndcg = validate(model.vectors(state.params))
         report = EpochReport(epoch, config.epochs, loss, recall, ndcg, interactions.nnz / seconds, phase)
         state.history.append(report)
-        state.is_done = epoch == config.epochs
+        state.is_done = epoch >= config.epochs
         if validate is not None:
             if state.best is None or ndcg > state.history[state.best_epoch - 1].ndcg_20:
                 state.best, state.best_epoch = {name: value.copy() for name, value in state.params.items()}, epoch
@@ -154,18 +155,18 @@ def train(
 class _Epochs:
     """Passes over the training interactions in random order."""
 
-    def __init__(self, model: Trainable, interactions: sp.csr_matrix, config: TrainConfig, optimiser: Adam):
-        self.model, self.config, self.optimiser = model, config, optimiser
+    def __init__(self, model: Trainable, interactions: sp.csr_matrix, config: TrainConfig, optimizer: Adam):
+        self.model, self.config, self.optimizer = model, config, optimizer
         self.indptr, self.indices = interactions.indptr.astype(np.int64), interactions.indices.astype(np.int32)
         self.users = np.repeat(np.arange(interactions.shape[0], dtype=np.int32), np.diff(self.indptr))
-        # Negatives come from items with training interactions: an unseen item is not a wrong answer.
+        # Negatives are items with training interactions only: an unseen item is no evidence of dislike.
         self.pool = np.unique(self.indices)
 
     def run(self, epoch: int) -> float:
         """One pass; returns the mean loss of its batches."""
         from ..kernels import sampling
 
-        config, state, losses = self.config, self.optimiser.state, []
+        config, state, losses = self.config, self.optimizer.state, []
         order = np.random.default_rng([config.seed, 2, epoch]).permutation(len(self.indices))
         for number, start in enumerate(range(0, len(order), config.batch_size)):
             entries = order[start : start + config.batch_size]
@@ -178,7 +179,7 @@ class _Epochs:
                 self.pool,
                 config.n_negatives,
                 seed,
-                n_threads=self.optimiser.n_threads,
+                n_threads=self.optimizer.n_threads,
             )
             batch = Batch(users, self.indices[entries], negatives, entries, seed, config.loss)
             loss, gradients = self.model.step(state.params, batch)
@@ -186,10 +187,10 @@ class _Epochs:
                 raise ModelError(
                     f"{self.model.name}: expected a finite loss, found {loss} in epoch {epoch}, batch {number}: "
                     "training "
-                    f"diverged; nothing was stored. Use a lower learning rate, `--set rate={config.rate / 10:g}`, or "
+                    f"diverged; nothing was stored. Use a lower learning rate, `--set lr={config.lr / 10:g}`, or "
                     "look for "
                     "extreme values in the text vectors"
                 )
-            self.optimiser.step(gradients)
+            self.optimizer.step(gradients)
             losses.append(loss)
         return float(np.mean(losses))

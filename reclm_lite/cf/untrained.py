@@ -1,8 +1,8 @@
-"""Fits models without gradient training: validation chooses the settings that are left open, then one fit follows.
+"""Fits models without gradient training: validation chooses unset settings, then the model is fitted once.
 
-A field of `Settings` that is None is open: the model's `choose(train, settings, score)` picks it on training and
-validation alone. Without validation interactions its `without_validation(settings)` fills in fixed values. Left out:
-the models (models/).
+A field of `Settings` that is None is unset: the model's `choose(train, settings, score)` chooses it on training and
+validation alone. Without validation interactions, `without_validation(settings)` fills in fixed values. Left out: the
+models (models/).
 """
 
 import dataclasses
@@ -19,8 +19,7 @@ from .fitted import FittedModel
 from .models import UNTRAINED, module_of
 from .validation import Validator, validator
 
-# Settings are compared on at most so many users with validation interactions; the figures recorded come from all of
-# them.
+# Settings are compared on at most this many users with validation interactions; recorded metrics use all of them.
 N_JUDGED_USERS = 4096
 
 Progress = Callable[..., None]
@@ -36,10 +35,10 @@ def fit_untrained(
     n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> FittedModel:
-    """A model of `UNTRAINED`, fitted on training and validation (refit) or training alone, with validation figures.
+    """A model of `UNTRAINED`, fitted on training and validation (refit) or training alone, with validation metrics.
 
     settings: the model's `Settings`, None for the defaults. progress: called as progress(done, total, note).
-    The test set is not read. Raises InputError for an unknown model or settings, ModelError where a fit cannot succeed.
+    The test set is not read. Raises InputError for an unknown model or settings, ModelError if the fit cannot succeed.
     """
     if model not in UNTRAINED:
         raise InputError(f"model: expected one of {', '.join(UNTRAINED)}, found {model!r}")
@@ -63,7 +62,7 @@ def fit_untrained(
         metrics = {"recall@20": recall, "ndcg@20": ndcg}
         notes(None, None, f"valid R@20 {recall:.4f} N@20 {ndcg:.4f}")
     if fitted is None or (refit and split.valid.nnz):
-        fitted = None  # its memory is wanted: a scorer may be n_items x n_items
+        fitted = None  # frees its memory: a scorer may hold n_items x n_items
         fitted = module.fit(
             split.known() if refit else split.train, settings, seed=seed, n_threads=n_threads, progress=notes
         )
@@ -79,7 +78,7 @@ def has_unset(settings: Any) -> bool:
 def _choose(
     split: Split, module: ModuleType, settings: Any, judge: Validator, seed: int, n_threads: int | None, notes: "_Notes"
 ) -> tuple[Any, FittedModel | None]:
-    """(settings with every value chosen, the model on training alone if the choice made one)."""
+    """(settings with every value chosen, the model fitted on training alone if `choose` returned one)."""
     few = judge.sample(N_JUDGED_USERS, seed)
 
     def score(fitted: FittedModel) -> float:
@@ -91,8 +90,7 @@ def _choose(
 
 
 def walk(values: tuple, start: int, score: Callable[[Any], float]) -> Any:
-    """The best of ordered `values` by climbing from place `start`: each neighbor while it improves. Ties keep the
-    first."""
+    """The best of ordered `values` by hill climbing from index `start`; ties keep the value tried first."""
     scores = {start: score(values[start])}
     at = start
     for step in (1, -1):
@@ -105,7 +103,7 @@ def walk(values: tuple, start: int, score: Callable[[Any], float]) -> Any:
 
 
 class _Notes:
-    """Counts what has been reported, since how many fits a choice takes is not known before."""
+    """Counts progress reports, since the number of fits of a choice is not known in advance."""
 
     def __init__(self, progress: Progress | None):
         self.progress, self.done = progress, 0
@@ -125,6 +123,6 @@ def check_interactions(interactions: Any, model: str) -> None:
 
 
 def baselines(interactions: sp.csr_matrix) -> list[FittedModel]:
-    """Random and popularity, which need no stored model. interactions: CSR (n_users, n_items), all that is known."""
+    """Random and popularity, which need no stored model. interactions: CSR (n_users, n_items) of all known pairs."""
     modules = [module_of(name) for name in ("random", "popularity")]
     return [module.fit(interactions, module.Settings()) for module in modules]

@@ -1,6 +1,6 @@
-"""Recall@20 and NDCG@20 of the validation interactions, by which every selection is made.
+"""Recall@20 and NDCG@20 on the validation interactions; every selection uses these.
 
-Ranks the items of training and masks only training; users without a validation interaction do not count.
+Ranks the items of training and masks training interactions only; users without validation interactions are skipped.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ K = 20
 
 @dataclass(frozen=True)
 class Validator:
-    """users: int64 (n,), who has validation interactions. relevant, seen: CSR (n, n_items) for these users."""
+    """users: int64 (n,), those with validation interactions. relevant, seen: CSR (n, n_items) for these users."""
 
     users: np.ndarray
     relevant: sp.csr_matrix
@@ -30,12 +30,12 @@ class Validator:
     candidates: np.ndarray
 
     def __call__(self, vectors: Vectors) -> tuple[float, float]:
-        """(recall@20, ndcg@20) of what these vectors rank; an empty bias means none."""
+        """(recall@20, ndcg@20) of ranking by these vectors; an empty bias means none."""
         ids, _ = rank_vectors(vectors, self.users, K, candidates=self.candidates, seen=self._mask)
         return self._metrics(ids)
 
     def of(self, fitted: FittedModel, *, n_threads: int | None = None) -> tuple[float, float]:
-        """The same of a fitted model."""
+        """(recall@20, ndcg@20) of a fitted model."""
         n_users, n_items = fitted.n_users, self.seen.shape[1]
         rows = np.zeros(n_users + 1, np.int64)
         rows[self.users + 1] = np.diff(self.seen.indptr)
@@ -45,7 +45,7 @@ class Validator:
         )
 
     def sample(self, n: int, seed: int) -> "Validator":
-        """A validator of `n` of the users, drawn without replacement; itself where there are no more."""
+        """A validator of `n` users sampled without replacement; `self` if there are no more than `n`."""
         if n >= len(self.users):
             return self
         rows = np.sort(np.random.default_rng([seed, 3]).choice(len(self.users), n, replace=False))
@@ -61,7 +61,7 @@ class Validator:
 
 
 def validator(split: Split) -> Validator | None:
-    """None where no validation interaction is with an item of training."""
+    """The validator of a split; None if no validation interaction is with an item of training."""
     candidates = np.unique(split.train.indices).astype(np.int32)
     inside = np.zeros(split.n_items, np.float32)
     inside[candidates] = 1.0

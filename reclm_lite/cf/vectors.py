@@ -1,4 +1,4 @@
-"""What every trained model comes down to: vectors that rank by
+"""The result of every trained model: vectors that rank by
 
     score(u, i) = users[u, :d] . items[i, :d] + sum_h max(users[u, d+h] + items[i, d+h], 0) + bias[i]
 

@@ -1,4 +1,4 @@
-"""The top-level group: lazy loading of verbs and the one place where errors become sentences."""
+"""The top-level group: commands are loaded on demand, and library errors become one-sentence messages."""
 
 import errno
 import importlib
@@ -17,23 +17,23 @@ from ._out import echo, printable_errors, ready_streams, say
 
 # verb -> (module in this package, one line for `reclm --help`), in the order of a user's work.
 VERBS = {
-    "quickstart": ("quickstart", "Run the whole path on the bundled demo."),
+    "quickstart": ("quickstart", "Run the whole pipeline on the bundled demo data."),
     "init": ("init", "Create a workspace."),
     "import": ("import_", "Import interactions and item texts."),
-    "split": ("split", "Divide interactions into training, validation and test."),
-    "info": ("info", "Show what is there, what is stale, and the next command."),
+    "split": ("split", "Split interactions into training, validation and test sets."),
+    "info": ("info", "Show what a workspace contains, what is stale, and the next command."),
     "embed": ("embed", "Turn item texts or profiles into vectors."),
     "fit": ("fit", "Fit a recommender."),
     "neighbors": ("neighbors", "Find similar users."),
     "profile": ("profile", "Write, show or edit profiles of users and items."),
-    "dialogue": ("dialogue", "Make dialogues to tune a language model with."),
-    "tune": ("tune", "Tune a language model to write profiles."),
+    "dialogue": ("dialogue", "Build training dialogues for a language model."),
+    "tune": ("tune", "Fine-tune a language model that writes profiles."),
     "evaluate": ("evaluate", "Measure Recall and NDCG of the fitted models."),
     "recommend": ("recommend", "Recommend items to a user."),
     "forget": ("forget", "Remove a person from the workspace."),
     "report": ("report", "Write a self-contained report page."),
-    "export": ("export", "Turn a checkpoint into GGUF files that are proven equal."),
-    "bench": ("bench", "Measure this machine: kernels and models beside their peers."),
+    "export": ("export", "Convert a checkpoint to verified GGUF files."),
+    "bench": ("bench", "Benchmark this machine against other libraries."),
 }
 
 # No system hands these to a program; a byte that is no UTF-8 comes as one of U+DC80 to U+DCFF.
@@ -41,7 +41,7 @@ _UNSENDABLE = re.compile("[\x00\ud800-\udc7f\udd00-\udfff]")
 
 
 class LazyGroup(click.Group):
-    """Lists verbs from VERBS without importing them; turns library errors into one sentence."""
+    """Lists the commands in VERBS without importing them; turns library errors into one-sentence messages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
         for arg in args:
             if _UNSENDABLE.search(arg):
                 ctx.fail(
-                    f"expected an argument that a system can hand over, found {arg[:40]!r}: it holds a NUL or half a "
+                    f"expected a valid text argument, found {arg[:40]!r}: it contains a NUL byte or an incomplete "
                     "character"
                 )
         return super().parse_args(ctx, args)
@@ -88,7 +88,7 @@ class LazyGroup(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            say("Interrupted. What was finished is kept; run the same command again to go on.")
+            say("Interrupted. Finished work is saved; run the same command again to continue.")
             ctx.exit(1)
         except BrokenPipeError:
             raise
@@ -108,16 +108,19 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, ReclmError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "no space left on the disk: nothing half-written is used; free some space and run the command again"
+        return "no space left on the disk; incomplete files are not used. Free some space and run the command again"
     if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
-        return "no space left on the disk for workspace.db: nothing half-written is used; free some space and run again"
+        return (
+            "no space left on the disk for workspace.db; incomplete data is not used. Free some space and run the "
+            "command again"
+        )
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return "another process is writing to workspace.db: wait for it to end, then run the command again"
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(
         error, (sqlite3.ProgrammingError, sqlite3.IntegrityError)
     ):
         return (
-            f"workspace.db is damaged, or not as this software writes it ({error}): put a copy back, or make a new "
+            f"workspace.db is damaged or was not written by reclm-lite ({error}): restore a backup, or create a new "
             "workspace with `reclm init`"
         )
     if isinstance(error, MemoryError):
@@ -125,7 +128,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     if isinstance(error, OSError) and error.strerror:
-        return f"the system refused: {error.strerror}"
+        return f"operating system error: {error.strerror}"
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"expected names in UTF-8, found {error.object[:200]!r}: rename the file or folder, or give another name"
     return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"

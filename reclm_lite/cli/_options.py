@@ -1,4 +1,4 @@
-"""Options and helpers that every verb shares."""
+"""Options and helpers shared by all commands."""
 
 import re
 from collections.abc import Callable
@@ -16,9 +16,9 @@ _NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes of the command line that are n
 
 
 def common(function: Callable) -> Callable:
-    """Add `-v` and `--debug` to a verb."""
+    """Add `-v` and `--debug` to a command."""
 
-    @click.option("-v", "--verbose", is_flag=True, help="Log what is being done to stderr.")
+    @click.option("-v", "--verbose", is_flag=True, help="Log each step to stderr.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @wraps(function)
     def wrapper(*args, verbose: bool, debug: bool, **kwargs):
@@ -34,8 +34,8 @@ def common(function: Callable) -> Callable:
 
 
 def _refuse_no_names(values: dict[str, Any]) -> None:
-    """Raises BadParameter where a text (not a path) holds bytes that are no UTF-8, which neither a database nor a file
-    takes, and where a file's name is empty, as that of a variable that is not set.
+    """Raises BadParameter if a text (not a path) is not valid UTF-8, which no database or file accepts, or if a file
+    name is empty (usually an unset shell variable).
     """
     context = click.get_current_context()
     parameters = {parameter.name: parameter for parameter in context.command.params}
@@ -66,7 +66,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def threads_within_bounds(context: click.Context, option: click.Parameter, value: int | None) -> int | None:
-    """The callback of every option `--threads`."""
+    """Click callback of every `--threads` option: checks the bounds."""
     return value if value is None else check_threads(value, InputError, "--threads")
 
 
@@ -78,3 +78,12 @@ threads_option = click.option(
     help="CPU threads [default: all usable cores].",
     callback=threads_within_bounds,
 )
+
+
+def confirmed_at_terminal() -> bool:
+    """Ask on the terminal whether to continue. Raises UsageError if there is no terminal."""
+    import sys
+
+    if not sys.stdin.isatty():
+        raise click.UsageError("stdin is not a terminal, so you cannot be asked: add --yes to send the prompts")
+    return agreed("Continue?")

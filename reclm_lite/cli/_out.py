@@ -1,7 +1,6 @@
-"""The one way out: everything that a command prints leaves here, with text from outside made printable.
+"""All output of the commands: text from outside is made printable before it is printed.
 
-Results go to stdout, sentences about the work to stderr. No other file of the package writes to either; a test sees to
-it.
+Results go to stdout, progress and messages to stderr. No other file of the package writes to either; a test checks it.
 """
 
 import codecs
@@ -26,8 +25,8 @@ BAR_WIDTH = 24  # characters, where there is room
 
 
 def ready_streams() -> None:
-    """Before anything is opened or printed: a closed descriptor must not become that of the next file, which then gets
-    what is printed; and a terminal of another encoding than UTF-8 gets ? for what it lacks.
+    """Call this before anything is opened or printed. It opens closed standard descriptors, so that the next opened
+    file does not receive the output, and replaces characters that the terminal's encoding lacks by "?".
     """
     for number in range(3):
         try:
@@ -40,12 +39,12 @@ def ready_streams() -> None:
 
 
 def echo(text: object = "", *, err: bool = False) -> None:
-    """Print text, of several lines where it has them, on stdout (or stderr)."""
+    """Print text, possibly several lines, on stdout (or stderr)."""
     click.echo(printable(str(text), lines=True), err=err)
 
 
 def say(message: str) -> None:
-    """A line about what was done, on stderr: a line break in it came from outside and shows as one."""
+    """Print one line on stderr. Line breaks inside `message` are escaped, because they come from outside data."""
     click.echo(printable(message), err=True)
 
 
@@ -55,21 +54,21 @@ def print_json(document: object, *, indent: int | None = 2) -> None:
 
 
 def agreed(question: str) -> bool:
-    """Ask the person at the terminal."""
+    """Ask a yes/no question on the terminal."""
     return click.confirm(printable(question), err=True)
 
 
 @contextmanager
 def data_on_stdout() -> Iterator[BinaryIO]:
-    """stdout for a file's bytes: exact where a program reads them, printable where a person does, at a terminal."""
+    """stdout for the bytes of a file: exact into a pipe or file, escaped on a terminal."""
     if sys.stdout is None:
-        raise InputError("expected a stdout to write to, found a closed one: name a file")
+        raise InputError("stdout is closed: write to a file with -o")
     yield _ForEyes() if sys.stdout.isatty() else sys.stdout.buffer
     sys.stdout.flush()
 
 
 class _ForEyes(io.RawIOBase):
-    """Bytes of UTF-8, printed."""
+    """Decodes UTF-8 bytes and prints them escaped."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -83,9 +82,9 @@ class _ForEyes(io.RawIOBase):
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """rich's console for tables: square brackets and :names: in texts are no markup, and what is printed is printable.
+    """A rich console for tables. Square brackets and :names: are not treated as markup, and all text is made printable.
 
-    What is to be bold or dim is a `rich.text.Text` with a style.
+    Use a `rich.text.Text` with a style for bold or dim text.
     """
     from rich.console import Console
     from rich.segment import Segment
@@ -103,8 +102,8 @@ def console(*, stderr: bool = False) -> "Console":
 
 @contextmanager
 def progress_bar(description: str, total: int | None = None, *, eta: bool = True) -> Iterator[Callable]:
-    """A rich progress bar on stderr; yields `update(done, total=None, note="")`. eta: off where the note tells of the
-    time."""
+    """A rich progress bar on stderr; yields `update(done, total=None, note="")`. eta: False if the note already shows
+    the remaining time."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -137,7 +136,7 @@ def progress_bar(description: str, total: int | None = None, *, eta: bool = True
 
 
 class LogFormatter(logging.Formatter):
-    """`WARNING: what happened`, on one line; a traceback after it keeps its lines."""
+    """Formats `WARNING: what happened` on one line; a traceback after it keeps its line breaks."""
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s: %(message)s")
@@ -150,8 +149,7 @@ class LogFormatter(logging.Formatter):
 
 
 def set_up_logging(level: int) -> None:
-    """Logs of this package from `level` up, and of others from warnings up, on stderr; Python's own warnings among
-    them."""
+    """Log to stderr: this package from `level` up, everything else (including Python's warnings) from WARNING up."""
     handler = logging.StreamHandler()
     handler.setFormatter(LogFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -160,7 +158,7 @@ def set_up_logging(level: int) -> None:
 
 @contextmanager
 def printable_errors() -> Iterator[None]:
-    """What click prints of an error that passes here is printable, whatever it quotes."""
+    """Make the messages of click errors printable, whatever they quote."""
     try:
         yield
     except click.ClickException as error:

@@ -1,4 +1,4 @@
-"""The options that the stages of `reclm tune` share, and the checks of them that need no torch."""
+"""Options shared by the stages of `reclm tune`, and the checks that work without torch."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -14,7 +14,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 
 def stage_options(stage: str, *, batch: int, every: int = 100) -> Callable:
-    """What the stages share: where from, where to, on what."""
+    """Options of every stage: input, output and device."""
     where = [
         click.option(
             "-w",
@@ -22,27 +22,29 @@ def stage_options(stage: str, *, batch: int, every: int = 100) -> Callable:
             "root",
             envvar="RECLM_WORKSPACE",
             type=FOLDER,
-            help=f"Take the dialogues from this workspace's llm/dialogues and write to its llm/{stage}.",
+            help=f"Read dialogues from this workspace's llm/dialogues and write to its llm/{stage}.",
         ),
         click.option(
             "--dialogues",
             type=click.Path(path_type=Path, dir_okay=False),
-            help="A file of dialogues [default: the workspace's].",
+            help="Dialogue file [default: the workspace's].",
         ),
-        click.option("-o", "--out", "out_dir", type=FOLDER, help="The run's folder [default: the workspace's]."),
+        click.option(
+            "-o", "--out", "out_dir", type=FOLDER, help=("Output folder of the run [default: in the workspace].")
+        ),
         click.option(
             "--batch",
             type=click.IntRange(min=1),
             default=batch,
             show_default=True,
-            help="Dialogues a step, over all processes.",
+            help="Dialogues per step, over all processes.",
         ),
         click.option(
             "--max-length",
             type=click.IntRange(min=16),
             default=1024,
             show_default=True,
-            help="Tokens of a dialogue (for ppo: of a prompt) at most; longer ones are left out and counted.",
+            help="Maximum tokens per dialogue (ppo: per prompt); longer ones are skipped and counted.",
         ),
         click.option(
             "--save-every",
@@ -56,7 +58,7 @@ def stage_options(stage: str, *, batch: int, every: int = 100) -> Callable:
             type=click.IntRange(min=1),
             default=every,
             show_default=True,
-            help="Steps between measurements on held-out dialogues.",
+            help="Steps between evaluations on held-out dialogues.",
         ),
         click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
@@ -67,8 +69,12 @@ def stage_options(stage: str, *, batch: int, every: int = 100) -> Callable:
             show_default=True,
             help="auto: bfloat16 on a GPU, else float32.",
         ),
-        click.option("--qlora", is_flag=True, help="Base weights in 4 bits (nf4); needs the extra [qlora]."),
-        click.option("--gradient-checkpointing", is_flag=True, help="Less memory for activations, a third more time."),
+        click.option("--qlora", is_flag=True, help="Load the base weights in 4 bits (nf4); needs the extra [qlora]."),
+        click.option(
+            "--gradient-checkpointing",
+            is_flag=True,
+            help=("Gradient checkpointing: less activation memory, about a third more time."),
+        ),
         click.option(
             "--threads",
             "n_threads",
@@ -76,7 +82,7 @@ def stage_options(stage: str, *, batch: int, every: int = 100) -> Callable:
             callback=threads_within_bounds,
             help="CPU threads [default: torch's choice].",
         ),
-        click.option("--fresh", is_flag=True, help="Throw away the run that lies in the folder."),
+        click.option("--fresh", is_flag=True, help="Delete the existing run in the folder and start over."),
     ]
     return _together(where)
 
@@ -84,13 +90,13 @@ def stage_options(stage: str, *, batch: int, every: int = 100) -> Callable:
 def pass_options(default: int) -> Callable:
     return _together(
         [
-            click.option("--max-steps", type=click.IntRange(min=1), help="End after that many steps at most."),
+            click.option("--max-steps", type=click.IntRange(min=1), help="Maximum number of steps."),
             click.option(
                 "--pass-tokens",
                 type=click.IntRange(min=16),
                 default=default,
                 show_default=True,
-                help="Tokens of one pass through the model: what decides the memory.",
+                help="Tokens per forward and backward pass; determines memory use.",
             ),
         ]
     )
@@ -109,7 +115,7 @@ def lora_options(r: int, alpha: int) -> Callable:
     return _together(
         [
             click.option(
-                "--lora-r", type=click.IntRange(min=1), default=r, show_default=True, help="Rank of the adapter."
+                "--lora-r", type=click.IntRange(min=1), default=r, show_default=True, help="Rank of the LoRA adapter."
             ),
             click.option("--lora-alpha", type=click.IntRange(min=1), default=alpha, show_default=True),
             click.option("--lora-dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True),
@@ -117,7 +123,7 @@ def lora_options(r: int, alpha: int) -> Callable:
                 "--lora-targets",
                 default="all-linear",
                 show_default=True,
-                help="Modules' names with commas between, or all-linear.",
+                help="Comma-separated module names, or all-linear.",
             ),
         ]
     )
@@ -138,7 +144,7 @@ def optimizer_options(lr: float) -> Callable:
                 type=click.FloatRange(0, 1, max_open=True),
                 default=0.03,
                 show_default=True,
-                help="Share of the steps in which it rises.",
+                help="Share of steps for learning-rate warmup.",
             ),
             click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
             click.option(
@@ -146,14 +152,14 @@ def optimizer_options(lr: float) -> Callable:
                 type=click.FloatRange(0, 1, min_open=True),
                 default=1.0,
                 show_default=True,
-                help="The last share of the steps, in which it falls to zero.",
+                help="Share of final steps over which the learning rate decays to zero.",
             ),
             click.option(
                 "--weight-decay",
                 type=click.FloatRange(min=0),
                 default=0.0,
                 show_default=True,
-                help="Of what AdamW trains.",
+                help="Weight decay of the parameters trained by AdamW.",
             ),
             click.option(
                 "--max-grad-norm", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True
@@ -163,7 +169,7 @@ def optimizer_options(lr: float) -> Callable:
 
 
 def needs_torch(function: Callable) -> Callable:
-    """One sentence where the extra is not installed."""
+    """Raises ClickException if the [tune] extra is not installed."""
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
@@ -172,7 +178,7 @@ def needs_torch(function: Callable) -> Callable:
         missing = [name for name in ("torch", "transformers", "peft", "accelerate") if find_spec(name) is None]
         if missing:
             raise click.ClickException(
-                f'expected {", ".join(missing)} for tuning, found none; run `pip install "reclm-lite[tune]"`'
+                f'expected {", ".join(missing)} for tuning, not installed; run `pip install "reclm-lite[tune]"`'
             )
         import warnings
 
@@ -185,9 +191,9 @@ def needs_torch(function: Callable) -> Callable:
 
 
 def refuse(why: str, *names: str) -> None:
-    """A usage error where one of these options was given: it would do nothing."""
+    """Raises UsageError if one of these options was given although it would have no effect."""
     context = click.get_current_context()
     for name in names:
         if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
             option = next(p.opts[0] for p in context.command.params if p.name == name)
-            raise click.UsageError(f"{option} does nothing {why}: leave it out")
+            raise click.UsageError(f"{option} has no effect {why}: leave it out")

@@ -1,10 +1,11 @@
-"""What the stages of `reclm tune` do around a run: settings from options, the base model, the figures at the end."""
+"""Code shared by the stages of `reclm tune`: settings from options, loading the base model, the final summary."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..own_paths import require_own_path
 from ._options import echo, print_json, say
 from ._tune_options import refuse
 
@@ -18,13 +19,16 @@ def base_settings(stage: dict[str, Any], base: str, *, full: bool = False) -> An
 
 
 def dialogues_and_out(kind: str, stage: dict[str, Any], folder: str) -> tuple[Path, Path]:
-    """The dialogues and the run's folder."""
+    """Paths of the dialogue file and of the run's folder."""
     root = stage["root"]
     dialogues = stage["dialogues"] or (root and root / "llm" / "dialogues" / f"{kind}.jsonl")
     out = stage["out_dir"] or (root and root / "llm" / folder)
     if dialogues is None or out is None:
         missing = "--dialogues" if dialogues is None else "-o"
         raise click.UsageError(f"give a workspace (-w), or {missing}")
+    for path, chosen in ((dialogues, stage["dialogues"]), (out, stage["out_dir"])):
+        if chosen is None:
+            require_own_path(path, below=root)
     return dialogues, out
 
 
@@ -57,8 +61,8 @@ def lora_settings(o: dict[str, Any]) -> Any:
 
 
 def open_base(settings: Any, smaller: str, **of_estimate: Any) -> Any:
-    """The base, once its memory is known to be there. smaller: the options that make a pass smaller; of_estimate: see
-    `memory.estimate`."""
+    """Load the base model after checking that it fits in memory. smaller: options that reduce memory, named in the
+    error; of_estimate: see `memory.estimate`."""
     from ..tune.base import load_base
     from ..tune.memory import estimate, give_back_large_blocks, require_memory
 
@@ -71,7 +75,7 @@ def open_base(settings: Any, smaller: str, **of_estimate: Any) -> Any:
 
 
 def _if_not_exported(base: Any) -> list[str]:
-    """A word before hours are spent on what has no way into this project's own engine."""
+    """Warn before a long run if `reclm export` cannot convert the result."""
     from ..convert.families import family_of
     from ..errors import ModelError
 
@@ -79,19 +83,19 @@ def _if_not_exported(base: Any) -> list[str]:
         family_of(base.causal.config.to_dict())
     except ModelError:
         return [
-            f"`reclm export` does not convert models of type {base.causal.config.model_type}: it can be tuned, but "
-            "llama.cpp's own converter has to make its GGUF file of the merged weights"
+            f"`reclm export` cannot convert models of type {base.causal.config.model_type}: it can be tuned, but its "
+            "GGUF file has to be made with llama.cpp's converter from the merged weights"
         ]
     return []
 
 
 def tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_command: str) -> None:
-    """What came out, for people or as JSON, and the next command."""
+    """Print the results as text or JSON, and the next command."""
     if as_json:
         print_json({"stage": stage, "out": str(out), **facts})
         return
     if facts.get("already_done"):
-        say("This run is done; nothing was changed. Give --fresh to begin it again. Its figures:")
+        say("This run is already complete; nothing was changed. Give --fresh to start it again. Its results:")
     for name, value in facts.items():
         if name != "already_done" and not isinstance(value, dict):
             echo(f"{name:<28} {number(value)}")
@@ -101,14 +105,14 @@ def tell(stage: str, facts: dict[str, Any], out: Path, as_json: bool, next_comma
             echo(f"  {name:<26} {number(value):>12} {number(facts['after'][name]):>12}")
     if facts.get("best_step") == 0 and not facts.get("already_done"):
         say(
-            "No step was better than the beginning on held-out dialogues, so what was written is the beginning: try "
+            "No step improved on the starting weights on held-out dialogues, so the starting weights were kept: try "
             "another --lr, more steps or more dialogues."
         )
     say(f"Written to {out}. Next: {next_command}")
 
 
 def number(value: object) -> str:
-    """A figure for people."""
+    """Format a number for the terminal."""
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:,.4f}"
     return f"{value:,}" if isinstance(value, int) else str(value) if value not in (None, "") else "-"

@@ -4,23 +4,24 @@ from pathlib import Path
 
 import click
 
+from ..bench import KERNEL_PARTS, PROFILE_QUANTS
+from ..cf.models import MODELS
 from ._options import common, echo, say, threads_option
 from .bench_quant import command as quant
 
-PARTS = ("spmm", "topk", "knn", "training")
-MODELS = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "random", "popularity", "ease", "itemknn", "gfcf")
-PROFILE_QUANTS = ("q4_k_m", "q8_0")
 REFERENCE = Path("benchmarks") / "torch_lightgcn.py"
 
-quick_option = click.option("--quick", is_flag=True, help="Small sizes, few repeats: to see that it works. No targets.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the JSON line alone.")
+quick_option = click.option(
+    "--quick", is_flag=True, help="Small sizes and few repetitions, to check that it works; no targets."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print only the line of JSON.")
 
 
 @click.group("bench")
 def command() -> None:
-    """Measure this machine: kernels, models, export, profiles and tuning, each beside its peers in the same run.
+    """Benchmark kernels, models, export, profiles and tuning against other libraries in the same run.
 
-    A table on stdout, one JSON line last. A missed target does not fail the command; a wrong result does.
+    Prints a table and, as the last line, JSON. A missed speed target does not fail the command; a wrong result does.
     """
 
 
@@ -29,28 +30,29 @@ command.add_command(quant)
 
 @command.command("kernels")
 @click.option(
-    "--only", "parts", type=click.Choice(PARTS), multiple=True, help="One part (may be given again) [default: all]."
+    "--only", "parts", type=click.Choice(KERNEL_PARTS), multiple=True, help="One part; repeatable [default: all]."
 )
-@click.option("--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: 9].")
+@click.option("--repeats", type=click.IntRange(min=1), help="Repetitions per contender [default: 9].")
 @threads_option
 @quick_option
 @json_option
 @common
 def kernels(parts: tuple[str, ...], repeats: int | None, n_threads: int | None, quick: bool, as_json: bool) -> None:
-    """Time spmm, top-k, neighbours and the training loops beside scipy, torch, numba, implicit and numpy.
+    """Time spmm, top-k, nearest neighbors and the training loops against scipy, torch, numba, implicit and numpy.
 
-    Peers that are not installed are listed as such: `pip install "reclm-lite[bench]"` brings torch and implicit.
+    Libraries that are missing are listed as not installed; `pip install "reclm-lite[bench]"` installs torch and
+    implicit.
 
     \b
     Example:
       reclm bench kernels --threads 2
     """
-    from ..bench import kernels as bench
+    from ..bench.kernels import kernel_bench as bench
     from ..kernels import native
 
     n_threads = n_threads or native.default_threads()
     sizes, default = (bench.QUICK, 1) if quick else (bench.Sizes(), 9)
-    _tell(bench.run(bench.Settings(n_threads, repeats or default, parts or PARTS, sizes), _progress), as_json)
+    _show(bench.run(bench.Settings(n_threads, repeats or default, parts or KERNEL_PARTS, sizes), _progress), as_json)
 
 
 @command.command("fit")
@@ -62,16 +64,16 @@ def kernels(parts: tuple[str, ...], repeats: int | None, n_threads: int | None, 
     help="Use this workspace's split and text vectors [default: a generated graph of 57,128 users].",
 )
 @click.option(
-    "--model", "models", type=click.Choice(MODELS), multiple=True, help="One model (may be given again) [default: all]."
+    "--model", "models", type=click.Choice(MODELS), multiple=True, help="One model; repeatable [default: all]."
 )
-@click.option("--epochs", type=click.IntRange(min=1), help="Epochs that are timed, after one that is not [default: 3].")
+@click.option("--epochs", type=click.IntRange(min=1), help="Timed epochs, after one warm-up epoch [default: 3].")
 @click.option(
     "--large", is_flag=True, help="Also LightGCN and gfcf on 30,000 users, 41,000 items, 810,000 interactions."
 )
 @click.option(
     "--reference",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help=f"The torch implementation to time beside LightGCN [default: {REFERENCE}, if it is there].",
+    help=f"The torch implementation of LightGCN to compare with [default: {REFERENCE}, if it exists].",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
@@ -89,31 +91,31 @@ def fit(
     quick: bool,
     as_json: bool,
 ) -> None:
-    """Time an epoch of each backbone, the models that need no training, and the evaluation of all users.
+    """Time one epoch of each trained model, the fit of each untrained model, and the evaluation of all users.
 
     \b
     Example:
       reclm bench fit --threads 2
       reclm bench fit -w shop --model lightgcn
     """
-    from ..bench import fit as bench
+    from ..bench.fitting import fit_bench as bench
     from ..kernels import native
 
     if quick and (large or root):
-        raise click.UsageError("--quick has a small graph of its own: leave out --large and --workspace")
+        raise click.UsageError("--quick uses its own small graph: leave out --large and --workspace")
     if reference is None and REFERENCE.is_file():
         reference = REFERENCE
     settings = bench.Settings(
         n_threads or native.default_threads(),
         epochs or (1 if quick else 3),
-        models or MODELS,
+        models or bench.ALL_MODELS,
         sizes=bench.QUICK if quick else bench.MIND,
         large=large,
         workspace=root,
         reference=reference,
         seed=seed,
     )
-    _tell(bench.run(settings, _progress), as_json)
+    _show(bench.run(settings, _progress), as_json)
 
 
 @command.command("export")
@@ -124,7 +126,7 @@ def fit(
     type=click.Path(path_type=Path, file_okay=False),
     help="llama.cpp's source tree, for its converter (or set LLAMA_CPP_SRC).",
 )
-@click.option("--repeats", type=click.IntRange(min=1), help="Runs of each contender [default: 3].")
+@click.option("--repeats", type=click.IntRange(min=1), help="Repetitions per contender [default: 3].")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
 @quick_option
@@ -133,21 +135,21 @@ def fit(
 def export(
     llama_cpp: Path | None, repeats: int | None, seed: int, n_threads: int | None, quick: bool, as_json: bool
 ) -> None:
-    """Time and memory of merging an adapter and writing GGUF, beside peft and llama.cpp's own converter.
+    """Measure time and memory of merging an adapter and writing GGUF, against peft and llama.cpp's converter.
 
-    The model is random, of 1.1 billion float16 weights; about 9 GB are needed in the folder for temporary files
-    (TMPDIR).
+    The model has 1.1 billion random float16 weights; the folder for temporary files (TMPDIR) needs about 9 GB.
 
     \b
     Example:
       reclm bench export --llama-cpp-src llama.cpp --threads 2
     """
-    from ..bench import export as bench
+    from ..bench import random_llama
+    from ..bench.exporting import export_bench as bench
     from ..kernels import native
 
-    shape, default = (bench.QUICK, 1) if quick else (bench.Shape(), 3)
+    shape, default = (random_llama.QUICK, 1) if quick else (random_llama.Shape(), 3)
     settings = bench.Settings(n_threads or native.default_threads(), repeats or default, shape, llama_cpp, seed)
-    _tell(bench.run(settings, _progress), as_json)
+    _show(bench.run(settings, _progress), as_json)
 
 
 @command.command("profile")
@@ -156,40 +158,38 @@ def export(
     "--workspace",
     "root",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Prompts of this workspace's users, and all its users as they are [default: prompts of the bundled demo].",
+    help="Use prompts of this workspace's users, then all its users [default: the bundled demo's prompts].",
 )
 @click.option(
     "--model",
     "models",
     multiple=True,
     metavar="bundled|135m|1b|FILE.gguf",
-    help="The bundled model, a random one of that size, or a file (may be given again) [default: bundled, 135m, 1b].",
+    help="The bundled model, a random one of that size, or a file; repeatable [default: bundled, 135m, 1b].",
 )
 @click.option(
     "--quant",
     "quants",
     type=click.Choice(PROFILE_QUANTS),
     multiple=True,
-    help="Types of the random models (may be given again) [default: both].",
+    help="Quantization type of the random models; repeatable [default: both].",
 )
 @click.option(
     "--prompts",
     "n_prompts",
     type=click.IntRange(min=1),
-    help="Distinct prompts [default: bundled 256, 135m 64, 1b 32].",
+    help="Number of distinct prompts [default: bundled 256, 135m 64, 1b 32].",
 )
 @click.option(
-    "--slots", "n_slots", type=click.IntRange(1, 256), help="Sequences in flight [default: chosen from the model]."
+    "--slots", "n_slots", type=click.IntRange(1, 256), help="Sequences in parallel [default: chosen from the model]."
 )
-@click.option("--max-new", type=click.IntRange(min=1), help="New tokens at most [default: bundled 96, others 48].")
-@click.option(
-    "--repeats", type=click.IntRange(min=1), help="Turns that each contender gets [default: bundled 3, others 1]."
-)
+@click.option("--max-new", type=click.IntRange(min=1), help="Maximum new tokens [default: bundled 96, others 48].")
+@click.option("--repeats", type=click.IntRange(min=1), help="Repetitions per contender [default: bundled 3, others 1].")
 @click.option(
     "--encoder-checkpoint",
     "checkpoint",
     type=click.Path(path_type=Path, file_okay=False),
-    help="all-MiniLM-L6-v2 as published, for sentence-transformers.",
+    help="Folder of the published all-MiniLM-L6-v2, for sentence-transformers.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
@@ -210,17 +210,17 @@ def profile(
     quick: bool,
     as_json: bool,
 ) -> None:
-    """Profiles per second beside a loop of llama-cpp-python's Llama on the same prompts; and their embedding.
+    """Measure profiles per second against a loop over llama-cpp-python's Llama on the same prompts, and embedding.
 
-    Texts of both are compared, and differences explained. The random model of 1.1 billion weights takes 7 GB in the
-    folder for temporary files (TMPDIR). The peer of the embedding is sentence-transformers, where it is installed.
+    The texts of both are compared, and differences explained. The random model of 1.1 billion weights needs 7 GB in the
+    folder for temporary files (TMPDIR). Embedding is compared with sentence-transformers, if it is installed.
 
     \b
     Example:
       reclm bench profile --model bundled --threads 2
       reclm bench profile -w shop --model 1b --quant q4_k_m --encoder-checkpoint all-MiniLM-L6-v2
     """
-    from ..bench import profile as bench
+    from ..bench.profile_engine import profile_bench as bench
     from ..kernels import native
 
     n_threads = n_threads or native.default_threads()
@@ -237,25 +237,27 @@ def profile(
         sizes = {"models": models or bench.MODELS, "n_prompts": n_prompts, "max_new": max_new, "repeats": repeats}
     settings = bench.Settings(
         n_threads,
-        quants=quants or bench.QUANTS,
+        quants=quants or PROFILE_QUANTS,
         workspace=root,
         n_slots=n_slots,
         checkpoint=checkpoint,
         seed=seed,
         **sizes,
     )
-    _tell(bench.run(settings, _progress), as_json)
+    _show(bench.run(settings, _progress), as_json)
 
 
 @command.command("tune")
 @click.option(
     "--trl-python",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The Python of an environment with trl 1.12, the last release with PPO: `python -m venv trl; trl/bin/pip "
-    "install trl==1.12.0 peft`.",
+    help=(
+        "The Python interpreter of an environment with trl 1.12, the last release with PPO: `python -m venv trl; "
+        "trl/bin/pip install trl==1.12.0 peft`."
+    ),
 )
-@click.option("--batch", type=click.IntRange(min=4), help="Answers a step, a multiple of 4 [default: 16].")
-@click.option("--steps", type=click.IntRange(min=2), help="Steps; those after the first are timed [default: 3].")
+@click.option("--batch", type=click.IntRange(min=4), help="Answers per step, a multiple of 4 [default: 16].")
+@click.option("--steps", type=click.IntRange(min=2), help="Number of steps; the first one is not timed [default: 3].")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @threads_option
 @quick_option
@@ -270,18 +272,18 @@ def tune(
     quick: bool,
     as_json: bool,
 ) -> None:
-    """Peak memory and answers per second of PPO beside TRL's PPOTrainer, on the same random model of 31 million
+    """Measure peak memory and answers per second of PPO against TRL's PPOTrainer, on a random model of 31 million
     weights.
 
     \b
     Example:
       reclm bench tune --trl-python trl/bin/python --threads 2
     """
-    from ..bench import tune as bench
+    from ..bench.tuning import tune_bench as bench
     from ..kernels import native
 
     if batch is not None and batch % 4:
-        raise click.UsageError(f"--batch: expected a multiple of 4 (answers in one pass), found {batch}")
+        raise click.UsageError(f"--batch: expected a multiple of 4 (the answers of one pass), found {batch}")
     sizes = (
         {
             "vocab": 400,
@@ -298,7 +300,7 @@ def tune(
         else {}
     )
     sizes |= {name: value for name, value in (("batch", batch), ("steps", steps)) if value}
-    _tell(
+    _show(
         bench.run(
             bench.Settings(n_threads or native.default_threads(), trl_python=trl_python, seed=seed, **sizes), _progress
         ),
@@ -310,7 +312,7 @@ def _progress(what: str) -> None:
     say(f"measuring: {what}")
 
 
-def _tell(result: tuple[list[str], str], as_json: bool) -> None:
+def _show(result: tuple[list[str], str], as_json: bool) -> None:
     lines, line = result
     for text in [] if as_json else lines:
         echo(text)

@@ -1,4 +1,4 @@
-"""`reclm dialogue`: make the dialogues that `reclm tune` learns from, and look at them."""
+"""`reclm dialogue`: build and show the dialogues that `reclm tune` trains on."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,11 +6,22 @@ from pathlib import Path
 
 import click
 
+from ..dialogue.records import KINDS
 from ..errors import shell_word
-from ._options import common, echo, json_option, print_json, progress_bar, say, threads_option, workspace_option
-from .profile import _asked as agreed
+from ..profiles.exchange_format import IMPORT_FORMATS
+from ..prompts.forms import COMPACT, FORMS, forms_help
+from ._options import (
+    common,
+    confirmed_at_terminal,
+    echo,
+    json_option,
+    print_json,
+    progress_bar,
+    say,
+    threads_option,
+    workspace_option,
+)
 
-KINDS = ("sft", "preference", "rl")
 _SIDES = {"users": ("user",), "items": ("item",), "both": ("user", "item")}
 _ONLY_FOR = {"rounds": "sft", "corruptions": "preference", "n_negatives": "rl"}
 _STORED, _BUNDLED = "stored", "bundled"
@@ -18,7 +29,7 @@ _STORED, _BUNDLED = "stored", "bundled"
 
 @click.group("dialogue")
 def command() -> None:
-    """Make dialogues to tune a language model with, from training interactions alone; look at them.
+    """Build and show dialogues for tuning a language model. They use training interactions only.
 
     \b
     Example:
@@ -35,16 +46,16 @@ def command() -> None:
     "--output",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The file [default: llm/dialogues/KIND.jsonl in the workspace].",
+    help="Output file [default: llm/dialogues/KIND.jsonl in the workspace].",
 )
-@click.option("--side", type=click.Choice(tuple(_SIDES)), default="both", show_default=True, help="About whom.")
 @click.option(
-    "--form",
-    type=click.Choice(("compact", "instruct")),
-    default="compact",
+    "--side",
+    type=click.Choice(tuple(_SIDES)),
+    default="both",
     show_default=True,
-    help="Prompts of the bundled model, or plain words for chat models.",
+    help="Dialogues about users, items or both.",
 )
+@click.option("--form", type=click.Choice(tuple(FORMS)), default=COMPACT, show_default=True, help=forms_help())
 @click.option(
     "--teacher",
     default="rules",
@@ -59,52 +70,56 @@ def command() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="First-round answers from this file of profiles (JSON lines or CSV).",
 )
-@click.option("--targets-format", type=click.Choice(("jsonl", "csv", "reclm")), help="[default: by the file's ending]")
+@click.option("--targets-format", type=click.Choice(IMPORT_FORMATS), help="[default: by the file's ending]")
 @click.option(
     "--rounds",
     type=click.IntRange(1, 2),
-    help="Of sft: 1 leaves out the second round [default: 2; 1 with stored profiles or --targets].",
+    help="sft only: 1 omits the second round [default: 2; 1 with stored profiles or --targets].",
 )
 @click.option(
     "--variants",
     type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
-    help="Of each user and item, each hiding other items.",
+    help="Dialogues per user and item, each with different hidden items.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="At most this many users, and items, drawn.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Use a random sample of at most this many users and this many items."
+)
 @click.option(
     "--negatives",
     "n_negatives",
     type=click.IntRange(1, 1000),
     default=10,
     show_default=True,
-    help="Of rl: items never touched, in each.",
+    help="rl only: number of negative items (without interaction) per dialogue.",
 )
 @click.option(
-    "--corruptions", metavar="KIND=SHARE,…", help="Of preference: the kinds of rejected profiles [default: all]."
+    "--corruptions",
+    metavar="KIND=SHARE,…",
+    help="preference only: kinds of rejected profiles and their shares [default: all].",
 )
 @click.option(
     "--held-out",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Share that is never trained on.",
+    help="Share of held-out dialogues, used for evaluation and never for training.",
 )
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=64),
     default=1024,
     show_default=True,
-    help="Of a dialogue; older items are left out to fit.",
+    help="Maximum tokens per dialogue; the oldest items are dropped to fit.",
 )
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Count tokens by this folder's tokenizer.json [default: an estimate].",
+    help="Count tokens with this folder's tokenizer.json [default: an estimate].",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--yes", is_flag=True, help="Do not ask before an endpoint gets the prompts.")
+@click.option("--yes", is_flag=True, help="Send prompts to an endpoint without asking.")
 @threads_option
 @json_option
 @common
@@ -122,7 +137,7 @@ def build_command(
     **options,
 ) -> None:
     """Write the dialogues of KIND from training interactions: sft (two rounds), preference (a good profile and a bad
-    one) or rl (a prompt and items to rank). Nothing that validation or test hold out is used; a build that would ends.
+    one) or rl (a prompt and items to rank). Held-out interactions are never used; the build stops if one would be.
 
     \b
     Example:
@@ -132,8 +147,8 @@ def build_command(
     """
     from ..dialogue.budget import estimated, exact
     from ..dialogue.build import BuildSettings, build, default_path
-    from ..dialogue.inputs import load_inputs
     from ..dialogue.preferences import SHARES, parse_shares
+    from ..prompts.inputs import load_inputs
     from ..workspace import Workspace
 
     _refuse_what_does_nothing(kind, options)
@@ -165,7 +180,7 @@ def build_command(
         say(f"Note: {note}.")
     say(f"Wrote {summary.n_dialogues:,} {kind} dialogues to {path}: {_told(summary.counts)}.")
     if summary.left_out:
-        say(f"Left out: {_told(summary.left_out)}.")
+        say(f"Skipped: {_told(summary.left_out)}.")
     next_stage = {"sft": "sft", "preference": "reward", "rl": "ppo"}[kind]
     say(f"Next: reclm tune {next_stage} -w {shell_word(root)}{elsewhere}")
 
@@ -178,18 +193,18 @@ def _told(counts: dict) -> str:
 
 
 def _refuse_what_does_nothing(kind: str, options: dict) -> None:
-    """Raises UsageError where the command line has an option that this build passes over."""
+    """Raises UsageError if an option has no effect on this kind of dialogues."""
     from ..profiles.sources import RULES
 
     given = click.get_current_context().get_parameter_source
     default = click.core.ParameterSource.DEFAULT
     for name, only in _ONLY_FOR.items():
         if kind != only and given(name) is not default:
-            raise click.UsageError(f"--{name.removeprefix('n_')} is for {only} dialogues: leave it out")
+            raise click.UsageError(f"--{name.removeprefix('n_')} applies only to {only} dialogues: leave it out")
     if options["targets"] is None and options["targets_format"] is not None:
-        raise click.UsageError("--targets-format is for --targets: add that, or leave it out")
+        raise click.UsageError("--targets-format requires --targets: add it, or leave out --targets-format")
     if options["targets"] is not None and (given("teacher") is not default or options["endpoint"] is not None):
-        raise click.UsageError("--targets takes the place of a teacher: leave out --teacher and --endpoint")
+        raise click.UsageError("--targets replaces the teacher: leave out --teacher and --endpoint")
     if kind == "rl" and (
         given("teacher") is not default or options["endpoint"] is not None or options["targets"] is not None
     ):
@@ -197,34 +212,35 @@ def _refuse_what_does_nothing(kind: str, options: dict) -> None:
             "rl dialogues have no first-round answers: leave out --teacher, --endpoint and --targets"
         )
     if options["endpoint"] is None and given("yes") is not default:
-        raise click.UsageError("--yes is for --endpoint: add that, or leave it out")
+        raise click.UsageError("--yes requires --endpoint: add it, or leave out --yes")
     if (
         options["endpoint"] is None
         and (options["targets"] is not None or options["teacher"] in (RULES, _STORED))
         and given("n_threads") is not default
     ):
-        raise click.UsageError("--threads is for a teacher that is a model: leave it out")
+        raise click.UsageError("--threads applies only to a model as teacher: leave it out")
     if options["endpoint"] is not None and given("teacher") is default:
-        raise click.UsageError("--endpoint needs the name of its model: add --teacher NAME")
+        raise click.UsageError("--endpoint requires the name of its model: add --teacher NAME")
 
 
 @contextlib.contextmanager
 def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
-    """Who gives the first-round answers."""
+    """The source of the first-round answers."""
     from ..dialogue.teacher import NoTeacher
-    from ..profiles.generate import RunSettings
+    from ..profiles.dialogue_teachers import SourceTeacher, file_teacher, stored_teacher
+    from ..profiles.run_settings import RunSettings
     from ..profiles.sources import RULES, SourceSettings, open_source
-    from ..profiles.targets import RulesTargets, SourceTargets, file_targets, stored_targets
+    from ..profiles.sources.rules import RulesTeacher
 
     name = options["teacher"]
     if kind == "rl":
         yield NoTeacher()
     elif options["targets"] is not None:
-        yield file_targets(ws, options["targets"], None if side == "both" else side, options["targets_format"])
+        yield file_teacher(ws, options["targets"], None if side == "both" else side, options["targets_format"])
     elif options["endpoint"] is None and name == RULES:
-        yield RulesTargets(inputs)
+        yield RulesTeacher(inputs)
     elif options["endpoint"] is None and name == _STORED:
-        yield stored_targets(ws)
+        yield stored_teacher(ws)
     else:
         model = None if name == _BUNDLED and options["endpoint"] is None else name
         settings = SourceSettings(model, options["endpoint"], n_threads=options["n_threads"])
@@ -234,24 +250,29 @@ def _teacher(ws, inputs, kind: str, side: str, options: dict) -> Iterator:
                 estimate = getattr(source, "estimate", None)
                 if estimate is not None:
                     say(estimate(groups).sentence())
-                    if not options["yes"] and not agreed():
-                        raise click.ClickException("called off; nothing was sent")
+                    if not options["yes"] and not confirmed_at_terminal():
+                        raise click.ClickException("cancelled; nothing was sent")
 
-            yield SourceTargets(ws, source, RunSettings(), agree=agree, progress=update)
+            yield SourceTeacher(ws, source, RunSettings(), agree=agree, progress=update)
 
 
-@command.command("show", short_help="Print some dialogues for reading.")
+@command.command("show", short_help="Print some dialogues in readable form.")
 @workspace_option
 @click.option("--kind", type=click.Choice(KINDS), default="sft", show_default=True)
 @click.option(
-    "--file", "path", type=click.Path(path_type=Path, dir_okay=False), help="Another file than the workspace's."
+    "--file", "path", type=click.Path(path_type=Path, dir_okay=False), help="Dialogue file [default: the workspace's]."
 )
 @click.option(
-    "-n", "n_shown", type=click.IntRange(1), default=3, show_default=True, help="How many, spread over the file."
+    "-n",
+    "n_shown",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help=("Number of dialogues, spread evenly over the file."),
 )
 @common
 def show_command(root: Path, kind: str, path: Path | None, n_shown: int) -> None:
-    """Print some dialogues as a person would read them, spread evenly over the file.
+    """Print some dialogues in readable form, spread evenly over the file.
 
     \b
     Example:

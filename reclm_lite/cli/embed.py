@@ -14,7 +14,7 @@ from ._options import common, progress_bar, say, threads_option, workspace_optio
 @threads_option
 @common
 def command(root: Path, what: str, encoder: Path | None, n_threads: int | None) -> None:
-    """Turn item texts, or profiles, into vectors; only what changed is computed.
+    """Turn item texts or profiles into vectors. Only changed texts are computed.
 
     \b
     Example:
@@ -25,9 +25,9 @@ def command(root: Path, what: str, encoder: Path | None, n_threads: int | None) 
 
     with Workspace.open(root) as ws, ws.writing(), TextEncoder(encoder, n_threads=n_threads) as text_encoder:
         if what == "items":
-            from ..text.vectors import embed_items as embed
+            from ..text.item_vectors import embed_items as embed
         else:
-            from ..profiles.vectors import embed_profiles as embed
+            from ..profiles.profile_vectors import embed_profiles as embed
         with progress_bar(f"embedding {what}") as update:
             counts = embed(ws, text_encoder, progress=update)
     say(counts.sentence())

@@ -14,10 +14,9 @@ from ._options import common, console, json_option, print_json, progress_bar, sa
 @json_option
 @common
 def command(root: Path, as_json: bool, ci95: bool) -> None:
-    """Measure Recall and NDCG at 20 and 40 of every fitted model, beside random and popularity.
-
-    Setting `full`: all items with training interactions, what the user has seen is excluded.
-    Setting `unseen`: items that nobody touched in training.
+    """Measure Recall and NDCG at 20 and 40 of every fitted model, with random and popularity as baselines. Setting
+    `full`: the candidates are all items with training interactions, except those the user already has. Setting
+    `unseen`: the candidates are items without training interactions.
 
     \b
     Example:
@@ -30,12 +29,11 @@ def command(root: Path, as_json: bool, ci95: bool) -> None:
     with Workspace.open(root) as ws, progress_bar("evaluating") as update:
         result = evaluate_workspace(ws, ci95=ci95, progress=update)
     for model in result.get("stale", []):
-        say(f"left out: {model['model']} ({model['reason']})")
+        say(f"skipped: {model['model']} ({model['reason']})")
     if not any(row["n_users"] for row in result["rows"]):
         raise MissingArtefactError(
-            f"the split of {root} (method {result['split'].get('method', '?')}) holds no test interactions, so there "
-            "is nothing to "
-            f"measure: make one that does, such as `reclm split -w {shell_word(root)} --method ratio`"
+            f"the split of {root} (method {result['split'].get('method', '?')}) has no test interactions, so there "
+            f"is nothing to evaluate: make one that has, such as `reclm split -w {shell_word(root)} --method ratio`"
         )
     if as_json:
         print_json(result)

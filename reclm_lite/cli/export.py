@@ -24,7 +24,7 @@ PARITY_MODES = ("auto", "transformers", "gguf", "off")
     default="q8_0",
     show_default=True,
     metavar="TYPE,…",
-    help="Types, such as q8_0,q6_k,q5_k_m,q4_k_m,q4_0,q3_k_m,q2_k,iq4_xs,f16.",
+    help="Quantization types, such as q8_0,q6_k,q5_k_m,q4_k_m,q4_0,q3_k_m,q2_k,iq4_xs,f16.",
 )
 @click.option("-o", "--out", "out_dir", required=True, type=click.Path(path_type=Path), help="The folder to write to.")
 @click.option(
@@ -32,29 +32,29 @@ PARITY_MODES = ("auto", "transformers", "gguf", "off")
     default="auto",
     show_default=True,
     metavar="auto|FILE|none",
-    help="Importance matrix: computed where a type gains by it, read from FILE, or none.",
+    help="Importance matrix: computed if a type benefits from it (auto), read from FILE, or none.",
 )
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help='Texts for the importance matrix and the gate: .jsonl with "text" or "prompt", or text with a blank line '
-    "between prompts [default: a sample of the profile prompts].",
+    help='Texts for the importance matrix and for verification: .jsonl with "text" or "prompt", or plain text with '
+    "blank lines between prompts [default: a sample of the profile prompts].",
 )
 @click.option(
     "--parity",
     type=click.Choice(PARITY_MODES),
     default="auto",
     show_default=True,
-    help="What each file is compared with: transformers where it is installed, the unquantized GGUF, or nothing.",
+    help="Reference for verification: transformers (if installed), the unquantized GGUF, or nothing.",
 )
-@click.option("--name", help="The model's name, which begins the files' names [default: the folder's].")
+@click.option("--name", help="Model name, the first part of the file names [default: the folder's name].")
 @click.option(
     "-w",
     "--workspace",
     "root",
     envvar="RECLM_WORKSPACE",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Take the sample of prompts from this workspace [default: the bundled demo].",
+    help="Use profile prompts of this workspace for calibration [default: the bundled demo].",
 )
 @threads_option
 @json_option
@@ -72,10 +72,9 @@ def command(
     n_threads: int | None,
     as_json: bool,
 ) -> None:
-    """Turn a checkpoint, with or without a LoRA adapter, into GGUF files that are proven equal.
-
-    Each file is compared with the model it came from: token ids, chat template, logits, greedy text. One that fails
-    is kept as NAME-TYPE.failed-parity.gguf, and the command exits with 1. Run again, it makes only what is missing.
+    """Convert a checkpoint, with or without a LoRA adapter, to verified GGUF files. Each file is compared with the
+    model it was made from: token ids, chat template, logits, greedy text. A file that differs is kept as
+    NAME-TYPE.failed-parity.gguf, and the command exits with code 1. A rerun makes only the missing files.
 
     \b
     Example:
@@ -83,7 +82,9 @@ def command(
     """
     from ..convert.export import export
     from ..convert.request import needs_texts
+    from ..own_paths import require_own_path
 
+    require_own_path(out_dir)
     types = [quant.strip() for quant in quants.split(",") if quant.strip()]
     matrix = imatrix if imatrix == "auto" else None if imatrix == "none" else Path(imatrix)
     texts = _texts(calibration, root, [base, adapter]) if needs_texts(types, matrix, parity) else []
@@ -106,33 +107,37 @@ def command(
         _table(manifest)
     failed = [entry for entry in manifest["files"] if not entry["passed"]]
     for entry in failed:
-        say(f"{entry['file']} is not equal to the model it came from: {'; '.join(entry['parity']['reasons'])}")
+        say(f"{entry['file']} differs from the model it was made from: {'; '.join(entry['parity']['reasons'])}")
     if failed:
         click.get_current_context().exit(1)
     say(
-        f"Proved and written to {out_dir}"
+        f"Verified and written to {out_dir}"
         if parity != "off"
-        else f"Written to {out_dir}, and not compared (--parity off)"
+        else f"Written to {out_dir}, not verified (--parity off)"
     )
 
 
 def _texts(path: Path | None, root: Path | None, folders: list[Path | None]) -> list[str]:
-    from ..profiles.calibration import read_texts, sample_prompts
+    from ..profiles.calibration_texts import read_texts, sample_prompts
+    from ..prompts.forms import form_for
 
-    return (
-        read_texts(path) if path else sample_prompts(root, instruct=any(map(_has_chat_template, filter(None, folders))))
-    )
+    if path:
+        return read_texts(path)
+    return sample_prompts(root, form=form_for(any(map(_has_chat_template, filter(None, folders)))))
 
 
 def _has_chat_template(folder: Path) -> bool:
+    from ..convert.bounded_files import MAX_TOKENIZER_BYTES, read_bounded
+
     settings = folder / "tokenizer_config.json"
     return (folder / "chat_template.jinja").is_file() or (
-        settings.is_file() and b'"chat_template"' in settings.read_bytes()
+        settings.is_file() and b'"chat_template"' in read_bounded(settings, MAX_TOKENIZER_BYTES)
     )
 
 
 def _table(manifest: dict[str, Any]) -> None:
-    """Language models have a divergence and an agreement of the best token, encoders a cosine of their vectors."""
+    """The table of files. Language models show KL divergence and top-1 agreement, encoders the cosine of their
+    vectors."""
     files = manifest["files"]
     encoder = any("vectors" in (entry["parity"] or {}) for entry in files)
     part, columns = ("vectors", ("mean_cosine", "min_cosine")) if encoder else ("logits", ("mean_kl", "top1_agreement"))

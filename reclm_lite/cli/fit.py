@@ -8,9 +8,9 @@ from ..cf.models import MODELS, PRESETS, ROWS
 from ..errors import shell_word
 from ._options import common, echo, progress_bar, say, threads_option, workspace_option
 
-_HELP = """Fit a recommender: settings are selected on validation, then the model is fitted on training and validation.
+_HELP = """Fit a recommender: select settings on validation, then fit the model on training and validation data.
 
-An interrupted fit continues when the same command is run again.
+Running the same command again resumes an interrupted fit.
 
 \b
 MODEL is one of
@@ -19,7 +19,7 @@ MODEL is one of
 \b
 Example:
   reclm fit lightgcn -w shop --profiles users
-  reclm fit simgcl -w shop --dim 64 --set n_layers=3 --set rate=0.005
+  reclm fit simgcl -w shop --dim 64 --set n_layers=3 --set lr=0.005
 """
 
 
@@ -32,15 +32,19 @@ Example:
     type=click.Choice(PRESETS),
     default="default",
     show_default=True,
-    help="`paper`: the published architecture and settings; how many epochs, validation says.",
+    help="`paper`: the published architecture and settings; the number of epochs is selected on validation.",
 )
-@click.option("--dim", type=click.IntRange(min=1), help="Width of the vectors [default: the preset's].")
-@click.option("--loss", type=click.Choice(["bpr", "ssm"]), help="Pairs, or sampled softmax [default: the preset's].")
-@click.option("--epochs", type=click.IntRange(min=1), help="At most this many epochs [default: the preset's].")
-@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Another setting; repeatable.")
-@click.option("--show-settings", is_flag=True, help="Print the model's settings, as they would be used, and stop.")
+@click.option("--dim", type=click.IntRange(min=1), help="Embedding dimension [default: the preset's].")
+@click.option(
+    "--loss",
+    type=click.Choice(["bpr", "ssm"]),
+    help="bpr: pairwise loss; ssm: sampled softmax [default: the preset's].",
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Maximum number of epochs [default: the preset's].")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other setting; repeatable.")
+@click.option("--show-settings", is_flag=True, help="Print the settings that would be used, and exit.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--restart", is_flag=True, help="Begin again where an interrupted fit could go on.")
+@click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted fit.")
 @threads_option
 @common
 def command(

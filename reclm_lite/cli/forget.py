@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 @click.option(
     "--gone",
     is_flag=True,
-    help="What was made of earlier data too: it may tell of people whom an import has left out since.",
+    help="Also remove files made from earlier data: they may contain people whom a later import removed.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("--yes", is_flag=True, help="Remove without being asked.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
+@click.option("--yes", is_flag=True, help="Remove without asking for confirmation.")
 @json_option
 @common
 def command(users: tuple[str, ...], root: Path, gone: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Remove people from a workspace, by their ids: interactions, profiles, vectors, models' rows, caches, reports.
+    """Remove people from a workspace by their ids: interactions, profiles, vectors, model rows, caches, reports.
 
-    An id that is no longer in the data is looked for in what was made of earlier data: all of that is removed, since
-    nothing tells whose rows it has. --gone does the same for everybody who left, without ids.
+    If an id is no longer in the data, all files made from earlier data are removed, because they do not record which
+    users they contain. --gone does this without ids.
 
-    Everything that was up to date stays so: nothing has to be fitted again for the others to be served. What models
-    have learned from everybody still has the people in it; the answer names the commands that fit them again.
+    Everything that is up to date stays up to date; nothing has to be fitted again to serve the other users. Models were
+    still trained on the removed people; the output lists the commands that fit them again.
 
     \b
     Example:
@@ -44,10 +44,11 @@ def command(users: tuple[str, ...], root: Path, gone: bool, dry_run: bool, yes: 
     from ..workspace import Workspace
 
     if not users and not gone:
-        raise click.UsageError("give the id of a user, or --gone for everybody who is no longer in the data")
+        raise click.UsageError("give a user id, or --gone for all people who are no longer in the data")
     if not yes and not dry_run and not _somebody_can_be_asked():
         raise click.UsageError(
-            "stdin is not a terminal to ask on: give --yes to remove, or --dry-run to see what would go"
+            "stdin is not a terminal, so you cannot be asked: give --yes to remove, or --dry-run to see what would "
+            "be removed"
         )
     with Workspace.open(root) as ws:
         if not yes and not dry_run:
@@ -67,36 +68,38 @@ def _somebody_can_be_asked() -> bool:
 
 
 def _tell(summary: "ForgetSummary", *, to_stderr: bool = False) -> None:
-    """A ForgetSummary in sentences."""
+    """Print a ForgetSummary."""
     would = "Would remove" if summary.dry_run else "Removed"
     lines = []
     if summary.users:
         lines.append(
             f"{would} {_few(summary.users)}: {_count(summary.n_interactions, 'interaction')}, "
-            f"{_count(summary.n_profiles, 'profile')}, {_count(summary.n_generations, 'generation')} made for nobody "
-            "else. "
-            f"Left: {_count(summary.n_users_left, 'user')}."
+            f"{_count(summary.n_profiles, 'profile')}, {_count(summary.n_generations, 'generation')} used by nobody "
+            f"else. Remaining: {_count(summary.n_users_left, 'user')}."
         )
     if summary.not_in_data:
         lines.append(
-            f"Not among the present users: {_few(summary.not_in_data)}. If an earlier import had them, they are in "
-            "what was made of "
-            "it, and that goes; check the spelling if not."
+            f"Not among the present users: {_few(summary.not_in_data)}. If an earlier import had them, the files "
+            "made from it contain them and are removed. Otherwise, check the spelling."
         )
     elif not summary.users and not summary.deleted:
-        lines.append("Nothing that was made of earlier data is left.")
+        lines.append("No files made from earlier data are left.")
     if summary.n_unknown_generations:
         unknown = _count(summary.n_unknown_generations, "older generation")
-        lines.append(f"{would} {unknown} of which nothing tells for whom they were made.")
+        lines.append(f"{would} {unknown} with no record of whom they were made for.")
     if summary.rewritten:
         lines.append(
-            f"{'Would write' if summary.dry_run else 'Wrote'} again without them: {', '.join(summary.rewritten)}."
+            f"{'Would write' if summary.dry_run else 'Wrote'} again without these people: "
+            f"{', '.join(summary.rewritten)}."
         )
     for deleted in summary.deleted:
-        command = f" Make it again: {deleted.command}" if deleted.command else ""
+        command = f" To make it again: {deleted.command}" if deleted.command else ""
         lines.append(f"{'Would delete' if summary.dry_run else 'Deleted'} {deleted.path}: {deleted.reason}.{command}")
     for remains in summary.remains:
-        lines.append(f"Remains: {remains.text}" + " Make it again without them:" * bool(remains.commands))
+        lines.append(
+            f"Still contains them: {remains.text}"
+            + (" To make it again without these people:") * bool(remains.commands)
+        )
         lines += [f"  {command}" for command in remains.commands]
     for line in lines:
         echo(printable(line), err=to_stderr)

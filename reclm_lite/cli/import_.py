@@ -15,7 +15,7 @@ _KINDS = {"text": None, "number": float, "count": click.IntRange(min=1), "path":
 
 
 def _format_options(function: Callable) -> Callable:
-    """The options that the formats take, as the registry declares them."""
+    """The click options of the import formats, from the registry."""
     for option, help_text in reversed(options().items()):
         settings: dict[str, Any] = {"help": help_text, "metavar": option.metavar, "multiple": option.repeated}
         if option.kind == "switch":
@@ -33,7 +33,7 @@ def _help() -> str:
     rows = "\n".join(f"  {row.name:<{width}}  {row.help[:-1]}: {row.files}" for row in FORMATS.values())
     return f"""Import interactions and item texts from SOURCE into a workspace.
 
-    FORMAT is one of these; docs/formats.md shows the files that each one expects.
+    FORMAT is one of the following; docs/formats.md describes the files of each.
 
     \b
 {textwrap.indent(rows, "    ")}
@@ -50,10 +50,10 @@ def _help() -> str:
 @click.argument("source", type=click.Path(path_type=Path))
 @workspace_option
 @_format_options
+@click.option("--replace", is_flag=True, help="Replace the data set in the workspace; its profiles are removed.")
 @click.option(
-    "--replace", is_flag=True, help="Replace the data set that the workspace already holds; its profiles are removed."
+    "--update", is_flag=True, help=("Import a newer version of the same data set; profiles stay with their ids.")
 )
-@click.option("--update", is_flag=True, help="The same data set, newer: profiles stay with the ids they belong to.")
 @common
 def command(root: Path, format_name: str, source: Path, replace: bool, update: bool, **chosen: Any) -> None:
     from ..data.dataset import save_imported
@@ -64,25 +64,24 @@ def command(root: Path, format_name: str, source: Path, replace: bool, update: b
     from ..workspace import Workspace
 
     if replace and update:
-        raise click.UsageError("give either --replace (another data set) or --update (the same one, newer)")
+        raise click.UsageError("give either --replace (another data set) or --update (a newer version of the same one)")
     given = {key: value for key, value in chosen.items() if value not in (None, ())}
     known = FORMATS[format_name].keywords
     params = click.get_current_context().command.params
     foreign = [param.opts[0] for param in params if param.name in given and param.name not in known]
     if foreign:
         raise InputError(
-            f"the format {format_name} has no option {', '.join(foreign)}: leave it out (`reclm import --help` says "
-            "whose it is)"
+            f"the format {format_name} has no option {', '.join(foreign)}: leave it out (`reclm import --help` lists "
+            "the formats of each option)"
         )
     if "limits" in given:
         given["limits"] = parse_limits(given["limits"])
     with Workspace.open(root) as ws, ws.writing():
         if ws.has("matrices/interactions") and not (replace or update):
             raise WorkspaceError(
-                f"{root} already holds the data set {_name_of(ws)!r}: "
-                "add --update if this is a newer state of it (profiles are kept), --replace to import another in its "
-                "place "
-                "(its profiles are removed), or use a new workspace"
+                f"{root} already contains the data set {_name_of(ws)!r}: add --update if this is a newer version of "
+                "it (profiles are kept), --replace to replace it by another (its profiles are removed), or use a new "
+                "workspace"
             )
         data = import_dataset(format_name, source, **given)
         carried = save_imported(ws, data, update=update)
@@ -94,7 +93,7 @@ def command(root: Path, format_name: str, source: Path, replace: bool, update: b
     )
     for reason, count in data.manifest.get("dropped", {}).items():
         if count:
-            say(f"  left out: {count:,} ({reason})")
+            say(f"  skipped: {count:,} ({reason})")
     for note in data.manifest.get("notes", []):
         say(f"  note: {note}")
     if carried is not None:
@@ -103,8 +102,8 @@ def command(root: Path, format_name: str, source: Path, replace: bool, update: b
     if earlier:
         more = f" and {len(earlier) - 5:,} more" if len(earlier) > 5 else ""
         say(
-            f"  people who are no longer in the data may still be in {', '.join(earlier[:5])}{more}: "
-            f"`reclm forget --gone -w {shell_word(root)}` removes these"
+            f"  files that may still contain people who are no longer in the data: {', '.join(earlier[:5])}{more}. "
+            f"To remove these files: reclm forget --gone -w {shell_word(root)}"
         )
 
 
@@ -119,15 +118,15 @@ def _name_of(ws) -> str:
 
 
 def _carried(carried) -> list[str]:
-    """What became of those who were there before, in sentences."""
+    """Lines on what happened to the users, items and profiles of the previous import."""
     lines = [
-        f"  since the last import: {carried.n_users_new:,} users new, {carried.n_users_gone:,} gone; "
-        f"{carried.n_items_new:,} items new, {carried.n_items_gone:,} gone; {carried.n_profiles_kept:,} profiles kept"
+        f"  since the last import: {carried.n_users_new:,} new users, {carried.n_users_gone:,} gone; "
+        f"{carried.n_items_new:,} new items, {carried.n_items_gone:,} gone; {carried.n_profiles_kept:,} profiles kept"
     ]
     if carried.n_profiles_gone or carried.n_generations_gone:
         lines.append(
-            f"  removed with those who are gone: {carried.n_profiles_gone:,} profiles, {carried.n_by_hand_gone:,} of "
-            "them written "
-            f"by hand or imported, and {carried.n_generations_gone:,} generations made for nobody else"
+            f"  removed with users and items that are gone: {carried.n_profiles_gone:,} profiles, "
+            f"{carried.n_by_hand_gone:,} of them edited by hand or imported, and {carried.n_generations_gone:,} "
+            "generations used by nobody else"
         )
     return lines

@@ -13,7 +13,7 @@ from ._options import common, console, json_option, print_json, workspace_option
 @json_option
 @common
 def command(root: Path, as_json: bool) -> None:
-    """Show what a workspace holds, what is stale, and the next command.
+    """Show what a workspace contains, what is stale, and the next command.
 
     \b
     Example:

@@ -13,7 +13,7 @@ from ._options import common, say, workspace_option
 @click.option("-k", type=click.IntRange(min=1), default=5, show_default=True, help="Neighbors per user.")
 @common
 def command(root: Path, k: int) -> None:
-    """Find similar users: by LightGCN vectors, by text where a user has no usable one.
+    """Find similar users by LightGCN vectors, or by text vectors for users without a usable LightGCN vector.
 
     \b
     Example:

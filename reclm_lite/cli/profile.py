@@ -1,14 +1,15 @@
-"""`reclm profile`: make, show, edit; export and import are in `profile_exchange`."""
+"""`reclm profile show` and `edit`. `profile_run` has `users` and `items`, `profile_exchange` has `export` and
+`import`."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from ..errors import shell_word
 from ..printable import printable
-from ._options import agreed, common, echo, json_option, print_json, progress_bar, say, threads_option, workspace_option
+from ._options import common, echo, json_option, print_json, say, workspace_option
 from .profile_exchange import export_command, import_command
+from .profile_run import run_command
 
 
 @click.group("profile")
@@ -22,300 +23,8 @@ def command() -> None:
     """
 
 
-def _generate(side: str):
-    @click.command(side, short_help=f"Write the profiles of {side}.")
-    @workspace_option
-    @click.option(
-        "--model", type=str, help="A GGUF file, `rules`, or the endpoint's model [default: the bundled profile model]."
-    )
-    @click.option(
-        "--endpoint", metavar="URL", help="Ask this OpenAI-compatible server; its key comes from RECLM_API_KEY."
-    )
-    @click.option("--deadline", metavar="TIME", help="End after 6h, 90m, …; the most valuable prompts go first.")
-    @click.option(
-        "--limit",
-        type=click.IntRange(min=1),
-        help="At most this many; those whose surroundings most users share, first.",
-    )
-    @click.option(
-        "--resume",
-        is_flag=True,
-        help="Go on with the last run that did not end, with the options it had; give --deadline anew.",
-    )
-    @click.option("--fresh", is_flag=True, help="Generate anew what is in the store already.")
-    @click.option(
-        "--reuse",
-        type=click.Choice(("history", "prompt")),
-        default="history",
-        show_default=True,
-        help="After `import --update`, keep profiles whose own history, or whose whole prompt, is the same.",
-    )
-    @click.option(
-        "--slots",
-        "n_slots",
-        type=click.IntRange(1, 256),
-        help="Sequences (requests) in flight [default: by the model].",
-    )
-    @click.option(
-        "--guided/--free",
-        default=True,
-        show_default=True,
-        help="Hold the answer's form while it is written, or let the model write freely.",
-    )
-    @click.option(
-        "--temperature",
-        type=click.FloatRange(0.0, 5.0),
-        default=0.0,
-        show_default=True,
-        help="0 takes the likeliest token; above, tokens are drawn.",
-    )
-    @click.option(
-        "--top-k", type=click.IntRange(min=0), default=40, show_default=True, help="Draw among so many (0: all)."
-    )
-    @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
-    @click.option(
-        "--retries",
-        type=click.IntRange(0, 10),
-        default=1,
-        show_default=True,
-        help="Seeded draws for an answer that does not parse.",
-    )
-    @click.option(
-        "--fallback", type=click.Choice(("rules",)), help="Fill in what stays invalid by rule, marked as such."
-    )
-    @click.option(
-        "--engine",
-        type=click.Choice(("local", "ray")),
-        default="local",
-        show_default=True,
-        help='This machine, or a Ray cluster (`pip install "reclm-lite[ray]"`).',
-    )
-    @click.option(
-        "--ray-address",
-        metavar="HOST:PORT",
-        help="Of a running cluster [default: the one that is found, or a new one].",
-    )
-    @click.option("--requests-per-minute", type=click.FloatRange(min=0, min_open=True), help="At most, of an endpoint.")
-    @click.option(
-        "--price-in", type=click.FloatRange(min=0), help="Of an endpoint, per million prompt tokens: for the estimate."
-    )
-    @click.option("--price-out", type=click.FloatRange(min=0), help="Per million new tokens.")
-    @click.option(
-        "--max-new-tokens", type=click.IntRange(16, 4096), help="Of an answer [default: 96, or 128 of a chat model]."
-    )
-    @click.option("--yes", is_flag=True, help="Do not ask before an endpoint gets the prompts.")
-    @threads_option
-    @json_option
-    @common
-    def verb(root: Path, as_json: bool, resume: bool, yes: bool, deadline: str | None, **options) -> None:
-        from ..profiles.generate import run_profiles
-        from ..profiles.pace import parse_duration
-        from ..profiles.summary import Summary
-        from ..workspace import Workspace
-
-        # An empty text is refused like any other that is no duration: a variable that is not set must not mean "no
-        # deadline".
-        seconds = None if deadline is None else parse_duration(deadline)
-        with Workspace.open(root) as ws, ws.writing():
-            if resume and _is_over(ws, side, options):
-                if as_json:
-                    print_json(Summary(side).as_dict())
-                say(
-                    f"The last run of {side} came to its end; there is nothing to go on with. Start another without "
-                    "--resume."
-                )
-                return
-            source, settings = _settings(ws, side, options, resume)
-            _refuse_what_does_nothing(source)
-            _refuse_addresses_of_the_workspace(source, yes)
-            settings = replace(settings, deadline_seconds=seconds)
-            with progress_bar(f"profiling {side}", eta=False) as update:
-                summary = run_profiles(ws, side, source=source, settings=settings, observer=_observer(update, yes))
-            n_usable = _n_usable(ws)
-        if as_json:
-            print_json(summary.as_dict())
-        say(summary.sentence())
-        if summary.n_not_reached:
-            say(f"To go on: reclm profile {side} -w {shell_word(root)} --resume")
-        if n_usable:
-            say(f"Next: reclm embed profiles -w {shell_word(root)}")
-        elif not summary.n_not_reached:
-            say("No profile could be made, so there is nothing to embed: models without profiles serve these data.")
-
-    verb.help = (
-        f"Write the profiles of {side} with a language model on this machine; resumable at any moment.\n\n"
-        "\b\nExample:\n"
-        f"  reclm profile {side} -w shop --limit 2000\n"
-        f"  reclm profile {side} -w shop --model my-q4_k_m.gguf --deadline 6h"
-    )
-    return verb
-
-
-# Options of the command -> fields of the settings.
-_SOURCE = (
-    "model",
-    "endpoint",
-    "n_threads",
-    "n_slots",
-    "engine",
-    "ray_address",
-    "requests_per_minute",
-    "price_in",
-    "price_out",
-    "max_new_tokens",
-)
-_RUN = {"limit": "limit", "fallback": "fallback", "reuse": "reuse", "fresh": "fresh", "retries": "n_retries"}
-_SAMPLING = ("temperature", "top_k", "seed", "guided")
-
-
-# Options that only one kind of source heeds: elsewhere they would be passed over in silence.
-_OF_ENDPOINTS = ("price_in", "price_out", "requests_per_minute")
-_NOT_OF_ENDPOINTS = ("guided", "top_k", "n_threads")
-_NOT_OF_RULES = (
-    "temperature",
-    "top_k",
-    "seed",
-    "guided",
-    "n_slots",
-    "n_threads",
-    "max_new_tokens",
-    "retries",
-    "fallback",
-)
-
-
-def _is_given(name: str) -> bool:
-    """Whether the command line says something of this parameter."""
-    return click.get_current_context().get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-
-
-def _refuse_addresses_of_the_workspace(source, yes: bool) -> None:
-    """What is sent where is for the command line to say: a workspace may come from somebody else, and its last run name
-    any host."""
-    if yes and source.endpoint is not None and not _is_given("endpoint"):
-        raise click.UsageError(
-            f"the endpoint {source.endpoint} comes from the workspace's last run, and --yes agrees to what the "
-            "command line names alone: "
-            "add --endpoint URL, or leave --yes out and be asked"
-        )
-    if source.ray_address is not None and not _is_given("ray_address"):
-        raise click.UsageError(
-            f"the Ray cluster {source.ray_address} comes from the workspace's last run: name it with --ray-address to "
-            "send the prompts there"
-        )
-
-
-def _is_over(ws, side: str, options: dict) -> bool:
-    """Whether the last run ended well and the command line asks for nothing else: the usual model must not take its
-    model's place."""
-    from ..profiles.generate import job_kind
-    from ..profiles.store import last_state
-
-    return last_state(ws, job_kind(side)) == "done" and not any(_is_given(name) for name in options)
-
-
-def _settings(ws, side: str, options: dict, resume: bool):
-    """The settings of a run: those of the last unfinished one where `resume`, and over them what the command line
-    says."""
-    from ..profiles.generate import RunSettings, settings_of_last
-    from ..profiles.sampling import Sampling
-    from ..profiles.sources import SourceSettings
-
-    source, run = SourceSettings(), RunSettings(sampling=Sampling(guided=True))
-    if resume:
-        last = settings_of_last(ws, side)
-        if last is None:
-            say(f"There is no run of {side} to go on with; this one starts with the options given.")
-        else:
-            source, run = last
-            options = {name: value for name, value in options.items() if _is_given(name)}
-            source = _without_what_was_replaced(source, options)
-    source = replace(source, **{name: options[name] for name in _SOURCE if name in options})
-    if options.get("model") and source.endpoint is None:
-        source = replace(source, model=_model_here(options["model"]))
-    sampling = replace(run.sampling, **{name: options[name] for name in _SAMPLING if name in options})
-    return source, replace(run, sampling=sampling, **{_RUN[name]: options[name] for name in _RUN if name in options})
-
-
-def _without_what_was_replaced(last, given: dict):
-    """The last run's source, less what belongs to the endpoint, model or engine that other options take the place
-    of."""
-    if "model" in given or "endpoint" in given:
-        last = replace(last, model_sha256=None)
-    if "model" in given and "endpoint" not in given and last.endpoint is not None:
-        of_endpoint = dict.fromkeys((*_OF_ENDPOINTS, "endpoint", "n_ctx", "timeout_seconds"))
-        return replace(last, **of_endpoint)
-    if "endpoint" in given and "model" not in given and last.endpoint is None:
-        return replace(last, model=None)
-    return replace(last, ray_address=None) if given.get("engine") == "local" else last
-
-
-def _model_here(name: str) -> str:
-    """A model on this machine, so named that `--resume` finds it from another folder too."""
-    from ..profiles.sources import RULES
-
-    return name if name == RULES else str(Path(name).absolute())
-
-
-def _refuse_what_does_nothing(source) -> None:
-    """Raises UsageError where the command line has an option that this source passes over."""
-    from ..profiles.sources import RULES
-
-    if source.endpoint is None:
-        _refuse(_OF_ENDPOINTS, "is for an endpoint: add --endpoint URL, or leave it out")
-    else:
-        _refuse(_NOT_OF_ENDPOINTS, "is not asked of an endpoint: leave it out")
-    if source.engine != "ray":
-        _refuse(("ray_address",), "is for a Ray cluster: add --engine ray, or leave it out")
-    if source.model == RULES and source.endpoint is None:
-        _refuse(_NOT_OF_RULES, "does nothing with --model rules: leave it out")
-
-
-def _refuse(names: tuple[str, ...], why: str) -> None:
-    for parameter in click.get_current_context().command.params:
-        if parameter.name in names and _is_given(parameter.name):
-            raise click.UsageError(f"{'/'.join((*parameter.opts, *parameter.secondary_opts))} {why}")
-
-
-def _n_usable(ws) -> int:
-    """Profiles in the store that can be embedded, of users and items."""
-    from ..profiles.store import SIDES, USABLE, profile_counts
-
-    return sum(profile_counts(ws, side).get(status, 0) for side in SIDES for status in USABLE)
-
-
-def _observer(update, yes: bool):
-    from ..profiles.generate import Observer
-
-    class Terminal(Observer):
-        def progress(self, done: int, total: int, note: str = "") -> None:
-            update(done, total, note)
-
-        def say(self, sentence: str) -> None:
-            say(sentence)
-
-        def agree(self, source, groups, users: int) -> None:
-            estimate = getattr(source, "estimate", None)
-            if estimate is None:
-                return
-            say(estimate(groups).sentence())
-            if not yes and not _asked():
-                raise click.ClickException("called off; nothing was sent")
-
-    return Terminal()
-
-
-def _asked() -> bool:
-    """Whether the person at the terminal agrees. Raises UsageError where there is no terminal to ask at."""
-    import sys
-
-    if not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to ask at: add --yes to send the prompts")
-    return agreed("Go on?")
-
-
-command.add_command(_generate("users"))
-command.add_command(_generate("items"))
+command.add_command(run_command("users"))
+command.add_command(run_command("items"))
 command.add_command(export_command)
 command.add_command(import_command)
 
@@ -368,14 +77,14 @@ def show(root: Path, user: str | None, item: str | None, as_json: bool) -> None:
         echo(printable(line))
 
 
-@command.command("edit", short_help="Replace one profile by a text of yours.")
+@command.command("edit", short_help="Replace one profile with your text.")
 @workspace_option
 @click.option("--user", help="A user's id.")
 @click.option("--item", help="An item's id.")
 @click.argument("text")
 @common
 def edit(root: Path, user: str | None, item: str | None, text: str) -> None:
-    """Replace a profile by TEXT; an edited profile is never overwritten by a model.
+    """Replace a profile with TEXT. An edited profile is never overwritten by a model.
 
     \b
     Example:
@@ -387,4 +96,4 @@ def edit(root: Path, user: str | None, item: str | None, text: str) -> None:
     side, ident = _side(user, item)
     with Workspace.open(root) as ws, ws.writing():
         edit_profile(ws, side, ident, text)
-    say(f"Kept your profile of {side} {ident}. Next: reclm embed profiles -w {shell_word(root)}")
+    say(f"Saved your profile of {side} {ident}. Next: reclm embed profiles -w {shell_word(root)}")

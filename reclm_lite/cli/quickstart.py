@@ -15,12 +15,12 @@ from ._options import common, threads_option
     type=click.Path(path_type=Path),
     default=Path("quickstart-workspace"),
     show_default=True,
-    help="Where to work; made anew each time.",
+    help="Workspace folder; recreated on every run.",
 )
 @threads_option
 @common
 def command(root: Path, n_threads: int | None) -> None:
-    """Run the whole path on a bundled demo: import, embed, fit, profile, fit with profiles, evaluate, report.
+    """Run the whole pipeline on the bundled demo: import, embed, fit, profile, fit with profiles, evaluate, report.
 
     \b
     Example:

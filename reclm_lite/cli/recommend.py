@@ -11,14 +11,14 @@ from ._options import common, console, json_option, print_json, say, workspace_o
 @click.command("recommend")
 @workspace_option
 @click.option("--user", help="A user's id.")
-@click.option("--text", help="Words instead of a user: recommend what fits them.")
-@click.option("--history", metavar="ID,ID,…", help="Item ids instead of a user: recommend to somebody who has these.")
-@click.option("-k", type=click.IntRange(min=1), default=20, show_default=True, help="How many items.")
+@click.option("--text", help="A search text instead of a user: recommend items that match it.")
+@click.option("--history", metavar="ID,ID,…", help="Item ids instead of a user: recommend to a user with this history.")
+@click.option("-k", type=click.IntRange(min=1), default=20, show_default=True, help="Number of items.")
 @click.option("--model", help="A fitted model, such as lightgcn or lightgcn+users [default: the best on validation].")
 @click.option(
     "--stale",
     is_flag=True,
-    help="Use a model though interactions have changed since it was fitted (the same users and items).",
+    help="Use a model even if interactions have changed since it was fitted (same users and items only).",
 )
 @json_option
 @common
@@ -34,9 +34,9 @@ def command(
 ) -> None:
     """Recommend items to a user: title, score and the reason.
 
-    A user without history is served from text or from popularity, and the answer says so. Somebody who is not in the
-    workspace is placed by the items they have (--history); nothing is fitted again. A model that an import has made
-    stale is left out, unless --stale is given; one that was fitted for other users or items is never used.
+    A user without history gets recommendations from text or popularity, and the reason says so. A user who is not in
+    the workspace is folded in from their items (--history); nothing is fitted again. Stale models are skipped unless
+    --stale is given; a model of other users or items is never used.
 
     \b
     Example:

@@ -12,7 +12,7 @@ from ._options import common, echo, workspace_option
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: WS/reports/report.html]")
 @common
 def command(root: Path, out: Path | None) -> None:
-    """Write one self-contained page about a workspace.
+    """Write a self-contained HTML report about a workspace.
 
     \b
     Example:

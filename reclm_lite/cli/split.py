@@ -13,7 +13,9 @@ METHODS = ("given", "ratio", "leave-last", "temporal", "cold-items", "none")
 @click.command("split")
 @workspace_option
 @click.option(
-    "--method", type=click.Choice(METHODS), help="How to divide [default: the one the data allow; it is told]."
+    "--method",
+    type=click.Choice(METHODS),
+    help=("How to split the interactions [default: chosen from the data and printed]."),
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="[default: 0.2]")
@@ -25,10 +27,10 @@ METHODS = ("given", "ratio", "leave-last", "temporal", "cold-items", "none")
 )
 @common
 def command(root: Path, method: str | None, seed: int, **fractions) -> None:
-    """Divide the interactions into training, validation and test, recorded and seeded.
+    """Split the interactions into training, validation and test sets.
 
-    `given` keeps a published split; `none` keeps everything for training (a deployment). Each of
-    them carves a validation set from the training part, on which models are selected.
+    `given` keeps a published split; `none` uses everything for training (deployment). Every method takes a validation
+    set out of the training part; models are selected on it.
 
     \b
     Example:

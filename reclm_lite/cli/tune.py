@@ -1,4 +1,4 @@
-"""`reclm tune`: the group, and its stages sft and reward (tune_ppo.py has ppo)."""
+"""`reclm tune`: the group and its stages sft and reward (ppo is in tune_ppo.py)."""
 
 from pathlib import Path
 from typing import Any
@@ -27,55 +27,55 @@ FEWER = "fewer --pass-tokens"  # the remedy where memory is too little
 def command() -> None:
     """Tune a language model to write profiles: SFT on two-round dialogues, a reward model, PPO.
 
-    One copy of the base model serves all three; what is trained are adapters (or, with --full, the model itself).
-    Dialogues come from `reclm dialogue build`; what comes out goes into `reclm export`. Needs the extra [tune]. With
-    several GPUs: `accelerate launch -m reclm_lite.cli tune …`. A run that was stopped goes on by the same command.
+    All three stages share one copy of the base model; only adapters are trained (with --full, the model itself). Build
+    dialogues with `reclm dialogue build`; convert the result with `reclm export`. Requires the extra [tune]. On several
+    GPUs: `accelerate launch -m reclm_lite.cli tune …`. An interrupted run resumes with the same command.
     """
 
 
 @command.command("sft")
-@click.option("--base", help="A causal model: a local folder, or a name on a hub.")
+@click.option("--base", help="Causal language model: a local folder, or a name on the Hugging Face hub.")
 @click.option(
     "--from-scratch",
     is_flag=True,
-    help="No base: train a tokenizer on the dialogues and begin with random weights (implies --full).",
+    help="No base model: train a tokenizer on the dialogues and start from random weights (implies --full).",
 )
 @click.option("--vocab", type=click.IntRange(min=259), default=4096, show_default=True, help="Of a model from scratch.")
 @click.option("--layers", type=click.IntRange(min=1), default=4, show_default=True, help="Of a model from scratch.")
 @click.option("--width", type=click.IntRange(min=8), default=256, show_default=True, help="Of a model from scratch.")
 @click.option("--ffn", type=click.IntRange(min=8), default=768, show_default=True, help="Of a model from scratch.")
 @click.option("--heads", type=click.IntRange(min=1), default=4, show_default=True, help="Of a model from scratch.")
-@click.option("--init-from", type=FOLDER, help="An adapter to go on from.")
+@click.option("--init-from", type=FOLDER, help="Adapter to start from.")
 @click.option("--full", is_flag=True, help="Train all weights, not an adapter.")
 @click.option(
-    "--rounds", type=click.IntRange(1, 2), default=2, show_default=True, help="1: leave the second round out."
+    "--rounds", type=click.IntRange(1, 2), default=2, show_default=True, help="1: train on the first round only."
 )
 @click.option(
     "--label-weight",
     type=click.FloatRange(min=0),
     default=1.0,
     show_default=True,
-    help="Weight of Yes and No in the loss.",
+    help="Loss weight of the labels Yes and No.",
 )
 @click.option(
     "--phrase-weight",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Weight of tokens that begin a phrase of a profile (half of it: that end one).",
+    help="Loss weight of tokens that begin a phrase of a profile (tokens that end one get half of it).",
 )
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True)
 @click.option(
     "--packing/--no-packing",
     default=None,
-    help="Several dialogues in one row [default: on a GPU, where the base can keep them apart].",
+    help="Pack several dialogues into one row [default: on a GPU, if the base can mask them from each other].",
 )
 @click.option(
     "--optimizer",
     type=click.Choice(OPTIMIZERS),
     default="adamw",
     show_default=True,
-    help="muon: for the matrices of --full.",
+    help="muon trains the matrices with --full.",
 )
 @click.option("--lr-muon", type=click.FloatRange(min=0, min_open=True), default=0.02, show_default=True)
 @optimizer_options(2e-4)
@@ -86,7 +86,7 @@ def command() -> None:
 @common
 @needs_torch
 def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: Any) -> None:
-    """Supervised fine-tuning on two-round dialogues; loss on both answers, none on the questions.
+    """Supervised fine-tuning on two-round dialogues. The loss covers both answers, not the questions.
 
     \b
     Example:
@@ -99,15 +99,15 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
 
     if (base is None) != from_scratch:
         raise click.UsageError(
-            "give --base, or --from-scratch" if base is None else "give either --base or --from-scratch"
+            "give either --base or --from-scratch" if base is None else "give either --base or --from-scratch"
         )
     full = full or from_scratch
     if o["optimizer"] == "muon" and not full:
-        raise click.UsageError("--optimizer muon is for all weights: give --full, or leave it out")
+        raise click.UsageError("--optimizer muon requires --full: add it, or leave out --optimizer")
     if not from_scratch:
         refuse("without --from-scratch", "vocab", "layers", "width", "ffn", "heads")
     if full:
-        refuse("where all weights are trained", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
+        refuse("if all weights are trained", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
     elif o["init_from"]:
         refuse("with --init-from, whose adapter has its own", "lora_r", "lora_alpha", "lora_dropout", "lora_targets")
     if o["optimizer"] != "muon":
@@ -155,7 +155,7 @@ def sft(as_json: bool, base: str | None, from_scratch: bool, full: bool, **o: An
 
 
 def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> Path:
-    """The base beside the run's folder, made where it is not there."""
+    """The base model next to the run's folder; created if missing."""
     from ..tune.memory import Sizes, estimate, require_memory
     from ..tune.scratch import ScratchSettings, base_for
 
@@ -169,14 +169,14 @@ def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> 
     out = out.resolve()
     folder = out.with_name(f"{out.name}-base")
     if group.is_main and base_for(dialogues, folder, settings, fresh=o["fresh"]):
-        say(f"trained a tokenizer of {settings.vocab:,} tokens on {dialogues}; the base is {folder}")
+        say(f"trained a tokenizer with {settings.vocab:,} tokens on {dialogues}; the base is {folder}")
     group.barrier()
     return folder
 
 
 @command.command("reward")
-@click.option("--base", required=True, help="The base of the SFT run, or the model that SFT with --full made.")
-@click.option("--init-from", type=FOLDER, help="The adapter of SFT, to begin with [default: a new one].")
+@click.option("--base", required=True, help="Base model of the SFT run, or the model trained by SFT with --full.")
+@click.option("--init-from", type=FOLDER, help="SFT adapter to start from [default: a new adapter].")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
 @optimizer_options(1e-4)
 @lora_options(4, 8)
@@ -186,7 +186,7 @@ def _from_scratch(dialogues: Path, out: Path, o: dict[str, Any], group: Any) -> 
 @common
 @needs_torch
 def reward(as_json: bool, base: str, **o: Any) -> None:
-    """Train the reward model on preference pairs: an adapter of its own and a scalar head on the same base.
+    """Train the reward model on preference pairs: a separate adapter and a scalar head on the same base.
 
     \b
     Example:

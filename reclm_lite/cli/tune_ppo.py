@@ -20,30 +20,30 @@ def _named(part: Part) -> str:
 
 
 @click.command("ppo")
-@click.option("--base", required=True, help="The base of the SFT run, or the model that SFT with --full made.")
+@click.option("--base", required=True, help="Base model of the SFT run, or the model trained by SFT with --full.")
 @click.option(
-    "--sft",
-    type=FOLDER,
-    help="The adapter of SFT: where the policy begins, and its reference [default: the base itself].",
+    "--sft", type=FOLDER, help="SFT adapter: the initial policy and the reference [default: the base itself]."
 )
 @click.option(
-    "--reward", type=FOLDER, help="The adapter folder of the reward model; its score is the part `model` of the reward."
+    "--reward", type=FOLDER, help="Adapter folder of the reward model; its score is the part `model` of the reward."
 )
 @click.option(
     "--weight",
     "weights",
     multiple=True,
     metavar="PART=NUMBER",
-    help=f"Weight of a part of the reward: {', '.join(_named(part) for part in PARTS.values())}; may be given again "
-    "[default: 1 for each that can be had].",
+    help=(
+        f"Weight of a part of the reward: {', '.join(_named(part) for part in PARTS.values())}; repeatable [default: "
+        "1 for each part that is available]."
+    ),
 )
 @click.option("--algorithm", type=click.Choice(ALGORITHMS), default="ppo", show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option(
-    "--group-size", type=click.IntRange(min=2), default=4, show_default=True, help="Answers to each prompt (grpo)."
+    "--group-size", type=click.IntRange(min=2), default=4, show_default=True, help="Answers per prompt (grpo)."
 )
 @click.option(
-    "--epochs", type=click.IntRange(min=1), default=4, show_default=True, help="Passes over a step's answers."
+    "--epochs", type=click.IntRange(min=1), default=4, show_default=True, help="Passes over the answers of a step."
 )
 @click.option(
     "--mini-batches",
@@ -51,28 +51,28 @@ def _named(part: Part) -> str:
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="In which a pass is cut, each with a change of the weights.",
+    help="Mini-batches per pass, each followed by an optimizer step.",
 )
 @click.option(
     "--micro-batch",
     type=click.IntRange(min=1),
     default=4,
     show_default=True,
-    help="Answers in one pass through the model: what decides the memory.",
+    help="Answers per pass through the model; determines memory use.",
 )
 @click.option(
     "--lr",
     type=click.FloatRange(min=0, min_open=True),
     default=1e-5,
     show_default=True,
-    help="Of the adapter; falls to 0.",
+    help="Learning rate of the adapter; decays to 0.",
 )
 @click.option(
     "--value-lr",
     type=click.FloatRange(min=0, min_open=True),
     default=1e-3,
     show_default=True,
-    help="Of the value head (ppo).",
+    help="Learning rate of the value head (ppo).",
 )
 @click.option("--clip-range", type=click.FloatRange(min=0, min_open=True), default=0.2, show_default=True)
 @click.option("--gae-lambda", type=click.FloatRange(0, 1), default=0.95, show_default=True, help="(ppo)")
@@ -81,28 +81,28 @@ def _named(part: Part) -> str:
     type=click.FloatRange(min=0),
     default=0.05,
     show_default=True,
-    help="Of the penalty, at the start; 0: none at all.",
+    help="Initial KL coefficient; 0 disables the penalty.",
 )
 @click.option(
     "--kl-target",
     type=click.FloatRange(min=0, min_open=True),
     default=6.0,
     show_default=True,
-    help="Nats an answer, towards which the coefficient moves.",
+    help="Target KL in nats per answer; the coefficient adapts towards it.",
 )
 @click.option(
     "--kl-ceiling",
     type=click.FloatRange(min=0, min_open=True),
     default=20.0,
     show_default=True,
-    help="The run stops where KL stays above it.",
+    help="Stop if KL stays above this value.",
 )
 @click.option(
     "--entropy-floor",
     type=click.FloatRange(0, 1),
     default=0.1,
     show_default=True,
-    help="It stops where entropy stays below this share of the SFT policy's.",
+    help="Stop if entropy stays below this share of the SFT policy's entropy.",
 )
 @click.option("--max-new-tokens", type=click.IntRange(min=8), default=100, show_default=True)
 @click.option(
@@ -110,7 +110,7 @@ def _named(part: Part) -> str:
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Of the answers that are learned from.",
+    help="Sampling temperature of training answers.",
 )
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
 @click.option(
@@ -118,7 +118,7 @@ def _named(part: Part) -> str:
     type=click.IntRange(min=1),
     default=10,
     show_default=True,
-    help="Steps between answers written to samples.jsonl.",
+    help="Steps between writing sample answers to samples.jsonl.",
 )
 @click.option(
     "--eval-answers",
@@ -126,14 +126,14 @@ def _named(part: Part) -> str:
     type=click.IntRange(min=2),
     default=128,
     show_default=True,
-    help="Held-out answers of a measurement.",
+    help="Held-out answers per evaluation.",
 )
 @click.option(
     "--lora-r",
     type=click.IntRange(min=1),
     default=4,
     show_default=True,
-    help="Rank of the policy's adapter, where --sft gives none.",
+    help="Rank of the policy's adapter, if --sft is not given.",
 )
 @click.option("--lora-alpha", type=click.IntRange(min=1), default=8, show_default=True)
 @stage_options("ppo", batch=32, every=20)
@@ -143,10 +143,9 @@ def _named(part: Part) -> str:
 def command(
     as_json: bool, base: str, sft: Path | None, reward: Path | None, weights: tuple[str, ...], **o: Any
 ) -> None:
-    """Tune the SFT policy towards a reward, by PPO or GRPO, held to the SFT policy by a KL penalty.
-
-    Policy, reference, reward and value share one copy of the base. The best step by held-out reward with KL within the
-    target is kept.
+    """Tune the SFT policy to maximize a reward with PPO or GRPO, with a KL penalty towards the SFT policy. Policy,
+    reference, reward and value model share one copy of the base. The step with the best held-out reward and KL within
+    the target is kept.
 
     \b
     Example:
@@ -155,8 +154,8 @@ def command(
     """
     from ..tune.adapters import LoraSettings
     from ..tune.parallel import Group
-    from ..tune.ppo import PpoSettings
     from ..tune.ppo_run import of_estimate, train_ppo
+    from ..tune.ppo_settings import PpoSettings
     from ..tune.rollout import Sampling
 
     if o["algorithm"] == "ppo":
@@ -232,7 +231,7 @@ def command(
 
 
 def _weights(given: tuple[str, ...], reward: Path | None) -> dict[str, float]:
-    """The parts of the reward and their weights."""
+    """The parts of the reward and their weights, as given."""
     of_reward = [part.name for part in PARTS.values() if part.needs == REWARD_MODEL]
     found = {} if given else {part: 1.0 for part in PARTS if part not in of_reward or reward is not None}
     for text in given:
@@ -243,29 +242,29 @@ def _weights(given: tuple[str, ...], reward: Path | None) -> dict[str, float]:
             value = float("nan")
         if part not in PARTS or not equals or not 0 <= value < float("inf"):
             raise click.UsageError(
-                f"--weight: expected PART=NUMBER with a part among {', '.join(PARTS)} and a number of at least 0, "
-                f"found {text!r}"
+                f"--weight: expected PART=NUMBER with one of the parts {', '.join(PARTS)} and a number of at least "
+                f"0, found {text!r}"
             )
         if part in found:
-            raise click.UsageError(f"--weight {part}: given twice, leave one out")
+            raise click.UsageError(f"--weight {part}: given twice; leave one out")
         found[part] = value
     found = {part: value for part, value in found.items() if value}
     scored = [part for part in of_reward if part in found]
     if scored and reward is None:
-        raise click.UsageError(f"--weight {scored[0]}: give the reward model with --reward")
+        raise click.UsageError(f"--weight {scored[0]}: requires the reward model; give it with --reward")
     if reward is not None and not scored:
         raise click.UsageError(
-            f"--reward does nothing without a weight of its part: give --weight {of_reward[0]}=1, or leave it out"
+            f"--reward has no effect if its part has no weight: give --weight {of_reward[0]}=1, or leave it out"
         )
     if not found:
-        raise click.UsageError("--weight: expected a part with a weight above 0, found none")
+        raise click.UsageError("--weight: all weights are 0; give at least one part a weight above 0")
     return found
 
 
 def _signals(
     wanted: dict[str, float], model: Any, reward: Path | None, n_threads: int | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The callables of the parts, and what of them decides the result."""
+    """The callables of the parts, and the part by which the best step is selected."""
     from ..files import file_sha256
 
     loaded: dict[str, Any] = {}

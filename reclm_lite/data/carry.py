@@ -52,7 +52,7 @@ def count_gone(db: sqlite3.Connection) -> int:
 
 def carry_over(db: sqlite3.Connection, *, update: bool) -> Carried | None:
     """Renumber profiles and uses, within the same transaction, after users and items were replaced; without `update`
-    there are none left. `Workspace.finish_forgetting` then wipes what went from the file. Raises InputError where an
+    there are none left. `Workspace.finish_forgetting` then wipes what went from the file. Raises InputError if an
     update has nobody who was there before.
     """
     carried = _carry(db) if update else None

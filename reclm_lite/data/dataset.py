@@ -102,7 +102,7 @@ def save_split(ws: Workspace, split: Split, *, inputs: dict[str, str]) -> str:
 
 
 def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
-    """Read the split. Raises MissingArtefactError where there is none, or (fresh) where it is stale."""
+    """Read the split. Raises MissingArtefactError if there is none, or (fresh) where it is stale."""
     made_by = f"reclm split -w {ws.argument}"
     if fresh:
         ws.require_fresh("matrices/split", made_by=made_by)
@@ -250,7 +250,7 @@ class Interactions:
 
 
 def load_interactions(ws: Workspace) -> Interactions:
-    """Read the imported interactions. Raises MissingArtefactError where no import has been completed."""
+    """Read the imported interactions. Raises MissingArtefactError if no import has been completed."""
     made_by = f"reclm import FORMAT SOURCE -w {ws.argument}"
     _finish_import(ws)
     artefact = ws.load(_NAME, made_by=made_by)
@@ -337,7 +337,7 @@ def user_index(ws: Workspace, user_id: str) -> int | None:
 
 
 def index_of(ws: Workspace, side: str, ident: str) -> int | None:
-    """The index of a user or item, or None. Raises WorkspaceError where SQLite's index of ids leads to the row of
+    """The index of a user or item, or None. Raises WorkspaceError if SQLite's index of ids leads to the row of
     another id."""
     row = ws.db.execute(f"SELECT {side}_idx FROM {side}s WHERE {side}_id=?", (ident,)).fetchone()
     if row is None:

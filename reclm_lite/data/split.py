@@ -96,7 +96,7 @@ def make_split(
 
     Full-setting candidates: items with a training or validation interaction, unless the data set's own
     given lists rule. Held-out pairs with other items go to `unseen`, whose candidates are the items that
-    no user touched in training. Raises InputError where the data do not allow the method.
+    no user touched in training. Raises InputError if the data do not allow the method.
     """
     if method not in METHODS:
         raise InputError(f"expected a method among {', '.join(METHODS)}, found {method!r}: name one of them")

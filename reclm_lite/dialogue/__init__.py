@@ -1,1 +1,1 @@
-"""What the language model is told, and what it answers."""
+"""Dialogues to tune a language model with: which items are shown and hidden, questions, answers, and the files."""

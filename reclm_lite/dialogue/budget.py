@@ -1,14 +1,12 @@
-"""How many tokens a text takes: estimated without a tokenizer, exact with one."""
+"""The token budget of a dialogue: estimated without a tokenizer, exact with one."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
 from ..files import file_sha256
-from .records import COMPACT
-from .view import units
+from ..prompts.forms import COMPACT, prompt_form
 
 ESTIMATE = "estimate"
 AROUND = 4  # the beginning of a text, and what ends each of its messages
@@ -29,15 +27,12 @@ class Budget:
 
 
 def estimated(max_tokens: int, form: str = COMPACT) -> Budget:
-    """Compact prompts: two units (`view.units`) a token, as small vocabularies have. Plain words: three bytes, English
-    having about four."""
-    if form == COMPACT:
-        return Budget(max_tokens, lambda text: math.ceil(units(text) / 2), ESTIMATE)
-    return Budget(max_tokens, lambda text: math.ceil(len(text.encode("utf-8", "replace")) / 3), ESTIMATE)
+    """Counted by the form's own estimate."""
+    return Budget(max_tokens, prompt_form(form).n_tokens, ESTIMATE)
 
 
 def exact(max_tokens: int, folder: Path) -> Budget:
-    """Counted by the `tokenizer.json` of a folder. Raises InputError where there is none that can be read."""
+    """Counted by the `tokenizer.json` of a folder. Raises InputError if there is none that can be read."""
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
         raise InputError(

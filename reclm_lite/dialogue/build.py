@@ -14,18 +14,20 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import atomic_path, file_sha256
+from ..own_paths import make_folder
+from ..prompts.forms import COMPACT, FORMS, template_versions
+from ..prompts.inputs import PromptInputs
+from ..prompts.interface import ITEM, USER
 from ..types import ItemText
 from ..workspace import DIALOGUES, Workspace
 from .budget import Budget, estimated
 from .draws import Known
-from .first import ITEM, USER, Shown
-from .inputs import Inputs
+from .first_round import Shown
 from .leakguard import NEIGHBORS, LeakGuard
 from .make import Made, Maker, MakeSettings
 from .preferences import SHARES
-from .records import FORMAT, FORMS, KINDS, PARTS, PREFERENCE, RL, SFT, Dialogue, line_of
+from .records import FORMAT, KINDS, PARTS, PREFERENCE, RL, SFT, Dialogue, line_of
 from .teacher import Teacher
-from .templates import INSTRUCT_VERSION, ROUNDS_VERSION, TEMPLATE_VERSION
 
 NO_NEIGHBORS = (
     "there are no neighbors: prompts show own items alone, No and negatives are items of anybody; run "
@@ -37,15 +39,14 @@ TRAINED_ON = "held out, with a first round that is trained on"
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Which dialogues. sides: of "user" and "item". limit: users, and items, at most; who they are is drawn. variants:
-    of each user and item, each hiding other items. rounds: of sft, 1 or 2. n_negatives: of rl. held_out: share of the
-    part that is never
-    trained on. corruptions: kind -> share, of preference.
+    """Which dialogues to make. sides: "user", "item" or both. form: name of a prompt form. limit: at most this many
+    users, and items, drawn at random. variants: of each user and item, each hiding other items. rounds: of sft, 1 or 2.
+    n_negatives: of rl. held_out: share of the part that is never trained on. corruptions: kind -> share, of preference.
     """
 
     kind: str
     sides: tuple[str, ...] = (USER, ITEM)
-    form: str = "compact"
+    form: str = COMPACT
     seed: int = 0
     limit: int | None = None
     variants: int = 1
@@ -55,10 +56,10 @@ class BuildSettings:
     corruptions: dict[str, float] = field(default_factory=lambda: dict(SHARES))
 
     def check(self) -> None:
-        """Raises InputError where a setting is none."""
+        """Raises InputError if a setting is invalid."""
         for name, value, known in (
             ("kind", self.kind, KINDS),
-            ("form", self.form, FORMS),
+            ("form", self.form, tuple(FORMS)),
             ("rounds", self.rounds, (1, 2)),
         ):
             if value not in known:
@@ -116,7 +117,7 @@ def manifest_path(path: Path) -> Path:
 
 def build(
     ws: Workspace,
-    inputs: Inputs,
+    inputs: PromptInputs,
     teacher: Teacher,
     settings: BuildSettings,
     *,
@@ -126,7 +127,7 @@ def build(
 ) -> BuildSummary:
     """Write the dialogues of a kind to `path` (the workspace's own, if None), and the manifest beside them.
 
-    inputs: what `load_inputs` read. progress: called with users and items done, and of all. Raises InputError where
+    inputs: what `load_inputs` read. progress: called with users and items done, and of all. Raises InputError if
     nothing could be made, MissingArtefactError where an input is missing or stale, LeakError where something held out
     came in.
     """
@@ -153,7 +154,7 @@ def build(
     path = default_path(ws, settings.kind) if path is None else Path(path)
     summary = BuildSummary(settings.kind, notes=[NO_NEIGHBORS] if inputs.neighbors is None else [])
     by, counts = {name: Counter() for name in ("side", "part")}, Counter()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_path(path, named_by_user=named_by_user) as temporary:
         with open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
             for made in _distinct(_made(maker, whom, progress), _trained_on(maker, whom), maker.left_out):
@@ -182,7 +183,7 @@ def build(
     return summary
 
 
-def _finder(ws: Workspace, inputs: Inputs) -> "Finder | None":  # noqa: F821
+def _finder(ws: Workspace, inputs: PromptInputs) -> "Finder | None":  # noqa: F821
     if inputs.neighbors is None:
         return None
     from ..cf.neighbors import Finder  # numba is slow to load
@@ -257,7 +258,12 @@ def _digest_of(text: str) -> bytes:
 
 
 def _manifest(
-    ws: Workspace, inputs: Inputs, teacher: Teacher, settings: BuildSettings, budget: Budget, summary: BuildSummary
+    ws: Workspace,
+    inputs: PromptInputs,
+    teacher: Teacher,
+    settings: BuildSettings,
+    budget: Budget,
+    summary: BuildSummary,
 ) -> dict:
     """JSON-able; no times, no paths, so that equal builds have equal manifests."""
     return {
@@ -269,7 +275,7 @@ def _manifest(
         "left_out": summary.left_out,
         "options": settings.as_dict() | {"max_tokens": budget.max_tokens, "tokens_counted_by": budget.name},
         "teacher": teacher.identity,
-        "templates": {"compact": TEMPLATE_VERSION, "instruct": INSTRUCT_VERSION, "rounds": ROUNDS_VERSION},
+        "templates": template_versions(),
         "inputs": {
             "matrices/interactions": inputs.data_key,
             "matrices/split": inputs.split_fingerprint,

@@ -9,10 +9,11 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-from .first import USER, Shown
-from .inputs import Inputs
+from ..prompts.entries import title_key
+from ..prompts.inputs import PromptInputs
+from ..prompts.interface import USER
+from .first_round import Shown
 from .records import PARTS
-from .view import title_key
 
 MAX_HIDDEN = 10  # items of a user, or users of an item, that a first round leaves out; a fifth where that is fewer
 N_FAR = 64  # items (or users) drawn to find one of a kind among
@@ -31,7 +32,7 @@ class Draw:
 class Question:
     """A second round. answer: Yes or No. about: an item, or a user. pairs: the (user, item) interactions behind it.
 
-    is_shown: whether words of it stand in the first round. found: "near", "second" or "far", see `rounds`.
+    is_shown: whether words of it stand in the first round. found: "near", "second" or "far", see `user_rounds`.
     """
 
     answer: bool
@@ -56,10 +57,10 @@ class Known:
     """The inputs, who they are about, and what draws ask of them again and again.
 
     held_out: share of that part. finder: who is like users of whose history a part is known, see `cf.neighbors.Finder`;
-    None where there are no neighbors.
+    None if there are no neighbors.
     """
 
-    inputs: Inputs
+    inputs: PromptInputs
     user_ids: list[str]
     item_ids: list[str]
     seed: int = 0

@@ -3,8 +3,8 @@ build ends.
 
 The guard reads the split by itself, apart from what prompts are made from, and knows the people and items by their ids,
 so that its message says whom to look for. Neighbors count as evidence too: they must come from vectors fitted on
-training
-alone. Left out: texts, which say nothing of who touched what, except those of targets from elsewhere (`Quotes`).
+training alone. Left out: texts, which say nothing of who touched what, except those of targets from elsewhere
+(`Quotes`).
 """
 
 import re
@@ -15,10 +15,10 @@ import scipy.sparse as sp
 
 from ..data.dataset import Split, item_ids, item_texts, load_split, user_ids
 from ..errors import LeakError, MissingArtefactError
+from ..prompts.entries import clean
 from ..text.bounds import bounded_item
 from ..types import ItemText
 from ..workspace import Workspace
-from .view import clean
 
 NEIGHBORS = "matrices/neighbors"
 HELD_OUT = ("valid", "test", "unseen")
@@ -38,13 +38,13 @@ class LeakGuard:
 
     @classmethod
     def of(cls, ws: Workspace) -> "LeakGuard":
-        """The guard of a workspace's split. Raises LeakError where the neighbors may know what is held out."""
+        """The guard of a workspace's split. Raises LeakError if the neighbors may know what is held out."""
         split = load_split(ws)
         check_neighbors(ws, split)
         return cls(split, user_ids(ws), item_ids(ws))
 
     def check(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Take pairs in; every so many are looked up. Raises LeakError where one is held out, or is no training
+        """Take pairs in; every so many are looked up. Raises LeakError if one is held out, or is no training
         interaction."""
         self._waiting.extend(pairs)
         if len(self._waiting) >= _N_TOGETHER:
@@ -74,7 +74,7 @@ class LeakGuard:
         return (
             f"expected dialogues of training interactions alone, found user {self.users[user]!r} with item "
             f"{self.items[item]!r}, {what}; "
-            "nothing was written: make the split and the neighbors anew (`reclm split`, `reclm fit lightgcn`, `reclm "
+            "nothing was written: make the split and the neighbors again (`reclm split`, `reclm fit lightgcn`, `reclm "
             "neighbors`)"
         )
 

@@ -10,19 +10,22 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from ..errors import InputError
+from ..prompts.entries import MAX_LINE
+from ..prompts.forms import COMPACT, NO, YES, candidate_spans, person_spans
+from ..prompts.interface import ITEM, USER
+from ..prompts.spans import CATALOGUE, LABEL, TEACHER, TRAIN, Span, text_of
+from ..prompts.view import N_SLOTS
 from ..text.bounds import bounded
 from ..types import ItemText
-from .audiences import Audiences
 from .budget import ANSWER_TOKENS, Budget
 from .draws import Draw, Known, Question
-from .first import ITEM, USER, Shown, Writer
+from .first_round import Shown, Writer
+from .item_rounds import ItemRounds
 from .leakguard import LeakGuard
 from .preferences import ASKED, OF_OTHERS, asked_instead, corrupted, draw_kind, possible_kinds
-from .records import CATALOGUE, COMPACT, LABEL, PREFERENCE, RL, SFT, TEACHER, TRAIN, Dialogue, Message, Span
-from .rounds import UserRounds
+from .records import PREFERENCE, RL, SFT, Dialogue, Message
 from .teacher import Teacher
-from .templates import NO, YES, candidate_spans, person_spans
-from .view import MAX_LINE, N_SLOTS
+from .user_rounds import UserRounds
 
 NO_TEXT, NO_HISTORY, TOO_LONG = "no text in the items", "no history and no neighbors", "longer than --max-tokens"
 SAME, NO_OTHER = "the rejected profile is the chosen one", "no profile of a similar user"
@@ -30,9 +33,8 @@ SAME, NO_OTHER = "the rejected profile is the chosen one", "no profile of a simi
 
 @dataclass(frozen=True)
 class MakeSettings:
-    """What is made. form: of the prompts. rounds: 1 (nothing hidden) or 2. n_negatives: items of an rl dialogue that
-    nobody
-    concerned has. corruptions: kind -> share.
+    """What is made. form: name of a prompt form. rounds: 1 (nothing hidden) or 2. n_negatives: items of an rl dialogue
+    that nobody concerned has. corruptions: kind -> share.
     """
 
     kind: str
@@ -57,14 +59,14 @@ class Maker:
     def __init__(self, known: Known, guard: LeakGuard, teacher: Teacher, budget: Budget, settings: MakeSettings):
         self.known, self.guard, self.teacher, self.budget, self.settings = known, guard, teacher, budget, settings
         self.writer = Writer(known.inputs)
-        self.draws = {USER: UserRounds(known), ITEM: Audiences(known)}
+        self.draws = {USER: UserRounds(known), ITEM: ItemRounds(known)}
         self.left_out: Counter = Counter()
         self.first = lru_cache(maxsize=1 << 12)(self._first)  # a neighbor's is asked for again and again
 
     # -- first round ---------------------------------------------------------------
 
     def _first(self, side: str, idx: int, variant: int) -> tuple[Draw, Shown, bool] | str:
-        """(draw, what has room of it, whether that is less); the reason where there is no first round."""
+        """(draw, what has room of it, whether that is less); the reason if there is no first round."""
         hide = self.settings.kind != SFT or self.settings.rounds == 2
         hide = hide and not (self.teacher.is_whole and self.settings.kind == PREFERENCE)
         draw = self.draws[side].draw(idx, variant, hide=hide)
@@ -85,7 +87,7 @@ class Maker:
             return 0
         if self.settings.kind == PREFERENCE or self.settings.rounds == 1:
             return ANSWER_TOKENS
-        shortest = "".join(span.text for span in person_spans([ItemText("x")], form=self.settings.form))
+        shortest = text_of(person_spans([ItemText("x")], form=self.settings.form))
         return ANSWER_TOKENS + self.budget.count(shortest) + N_SLOTS * MAX_LINE // 2
 
     def _other(self, side: str, shown: Shown, variant: int) -> Shown | None:
@@ -100,7 +102,7 @@ class Maker:
         return None
 
     def _rejected(self, side: str, shown: Shown, variant: int) -> tuple[str, Shown | None] | None:
-        """(kind, the first round to ask for it); None where no kind is possible."""
+        """(kind, the first round to ask for it); None if no kind is possible."""
         other = self._other(side, shown, variant)
         kinds = possible_kinds(
             shown,
@@ -129,7 +131,7 @@ class Maker:
     # -- dialogues -----------------------------------------------------------------
 
     def make(self, side: str, idx: int, variant: int) -> Made | None:
-        """The dialogues about one user or item; where there are none, that is counted."""
+        """The dialogues about one user or item; if there are none, that is counted."""
         found = self.first(side, idx, variant)
         if isinstance(found, str):
             self.left_out[found] += 1

@@ -24,9 +24,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..errors import InputError
+from ..prompts.answer import format_profile, parse_profile
+from ..prompts.interface import USER
 from ..types import Profile
-from .first import USER, Shown
-from .templates import format_profile, parse_profile
+from .first_round import Shown
 
 NEIGHBOR, MERGED, TRUNCATED, DOUBLED, EMPTY, DOT = "neighbor", "merged", "truncated", "doubled", "empty", "dot"
 SMOOTHED, STALE = "smoothed", "stale"
@@ -66,7 +67,7 @@ def parse_shares(text: str) -> dict[str, float]:
 
 
 def draw_kind(shares: Mapping[str, float], possible: set[str], rng: random.Random) -> str | None:
-    """One of the kinds that are possible, by their shares; None where none is."""
+    """One of the kinds that are possible, by their shares; None if none is."""
     kinds = [kind for kind in shares if kind in possible]
     return rng.choices(kinds, [shares[kind] for kind in kinds])[0] if kinds else None
 
@@ -91,7 +92,7 @@ def asked_instead(kind: str, shown: Shown) -> Shown:
 
 
 def corrupted(kind: str, chosen: str, other: str, rng: random.Random) -> str | None:
-    """The rejected text. other: the neighbor's or the asked profile, empty where the kind takes none; None where it is
+    """The rejected text. other: the neighbor's or the asked profile, empty if the kind takes none; None if it is
     missing."""
     own = parse_profile(chosen)
     if kind in (EMPTY, DOT):

@@ -6,11 +6,7 @@ Three kinds, one line each, in the order of their making:
     preference  messages: user; chosen and rejected profiles, and how the rejected one was made (`corruption`)
     rl          messages: user; texts of items that the person took (`positives`) and never touched (`negatives`)
 
-Every message is a list of spans, pairs of text and origin, and its text is theirs put together. The origin says what a
-span was made from, so that a reader can refuse what must not be learned from: `template` (fixed words), `train`
-(training interactions), `catalogue` (texts of items, whoever touched them), `teacher` (a first-round answer), `label`
-(a second-round
-answer). There are no others: validation and test interactions have no name here.
+Every message is a list of spans, pairs of text and origin (`prompts.spans`), and its text is theirs put together.
 
 `part` is `train` or `held_out`: dialogues that are never trained on, to measure with. Both come from training
 interactions.
@@ -23,23 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..own_paths import require_own_path
+from ..prompts.forms import FORMS
+from ..prompts.spans import ORIGINS, Span, text_of
 
 FORMAT = "reclm-dialogue/1"
 SFT, PREFERENCE, RL = "sft", "preference", "rl"
 KINDS = (SFT, PREFERENCE, RL)
-TEMPLATE, TRAIN, CATALOGUE, TEACHER, LABEL = "template", "train", "catalogue", "teacher", "label"
-ORIGINS = (TEMPLATE, TRAIN, CATALOGUE, TEACHER, LABEL)
-COMPACT, INSTRUCT = "compact", "instruct"  # forms of the prompt: the bundled model's, and plain words for chat models
-FORMS = (COMPACT, INSTRUCT)
 PARTS = ("train", "held_out")
-
-
-@dataclass(frozen=True)
-class Span:
-    """A piece of a message and what it was made from (one of ORIGINS)."""
-
-    text: str
-    origin: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +38,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        return "".join(span.text for span in self.spans)
+        return text_of(self.spans)
 
 
 @dataclass(frozen=True)
@@ -96,9 +83,10 @@ def read_dialogues(path: Path, kind: str, *, part: str | None = None) -> Iterato
     """The dialogues of a file, one by one. part: "train" or "held_out" alone.
 
     Raises InputError naming the line where the file is not there, a line is not a dialogue of this kind, or a span has
-    an origin that may not be learned from.
+    an origin that may not be learned from; WorkspaceError where it lies in a workspace behind a link.
     """
     path = Path(path)
+    require_own_path(path)
     if not path.is_file():
         raise InputError(
             f"expected a file of dialogues at {path}, found none; make it with `reclm dialogue build {kind}`"
@@ -114,7 +102,7 @@ def read_dialogues(path: Path, kind: str, *, part: str | None = None) -> Iterato
                 yield dialogue
     if not n_lines:
         raise InputError(
-            f"expected dialogues in {path}, found an empty file; make it anew with `reclm dialogue build {kind}`"
+            f"expected dialogues in {path}, found an empty file; make it again with `reclm dialogue build {kind}`"
         )
 
 
@@ -150,7 +138,7 @@ def _parsed(line: str, kind: str, where: str) -> Dialogue:
             kind,
             _text(entry["id"]),
             _one_of(entry["side"], ("user", "item")),
-            _one_of(entry["form"], FORMS),
+            _one_of(entry["form"], tuple(FORMS)),
             _one_of(entry["part"], PARTS),
             messages,
             chosen=_text(entry["chosen"]) if kind == PREFERENCE else "",
@@ -161,11 +149,11 @@ def _parsed(line: str, kind: str, where: str) -> Dialogue:
         )
     except KeyError as error:
         raise InputError(
-            f"expected the field {error} on {where}, found none; make the file anew with `reclm dialogue build {kind}`"
+            f"expected the field {error} on {where}, found none; make the file again with `reclm dialogue build {kind}`"
         ) from error
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"expected a dialogue on {where}, found: {error}; make the file anew with `reclm dialogue build {kind}`"
+            f"expected a dialogue on {where}, found: {error}; make the file again with `reclm dialogue build {kind}`"
         ) from error
     roles = [message.role for message in messages]
     wanted = [["user", "assistant"], ["user", "assistant"] * 2] if kind == SFT else [["user"]]

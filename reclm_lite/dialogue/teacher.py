@@ -1,20 +1,27 @@
-"""Who gives the first-round answers: what a build asks of a teacher. The teachers themselves are
-`profiles/targets.py`."""
+"""Who gives the first-round answers: what a build asks of a teacher.
+
+The teachers themselves are in `profiles/dialogue_teachers.py` and, by rule, in `profiles/sources/rules.py`.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
-from .first import Shown, Writer
+from .first_round import Shown, Writer
+
+NO_PROFILE, NO_FORM, QUOTES_HELD_OUT = (
+    "no first-round answer",
+    "first-round answer without the form",
+    "first-round answer quotes what is held out",
+)
 
 
 class Teacher(Protocol):
     """Profiles for first rounds.
 
-    identity: what decides the answers, without paths. writes: whether it answers any first round, such as one of
-    neighbors alone, and not only knows people's profiles. is_whole: whether its profiles were made from whole
-    histories, hidden items
-    included. left_out: counts, by reason, the answers that cannot be used. writer: makes prompts of what is shown.
+    identity: what decides the answers, without paths. writes: whether it answers any first round (such as one with
+    neighbors alone), or only has stored profiles. is_whole: whether its profiles were made from whole histories, hidden
+    items included. left_out: counts, by reason, of answers that cannot be used. writer: makes prompts of what is shown.
     """
 
     identity: str
@@ -27,7 +34,7 @@ class Teacher(Protocol):
         it."""
 
     def answer(self, shown: Shown, writer: Writer) -> str:
-        """A profile in the usual form, or an empty text where there is none (counted in `left_out`)."""
+        """A profile in the usual form, or an empty text if there is none (counted in `left_out`)."""
 
 
 class NoTeacher:

@@ -1,4 +1,4 @@
-"""What a source of profiles is asked and what it answers: the vocabulary between a run, its sources and the store.
+"""The interface between a run, its sources and the store: prompts asked, answers given, and a signal to stop.
 
 A source (`sources/`) is a GGUF model, the rules, an endpoint, or any of these on a cluster. It gets groups (a prompt
 and the users or items that share it) and gives generations back, in whatever order they finish.
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..dialogue.templates import MAX_ANSWER_CHARS, parse_profile
 from ..errors import ProfileFormatError
+from ..prompts.answer import MAX_ANSWER_CHARS, parse_profile
 from .sampling import Sampling
 
 OK, INVALID, TRUNCATED, TOO_LONG = "ok", "invalid", "truncated", "too_long"
@@ -39,7 +39,8 @@ class Generation:
 
 @dataclass(frozen=True)
 class Group:
-    """Users (or items) that share a prompt. basis: what it shows: 'history', 'neighbors' or 'text' (see `prompts`)."""
+    """Users (or items) that share a prompt. basis: what it shows: 'history', 'neighbors' or 'text' (see
+    `prompts.build`)."""
 
     prompt: str
     idxs: tuple[int, ...]
@@ -64,12 +65,12 @@ class Spent:
     notes: list[str] = field(default_factory=list)
 
 
-class Brake:
-    """How a run stops a source before its prompts are done, from any thread.
+class StopSignal:
+    """Stops a source before its prompts are done, from any thread.
 
-    `drain`: begin no further prompt, finish those begun. `stop`: give up those begun as well. seconds_each: how long
-    one prompt takes from its beginning to its answer, as the source has seen it (0: not known yet). begun: when the
-    source began with the first prompt, its model being loaded (`time.monotonic()` seconds; None: not yet, or not told).
+    drain: start no further prompt, finish those in flight. stop: abandon those in flight as well. seconds_each: how
+    long one prompt takes from start to answer, as measured by the source (0: not known yet). begun: when the source
+    started its first prompt, after loading the model (`time.monotonic()` seconds; None: not yet, or not reported).
     """
 
     def __init__(self) -> None:
@@ -80,7 +81,7 @@ class Brake:
 
     @contextlib.contextmanager
     def by(self, deadline: float | None) -> Iterator[None]:
-        """Pull it so that the last answers come just before `deadline` (in `time.monotonic()` seconds; None: never)."""
+        """Set it so that the last answers come just before `deadline` (in `time.monotonic()` seconds; None: never)."""
         if deadline is None:
             yield
             return
@@ -108,11 +109,11 @@ class Brake:
 class Source(Protocol):
     """Where answers come from. Close it.
 
-    instruct: whether it gets the plain-words prompt rather than the compact one. tries_again: whether another seed can
+    form: the name of the prompt form that it gets (`prompts.forms`). tries_again: whether another seed can
     give another answer to the same prompt. spent: see `Spent`.
     """
 
-    instruct: bool
+    form: str
     tries_again: bool
     spent: Spent
 
@@ -127,12 +128,12 @@ class Source(Protocol):
         """Whether prompt and answer fit the model's context."""
 
     def answers(
-        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+        self, side: str, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal
     ) -> Iterator[tuple[Group, Generation]]:
-        """Answer each group once, in any order; `groups` come the most valuable first. Obeys `brake`."""
+        """Answer each group once, in any order; `groups` are sorted by value. Obeys `stop_signal`."""
 
     def close(self) -> None:
-        """Give back what it holds. Safe to call twice."""
+        """Release models and connections. Safe to call twice."""
 
 
 def judge(key: str, raw: str, finish: str, *, n_ctx: int = 0, **counts: object) -> Generation:

@@ -45,7 +45,7 @@ def context_of(model: Model, messages: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def chat_wrap(model: Model) -> ChatWrap | None:
-    """The wrap of a model's own chat template, or None where it has none. Raises ModelError if it cannot be
+    """The wrap of a model's own chat template, or None if it has none. Raises ModelError if it cannot be
     rendered."""
     template = model.gguf.metadata.get("tokenizer.chat_template")
     if not isinstance(template, str) or not template.strip():

@@ -6,34 +6,27 @@ imported stops all of it,
 unless it is to be left out. Left out: numbers of users and items (they differ between workspaces), and generations.
 """
 
-import codecs
 import contextlib
 import csv
 import datetime as dt
 import io
-import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ..csv_cells import marked, unmarked
+from ..csv_cells import marked
 from ..data.importers.files import read_source
-from ..dialogue.templates import format_profile, parse_profile
 from ..errors import InputError, ProfileFormatError
 from ..files import atomic_path
 from ..printable import json_text
+from ..prompts.answer import format_profile, parse_profile
+from ..prompts.build import HISTORY, NEIGHBORS, TEXT
 from ..workspace import Workspace, now
-from .pace import counted
-from .prompts import HISTORY, NEIGHBORS, TEXT
+from .eta import counted
+from .exchange_format import COLUMNS, CSV, JSONL, RECLM, BadRow, format_of, read_rows
 from .store import SIDES, one_side
 
-COLUMNS = ("side", "id", "profile", "status", "source", "reason", "basis", "created")
-JSONL, CSV, RECLM = "jsonl", "csv", "reclm"
-_BY_SUFFIX = {".jsonl": JSONL, ".ndjson": JSONL, ".csv": CSV}
-# Columns of the published files, as those of ours.
-_RECLM_COLUMNS = {"UID": "id", "Response": "profile"}
 _N_SHOWN = 5
 _MAX_SOURCE_CHARS = 500
 _MAX_TIME_CHARS = 40
@@ -78,17 +71,6 @@ class ImportSummary:
         return "; ".join(parts) + "."
 
 
-def format_of(path: Path | None, asked: str | None) -> str:
-    """'jsonl', 'csv' or 'reclm': as asked for, else by the file's ending; JSON lines without a file."""
-    if asked is not None or path is None:
-        return asked or JSONL
-    if path.suffix.lower() not in _BY_SUFFIX:
-        raise InputError(
-            f"expected a file that ends in {', '.join(_BY_SUFFIX)}, found {path}: rename it, or name its --format"
-        )
-    return _BY_SUFFIX[path.suffix.lower()]
-
-
 # -- out ---------------------------------------------------------------------------
 
 
@@ -131,7 +113,7 @@ def export_profiles(ws: Workspace, handle: BinaryIO, sides: tuple[str, ...] = SI
 def export_to_file(
     ws: Workspace, path: Path, sides: tuple[str, ...] = SIDES, form: str = JSONL, *, force: bool = False
 ) -> int:
-    """`export_profiles` into a file that appears whole or not at all. Raises InputError where it is there and not
+    """`export_profiles` into a file that appears whole or not at all. Raises InputError if it is there and not
     `force`."""
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"expected a file in a folder that exists, found {path}: name another file")
@@ -171,10 +153,10 @@ def import_profiles(
         try:
             ws.db.execute("BEGIN IMMEDIATE")
             n_lines = 0
-            for n_lines, (line, row) in enumerate(_rows(path, form), 1):  # noqa: B007  (counted for what follows the loop)
+            for n_lines, (line, row) in enumerate(read_rows(path, form), 1):  # noqa: B007  (counted for what follows the loop)
                 try:
                     taking.take(line, row)
-                except (_Bad, ProfileFormatError) as error:
+                except (BadRow, ProfileFormatError) as error:
                     taking.note(line, str(error).removesuffix("; generate the profile again"))
             summary = taking.summary
             if not n_lines:
@@ -183,7 +165,7 @@ def import_profiles(
                 raise InputError(
                     f"{path}: {summary.n_bad:,} of {counted(n_lines, 'row')} cannot be imported "
                     f"({_first(summary.bad, summary.n_bad)}); "
-                    "nothing was imported: mend them, or leave them out with --skip-invalid"
+                    "nothing was imported: fix them, or leave them out with --skip-invalid"
                 )
             if summary.n_bad == n_lines:
                 raise InputError(
@@ -212,23 +194,19 @@ def read_profiles(
         raise InputError("expected a side with the format reclm, found none: its files do not say whose they are")
     read_source(path)
     taking, found, n_bad = _Taking(ws, path.name, side, False), {}, 0
-    for _, row in _rows(path, form):
+    for _, row in read_rows(path, form):
         try:
-            if isinstance(row, _Bad):
+            if isinstance(row, BadRow):
                 raise row
             one = taking._side(row)
             key = one, taking._idx(one, row)
             if not _text(row, "profile") or _text(row, "status") == "invalid" or key in found:
-                raise _Bad("no text")
+                raise BadRow("no text")
             if side in (None, one):
                 found[key] = _text(row, "profile")
-        except _Bad:
+        except BadRow:
             n_bad += 1
     return found, n_bad
-
-
-class _Bad(Exception):
-    """Why a row cannot be imported."""
 
 
 class _Taking:
@@ -244,8 +222,8 @@ class _Taking:
         if len(self.summary.bad) < _N_SHOWN:
             self.summary.bad.append(BadLine(line, reason))
 
-    def take(self, line: int, row: Mapping[str, object] | _Bad) -> None:
-        if isinstance(row, _Bad):
+    def take(self, line: int, row: Mapping[str, object] | BadRow) -> None:
+        if isinstance(row, BadRow):
             raise row
         summary = self.summary
         side = self._side(row)
@@ -254,14 +232,14 @@ class _Taking:
             return
         idx = self._idx(side, row)
         if (side, idx) in self._line_of:
-            raise _Bad(f"{side} {row['id']!r} came in line {self._line_of[side, idx]} already")
+            raise BadRow(f"{side} {row['id']!r} came in line {self._line_of[side, idx]} already")
         self._line_of[side, idx] = line
         status = _text(row, "status")
         if status == "invalid":
             summary.n_invalid += 1
             return
         if "profile" not in row or not isinstance(row["profile"], str):
-            raise _Bad("expected a text under 'profile', found none")
+            raise BadRow("expected a text under 'profile', found none")
         self._put(
             side,
             idx,
@@ -273,9 +251,9 @@ class _Taking:
     def _side(self, row: Mapping[str, object]) -> str:
         found = _text(row, "side") or self.side
         if not found:
-            raise _Bad("expected a side, found none: add a column, or --side users or --side items")
+            raise BadRow("expected a side, found none: add a column, or --side users or --side items")
         if found.removesuffix("s") not in SIDES:
-            raise _Bad(f"expected side 'user' or 'item', found {found[:40]!r}")
+            raise BadRow(f"expected side 'user' or 'item', found {found[:40]!r}")
         return found.removesuffix("s")
 
     def _idx(self, side: str, row: Mapping[str, object]) -> int:
@@ -283,10 +261,10 @@ class _Taking:
         if type(ident) is int:
             ident = str(ident)
         if not isinstance(ident, str) or not ident:
-            raise _Bad("expected an id under 'id', found none")
+            raise BadRow("expected an id under 'id', found none")
         found = self.ws.db.execute(f"SELECT {side}_idx FROM {side}s WHERE {side}_id=?", (_storable(ident),)).fetchone()
         if found is None:
-            raise _Bad(f"the workspace has no {side} {ident[:80]!r}")
+            raise BadRow(f"the workspace has no {side} {ident[:80]!r}")
         return found[0]
 
     def _put(self, side: str, idx: int, text: str, status: str, row: Mapping[str, object]) -> None:
@@ -316,63 +294,6 @@ class _Taking:
             ),
         )
         summary.n_imported += 1
-
-
-def _rows(path: Path, form: str) -> Iterator[tuple[int, Mapping[str, object] | _Bad]]:
-    """(line, columns) of every row; a row that cannot be read comes as `_Bad`."""
-    if form == JSONL:
-        yield from _json_rows(path)
-        return
-    with open(path, encoding="utf-8-sig", newline="") as handle:
-        reader = csv.reader(handle, strict=True)
-        unmark = unmarked if form == CSV else str  # the published files have no marks
-        try:
-            header = next(reader, [])
-            wanted = list(_RECLM_COLUMNS) if form == RECLM else ["id", "profile"]
-            _check_header(path, wanted, header)
-            if form == RECLM:  # a column of ours beside theirs means nothing there
-                header = [_RECLM_COLUMNS.get(name, f"their {name}") for name in header]
-            line = reader.line_num + 1
-            for cells in reader:
-                if len(cells) == len(header):
-                    yield line, dict(zip(header, map(unmark, cells), strict=True))
-                elif cells:
-                    yield line, _Bad(f"expected {len(header)} columns, found {len(cells)}")
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise InputError(
-                f"{path}, line {reader.line_num}: not CSV ({error}); nothing was imported: mend the file"
-            ) from error
-
-
-def _check_header(path: Path, wanted: list[str], header: list[str]) -> None:
-    missing = [name for name in wanted if name not in header]
-    if missing:
-        raise InputError(
-            f"{path}: expected the columns {' and '.join(wanted)}, found {', '.join(header)[:200] or 'none'}: "
-            f"give the file a header line with {' and '.join(missing)}"
-        )
-    if twice := sorted(name for name, count in Counter(header).items() if count > 1):
-        raise InputError(f"{path}: expected each column once, found {', '.join(twice)[:200]} twice: remove one of them")
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object] | _Bad]]:
-    with open(path, "rb") as handle:
-        for number, line in enumerate(handle, 1):
-            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield number, _Bad(f"not JSON ({getattr(error, 'msg', None) or str(error)[:80]})")
-                continue
-            yield (
-                number,
-                row
-                if isinstance(row, dict)
-                else _Bad(f"expected an object in braces, found {line[:40].decode('utf-8', 'replace')}"),
-            )
 
 
 def _text(row: Mapping[str, object], column: str) -> str:

@@ -11,90 +11,32 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 
-from ..errors import InputError, ReclmError, WorkspaceError
+from ..errors import ReclmError, WorkspaceError
 from ..memory import peak_resident_bytes
+from ..prompts.build import NEIGHBORS, TEXT
+from ..prompts.inputs import NEIGHBORS_MISSING, PromptInputs, load_inputs
 from ..workspace import Workspace
 from . import store
-from .answers import OK, TOO_LONG, Brake, Generation, Group, Source
-from .ids import TellingIds
-from .pace import Pace, in_words
+from .answers import OK, TOO_LONG, Generation, Group, Source, StopSignal
+from .leaked_ids import LeakedIds
 from .plan import Plan, history_key, make_plan
-from .prompts import NEIGHBORS, NEIGHBORS_MISSING, TEXT, ProfileInputs, load_inputs
+from .run_progress import Observer, RunProgress
+from .run_settings import RunSettings, job_kind
 from .sampling import Sampling
-from .sources import RULES, SourceSettings, open_source
+from .sources import SourceSettings, open_source
 from .sources.rules import Rules
 from .store import Origin, prompt_key
-from .stored_settings import check_stored
 from .summary import Summary
 
 log = logging.getLogger(__name__)
-
-RETRY_TEMPERATURE = 0.7
 NEAR_TIE = 0.05  # logits: what the order of a sum may decide, see docs/profiles.md
-REUSE = ("history", "prompt")
 
 
 class Interrupted(ReclmError):
     """The person at the keyboard stopped the work; what was made is kept."""
-
-
-MAX_RETRIES = 1000  # each is a setting in a list; the command line takes ten
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a run does, apart from its source.
-
-    limit: at most this many users (or items), those whose surroundings most users share first, then the most active.
-    deadline_seconds: end by then, the most valuable prompts having gone first. sampling: of the first try. n_retries:
-    further tries of an answer that does not parse, drawn with seeds of their own. fallback: "rules" or None. reuse:
-    "history" keeps, after a new import, the profiles of users whose own history did not change; "prompt" keeps a
-    profile only where the whole prompt is the same. fresh: generate anew what was in the store when the run began;
-    fresh_after: the last generation of that time, which a run that goes on with this one takes over.
-    """
-
-    limit: int | None = None
-    deadline_seconds: float | None = None
-    sampling: Sampling = Sampling(guided=True)
-    n_retries: int = 1
-    fallback: str | None = None
-    reuse: str = "history"
-    fresh: bool = False
-    fresh_after: int | None = None
-
-    def check(self) -> None:
-        """Raises InputError where a setting is none."""
-        if self.fallback not in (None, RULES):
-            raise InputError(f"expected fallback 'rules' or none, found {self.fallback!r}")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"expected a limit of at least 1, found {self.limit}")
-        if self.reuse not in REUSE:
-            raise InputError(f"expected reuse {' or '.join(map(repr, REUSE))}, found {self.reuse!r}")
-        if self.n_retries < 0:
-            raise InputError(f"expected 0 retries or more, found {self.n_retries}")
-        if self.n_retries > MAX_RETRIES:
-            raise InputError(f"expected at most {MAX_RETRIES} retries, found {self.n_retries}")
-
-    def tries(self) -> list[Sampling]:
-        """The first way to choose tokens, then those of the retries."""
-        drawn = replace(self.sampling, temperature=max(self.sampling.temperature, RETRY_TEMPERATURE))
-        return [self.sampling, *(replace(drawn, seed=self.sampling.seed + n) for n in range(1, self.n_retries + 1))]
-
-
-class Observer:
-    """Hears of a run as it goes; this one does nothing with it."""
-
-    def progress(self, done: int, total: int, note: str = "") -> None:
-        """So many users (or items) have a profile, of so many; `note`: the pace in words."""
-
-    def say(self, sentence: str) -> None:
-        """Something a person should know now."""
-
-    def agree(self, source: Source, plan_groups: Sequence[Group], users: int) -> None:
-        """Called once before a source is asked for anything; raises to call the run off."""
 
 
 def run_profiles(
@@ -141,35 +83,13 @@ def run_profiles(
             except sqlite3.OperationalError as error:
                 raise WorkspaceError(
                     f"{ws.db_path} could not be written ({error}): what was stored before is whole; "
-                    f"mend that (is the disk full?) and run `reclm profile {one}s -w {ws.argument} --resume`"
+                    f"fix that (is the disk full?) and run `reclm profile {one}s -w {ws.argument} --resume`"
                 ) from error
             finally:
                 with contextlib.suppress(sqlite3.OperationalError):  # the same full disk; the next run marks the job
                     ws.db.rollback()
                     store.end_job(ws, job, state, run.summary.as_dict())
     return run.summary
-
-
-def job_kind(side: str) -> str:
-    return f"profile {store.one_side(side)}s"
-
-
-def settings_of_last(ws: Workspace, side: str) -> tuple[SourceSettings, RunSettings] | None:
-    """What the last run was started with, where it did not come to its end; its deadline is over and left out."""
-    detail = store.unfinished_job(ws, job_kind(side))
-    if detail is None or "settings" not in detail:
-        return None
-    try:
-        run, source = detail["settings"]["run"], detail["settings"]["source"]
-        for part in (source, run, run["sampling"]):
-            check_stored(part)
-        run["sampling"], run["deadline_seconds"] = Sampling(**run["sampling"]), None
-        return SourceSettings(**source), RunSettings(**run)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:  # of another version, or damaged
-        raise WorkspaceError(
-            f"the settings of the last run of {side} in {ws.root} cannot be read ({error}): start one with its "
-            "options, without --resume"
-        ) from error
 
 
 class _Run:
@@ -179,7 +99,7 @@ class _Run:
         self,
         ws: Workspace,
         side: str,
-        inputs: ProfileInputs,
+        inputs: PromptInputs,
         source: Source,
         settings: RunSettings,
         observer: Observer,
@@ -197,16 +117,14 @@ class _Run:
         if side == "user" and inputs.neighbors is None:
             self.summary.notes.append(NEIGHBORS_MISSING)
         self.tries = settings.tries() if source.tries_again else settings.tries()[:1]
-        self.brake = Brake()
+        self.stop_signal = StopSignal()
         self.began = began
         self.deadline = None if settings.deadline_seconds is None else began + settings.deadline_seconds
         self.total = self.done = 0
         self._failed: list[Group] = []
         self._n_tokens_of_users = 0
         self._n_profiles_made = 0
-        self._next_report = 0.0
-        self._forecast_at: float | None = None
-        self._pace = Pace([])
+        self._progress = RunProgress(observer, side, self.deadline)
         self._plan, self._agreed = Plan(), False
 
     @cached_property
@@ -228,7 +146,7 @@ class _Run:
             store.drop_profiles(self.ws, self.side, self._outdated)
         pending = self._plan.groups
         for number, sampling in enumerate(self.tries):
-            if number and self.brake.drain.is_set():
+            if number and self.stop_signal.drain.is_set():
                 self.summary.ended_by = "deadline"
                 break
             is_last = number + 1 == len(self.tries)
@@ -267,23 +185,17 @@ class _Run:
         self.summary.n_edited = sum(idx in protected for idx in wanted)
         self.summary.n_kept = len(kept)
         wanted = [idx for idx in wanted if idx not in protected and idx not in kept]
-        planning = Pace([1] * len(wanted))
-
-        def progress(done: int, total: int) -> None:
-            if time.monotonic() >= self._next_report:
-                self._next_report = time.monotonic() + 0.2
-                self.observer.progress(0, total, f"writing prompts: {done:,}")
-
+        started = time.monotonic()
         plan = make_plan(
             self.inputs,
             self.side,
             wanted,
-            instruct=self.source.instruct,
+            form=self.source.form,
             has_room=self.source.has_room,
             limit=self.settings.limit,
-            progress=progress,
+            progress=self._progress.planned,
         )
-        log.info("%d prompts planned in %.1f s", len(plan.groups), time.monotonic() - planning.started)
+        log.info("%d prompts planned in %.1f s", len(plan.groups), time.monotonic() - started)
         self.summary.n_requested, self.summary.n_distinct_prompts = plan.n_requested, len(plan.groups)
         self.summary.n_shortened = plan.n_left_out_prompts
         return plan
@@ -330,25 +242,23 @@ class _Run:
         if not groups:
             return []
         started = time.monotonic()
-        self._pace = Pace([len(group.idxs) for group in groups])
-        if self.deadline is not None and self._forecast_at is None:
-            self._forecast_at = started + min(60.0, 0.1 * (self.deadline - started))
+        self._progress.start([len(group.idxs) for group in groups], started)
         answered: set[int] = set()
-        with self.brake.by(self.deadline):
+        with self.stop_signal.by(self.deadline):
             try:
-                for group, generation in self.source.answers(self.side, groups, sampling, self.brake):
+                for group, generation in self.source.answers(self.side, groups, sampling, self.stop_signal):
                     answered.add(id(group))
                     self._store(group, generation, sampling, is_last)
             finally:
-                self.summary.seconds_generating += time.monotonic() - (self.brake.begun or started)
+                self.summary.seconds_generating += time.monotonic() - (self.stop_signal.begun or started)
         unanswered = [group for group in groups if id(group) not in answered]
         if unanswered:
-            self.summary.ended_by = "deadline" if self.brake.drain.is_set() else "incomplete"
+            self.summary.ended_by = "deadline" if self.stop_signal.drain.is_set() else "incomplete"
         return unanswered
 
     @cached_property
-    def _ids(self) -> TellingIds:
-        return TellingIds(self.ws)
+    def _ids(self) -> LeakedIds:
+        return LeakedIds(self.ws)
 
     def _store(self, group: Group, generation: Generation, sampling: Sampling, is_last: bool) -> None:
         generation = self._ids.judged(generation)
@@ -360,11 +270,10 @@ class _Run:
         if generation.status != TOO_LONG:
             self._n_tokens_of_users += generation.n_prompt_tokens * len(group.idxs)
         self._n_profiles_made += generation.status == OK
-        self._pace.begin(self.brake.begun)
-        self._pace.note()
+        self._progress.answered(self.stop_signal.begun)
         self._take(group, generation, sampling, is_last)
         self.ws.db.commit()
-        self._report()
+        self._progress.report(self.done, self.total)
 
     def _take(self, group: Group, generation: Generation, sampling: Sampling, is_last: bool) -> None:
         """Give a group's members what was generated, or put the group by for another try."""
@@ -374,7 +283,7 @@ class _Run:
             self._give(group, generation, sampling)
 
     def _give(self, group: Group, generation: Generation, sampling: Sampling) -> None:
-        from ..dialogue.templates import format_profile, parse_profile
+        from ..prompts.answer import format_profile, parse_profile
 
         summary, n = self.summary, len(group.idxs)
         by, keep_key, text = self.source.label(sampling), "", ""
@@ -400,39 +309,6 @@ class _Run:
         summary.n_from_neighbors += n * (group.basis == NEIGHBORS)
         summary.n_from_text += n * (group.basis == TEXT)
         self.done += n
-
-    # -- telling of it ---------------------------------------------------------------
-
-    def _report(self) -> None:
-        now = time.monotonic()
-        if self._forecast_at is not None and now >= self._forecast_at and self._pace.is_known(now):
-            self._forecast_at = float("inf")
-            self._forecast(now)
-        if now >= self._next_report or self.done == self.total:
-            self._next_report = now + 0.2
-            left = self._pace.seconds_left(now)
-            note = f"{self._pace.per_second(now):,.1f} prompts/s" if left is not None else ""
-            if left is not None and self.deadline is not None and now + left > self.deadline:
-                note += f", deadline in {in_words(self.deadline - now)}"
-            elif left is not None:
-                note += f", {in_words(left)} left"
-            self.observer.progress(self.done, self.total, note)
-
-    def _forecast(self, now: float) -> None:
-        """How far the run will get, once its pace is known."""
-        left = self.deadline - now
-        n_prompts, n_users = self._pace.reach(left, now)
-        rate = f"{self._pace.per_second(now):,.1f} prompts/s measured"
-        if n_prompts >= self._pace.n_prompts:
-            need = self._pace.seconds_left(now) or 0.0
-            self.observer.say(
-                f"{rate}: all {self._pace.n_prompts:,} prompts will be done in {in_words(need)}, before the deadline."
-            )
-        else:
-            self.observer.say(
-                f"{rate}: {n_prompts:,} of {self._pace.n_prompts:,} prompts will be done when the deadline comes in "
-                f"{in_words(left)}; they serve {n_users:,} {self.side}s, those of the most shared prompts."
-            )
 
     def _close(self, plan: Plan) -> None:
         summary, spent = self.summary, self.source.spent

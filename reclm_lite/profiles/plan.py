@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ..prompts.build import NO_HISTORY, NO_TEXT, Prompt, item_prompt_of, user_prompt_of
+from ..prompts.inputs import PromptInputs
 from .answers import Group
-from .prompts import NO_HISTORY, NO_TEXT, ProfileInputs, Prompt, item_prompt_of, user_prompt_of
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Plan:
     n_left_out_prompts: int = 0  # prompts that had no room for the oldest items
 
 
-def history_key(inputs: ProfileInputs, side: str, idx: int) -> str:
+def history_key(inputs: PromptInputs, side: str, idx: int) -> str:
     """A hash of the texts of a user's own training items (of an item: of its own text), whatever their order."""
     texts = inputs.show(inputs.items_of(idx)) if side == "user" else [inputs.texts[idx]]
     lines = sorted(repr((text.title, text.category, text.subcategory, text.description)) for text in texts)
@@ -37,18 +38,19 @@ def history_key(inputs: ProfileInputs, side: str, idx: int) -> str:
 
 
 def make_plan(
-    inputs: ProfileInputs,
+    inputs: PromptInputs,
     side: str,
     idxs: Sequence[int],
     *,
-    instruct: bool,
+    form: str,
     has_room: Callable[[str], bool],
     limit: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
-    """Write the prompts of `idxs` and group those that share one. limit: at most this many users (or items).
+    """Write the prompts of `idxs` and group those that share one.
 
-    progress: called now and then with the number of users (or items) planned, and of all.
+    form: name of a prompt form. limit: at most this many users (or items). progress: called now and then with the
+    number of users (or items) planned, and of all.
     """
     plan = Plan()
     alike = _alike(inputs, side, idxs, plan.skipped)
@@ -59,7 +61,7 @@ def make_plan(
     for members in alike:
         if left <= 0:
             break
-        for prompt, who in _written(inputs, write, members, instruct, has_room):
+        for prompt, who in _written(inputs, write, members, form, has_room):
             if prompt is None:
                 plan.skipped[NO_TEXT] += len(who)
                 continue
@@ -79,7 +81,7 @@ def make_plan(
     return plan
 
 
-def _alike(inputs: ProfileInputs, side: str, idxs: Sequence[int], skipped: Counter) -> list[list[int]]:
+def _alike(inputs: PromptInputs, side: str, idxs: Sequence[int], skipped: Counter) -> list[list[int]]:
     """Those with equal surroundings together, the most valuable first; counts those that have none."""
     alike: dict[object, list[int]] = {}
     for idx in idxs:
@@ -95,19 +97,19 @@ def _alike(inputs: ProfileInputs, side: str, idxs: Sequence[int], skipped: Count
 
 
 def _written(
-    inputs: ProfileInputs, write: Callable, members: list[int], instruct: bool, has_room: Callable[[str], bool]
+    inputs: PromptInputs, write: Callable, members: list[int], form: str, has_room: Callable[[str], bool]
 ) -> list[tuple[Prompt | None, list[int]]]:
     """The prompts of members with equal surroundings: one, unless old items are left out and ages differ among them."""
-    first = write(inputs, members[0], instruct=instruct, has_room=has_room)
+    first = write(inputs, members[0], form=form, has_room=has_room)
     if first is None or not first.n_left_out or inputs.times is None or len(members) == 1:
         return [(first, members)]
     by_age: dict[tuple[int, ...], list[int]] = {}
     for member in members:
         by_age.setdefault(inputs.by_age(member), []).append(member)
-    return [(write(inputs, who[0], instruct=instruct, has_room=has_room), who) for who in by_age.values()]
+    return [(write(inputs, who[0], form=form, has_room=has_room), who) for who in by_age.values()]
 
 
-def _activity(inputs: ProfileInputs, side: str) -> Callable[[int], int]:
+def _activity(inputs: PromptInputs, side: str) -> Callable[[int], int]:
     """How many training interactions a user (or item) has."""
     indptr = (inputs.train if side == "user" else inputs.train_by_item).indptr
     return lambda idx: int(indptr[idx + 1] - indptr[idx])

@@ -1,6 +1,6 @@
 """Many prompts through llama.cpp at once: continuous batching on the low-level API.
 
-`Engine` reads prompts ahead in windows, sorts each window by tokens (common beginnings become neighbours, which the
+`Engine` reads prompts ahead in windows, sorts each window by tokens (common beginnings become neighbors, which the
 workers exploit) and deals it out to its workers, each a context over the same weights with several sequences in
 flight (see `worker`). A small model gets one single-threaded worker per thread: threads that share nothing never wait
 for each other at llama.cpp's barriers, which for a few million weights cost more than the arithmetic. A large model
@@ -25,12 +25,13 @@ import numpy as np
 from ..errors import ModelError
 from ..memory import in_units, resident_bytes
 from ..runtime import Model, load_model, pick_threads
-from .answers import Brake
+from .answers import StopSignal
 from .chat import ChatWrap
-from .form import TokenTable
-from .room import N_BATCH, plan_room
+from .constrained_decoding import TokenTable
+from .memory_plan import N_BATCH, plan_memory
 from .sampling import GREEDY, Sampling
-from .worker import GenerationResult, Pending, Worker
+from .slots import GenerationResult, Pending
+from .worker import Worker
 
 __all__ = ["GREEDY", "Engine", "GenerationResult", "Sampling", "Tokenizer"]
 
@@ -76,9 +77,10 @@ class Tokenizer:
 class Engine:
     """A GGUF model with `n_slots` sequences of `n_ctx` tokens in flight. Close it, or use `with`.
 
-    n_threads: all CPUs where None. n_slots, n_workers: chosen from model, context and free memory where None (`room`);
-    n_ctx: at most DEFAULT_N_CTX where None. chat: the text around each prompt, see `chat.ChatWrap`. share_prefix: reuse
-    of common beginnings, where the model's memory allows it. announced_bytes: what the process will take at its peak.
+    n_threads: None: all CPUs. n_slots, n_workers: None: chosen from the model, the context and free memory
+    (`memory_plan`). n_ctx: None: at most DEFAULT_N_CTX. chat: the text around each prompt, see `chat.ChatWrap`.
+    share_prefix: reuse common beginnings, if the model's memory allows it. announced_bytes: what the process will take
+    at its peak.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Engine:
         n_threads = pick_threads(n_threads)
         with load_model(Path(path), vocab_only=True) as vocabulary:
             n_ctx = n_ctx or min(vocabulary.n_ctx_train, DEFAULT_N_CTX)
-            room = plan_room(
+            plan = plan_memory(
                 vocabulary.gguf,
                 vocabulary.n_vocab,
                 n_ctx=n_ctx,
@@ -111,20 +113,20 @@ class Engine:
         self.workers: list[Worker] = []
         try:
             model = self.model
-            self.n_ctx, self.n_slots = n_ctx, room.n_slots
+            self.n_ctx, self.n_slots = n_ctx, plan.n_slots
             from ..kernels import decoding  # numba is slow to load
 
             decoding.warm_up()
             table = TokenTable(model)
-            for number in range(room.n_workers):
+            for number in range(plan.n_workers):
                 self.workers.append(
                     Worker(
                         model,
                         table,
-                        n_slots=_share(self.n_slots, room.n_workers, number),
+                        n_slots=_share(self.n_slots, plan.n_workers, number),
                         n_ctx=n_ctx,
                         n_batch=n_batch,
-                        n_threads=_share(n_threads, room.n_workers, number),
+                        n_threads=_share(n_threads, plan.n_workers, number),
                         share_prefix=share_prefix and _keeps_history(model),
                         **context_params,
                     )
@@ -136,7 +138,7 @@ class Engine:
                 self.model.path.name,
                 self.n_slots,
                 n_ctx,
-                room.n_workers,
+                plan.n_workers,
                 n_threads,
                 in_units(self.announced_bytes),
             )
@@ -184,7 +186,7 @@ class Engine:
         *,
         max_new_tokens: int,
         sampling: Sampling = GREEDY,
-        brake: Brake | None = None,
+        stop_signal: StopSignal | None = None,
         window: int | None = None,
     ) -> Iterator[GenerationResult]:
         """Yield one result per prompt as each finishes; `index` counts `prompts`.
@@ -192,17 +194,17 @@ class Engine:
         A text ends at the model's end token or at its first line break. Results are the same for equal calls; their
         order is too, with one worker. `prompts` is read in the caller's thread, a window or two of `window` prompts
         ahead (None: WINDOW_PER_SLOT for each slot); the prompts of a window are answered in the order of their tokens.
-        brake: ends the work early; prompts not begun by then get no result.
+        stop_signal: ends the work early; prompts not begun by then get no result.
         """
         if max_new_tokens < 1:
             raise ModelError(f"expected max_new_tokens of at least 1, found {max_new_tokens}")
         windows = self._windows(prompts, max_new_tokens, window or self.n_slots * WINDOW_PER_SLOT)
-        brake = brake or Brake()
+        stop_signal = stop_signal or StopSignal()
         inboxes = [queue.SimpleQueue() for _ in self.workers]
         outbox: queue.SimpleQueue = queue.SimpleQueue()
         n_open = [0] * len(self.workers)  # prompts dealt out to each worker and not answered yet
-        own = Brake()  # of this call alone; the caller's is obeyed through it
-        own.drain, own.stop = brake.drain, _Either(brake.stop)
+        own = StopSignal()  # of this call alone; the caller's is obeyed through it
+        own.drain, own.stop = stop_signal.drain, _Either(stop_signal.stop)
         pool = ThreadPoolExecutor(len(self.workers), thread_name_prefix="reclm-profiles")
         futures = []
         for number, worker in enumerate(self.workers):
@@ -213,7 +215,7 @@ class Engine:
         try:
             n_running, exhausted = len(futures), False
             while n_running:
-                exhausted = exhausted or self._told_to_end(brake, inboxes)
+                exhausted = exhausted or self._told_to_end(stop_signal, inboxes)
                 while not exhausted and any(n < 2 * w.n_slots for n, w in zip(n_open, self.workers)):
                     window = next(windows, None)
                     if window is None:
@@ -233,7 +235,9 @@ class Engine:
                     n_running -= 1
                 else:
                     n_open[number] -= 1
-                    brake.seconds_each += (result.seconds - brake.seconds_each) * (0.1 if brake.seconds_each else 1.0)
+                    stop_signal.seconds_each += (result.seconds - stop_signal.seconds_each) * (
+                        0.1 if stop_signal.seconds_each else 1.0
+                    )
                     yield result
         finally:
             own.stop.set()
@@ -247,9 +251,9 @@ class Engine:
                     continue
 
     @staticmethod
-    def _told_to_end(brake: Brake, inboxes: list[queue.SimpleQueue]) -> bool:
-        """Whether the brake is pulled; if so, workers that wait for a prompt are told that none comes."""
-        if not (brake.drain.is_set() or brake.stop.is_set()):
+    def _told_to_end(stop_signal: StopSignal, inboxes: list[queue.SimpleQueue]) -> bool:
+        """Whether the stop signal is set; if so, workers that wait for a prompt are told that none comes."""
+        if not (stop_signal.drain.is_set() or stop_signal.stop.is_set()):
             return False
         for inbox in inboxes:
             inbox.put(None)
@@ -258,7 +262,7 @@ class Engine:
     def _windows(
         self, prompts: Iterable[str], max_new_tokens: int, window: int
     ) -> Iterator[tuple[list[GenerationResult], list[list[Pending]]]]:
-        """Windows of tokenised prompts: those refused, and a part for each worker, of about equally many tokens."""
+        """Windows of tokenized prompts: those refused, and a part for each worker, of about equally many tokens."""
         numbered = enumerate(prompts)
         while chunk := list(islice(numbered, window)):
             refused, fitting = [], []

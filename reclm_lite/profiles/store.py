@@ -25,7 +25,7 @@ PROTECTED = ("edited", "imported")  # no model writes over these
 
 @dataclass(frozen=True)
 class StoredProfile:
-    """The profile of one user or item. `text` is empty where status is 'invalid'; `reason` says why.
+    """The profile of one user or item. `text` is empty if status is 'invalid'; `reason` says why.
 
     basis: "history", "neighbors" or "text", what it was made from (empty: not by this software).
     """
@@ -60,7 +60,7 @@ _PROFILE = "side, idx, status, text, reason, source, prompt_key, created, basis"
 
 
 def get_profile(ws: Workspace, side: str, idx: int) -> StoredProfile | None:
-    """The profile of a user or item by index, or None where there is none."""
+    """The profile of a user or item by index, or None if there is none."""
     row = ws.db.execute(
         f"SELECT {_PROFILE} FROM profiles WHERE side=? AND idx=?", (one_side(side), int(idx))
     ).fetchone()
@@ -70,7 +70,7 @@ def get_profile(ws: Workspace, side: str, idx: int) -> StoredProfile | None:
 
 
 def find_profile(ws: Workspace, side: str, ident: str) -> StoredProfile:
-    """The profile of a user or item by id. Raises InputError where the id is unknown or has no profile."""
+    """The profile of a user or item by id. Raises InputError if the id is unknown or has no profile."""
     side = one_side(side)
     profile = get_profile(ws, side, find_idx(ws, side, ident))
     if profile is None:
@@ -79,7 +79,7 @@ def find_profile(ws: Workspace, side: str, ident: str) -> StoredProfile:
 
 
 def find_idx(ws: Workspace, side: str, ident: str) -> int:
-    """The index of a user or item. Raises InputError where the workspace does not know the id."""
+    """The index of a user or item. Raises InputError if the workspace does not know the id."""
     side = one_side(side)
     index = index_of(ws, side, str(ident))
     if index is None:
@@ -89,7 +89,7 @@ def find_idx(ws: Workspace, side: str, ident: str) -> int:
 
 def set_profile(ws: Workspace, side: str, idx: int, text: str) -> StoredProfile:
     """Give a user or item a profile written by hand. Raises ProfileFormatError if `text` is not a profile."""
-    from ..dialogue.templates import format_profile, parse_profile
+    from ..prompts.answer import format_profile, parse_profile
 
     side = one_side(side)
     try:
@@ -244,7 +244,7 @@ def forget_other_splits(ws: Workspace, side: str, split_fingerprint: str, data_k
 
 
 def profiles_split(ws: Workspace, side: str) -> str | None:
-    """The fingerprint of the split that the side's profiles were made from, or None where none were made."""
+    """The fingerprint of the split that the side's profiles were made from, or None if none were made."""
     return ws.get_meta(_split_key(side))
 
 
@@ -325,19 +325,19 @@ def unfinished_job(ws: Workspace, kind: str) -> dict | None:
 
 
 def last_job(ws: Workspace, kind: str) -> dict | None:
-    """The detail of the last job of a kind, however it ended, or None where there was none."""
+    """The detail of the last job of a kind, however it ended, or None if there was none."""
     row = _last_job(ws, kind)
     return _detail(row) if row else None
 
 
 def last_state(ws: Workspace, kind: str) -> str | None:
-    """How the last job of a kind ended, or None where there was none."""
+    """How the last job of a kind ended, or None if there was none."""
     row = _last_job(ws, kind)
     return row[0] if row else None
 
 
 def _detail(row: tuple[str, str]) -> dict | None:
-    """The detail of a job; None where it cannot be read."""
+    """The detail of a job; None if it cannot be read."""
     try:
         detail = json.loads(row[1])
     except (ValueError, TypeError, RecursionError):

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
-from .pace import counted, in_words
+from .eta import counted, format_duration
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Summary:
             f"{self.n_invalid:,} invalid "
             f"({self.invalid_share:.1%}); {counted(self.n_distinct_prompts, 'distinct prompt')}, {self.n_generated:,} "
             "generated, "
-            f"{self.n_from_cache:,} from earlier runs, in {in_words(self.seconds)}"
+            f"{self.n_from_cache:,} from earlier runs, in {format_duration(self.seconds)}"
         ]
         if self.n_generated and self.seconds_generating > 0:
             parts.append(

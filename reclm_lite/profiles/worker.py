@@ -8,136 +8,33 @@ bookkeeping lives in arrays over slots, so that a step costs a handful of numpy 
 
 Three things about llama.cpp shape a step. It cuts a batch into parts of equally many tokens for each of their
 sequences, which must follow one another, and every part reads all weights: so the prompts of a step get equally many
-tokens, and no free slot stays between two that are at work (`_close_ranks`). Its products of matrices take four tokens
-at once, and what
-is left over one by one: so prompts get multiples of four. And its attention adds up in another order from 64 tokens of
-a
-sequence on: so a prompt goes in by MAX_CHUNK tokens at most, and an answer then has the same bits whatever the number
-of slots and threads and whoever is alongside.
+tokens, and no free slot stays between two that are at work (`_move_to_front`). Its products of matrices take four
+tokens at once, and what is left over one by one: so prompts get multiples of four. And its attention adds up in another
+order from 64 tokens of a sequence on: so a prompt goes in by MAX_CHUNK tokens at most, and an answer then has the same
+bits whatever the number of slots and threads and whoever is alongside.
 
 Used by one thread at a time; `scheduler.Engine` deals out the prompts.
 """
 
-import ctypes
 import hashlib
 import queue
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError
-from ..runtime import Model, last_errors
-from .answers import Brake
-from .form import END, NEWLINE, PLAIN, SILENT, Form, TokenTable
+from ..runtime import Model
+from .answers import StopSignal
+from .constrained_decoding import END, NEWLINE, PLAIN, SILENT, AnswerConstraint, TokenTable
+from .llama_context import Batch, LlamaCalls
 from .sampling import Sampling
+from .slots import GenerationResult, Pending, Slots
 
 MIN_COPY_TOKENS = 16  # a copy moves a slot's whole stretch of cells, so a short common prefix is cheaper decoded
 MAX_CHUNK = 61  # tokens of a prompt in one step: sixty beside the one that every sequence gets
 REFILL_SHARE = 8  # slots are refilled when one in so many is free
 MIN_ALONGSIDE = 4  # beside so many others that write, fixed words go in one by one
-
-
-@dataclass(frozen=True)
-class GenerationResult:
-    """What became of one prompt. `finish`: "stop", "length" (cut at max_new_tokens) or "too_long" (not tried).
-
-    n_shared_tokens: of the prompt, taken from another that began alike. min_gap: the least distance between the two
-    likeliest tokens, in logits (greedy only; None: not measured). seconds: from taking a slot to the answer.
-    """
-
-    index: int
-    text: str
-    n_prompt_tokens: int
-    n_new_tokens: int
-    finish: str
-    n_shared_tokens: int = 0
-    min_gap: float | None = None
-    seconds: float = field(default=0.0, compare=False)
-
-
-@dataclass
-class Pending:
-    """A prompt that waits for a slot."""
-
-    index: int
-    tokens: np.ndarray  # int32 (n_prompt_tokens,)
-
-
-class _Batch:
-    """A `llama_batch` over numpy arrays, kept alive here; every token belongs to exactly one sequence."""
-
-    def __init__(self, lib: Any, n_batch: int):
-        self.token = np.zeros(n_batch, np.int32)
-        self.pos = np.zeros(n_batch, np.int32)
-        self.seq = np.zeros(n_batch, np.int32)
-        self.logits = np.zeros(n_batch, np.int8)
-        self._n_seq = np.ones(n_batch, np.int32)
-        # llama_batch.seq_id is int32 **: element i points at seq[i], once and for all.
-        self._seq_pointers = self.seq.ctypes.data + 4 * np.arange(n_batch, dtype=np.uintp)
-        fields = dict(lib.llama_batch._fields_)
-
-        def pointer(array: np.ndarray, name: str) -> Any:
-            return ctypes.cast(array.ctypes.data, fields[name])
-
-        self.c = lib.llama_batch(
-            0,
-            pointer(self.token, "token"),
-            None,
-            pointer(self.pos, "pos"),
-            pointer(self._n_seq, "n_seq_id"),
-            pointer(self._seq_pointers, "seq_id"),
-            pointer(self.logits, "logits"),
-        )
-
-
-class _Llama:
-    """The calls of llama.cpp that a worker makes, and the time spent in them."""
-
-    def __init__(self, model: Model, context: Any, n_vocab: int):
-        self._lib, self._model, self._context, self._n_vocab = model.lib, model, context, n_vocab
-        self._memory = model.lib.llama_get_memory(context.handle)
-        self.seconds = 0.0
-        self._logits: dict[tuple[int, int], np.ndarray] = {}  # views of llama.cpp's buffer, by address and rows
-
-    def clear(self) -> None:
-        self._lib.llama_memory_clear(self._memory, False)
-
-    def copy(self, source: int, target: int) -> None:
-        """All cells of one sequence in the place of another's."""
-        started = time.perf_counter()
-        self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-        self.seconds += time.perf_counter() - started
-
-    def keep(self, slot: int, n_tokens: int) -> bool:
-        """Forget all but the first tokens of a sequence; False where the memory could only forget all of it."""
-        started = time.perf_counter()
-        kept = self._lib.llama_memory_seq_rm(self._memory, slot, n_tokens, -1)
-        if not kept:
-            self._lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
-        self.seconds += time.perf_counter() - started
-        return bool(kept)
-
-    def decode(self, batch: _Batch, n_logits: int) -> np.ndarray | None:
-        """Decode a batch; returns the logits asked for, float32 (n_logits, n_vocab), valid until the next call."""
-        started = time.perf_counter()
-        code = self._lib.llama_decode(self._context.handle, batch.c)
-        raw = self._lib.llama_get_logits(self._context.handle) if code == 0 and n_logits else None
-        self.seconds += time.perf_counter() - started
-        if code != 0:
-            raise ModelError(
-                f"llama.cpp could not decode a batch of {batch.c.n_tokens} tokens with {self._model.path} (code "
-                f"{code}): "
-                f"{last_errors() or 'it gave no reason'}; try fewer slots"
-            )
-        if not n_logits:
-            return None
-        key = ctypes.addressof(raw.contents), n_logits
-        if key not in self._logits:
-            self._logits[key] = np.ctypeslib.as_array(raw, (n_logits, self._n_vocab))
-        return self._logits[key]
 
 
 class Worker:
@@ -165,8 +62,8 @@ class Worker:
         )
         self.n_vocab = model.n_vocab
         self.share_prefix = share_prefix
-        self.llama = _Llama(model, self.context, self.n_vocab)
-        self._batch = _Batch(model.lib, self.n_batch)
+        self.llama = LlamaCalls(model, self.context, self.n_vocab)
+        self._batch = Batch(model.lib, self.n_batch)
         from ..kernels import decoding  # numba is slow to load
 
         self._decoding = decoding
@@ -191,31 +88,36 @@ class Worker:
         self,
         prompts: queue.SimpleQueue[Pending | None],
         emit: Callable[[GenerationResult], None],
-        brake: Brake,
+        stop_signal: StopSignal,
         max_new_tokens: int,
         sampling: Sampling,
     ) -> None:
-        """Answer what comes from `prompts` until None comes or the brake is pulled; each answer goes to `emit`.
+        """Answer what comes from `prompts` until None comes or the stop signal is set; each answer goes to `emit`.
 
         It waits for the next prompt whenever a slot is free, so that what shares a batch never depends on time.
         """
         started, waited = time.perf_counter(), self.seconds_waiting
         try:
-            self._run(prompts, emit, brake, max_new_tokens, sampling)
+            self._run(prompts, emit, stop_signal, max_new_tokens, sampling)
         finally:
             self.seconds_running += time.perf_counter() - started - (self.seconds_waiting - waited)
 
     def _run(
-        self, prompts: queue.SimpleQueue, emit: Callable, brake: Brake, max_new_tokens: int, sampling: Sampling
+        self,
+        prompts: queue.SimpleQueue,
+        emit: Callable,
+        stop_signal: StopSignal,
+        max_new_tokens: int,
+        sampling: Sampling,
     ) -> None:
         self.llama.clear()
-        slots = _Slots(self.n_slots, self.n_ctx)
-        form = Form(self.table, self.n_slots) if sampling.guided else None
+        slots = Slots(self.n_slots, self.n_ctx)
+        constraint = AnswerConstraint(self.table, self.n_slots) if sampling.guided else None
         head: Pending | None = None
         exhausted = refilling = False
-        while not brake.stop.is_set():
+        while not stop_signal.stop.is_set():
             n_free = self.n_slots - int(slots.active.sum())
-            exhausted = exhausted or brake.drain.is_set()
+            exhausted = exhausted or stop_signal.drain.is_set()
             refilling = n_free > 0 and (refilling or n_free * REFILL_SHARE >= self.n_slots)
             while refilling and n_free and not exhausted:
                 if head is None:
@@ -228,19 +130,19 @@ class Worker:
                 slot = self._admit(slots, head, max_new_tokens)
                 if slot is None:
                     break
-                if form is not None:
-                    slots.extend(slot, form.begin(slot)[: max_new_tokens - 1])
+                if constraint is not None:
+                    slots.extend(slot, constraint.begin(slot)[: max_new_tokens - 1])
                 n_free -= 1
                 head = None
             if n_free == self.n_slots:
                 return
             if self.share_prefix:
-                self._close_ranks(slots, form)
-            for slot in self._step(slots, form, sampling):
+                self._move_to_front(slots, constraint)
+            for slot in self._step(slots, constraint, sampling):
                 emit(self._result(slots, slot))
                 slots.free(slot)
 
-    def _admit(self, slots: "_Slots", pending: Pending, max_new_tokens: int) -> int | None:
+    def _admit(self, slots: Slots, pending: Pending, max_new_tokens: int) -> int | None:
         """Put a prompt into a free slot, keeping or copying what needs no decoding; returns the slot.
 
         None: wait a step, because a slot is just now decoding a beginning worth copying.
@@ -269,7 +171,7 @@ class Worker:
         self.n_reused_tokens += reused
         return target
 
-    def _close_ranks(self, slots: "_Slots", form: Form | None) -> None:
+    def _move_to_front(self, slots: Slots, constraint: AnswerConstraint | None) -> None:
         """Let no free slot stand between two that are at work: the last one moves to the first gap."""
         active = np.flatnonzero(slots.active)
         n = len(active)
@@ -279,10 +181,10 @@ class Worker:
         for target, source in zip(gaps, active[::-1].tolist()):
             self.llama.copy(source, target)
             slots.move(source, target)
-            if form is not None:
-                form.move(source, target)
+            if constraint is not None:
+                constraint.move(source, target)
 
-    def _step(self, slots: "_Slots", form: Form | None, sampling: Sampling) -> list[int]:
+    def _step(self, slots: Slots, constraint: AnswerConstraint | None, sampling: Sampling) -> list[int]:
         """Decode one batch; returns the slots that have finished, in ascending order."""
         batch = self._batch
         total, n_speaking = self._decoding.fill_batch(
@@ -307,18 +209,18 @@ class Worker:
             return []
         speaking = slots.speaking[:n_speaking]
         chosen = self._choose(slots, speaking, logits, sampling)
-        forced = form.choose(speaking, logits, chosen) if form is not None else {}
+        forced = constraint.choose(speaking, logits, chosen) if constraint is not None else {}
         slots.append(speaking, chosen)
         for slot, tokens in forced.items():
             slots.extend(slot, tokens[: int(slots.n_most[slot] - slots.n_known[slot])])
         kinds = self.table.kinds(chosen)
         ended = (kinds != PLAIN) | (slots.n_known[speaking] >= slots.n_most[speaking])
         dead: set[int] = set()
-        if form is not None:
-            dead = form.dead
+        if constraint is not None:
+            dead = constraint.dead
             ended |= np.isin(speaking, list(dead)) if dead else False
             if sampling.temperature <= 0:
-                for slot, gap in form.gaps.items():  # between what was taken and what else the form allows
+                for slot, gap in constraint.gaps.items():  # between what was taken and what else the grammar allows
                     slots.min_gap[slot] = min(slots.min_gap[slot], gap)
         return [
             slot
@@ -326,7 +228,7 @@ class Worker:
             if self._has_ended(slots, slot := int(speaking[at]), int(kinds[at]), dead)
         ]
 
-    def _has_ended(self, slots: "_Slots", slot: int, kind: int, dead: set[int]) -> bool:
+    def _has_ended(self, slots: Slots, slot: int, kind: int, dead: set[int]) -> bool:
         """Whether an answer is over with its last token, or beyond help. A line break ends it, unless nothing has been
         written yet."""
         if kind == END or slot in dead or (kind == NEWLINE and self._text(slots, slot)):
@@ -334,7 +236,7 @@ class Worker:
             return True
         return bool(slots.n_known[slot] >= slots.n_most[slot])
 
-    def _choose(self, slots: "_Slots", speaking: np.ndarray, logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+    def _choose(self, slots: Slots, speaking: np.ndarray, logits: np.ndarray, sampling: Sampling) -> np.ndarray:
         """int64 (len(speaking),): the next token of each; logits is float32 (len(speaking), n_vocab)."""
         if sampling.temperature > 0:
             return np.array(
@@ -345,7 +247,7 @@ class Worker:
         slots.min_gap[speaking] = np.minimum(slots.min_gap[speaking], self._gap[:n])
         return self._best[:n]
 
-    def _draw(self, slots: "_Slots", slot: int, logits: np.ndarray, sampling: Sampling) -> int:
+    def _draw(self, slots: Slots, slot: int, logits: np.ndarray, sampling: Sampling) -> int:
         if slots.draws[slot] is None:
             prompt = slots.tokens[slot, : slots.n_prompt[slot]].tobytes()
             digest = hashlib.sha256(f"{sampling.seed}|".encode() + prompt).digest()
@@ -357,14 +259,14 @@ class Worker:
         drawn = np.searchsorted(np.cumsum(weights), slots.draws[slot].random() * weights.sum(), "right")
         return int(best[min(int(drawn), k - 1)])
 
-    def _text(self, slots: "_Slots", slot: int) -> str:
+    def _text(self, slots: Slots, slot: int) -> str:
         """The first line of what a slot has written."""
         tokens = slots.tokens[slot, slots.n_prompt[slot] : slots.n_known[slot]]
         kinds = self.table.kinds(tokens)
         raw = b"".join(map(self.table.piece, tokens[(kinds != END) & (kinds != SILENT)].tolist()))
         return raw.decode("utf-8", errors="replace").strip().split("\n")[0].strip()
 
-    def _result(self, slots: "_Slots", slot: int) -> GenerationResult:
+    def _result(self, slots: Slots, slot: int) -> GenerationResult:
         n_prompt, gap = int(slots.n_prompt[slot]), float(slots.min_gap[slot])
         return GenerationResult(
             int(slots.index[slot]),
@@ -376,69 +278,3 @@ class Worker:
             gap if np.isfinite(gap) else None,
             time.perf_counter() - slots.started[slot],
         )
-
-
-class _Slots:
-    """What each slot holds: `n_known` tokens of `tokens`, of which `n_cached` are in the key-value cache (all, in a
-    free slot)."""
-
-    def __init__(self, n_slots: int, n_ctx: int):
-        self.speaking = np.zeros(n_slots, np.int64)  # those whose next token the last step has brought
-        self.tokens = np.full((n_slots, n_ctx), -1, np.int32)
-        self.n_known = np.zeros(n_slots, np.int64)
-        self.n_cached = np.zeros(n_slots, np.int64)
-        self.n_prompt = np.zeros(n_slots, np.int64)
-        self.n_most = np.zeros(n_slots, np.int64)  # tokens that end an answer
-        self.n_shared = np.zeros(n_slots, np.int64)
-        self.index = np.zeros(n_slots, np.int64)
-        self.active = np.zeros(n_slots, bool)
-        self.stopped = np.zeros(n_slots, bool)
-        self.min_gap = np.full(n_slots, np.inf, np.float32)
-        self.started = [0.0] * n_slots
-        self.draws: list[np.random.Generator | None] = [None] * n_slots
-
-    def fill(self, slot: int, pending: Pending, n_cached: int, max_new_tokens: int) -> None:
-        n = len(pending.tokens)
-        self.n_most[slot] = n + max_new_tokens
-        self.tokens[slot, :n] = pending.tokens
-        self.n_known[slot] = self.n_prompt[slot] = n
-        self.n_cached[slot] = self.n_shared[slot] = n_cached
-        self.index[slot] = pending.index
-        self.active[slot] = True
-        self.stopped[slot] = False
-        self.min_gap[slot] = np.inf
-        self.started[slot] = time.perf_counter()
-        self.draws[slot] = None
-
-    def move(self, source: int, target: int) -> None:
-        """A free slot takes over from one that is at work, which stays as one that has finished."""
-        for array in (
-            self.tokens,
-            self.n_known,
-            self.n_cached,
-            self.n_prompt,
-            self.n_most,
-            self.n_shared,
-            self.index,
-            self.stopped,
-            self.min_gap,
-        ):
-            array[target] = array[source]
-        self.started[target], self.draws[target] = self.started[source], self.draws[source]
-        self.active[target] = True
-        self.free(source)
-
-    def free(self, slot: int) -> None:
-        """Its tokens stay for those who begin alike; the last one, which was never decoded, is not known any more."""
-        self.active[slot] = False
-        self.n_known[slot] = self.n_cached[slot]
-
-    def append(self, slots: np.ndarray, tokens: np.ndarray) -> None:
-        self.tokens[slots, self.n_known[slots]] = tokens
-        self.n_known[slots] += 1
-
-    def extend(self, slot: int, tokens: tuple[int, ...]) -> None:
-        """Tokens that follow without the model's being asked."""
-        n = int(self.n_known[slot])
-        self.tokens[slot, n : n + len(tokens)] = tokens
-        self.n_known[slot] += len(tokens)

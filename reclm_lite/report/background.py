@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from ..profiles.pace import in_words
+from ..profiles.eta import format_duration
 from . import plots, tables
 from .facts import COVERAGE_K, Facts
 from .words import lookup, percent, plural, pretty, short, tiles_html
@@ -133,7 +133,7 @@ def timings_section(facts: Facts) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 10 else in_words(seconds)
+    return f"{seconds:.2g} s" if seconds < 10 else format_duration(seconds)
 
 
 # -- provenance ---------------------------------------------------------------------------

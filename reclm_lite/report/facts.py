@@ -15,7 +15,7 @@ import numpy as np
 from .. import __version__
 from ..data.dataset import load_interactions, load_split
 from ..errors import MissingArtefactError, ReclmError, shell_word
-from ..profiles.generate import job_kind
+from ..profiles.run_settings import job_kind
 from ..profiles.store import get_profile, last_job
 from ..serve.recommend import Recommendation, Recommender
 from ..workspace import Workspace, now

@@ -153,7 +153,7 @@ def _person(person: Person) -> str:
 def _profile(person: Person) -> str:
     if not person.profile:
         return '<p class="note">No profile has been made for this user.</p>'
-    from ..dialogue.templates import parse_profile
+    from ..prompts.answer import parse_profile
 
     source = f'<p class="note">Written by {escape(person.profile_source)}.</p>' if person.profile_source else ""
     try:

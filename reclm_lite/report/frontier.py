@@ -15,7 +15,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..errors import WorkspaceError
 from ..files import read_document
+from ..own_paths import require_own_path
 from .plots import WIDTH, Dot, dot_plot, key, marker, nice_ticks, svg, text, tick_text
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ def read(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{constant} is no number of JSON")
 
     try:
+        require_own_path(path)
         document = json.loads(read_document(path), parse_constant=refuse)
         section(document)
         settings, choice = document["settings"], document["choice"]
@@ -51,7 +54,10 @@ def read(path: Path) -> dict[str, Any] | None:
             raise TypeError("a text is none")
         if not all(isinstance(n, int) for n in (settings["n_seeds"], document["n_users"])):
             raise TypeError("a count is none")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+    except (
+        *(WorkspaceError, OSError, ValueError, LookupError),
+        *(TypeError, AttributeError, ArithmeticError, RecursionError),
+    ) as error:
         log.warning(
             "%s is left out of the report: expected what `reclm bench quant` writes, found %s: %s",
             path,

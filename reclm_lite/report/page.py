@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..files import atomic_path
+from ..own_paths import make_folder
 from ..workspace import Workspace
 from . import background, findings
 from .facts import Facts, gather
@@ -24,7 +25,7 @@ def write_report(ws: Workspace, out: Path | None = None, *, evaluation: Mapping 
         ws.require_own_folders()
     facts = gather(ws, evaluation=evaluation)
     path = Path(out) if out is not None else ws.root / "reports" / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_path(path, named_by_user=out is not None) as temporary:
         temporary.write_text(render(facts), encoding="utf-8")
     return path

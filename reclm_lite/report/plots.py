@@ -18,9 +18,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
 
 @dataclass(frozen=True)
 class Dot:
-    """One line of a dot plot: a value with its 95 % interval (None: unknown). `group` is a CSS class, `marker` its
-    shape, `shown` the
-    value in words (empty: four decimals).
+    """One line of a dot plot: a value with its 95 % interval (None: unknown).
+
+    group: a CSS class. marker: its shape. shown: the value as text (empty: four decimals).
     """
 
     label: str

@@ -45,11 +45,11 @@ class Evidence:
     """What is known of one user and of the catalogue.
 
     texts: the text of every item. counts: int64 (n_items,) users who took each item.
-    item_vectors: float32 (n_items, dim), rows L2-normalised (zero rows: no text), or None.
+    item_vectors: float32 (n_items, dim), rows L2-normalized (zero rows: no text), or None.
     history: int32, the user's items. known: CSR (n_users, n_items) of all interactions, or None.
     is_counted: whether `counts` and `known` have the user among them.
-    neighbor_items: one int32 array of items per neighbour.
-    interests: phrases of the user's profile. query: float32 (dim,) normalised, or None;
+    neighbor_items: one int32 array of items per neighbor.
+    interests: phrases of the user's profile. query: float32 (dim,) normalized, or None;
     query_label: what the query was ("your words", "your profile").
     """
 
@@ -208,10 +208,10 @@ class Reasoner:
         n_neighbors, n_took = len(self.evidence.neighbor_items), int(self._neighbor_counts[item])
         if not n_took:
             return None
-        # "Similar", not "most similar": of users with the same history the neighbour list names one.
+        # "Similar", not "most similar": of users with the same history the neighbor list names one.
         who = "a similar user" if n_neighbors == 1 else f"{n_took} of {n_neighbors} similar users"
         tail = _tail_share(np.sort(self._neighbor_counts[self.reference]), n_took)
-        # One of several is chance, however few items the neighbours took: used only where nothing else is telling.
+        # One of several is chance, however few items the neighbors took: used only where nothing else is telling.
         return Reason(
             "neighbors", f"{who} took it", max(tail, 2 * MAX_TAIL_SHARE) if n_took == 1 < n_neighbors else tail
         )

@@ -119,7 +119,7 @@ class Recommender:
 
     @cached_property
     def item_vectors(self) -> np.ndarray | None:
-        """float32 (n_items, dim), rows normalised (zero rows: no text), or None where not made or stale."""
+        """float32 (n_items, dim), rows normalized (zero rows: no text), or None where not made or stale."""
         return sources.item_vectors(self.ws, self.interactions.n_items)
 
     @cached_property
@@ -283,7 +283,7 @@ class Recommender:
         return self._popular_scores(), "popularity", f"{why}: ranked by popularity alone.", None, ""
 
     def _taste_of(self, history: np.ndarray) -> np.ndarray | None:
-        """float32 (dim,), normalised: the mean text of a history; None where there is no text."""
+        """float32 (dim,), normalized: the mean text of a history; None where there is no text."""
         if not len(history) or self.item_vectors is None:
             return None
         mean = self.item_vectors[history].mean(axis=0)

@@ -1,4 +1,4 @@
-"""What recommending reads from other stages' artefacts: models, item vectors, profile vectors, neighbours, interests.
+"""What recommending reads from other stages' artefacts: models, item vectors, profile vectors, neighbors, interests.
 
 Each reader gives None (or nothing) where an optional artefact has not been made or is stale, and logs it;
 `choose_model` says in a sentence what it chose and why. What was asked for by name and is missing raises.
@@ -128,13 +128,13 @@ def is_ready(model: FittedModel, user: int) -> bool:
 
 
 def item_vectors(ws: Workspace, n_items: int) -> np.ndarray | None:
-    """float32 (n_items, dim), rows L2-normalised, zero rows for items without text; None where not made or stale."""
+    """float32 (n_items, dim), rows L2-normalized, zero rows for items without text; None where not made or stale."""
     arrays = _vectors(ws, "vectors/items", "reclm embed items", n_items)
     return None if arrays is None else arrays["vectors"]
 
 
 def profile_arrays(ws: Workspace, n_users: int) -> dict[str, np.ndarray] | None:
-    """The arrays of `vectors/user_profiles` (see `text.vectors`); None where not made, stale, or not of the items'
+    """The arrays of `vectors/user_profiles` (see `text.item_vectors`); None where not made, stale, or not of the items'
     encoder."""
     arrays = _vectors(ws, "vectors/user_profiles", "reclm embed profiles", n_users)
     if arrays is None or not ws.has("vectors/items"):
@@ -160,9 +160,9 @@ def profile_text(ws: Workspace, user: int) -> str:
 
 
 def profile_vector(arrays: dict[str, np.ndarray] | None, user: int, text: str) -> np.ndarray | None:
-    """float32 (dim,), normalised: the vector of a user's profile; None where there is none of this very `text`."""
-    from ..profiles.vectors import profile_words
-    from ..text.vectors import text_hash
+    """float32 (dim,), normalized: the vector of a user's profile; None where there is none of this very `text`."""
+    from ..profiles.profile_vectors import profile_words
+    from ..text.item_vectors import text_hash
 
     if arrays is None or not text or int(arrays["text_hash"][user]) != text_hash(profile_words(text)):
         return None
@@ -179,7 +179,7 @@ def neighbor_indices(ws: Workspace, n_users: int) -> np.ndarray | None:
 
 def interests(ws: Workspace, user: int) -> tuple[str, ...]:
     """The interest phrases of a user's profile; none where there is no valid profile."""
-    from ..dialogue.templates import parse_profile
+    from ..prompts.answer import parse_profile
 
     try:
         return parse_profile(profile_text(ws, user)).interests
@@ -188,7 +188,7 @@ def interests(ws: Workspace, user: int) -> tuple[str, ...]:
 
 
 def embed_words(ws: Workspace, text: str, encoder: Path | None = None) -> np.ndarray:
-    """float32 (dim,), normalised: the vector of `text`.
+    """float32 (dim,), normalized: the vector of `text`.
 
     encoder: a GGUF file (default: the bundled one); raises ModelError unless it is the one that made the item vectors.
     """

@@ -36,7 +36,7 @@ def faster_type() -> str | None:
 def expanded(path: Path, to: str) -> Path:
     """The copy of a small Q8_0 file in type `to`, made if need be; `path` itself where there can be none.
 
-    Raises ModelError where llama.cpp cannot make the copy.
+    Raises ModelError if llama.cpp cannot make the copy.
     """
     path = Path(path)
     summary = check_gguf(path)

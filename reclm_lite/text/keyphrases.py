@@ -1,6 +1,6 @@
 """Candidate key phrases of short texts and how common they are in a catalogue.
 
-A phrase is one to three neighbouring words that no stop word and no punctuation mark separates. Words keep their
+A phrase is one to three neighboring words that no stop word and no punctuation mark separates. Words keep their
 case; counts ignore it. Scripts written without spaces (Chinese, Japanese, Thai) have no word boundaries here: a run
 of such characters is cut into pieces of at most eight, which is crude but never fails.
 
@@ -59,7 +59,7 @@ def closing_year(text: str) -> tuple[str, str]:
 
 
 def segments(text: str) -> list[list[str]]:
-    """Runs of neighbouring words that hold no stop word and cross no punctuation mark, in reading order."""
+    """Runs of neighboring words that hold no stop word and cross no punctuation mark, in reading order."""
     runs: list[list[str]] = []
     run: list[str] = []
     end = -1

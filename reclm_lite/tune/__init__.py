@@ -6,7 +6,7 @@
     batches.py     tokens to batches: packed rows or padded ones
     run.py         a run's folder: settings, metrics, checkpoints; parallel.py: several processes
     losses.py      the equations
-    sft.py, reward.py, ppo.py   the three stages; rollout.py and signals.py serve the third
+    sft.py, reward.py, ppo.py   the three stages; rollout.py, signals.py and ppo_*.py serve the third
     memory.py      what a stage will take, before it starts
 
 The only part of the package that imports torch, transformers and peft (extra `[tune]`).

@@ -17,6 +17,7 @@ import torch
 
 from ..errors import InputError
 from ..files import read_document
+from ..own_paths import require_own_path
 from .base import Base
 
 NOTE = "reclm.json"
@@ -145,6 +146,8 @@ def save_adapter(base: Base, name: str, folder: Path, **note: Any) -> None:
 
 def read_note(folder: Path) -> dict[str, Any]:
     """What `save_adapter` noted, or nothing where the adapter is of another make."""
+    if not (folder / NOTE).is_file():  # a pipe would be waited for
+        return {}
     try:
         found = json.loads(read_document(folder / NOTE))
     except FileNotFoundError:
@@ -158,12 +161,13 @@ def read_note(folder: Path) -> dict[str, Any]:
 
 def check_base(folder: Path, base: Base, *, writes: bool = False) -> None:
     """Raises InputError unless `folder` is an adapter that was trained on this base, as far as its note or its shapes
-    tell.
+    tell; WorkspaceError where it lies in a workspace behind a link.
 
     writes: whether it has to be one that writes, no reward model.
     """
     folder = Path(folder)
     for name in ("adapter_config.json", WEIGHTS):
+        require_own_path(folder / name)
         if not (folder / name).is_file():
             raise InputError(
                 f"expected an adapter with {name} in {folder}, found none; give the folder that `reclm tune` wrote"

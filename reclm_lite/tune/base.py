@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from ..dialogue.records import COMPACT, INSTRUCT
 from ..errors import InputError, ModelError
+from ..prompts.forms import form_for, prompt_form
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SAMPLE = 1 << 16  # bytes of each end of a weight file that its fingerprint reads
@@ -40,10 +40,11 @@ class BaseSettings:
 
 @dataclass
 class Base:
-    """model: a causal model of transformers or, once it has adapters, peft's wrapper around it. name: of its folder, or
-    on
-    its hub. form: "compact" or "instruct". fingerprint: of configuration and weights, which adapters remember.
-    settings: what it was loaded by.
+    """A base model and its tokenizer.
+
+    model: a causal model of transformers or, once it has adapters, peft's wrapper around it. form: name of a
+    prompt form. name: its folder, or its name on the hub. fingerprint: of configuration and weights; adapters store it.
+    settings: those it was loaded with.
     """
 
     model: Any
@@ -225,7 +226,7 @@ def load_base(settings: BaseSettings) -> Base:
     base = Base(
         model,
         tokenizer,
-        INSTRUCT if tokenizer.chat_template else COMPACT,
+        form_for(bool(tokenizer.chat_template)),
         device,
         dtype,
         fingerprint(folder),
@@ -233,7 +234,7 @@ def load_base(settings: BaseSettings) -> Base:
         folder.name if Path(settings.base).expanduser().is_dir() else settings.base,
         settings,
     )
-    if base.form == COMPACT:
+    if not prompt_form(base.form).uses_chat_template:
         base.notes.append("the base has no chat template: it is shown the compact prompt as plain text")
     if tokenizer.pad_token_id is None:
         base.notes.append("the base has no pad token: the end token fills padded places, which are masked")

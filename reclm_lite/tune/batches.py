@@ -13,8 +13,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ..dialogue.records import LABEL, ORIGINS, TEACHER, Dialogue
+from ..dialogue.records import Dialogue
 from ..errors import InputError
+from ..prompts.forms import prompt_form
+from ..prompts.spans import LABEL, ORIGINS, TEACHER
 from .rendering import Renderer, Tokens
 
 T = TypeVar("T")
@@ -115,7 +117,7 @@ def _weigh(tokens: Tokens, weights: Weights, opening: np.ndarray, closing: np.nd
 def check_form(dialogue: Dialogue, renderer: Renderer) -> None:
     """Raises InputError unless the dialogue's form is that of the base."""
     if dialogue.form != renderer.form:
-        have = "a chat template" if renderer.form == "instruct" else "no chat template"
+        have = "a chat template" if prompt_form(renderer.form).uses_chat_template else "no chat template"
         raise InputError(
             f"expected dialogues of form {renderer.form!r}, since the base has {have}, found {dialogue.form!r} in "
             f"{dialogue.id}; "

@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 
 from ..errors import ModelError
-from .optim import Optimizer
-from .run import Run, named_optimizer_state, restore_optimizer_state, seed_step
+from .optim import Optimizer, named_optimizer_state, restore_optimizer_state
+from .run import Run, seed_step
 
 Progress = Callable[[int, int, str], None]
 

@@ -154,10 +154,11 @@ def estimate(
     sampled: tuple[int, int] = (0, 0),
     sizes: Sizes | None = None,
 ) -> Need:
-    """What training takes. lora_r: the rank, where not all weights are trained. n_adapters: that lie on the base.
-    logits: that exist at a
-    time at most (None: of all answer tokens of a pass). sampled: answers at a time, and tokens of each with its prompt.
-    sizes: of a base that is yet to be made.
+    """The memory that training needs.
+
+    lora_r: rank of the adapter, unless all weights are trained. n_adapters: adapters on the base. logits: the most that
+    exist at a time (None: those of all answer tokens of a pass). sampled: (answers at a time, tokens of each with its
+    prompt). sizes: of a base that has not been made yet.
     """
     device = choose_device(settings.device)
     size = choose_dtype(settings.dtype, device).itemsize

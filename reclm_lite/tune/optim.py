@@ -5,7 +5,7 @@ arithmetic (4.5 million weights), and 0.4 s in float32.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +18,12 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """lr: of AdamW. optimizer: "adamw", or "muon" for the layers' matrices (lr_muon; the rest by AdamW), which suits a
-    training
-    of all weights from scratch. warmup: share of the steps in which the rate rises; schedule: what it does then
-    ("constant",
-    or to zero: "linear", "cosine"); decay: the last share of the steps in which it does so. max_grad_norm: gradients
-    are scaled down to it.
+    """optimizer: "adamw", or "muon" for the layers' matrices and AdamW for the rest, which suits training all weights
+    from scratch. lr: of AdamW; lr_muon: of Muon.
+
+    warmup: share of the steps in which the rate rises. schedule: the rate afterwards, "constant", or falling to zero as
+    "linear" or "cosine". decay: the last share of the steps, in which it falls. max_grad_norm: the norm that gradients
+    are scaled down to.
     """
 
     lr: float = 2e-4
@@ -142,3 +142,36 @@ def _is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
     """Of a layer; rows of embeddings (GPT-2's are wte and wpe) and of the output layer stand for tokens, each for
     itself."""
     return parameter.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "wte.", "wpe."))
+
+
+def named_optimizer_state(
+    optimizers: Iterable[torch.optim.Optimizer], names: Mapping[torch.nn.Parameter, str]
+) -> dict[str, torch.Tensor]:
+    """What optimizers remember of each parameter, as tensors by name."""
+    found = {}
+    for n, optimizer in enumerate(optimizers):
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                found[f"optimizer{n}/{key}/{names[parameter]}"] = (
+                    value if torch.is_tensor(value) else torch.tensor(value)
+                )
+    return found
+
+
+def restore_optimizer_state(
+    optimizers: Iterable[torch.optim.Optimizer],
+    names: Mapping[torch.nn.Parameter, str],
+    tensors: Mapping[str, torch.Tensor],
+) -> None:
+    """The inverse of `named_optimizer_state`."""
+    for n, optimizer in enumerate(optimizers):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                ending = f"/{names[parameter]}"
+                for name, value in tensors.items():
+                    if name.startswith(f"optimizer{n}/") and name.endswith(ending):
+                        key = name[len(f"optimizer{n}/") : -len(ending)]
+                        if "/" in key:
+                            continue
+                        place = "cpu" if key == "step" else parameter.device
+                        optimizer.state[parameter][key] = value.to(place, copy=True)

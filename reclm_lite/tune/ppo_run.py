@@ -6,37 +6,41 @@ of them.
 The other half reports: SFT policy and best policy answer it once, at the end, so that the gain told is not the one that
 was chosen for. The first half's answers of the SFT policy also set the unit of the reward.
 
-    metrics.jsonl     kl, approx_kl, clipfrac, explained_variance, entropy, reward/…, losses, lr, kl_coef, tokens_per_s;
-    eval/… samples.jsonl     prompt, answer, its reward by part, every `sample_every` steps checkpoints/      adapter,
-    value head, optimizer, coefficient of KL, unit of the reward adapter/          the best policy (peft's format);
-    value_head.safetensors beside it for PPO report.json       before and after, in standard deviations of the SFT
-    policy's reward
+    metrics.jsonl     kl, approx_kl, clipfrac, explained_variance, entropy, reward/…, losses, lr, kl_coef,
+                      tokens_per_s; eval/…
+    samples.jsonl     prompt, answer, its reward by part, every `sample_every` steps
+    checkpoints/      adapter, value head, optimizer, coefficient of KL, unit of the reward
+    adapter/          the best policy (peft's format); value_head.safetensors beside it for PPO
+    report.json       before and after, in standard deviations of the SFT policy's reward
 """
 
 import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..dialogue.records import PARTS, RL, Dialogue, read_dialogues
+from ..dialogue.records import Dialogue
 from ..errors import InputError, ModelError
 from ..files import file_sha256, open_to_append
 from .adapters import WEIGHTS, add_adapter, check_base, save_adapter
 from .base import Base
-from .batches import check_form, spread
+from .batches import spread
 from .loop import Progress, diverged
 from .memory import require_longest
+from .optim import named_optimizer_state, restore_optimizer_state
 from .parallel import Group
-from .ppo import POLICY, PPO, REFERENCE, Learner, PpoSettings, Scored
+from .ppo import POLICY, REFERENCE, Learner, Scored
+from .ppo_prompts import Prompts, read_prompts
+from .ppo_settings import PPO, PpoSettings
 from .rendering import Renderer
 from .rollout import CHUNK_LOGITS
-from .run import Run, named_optimizer_state, restore_optimizer_state
+from .run import Run
 from .signals import Mixture, Signal
 
 log = logging.getLogger(__name__)
@@ -134,48 +138,6 @@ def of_estimate(settings: PpoSettings, longest: int) -> dict[str, Any]:
         "logits": CHUNK_LOGITS,
         "sampled": (at_a_time, n_tokens),
     }
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Dialogues of both parts, how many were left out since their prompt is too long, and the longest prompt's
-    tokens."""
-
-    training: list[Dialogue]
-    held_out: list[Dialogue]
-    n_left_out: int
-    longest: int
-
-
-def read_prompts(path: Path, renderer: Renderer, settings: PpoSettings, base: Base) -> Prompts:
-    """Without those that are too long for the settings or the base.
-
-    Raises InputError where they are of another form, or too few are left.
-    """
-    limit = min(settings.max_prompt, base.n_ctx - settings.sampling.max_new_tokens)
-    if limit < 1:
-        raise InputError(
-            f"expected room for prompts beside answers of {settings.sampling.max_new_tokens} tokens, found a base "
-            f"with a context of {base.n_ctx}; give fewer --max-new-tokens"
-        )
-    found: dict[str, list[Dialogue]] = {part: [] for part in PARTS}
-    n_long, longest = 0, 0
-    for dialogue in read_dialogues(path, RL):
-        check_form(dialogue, renderer)
-        if (length := len(renderer.prompt(dialogue.messages))) > limit:
-            n_long += 1
-        else:
-            found[dialogue.part].append(dialogue)
-            longest = max(longest, length)
-    for part, least in zip(PARTS, (1, 2), strict=True):
-        if len(found[part]) < least:
-            raise InputError(
-                f"expected at least {least} dialogues of part {part!r} with prompts of at most {limit} tokens in "
-                f"{path}, found {len(found[part])} "
-                f"({n_long} are longer); build them with more held out, or shorter, or give a larger --max-length or "
-                "fewer --max-new-tokens"
-            )
-    return Prompts(found["train"], found["held_out"], n_long, longest)
 
 
 class _Ppo:

@@ -1,7 +1,7 @@
 """Dialogues to tokens, the same for every stage and, byte for byte, what the profile engine shows a GGUF of the model.
 
 Without a chat template (form "compact") a dialogue is BOS, then each message's text, with the end token after every
-answer. With one (form "instruct") the template's own words stand around the messages, found by rendering it once around
+answer. With one the template's own words stand around the messages, found by rendering it once around
 markers. Only those words may hold special tokens: what a message says is tokenized as plain text, whatever it looks
 like. The engine tokenizes the words before a message, the message, and the words after it apart
 (`profiles.scheduler.Tokenizer`), and so does this module. BOS comes once, at the very front.
@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from ..chat_template import TemplateFailed, render
-from ..dialogue.records import COMPACT, ORIGINS, Message
+from ..dialogue.records import Message
 from ..errors import ModelError
+from ..prompts.forms import prompt_form
+from ..prompts.spans import ORIGINS
 
 _MARKERS = ("RECLM-FIRST-QUESTION", "RECLM-FIRST-ANSWER", "RECLM-SECOND-QUESTION", "RECLM-SECOND-ANSWER")
 _TODAY = datetime(2024, 7, 26)  # the engine's, for templates that ask for the date
@@ -40,7 +42,7 @@ class Tokens:
 
 
 class Renderer:
-    """tokenizer: a fast tokenizer of transformers. form: "compact" or "instruct". end: ids that end an answer."""
+    """tokenizer: a fast tokenizer of transformers. form: name of a prompt form. end: ids that end an answer."""
 
     def __init__(self, tokenizer: Any, form: str):
         self.tokenizer, self.form = tokenizer, form
@@ -48,7 +50,7 @@ class Renderer:
             raise ModelError(
                 "expected a fast tokenizer (tokenizer.json) beside the model, found none; convert it with transformers"
             )
-        if form == COMPACT:
+        if not prompt_form(form).uses_chat_template:
             self._first, self._asks, self._between, self.end = self._bos(), [], [], [int(tokenizer.eos_token_id)]
         else:
             self._read_template()

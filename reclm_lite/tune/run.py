@@ -1,8 +1,8 @@
 """A run's folder: its settings, metrics, checkpoints, and how the same command goes on where a kill left it.
 
     run.json          stage, settings, versions, state ("running", "done" or "stopped: why")
-    metrics.jsonl     an object for each logged step, appended; entries after the checkpoint that a run goes on from are
-    cut off tensorboard/      the same, where the package tensorboard is installed
+    metrics.jsonl     an object for each logged step, appended; a resumed run cuts off what follows its checkpoint
+    tensorboard/      the same, where the package tensorboard is installed
     checkpoints/      step-000100/: tensors.safetensors, state.json; the newest two, and the best where one is marked
 
 A checkpoint gets its name when it is complete. Randomness is not stored: every step draws from the seed and its own
@@ -22,6 +22,7 @@ import torch
 
 from ..errors import InputError, shell_word
 from ..files import MAX_DOCUMENT_BYTES, atomic_folder, atomic_path, lock_file, open_to_append, read_document
+from ..own_paths import make_folder, require_own_path, require_own_tree
 from .parallel import Group
 
 RUN, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
@@ -82,9 +83,11 @@ class Run:
 
         settings: JSON-able, everything that decides the result. fresh: throw away the run of this stage that lies
         there, and nothing else; inputs: files and folders that it reads, which must not lie in it then. Raises
-        InputError where another run, or anything else, lies there, or where another process is at work.
+        InputError where another run, or anything else, lies there, or where another process is at work; WorkspaceError
+        where what a run reads, writes or removes there is a link.
         """
         folder, group = Path(folder), group or Group()
+        _require_own(folder)
         about = {
             "stage": stage,
             "settings": json.loads(json.dumps(dict(settings))),
@@ -108,7 +111,7 @@ class Run:
         group.barrier()  # all have read before the first one writes
         run = cls(folder, group, about)
         if group.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             run._lock = _lock(folder)
             if fresh:
                 _remove(folder)
@@ -222,39 +225,6 @@ class Run:
         _write(self.folder / RUN, json.dumps(self.about, indent=1) + "\n")
 
 
-def named_optimizer_state(
-    optimizers: Iterable[torch.optim.Optimizer], names: Mapping[torch.nn.Parameter, str]
-) -> dict[str, torch.Tensor]:
-    """What optimizers remember of each parameter, as tensors by name."""
-    found = {}
-    for n, optimizer in enumerate(optimizers):
-        for parameter, state in optimizer.state.items():
-            for key, value in state.items():
-                found[f"optimizer{n}/{key}/{names[parameter]}"] = (
-                    value if torch.is_tensor(value) else torch.tensor(value)
-                )
-    return found
-
-
-def restore_optimizer_state(
-    optimizers: Iterable[torch.optim.Optimizer],
-    names: Mapping[torch.nn.Parameter, str],
-    tensors: Mapping[str, torch.Tensor],
-) -> None:
-    """The inverse of `named_optimizer_state`."""
-    for n, optimizer in enumerate(optimizers):
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                ending = f"/{names[parameter]}"
-                for name, value in tensors.items():
-                    if name.startswith(f"optimizer{n}/") and name.endswith(ending):
-                        key = name[len(f"optimizer{n}/") : -len(ending)]
-                        if "/" in key:
-                            continue
-                        place = "cpu" if key == "step" else parameter.device
-                        optimizer.state[parameter][key] = value.to(place, copy=True)
-
-
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics."""
     path = Path(folder) / METRICS
@@ -313,7 +283,7 @@ def _compare(found: dict[str, Any], about: dict[str, Any], folder: Path) -> None
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(read_document(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
@@ -324,6 +294,13 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _holds_files(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(path.name != _LOCK for path in folder.iterdir()))
+
+
+def _require_own(folder: Path) -> None:
+    """Raises WorkspaceError where something of a run is a link, or neither a file nor a folder."""
+    require_own_path(folder)
+    for path in [*(folder / name for name in (*_OWN, _LOCK)), *folder.glob(".*.partial")]:
+        require_own_tree(path)
 
 
 def _refuse_to_remove(folder: Path, stage: str, inputs: Iterable[Path]) -> None:

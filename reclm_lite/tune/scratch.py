@@ -14,6 +14,7 @@ import torch
 from ..dialogue.records import SFT, read_dialogues
 from ..errors import InputError
 from ..files import atomic_folder, file_sha256, read_document
+from ..own_paths import make_folder, require_own_tree
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 NOTE = "reclm.json"
@@ -134,6 +135,7 @@ def base_for(dialogues: Path, folder: Path, settings: ScratchSettings, *, fresh:
     Raises InputError where files of another make lie there, or (without `fresh`) a base of other sizes or dialogues.
     """
     settings.check()
+    require_own_tree(folder)
     note, about = (
         folder / NOTE,
         {**asdict(settings), "dialogues_sha256": file_sha256(dialogues) if dialogues.is_file() else ""},
@@ -149,7 +151,7 @@ def base_for(dialogues: Path, folder: Path, settings: ScratchSettings, *, fresh:
             f"expected a base made here before, or nothing, at {folder}, found {what}; give another --out{remedy}"
         )
     texts = (message.text for dialogue in read_dialogues(dialogues, SFT, part="train") for message in dialogue.messages)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with atomic_folder(folder) as partial:
         make_base(partial, texts, settings)
         (partial / NOTE).write_text(json.dumps(about), encoding="utf-8")

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from ..dialogue.records import PARTS, SFT, Dialogue, read_dialogues
-from ..dialogue.templates import NO, YES
 from ..errors import InputError
 from ..files import file_sha256
+from ..prompts.forms import NO, YES
 from .adapters import LoraSettings, add_adapter, parameters, save_adapter, use
 from .base import Base, keeps_apart
 from .batches import Example, Micro, Weights, micro_batches, render, spread, step_indices, steps_per_epoch
@@ -38,13 +38,13 @@ STAGE, ADAPTER = "sft", "sft"
 
 @dataclass(frozen=True)
 class SftSettings:
-    """epochs: of all training dialogues (may be a fraction); max_steps: an end before that. batch: dialogues a step,
-    over all processes.
+    """epochs: passes over the training dialogues (may be a fraction); max_steps: an earlier end. batch: dialogues per
+    step, over all processes.
 
-    max_length: tokens of a dialogue at most; longer ones are left out and counted. pass_tokens: of one pass; what
-    decides the
-    memory. packing: dialogues in one row (None: on a GPU, where the base keeps them apart). rounds: 1 leaves the second
-    round out. full: all weights are trained; else LoRA. n_eval: held-out dialogues to measure with.
+    max_length: the most tokens of a dialogue; longer ones are left out and counted. pass_tokens: tokens of one forward
+    pass, which decides the memory. packing: several dialogues in one row (None: on a GPU, if the base can keep them
+    apart). rounds: 1 leaves the second round out. full: train all weights instead of LoRA. n_eval: held-out dialogues
+    to measure with.
     """
 
     epochs: float = 3.0

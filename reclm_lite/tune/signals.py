@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..dialogue.records import Dialogue, Message
-from ..dialogue.templates import format_profile, parse_profile
 from ..errors import InputError, ProfileFormatError
+from ..prompts.answer import format_profile, parse_profile
 
 Signal = Callable[[Sequence[Dialogue], Sequence[str]], np.ndarray]
 MODEL, PARSE, RANK = "model", "parse", "rank"

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from reclm_lite.bench import export as bench
 from reclm_lite.bench import machine
-from reclm_lite.bench.export_jobs import run_job
-from reclm_lite.bench.export_model import QUICK, Shape, write_adapter, write_checkpoint
-from reclm_lite.bench.results import Group
-from reclm_lite.bench.timing import Timing
+from reclm_lite.bench.comparison import Group
+from reclm_lite.bench.exporting import export_bench as bench
+from reclm_lite.bench.harness import Timing
+from reclm_lite.bench.random_llama import QUICK, Shape, write_adapter, write_checkpoint
 from reclm_lite.cli import main
 from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.convert.merge import open_source
@@ -37,13 +36,6 @@ def test_the_model_made_is_a_function_of_its_seed_and_merges(tmp_path: Path) -> 
         for name in QUICK.projections():
             key = f"model.layers.{layer}.{name}.weight"
             assert np.abs(source.tensor(key) - base.tensor(key)).mean() > 1e-4
-
-
-def test_a_job_tells_its_memory_and_a_failing_one_its_reason(tmp_path: Path) -> None:
-    bare = run_job("nothing")
-    assert 5e6 < bare.peak_bytes < 60e6 and 0 < bare.seconds < 30
-    with pytest.raises(ModelError, match="'export'.*expected the folder of a checkpoint at"):
-        run_job("export", base=tmp_path / "none", adapter=tmp_path, out=tmp_path / "out", quant="f16")
 
 
 def test_peers_that_are_missing_are_told_and_ours_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

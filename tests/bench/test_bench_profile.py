@@ -9,10 +9,11 @@ import pytest
 from click.testing import CliRunner
 from profile_workspace import make_workspace
 
-from reclm_lite.bench import machine, profile_embed, profile_model, profile_texts
-from reclm_lite.bench import profile as bench
-from reclm_lite.bench.profile_jobs import run_job
-from reclm_lite.bench.profile_prompts import prompt_set, scratch_copy
+from reclm_lite.bench import machine
+from reclm_lite.bench.harness import Finished, run_in_child
+from reclm_lite.bench.profile_engine import encoder_bench, engine_jobs, random_models, text_differences
+from reclm_lite.bench.profile_engine import profile_bench as bench
+from reclm_lite.bench.profile_engine.bench_prompts import prompt_set, scratch_copy
 from reclm_lite.cli import main
 from reclm_lite.errors import InputError, ModelError
 from reclm_lite.profiles import store
@@ -33,22 +34,22 @@ def root(tmp_path_factory):
 def model(root, tmp_path_factory):
     pytest.importorskip("tokenizers")
     texts = prompt_set(root, 8, instruct=True, seed=0).texts
-    return profile_model.make_models(
-        tmp_path_factory.mktemp("model") / "a", profile_model.SHAPES["tiny"], ["q4_k_m"], texts, 1, 1
+    return random_models.make_models(
+        tmp_path_factory.mktemp("model") / "a", random_models.SHAPES["tiny"], ["q4_k_m"], texts, 1, 1
     )["q4_k_m"]
 
 
 def test_the_models_have_the_sizes_that_they_are_named_for():
-    n_params = {name: shape.n_params for name, shape in profile_model.SHAPES.items()}
+    n_params = {name: shape.n_params for name, shape in random_models.SHAPES.items()}
     assert 130e6 < n_params["135m"] < 140e6 and 1.0e9 < n_params["1b"] < 1.2e9
-    for shape in profile_model.SHAPES.values():
+    for shape in random_models.SHAPES.values():
         assert all(n_columns % 256 == 0 for _, n_columns in shape.projections().values())
 
 
 def test_a_random_model_is_a_function_of_its_seed_and_has_k_quants_throughout(root, model, tmp_path):
     texts = prompt_set(root, 8, instruct=True, seed=0).texts
     made = [
-        profile_model.make_models(tmp_path / str(seed), profile_model.SHAPES["tiny"], ["q4_k_m"], texts, seed, 1)
+        random_models.make_models(tmp_path / str(seed), random_models.SHAPES["tiny"], ["q4_k_m"], texts, seed, 1)
         for seed in (1, 2)
     ]
     same, other = (each["q4_k_m"].read_bytes() for each in made)
@@ -60,19 +61,19 @@ def test_the_random_models_tokens_are_words_and_none_of_its_answers_ends_early(r
     prompts = prompt_set(root, 8, instruct=True, seed=0).sample
     with load_model(model, vocab_only=True) as loaded:
         assert len(loaded.tokenize("the orchard opens uniqueword", add_special=False)) < 12
-    made = run_job("loop", model=model, prompts=prompts, n_threads=1, n_ctx=1024, max_new=12)
+    made = engine_jobs.loop(str(model), prompts, n_threads=1, n_ctx=1024, max_new=12)
     assert set(made["finishes"]) == {"length"} and made["n_new_tokens"] == 12 * len(prompts)
     assert all(text.isascii() for text in made["texts"]) and len(set(made["texts"])) > 1
 
 
 def test_where_two_texts_part_the_gap_between_their_tokens_is_told(root, model):
     prompt = prompt_set(root, 8, instruct=True, seed=0).sample[0]
-    text = run_job("loop", model=model, prompts=[prompt], n_threads=1, n_ctx=1024, max_new=8)["texts"][0]
+    text = engine_jobs.loop(str(model), [prompt], n_threads=1, n_ctx=1024, max_new=8)["texts"][0]
     cases = [
         {"prompt": prompt, "ours": text[:-1] + "\u00e9", "theirs": text},
         {"prompt": prompt, "ours": text + " and more", "theirs": text},
     ]
-    found = profile_texts.measure(model, 1, 1024, cases, [prompt])
+    found = text_differences.measure(str(model), 1, 1024, cases, [prompt])
     odd, longer = found["cases"]
     assert "not among the likeliest" in odd["why"]
     assert not longer.get("near_tie")
@@ -82,16 +83,15 @@ def test_where_two_texts_part_the_gap_between_their_tokens_is_told(root, model):
 def test_a_second_choice_is_a_near_tie_only_within_the_noise(root, model, monkeypatch):
     prompt = prompt_set(root, 8, instruct=True, seed=0).sample[0]
     with load_model(model) as loaded, loaded.context(n_ctx=1024, n_threads=1) as alone:
-        probe = profile_texts._Probe(loaded, alone, alone)
+        probe = text_differences._Probe(loaded, alone, alone)
         logits = probe._decode(loaded.tokenize(prompt, add_special=True, parse_special=True))
         first, second = logits.argsort()[::-1][:2].tolist()
         theirs, ours = (loaded.piece(token).decode().strip() for token in (first, second))
         gap = float(logits[first] - logits[second])
     for near_tie, answer in ((1e-9, False), (1e9, True)):
-        monkeypatch.setattr(profile_texts, "NEAR_TIE", near_tie)
-        case = profile_texts.measure(model, 1, 1024, [{"prompt": prompt, "ours": ours, "theirs": theirs}], [])["cases"][
-            0
-        ]
+        monkeypatch.setattr(text_differences, "NEAR_TIE", near_tie)
+        cases = [{"prompt": prompt, "ours": ours, "theirs": theirs}]
+        (case,) = text_differences.measure(str(model), 1, 1024, cases, [])["cases"]
         assert case["near_tie"] is answer and case["n_common_tokens"] == 0
         assert case["gap"] == pytest.approx(gap, abs=0.2)
 
@@ -143,49 +143,60 @@ def test_quick_measures_all_contenders_and_the_users_of_a_workspace(root, monkey
     assert {path: path.stat().st_mtime_ns for path in before} == before  # the workspace itself is left alone
 
 
-def test_a_file_without_a_chat_template_is_asked_in_compact_prompts(root, model):
+def fake_child(**answers):
+    """In the place of `run_in_child`: canned results by job, and what was asked of each. A function is called."""
+    asked = []
+
+    def run(function, arguments):
+        asked.append((function.__name__, arguments))
+        answer = answers[function.__name__]
+        return Finished(answer(**arguments) if callable(answer) else answer, 1_050_000_000, 1.0)
+
+    return run, asked
+
+
+def answers_of(texts, seconds, **more):
+    n = len(texts)
+    plain = {"seconds": seconds, "texts": texts, "finishes": ["stop"] * n, "n_prompt_tokens": [10] * n}
+    return {**plain, "n_new_tokens": 10 * n, **more}
+
+
+ENGINE_FACTS = {
+    "n_ctx": 512,
+    "n_slots": 4,
+    "n_workers": 1,
+    "n_reused_tokens": 3,
+    "announced_bytes": 1_000_000_000,
+    "seconds_running": 2.0,
+    "seconds_in_llama": 1.96,
+}
+
+
+def test_a_file_without_a_chat_template_is_asked_in_compact_prompts(root, model, monkeypatch):
+    engine, loop = answers_of(["a", "b"], 1.0, **ENGINE_FACTS), answers_of(["a", "b"], 2.0)
+    nothing = {"cases": [], "noise": []}
+    run, asked = fake_child(vocabulary=engine_jobs.vocabulary, engine=engine, loop=loop, measure=nothing)
+    monkeypatch.setattr(bench, "run_in_child", run)
     _, line = bench.run(bench.Settings(1, (str(model),), workspace=root, n_prompts=2, max_new=4))
     group, users = json.loads(line)["groups"]
     assert group["name"] == model.name and users["rows"][1]["name"] == bench.LOOP
-    whole = prompt_set(root, 2, instruct=False, seed=0)
-    with load_model(model, vocab_only=True) as loaded:
-        n_tokens = sum(len(loaded.tokenize(prompt, add_special=True)) for prompt in whole.sample[:2])
-    assert [row["facts"]["n_prompt_tokens"] for row in group["rows"]] == [n_tokens] * 3
+    compact = prompt_set(root, 2, instruct=False, seed=0).sample[:2]
+    prompts = [sorted(arguments["prompts"]) for name, arguments in asked if name in ("engine", "loop")]
+    assert prompts == [sorted(compact)] * 3
 
 
-def test_an_unexplained_difference_is_told_and_fails_no_command(monkeypatch):
-    texts = {"engine": ["a", "b", "c"], "loop": ["a", "x", "y"]}
+def test_an_unexplained_difference_is_reported_and_fails_no_command(monkeypatch):
     near = {"gap": 0.001, "noise": 0.01, "near_tie": True}
     far = {"gap": 2.0, "noise": 0.01, "near_tie": False}
-
-    def fake(kind, **arguments):
-        if kind == "vocabulary":
-            return {"lengths": [10] * len(arguments["prompts"]), "chat": None, "n_ctx": 512, "size_bytes": 5_000_000}
-        if kind == "differences":
-            return {"cases": [near, far], "noise": [0.01]}
-        made = {
-            "seconds": 2.0 if kind == "loop" else 1.0,
-            "texts": texts[kind],
-            "finishes": ["stop"] * 3,
-            "n_prompt_tokens": [10] * 3,
-            "n_new_tokens": 30,
-            "peak_bytes": 1_050_000_000,
-        }
-        if kind == "engine":
-            made |= {
-                "n_ctx": 512,
-                "n_slots": 4,
-                "n_workers": 1,
-                "n_reused_tokens": 3,
-                "announced_bytes": 1_000_000_000,
-                "seconds_running": 2.0,
-                "seconds_in_llama": 1.96,
-            }
-        return made
-
-    monkeypatch.setattr(bench, "run_job", fake)
+    run, _ = fake_child(
+        vocabulary={"lengths": [10] * 3, "chat": None, "n_ctx": 512, "size_bytes": 5_000_000},
+        engine=answers_of(["a", "b", "c"], 1.0, **ENGINE_FACTS),
+        loop=answers_of(["a", "x", "y"], 2.0),
+        measure={"cases": [near, far], "noise": [0.01]},
+    )
+    monkeypatch.setattr(bench, "run_in_child", run)
     monkeypatch.setattr(bench, "prompt_set", lambda *_, **__: SimpleNamespace(sample=["p", "q", "r"]))
-    monkeypatch.setattr(profile_embed, "groups", lambda *_: [])
+    monkeypatch.setattr(encoder_bench.EncoderBench, "groups", lambda *_: [])
     lines, line = bench.run(bench.Settings(1, ("bundled",)))
     assert any("prompt 2: unexplained (a gap of 2.0000, noise 0.0100): 'c' | 'y'" in text for text in lines)
     targets = {
@@ -223,12 +234,18 @@ def test_neighbors_are_up_to_date_in_a_scratch_copy_and_vectors_of_profiles_are_
 
 
 def test_a_run_over_all_users_that_fails_does_not_lose_what_was_measured(root, monkeypatch):
-    def run(kind, **arguments):
-        if kind == "users":
-            raise ModelError("expected a whole run, found none")
-        return run_job(kind, **arguments)
+    def users(**_):
+        raise ModelError("expected a whole run, found none")
 
-    monkeypatch.setattr(bench, "run_job", run)
+    run, _ = fake_child(
+        vocabulary={"lengths": [10] * 4, "chat": None, "n_ctx": 512, "size_bytes": 5_000_000},
+        engine=answers_of(["a", "b"], 1.0, **ENGINE_FACTS),
+        loop=answers_of(["a", "b"], 2.0),
+        measure={"cases": [], "noise": []},
+        users=users,
+    )
+    monkeypatch.setattr(bench, "run_in_child", run)
+    monkeypatch.setattr(encoder_bench.EncoderBench, "groups", lambda *_: [])
     lines, line = bench.run(bench.Settings(1, ("bundled",), workspace=root, n_prompts=2, max_new=8, repeats=1))
     assert json.loads(line)["groups"][0]["name"] == "bundled"
     assert "not measured: expected a whole run, found none" in lines[-1]
@@ -239,5 +256,6 @@ def test_what_cannot_be_measured_is_refused_at_once(tmp_path):
         bench.run(bench.Settings(1, ("2b",)))
     with pytest.raises(InputError, match=r"no config\.json"):
         bench.run(bench.Settings(1, ("bundled",), checkpoint=tmp_path))
+    job = {"model": tmp_path / "none.gguf", "prompts": ["a"], "n_threads": 1, "n_ctx": 64, "max_new": 1}
     with pytest.raises(ModelError, match="'loop'.*exit code 1"):
-        run_job("loop", model=tmp_path / "none.gguf", prompts=["a"], n_threads=1, n_ctx=64, max_new=1)
+        run_in_child(engine_jobs.loop, job)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reclm_lite.bench.quant_intervals import (
+from reclm_lite.bench.quant.paired_intervals import (
     MIN_UNITS,
     Errors,
     chance_beyond,
@@ -14,7 +14,7 @@ from reclm_lite.bench.quant_intervals import (
     students_t,
     wilson,
 )
-from reclm_lite.bench.quant_results import CHOSEN, LOSE_MORE, REFERENCE, TOO_SMALL, choose
+from reclm_lite.bench.quant.quant_summary import CHOSEN, LOSE_MORE, REFERENCE, TOO_SMALL, choose
 
 
 def test_wilsons_interval_is_that_of_the_textbook():
@@ -148,7 +148,7 @@ def test_what_seeds_differ_by_is_taken_together_over_files():
 
 def test_a_choice_by_chance_is_as_rare_as_it_says():
     """Eight files that all lose exactly the bound: none is below it."""
-    rng, n_wrong, n_trials = np.random.default_rng(0), 0, 300
+    rng, n_wrong, n_trials = np.random.default_rng(0), 0, 120
     for _ in range(n_trials):
         pairs = []
         for _ in range(8):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from profile_workspace import HashEncoder, make_workspace
 
-from reclm_lite.bench import quant_jobs
-from reclm_lite.bench.quant_downstream import PROFILE_PHASES, Fits, vectors_key
-from reclm_lite.bench.quant_state import State
+from reclm_lite.bench.quant.file_jobs import merged
+from reclm_lite.bench.quant.recommendations import PROFILE_PHASES, Fits, vectors_key
+from reclm_lite.bench.quant.resumable import State
 from reclm_lite.cf import phases
 from reclm_lite.cf.fit import fit
 from reclm_lite.evaluate.protocol import SETTINGS, evaluate
-from reclm_lite.text.vectors import embed_items
+from reclm_lite.text.item_vectors import embed_items
 from reclm_lite.workspace import Workspace
 
 N_USERS, N_ITEMS = 60, 24
@@ -123,7 +123,7 @@ def test_turns_of_one_file_come_together_in_the_order_of_the_prompts():
             "peak_bytes": peak,
         }
 
-    found = quant_jobs.merged([turn(["a", "d", "g"], 3, 10, 4), turn(["b", "e"], 1, 30, 7), turn(["c", "f"], 2, 20, 9)])
+    found = merged([turn(["a", "d", "g"], 3, 10, 4), turn(["b", "e"], 1, 30, 7), turn(["c", "f"], 2, 20, 9)])
     assert found["texts"] == list("abcdefg") and found["profiles_per_s"] == [3, 1, 2]
     assert (found["peak_bytes"], found["base_bytes"]) == (30, 7)
     assert json.loads(json.dumps(found)) == found

@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from reclm_lite.bench import quant_tables
-from reclm_lite.bench.quant_files import parse_types
-from reclm_lite.bench.quant_logits import stored_masks
-from reclm_lite.bench.quant_profiles import Written, similarity
-from reclm_lite.bench.quant_state import State
+from reclm_lite.bench.quant.resumable import State
+from reclm_lite.bench.quant.text_and_csv import number
+from reclm_lite.bench.quant.token_distributions import stored_masks
+from reclm_lite.bench.quant.variants import parse_types
+from reclm_lite.bench.quant.written_profiles import Written, similarity
 from reclm_lite.errors import InputError
 from reclm_lite.report.frontier import frontier, frontier_plot, marked
 from reclm_lite.report.plots import nice_ticks
@@ -84,7 +84,7 @@ def test_a_profile_that_a_file_did_not_manage_counts_as_another_with_cosine_zero
 
 
 def test_numbers_are_short_in_the_table():
-    assert [quant_tables.number(value) for value in (0.0012345, 12.345, 4058.8)] == ["0.00123", "12.3", "4,059"]
+    assert [number(value) for value in (0.0012345, 12.345, 4058.8)] == ["0.00123", "12.3", "4,059"]
 
 
 def test_the_frontier_joins_those_that_nothing_smaller_beats():

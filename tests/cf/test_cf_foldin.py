@@ -50,7 +50,7 @@ def fitted_on(split: Split, model: str, preset: str = "default", epochs: int = 1
     settings = dataclasses.replace(settings_of(model, preset), epochs=epochs, dim=8)
     if preset == "paper":
         # So few interactions would take hundreds of the published epochs.
-        settings = dataclasses.replace(settings, batch_size=128, rate=1e-2)
+        settings = dataclasses.replace(settings, batch_size=128, lr=1e-2)
     return fit_arrays(Inputs(split, user_profiles=profiles), model, settings=settings, seed=seed, n_threads=1)
 
 

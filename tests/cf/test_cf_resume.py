@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_cf_fit import N_ITEMS, N_USERS, add_vectors, ws  # noqa: F401
+from taste_workspace import N_ITEMS, N_USERS, add_vectors, ws  # noqa: F401
 
 from reclm_lite.cf import training
 from reclm_lite.cf.fit import fit
@@ -101,7 +101,7 @@ def test_restart_ignores_what_was_kept(full):
 
 def test_a_failed_fit_leaves_nothing_to_go_on_from(full):
     with np.errstate(all="ignore"), pytest.raises(Exception, match="diverged"):
-        fit(full, "lightgcn", profiles="users", assignments=["rate=1e38"], epochs=3)
+        fit(full, "lightgcn", profiles="users", assignments=["lr=1e38"], epochs=3)
     assert not folder(full).exists()
 
 

@@ -9,52 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from factors_model import CONFIG, LONG, Factors, taste_graph
 
 from reclm_lite.cf import checkpoint, training
-from reclm_lite.cf.training import RowGrad, TrainConfig, train
-from reclm_lite.cf.vectors import Vectors
+from reclm_lite.cf.training import train
 from reclm_lite.errors import ModelError
-from reclm_lite.kernels import losses
-
-CONFIG = TrainConfig(epochs=6, batch_size=64, rate=0.05, n_negatives=3, loss="ssm", patience=None)
-
-
-def taste_graph(n_users=40, n_items=24):
-    """Even users touch even items, odd users odd ones, four of the twelve each."""
-    rng = np.random.default_rng(0)
-    dense = np.zeros((n_users, n_items), np.float32)
-    for user in range(n_users):
-        dense[user, rng.choice(np.arange(user % 2, n_items, 2), 4, replace=False)] = 1
-    return sp.csr_matrix(dense)
-
-
-class Factors:
-    """The least of models: two tables, their product. sparse: gradients of the touched rows only."""
-
-    name = "factors"
-    tables = ("user_id", "item_id")
-
-    def __init__(self, shape, *, sparse=False, scale=0.1):
-        self.shape, self.sparse, self.scale = shape, sparse, scale
-
-    def init(self, rng):
-        return {
-            name: (self.scale * rng.standard_normal((n, 4))).astype(np.float32)
-            for name, n in zip(("user_id", "item_id"), self.shape, strict=True)
-        }
-
-    def vectors(self, params):
-        return Vectors(params["user_id"], params["item_id"], np.zeros(0, np.float32))
-
-    def step(self, params, batch):
-        vectors = self.vectors(params)
-        d = [np.zeros_like(array) for array in vectors[:3]]
-        loss = losses.ranking_loss(batch.loss, batch.users, batch.positives, batch.negatives, *vectors[:3], *d)
-        grads = {"user_id": d[0], "item_id": d[1]}
-        if self.sparse:
-            rows = np.unique(batch.users).astype(np.int32)
-            grads["user_id"] = RowGrad(rows, d[0][rows])
-        return loss, grads
 
 
 def same(one, two):
@@ -121,8 +80,8 @@ def test_early_stopping_keeps_the_best_epoch():
 
 def test_divergence_names_the_setting_to_change():
     graph = taste_graph()
-    with np.errstate(all="ignore"), pytest.raises(ModelError, match=r"diverged.*--set rate=1e\+37"):
-        train(Factors(graph.shape), graph, dataclasses.replace(CONFIG, rate=1e38))
+    with np.errstate(all="ignore"), pytest.raises(ModelError, match=r"diverged.*--set lr=1e\+37"):
+        train(Factors(graph.shape), graph, dataclasses.replace(CONFIG, lr=1e38))
 
 
 def test_training_on_nothing_is_refused():
@@ -191,11 +150,11 @@ def test_a_checkpoint_is_written_now_and_then_and_always_at_the_end(tmp_path, mo
     assert written == [6] and path.exists()
 
 
-@pytest.mark.parametrize("change", ["rate", "seed", "data", "model", "phase"])
+@pytest.mark.parametrize("change", ["lr", "seed", "data", "model", "phase"])
 def test_a_checkpoint_of_something_else_is_not_gone_on_from(interrupted, caplog, change):
     graph, path = interrupted
     model, config, phase = Factors(graph.shape), CONFIG, "select"
-    if change in ("rate", "seed"):
+    if change in ("lr", "seed"):
         config = dataclasses.replace(CONFIG, **{change: 1})
     elif change == "data":
         graph = graph[::-1].tocsr()
@@ -226,12 +185,13 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(interrupted, caplog, damage):
     assert same(resumed, train(Factors(graph.shape), graph, CONFIG))
 
 
-HELPERS = str(Path(__file__).parent)
+HELPERS = str(Path(__file__).parents[1] / "helpers")
 CHILD = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_cf_training import LONG, Factors, taste_graph, training
+from factors_model import LONG, Factors, taste_graph
+from reclm_lite.cf import training
 
 def progress(report):
     print(report.epoch, flush=True)
@@ -240,7 +200,6 @@ def progress(report):
 training.CHECKPOINT_SECONDS = 0.0
 training.train(Factors(taste_graph().shape), taste_graph(), LONG, checkpoint=Path(sys.argv[2]), progress=progress)
 """
-LONG = dataclasses.replace(CONFIG, epochs=60)
 
 
 def test_a_kill_costs_no_bit(tmp_path, caplog):

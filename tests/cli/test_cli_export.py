@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from gguf import GGUFReader
 from safetensors.numpy import load_file, save_file
 
-from reclm_lite.bench.export_model import Shape, write_adapter, write_checkpoint
+from reclm_lite.bench.random_llama import Shape, write_adapter, write_checkpoint
 from reclm_lite.cli import main
 from reclm_lite.convert import export as export_module
 from reclm_lite.convert import target

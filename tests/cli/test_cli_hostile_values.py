@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from test_cli import ITEMS, reclm, verbs
+from commands import ITEMS, reclm, verbs
 
 from reclm_lite.cli import main
 from reclm_lite.threads import most_threads

@@ -1,15 +1,8 @@
 """`reclm profile users`: options that contradict each other or would do nothing are refused, `--resume` takes over what
 holds."""
 
-import fcntl
 import json
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,10 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from profile_workspace import make_workspace
+from pseudo_terminal import shown_on_a_terminal
 from tiny_llama import write_tiny_llama
 
 from reclm_lite.cli import main
-from reclm_lite.profiles.generate import job_kind
+from reclm_lite.profiles.run_settings import job_kind
 from reclm_lite.profiles.sources import SourceSettings, open_source
 from reclm_lite.profiles.store import unfinished_job
 from reclm_lite.workspace import Workspace
@@ -286,24 +280,3 @@ with progress_bar("profiling users", eta=False) as update:
     update(23455, 23456, {note!r})
 """
     assert re.search(rf"23455/23456 \d:\d\d:\d\d {re.escape(note)}", shown_on_a_terminal(code, n_columns=80))
-
-
-def shown_on_a_terminal(code: str, n_columns: int) -> str:
-    """What Python code writes to a terminal of so many columns, without its control sequences."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, n_columns, 0, 0))
-    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    run = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs, env={**env, "TERM": "xterm"}
-    )
-    os.close(theirs)
-    parts = []
-    try:
-        while part := os.read(ours, 65536):
-            parts.append(part)
-    except OSError:
-        pass  # how Linux tells that the other end was closed
-    finally:
-        os.close(ours)
-    assert run.wait(60) == 0
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", b"".join(parts).decode())

@@ -11,7 +11,7 @@ from gguf import GGUFReader
 from safetensors.numpy import load_file, save_file
 
 from reclm_lite import runtime
-from reclm_lite.bench.export_model import Shape, write_adapter, write_checkpoint
+from reclm_lite.bench.random_llama import Shape, write_adapter, write_checkpoint
 from reclm_lite.convert import write
 from reclm_lite.convert.export_checkpoint import export_checkpoint
 from reclm_lite.convert.merge import open_source

@@ -29,7 +29,7 @@ AFTER = {"a": [7, 8], "b": [0, 1], "c": [1, 2], "d": [2, 9], "f": [3, 4], "k": [
 
 
 def load(ws: Workspace, histories: dict[str, list[int]], *, first_item: int = 0, update: bool = False, seed: int = 0):
-    """Import histories (user id -> items, all in training), split and find neighbours. first_item: items before it are
+    """Import histories (user id -> items, all in training), split and find neighbors. first_item: items before it are
     gone."""
     ids = [f"i{item:02d}" for item in range(first_item, N_ITEMS)]
     pairs = [(number, item) for number, items in enumerate(histories.values()) for item in items]
@@ -56,7 +56,7 @@ def load(ws: Workspace, histories: dict[str, list[int]], *, first_item: int = 0,
 class Fake:
     """A source whose answers tell their own number, so that a second answer is never like the first."""
 
-    instruct, tries_again = True, False
+    form, tries_again = "instruct", False
     asked: list[str] = []
     n_answers = 0
 
@@ -72,7 +72,7 @@ class Fake:
     def has_room(self, prompt):
         return True
 
-    def answers(self, side, groups, sampling, brake):
+    def answers(self, side, groups, sampling, stop_signal):
         for group in groups:
             self.asked.append(group.prompt)
             type(self).n_answers += 1

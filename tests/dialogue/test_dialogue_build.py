@@ -16,26 +16,18 @@ from reclm_lite.data.dataset import item_texts
 from reclm_lite.dialogue.budget import ANSWER_TOKENS, AROUND, estimated, exact
 from reclm_lite.dialogue.build import BuildSettings, _finder, build, default_path, manifest_path
 from reclm_lite.dialogue.draws import Known
-from reclm_lite.dialogue.first import Shown
-from reclm_lite.dialogue.inputs import load_inputs
+from reclm_lite.dialogue.first_round import Shown
 from reclm_lite.dialogue.preferences import asked_instead, possible_kinds
-from reclm_lite.dialogue.records import FORMS, KINDS, ORIGINS, PREFERENCE, RL, SFT, read_dialogues
-from reclm_lite.dialogue.rounds import UserRounds
-from reclm_lite.dialogue.templates import (
-    NO,
-    YES,
-    candidate_spans,
-    instruct_prompt,
-    item_spans,
-    parse_profile,
-    person_spans,
-    user_prompt,
-    user_spans,
-)
+from reclm_lite.dialogue.records import KINDS, PREFERENCE, RL, SFT, read_dialogues
+from reclm_lite.dialogue.user_rounds import UserRounds
 from reclm_lite.errors import InputError, MissingArtefactError
 from reclm_lite.files import file_sha256
-from reclm_lite.profiles.prompts import user_prompt_of
-from reclm_lite.profiles.targets import RulesTargets
+from reclm_lite.profiles.sources.rules import RulesTeacher
+from reclm_lite.prompts.answer import parse_profile
+from reclm_lite.prompts.build import user_prompt_of
+from reclm_lite.prompts.forms import FORMS, NO, YES, candidate_spans, item_spans, person_spans, user_prompt, user_spans
+from reclm_lite.prompts.inputs import load_inputs
+from reclm_lite.prompts.spans import ORIGINS
 from reclm_lite.types import ItemText
 
 ITEM_OF_WORD = {f"uniqueword{item}": item for item in range(24)}
@@ -78,7 +70,7 @@ def test_spans_are_the_prompt_in_pieces_with_their_origins(form):
     own, near = [text_of(1), text_of(2)], [[text_of(3)], [text_of(4)]]
     spans = user_spans(own, near, form=form)
     text = "".join(span.text for span in spans)
-    assert text == (user_prompt(own, near) if form == "compact" else instruct_prompt(own, near))
+    assert text == user_prompt(own, near, form=form)
     assert {span.origin for span in spans} == {"template", "train"} and all(span.origin in ORIGINS for span in spans)
     assert all("uniqueword" not in span.text for span in spans if span.origin == "template")
     alone = item_spans(text_of(1), form=form)
@@ -149,7 +141,7 @@ def test_the_items_labels_are_those_of_training_and_the_item_is_not_among_the_pe
 def test_a_user_with_one_item_has_a_first_round_alone_and_the_prompt_of_a_profile_run(ws, tmp_path):
     (dialogue,) = [d for d in made(ws, SFT, tmp_path, sides=("user",)) if user_of(d) == SINGLE]
     assert len(dialogue.messages) == 2
-    assert dialogue.messages[0].text == user_prompt_of(load_inputs(ws), SINGLE, instruct=False).text
+    assert dialogue.messages[0].text == user_prompt_of(load_inputs(ws), SINGLE, form="compact").text
     parse_profile(dialogue.messages[1].text)
 
 
@@ -158,9 +150,7 @@ def test_one_round_shows_whole_histories_as_a_profile_run_does(ws, tmp_path):
     for form in FORMS:
         for dialogue in made(ws, SFT, tmp_path, sides=("user",), rounds=1, form=form):
             assert len(dialogue.messages) == 2
-            assert (
-                dialogue.messages[0].text == user_prompt_of(inputs, user_of(dialogue), instruct=form == "instruct").text
-            )
+            assert dialogue.messages[0].text == user_prompt_of(inputs, user_of(dialogue), form=form).text
 
 
 def test_equal_dialogues_are_written_once(tmp_path):
@@ -245,7 +235,7 @@ def test_stale_profiles_are_of_the_oldest_half_and_need_times(tmp_path):
         inputs = load_inputs(ws)
         inputs = dataclasses.replace(inputs, times=np.arange(inputs.train.nnz, dtype=np.int64))
         settings = BuildSettings(PREFERENCE, sides=("user",), corruptions={"stale": 1.0})
-        assert build(ws, inputs, RulesTargets(inputs), settings).counts["stale"] > 5
+        assert build(ws, inputs, RulesTeacher(inputs), settings).counts["stale"] > 5
 
 
 def test_rl_lists_are_hidden_items_and_items_never_touched(ws, tmp_path):

@@ -13,16 +13,17 @@ from reclm_lite.cf.neighbors import Finder
 from reclm_lite.data.dataset import Split
 from reclm_lite.dialogue import leakguard
 from reclm_lite.dialogue.build import BuildSettings, build, default_path
-from reclm_lite.dialogue.inputs import load_inputs
 from reclm_lite.dialogue.leakguard import LeakGuard, Quotes
 from reclm_lite.dialogue.records import KINDS, PREFERENCE, SFT, read_dialogues
-from reclm_lite.dialogue.rounds import UserRounds
+from reclm_lite.dialogue.user_rounds import UserRounds
 from reclm_lite.errors import InputError, LeakError, MissingArtefactError, ReclmError
 from reclm_lite.forget import forget_user
-from reclm_lite.profiles.generate import RunSettings
+from reclm_lite.profiles.dialogue_teachers import SourceTeacher, cut_to_three, file_teacher, stored_teacher
+from reclm_lite.profiles.run_settings import RunSettings
 from reclm_lite.profiles.sources import SourceSettings, open_source
+from reclm_lite.profiles.sources.rules import RulesTeacher
 from reclm_lite.profiles.store import set_profile
-from reclm_lite.profiles.targets import RulesTargets, SourceTargets, cut_to_three, file_targets, stored_targets
+from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.text.bounds import MAX_FIELD_CHARS
 
 HELD = [("valid", 0, VALID[0][0], "validation"), ("test", 1, TEST[1][0], "test part")]
@@ -42,7 +43,7 @@ def with_pair(inputs, user: int, item: int):
 
 
 def built(ws, inputs, kind: str) -> None:
-    build(ws, inputs, RulesTargets(inputs), BuildSettings(kind, variants=2))
+    build(ws, inputs, RulesTeacher(inputs), BuildSettings(kind, variants=2))
 
 
 # -- the guard -----------------------------------------------------------------------
@@ -95,10 +96,10 @@ def test_each_interaction_behind_a_dialogue_is_looked_up_by_itself(ws, monkeypat
 
 
 def test_a_person_told_by_a_held_out_item_ends_the_build(ws, monkeypatch):
-    from reclm_lite.dialogue.audiences import Audiences
+    from reclm_lite.dialogue.item_rounds import ItemRounds
 
-    original = Audiences.person
-    monkeypatch.setattr(Audiences, "person", lambda self, *args: [*original(self, *args), *VALID.get(args[0], [])])
+    original = ItemRounds.person
+    monkeypatch.setattr(ItemRounds, "person", lambda self, *args: [*original(self, *args), *VALID.get(args[0], [])])
     with pytest.raises(LeakError, match="validation holds out"):
         built(ws, load_inputs(ws), SFT)
 
@@ -186,7 +187,7 @@ def test_a_profile_that_quotes_what_is_held_out_is_left_out_and_counted(ws):
         set_profile(ws, "user", 4, PROFILE)
         set_profile(ws, "item", 3, PROFILE)
     inputs = load_inputs(ws)
-    summary = build(ws, inputs, stored_targets(ws), BuildSettings(SFT, rounds=1))
+    summary = build(ws, inputs, stored_teacher(ws), BuildSettings(SFT, rounds=1))
     found = {dialogue.id.split(":")[1] for dialogue in read_dialogues(default_path(ws, SFT), SFT)}
     assert found == {"u2", "u4", "i3"}
     assert summary.left_out["first-round answer quotes what is held out"] == 1
@@ -221,7 +222,7 @@ def test_targets_from_a_file_are_taken_for_those_it_names_and_longer_ones_cut(ws
     path = tmp_path / "targets.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     inputs = load_inputs(ws)
-    summary = build(ws, inputs, file_targets(ws, path, None, None), BuildSettings(SFT, sides=("user",), rounds=1))
+    summary = build(ws, inputs, file_teacher(ws, path, None, None), BuildSettings(SFT, sides=("user",), rounds=1))
     found = {d.id.split(":")[1]: d.messages[1].text for d in read_dialogues(default_path(ws, SFT), SFT)}
     assert found == {"u0": PROFILE, "u2": "User identity: a, b, c; User interests: f, g, h"}
     assert summary.left_out["first-round answer without the form"] == 1
@@ -229,13 +230,13 @@ def test_targets_from_a_file_are_taken_for_those_it_names_and_longer_ones_cut(ws
     assert "targets.jsonl" in summary.manifest["teacher"] and str(tmp_path) not in json.dumps(summary.manifest)
     path.write_text('{"side": "user", "id": "nobody", "profile": "x"}\n')
     with pytest.raises(InputError, match="expected profiles of this workspace"):
-        file_targets(ws, path, None, None)
+        file_teacher(ws, path, None, None)
     assert cut_to_three("something else") is None
 
 
 def test_stored_profiles_need_profiles(ws):
     with pytest.raises(InputError, match="reclm profile users"):
-        stored_targets(ws)
+        stored_teacher(ws)
 
 
 def test_preferences_of_stored_profiles_show_whole_histories_and_ask_for_nothing_new(ws):
@@ -243,7 +244,7 @@ def test_preferences_of_stored_profiles_show_whole_histories_and_ask_for_nothing
         for user in range(24):
             set_profile(ws, "user", user, f"User identity: a{user} fan, b fan, c fan; User interests: x{user}, y, z")
     inputs = load_inputs(ws)
-    summary = build(ws, inputs, stored_targets(ws), BuildSettings(PREFERENCE, sides=("user",), form="instruct"))
+    summary = build(ws, inputs, stored_teacher(ws), BuildSettings(PREFERENCE, sides=("user",), form="instruct"))
     assert not {"smoothed", "stale"} & set(summary.counts)
     for dialogue in read_dialogues(default_path(ws, PREFERENCE), PREFERENCE):
         own = dialogue.messages[0].text.split("own items:")[1]
@@ -267,7 +268,7 @@ def test_a_models_answers_are_asked_once_kept_and_served_from_the_store(ws, tmp_
 
     def run(path):
         with open_source(SourceSettings(str(fake_engine), n_threads=1), inputs) as source:
-            return build(ws, inputs, SourceTargets(ws, source, RunSettings()), BuildSettings(kind), path=path)
+            return build(ws, inputs, SourceTeacher(ws, source, RunSettings()), BuildSettings(kind), path=path)
 
     summary = run(tmp_path / "a.jsonl")
     n_asked = len(FakeEngine.asked)
@@ -286,7 +287,7 @@ def test_answers_that_do_not_parse_are_left_out_and_counted(ws, tmp_path, fake_e
     inputs = load_inputs(ws)
     with open_source(SourceSettings(str(fake_engine), n_threads=1), inputs) as source:
         summary = build(
-            ws, inputs, SourceTargets(ws, source, RunSettings()), BuildSettings(SFT), path=tmp_path / "a.jsonl"
+            ws, inputs, SourceTeacher(ws, source, RunSettings()), BuildSettings(SFT), path=tmp_path / "a.jsonl"
         )
     assert summary.left_out["first-round answer without the form"] > 0 and summary.n_dialogues > 0
     assert "nonsense" not in (tmp_path / "a.jsonl").read_text()
@@ -303,7 +304,7 @@ def test_a_teacher_that_falls_silent_ends_the_build_and_what_it_said_is_kept(ws,
             return build(
                 ws,
                 inputs,
-                SourceTargets(ws, source, RunSettings()),
+                SourceTeacher(ws, source, RunSettings()),
                 BuildSettings(SFT, sides=("user",)),
                 path=tmp_path / "a.jsonl",
             )

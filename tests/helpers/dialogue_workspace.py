@@ -11,8 +11,8 @@ from reclm_lite.cf import store
 from reclm_lite.cf.fitted import FittedModel
 from reclm_lite.cf.neighbors import neighbors
 from reclm_lite.dialogue.build import BuildSettings, BuildSummary, build
-from reclm_lite.dialogue.inputs import load_inputs
-from reclm_lite.profiles.targets import RulesTargets
+from reclm_lite.profiles.sources.rules import RulesTeacher
+from reclm_lite.prompts.inputs import load_inputs
 from reclm_lite.workspace import Workspace
 
 N_USERS, N_ITEMS = 24, 24
@@ -60,4 +60,4 @@ def add_neighbors(ws: Workspace, train: dict[int, list[int]], *, refit_vectors: 
 def make(ws: Workspace, kind: str, *, path: Path | None = None, teacher=None, budget=None, **settings) -> BuildSummary:
     """`build` by rules."""
     inputs = load_inputs(ws)
-    return build(ws, inputs, teacher or RulesTargets(inputs), BuildSettings(kind, **settings), path=path, budget=budget)
+    return build(ws, inputs, teacher or RulesTeacher(inputs), BuildSettings(kind, **settings), path=path, budget=budget)

@@ -1,6 +1,6 @@
 """GGUF files of a few kilobytes, made key by key, so that a test can spoil any one of them.
 
-`llama()`, `qwen3()`, `gemma2()`, `bert()` and so on give models that llama.cpp loads; `spoiled` gives their neighbours,
+`llama()`, `qwen3()`, `gemma2()`, `bert()` and so on give models that llama.cpp loads; `spoiled` gives their neighbors,
 each wrong in one place. Unlike `tiny_llama`, nothing here checks what it writes.
 """
 
@@ -178,6 +178,21 @@ def decoder(
 
 def llama(vocabulary: dict[str, tuple[int, Any]] | None = None) -> Made:
     return decoder("llama", vocabulary or spm())
+
+
+def charsmap(edges: dict[int, int], texts: bytes = b"x\0", n_units: int = 512) -> bytes:
+    """A character map whose units are 0 but for `edges` {unit: value}."""
+    units = [edges.get(at, 0) for at in range(n_units)]
+    return struct.pack(f"<I{n_units}I", 4 * n_units, *units) + texts
+
+
+def unigram(blob: bytes, item: int = U8) -> Made:
+    """A model of tokenizer "t5" with this character map; the array's items are of type `item`."""
+    vocabulary = spm() | {
+        "tokenizer.ggml.model": (STRING, "t5"),
+        "tokenizer.ggml.precompiled_charsmap": (ARRAY, (item, list(blob))),
+    }
+    return llama(vocabulary)
 
 
 def qwen2() -> Made:

@@ -1,4 +1,4 @@
-"""A small workspace with a split and neighbours, and stand-ins for what is slow: for profile tests."""
+"""A small workspace with a split and neighbors, and stand-ins for what is slow: for profile tests."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from reclm_lite.data.dataset import Imported, Split, save_imported, save_split
-from reclm_lite.profiles.generate import Observer, RunSettings, Summary, run_profiles
+from reclm_lite.profiles.generate import Summary, run_profiles
+from reclm_lite.profiles.run_progress import Observer
+from reclm_lite.profiles.run_settings import RunSettings
 from reclm_lite.profiles.sampling import Sampling
 from reclm_lite.profiles.scheduler import GenerationResult
 from reclm_lite.profiles.sources import SourceSettings
@@ -116,7 +118,7 @@ class FakeEngine:
         tag = hashlib.sha256(prompt.encode()).hexdigest()[:6]
         return f"User identity: reader {tag}, watcher, walker; User interests: {tag} rivers, comets, {tag} bread"
 
-    def generate(self, prompts, *, max_new_tokens, sampling, brake=None, window=None):
+    def generate(self, prompts, *, max_new_tokens, sampling, stop_signal=None, window=None):
         window = []
         for index, prompt in enumerate(prompts):
             type(self).asked.append(prompt)

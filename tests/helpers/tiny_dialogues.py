@@ -6,20 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from reclm_lite.dialogue.preferences import DOT, DOUBLED, EMPTY, MERGED, NEIGHBOR, SHARES, SMOOTHED, STALE, TRUNCATED
-from reclm_lite.dialogue.records import (
-    CATALOGUE,
-    LABEL,
-    PREFERENCE,
-    RL,
-    SFT,
-    TEACHER,
-    TEMPLATE,
-    TRAIN,
-    Dialogue,
-    Message,
-    Span,
-    line_of,
-)
+from reclm_lite.dialogue.records import PREFERENCE, RL, SFT, Dialogue, Message, line_of
+from reclm_lite.prompts.spans import CATALOGUE, LABEL, TEACHER, TEMPLATE, TRAIN, Span
 
 WAR, LOVE = ("war", "tank", "army", "navy", "siege", "sword"), ("love", "kiss", "rose", "heart", "vow", "bride")
 TOPICS = (WAR, LOVE)

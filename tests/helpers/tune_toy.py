@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from tiny_dialogues import message, write
 
-from reclm_lite.dialogue.records import RL, TEMPLATE, TRAIN, Dialogue
+from reclm_lite.dialogue.records import RL, Dialogue
+from reclm_lite.prompts.spans import TEMPLATE, TRAIN
 
 COLORS, ANIMALS = ("red", "green", "blue", "white"), ("cat", "dog", "cow", "hen")
 ANSWERS = [f"{color} {animal}" for color, animal in itertools.product(COLORS, ANIMALS)]

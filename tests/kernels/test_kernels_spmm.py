@@ -7,7 +7,8 @@ import scipy.sparse as sp
 from reclm_lite.errors import InputError
 from reclm_lite.kernels import native, reference
 
-SIZES = (0, 1, 3, 97, 4096)
+# None, one, few, an odd number and many of either.
+SHAPES = [(0, 0), (0, 97), (97, 0), (1, 1), (3, 1), (1, 4096), (97, 3), (97, 97), (4096, 1), (4096, 97), (4096, 4096)]
 
 
 @pytest.fixture(params=native.isas())
@@ -39,18 +40,18 @@ def test_the_oracle_agrees_with_the_plain_reference():
     np.testing.assert_allclose(oracle(matrix, dense), reference.spmm(matrix.indptr, matrix.indices, matrix.data, dense))
 
 
-@pytest.mark.parametrize("n_threads", [1, 2, 5])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("n_cols", SIZES)
-@pytest.mark.parametrize("n_rows", SIZES)
-def test_spmm_agrees_with_the_reference(isa, n_rows, n_cols, dtype, n_threads):
+@pytest.mark.parametrize(("n_rows", "n_cols"), SHAPES)
+def test_spmm_agrees_with_the_reference_at_any_number_of_threads(isa, n_rows, n_cols, dtype):
     matrix = random_csr(n_rows, n_cols, 3 * n_rows)
     dense = np.random.default_rng(1).standard_normal((n_cols, 64), dtype=np.float32)
     if dtype == "bfloat16":
         dense = native.from_bf16(native.to_bf16(dense))
     given = native.to_bf16(dense) if dtype == "bfloat16" else dense
-    found = native.spmm(matrix, given, n_threads=n_threads)
+    found = native.spmm(matrix, given, n_threads=1)
     np.testing.assert_allclose(found, oracle(matrix, dense), rtol=1e-5, atol=1e-5)
+    for n_threads in (2, 5):
+        assert np.array_equal(native.spmm(matrix, given, n_threads=n_threads), found)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -1,4 +1,4 @@
-"""Cosine neighbours, against the NumPy oracle."""
+"""Cosine neighbors, against the NumPy oracle."""
 
 import numpy as np
 import pytest

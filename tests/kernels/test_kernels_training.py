@@ -142,8 +142,8 @@ def test_adam_agrees_with_the_reference_over_steps(n, l2):
     wanted = value, *moments
     for step in (1, 2, 3):
         grad = rng.standard_normal((n, 3), dtype=np.float32)
-        wanted = reference_training.adam(wanted[0], grad, *wanted[1:], step=step, rate=0.01, l2=l2)
-        optim.adam(value, grad, *moments, step=step, rate=0.01, l2=l2, n_threads=1 + step % 2)
+        wanted = reference_training.adam(wanted[0], grad, *wanted[1:], step=step, lr=0.01, l2=l2)
+        optim.adam(value, grad, *moments, step=step, lr=0.01, l2=l2, n_threads=1 + step % 2)
     np.testing.assert_allclose(value, wanted[0], atol=1e-5)
     np.testing.assert_allclose(moments[1], wanted[2], atol=1e-6)
 
@@ -156,8 +156,8 @@ def test_adam_of_rows_moves_these_rows_as_adam_would_and_no_others(n):
     rows = np.sort(rng.choice(n + 5, n, replace=False)).astype(np.int32)
     grad = rng.standard_normal((n, 4), dtype=np.float32)
     before = value.copy(), first.copy(), second.copy()
-    optim.adam_rows(value, rows, grad, first, second, step=3, rate=0.1, l2=0.01)
-    wanted = reference_training.adam(before[0][rows], grad, before[1][rows], before[2][rows], step=3, rate=0.1, l2=0.01)
+    optim.adam_rows(value, rows, grad, first, second, step=3, lr=0.1, l2=0.01)
+    wanted = reference_training.adam(before[0][rows], grad, before[1][rows], before[2][rows], step=3, lr=0.1, l2=0.01)
     others = np.setdiff1d(np.arange(n + 5), rows)
     for now, was, expected in zip((value, first, second), before, wanted, strict=True):
         np.testing.assert_allclose(now[rows], expected, atol=1e-5)
@@ -169,22 +169,22 @@ def test_adam_of_rows_is_torchs_sparse_adam():
     rng = np.random.default_rng(0)
     value = rng.standard_normal((6, 2)).astype(np.float32)
     parameter = torch.nn.Parameter(torch.tensor(value))
-    optimiser = torch.optim.SparseAdam([parameter], lr=0.1)
+    optimizer = torch.optim.SparseAdam([parameter], lr=0.1)
     moments = np.zeros_like(value), np.zeros_like(value)
     for step, rows in enumerate(([0, 3], [3, 5], [1, 3]), 1):
         grad = rng.standard_normal((2, 2)).astype(np.float32)
         parameter.grad = torch.sparse_coo_tensor(torch.tensor([rows]), torch.tensor(grad), (6, 2))
-        optimiser.step()
-        optim.adam_rows(value, np.array(rows, np.int32), grad, *moments, step=step, rate=0.1)
+        optimizer.step()
+        optim.adam_rows(value, np.array(rows, np.int32), grad, *moments, step=step, lr=0.1)
     np.testing.assert_allclose(value, parameter.detach().numpy(), atol=1e-5)
 
 
 def test_adam_refuses_arrays_of_another_kind():
     value, rows = np.zeros((4, 2), np.float32), np.array([1, 0], np.int32)
     with pytest.raises(InputError, match="float32"):
-        optim.adam(value, value.astype(np.float64), value, value, step=1, rate=0.1)
+        optim.adam(value, value.astype(np.float64), value, value, step=1, lr=0.1)
     with pytest.raises(InputError, match="ascending"):
-        optim.adam_rows(value, rows, value[:2], value, value, step=1, rate=0.1)
+        optim.adam_rows(value, rows, value[:2], value, value, step=1, lr=0.1)
 
 
 # -- negatives ------------------------------------------------------------------
@@ -310,14 +310,14 @@ def test_adam_refuses_what_it_cannot_write_and_a_step_of_zero():
     array = np.ones(3, np.float32)
     frozen = array.copy()
     frozen.flags.writeable = False
-    optim.adam(array.copy(), frozen, array.copy(), array.copy(), step=1, rate=0.1)
+    optim.adam(array.copy(), frozen, array.copy(), array.copy(), step=1, lr=0.1)
     with pytest.raises(InputError, match="read-only"):
-        optim.adam(frozen, array, array.copy(), array.copy(), step=1, rate=0.1)
+        optim.adam(frozen, array, array.copy(), array.copy(), step=1, lr=0.1)
     with pytest.raises(InputError, match="step: expected 1 or more, found 0"):
-        optim.adam(array, array, array.copy(), array.copy(), step=0, rate=0.1)
+        optim.adam(array, array, array.copy(), array.copy(), step=0, lr=0.1)
     table = np.ones((3, 1), np.float32)
     with pytest.raises(InputError, match="rows: expected an array of int32, found float64"):
-        optim.adam_rows(table, np.array([0.0]), table[:1], table.copy(), table.copy(), step=1, rate=0.1)
+        optim.adam_rows(table, np.array([0.0]), table[:1], table.copy(), table.copy(), step=1, lr=0.1)
 
 
 def test_loops_are_compiled_without_a_cache_where_none_can_be_written(monkeypatch, caplog):

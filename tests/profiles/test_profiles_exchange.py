@@ -16,7 +16,8 @@ from reclm_lite.data.dataset import Imported, save_imported
 from reclm_lite.errors import InputError, WorkspaceError
 from reclm_lite.profiles import store
 from reclm_lite.profiles.answers import Generation
-from reclm_lite.profiles.exchange import COLUMNS, export_profiles, export_to_file, format_of, import_profiles
+from reclm_lite.profiles.exchange import export_profiles, export_to_file, import_profiles
+from reclm_lite.profiles.exchange_format import COLUMNS, format_of
 from reclm_lite.profiles.store import Origin
 from reclm_lite.workspace import Workspace
 

@@ -8,7 +8,8 @@ from tiny_llama import write_tiny_llama
 
 from reclm_lite.errors import InputError, ModelError, WorkspaceError
 from reclm_lite.profiles import store
-from reclm_lite.profiles.generate import Interrupted, Observer
+from reclm_lite.profiles.generate import Interrupted
+from reclm_lite.profiles.run_progress import Observer
 from reclm_lite.profiles.sources import gguf as gguf_source
 
 TRAIN = {0: [0, 1], 1: [0, 1], 2: [2], 3: [3, 4, 5], 4: [6], 5: [6], 6: [6], 7: [8, 9, 10, 11]}
@@ -41,7 +42,7 @@ def test_each_distinct_prompt_is_generated_once(ws, gguf, engine):
     summary = profile(ws, "users", model=gguf)
     assert (summary.n_requested, summary.n_ok, summary.n_invalid) == (8, 8, 0)
     assert summary.n_distinct_prompts == summary.n_generated == len(engine.asked) == len(set(engine.asked)) == 5
-    assert (summary.n_skipped, summary.skipped) == (1, {"no history and no neighbours": 1})
+    assert (summary.n_skipped, summary.skipped) == (1, {"no history and no neighbors": 1})
     profiles = [store.get_profile(ws, "user", user) for user in range(8)]
     assert profiles[0].text == profiles[1].text != profiles[2].text
     assert profiles[4].prompt_key == profiles[6].prompt_key
@@ -213,7 +214,7 @@ def test_ctrl_c_keeps_what_was_made_and_says_how_to_go_on(ws, gguf, engine, monk
     assert profile(ws, "users", model=gguf).n_generated == 5 - n
 
 
-def one_by_one(self, prompts, *, max_new_tokens, sampling, brake=None, window=None):
+def one_by_one(self, prompts, *, max_new_tokens, sampling, stop_signal=None, window=None):
     from reclm_lite.profiles.scheduler import GenerationResult
 
     for index, prompt in enumerate(prompts):

@@ -6,9 +6,9 @@ from profile_workspace import make_workspace, text_of
 
 from reclm_lite.data.dataset import load_interactions
 from reclm_lite.errors import InputError
-from reclm_lite.profiles.pace import Pace, in_words, parse_duration
+from reclm_lite.profiles.eta import Throughput, format_duration, parse_duration
 from reclm_lite.profiles.plan import history_key, make_plan
-from reclm_lite.profiles.prompts import ProfileInputs, load_inputs
+from reclm_lite.prompts.inputs import PromptInputs, load_inputs
 from reclm_lite.types import ItemText
 
 TRAIN = {0: [0, 1], 1: [0, 1], 2: [2], 3: [3, 4, 5], 4: [6], 5: [6], 6: [6], 7: [8, 9, 10, 11]}
@@ -21,19 +21,19 @@ def inputs(tmp_path):
 
 
 def plan(inputs, side="user", **options):
-    options = {"instruct": True, "has_room": lambda prompt: True, **options}
+    options = {"form": "instruct", "has_room": lambda prompt: True, **options}
     n = inputs.train.shape[0 if side == "user" else 1]
     return make_plan(inputs, side, range(n), **options)
 
 
-def with_times(inputs: ProfileInputs, times: np.ndarray) -> ProfileInputs:
-    return ProfileInputs(inputs.train, inputs.texts, inputs.neighbors, "split", times)
+def with_times(inputs: PromptInputs, times: np.ndarray) -> PromptInputs:
+    return PromptInputs(inputs.train, inputs.texts, inputs.neighbors, "split", times)
 
 
 def test_most_shared_prompts_come_first_then_those_of_the_most_active(inputs):
     made = plan(inputs)
     assert [group.idxs for group in made.groups] == [(4, 5, 6), (0, 1), (7,), (3,), (2,)]
-    assert made.n_requested == 8 and made.skipped == {"no history and no neighbours": 1}
+    assert made.n_requested == 8 and made.skipped == {"no history and no neighbors": 1}
 
 
 def test_limit_cuts_the_number_of_users(inputs):
@@ -105,7 +105,7 @@ def test_twenty_newest_items_are_shown_to_a_chat_model(tmp_path):
     with make_workspace(tmp_path / "ws", {0: list(range(24))}) as ws:
         [group] = plan(load_inputs(ws)).groups
         assert group.n_left_out == 4 and group.prompt.count("uniqueword") == 20
-        [group] = plan(load_inputs(ws), instruct=False).groups
+        [group] = plan(load_inputs(ws), form="compact").groups
         assert group.n_left_out == 0
 
 
@@ -152,11 +152,11 @@ def test_what_is_no_duration_is_refused(text):
 
 
 def test_durations_are_told_in_words():
-    assert [in_words(s) for s in (0, 89, 600, 6 * 3600 + 300)] == ["0 s", "89 s", "10 min", "6 h 05 min"]
+    assert [format_duration(s) for s in (0, 89, 600, 6 * 3600 + 300)] == ["0 s", "89 s", "10 min", "6 h 05 min"]
 
 
 def test_pace_counts_prompts_and_tells_whom_they_serve():
-    pace = Pace([50, 20, 10, 5, 5, 5, 5], now=-100.0)
+    pace = Throughput([50, 20, 10, 5, 5, 5, 5], now=-100.0)
     pace.begin(0.0)  # the model took 100 seconds to load
     assert pace.per_second(1.0) == 0.0 and pace.seconds_left(1.0) is None
     for second in (10, 20):
@@ -169,7 +169,7 @@ def test_pace_counts_prompts_and_tells_whom_they_serve():
 
 
 def test_pace_forgets_what_was_more_than_a_minute_ago():
-    pace = Pace([1] * 1000, now=0.0)
+    pace = Throughput([1] * 1000, now=0.0)
     for second in range(1, 100):
         pace.note(10, now=float(second))
     slow = [pace.note(1, now=100.0 + 10 * n) for n in range(1, 8)]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from tiny_llama import write_tiny_llama
 
 from reclm_lite.errors import ModelError
 from reclm_lite.files import file_sha256
-from reclm_lite.profiles.answers import Brake, Group
+from reclm_lite.profiles.answers import Group, StopSignal
 from reclm_lite.profiles.generate import Observer, RunSettings, run_profiles
 from reclm_lite.profiles.scheduler import GREEDY, GenerationResult
-from reclm_lite.profiles.sources import SourceSettings, gguf, ray_cluster, ray_post
+from reclm_lite.profiles.sources import SourceSettings, ray_cluster, ray_mailbox
+from reclm_lite.profiles.sources.gguf import Gguf
+from reclm_lite.prompts import forms
 from reclm_lite.workspace import Workspace
 
 N_USERS = 100
@@ -28,13 +31,16 @@ MAX_NEW_TOKENS = 40  # fewer than the product's, for the test's speed; the short
 OBJECT_STORE_BYTES = 80 << 20
 CHILD = """
 import sys
+from dataclasses import replace
 from pathlib import Path
-from reclm_lite.profiles.answers import Brake, Group
+from reclm_lite.profiles.answers import StopSignal, Group
 from reclm_lite.profiles.generate import RunSettings, run_profiles
-from reclm_lite.profiles.sources import SourceSettings, gguf, ray_post
+from reclm_lite.profiles.sources import SourceSettings, ray_mailbox
+from reclm_lite.prompts import forms
 from reclm_lite.workspace import Workspace
-root, model, address, gguf.MAX_NEW_TOKENS = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-ray_post.BATCH_LEAST = 8
+root, model, address = sys.argv[1:4]
+forms.FORMS["compact"] = replace(forms.FORMS["compact"], max_new_tokens=int(sys.argv[4]))
+ray_mailbox.BATCH_LEAST = 8
 with Workspace.open(Path(root)) as ws:
     source = SourceSettings(model, n_threads=1, n_slots=4, engine="ray", ray_address=address)
     run_profiles(ws, "users", source=source, settings=RunSettings(n_retries=0))
@@ -49,8 +55,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(gguf, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
-    monkeypatch.setattr(ray_post, "BATCH_LEAST", 8)
+    monkeypatch.setitem(forms.FORMS, "compact", replace(forms.FORMS["compact"], max_new_tokens=MAX_NEW_TOKENS))
+    monkeypatch.setattr(ray_mailbox, "BATCH_LEAST", 8)
 
 
 @pytest.fixture
@@ -113,7 +119,7 @@ def test_worker_with_another_file_ends_the_run_with_its_own_sentence_and_the_nam
         with pytest.raises(
             ModelError, match=r"^node .*: expected .*tiny\.gguf to be the driver's model .* found another file"
         ):
-            list(source.answers("user", [Group("a prompt", (0,))], GREEDY, Brake()))
+            list(source.answers("user", [Group("a prompt", (0,))], GREEDY, StopSignal()))
     finally:
         source.close()
 
@@ -121,16 +127,16 @@ def test_worker_with_another_file_ends_the_run_with_its_own_sentence_and_the_nam
 def test_drained_run_ends_early_with_the_answers_that_were_begun(cluster, model, small):
     source = ray_cluster.RayCluster(model, False, settings(model, engine="ray", ray_address=cluster.address))
     groups = [Group(f"prompt {number} of a long row of prompts", (number,)) for number in range(400)]
-    brake, answered = Brake(), []
+    stop_signal, answered = StopSignal(), []
     try:
-        for group, generation in source.answers("user", groups, GREEDY, brake):
+        for group, generation in source.answers("user", groups, GREEDY, stop_signal):
             answered.append(group.idxs[0])
             assert generation.n_new_tokens > 0
-            brake.drain.set()
+            stop_signal.drain.set()
     finally:
         source.close()
     assert len(set(answered)) == len(answered) < len(groups) // 2
-    assert brake.seconds_each > 0 and source.spent.n_answers == len(answered)
+    assert stop_signal.seconds_each > 0 and source.spent.n_answers == len(answered)
 
 
 def test_killed_driver_leaves_its_answers_and_the_local_engine_makes_the_rest(cluster, ws, model):
@@ -185,56 +191,56 @@ def test_a_row_is_answered_once_whoever_hands_it_over():
         return GenerationResult(row, text, 3, 3, "stop")
 
     async def story() -> None:
-        post = ray_post.Post("absent")
-        assert await post.begin("a", [1, 2, 3]) == ([1, 2, 3], True)
-        assert await post.hand_over("a", [result(1, "first"), result(3, "first")], 0.5) == (False, False)
+        mailbox = ray_mailbox.Mailbox("absent")
+        assert await mailbox.begin("a", [1, 2, 3]) == ([1, 2, 3], True)
+        assert await mailbox.hand_over("a", [result(1, "first"), result(3, "first")], 0.5) == (False, False)
         # Node a is lost, its batch is given to b.
-        assert await post.begin("b", [1, 2, 3]) == ([2], True)
-        await post.hand_over("b", [result(2, "second"), result(3, "second")], 0.25)
-        news = await post.take(False, False, 0.0)
+        assert await mailbox.begin("b", [1, 2, 3]) == ([2], True)
+        await mailbox.hand_over("b", [result(2, "second"), result(3, "second")], 0.25)
+        news = await mailbox.take(False, False, 0.0)
         assert [(one.index, one.text) for one in news.results] == [(1, "first"), (3, "first"), (2, "second")]
         assert (news.seconds_each, news.nodes, news.error) == (0.5, ["a", "b"], None)
-        assert (await post.take(True, False, 0.0)).results == []
-        assert await post.begin("b", [4]) == ([4], False)
-        assert await post.hand_over("b", [], 0.25) == (True, False)
-        await post.fail("the first")
-        await post.fail("the second")
-        assert (await post.take(True, False, 0.0)).error == "the first"
-        assert await post.hand_over("b", [], 0.25) == (True, True)
+        assert (await mailbox.take(True, False, 0.0)).results == []
+        assert await mailbox.begin("b", [4]) == ([4], False)
+        assert await mailbox.hand_over("b", [], 0.25) == (True, False)
+        await mailbox.fail("the first")
+        await mailbox.fail("the second")
+        assert (await mailbox.take(True, False, 0.0)).error == "the first"
+        assert await mailbox.hand_over("b", [], 0.25) == (True, True)
 
     asyncio.run(story())
 
 
 def test_a_batch_that_kills_every_worker_ends_the_run():
     async def story() -> list[bool]:
-        post = ray_post.Post("absent")
+        mailbox = ray_mailbox.Mailbox("absent")
         went_on = []
-        for number in range(ray_post.MAX_BEGUN):
-            went_on.append((await post.begin(f"node {number}", [7, 8, 9]))[1])
+        for number in range(ray_mailbox.MAX_BEGUN):
+            went_on.append((await mailbox.begin(f"node {number}", [7, 8, 9]))[1])
         # One answer came after all, so it is not the batch.
-        await post.hand_over("node 3", [GenerationResult(8, "text", 3, 3, "stop")], 0.5)
-        for number in range(ray_post.MAX_BEGUN + 1):
-            went_on.append((await post.begin(f"node {number}", [7, 8, 9]))[1])
-        assert (await post.take(False, False, 0.0)).error.startswith(
+        await mailbox.hand_over("node 3", [GenerationResult(8, "text", 3, 3, "stop")], 0.5)
+        for number in range(ray_mailbox.MAX_BEGUN + 1):
+            went_on.append((await mailbox.begin(f"node {number}", [7, 8, 9]))[1])
+        assert (await mailbox.take(False, False, 0.0)).error.startswith(
             "node 4: expected answers to 2 prompts, found that the worker"
         )
         return went_on
 
-    assert asyncio.run(story()) == [True] * 2 * ray_post.MAX_BEGUN + [False]
+    assert asyncio.run(story()) == [True] * 2 * ray_mailbox.MAX_BEGUN + [False]
 
 
 @pytest.mark.parametrize(("n", "n_nodes"), [(1, 1), (15, 4), (500, 2), (57_128, 3), (1_000_000, 64)])
 def test_batches_hold_every_prompt_and_shrink_towards_the_end(n, n_nodes):
-    sizes = ray_post.batch_sizes(n, n_nodes)
+    sizes = ray_mailbox.batch_sizes(n, n_nodes)
     assert sum(sizes) == n and min(sizes) > 0
-    assert max(sizes) <= ray_post.BATCH_MOST
+    assert max(sizes) <= ray_mailbox.BATCH_MOST
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] <= max(ray_post.BATCH_LEAST, n // n_nodes)
+    assert sizes[0] <= max(ray_mailbox.BATCH_LEAST, n // n_nodes)
 
 
 @pytest.fixture
 def job(model):
-    return ray_post.Job(
+    return ray_mailbox.Job(
         str(model),
         False,
         file_sha256(model),
@@ -254,21 +260,21 @@ def never(offset: int) -> bytes:
 
 
 def test_node_that_has_the_model_is_sent_nothing(job, model):
-    assert ray_post.model_file(job, never) == model
+    assert ray_mailbox.model_file(job, never) == model
 
 
 def test_node_without_the_model_is_sent_it_once(job, model, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(ray_post, "CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr(ray_mailbox, "CHUNK_BYTES", 1 << 20)
     elsewhere = dataclasses.replace(job, path=str(tmp_path / "absent.gguf"))
-    post = ray_post.Post(str(model))
-    copy = ray_post.model_file(elsewhere, lambda offset: asyncio.run(post.chunk(offset)))
+    mailbox = ray_mailbox.Mailbox(str(model))
+    copy = ray_mailbox.model_file(elsewhere, lambda offset: asyncio.run(mailbox.chunk(offset)))
     assert copy.read_bytes() == model.read_bytes() and job.size_bytes > 2 << 20
     assert os.listdir(copy.parent) == [f"{job.sha256}.gguf"]
-    assert ray_post.model_file(elsewhere, never) == copy
+    assert ray_mailbox.model_file(elsewhere, never) == copy
     copy.write_bytes(b"damaged")
     assert (
-        ray_post.model_file(elsewhere, lambda offset: asyncio.run(post.chunk(offset))).read_bytes()
+        ray_mailbox.model_file(elsewhere, lambda offset: asyncio.run(mailbox.chunk(offset))).read_bytes()
         == model.read_bytes()
     )
 
@@ -277,13 +283,13 @@ def test_what_is_sent_must_be_the_model(job, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     elsewhere = dataclasses.replace(job, path=str(tmp_path / "absent.gguf"))
     with pytest.raises(ModelError, match="found others"):
-        ray_post.model_file(elsewhere, lambda offset: b"x" * (job.size_bytes - offset))
+        ray_mailbox.model_file(elsewhere, lambda offset: b"x" * (job.size_bytes - offset))
     with pytest.raises(ModelError, match="found others"):
-        ray_post.model_file(elsewhere, lambda offset: b"")
+        ray_mailbox.model_file(elsewhere, lambda offset: b"")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ModelError, match="expected room for the model in .*put the model at"):
-        ray_post.model_file(elsewhere, never)
+        ray_mailbox.model_file(elsewhere, never)
     assert not list((tmp_path / "cache").rglob("*gguf*"))
 
 
@@ -291,7 +297,7 @@ def test_missing_ray_is_told_with_the_command_that_installs_it(model, monkeypatc
     monkeypatch.setitem(sys.modules, "ray", None)
     source = ray_cluster.RayCluster(model, False, settings(model, engine="ray"))
     with pytest.raises(ModelError, match=r'expected ray .*pip install "reclm-lite\[ray\]"'):
-        list(source.answers("user", [Group("a prompt", (0,))], GREEDY, Brake()))
+        list(source.answers("user", [Group("a prompt", (0,))], GREEDY, StopSignal()))
     source.close()
 
 
@@ -299,12 +305,12 @@ def test_address_of_no_cluster_is_told(model, monkeypatch):
     pytest.importorskip("ray.data", reason="the extra [ray] is not installed")
     source = ray_cluster.RayCluster(model, False, settings(model, engine="ray", ray_address="ray://127.0.0.1:10001"))
     with pytest.raises(ModelError, match="a cluster that this machine belongs to"):
-        list(source.answers("user", [Group("a prompt", (0,))], GREEDY, Brake()))
+        list(source.answers("user", [Group("a prompt", (0,))], GREEDY, StopSignal()))
 
 
 def test_keys_are_those_of_the_local_engine(model):
     local, far = (
-        gguf.Gguf(model, False, settings(model)),
+        Gguf(model, False, settings(model)),
         ray_cluster.RayCluster(model, False, settings(model, engine="ray")),
     )
     assert local.identity(GREEDY) == far.identity(GREEDY) and local.label(GREEDY) == far.label(GREEDY)

@@ -8,7 +8,9 @@ from tiny_llama import write_tiny_llama
 
 from reclm_lite.errors import ModelError
 from reclm_lite.profiles import store
-from reclm_lite.profiles.generate import Interrupted, Observer, run_profiles, settings_of_last
+from reclm_lite.profiles.generate import Interrupted, run_profiles
+from reclm_lite.profiles.run_progress import Observer
+from reclm_lite.profiles.run_settings import settings_of_last
 from reclm_lite.profiles.scheduler import GenerationResult
 from reclm_lite.profiles.sources import gguf as gguf_source
 from reclm_lite.types import ItemText
@@ -34,11 +36,11 @@ class Engine(FakeEngine):
     seconds_each = 0.0
     nonsense_at = -1.0  # the highest temperature at which it makes no sense
 
-    def generate(self, prompts, *, max_new_tokens, sampling, brake=None, window=None):
+    def generate(self, prompts, *, max_new_tokens, sampling, stop_signal=None, window=None):
         for index, prompt in enumerate(prompts):
             if index == self.breaks_after:
                 raise KeyboardInterrupt
-            if brake.drain.is_set():
+            if stop_signal.drain.is_set():
                 return
             time.sleep(self.seconds_each)
             type(self).asked.append(prompt)
@@ -154,10 +156,11 @@ def test_model_that_is_replaced_while_the_run_plans_is_noticed(ws, gguf, tmp_pat
 
 
 def test_own_items_beyond_those_shown_do_not_come_back_as_similar_peoples(tmp_path):
-    from reclm_lite.profiles.prompts import load_inputs, user_prompt_of
+    from reclm_lite.prompts.build import user_prompt_of
+    from reclm_lite.prompts.inputs import load_inputs
 
     with make_workspace(tmp_path / "ws", {0: list(range(23)), 1: [0, 1, 23]}, neighbors=[[1], [0]]) as ws:
-        prompt = user_prompt_of(load_inputs(ws), 0, instruct=True)
+        prompt = user_prompt_of(load_inputs(ws), 0, form="instruct")
     assert prompt.n_left_out == 3
     near = prompt.text.split("Items that similar people have:")[1].split("The person's own items:")[0]
     assert "uniqueword23" in near and "uniqueword0" not in near and "uniqueword1" not in near

@@ -29,7 +29,7 @@ def test_a_generation_is_never_replaced(ws):
     assert store.get_generation(ws, "absent") is None
 
 
-def test_edit_by_id_is_checked_and_normalised(ws):
+def test_edit_by_id_is_checked_and_normalized(ws):
     with pytest.raises(ProfileFormatError):
         store.edit_profile(ws, "user", "u1", "a cook")
     store.edit_profile(ws, "user", "u1", "user identity: cook,  gardener , parent;User interests: herbs, soups, tools.")

@@ -60,9 +60,9 @@ def test_sharing_a_prefix_leaves_results_unchanged(model):
 
 
 def test_no_free_slot_stands_between_two_at_work(model, monkeypatch):
-    from reclm_lite.profiles.worker import _Llama
+    from reclm_lite.profiles.llama_context import LlamaCalls
 
-    at_work, texts, decode = [], prompts(40), _Llama.decode
+    at_work, texts, decode = [], prompts(40), LlamaCalls.decode
 
     def spy(self, batch, n_logits):
         at_work.append(np.unique(batch.seq[: batch.c.n_tokens]).tolist())
@@ -70,7 +70,7 @@ def test_no_free_slot_stands_between_two_at_work(model, monkeypatch):
 
     with Engine(model, 1, 1, share_prefix=False) as engine:
         alone = run(engine, texts, sampling=Sampling(guided=True))
-    monkeypatch.setattr(_Llama, "decode", spy)
+    monkeypatch.setattr(LlamaCalls, "decode", spy)
     with Engine(model, 1, 8) as engine:
         together = run(engine, texts, sampling=Sampling(guided=True))
     assert all(slots == list(range(len(slots))) for slots in at_work)
@@ -278,7 +278,7 @@ def test_answers_have_the_same_bits_whatever_the_slots_the_threads_and_the_compa
 
 
 def demo_prompts():
-    from reclm_lite.profiles.calibration import sample_prompts
+    from reclm_lite.profiles.calibration_texts import sample_prompts
 
     return list(enumerate(sample_prompts(n=64)))
 
@@ -303,12 +303,12 @@ def test_memory_is_what_was_announced(n_slots):
 
 
 def test_slots_are_as_many_as_memory_has_room_for():
-    from reclm_lite.profiles.room import plan_room
+    from reclm_lite.profiles.memory_plan import plan_memory
 
     with load_model(profile_model_path(), vocab_only=True) as model:
 
         def slots(**options):
-            return plan_room(model.gguf, model.n_vocab, n_ctx=512, n_threads=2, **options)
+            return plan_memory(model.gguf, model.n_vocab, n_ctx=512, n_threads=2, **options)
 
         most = slots(available=1 << 40)
         assert (most.n_slots, most.n_workers) == (64, 2)

@@ -12,8 +12,10 @@ pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")
 
 from reclm_lite.dialogue.preferences import SHARES
-from reclm_lite.dialogue.records import KINDS, LABEL, PREFERENCE, RL, SFT, line_of, read_dialogues
-from reclm_lite.dialogue.templates import NO, YES, parse_profile
+from reclm_lite.dialogue.records import KINDS, PREFERENCE, RL, SFT, line_of, read_dialogues
+from reclm_lite.prompts.answer import parse_profile
+from reclm_lite.prompts.forms import NO, YES
+from reclm_lite.prompts.spans import LABEL
 from reclm_lite.tune.scratch import ScratchSettings
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "profile_model"

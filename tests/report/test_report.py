@@ -85,7 +85,7 @@ EVALUATION = {
 
 @pytest.fixture
 def ws(tmp_path):
-    """A data set whose every text is hostile, with a split, a model, vectors, neighbours and profiles."""
+    """A data set whose every text is hostile, with a split, a model, vectors, neighbors and profiles."""
     rng = np.random.default_rng(5)
     pairs = {
         (int(u), int(i))

@@ -113,7 +113,7 @@ def test_popularity_basis_gives_no_personal_reason():
 
 
 def test_strongest_evidence_is_the_rarest_in_the_catalogue():
-    # Two neighbours took item 40 and nothing else: rarer than one item in four being about the same subject.
+    # Two neighbors took item 40 and nothing else: rarer than one item in four being about the same subject.
     reasoner = Reasoner(evidence(history=np.array([8], np.int32), neighbor_items=(np.array([40]), np.array([40]))))
     assert reasoner.reason(40).text == "2 of 2 similar users took it"
 

@@ -9,11 +9,11 @@ from reclm_lite.cf.fitted import FittedModel
 from reclm_lite.cf.store import save
 from reclm_lite.data.dataset import Imported, Split, load_split, save_imported, save_split
 from reclm_lite.errors import InputError, MissingArtefactError, ModelError, WorkspaceError
+from reclm_lite.profiles.profile_vectors import profile_words
 from reclm_lite.profiles.store import edit_profile
-from reclm_lite.profiles.vectors import profile_words
 from reclm_lite.serve import recommend as recommend_module
 from reclm_lite.serve.recommend import Recommender, recommend
-from reclm_lite.text.vectors import text_hash
+from reclm_lite.text.item_vectors import text_hash
 from reclm_lite.types import ItemText
 from reclm_lite.workspace import Workspace
 
@@ -313,7 +313,7 @@ def test_neighbors_reasons_count_what_neighbors_took(ws):
 
 def test_words_are_embedded_by_the_encoder_that_made_the_item_vectors_or_refused(ws):
     from reclm_lite.assets import encoder_path
-    from reclm_lite.text.vectors import embed_items
+    from reclm_lite.text.item_vectors import embed_items
 
     try:
         encoder_path()

@@ -1,14 +1,13 @@
 """The base model, adapters over it, and dialogues to tokens."""
 
-import json
 from pathlib import Path
 
 import pytest
-from checkpoints import save_llama, train_qwen2
+from chat_base import chat_base
 from tiny_dialogues import sft_dialogues, tiny_base
 
-from reclm_lite.dialogue.records import ORIGINS
 from reclm_lite.errors import InputError, ModelError
+from reclm_lite.prompts.spans import ORIGINS
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -17,11 +16,6 @@ from reclm_lite.tune.adapters import LoraSettings, add_adapter, check_base, para
 from reclm_lite.tune.base import BaseSettings, fingerprint, load_base
 from reclm_lite.tune.memory import estimate
 from reclm_lite.tune.rendering import Renderer
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +27,6 @@ def folder(tmp_path_factory) -> Path:
 def base(folder):
     torch.set_num_threads(1)
     return load_base(BaseSettings(str(folder)))
-
-
-def chat_base(folder: Path) -> Path:
-    """A random model with a chat template, and a tokenizer that begins no text with BOS."""
-    save_llama(folder)
-    train_qwen2(folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings.pop("pad_token", None)
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": CHATML}))
-    (folder / "chat_template.jinja").write_text(CHATML)
-    return folder
 
 
 def randomize(base, name: str) -> None:

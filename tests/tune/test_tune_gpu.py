@@ -22,8 +22,8 @@ from reclm_lite.tune.batches import render
 from reclm_lite.tune.loop import LoopSettings
 from reclm_lite.tune.optim import OptimizerSettings
 from reclm_lite.tune.parallel import Group
-from reclm_lite.tune.ppo import GRPO, PPO, PpoSettings
 from reclm_lite.tune.ppo_run import train_ppo
+from reclm_lite.tune.ppo_settings import GRPO, PPO, PpoSettings
 from reclm_lite.tune.rendering import Renderer
 from reclm_lite.tune.reward import RewardSettings, train_reward
 from reclm_lite.tune.reward_model import RewardModel

@@ -14,8 +14,8 @@ pytest.importorskip("peft")
 from reclm_lite.errors import ModelError
 from reclm_lite.tune.base import BaseSettings
 from reclm_lite.tune.memory import LIBRARIES_BYTES, Sizes, count_parameters, estimate, require_memory, sizes_of
-from reclm_lite.tune.ppo import PpoSettings
 from reclm_lite.tune.ppo_run import of_estimate
+from reclm_lite.tune.ppo_settings import PpoSettings
 from reclm_lite.tune.rollout import CHUNK_LOGITS, Sampling
 from reclm_lite.tune.scratch import ScratchSettings, make_base
 

@@ -23,7 +23,7 @@ import torch
 torch.set_num_threads(1)
 from reclm_lite.tune.base import BaseSettings, load_base
 from reclm_lite.tune.parallel import Group
-from reclm_lite.tune.ppo import PpoSettings
+from reclm_lite.tune.ppo_settings import PpoSettings
 from reclm_lite.tune.ppo_run import train_ppo
 from reclm_lite.tune.rollout import Sampling
 from tune_toy import likes_blue

@@ -18,8 +18,9 @@ from reclm_lite.tune import losses, ppo_run
 from reclm_lite.tune.adapters import LoraSettings, add_adapter, parameters, save_adapter
 from reclm_lite.tune.base import BaseSettings, load_base
 from reclm_lite.tune.parallel import Group
-from reclm_lite.tune.ppo import GRPO, POLICY, PPO, REFERENCE, Learner, PpoSettings
+from reclm_lite.tune.ppo import POLICY, REFERENCE, Learner
 from reclm_lite.tune.ppo_run import train_ppo
+from reclm_lite.tune.ppo_settings import GRPO, PPO, PpoSettings
 from reclm_lite.tune.rendering import Renderer
 from reclm_lite.tune.reward_model import RewardModel
 from reclm_lite.tune.rollout import Sampling

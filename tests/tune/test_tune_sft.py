@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chat_base import chat_base
+from commands import reclm
 from tiny_dialogues import sft_dialogues, tiny_base, write
 
 from reclm_lite.errors import InputError, ModelError
@@ -181,10 +183,7 @@ def test_a_run_stopped_at_any_checkpoint_ends_with_the_same_bits(tmp_path, folde
 
 
 def test_a_killed_process_goes_on_by_the_same_command(tmp_path, folder, dialogues):
-    command = [
-        sys.executable,
-        "-m",
-        "reclm_lite.cli",
+    arguments = [
         "tune",
         "sft",
         "--base",
@@ -210,10 +209,14 @@ def test_a_killed_process_goes_on_by_the_same_command(tmp_path, folder, dialogue
         "-o",
     ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, env=env)
+    reclm(*arguments, tmp_path / "whole")
     out = tmp_path / "killed"
     process = subprocess.Popen(
-        [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env, start_new_session=True
+        [sys.executable, "-m", "reclm_lite.cli", *arguments, str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=env,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 60
     while not list((out / "checkpoints").glob("step-*")) and time.monotonic() < deadline:
@@ -221,9 +224,9 @@ def test_a_killed_process_goes_on_by_the_same_command(tmp_path, folder, dialogue
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert list((out / "checkpoints").glob("step-*")) and not (out / "adapter").exists()
-    run = subprocess.run([*command, str(out), "--json"], check=True, capture_output=True, text=True, env=env)
+    facts = json.loads(reclm(*arguments, out, "--json"))
     assert adapter_bytes(out) == adapter_bytes(tmp_path / "whole")
-    assert json.loads(run.stdout)["n_steps"] == 40
+    assert facts["n_steps"] == 40
 
 
 def test_a_finished_run_is_told_and_left_alone(tmp_path, folder, dialogues):
@@ -586,8 +589,6 @@ def test_bfloat16_learns_what_float32_does(tmp_path, folder, dialogues, full):
 
 
 def test_a_base_with_a_chat_template_is_tuned_on_dialogues_of_plain_words(tmp_path):
-    from test_tune_base import chat_base
-
     base = load_base(BaseSettings(str(chat_base(tmp_path / "chat"))))
     path = write(tmp_path / "sft.jsonl", sft_dialogues(40, form="instruct"))
     facts = train_sft(base, path, tmp_path / "run", replace(QUICK, max_length=2048))

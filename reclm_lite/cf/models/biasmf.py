@@ -1,7 +1,7 @@
-"""Matrix factorisation: the first vectors are the last.
+"""Matrix factorization: score = user . item + item bias, directly on the encoder's vectors.
 
-The published BiasMF adds a bias for each user. It cancels in a pairwise loss and in any ranking of
-one user's items, so it is left out; what counts, the item's bias, comes with the encoder.
+The published BiasMF also has a bias for each user. It cancels in a pairwise loss and in any ranking of one user's
+items, so it is left out. The item bias belongs to the encoder (encoders.py).
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from ..encoders import FusedProfile, PublishedEncoder, ResidualEncoder, make_encoder
+from ..encoders import Encoder, make_encoder
+from ..fused_profile import FusedProfile
 from ..id_fold import IdFold
 from ..inputs import Inputs
 from ..interface import Batch, Grads
@@ -32,7 +33,7 @@ PRESETS = {
         dim=64,
         loss="ssm",
         n_negatives=32,
-        rate=2e-3,
+        lr=2e-3,
         epochs=60,
         patience=5,
         steps_per_epoch=20,
@@ -43,7 +44,7 @@ PRESETS = {
 
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "BiasMF":
-    """interactions: CSR (n_users, n_items), what is trained on."""
+    """interactions: CSR (n_users, n_items), the training set."""
     return BiasMF(
         make_encoder(settings, inputs, interactions), sparse_updates=settings.sparse_updates, n_threads=n_threads
     )
@@ -58,9 +59,7 @@ class BiasMF:
 
     name = "biasmf"
 
-    def __init__(
-        self, encoder: PublishedEncoder | ResidualEncoder, *, sparse_updates: bool = False, n_threads: int | None = None
-    ):
+    def __init__(self, encoder: Encoder, *, sparse_updates: bool = False, n_threads: int | None = None):
         self.encoder, self.sparse_updates, self.n_threads = encoder, sparse_updates, n_threads
         self.tables = encoder.tables
 
@@ -76,12 +75,12 @@ class BiasMF:
     def forward(
         self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None
     ) -> tuple[Vectors, dict]:
-        """(vectors of some rows or all, what backward needs)."""
+        """(vectors of some rows or all, cache for backward)."""
         *first, cache = self.encoder.forward(params, users, items)
         return Vectors(*first), cache
 
     def backward(self, params: Params, cache: dict, d: Vectors) -> Grads:
-        """Gradients of all parameters from those of the vectors."""
+        """Gradients of all parameters, given the gradients of the vectors."""
         return self.encoder.backward(params, cache, d.users, d.items, d.bias)
 
     def fold(self, params: Params, interactions: sp.csr_matrix, config: TrainConfig) -> IdFold:

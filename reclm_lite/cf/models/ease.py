@@ -3,8 +3,8 @@
     P = (X^T X + l2 I)^-1      B = I - P diag(1 / diag P)      score = x B
 
 The inverse is taken in place by sweeping tiles (Gauss-Jordan on a symmetric positive definite matrix), float32 with
-the diagonal tiles inverted in float64: one matrix of n_items x n_items is all there ever is. Tiles are shared among
-threads, one BLAS thread each, so the bits do not depend on their number.
+the diagonal tiles inverted in float64: memory holds a single n_items x n_items matrix. Tiles are distributed over
+threads with one BLAS thread each, so the bits do not depend on the number of threads.
 """
 
 from collections.abc import Callable
@@ -32,11 +32,11 @@ _TILE = 1024
 class Settings(Checked):
     """What can be set."""
 
-    l2: float | None = setting(None, "weight of the squares of B; none: chosen on validation", above=0)
+    l2: float | None = setting(None, "weight of L2 regularization of B; none: chosen on validation", above=0)
 
 
 def without_validation(settings: Settings) -> Settings:
-    """Settings with fixed values for what validation would choose."""
+    """Settings with fixed values in place of those that validation would choose."""
     return replace(settings, l2=L2_WITHOUT_VALIDATION) if settings.l2 is None else settings
 
 
@@ -48,7 +48,7 @@ def choose(
     seed: int = 0,
     n_threads: int | None = None,
 ) -> tuple[Settings, None]:
-    """Climbs over `L2_VALUES` from the middle; each value is a fit."""
+    """Hill climbing over `L2_VALUES` from the middle; every value tried costs a fit."""
     best = walk(L2_VALUES, 2, lambda l2: score(fit(train, replace(settings, l2=l2), n_threads=n_threads)))
     return replace(settings, l2=best), None
 
@@ -61,7 +61,7 @@ def fit(
     n_threads: int | None = None,
     progress: Callable[..., None] | None = None,
 ) -> FittedModel:
-    """interactions: CSR (n_users, n_items) of ones. An item that nobody touched scores 0 for everyone."""
+    """interactions: CSR (n_users, n_items) of ones. An item without interactions scores 0 for everyone."""
     check_interactions(interactions, "ease")
     l2 = without_validation(settings).l2
     n_items = interactions.shape[1]
@@ -76,14 +76,12 @@ def fit(
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
-    """Peak bytes of `fit`: the matrix, and rows of tiles as they are counted and swept. The choice of l2 holds one
-    matrix at a time, and storing takes no copy.
-    """
+    """Peak bytes of `fit`: the matrix, and the rows of tiles in work. Choosing l2 holds one matrix at a time."""
     return 4 * n_items**2 + 24 * _TILE * n_items + 16 * nnz
 
 
 def gram(interactions: sp.csr_matrix) -> np.ndarray:
-    """X^T X, dense float32 (n_items, n_items); exact, as counts below 2^24 are. Made by rows of tiles."""
+    """X^T X, dense float32 (n_items, n_items), by rows of tiles. Exact: float32 holds counts below 2^24."""
     n_items = interactions.shape[1]
     transposed = interactions.T.tocsr()
     out = np.empty((n_items, n_items), np.float32)
@@ -98,8 +96,7 @@ def sweep(
     """Replace a symmetric positive definite matrix, float32 (n, n), by minus its inverse, in place.
 
     Sweeping tile k (K: its rows, D = A_KK^-1):  A_ij -= A_iK D A_Kj,  A_iK = A_iK D,  A_KK = -D.
-    Only the lower triangle is worked on, then mirrored. Raises ModelError where the matrix proves not positive
-    definite.
+    Only the lower triangle is computed, then mirrored. Raises ModelError if the matrix is not positive definite.
     """
     n = len(matrix)
     tiles = [slice(start, min(start + _TILE, n)) for start in range(0, n, _TILE)]

@@ -3,9 +3,8 @@
     R~ = D_u^-1/2 X D_i^-1/2
     score = x (R~^T R~ + alpha D_i^-1/2 V V^T D_i^1/2)      V: the first `rank` right singular vectors of R~
 
-V comes from subspace iteration with Chebyshev filters on the sparse kernel (Zhou, Saad et al. 2006), from a seed.
-No
-n_items x n_items matrix is made: a history is filtered by two sparse products, shared by a block of users.
+V comes from seeded subspace iteration with Chebyshev filters on the sparse kernel (Zhou, Saad et al. 2006). No
+n_items x n_items matrix is formed: two sparse products filter the histories of a block of users.
 """
 
 from collections.abc import Callable
@@ -35,12 +34,12 @@ class Settings(Checked):
 
     alpha: float | None = setting(None, "weight of the ideal low-pass filter; none: chosen on validation", at_least=0)
     rank: int = setting(
-        256, "singular vectors in the low-pass filter; at most as many as the data has", at_least=1, at_most=4096
+        256, "singular vectors in the low-pass filter; at most the rank of the data", at_least=1, at_most=4096
     )
 
 
 def without_validation(settings: Settings) -> Settings:
-    """Settings with fixed values for what validation would choose."""
+    """Settings with fixed values in place of those that validation would choose."""
     return replace(settings, alpha=ALPHA_WITHOUT_VALIDATION) if settings.alpha is None else settings
 
 
@@ -52,7 +51,7 @@ def choose(
     seed: int = 0,
     n_threads: int | None = None,
 ) -> tuple[Settings, FittedModel]:
-    """Climbs over `ALPHA_VALUES` from the middle; the factors are found once. Gives the model on `train` as well."""
+    """Hill climbing over `ALPHA_VALUES` from the middle. V is computed once. Also returns the model of `train`."""
     fitted = fit(train, replace(settings, alpha=1.0), seed=seed, n_threads=n_threads)
 
     def weighted(alpha: float) -> FittedModel:
@@ -71,11 +70,11 @@ def fit(
     n_threads: int | None = None,
     progress: Callable[..., None] | None = None,
 ) -> FittedModel:
-    """interactions: CSR (n_users, n_items) of ones. An item that nobody touched scores 0 for everyone."""
+    """interactions: CSR (n_users, n_items) of ones. An item without interactions scores 0 for everyone."""
     check_interactions(interactions, "gfcf")
     settings = without_validation(settings)
     n_items = interactions.shape[1]
-    graph, root_degree = normalised(interactions)
+    graph, root_degree = normalized(interactions)
     factors = np.zeros((n_items, 0), np.float32)
     if settings.alpha and interactions.nnz:
         report = (lambda done: progress(done, _ROUNDS + 1, "singular vectors")) if progress is not None else None
@@ -89,8 +88,10 @@ def fit(
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
-    """Peak bytes of fitting and judging: blocks of vectors over items and users in the iteration, or the scorer with
-    the one of the choice before; the graph both ways, twice; BLAS's own buffers.
+    """Peak bytes of fitting and validation.
+
+    Blocks of vectors over items and users in the iteration, or the scorers of this and the previous value of alpha;
+    the graph in both directions, twice; BLAS's own buffers.
     """
     rank = min(settings.rank, n_users, n_items)
     width = min(rank + _OVERSAMPLE, n_users, n_items)
@@ -101,7 +102,7 @@ def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> 
     return max(iteration, scorer) + 60 * nnz + _BLAS_BYTES
 
 
-def normalised(interactions: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray]:
+def normalized(interactions: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray]:
     """(R~ CSR float32, sqrt of the items' degrees float32 (n_items,), at least 1)."""
     n_items = interactions.shape[1]
     root_users = np.sqrt(np.maximum(np.diff(interactions.indptr), 1)).astype(np.float32)
@@ -118,11 +119,10 @@ def singular_vectors(
     n_threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first `rank` (at most the data's) right singular vectors, float32 (n_items, r), and values (r,), largest
-    first.
+    """The first right singular vectors, float32 (n_items, r), and singular values (r,), largest first.
 
-    Each vector's largest entry is positive. Singular values of R~ lie in [0, 1]; what lies below the block's smallest
-    Ritz value is damped by the polynomial, what lies above grows.
+    r is `rank`, or less if the data has a lower rank. Each vector's largest entry is positive. Singular values of R~
+    lie in [0, 1]; the polynomial damps those below the block's smallest Ritz value and amplifies those above.
     """
     n_users, n_items = graph.shape
     forward = native.make_csr(graph.indptr, graph.indices, graph.data, graph.shape)
@@ -149,8 +149,7 @@ def singular_vectors(
 
 
 def _filtered(block: np.ndarray, normal: Callable[[np.ndarray], np.ndarray], cut: float, top: float) -> np.ndarray:
-    """The Chebyshev polynomial of degree `_DEGREE` that is at most 1 on [0, cut], scaled to 1 at `top`, applied to
-    `block`."""
+    """`block`, filtered by the Chebyshev polynomial of degree `_DEGREE` on [0, cut], scaled to 1 at `top`."""
     if cut <= 1e-7 * top:
         return normal(block)
     half = np.float32(cut / 2)
@@ -174,8 +173,9 @@ def _ritz(block: np.ndarray, forward: native.CSR, n_threads: int | None) -> tupl
 
 
 def _orthonormal(block: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the columns' span, float32: Cholesky QR twice (a quarter of Householder's time), or
-    Householder where the columns are too nearly dependent for it.
+    """An orthonormal basis of the columns' span, float32.
+
+    By Cholesky QR twice (a quarter of Householder's time), or by Householder if the columns are nearly dependent.
     """
     basis = block / np.maximum(np.linalg.norm(block, axis=0), np.float32(1e-30))
     for _ in range(2):
@@ -183,7 +183,7 @@ def _orthonormal(block: np.ndarray) -> np.ndarray:
         for start in range(0, len(basis), 4096):
             part = basis[start : start + 4096].astype(np.float64)
             gram += part.T @ part
-        # Beyond this condition of the Gram matrix a float32 basis could not be mended by the second pass.
+        # With a Gram matrix of worse condition, the second pass could not repair a float32 basis.
         if gram.shape[0] and np.linalg.eigvalsh(gram)[0] < 1e-6 * gram.shape[0]:
             return np.ascontiguousarray(np.linalg.qr(block)[0])
         basis = basis @ np.linalg.inv(np.linalg.cholesky(gram).T).astype(np.float32)

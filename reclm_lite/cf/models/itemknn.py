@@ -1,10 +1,9 @@
-"""Nearest items by cosine, shrunk where few users speak for it (Sarwar et al. 2001; shrinkage as in Bell and Koren
-2007).
+"""Item-based k nearest neighbors by shrunk cosine (Sarwar et al. 2001; shrinkage as in Bell and Koren 2007).
 
     s(i, j) = c_ij / (sqrt(n_i n_j) + shrink)      c_ij: users of both, n_i: users of i
     score(u, i) = sum over items j of u's history of s(i, j), if i is among the k nearest of j
 
-Counted over blocks of items: memory stays at one block of similarities and k neighbours for each item.
+Similarities are computed over blocks of items: memory holds one block of them, and k neighbors for each item.
 """
 
 from collections.abc import Callable
@@ -30,12 +29,12 @@ _BLOCK_VALUES = 8_000_000
 class Settings(Checked):
     """What can be set."""
 
-    k: int | None = setting(None, "neighbours kept for each item; none: chosen on validation", at_least=1)
+    k: int | None = setting(None, "neighbors kept for each item; none: chosen on validation", at_least=1)
     shrink: float | None = setting(None, "added to the cosine's denominator; none: chosen on validation", at_least=0)
 
 
 def without_validation(settings: Settings) -> Settings:
-    """Settings with fixed values for what validation would choose."""
+    """Settings with fixed values in place of those that validation would choose."""
     return Settings(
         K_WITHOUT_VALIDATION if settings.k is None else settings.k,
         SHRINK_WITHOUT_VALIDATION if settings.shrink is None else settings.shrink,
@@ -50,7 +49,7 @@ def choose(
     seed: int = 0,
     n_threads: int | None = None,
 ) -> tuple[Settings, None]:
-    """Climbs over the shrinkage at a middle k, then over k."""
+    """Hill climbing over the shrinkage at a middle k, then over k."""
 
     def judged(k: int, shrink: float) -> float:
         return score(fit(train, Settings(k, shrink), n_threads=n_threads))
@@ -72,19 +71,18 @@ def fit(
     n_threads: int | None = None,
     progress: Callable[..., None] | None = None,
 ) -> FittedModel:
-    """interactions: CSR (n_users, n_items) of ones. An item that shares no user with another has no neighbours."""
+    """interactions: CSR (n_users, n_items) of ones. An item that shares no user with another has no neighbors."""
     check_interactions(interactions, "itemknn")
     settings = without_validation(settings)
     n_users, n_items = interactions.shape
-    report = (lambda done: progress(done, n_items, "neighbours")) if progress is not None else None
+    report = (lambda done: progress(done, n_items, "neighbors")) if progress is not None else None
     similarity = nearest_items(interactions, settings.k, settings.shrink, n_threads=n_threads, progress=report)
     scorer = HistoryScorer(SparseWeights(similarity), interactions)
     return FittedModel("itemknn", scorer, np.diff(interactions.indptr) > 0)
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
-    """Peak bytes of `fit`: the neighbours twice, one block of similarities with what it is made of, interactions both
-    ways."""
+    """Peak bytes of `fit`: the neighbors twice, a block of similarities in work, and X in both directions."""
     k = without_validation(settings).k
     return 16 * n_items * min(k, n_items) + 24 * max(_BLOCK_VALUES, n_items) + 24 * nnz
 
@@ -97,7 +95,7 @@ def nearest_items(
     n_threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> sp.csr_matrix:
-    """CSR float32 (n_items, n_items): row j holds the k largest s(i, j), i ascending; ties to the lower id."""
+    """CSR float32 (n_items, n_items): row j holds the k largest s(i, j), i ascending; ties go to the lower id."""
     n_items = interactions.shape[1]
     transposed = interactions.T.tocsr()
     root = np.sqrt(np.diff(transposed.indptr)).astype(np.float32)

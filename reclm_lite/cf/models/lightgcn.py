@@ -1,7 +1,7 @@
 """LightGCN (arXiv 2002.02126): first vectors propagated over the user-item graph.
 
-The published RecLM configuration sums the layers, adds self-loops, and takes only the users from the
-propagation: items are scored by their first vectors, so that an unseen item stands beside the others.
+The published RecLM configuration sums the layers, adds self-loops and uses only the propagated users: items are
+scored by their first vectors, so that unseen and seen items are comparable.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ import scipy.sparse as sp
 
 from ...artefacts import checked
 from ...kernels import native
-from ..encoders import FusedProfile, PublishedEncoder, ResidualEncoder, make_encoder
+from ..encoders import Encoder, make_encoder
+from ..fused_profile import FusedProfile
 from ..graph import Graph, Sides
 from ..id_fold import IdFold
 from ..inputs import Inputs
@@ -35,13 +36,13 @@ PRESETS = {"paper": Settings(), "default": Settings(**GRAPH_DEFAULT)}
 
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "LightGCN":
-    """interactions: CSR (n_users, n_items), what is trained on."""
+    """interactions: CSR (n_users, n_items), the training set."""
     graph = Graph(interactions, self_loops=settings.self_loops, n_threads=n_threads)
     return LightGCN(make_encoder(settings, inputs, interactions), graph, **graph_arguments(settings))
 
 
 def graph_arguments(settings: GraphSettings) -> dict:
-    """The arguments of `LightGCN` that are settings."""
+    """The arguments of `LightGCN` that come from settings."""
     return {
         "layer_weights": settings.layer_weights,
         "items_propagated": settings.items_propagated,
@@ -54,18 +55,19 @@ def estimate_bytes(shape: Shape, settings: Settings) -> int:
 
 
 class LightGCN:
-    """layer_weights: one for each layer, the first vectors' first. items_propagated: whether items' vectors are, too;
-    an item without training interactions keeps its first vector then, which propagation would merely shrink.
+    """layer_weights: one for each layer, starting with the first vectors.
 
-    drops_targets: a training batch is propagated on the graph less the batch's own edges, so that a
-    score is earned from other interactions, as it has to be at test.
+    items_propagated: whether items are scored by propagated vectors. An item without training interactions then keeps
+    its first vector, which propagation would only scale down.
+    drops_targets: propagate a training batch on the graph without the batch's own edges, so that the model predicts an
+    interaction from others, as it must at test time.
     """
 
     name = "lightgcn"
 
     def __init__(
         self,
-        encoder: PublishedEncoder | ResidualEncoder,
+        encoder: Encoder,
         graph: Graph,
         *,
         layer_weights: tuple[float, ...] = (1.0, 1.0, 1.0),
@@ -89,7 +91,7 @@ class LightGCN:
         return self.forward(params)[0]
 
     def forward(self, params: Params, targets: np.ndarray | None = None) -> tuple[Vectors, dict]:
-        """(vectors, what backward needs). targets: places of the batch's edges in the training CSR, or None."""
+        """(vectors, cache for backward). targets: positions of the batch's edges in the training CSR, or None."""
         users, items, bias, cache = self.encoder.forward(params)
         cache["graph"] = self.graph if targets is None or not self.drops_targets else self.graph.without(targets)
         cache["first"] = users, items
@@ -103,8 +105,10 @@ class LightGCN:
     def backward(
         self, params: Params, cache: dict, d: Vectors, *, propagated: Sides | None = None, first: Sides | None = None
     ) -> Grads:
-        """Gradients of all parameters from those of the vectors; and, beside them, of vectors propagated on the same
-        graph, and of first vectors."""
+        """Gradients of all parameters, given those of the vectors.
+
+        propagated, first: further gradients, of vectors propagated on the same graph and of the first vectors.
+        """
         unknown, d_users = self.graph.unknown_items, d.users
         if self.items_propagated:
             through = d.items
@@ -142,7 +146,7 @@ class LightGCN:
 
 @dataclass(frozen=True)
 class Propagation:
-    """A new user's row on the fitted graph: sum_l layer_weights[l] * u_l with u_0 the first vector and
+    """A new user's row on the fitted graph: sum_l layer_weights[l] * u_l, where u_0 is the first vector and
 
         u_l = sum_i item_layers[l-1, i] / sqrt(d_u d_i)  (+ u_(l-1) / d_u with self-loops)
 

@@ -1,11 +1,9 @@
-"""Neural collaborative filtering as RecLM has it: a weighted dot product plus the sum of a ReLU layer over both
-vectors.
+"""Neural collaborative filtering as in RecLM: a weighted dot product plus the sum of a ReLU layer over both vectors.
 
     score(u, i) = (w * u) . i + sum_h max([u; i] W + b, 0)_h
 
-The layer is additive in u and i, so that its halves are columns of the vectors (vectors.py): users' are [w * u | u W_u
-+ b], items' are [i | i W_i]. Nothing deeper is published, and nothing deeper could be ranked without a pass for each
-pair.
+The layer is additive in u and i, so its halves are columns of the vectors (vectors.py): [w * u | u W_u + b] for users,
+[i | i W_i] for items. A deeper network is not published, and would need a forward pass for every pair to rank.
 """
 
 from collections.abc import Mapping
@@ -17,7 +15,8 @@ import scipy.sparse as sp
 
 from ...artefacts import checked
 from .. import layers
-from ..encoders import FusedProfile, PublishedEncoder, ResidualEncoder, make_encoder
+from ..encoders import Encoder, PublishedEncoder, make_encoder
+from ..fused_profile import FusedProfile
 from ..id_fold import IdFold
 from ..inputs import Inputs
 from ..interface import Batch, Grads
@@ -31,9 +30,9 @@ from ..vectors import Vectors
 
 @dataclass(frozen=True)
 class Settings(RowSettings):
-    """`relu_width` beside the rest."""
+    """Adds `relu_width`."""
 
-    relu_width: int = setting(0, "width of the layer over both vectors; 0: as `dim`", at_least=0, at_most=4096)
+    relu_width: int = setting(0, "width of the ReLU layer over both vectors; 0: as `dim`", at_least=0, at_most=4096)
 
 
 PRESETS = {
@@ -43,7 +42,7 @@ PRESETS = {
         dim=64,
         loss="ssm",
         n_negatives=32,
-        rate=2e-3,
+        lr=2e-3,
         epochs=60,
         patience=5,
         steps_per_epoch=20,
@@ -55,7 +54,7 @@ PRESETS = {
 
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "NCF":
-    """interactions: CSR (n_users, n_items), what is trained on."""
+    """interactions: CSR (n_users, n_items), the training set."""
     encoder = make_encoder(settings, inputs, interactions)
     return NCF(encoder, relu_width=settings.relu_width, sparse_updates=settings.sparse_updates, n_threads=n_threads)
 
@@ -70,12 +69,7 @@ class NCF:
     name = "ncf"
 
     def __init__(
-        self,
-        encoder: PublishedEncoder | ResidualEncoder,
-        *,
-        relu_width: int = 0,
-        sparse_updates: bool = False,
-        n_threads: int | None = None,
+        self, encoder: Encoder, *, relu_width: int = 0, sparse_updates: bool = False, n_threads: int | None = None
     ):
         self.encoder, self.relu_width, self.tables = encoder, relu_width or encoder.dim, encoder.tables
         self.sparse_updates, self.n_threads = sparse_updates, n_threads
@@ -86,7 +80,7 @@ class NCF:
         if isinstance(self.encoder, PublishedEncoder):
             params["dot.w"] = layers.init_table(rng, 1, dim)
         else:
-            # Begins as matrix factorisation.
+            # Starts as matrix factorization.
             params["dot.w"] = np.ones((1, dim), np.float32)
         params["pair.w"], params["pair.b"] = layers.init_linear(rng, 2 * dim, self.relu_width)
         return params
@@ -100,7 +94,7 @@ class NCF:
     def forward(
         self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None
     ) -> tuple[Vectors, dict]:
-        """(vectors of some rows or all, what backward needs)."""
+        """(vectors of some rows or all, cache for backward)."""
         first_users, first_items, bias, cache = self.encoder.forward(params, users, items)
         dim = self.encoder.dim
         of_users = layers.linear(first_users, params["pair.w"][:dim], params["pair.b"])
@@ -114,7 +108,7 @@ class NCF:
         ), cache
 
     def backward(self, params: Params, cache: dict, d: Vectors) -> Grads:
-        """Gradients of all parameters from those of the vectors."""
+        """Gradients of all parameters, given the gradients of the vectors."""
         dim, weight = self.encoder.dim, params["pair.w"]
         users, items = cache["first"]
         d_dot, d_of_users = d.users[:, :dim], d.users[:, dim:]
@@ -136,8 +130,10 @@ class NCF:
 
 @dataclass(frozen=True)
 class Readout:
-    """A user's row from the first vector: [w * first | first W_u + b]. weight: float32 (dim, dim + relu_width). bias:
-    float32 (dim + relu_width,)."""
+    """A user's row from the first vector: [w * first | first W_u + b].
+
+    weight: float32 (dim, dim + relu_width). bias: float32 (dim + relu_width,).
+    """
 
     weight: np.ndarray
     bias: np.ndarray

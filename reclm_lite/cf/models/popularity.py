@@ -1,4 +1,4 @@
-"""Ranking by how many users touched an item: the model every other one has to beat."""
+"""Ranks items by their number of users: the baseline that every other model has to beat."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ def fit(
     n_threads: int | None = None,
     progress: Callable[..., None] | None = None,
 ) -> FittedModel:
-    """interactions: CSR (n_users, n_items). The bias is the item's number of users; nobody has a vector."""
+    """interactions: CSR (n_users, n_items). The bias is the item's number of users; there are no vectors."""
     n_users, n_items = interactions.shape
     counts = np.bincount(interactions.indices, minlength=n_items).astype(np.float32)
     return FittedModel.of_vectors(

@@ -1,4 +1,4 @@
-"""Reproducible chance: a score hashed from (seed, user, item). What a metric is worth shows beside it."""
+"""Reproducible random scores, hashed from (seed, user, item): the level of chance for every metric."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ..scorers import HashScorer
 
 @dataclass(frozen=True)
 class Settings:
-    """Nothing can be set but the seed of `fit`."""
+    """There is nothing to set except the seed of `fit`."""
 
 
 def fit(
@@ -23,7 +23,7 @@ def fit(
     n_threads: int | None = None,
     progress: Callable[..., None] | None = None,
 ) -> FittedModel:
-    """Nothing is learned from interactions but their shape, and no matrix is kept; see `scorers.hash_scores`."""
+    """Uses only the shape of `interactions` and stores no matrix; see `scorers.hash_scores`."""
     n_users, n_items = interactions.shape
     return FittedModel("random", HashScorer(seed, n_users, n_items), np.zeros(n_users, bool), params={"seed": seed})
 

@@ -1,7 +1,7 @@
-"""SGL (arXiv 2010.10783), edge dropout: LightGCN with a contrast between two randomly thinned graphs.
+"""SGL (arXiv 2010.10783), edge dropout: LightGCN with a contrastive loss between two graphs with dropped edges.
 
-As published in RecLM: both views are drawn anew for every batch; every entry of the adjacency, each direction of an
-edge and each self-loop by itself, is kept with probability `keep` and divided by it; degrees stay those of the whole
+As published in RecLM: both views are drawn again for every batch. Every entry of the adjacency (each direction of an
+edge, each self-loop) is kept independently with probability `keep` and divided by it. Degrees are those of the whole
 graph.
 """
 
@@ -21,27 +21,27 @@ from .lightgcn import unpack_fold as unpack_fold
 
 @dataclass(frozen=True)
 class Settings(ContrastSettings):
-    """`keep` beside the rest."""
+    """Adds `keep`."""
 
-    keep: float = setting(0.5, "share of the graph's entries that a view keeps", above=0, at_most=1)
+    keep: float = setting(0.5, "probability that a view keeps an entry of the adjacency", above=0, at_most=1)
 
 
 PRESETS = {"paper": Settings(l2=1e-5), "default": Settings(**CONTRAST_DEFAULT, keep=0.8)}
 
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "SGL":
-    """interactions: CSR (n_users, n_items), what is trained on."""
+    """interactions: CSR (n_users, n_items), the training set."""
     graph = Graph(interactions, self_loops=settings.self_loops, n_threads=n_threads)
     return SGL(make_encoder(settings, inputs, interactions), graph, settings)
 
 
 def estimate_bytes(shape: Shape, settings: Settings) -> int:
-    # Masks, and both views' weights in both directions with those of their adjoints.
+    # Masks, and the weights of both views and their adjoints in both directions.
     return trained_bytes(shape, settings, view_bytes=shape.nnz * 4 * 12)
 
 
 class SGL(ContrastGCN):
-    """settings: of this module."""
+    """LightGCN with edge dropout views. settings: this module's `Settings`."""
 
     name = "sgl"
 

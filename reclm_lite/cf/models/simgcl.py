@@ -1,10 +1,10 @@
-"""SimGCL (arXiv 2112.08679): LightGCN with a contrast between two views that differ by noise in every layer.
+"""SimGCL (arXiv 2112.08679): LightGCN with a contrastive loss between two views with noise in every layer.
 
-After each propagation a view's vectors get uniform noise of length `eps`, its signs those of the vectors (so that none
-leaves its orthant):
+After each propagation a view's vectors get uniform noise of length `eps` with the signs of the vectors, so that no
+vector leaves its orthant:
     e_l = A e_(l-1) + eps * normalize(u) * sign(A e_(l-1)),   u ~ U(0, 1)^dim
-The noise is a constant to the gradient, so the views share one backward propagation with the ranking loss.
-As published in RecLM, the first vectors, which have no noise, count in a view as they do in the model.
+The gradient treats the noise as a constant, so the views share one backward propagation with the ranking loss.
+As published in RecLM, a view's layer sum includes the first vectors, without noise.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from .lightgcn import unpack_fold as unpack_fold
 
 @dataclass(frozen=True)
 class Settings(ContrastSettings):
-    """`eps` beside the rest."""
+    """Adds `eps`."""
 
     eps: float = setting(0.9, "length of the noise in every layer of a view", at_least=0)
 
@@ -33,7 +33,7 @@ PRESETS = {"paper": Settings(l2=1e-5), "default": Settings(**CONTRAST_DEFAULT, e
 
 
 def build(settings: Settings, inputs: Inputs, interactions: sp.csr_matrix, n_threads: int | None = None) -> "SimGCL":
-    """interactions: CSR (n_users, n_items), what is trained on."""
+    """interactions: CSR (n_users, n_items), the training set."""
     graph = Graph(interactions, self_loops=settings.self_loops, n_threads=n_threads)
     return SimGCL(make_encoder(settings, inputs, interactions), graph, settings)
 
@@ -43,7 +43,7 @@ def estimate_bytes(shape: Shape, settings: Settings) -> int:
 
 
 class SimGCL(ContrastGCN):
-    """settings: of this module."""
+    """LightGCN with noisy views. settings: this module's `Settings`."""
 
     name = "simgcl"
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
+from ...own_paths import FOLLOW_LINKS, follows_links
 from .limits import Limits
+from .locked_duckdb import real_path
 
 _CHUNK_BYTES = 1 << 20
 
@@ -37,6 +39,21 @@ def find_folder(path: Path, format: str, expected: str) -> Path:
     if not path.is_dir():
         raise InputError(f"{path} is a file: the format {format} expects the folder that holds {expected}")
     return path
+
+
+def within_folder(folder: Path, *names: str) -> list[Path]:
+    """The paths of `names` in the folder `folder`, which the user named; a file need not exist.
+
+    Raises InputError for a name that is a link out of the folder: the user named the folder, not what lies elsewhere.
+    """
+    root = real_path(folder)
+    for path in (folder / name for name in names):
+        if path.is_symlink() and not follows_links() and not (real := real_path(path)).is_relative_to(root):
+            raise InputError(
+                f"{path} is a link to {real}, which is outside of the folder that you named: copy the file into the "
+                f"folder, or set {FOLLOW_LINKS}=1 if the link is yours"
+            )
+    return [folder / name for name in names]
 
 
 def find_file(path: Path) -> Path:

@@ -33,7 +33,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Format:
-    """A row of the registry. help: one line. files: what SOURCE is, which is how a user recognises the format."""
+    """A row of the registry. help: one line. files: what SOURCE is, which is how a user recognizes the format."""
 
     name: str
     help: str

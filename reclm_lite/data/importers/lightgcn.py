@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from ..dataset import GIVEN_TEST, GIVEN_TRAIN, Imported
-from .files import find_folder
+from .files import find_folder, within_folder
 from .limits import Limits
 from .numbering import number_all
 from .staging import Reader, Staging
@@ -49,7 +49,7 @@ def import_lightgcn(
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"expected a layout among {', '.join(LAYOUTS)}, found {layout!r}")
     found = {}
-    with Staging(folder / "train.txt", folder / "test.txt", limits=limits) as staging:
+    with Staging(*within_folder(folder, "train.txt", "test.txt"), limits=limits) as staging:
         for file, part in (("train.txt", GIVEN_TRAIN), ("test.txt", GIVEN_TEST)):
             lines = staging.lines(folder / file)
             found[file] = layout or _layout(staging, lines)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from ..dataset import Imported
-from .files import find_folder
+from .files import find_folder, within_folder
 from .limits import Limits
 from .numbering import number_all
 from .staging import Reader, Staging, ident
@@ -36,14 +36,15 @@ def import_mind(
     Users with neither history nor click are kept and counted.
     """
     folder = find_folder(Path(source), "mind", "behaviors.tsv and news.tsv")
-    for file in ("behaviors.tsv", "news.tsv"):
-        if not (folder / file).exists():
+    behaviors_file, news_file = within_folder(folder, "behaviors.tsv", "news.tsv")
+    for path in (behaviors_file, news_file):
+        if not path.exists():
             raise InputError(
-                f"{folder} has no {file}: the format mind expects behaviors.tsv and news.tsv in one folder"
+                f"{folder} has no {path.name}: the format mind expects behaviors.tsv and news.tsv in one folder"
             )
-    with Staging(folder / "behaviors.tsv", folder / "news.tsv", limits=limits) as staging:
-        behaviors = staging.csv(folder / "behaviors.tsv", delimiter="\t", quote="", columns=_BEHAVIORS)
-        news = staging.csv(folder / "news.tsv", delimiter="\t", quote="", columns=_NEWS)
+    with Staging(behaviors_file, news_file, limits=limits) as staging:
+        behaviors = staging.csv(behaviors_file, delimiter="\t", quote="", columns=_BEHAVIORS)
+        news = staging.csv(news_file, delimiter="\t", quote="", columns=_NEWS)
         _check(staging, behaviors)
         clicked = (
             f"SELECT user, shown[:-3] AS item, {_TIME} AS time FROM "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from ..dataset import Imported
-from .files import find_folder
+from .files import find_folder, within_folder
 from .limits import Limits
 from .numbering import number_all
 from .staging import Reader, Staging, ident, quoted
@@ -59,7 +59,7 @@ def import_movielens(
     limits: bounds on the files, by default those of Limits().
     """
     folder = find_folder(Path(source), "movielens", _EXPECTED)
-    with Staging(*(folder / file for file in _FILES), limits=limits) as staging:
+    with Staging(*within_folder(folder, *_FILES), limits=limits) as staging:
         if (folder / "ratings.csv").exists():
             ratings, films, genres = _latest(staging, folder)
         elif (folder / "ratings.dat").exists():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from ..dataset import Imported
-from .files import find_file
+from .files import find_file, within_folder
 from .headers import check_names
 from .limits import Limits
 from .numbering import number_all
@@ -57,14 +57,17 @@ def import_recbole(
         "subcategory_column": subcategory_column,
         "description_column": description_column,
     }
-    with Staging(inter, inter.with_suffix(".item"), inter.with_suffix(".user"), limits=limits) as staging:
+    items_file, users_file = within_folder(
+        inter.parent, inter.with_suffix(".item").name, inter.with_suffix(".user").name
+    )
+    with Staging(inter, items_file, users_file, limits=limits) as staging:
         reader = _open(staging, inter)
         rating = rating_column or ("rating" if "rating" in reader.columns else None)
         time = time_column or ("timestamp" if "timestamp" in reader.columns else None)
         staging.add_interactions(reader, user=user_column, item=item_column, rating=rating, time=time)
         columns: dict[str, str | None] = {}
-        if inter.with_suffix(".item").exists():
-            items = _open(staging, inter.with_suffix(".item"))
+        if items_file.exists():
+            items = _open(staging, items_file)
             columns = {
                 key: value or next((usual for usual in _USUAL[key] if usual in items.columns), None)
                 for key, value in given.items()
@@ -75,8 +78,8 @@ def import_recbole(
                 item=item_column,
                 **{key.removesuffix("_column"): ident(value) for key, value in columns.items() if value},
             )
-        if inter.with_suffix(".user").exists():
-            users = _open(staging, inter.with_suffix(".user"))
+        if users_file.exists():
+            users = _open(staging, users_file)
             users.require(user_column)
             staging.copy(users, f"INSERT INTO listed_users SELECT DISTINCT {ident(user_column)} FROM {users.sql}")
         return number_all(
@@ -103,7 +106,7 @@ def _interactions_file(source: Path) -> Path:
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
         raise InputError(f"{source}: expected one .inter file, found {found}; name the file itself")
-    return files[0]
+    return within_folder(source, files[0].name)[0]
 
 
 def _open(staging: Staging, path: Path) -> Reader:

@@ -17,7 +17,7 @@ import numpy as np
 from ...errors import InputError
 from ...types import ItemText
 from ..dataset import GIVEN_TEST, GIVEN_TRAIN, GIVEN_UNSEEN, Imported
-from .files import find_folder, read_source
+from .files import find_folder, read_source, within_folder
 from .pickle_values import kind, shown
 from .pickles import CooMatrix, PickledDict, load_pickle
 
@@ -52,8 +52,9 @@ def import_reclm(source: Path, *, name: str | None = None) -> Imported:
     for file in sorted({file for pair in _MATRICES.values() for file in pair} | {_TEXTS}):
         if not (folder / file).exists():
             raise InputError(f"{folder} has no {file}: the format reclm needs it; copy the whole published folder")
-        sources.append(read_source(folder / file, text=False).manifest())
-        loaded[file] = load_pickle(folder / file)
+        [path] = within_folder(folder, file)
+        sources.append(read_source(path, text=False).manifest())
+        loaded[file] = load_pickle(path)
     pairs, columns = {}, {}
     n_users = None
     n_entries = 0

@@ -312,7 +312,7 @@ class Staging:
     def add_texts(self, reader: Reader, *, item: str, **columns: str | None) -> None:
         """Copy an items table into `texts`; `columns` are SQL expressions of title, category and so on.
 
-        Raises InputError where an item id is empty or comes twice.
+        Raises InputError if an item id is empty or comes twice.
         """
         reader.require(item)
         for where, said in self._id_checks(item, "item needs an id"):
@@ -354,7 +354,7 @@ class Staging:
         ]
 
     def check_size(self, reader: Reader, expressions: Sequence[str]) -> None:
-        """Raise InputError where the text of these SQL expressions comes to more than a file of its size may hold.
+        """Raise InputError if the text of these SQL expressions comes to more than a file of its size may hold.
 
         A Parquet file says a long text once, and names it in a million rows.
         """

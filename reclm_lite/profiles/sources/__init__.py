@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
+from ...prompts.inputs import PromptInputs
 from ..answers import Source
-from ..prompts import ProfileInputs
 
 RULES = "rules"
 ENGINES = ("local", "ray")
@@ -21,12 +21,11 @@ class SourceSettings:
     """Which source, and how it runs.
 
     model: a GGUF file, "rules", the name of the endpoint's model, or None for the bundled model. endpoint: the base URL
-    of an OpenAI-compatible server, or None. n_threads, n_slots: None for what suits the machine and the model.
-    engine: "local" or "ray". ray_address: of a running cluster, None for the one that is found or a new one.
-    max_new_tokens: of an answer, None for the usual. model_sha256: of the model's file, where it must be that one. For
-    an endpoint: requests_per_minute, None for no limit; price_in,
-    price_out: per million tokens, for the estimate of the cost; n_ctx: tokens of the model's context, timeout_seconds:
-    of one request, None for the usual.
+    of an OpenAI-compatible server, or None. n_threads, n_slots: None for what suits the machine and the model. engine:
+    "local" or "ray". ray_address: of a running cluster, None for the one that is found or a new one. max_new_tokens: of
+    an answer, None for the usual. model_sha256: of the model's file, where it must be that one. For an endpoint:
+    requests_per_minute, None for no limit; price_in, price_out: per million tokens, for the estimate of the cost;
+    n_ctx: tokens of the model's context, timeout_seconds: of one request, None for the usual.
     """
 
     model: str | None = None
@@ -45,8 +44,8 @@ class SourceSettings:
 
 
 @contextlib.contextmanager
-def open_source(settings: SourceSettings, inputs: ProfileInputs) -> Iterator[Source]:
-    """The source that the settings name. Raises InputError where they do not go together, ModelError on an unusable
+def open_source(settings: SourceSettings, inputs: PromptInputs) -> Iterator[Source]:
+    """The source that the settings name. Raises InputError if they do not go together, ModelError on an unusable
     model."""
     source = _make(settings, inputs)
     try:
@@ -55,7 +54,7 @@ def open_source(settings: SourceSettings, inputs: ProfileInputs) -> Iterator[Sou
         source.close()
 
 
-def _make(settings: SourceSettings, inputs: ProfileInputs) -> Source:
+def _make(settings: SourceSettings, inputs: PromptInputs) -> Source:
     if settings.engine not in ENGINES:
         raise InputError(f"expected engine {' or '.join(map(repr, ENGINES))}, found {settings.engine!r}")
     if settings.endpoint is not None:

@@ -14,17 +14,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ...dialogue.templates import INSTRUCT_VERSION
 from ...errors import InputError, ModelError
-from ..answers import INVALID, TOO_LONG, Brake, Generation, Group, Spent, judge
-from ..pace import in_words
+from ...prompts.forms import form_for, prompt_form
+from ..answers import INVALID, TOO_LONG, Generation, Group, Spent, StopSignal, judge
+from ..eta import format_duration
 from ..sampling import Sampling
 from ..store import prompt_key
 from .http_address import read_address, read_key
 from .http_answer import Reply
 from .http_chat import ANSWER_SECONDS, ChatClient, GivenUp, RateLimit, TooLong, Unanswered
 
-MAX_NEW_TOKENS = 128
 N_CTX = 8192
 N_SLOTS = 4
 BYTES_PER_TOKEN = 3  # English has about 4, other scripts 2 to 3: the estimate is rather too high
@@ -66,7 +65,7 @@ class CostEstimate:
         if self.cost is not None:
             text += f", about {_money(self.cost)} (at most {_money(self.max_cost)}) at the given prices"
         if self.min_seconds >= 1:
-            text += f", at least {in_words(self.min_seconds)} at the rate limit"
+            text += f", at least {format_duration(self.min_seconds)} at the rate limit"
         text += "; an answer that is no profile is asked for again."
         if not self.is_local:
             text += f" Item texts and what people took leave this machine: they are sent to {self.host}."
@@ -77,7 +76,7 @@ class Endpoint:
     """A `Source`. What is in flight when a run is cut short is cut off, so that no thread waits for the server any
     longer."""
 
-    instruct = True
+    form = form_for(has_chat_template=True)
     tries_again = True
 
     def __init__(self, settings: "SourceSettings"):  # noqa: F821
@@ -95,7 +94,7 @@ class Endpoint:
             if value is not None and not 0 <= value < float("inf"):
                 raise InputError(f"expected {name} of zero or more per million tokens, found {value}")
         self.model = settings.model
-        self.max_new_tokens = settings.max_new_tokens or MAX_NEW_TOKENS
+        self.max_new_tokens = settings.max_new_tokens or prompt_form(self.form).max_new_tokens
         self.spent = Spent()
         self._settings = settings
         self._n_ctx, self._n_slots = settings.n_ctx or N_CTX, settings.n_slots or N_SLOTS
@@ -111,7 +110,9 @@ class Endpoint:
     def identity(self, sampling: Sampling) -> str:
         # top_k and the held form are not asked of a server, so they decide nothing.
         how = "greedy" if sampling.temperature <= 0 else f"t={sampling.temperature} seed={sampling.seed}"
-        return f"endpoint model {self.model}, template {INSTRUCT_VERSION}, max {self.max_new_tokens}, {how}"
+        return (
+            f"endpoint model {self.model}, template {prompt_form(self.form).version}, max {self.max_new_tokens}, {how}"
+        )
 
     def label(self, sampling: Sampling) -> str:
         return f"{self.model} at {self.address.host}, {self.identity(sampling)}"
@@ -135,11 +136,11 @@ class Endpoint:
         )
 
     def answers(
-        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+        self, side: str, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal
     ) -> Iterator[tuple[Group, Generation]]:
         """See `Source`. Raises ModelError, after the answers that came, where the server refuses or is down."""
         del side
-        asking = _Asking(self, groups, sampling, brake)
+        asking = _Asking(self, groups, sampling, stop_signal)
         in_a_row, any_answer, fatal = 0, False, None
         try:
             for found in asking.results():
@@ -169,8 +170,10 @@ class Endpoint:
 
     # -- one prompt, in a thread of its own ------------------------------------------
 
-    def _ask(self, group: Group, sampling: Sampling, brake: Brake, asking: "_Asking") -> Generation | Unanswered | None:
-        """The generation of one prompt; None where the run ends before it was answered."""
+    def _ask(
+        self, group: Group, sampling: Sampling, stop_signal: StopSignal, asking: "_Asking"
+    ) -> Generation | Unanswered | None:
+        """The generation of one prompt; None if the run ends before it was answered."""
         question = {
             "model": self.model,
             "messages": [{"role": "user", "content": group.prompt}],
@@ -191,8 +194,8 @@ class Endpoint:
                 key, "", TOO_LONG, str(error), _estimated_tokens(group.prompt), n_left_out=group.n_left_out
             )
         took = time.monotonic() - began[0]
-        brake.seconds_each = max(
-            took, 0.9 * brake.seconds_each + 0.1 * took
+        stop_signal.seconds_each = max(
+            took, 0.9 * stop_signal.seconds_each + 0.1 * took
         )  # of the slow ones: nothing is begun too late
         return self._generation(key, group, reply)
 
@@ -239,10 +242,10 @@ class Endpoint:
 class _Asking:
     """The threads of one call of `answers`: they take prompts in order and put what became of them into a queue."""
 
-    def __init__(self, source: Endpoint, groups: Sequence[Group], sampling: Sampling, brake: Brake):
+    def __init__(self, source: Endpoint, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal):
         self.over = threading.Event()  # nothing is begun or tried again
         self._left = threading.Event()  # nobody waits for answers any more
-        self._source, self._sampling, self._brake = source, sampling, brake
+        self._source, self._sampling, self._stop_signal = source, sampling, stop_signal
         self._groups, self._lock = iter(groups), threading.Lock()
         self._done: queue.SimpleQueue = queue.SimpleQueue()
         self._end = float("inf")
@@ -251,10 +254,10 @@ class _Asking:
             threading.Thread(target=self._work, name=f"reclm-endpoint-{number}", daemon=True).start()
 
     def must_end(self) -> bool:
-        return self.over.is_set() or self._brake.drain.is_set() or self._brake.stop.is_set()
+        return self.over.is_set() or self._stop_signal.drain.is_set() or self._stop_signal.stop.is_set()
 
     def is_left(self) -> bool:
-        return self._left.is_set() or self._brake.stop.is_set()
+        return self._left.is_set() or self._stop_signal.stop.is_set()
 
     def leave(self) -> None:
         """Begin nothing, and cut off what is in flight."""
@@ -266,9 +269,9 @@ class _Asking:
         self.over.set()
 
     def results(self) -> Iterator[Exception | tuple[Group, Generation | Unanswered]]:
-        """What comes, until all is done, the brake is pulled to a stop, or the time after `end_within` is over."""
+        """What comes, until all is done, the stop signal is set to a stop, or the time after `end_within` is over."""
         while self._n_running:
-            is_late = self._brake.stop.is_set() or time.monotonic() > self._end
+            is_late = self._stop_signal.stop.is_set() or time.monotonic() > self._end
             try:
                 found = self._done.get(timeout=0.0 if is_late else 0.1)
             except queue.Empty:
@@ -287,7 +290,7 @@ class _Asking:
                     group = next(self._groups, None)
                 if group is None:
                     return
-                found = self._source._ask(group, self._sampling, self._brake, self)
+                found = self._source._ask(group, self._sampling, self._stop_signal, self)
                 if found is not None:
                     self._done.put((group, found))
         except Exception as error:

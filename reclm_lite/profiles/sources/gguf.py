@@ -4,20 +4,18 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ...dialogue.templates import INSTRUCT_VERSION, TEMPLATE_VERSION
 from ...errors import ModelError
 from ...files import file_sha256
 from ...probe import encodes
+from ...prompts.forms import form_for, prompt_form
 from ...runtime import load_model
-from ..answers import Brake, Generation, Group, Spent, judge
+from ..answer_grammar import HEAD, MIDDLE
+from ..answers import Generation, Group, Spent, StopSignal, judge
 from ..chat import chat_wrap
-from ..constrain import HEAD, MIDDLE
 from ..sampling import Sampling
 from ..scheduler import Engine, Tokenizer
 from ..store import prompt_key
 
-MAX_NEW_TOKENS = 96
-MAX_NEW_TOKENS_INSTRUCT = 128
 _TOKEN_BYTES, _PROMPT_BYTES = 8, 400  # of the prompts that the engine sorts: tokens and their key, and what Python adds
 MAX_N_CTX = 4096  # tokens of a prompt and its answer, where the model was trained on so many
 SHORTEST = f"{HEAD} a, b, c;{MIDDLE} a, b, c"
@@ -26,7 +24,7 @@ SHORTEST = f"{HEAD} a, b, c;{MIDDLE} a, b, c"
 class Model:
     """What is known of a model before its weights are loaded: whether it writes, its prompt, its identity, its room.
 
-    Raises ModelError where the file is not a whole GGUF of a model that writes text.
+    Raises ModelError if the file is not a whole GGUF of a model that writes text.
     """
 
     def __init__(self, path: Path, is_bundled: bool, settings: "SourceSettings"):  # noqa: F821
@@ -53,8 +51,8 @@ class Model:
                 )
             self.n_ctx = min(model.n_ctx_train, MAX_N_CTX)
             n_least = len(model.tokenize(SHORTEST, add_special=False, parse_special=False))
-        self.instruct = self.wrap is not None
-        self.max_new_tokens = max_new_tokens or (MAX_NEW_TOKENS_INSTRUCT if self.wrap else MAX_NEW_TOKENS)
+        self.form = form_for(has_chat_template=self.wrap is not None)
+        self.max_new_tokens = max_new_tokens or prompt_form(self.form).max_new_tokens
         if self.max_new_tokens >= self.n_ctx:
             raise ModelError(
                 f"expected answers shorter than the context of {self.n_ctx} tokens, found {self.max_new_tokens} new "
@@ -74,7 +72,7 @@ class Model:
             )
 
     def identity(self, sampling: Sampling) -> str:
-        template = f"{INSTRUCT_VERSION} {self.wrap.name}" if self.wrap else f"{TEMPLATE_VERSION} compact"
+        template = f"{prompt_form(self.form).version} {self.wrap.name if self.wrap else self.form}"
         return f"sha256:{self.sha256}, template {template}, max {self.max_new_tokens}, {sampling.identity()}"
 
     def label(self, sampling: Sampling) -> str:
@@ -92,7 +90,7 @@ class Gguf:
 
     def __init__(self, path: Path, is_bundled: bool, settings: "SourceSettings"):  # noqa: F821
         self.about = Model(path, is_bundled, settings)
-        self.instruct = self.about.instruct
+        self.form = self.about.form
         self.spent = Spent(notes=list(self.about.notes))
         self._settings = settings
         self._engine: Engine | None = None
@@ -125,17 +123,17 @@ class Gguf:
         )
 
     def answers(
-        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+        self, side: str, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal
     ) -> Iterator[tuple[Group, Generation]]:
         del side
         source, spent = self.identity(sampling), self.spent
         prompts = [group.prompt for group in groups]
         engine = self._open(prompts)
         # All at once share most; with a deadline the most valuable must come first.
-        window = None if brake.has_deadline else len(prompts)
-        brake.begun = time.monotonic()
+        window = None if stop_signal.has_deadline else len(prompts)
+        stop_signal.begun = time.monotonic()
         for result in engine.generate(
-            prompts, max_new_tokens=self.about.max_new_tokens, sampling=sampling, brake=brake, window=window
+            prompts, max_new_tokens=self.about.max_new_tokens, sampling=sampling, stop_signal=stop_signal, window=window
         ):
             group = groups[result.index]
             spent.n_answers += 1

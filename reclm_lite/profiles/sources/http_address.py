@@ -28,7 +28,7 @@ class Address:
 
 
 def read_address(url: str) -> Address:
-    """The base URL of a server. Raises InputError where it is none, or holds what must not be written down."""
+    """The base URL of a server. Raises InputError if it is none, or holds what must not be written down."""
     wanted = "expected the base URL of an OpenAI-compatible server, such as http://127.0.0.1:8080/v1"
     try:
         parts = urlsplit(url.strip())
@@ -64,7 +64,7 @@ def _is_loopback(hostname: str) -> bool:
 
 
 def read_key(address: Address) -> str:
-    """The key from the environment, or an empty text. Raises InputError where it would be sent readable for others."""
+    """The key from the environment, or an empty text. Raises InputError if it would be sent readable for others."""
     name = next((name for name in KEYS if name in os.environ), None)
     key = os.environ[name].strip() if name else ""
     if key and not (key.isascii() and key.isprintable() and " " not in key):
@@ -93,7 +93,7 @@ def proxy_for(address: Address) -> tuple[str, dict | None] | None:
         parts = None
     if parts is None or parts.scheme not in ("http", "https") or not parts.host:  # not repeated: it may hold a password
         raise InputError(
-            "expected the address of an http proxy in HTTPS_PROXY or HTTP_PROXY, found another: mend or unset it"
+            "expected the address of an http proxy in HTTPS_PROXY or HTTP_PROXY, found another: fix or unset it"
         )
     headers = urllib3.util.make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
     return parts._replace(auth=None, path=None, query=None, fragment=None).url, headers

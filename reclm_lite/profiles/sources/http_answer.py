@@ -2,7 +2,7 @@
 
 A body is JSON of bounded size, nesting and numbers before anything of it is looked at. Of a name that comes twice in an
 object the last counts, as in every JSON reader. Left out: HTTP (`http_chat`), the text's own form
-(`dialogue.templates`).
+(`prompts.answer`).
 """
 
 import json
@@ -17,7 +17,7 @@ MAX_DIGITS = 400  # of a number; the longest float written out has 309 before it
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered. n_prompt_tokens, n_new_tokens: as it counts them, None where it does not."""
+    """What a server answered. n_prompt_tokens, n_new_tokens: as it counts them, None if it does not."""
 
     text: str
     finish: str
@@ -57,7 +57,7 @@ def _inside(value: object) -> list:
 
 
 def read_reply(content: bytes, without_key: Callable[[str], str]) -> Reply:
-    """The answer in a body. Raises ValueError where there is none. without_key: cuts the key out of a text."""
+    """The answer in a body. Raises ValueError if there is none. without_key: cuts the key out of a text."""
     document = read_json(content)
     choices = document.get("choices") if isinstance(document, dict) else None
     if not isinstance(choices, list) or not choices:
@@ -83,7 +83,7 @@ def read_reply(content: bytes, without_key: Callable[[str], str]) -> Reply:
 
 
 def read_error(content: bytes, without_key: Callable[[str], str]) -> tuple[str, str]:
-    """(code or type, message) of an error, each empty where the server gives none; no key and no control characters in
+    """(code or type, message) of an error, each empty if the server gives none; no key and no control characters in
     it."""
     try:
         error = read_json(content)

@@ -157,7 +157,7 @@ class ChatClient:
     def _post(self, body: bytes, cut_off: Callable[[], bool]) -> tuple[int, Mapping[str, str], bytes, str]:
         """(status, headers, content, ""), or (0, {}, b"", why) where there was no answer that can be read.
 
-        Raises GivenUp where it was cut off, ModelError where the certificate does not hold.
+        Raises GivenUp if it was cut off, ModelError where the certificate does not hold.
         """
         import urllib3
         from urllib3 import exceptions
@@ -209,7 +209,7 @@ class ChatClient:
         return bytes(content)
 
     def _what_broke(self, error: Exception) -> str:
-        """What a person should know of an error of urllib3's. Raises ModelError where it will not pass."""
+        """What a person should know of an error of urllib3's. Raises ModelError if it will not pass."""
         from urllib3 import exceptions
 
         from .http_bounds import CONNECT_SECONDS
@@ -284,7 +284,7 @@ def _host_of(location: str) -> str:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or a date; None where it holds neither."""
+    """Seconds of a Retry-After header, which holds seconds or a date; None if it holds neither."""
     if value is None:
         return None
     try:

@@ -1,19 +1,16 @@
 """A GGUF model on every node of a Ray cluster, with the keys, and so the cache, of the local engine.
 
-Ray Data deals out batches of prompts: a Dataset of (row, prompt), `map_batches` over a pool of actors, one to a node,
-each of which opens the model once. Answers do not wait for the end of a batch: every worker hands over what it has, and
-learns of the brake, several times a second at a `Post`, a small actor beside the driver. A batch whose node is lost is
-given to another node by Ray; the post then says which of its rows are answered already. Left out: starting a cluster
-(docs/ray.md).
+Ray Data deals out batches of prompts: a Dataset of (row, prompt), `map_batches` over a pool of actors, one to a node
+(`ray_worker`), each of which opens the model once. The workers hand over answers at a `Mailbox`, a small actor beside
+the driver, and learn there whether to stop. If a node is lost, Ray gives its batch to another node; the mailbox then
+says which of its rows are answered already. Left out: starting a cluster (docs/ray.md).
 
-The only module that imports Ray, and only inside functions.
+Only this module and `ray_worker` import Ray, and only inside functions.
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
-import socket
 import tempfile
 import threading
 import time
@@ -21,141 +18,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
-from ...errors import ModelError, ReclmError
+from ...errors import ModelError
 from ...runtime import pick_threads
-from ..answers import Brake, Generation, Group, judge
-from ..constrain import FORM_VERSION
+from ..answers import Generation, Group, StopSignal, judge
 from ..sampling import Sampling
-from ..scheduler import Engine
+from ..slots import GenerationResult
 from ..store import prompt_key
-from ..worker import GenerationResult
 from .gguf import Gguf
-from .ray_post import Job, Post, batch_sizes, model_file
+from .ray_mailbox import Job, Mailbox, batch_sizes
+from .ray_worker import Worker, cpus_of, last_line
 
 log = logging.getLogger(__name__)
-
-HAND_OVER_SECONDS = 0.25  # between two visits of a worker to the post
-TAKE_SECONDS = 0.2  # that the driver waits at the post for news
-SLACK_SECONDS = 0.5  # from an answer on a node to the driver: both of the above
+TAKE_SECONDS = 0.2  # that the driver waits at the mailbox for news
+SLACK_SECONDS = 0.5  # HAND_OVER_SECONDS and TAKE_SECONDS: from an answer on a node to the driver
 MAX_FRUITLESS = 2  # rounds in a row without one answer
 STOP_SECONDS = 10.0
 WAIT_WARNING_SECONDS = 30.0
-
-
-class Worker:
-    """What Ray Data keeps on a node: the model, opened with the first batch.
-
-    It never raises: Ray would put its own traceback around the sentence. A failure goes to the post.
-    """
-
-    def __init__(self, post: Any, job: Job):
-        self._post, self._job = post, job
-        self._engine: Engine | None = None
-        self._node = node_name()
-
-    def __call__(self, batch: Any) -> dict[str, list[int]]:
-        """batch: a pyarrow Table of `row` and `prompt` (UTF-8). The answers go to the post; Ray Data gets their
-        number."""
-        import ray
-
-        try:
-            n = self._answer(batch["row"].to_pylist(), batch["prompt"].to_pylist())
-        except Exception as error:
-            sentence = str(error) if isinstance(error, ReclmError) else f"{type(error).__name__}: {error}"
-            ray.get(self._post.fail.remote(f"{self._node}: {sentence}"))
-            n = 0
-        return {"n_answers": [n]}
-
-    def _answer(self, rows: list[int], prompts: list[bytes]) -> int:
-        import ray
-
-        wanted, go_on = ray.get(self._post.begin.remote(self._node, rows))
-        if not go_on or not wanted:
-            return 0
-        text = dict(zip(rows, prompts))
-        engine, job, n = self._open(), self._job, 0
-        with self._courier() as (brake, results):
-            for result in engine.generate(
-                [text[row].decode() for row in wanted],
-                max_new_tokens=job.max_new_tokens,
-                sampling=job.sampling,
-                brake=brake,
-                window=None if job.in_order else len(wanted),
-            ):
-                results.append(dataclasses.replace(result, index=wanted[result.index]))
-                n += 1
-        return n
-
-    @contextlib.contextmanager
-    def _courier(self) -> Iterator[tuple[Brake, list[GenerationResult]]]:
-        """Carries what is appended to the list to the post, and the brake back, while answers are being made."""
-        import ray
-
-        brake, results, over = Brake(), [], threading.Event()
-
-        def carry() -> None:
-            n = len(results)  # more may be appended meanwhile
-            drain, stop = ray.get(self._post.hand_over.remote(self._node, results[:n], brake.seconds_each))
-            del results[:n]
-            if drain:
-                brake.drain.set()
-            if stop:
-                brake.stop.set()
-
-        def carry_on() -> None:
-            while not over.wait(HAND_OVER_SECONDS):
-                try:
-                    carry()
-                except ray.exceptions.RayError:  # the driver is gone
-                    brake.stop.set()
-                    return
-
-        thread = threading.Thread(target=carry_on, name="reclm-courier", daemon=True)
-        thread.start()
-        try:
-            yield brake, results
-        finally:
-            over.set()
-            thread.join()
-            carry()
-
-    def _open(self) -> Engine:
-        if self._engine is None:
-            import ray
-
-            job = self._job
-            here = (__version__, FORM_VERSION)
-            if here != job.versions:
-                raise ModelError(
-                    f"expected reclm-lite {job.versions[0]} as on the driver, found {here[0]}; install the same "
-                    "version on every node"
-                )
-            path = model_file(job, lambda offset: ray.get(self._post.chunk.remote(offset)))
-            node = ray.get_runtime_context().get_node_id()
-            declared = next((cpus_of(one) for one in ray.nodes() if one["NodeID"] == node), 1)
-            n_threads = job.n_threads or max(1, min(int(declared), pick_threads()))
-            self._engine = Engine(path, n_threads, job.n_slots, n_ctx=job.n_ctx, chat=job.chat)
-        return self._engine
-
-
-def node_name() -> str:
-    """This machine, for a message: name, address and the first digits of Ray's id."""
-    import ray
-
-    context = ray.get_runtime_context()
-    return f"node {socket.gethostname()} ({ray.util.get_node_ip_address()}, {context.get_node_id()[:8]})"
-
-
-def last_line(error: BaseException | None) -> str:
-    """Of Ray's errors, which hold the traceback of another process, the line that says what happened."""
-    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__ if error else "no reason given"
-
-
-def cpus_of(node: dict) -> float:
-    """What an alive node of `ray.nodes()` declares, else 0."""
-    return node["Resources"].get("CPU", 0.0) if node["Alive"] else 0.0
 
 
 class RayCluster(Gguf):
@@ -167,26 +45,26 @@ class RayCluster(Gguf):
         self._undo = contextlib.ExitStack()  # what `close` sets back
 
     def answers(
-        self, side: str, groups: Sequence[Group], sampling: Sampling, brake: Brake
+        self, side: str, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal
     ) -> Iterator[tuple[Group, Generation]]:
         del side
         ray = self._connect()
         about, spent, source = self.about, self.spent, self.identity(sampling)
-        job = self._job(groups, sampling, brake)
+        job = self._job(groups, sampling, stop_signal)
         nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         )
-        post = ray.remote(Post).options(num_cpus=0, scheduling_strategy=here).remote(job.path)
+        mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote(job.path)
         left = dict(enumerate(groups))
         seen: set[str] = set()
         n_fruitless = 0
         try:
-            while left and not (brake.drain.is_set() or brake.stop.is_set()):
+            while left and not (stop_signal.drain.is_set() or stop_signal.stop.is_set()):
                 n_before = len(left)
-                round_ = _Round(ray, post, job, left)
+                round_ = _Round(ray, mailbox, job, left)
                 try:
-                    for result in round_.results(brake, seen):
+                    for result in round_.results(stop_signal, seen):
                         group = left.pop(result.index)
                         spent.n_answers += 1
                         spent.n_prompt_tokens += result.n_prompt_tokens if result.finish != "too_long" else 0
@@ -226,9 +104,9 @@ class RayCluster(Gguf):
             ) from error
         finally:
             with contextlib.suppress(ray.exceptions.RayError):  # gone already
-                ray.kill(post)
+                ray.kill(mailbox)
 
-    def _job(self, groups: Sequence[Group], sampling: Sampling, brake: Brake) -> Job:
+    def _job(self, groups: Sequence[Group], sampling: Sampling, stop_signal: StopSignal) -> Job:
         about, settings = self.about, self._settings
         longest = max(len(self.tokenizer(group.prompt)) for group in groups)
         return Job(
@@ -242,7 +120,7 @@ class RayCluster(Gguf):
             about.wrap,
             about.max_new_tokens,
             sampling,
-            brake.has_deadline,
+            stop_signal.has_deadline,
         )
 
     def _connect(self) -> Any:
@@ -325,8 +203,8 @@ def _into_log(data: dict, ignore_prefix: bool = False) -> None:
 class _Round:
     """One Dataset over the prompts that are left, run to its end in a thread of its own."""
 
-    def __init__(self, ray: Any, post: Any, job: Job, left: dict[int, Group]):
-        self._ray, self._post = ray, post
+    def __init__(self, ray: Any, mailbox: Any, job: Job, left: dict[int, Group]):
+        self._ray, self._mailbox = ray, mailbox
         self.error: BaseException | None = None
         cpus = [n for n in map(cpus_of, ray.nodes()) if n >= 1]
         if not cpus:
@@ -341,7 +219,7 @@ class _Round:
         # again.
         self._answered = ray.data.from_arrow(list(_tables(rows, left, sizes))).map_batches(
             Worker,
-            fn_constructor_kwargs={"post": post, "job": job},
+            fn_constructor_kwargs={"mailbox": mailbox, "job": job},
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=self._cpus,
@@ -357,23 +235,25 @@ class _Round:
         except BaseException as error:  # told by who asks for results
             self.error = error
 
-    def results(self, brake: Brake, seen: set[str]) -> Iterator[GenerationResult]:
+    def results(self, stop_signal: StopSignal, seen: set[str]) -> Iterator[GenerationResult]:
         """Answers as they come; index: the row. seen: gets the nodes at work. Raises ModelError with a worker's own
         sentence."""
         warn_at = time.monotonic() + WAIT_WARNING_SECONDS
         while True:
-            ended = not self._thread.is_alive()  # before asking: what the last batch handed over is at the post by now
+            ended = (
+                not self._thread.is_alive()
+            )  # before asking: what the last batch handed over is at the mailbox by now
             wait = 0.0 if ended else TAKE_SECONDS
-            news = self._ray.get(self._post.take.remote(brake.drain.is_set(), brake.stop.is_set(), wait))
+            news = self._ray.get(self._mailbox.take.remote(stop_signal.drain.is_set(), stop_signal.stop.is_set(), wait))
             for node in sorted(set(news.nodes) - seen):
                 log.info("%s has begun", node)
             seen.update(news.nodes)
             if news.error:
                 raise ModelError(news.error)
             if news.seconds_each:
-                brake.seconds_each = news.seconds_each + SLACK_SECONDS
+                stop_signal.seconds_each = news.seconds_each + SLACK_SECONDS
             yield from news.results
-            if ended or brake.stop.is_set():
+            if ended or stop_signal.stop.is_set():
                 break
             if news.results:
                 warn_at = time.monotonic() + WAIT_WARNING_SECONDS
@@ -394,7 +274,7 @@ class _Round:
         if not self._thread.is_alive():
             return
         with contextlib.suppress(Exception):  # a cluster that is gone has stopped
-            self._ray.get(self._post.take.remote(True, True, 0.0), timeout=STOP_SECONDS)
+            self._ray.get(self._mailbox.take.remote(True, True, 0.0), timeout=STOP_SECONDS)
         self._thread.join(STOP_SECONDS)
 
 

@@ -20,6 +20,7 @@ from reclm_lite.convert.adapter import Adapter
 from reclm_lite.convert.checkpoint import Checkpoint
 from reclm_lite.convert.families import family_of
 from reclm_lite.convert.imatrix_file import read_imatrix
+from reclm_lite.convert.parity.plain_copies import model_settings, peft_settings
 from reclm_lite.convert.stored import read_header, read_tensor
 from reclm_lite.convert.vocab.spm_file import read_sentencepiece
 from reclm_lite.errors import ModelError
@@ -177,6 +178,8 @@ def adapter_seeds() -> list[bytes]:
         {"r": 1e308},
         {"use_rslora": True, "alpha_pattern": {"q": 10**30}},
         {"modules_to_save": [""]},
+        {"modules_to_save": ["((([a-z_.0-9]+)+)+)+!"]},
+        {"target_modules": "((([a-z_.0-9]+)+)+)+!", "exclude_modules": "(a*)*b", "layers_pattern": ["(a*)*b"]},
         {"rank_pattern": {"u|[]|\ud800-1]q": 9}},
     ):
         seeds.append(json.dumps(base | change).encode())
@@ -209,6 +212,8 @@ def adapter(data: bytes) -> str:
         assert found.rank("q") == 2
         assert np.isfinite(found.scale("q")) and found.scale("q") > 0
         found.is_saved_whole("model.q")
+        given = peft_settings(found)
+        assert given is not None and given["target_modules"] == ["q"] and {*given["rank_pattern"]} <= {"q"}
     except ModelError as error:
         return _refused(error)
     return "accepted"
@@ -263,6 +268,10 @@ def checkpoint_seeds() -> list[bytes]:
         json.dumps(base | {"architectures": ["LlamaForCausalLM"], "rope_scaling": scaling}).encode()
         for scaling in (yarn, llama3)
     ]
+    seeds += [
+        json.dumps(base | {"architectures": ["LlamaForCausalLM"]} | change).encode()
+        for change in ({"num_labels": 2_000_000_000}, {"max_position_embeddings": 2_000_000_000}, {"auto_map": {}})
+    ]
     return [
         *seeds,
         b"[" * 3000,
@@ -287,6 +296,7 @@ def checkpoint(data: bytes) -> str:
         values = family.hyperparameters(found.config, folder)
         assert all(np.isfinite(value) for value in values.values() if isinstance(value, float)), values
         family.renames(found.config, set(found.tensors))
+        assert not {"num_labels", "auto_map"} & model_settings(found.config).keys()
         for tensor in family.extra_tensors(found.config).values():
             assert np.isfinite(tensor).all()
     except ModelError as error:

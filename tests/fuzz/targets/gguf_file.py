@@ -9,7 +9,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-from gguf_made import MADE, STRING, U32, spoiled
+from gguf_made import MADE, STRING, U32, charsmap, spoiled, unigram
 from harness import Target
 
 from reclm_lite.errors import ModelError
@@ -104,6 +104,8 @@ def wrong() -> list[bytes]:
         ),
         llama.with_key("llama.rope.scaling.type", STRING, "x").data(),
         bert.with_key("bert.pooling_type", U32, 99).data(),
+        unigram(charsmap({ord("H"): ord("H") | 1 << 8 | 256 << 10, 256 ^ ord("H"): 1 << 31})).data(),
+        unigram(charsmap({ord("H"): ord("H") | 1 << 8 | 2048 << 10})).data(),  # aborts at the letter H alone
     ]
 
 

@@ -107,7 +107,7 @@ def profile_exchange(data: bytes) -> str:
 def workspace_toml(data: bytes) -> str:
     """A workspace.toml of somebody else's."""
     from reclm_lite.errors import ReclmError
-    from reclm_lite.report import facts, page
+    from reclm_lite.report import background, facts
     from reclm_lite.status import workspace_status
 
     ws, _ = _workspace()
@@ -121,7 +121,7 @@ def workspace_toml(data: bytes) -> str:
         manifest = (
             manifest if isinstance(manifest, dict) else {}
         )  # what the report shows is the artefact's: of JSON too
-        told = page._manifest(manifest) + "\n".join(facts._commands(ws, manifest))
+        told = background._manifest(manifest) + "\n".join(facts._commands(ws, manifest))
         assert "<script" not in told.lower()
         ws.set_config("data", {"name": "x"})
         assert ws.config == {**config, "data": {"name": "x"}} or any(value != value for value in _numbers(config))

@@ -9,11 +9,11 @@ from harness import Target
 
 from reclm_lite import chat_template
 from reclm_lite.convert.name_pattern import NamePattern
-from reclm_lite.dialogue.records import COMPACT, INSTRUCT
-from reclm_lite.dialogue.templates import MAX_PHRASE_CHARS, candidate_spans, format_profile, parse_profile, user_spans
 from reclm_lite.errors import InputError, ProfileFormatError
 from reclm_lite.profiles.answers import OK, judge
 from reclm_lite.profiles.sources.endpoint import answer_line
+from reclm_lite.prompts.answer import MAX_PHRASE_CHARS, format_profile, parse_profile
+from reclm_lite.prompts.forms import COMPACT, INSTRUCT, candidate_spans, user_spans
 from reclm_lite.types import ItemText
 
 PROFILE = b"User identity: film fans, parents, readers; User interests: space, old westerns, jazz."

@@ -102,7 +102,10 @@ def run(data: bytes) -> str:
     (root / name).write_bytes(data[1:])
     outside = root.with_name("outside")
     outside.write_text("mine")
-    checkpoint.read(root / CHECKPOINT, "made of this")
+    import numpy as np
+
+    start = checkpoint.State.start({"user_vectors": np.zeros((4, 2), np.float32)})
+    checkpoint.read(root / CHECKPOINT, "made of this", start, 5)
     try:
         with Workspace.open(root) as ws:
             workspace_status(ws)

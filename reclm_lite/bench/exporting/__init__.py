@@ -1,0 +1,1 @@
+"""`reclm bench export`: merging an adapter and writing GGUF, beside peft and llama.cpp's converter."""

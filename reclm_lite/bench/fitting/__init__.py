@@ -1,0 +1,1 @@
+"""`reclm bench fit`: training epochs, fits without training, and evaluation."""

@@ -1,0 +1,1 @@
+"""`reclm bench kernels`: each kernel beside scipy, torch, numba, implicit and numpy."""

@@ -1,0 +1,1 @@
+"""`reclm bench tune`: PPO beside TRL's PPOTrainer."""
