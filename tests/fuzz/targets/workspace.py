@@ -126,14 +126,29 @@ def run(data: bytes) -> str:
 
 
 def seeds() -> list[bytes]:
-    """Each file as it is; of the journal, which there is none of, one that names another file for SQLite to delete."""
+    """Each file as it is; of the journal, which there is none of, one that names another file for SQLite to delete; row
+    bounds that do not ascend, as unsigned numbers; and a database of a page that is its own child."""
     header = bytes.fromhex("d9d505f920a163d7").ljust(512, b"\0")
     journal = header + b"\x00\x04\x00\x01" + b"outside" + b"\x00\x00\x00\x07\x00\x00\x03\x0a" + header[:8]
     files = {name: template() / name for name in FILES}
-    return [
+    whole = [
         bytes([number]) + (path.read_bytes() if path.exists() else journal)
         for number, path in enumerate(files.values())
     ]
+    return [*whole, *map(_unsigned, whole[2:8]), _endless(whole[FILES.index("workspace.db")])]
+
+
+def _unsigned(seed: bytes) -> bytes:
+    """A safetensors file whose whole numbers of 64 bits are called unsigned, and whose ones are the largest of them."""
+    return seed.replace(b'"I64"', b'"U64"').replace((1).to_bytes(8, "little"), b"\xff" * 8)
+
+
+def _endless(seed: bytes) -> bytes:
+    """A database whose second page has itself as its only child."""
+    content = bytearray(seed)
+    start = 1 + int.from_bytes(content[17:19], "big")
+    content[start : start + 12] = b"\5\0\0\0\0\0\0\0" + (2).to_bytes(4, "big")
+    return bytes(content)
 
 
 TARGETS = (
