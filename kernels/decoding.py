@@ -15,19 +15,19 @@ BLOCK = 256  # columns
 
 @compiled(nogil=True)
 def fill_batch(
-    tokens,
-    n_known,
-    n_cached,
-    n_prompt,
-    n_batch,
-    max_chunk,
-    min_alongside,
-    batch_token,
-    batch_pos,
-    batch_seq,
-    batch_logits,
-    speaking,
-):
+    tokens: np.ndarray,
+    n_known: np.ndarray,
+    n_cached: np.ndarray,
+    n_prompt: np.ndarray,
+    n_batch: int,
+    max_chunk: int,
+    min_alongside: int,
+    batch_token: np.ndarray,
+    batch_pos: np.ndarray,
+    batch_seq: np.ndarray,
+    batch_logits: np.ndarray,
+    speaking: np.ndarray,
+) -> tuple[int, int]:
     """Choose what a step decodes: (n_tokens, n_speaking), the rest written into the last five arrays.
 
     tokens: int32 (n_slots, n_ctx). n_known, n_cached, n_prompt: int64 (n_slots,), tokens that are known, that are
@@ -84,7 +84,7 @@ def fill_batch(
 
 
 @compiled(nogil=True, fastmath={"nnan", "nsz"})  # no NaN: then the largest of a block is found in vector lanes
-def best_two(logits, best, gap):
+def best_two(logits: np.ndarray, best: np.ndarray, gap: np.ndarray) -> None:
     """best: int64 (n,), the column of each row's largest value, the first of equals; gap: float32 (n,), its lead over
     the next.
 
@@ -116,7 +116,16 @@ def best_two(logits, best, gap):
 
 
 @compiled(nogil=True)
-def pass_quickly(tokens, slots, is_plain, n_chars, n_spaces, chars_left, spaces_left, is_quick):
+def pass_quickly(
+    tokens: np.ndarray,
+    slots: np.ndarray,
+    is_plain: np.ndarray,
+    n_chars: np.ndarray,
+    n_spaces: np.ndarray,
+    chars_left: np.ndarray,
+    spaces_left: np.ndarray,
+    is_quick: np.ndarray,
+) -> int:
     """Which tokens only go on with a phrase that has room for them; takes the room. Returns how many do not.
 
     tokens, slots: int64 (n,). is_plain: int8, n_chars, n_spaces: int32, by token. chars_left, spaces_left: int32, by

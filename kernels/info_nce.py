@@ -69,7 +69,7 @@ def _blas() -> ThreadpoolController:
 
 
 @compiled()
-def _exp_rows(scores, highest, norms, bits):
+def _exp_rows(scores: np.ndarray, highest: np.ndarray, norms: np.ndarray, bits: np.ndarray) -> None:
     """Each row of scores becomes exp(scores - its highest); the highest and the row's sum are written out."""
     rows, width = scores.shape
     for i in range(rows):
@@ -83,7 +83,7 @@ def _exp_rows(scores, highest, norms, bits):
 
 
 @compiled(fastmath=REASSOCIATE)
-def _sum(values):
+def _sum(values: np.ndarray) -> np.float32:
     total = np.float32(0)
     for j in range(len(values)):
         total += values[j]
@@ -91,7 +91,7 @@ def _sum(values):
 
 
 @compiled(fastmath=REASSOCIATE | {"nnan"})
-def _highest(values):
+def _highest(values: np.ndarray) -> np.float32:
     top = values[0]
     for j in range(len(values)):
         top = max(top, values[j])
@@ -99,7 +99,7 @@ def _highest(values):
 
 
 @compiled(parallel=True)
-def _info_nce(z1, z2, block):
+def _info_nce(z1: np.ndarray, z2: np.ndarray, block: int) -> tuple[float, np.ndarray, np.ndarray]:
     """Sum of log(sum_j exp(z1_i . z2_j)) and its gradients; a block of z1's rows at a time, z2's columns shared out."""
     n, dim = z1.shape
     m = len(z2)
