@@ -17,10 +17,14 @@ quickstart: install
 
 install: $(VENV)/package.stamp
 
-# Style and layout of the source; `ruff check --fix` and `ruff format` repair most of what it finds.
+# Style, layout and type hints of the source; `ruff check --fix` and `ruff format` repair most of what ruff finds.
+# mypy checks links in build/types, laid out as the package is installed: kernels/ and convert/ are part of reclm_lite.
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	rm -rf build/types && mkdir -p build/types/reclm_lite
+	cd build/types/reclm_lite && ln -s ../../../reclm_lite/* ../../../kernels ../../../convert .
+	$(VENV)/bin/mypy
 
 # The suite runs against the installed package: `--import-mode=importlib` in pyproject.toml keeps this folder off sys.path.
 # One worker for each core; a file's tests stay in one worker, since they share fixtures. In the order of their names: xdist's

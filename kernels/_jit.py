@@ -7,6 +7,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
@@ -24,14 +25,16 @@ SMALL = 100_000
 
 log = logging.getLogger(__name__)
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-def compiled(**options: object) -> Callable[[Callable], Callable]:
+
+def compiled(**options: object) -> Callable[[F], F]:
     """numba.njit with machine code cached on disk, beside the package or in the user's cache folder.
 
     If neither is writable (a read-only installation, no home folder), numba would fail; then every process compiles.
     """
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: F) -> F:
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError as error:
@@ -58,7 +61,7 @@ _MIX2 = np.uint64(0x94D049BB133111EB)
 
 
 @compiled(inline="always")
-def splitmix(counter):
+def splitmix(counter: np.uint64) -> np.uint64:
     """splitmix64 of a counter: uint64 -> uint64 (Steele et al., OOPSLA 2014)."""
     z = counter * _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _MIX1
@@ -67,7 +70,7 @@ def splitmix(counter):
 
 
 @compiled(inline="always")
-def below(bits, n):
+def below(bits: np.uint64, n: np.uint64) -> np.uint64:
     """A number in [0, n) from 64 random bits, n < 2**32: the high half of a product, without division."""
     return ((bits >> np.uint64(32)) * n) >> np.uint64(32)
 
@@ -83,7 +86,7 @@ _ONE = np.float32(1)
 
 
 @compiled()
-def exp_at_most_zero(values, bits):
+def exp_at_most_zero(values: np.ndarray, bits: np.ndarray) -> None:
     """values = exp(values) in place, for float32 values <= 0; relative error below 2e-7 (polynomial of Cephes' expf).
 
     Values below -87 give exp(-87) = 1.6e-38. bits: int32 scratch of at least the same length. NaN stays NaN.

@@ -199,7 +199,7 @@ def finite(name: str, array: np.ndarray) -> None:
         raise InputError(f"{name}: expected finite numbers, found {array[at]} at {at}")
 
 
-def call(function: Callable[..., int], what: str, *arguments) -> None:
+def call(function: Callable[..., int], what: str, *arguments: int | float | None) -> None:
     """Call a function of the library and raise the exception of its status."""
     raise_for_status(function(*arguments), what)
 

@@ -13,19 +13,19 @@ BLOCK = 256  # columns
 
 @compiled(nogil=True)
 def fill_batch(
-    tokens,
-    n_known,
-    n_cached,
-    n_prompt,
-    n_batch,
-    max_chunk,
-    min_alongside,
-    batch_token,
-    batch_pos,
-    batch_seq,
-    batch_logits,
-    speaking,
-):
+    tokens: np.ndarray,
+    n_known: np.ndarray,
+    n_cached: np.ndarray,
+    n_prompt: np.ndarray,
+    n_batch: int,
+    max_chunk: int,
+    min_alongside: int,
+    batch_token: np.ndarray,
+    batch_pos: np.ndarray,
+    batch_seq: np.ndarray,
+    batch_logits: np.ndarray,
+    speaking: np.ndarray,
+) -> tuple[int, int]:
     """Fill the batch of one decoding step; returns (n_tokens, n_speaking) and writes the last five arrays.
 
     tokens: int32 (n_slots, n_ctx). n_known, n_cached, n_prompt: int64 (n_slots,), number of tokens known, decoded so
@@ -81,8 +81,8 @@ def fill_batch(
     return total, n_speaking
 
 
-@compiled(nogil=True, fastmath={"nnan", "nsz"})  # no NaN: lets LLVM vectorize the maximum of a block
-def best_two(logits, best, gap):
+@compiled(nogil=True, fastmath={"nnan", "nsz"})  # no NaN: then the largest of a block is found in vector lanes
+def best_two(logits: np.ndarray, best: np.ndarray, gap: np.ndarray) -> None:
     """Write each row's argmax (ties to the lower column) to best, and its lead over the second largest value to gap.
 
     logits: float32 (n, n_columns), n_columns >= 2, no NaN. best: int64 (n,). gap: float32 (n,).
@@ -113,7 +113,16 @@ def best_two(logits, best, gap):
 
 
 @compiled(nogil=True)
-def pass_quickly(tokens, slots, is_plain, n_chars, n_spaces, chars_left, spaces_left, is_quick):
+def pass_quickly(
+    tokens: np.ndarray,
+    slots: np.ndarray,
+    is_plain: np.ndarray,
+    n_chars: np.ndarray,
+    n_spaces: np.ndarray,
+    chars_left: np.ndarray,
+    spaces_left: np.ndarray,
+    is_quick: np.ndarray,
+) -> int:
     """Find tokens that merely continue a phrase with room for them; returns how many tokens do not.
 
     tokens, slots: int64 (n,). is_plain: int8, n_chars, n_spaces: int32, by token. chars_left, spaces_left: int32, by

@@ -67,7 +67,7 @@ def _blas() -> ThreadpoolController:
 
 
 @compiled()
-def _exp_rows(scores, highest, norms, bits):
+def _exp_rows(scores: np.ndarray, highest: np.ndarray, norms: np.ndarray, bits: np.ndarray) -> None:
     """Replace each row of scores by exp(row - max(row)); writes the maximum and the sum of each row."""
     rows, width = scores.shape
     for i in range(rows):
@@ -81,7 +81,7 @@ def _exp_rows(scores, highest, norms, bits):
 
 
 @compiled(fastmath=REASSOCIATE)
-def _sum(values):
+def _sum(values: np.ndarray) -> np.float32:
     total = np.float32(0)
     for j in range(len(values)):
         total += values[j]
@@ -89,7 +89,7 @@ def _sum(values):
 
 
 @compiled(fastmath=REASSOCIATE | {"nnan"})
-def _highest(values):
+def _highest(values: np.ndarray) -> np.float32:
     top = values[0]
     for j in range(len(values)):
         top = max(top, values[j])
@@ -97,7 +97,7 @@ def _highest(values):
 
 
 @compiled(parallel=True)
-def _info_nce(z1, z2, block):
+def _info_nce(z1: np.ndarray, z2: np.ndarray, block: int) -> tuple[float, np.ndarray, np.ndarray]:
     """Sum of log(sum_j exp(z1_i . z2_j)) and its gradients, by blocks of z1's rows, z2's rows split over threads."""
     n, dim = z1.shape
     m = len(z2)

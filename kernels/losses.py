@@ -6,6 +6,8 @@ item are added in the batch's order, by the thread that owns the item.
 Left out: layers and optimizers, and InfoNCE (info_nce.py).
 """
 
+from collections.abc import Iterable
+
 import numba
 import numpy as np
 
@@ -72,7 +74,15 @@ def ranking_loss(
     return float(losses.sum())
 
 
-def _check_batch(users, positives, negatives, user_vectors, item_vectors, item_bias, relu_dim) -> None:
+def _check_batch(
+    users: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    user_vectors: np.ndarray,
+    item_vectors: np.ndarray,
+    item_bias: np.ndarray,
+    relu_dim: int,
+) -> None:
     """Validate indices and shapes: the compiled loops do not check bounds."""
     wanted = (
         ("users", users, np.int32, 1),
@@ -104,7 +114,7 @@ def _check_batch(users, positives, negatives, user_vectors, item_vectors, item_b
             raise InputError(f"{name}: expected ids within [{least}, {n}), found {ids.min()} to {ids.max()}")
 
 
-def _check_targets(pairs: tuple) -> None:
+def _check_targets(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
     """Validate (gradient, value) pairs: writable float32 gradients of the same shapes."""
     for target, of in pairs:
         if not isinstance(target, np.ndarray):
@@ -115,7 +125,7 @@ def _check_targets(pairs: tuple) -> None:
 
 
 @compiled(fastmath=REASSOCIATE)
-def _score(user, item, n_dot):
+def _score(user: np.ndarray, item: np.ndarray, n_dot: int) -> np.float32:
     """user . item over the first n_dot columns, plus max(user + item, 0) over the others."""
     total = np.float32(0)
     for d in range(n_dot):
@@ -126,7 +136,7 @@ def _score(user, item, n_dot):
 
 
 @compiled()
-def _add_pull(target, weight, user, item, n_dot):
+def _add_pull(target: np.ndarray, weight: np.float32, user: np.ndarray, item: np.ndarray, n_dot: int) -> None:
     """target += weight * gradient of the score with respect to `user`; for the item, exchange `user` and `item`."""
     for d in range(n_dot):
         target[d] += weight * item[d]
@@ -135,7 +145,7 @@ def _add_pull(target, weight, user, item, n_dot):
 
 
 @compiled()
-def _weigh(margins, bits, is_bpr, scale):
+def _weigh(margins: np.ndarray, bits: np.ndarray, is_bpr: bool, scale: float) -> float:
     """Replace margins s_j - s_pos by d loss / d s_j; returns the row's scaled loss. Skipped margins are -inf."""
     m = len(margins)
     total = 0.0
@@ -175,7 +185,20 @@ def _weigh(margins, bits, is_bpr, scale):
 
 
 @compiled()
-def _one_row(is_bpr, scale, copy, user, positive, negatives, item_vectors, item_bias, n_dot, weights, pull, bits):
+def _one_row(
+    is_bpr: bool,
+    scale: float,
+    copy: np.ndarray,
+    user: np.ndarray,
+    positive: int,
+    negatives: np.ndarray,
+    item_vectors: np.ndarray,
+    item_bias: np.ndarray,
+    n_dot: int,
+    weights: np.ndarray,
+    pull: np.ndarray,
+    bits: np.ndarray,
+) -> tuple[float, np.float32]:
     """One row of a batch: (its loss, the sum of its weights).
 
     Writes d loss / d s_j to weights, d loss / d user to pull, and the user's vector to copy.
@@ -205,22 +228,22 @@ def _one_row(is_bpr, scale, copy, user, positive, negatives, item_vectors, item_
 
 @compiled(parallel=True)
 def _ranking_loss(
-    is_bpr,
-    users,
-    positives,
-    negatives,
-    user_vectors,
-    item_vectors,
-    item_bias,
-    d_items,
-    d_bias,
-    n_dot,
-    weights,
-    taken,
-    losses,
-    pulls,
-    mine,
-):
+    is_bpr: bool,
+    users: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    user_vectors: np.ndarray,
+    item_vectors: np.ndarray,
+    item_bias: np.ndarray,
+    d_items: np.ndarray,
+    d_bias: np.ndarray,
+    n_dot: int,
+    weights: np.ndarray,
+    taken: np.ndarray,
+    losses: np.ndarray,
+    pulls: np.ndarray,
+    mine: np.ndarray,
+) -> None:
     """Write each row's loss and user gradient (pulls); add to the gradients of items and biases."""
     n, m = negatives.shape
     scale = 1.0 / (n * m) if is_bpr else 1.0 / n
@@ -249,7 +272,7 @@ def _ranking_loss(
 
 
 @compiled()
-def _add_rows(target, rows, values):
+def _add_rows(target: np.ndarray, rows: np.ndarray, values: np.ndarray) -> None:
     for at in range(len(rows)):
         one, other = target[rows[at]], values[at]
         for d in range(len(one)):
@@ -257,7 +280,9 @@ def _add_rows(target, rows, values):
 
 
 @compiled()
-def _by_item(positives, negatives, weights, taken, n_items):
+def _by_item(
+    positives: np.ndarray, negatives: np.ndarray, weights: np.ndarray, taken: np.ndarray, n_items: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The batch's pairs sorted by item, rows ascending: starts (n_items + 1,), rows and d loss / d score (n_pairs,).
 
     Then each item's gradient is summed in one place, from user vectors that fit the cache, without scattered writes.
@@ -285,7 +310,18 @@ def _by_item(positives, negatives, weights, taken, n_items):
 
 
 @compiled()
-def _add_pushes(first, last, starts, rows, pushes, users, item_vectors, d_items, d_bias, n_dot):
+def _add_pushes(
+    first: int,
+    last: int,
+    starts: np.ndarray,
+    rows: np.ndarray,
+    pushes: np.ndarray,
+    users: np.ndarray,
+    item_vectors: np.ndarray,
+    d_items: np.ndarray,
+    d_bias: np.ndarray,
+    n_dot: int,
+) -> None:
     """Add the gradients of items first to last: sums of pushes * d score / d item vector."""
     for item in range(first, last):
         for at in range(starts[item], starts[item + 1]):

@@ -111,7 +111,15 @@ def _factors(step: int, lr: float) -> tuple[np.float32, np.float32]:
 
 
 @compiled(parallel=True)
-def _adam(value, grad, first, second, lr, fix, decay):
+def _adam(
+    value: np.ndarray,
+    grad: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    lr: np.float32,
+    fix: np.float32,
+    decay: np.float32,
+) -> None:
     n = len(value)
     for chunk in numba.prange((n + _CHUNK - 1) // _CHUNK):
         begin, end = chunk * _CHUNK, min((chunk + 1) * _CHUNK, n)
@@ -119,14 +127,31 @@ def _adam(value, grad, first, second, lr, fix, decay):
 
 
 @compiled(parallel=True)
-def _adam_rows(value, rows, grad, first, second, lr, fix, decay):
+def _adam_rows(
+    value: np.ndarray,
+    rows: np.ndarray,
+    grad: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    lr: np.float32,
+    fix: np.float32,
+    decay: np.float32,
+) -> None:
     for at in numba.prange(len(rows)):
         row = rows[at]
         _move(value[row], grad[at], first[row], second[row], lr, fix, decay)
 
 
 @compiled()
-def _move(value, grad, first, second, lr, fix, decay):
+def _move(
+    value: np.ndarray,
+    grad: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    lr: np.float32,
+    fix: np.float32,
+    decay: np.float32,
+) -> None:
     for i in range(len(value)):
         g = grad[i] + decay * value[i]
         m = _B1 * first[i] + _REST1 * g

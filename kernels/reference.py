@@ -47,7 +47,7 @@ def select(
     """As `native.select`: ids int32 and scores, both (n_rows, k), best first, ties to the lower id."""
     allowed = np.zeros(scores.shape, bool)
     allowed[:, slice(None) if candidates is None else candidates] = True
-    if seen_indptr is not None:
+    if seen_indptr is not None and seen_indices is not None:
         for row in range(len(scores)):
             allowed[row, seen_indices[seen_indptr[row] : seen_indptr[row + 1]]] = False
     allowed &= scores > -np.inf

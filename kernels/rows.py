@@ -32,7 +32,9 @@ def add_scaled_rows(
 
 
 @compiled(parallel=True)
-def _add_scaled_rows(out, scale, rows, total, weight):
+def _add_scaled_rows(
+    out: np.ndarray, scale: np.ndarray, rows: np.ndarray, total: np.ndarray, weight: np.float32
+) -> None:
     for row in numba.prange(len(out)):
         for d in range(out.shape[1]):
             value = out[row, d] + scale[row] * rows[row, d]

@@ -55,7 +55,7 @@ def sample_negatives(
 
 
 @compiled(inline="always")
-def _place(values, begin, end, wanted):
+def _place(values: np.ndarray, begin: int, end: int, wanted: int) -> int:
     """Lower bound: the first index in ascending values[begin:end] with a value >= `wanted`; end if there is none."""
     while begin < end:
         middle = (begin + end) // 2
@@ -67,7 +67,9 @@ def _place(values, begin, end, wanted):
 
 
 @compiled(parallel=True)
-def _sample(users, indptr, indices, pool, n_negatives, seed):
+def _sample(
+    users: np.ndarray, indptr: np.ndarray, indices: np.ndarray, pool: np.ndarray, n_negatives: int, seed: np.uint64
+) -> np.ndarray:
     n, n_pool = len(users), np.uint64(len(pool))
     out = np.empty((n, n_negatives), np.int32)
     base = splitmix(splitmix(seed + np.uint64(1)))
@@ -90,7 +92,7 @@ def _sample(users, indptr, indices, pool, n_negatives, seed):
 
 
 @compiled()
-def _by_rank(indices, begin, end, pool, bits):
+def _by_rank(indices: np.ndarray, begin: int, end: int, pool: np.ndarray, bits: np.uint64) -> np.int32:
     """A uniform draw from the pool's items that are not in indices[begin:end]; -1 if there are none."""
     left = len(pool)
     last = np.int32(-1)
@@ -114,6 +116,6 @@ def _by_rank(indices, begin, end, pool, bits):
 
 
 @compiled()
-def _is_in(values, wanted):
+def _is_in(values: np.ndarray, wanted: int) -> bool:
     place = _place(values, 0, len(values), wanted)
     return place < len(values) and values[place] == wanted

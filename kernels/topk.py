@@ -94,7 +94,15 @@ def topk(
     ids, scores = np.empty((n_users, width_k), np.int32), np.empty((n_users, width_k), np.float32)
     n_threads = threads(n_threads)
 
-    def run(users, seen_indptr, seen_indices, ids, scores, n_kept, unsure):
+    def run(
+        users: np.ndarray,
+        seen_indptr: np.ndarray | None,
+        seen_indices: np.ndarray | None,
+        ids: np.ndarray,
+        scores: np.ndarray,
+        n_kept: int,
+        unsure: np.ndarray | None,
+    ) -> None:
         call(
             function("reclm_topk", *[I64] * 6, I32, *[POINTER] * 9, I32),
             "topk",
