@@ -1,4 +1,4 @@
-"""`workspace.toml`: read with a bound on its size, replaced atomically."""
+"""Reads `workspace.toml` with a bound on its size, and replaces it atomically."""
 
 import tomllib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ MAX_TOML_BYTES = 4 << 20  # an import writes some kilobytes
 
 
 def read_toml(path: Path) -> dict:
-    """The content of workspace.toml: sections alone."""
+    """The content of workspace.toml: sections only."""
     try:
         with open(path, "rb") as handle:
             content = handle.read(MAX_TOML_BYTES + 1)
@@ -22,7 +22,7 @@ def read_toml(path: Path) -> dict:
             if not isinstance(section, dict):
                 raise ValueError(f"expected a section [{name[:40]}], found {name[:40]} = {section!r:.40}")
         return config
-    except (ValueError, RecursionError) as error:  # ValueError: also of bytes that are no UTF-8, and of endless numbers
+    except (ValueError, RecursionError) as error:  # ValueError: also invalid UTF-8 and huge integers
         raise WorkspaceError(
             f"{path} cannot be used ({error}): correct it, or empty the file (the data set is kept elsewhere)"
         ) from error
