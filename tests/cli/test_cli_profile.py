@@ -167,7 +167,7 @@ def test_resume_refuses_another_file_under_the_name_of_the_model(root, tmp_path)
     write_tiny_llama(path, n_ctx=1024, seed=7)
     told = profile_users(root, "--resume", expect=1)
     assert f"SHA-256 {begun.model_sha256[:12]}" in told and "without --resume" in told
-    profile_users(root, "--resume", "--model", path, "--limit", 1)  # named anew, it is meant
+    profile_users(root, "--resume", "--model", path, "--limit", 1)  # named again, so it is used
     assert cut_short(root).model_sha256 not in (None, begun.model_sha256)
 
 
@@ -302,7 +302,7 @@ def shown_on_a_terminal(code: str, n_columns: int) -> str:
         while part := os.read(ours, 65536):
             parts.append(part)
     except OSError:
-        pass  # how Linux tells that the other end was closed
+        pass  # how Linux reports that the other end was closed
     finally:
         os.close(ours)
     assert run.wait(60) == 0

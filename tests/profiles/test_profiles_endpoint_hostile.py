@@ -28,7 +28,7 @@ from reclm_lite.profiles.sources.http_chat import ChatClient, GivenUp, RateLimit
 GOOD = "User identity: cook, gardener, parent; User interests: herbs, soups, tools"
 KEY = "sk-not-for-anybody-else-0123456789"
 LONG_SECONDS = 60.0  # that the server would go on
-MUCH_LESS_SECONDS = 20.0  # that the client may take on a busy machine; it is told to take 0.3
+MUCH_LESS_SECONDS = 20.0  # the client may take on a busy machine; its limit is 0.3
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
@@ -458,7 +458,7 @@ def test_the_line_of_an_answer_of_a_million_pieces_is_found(piece):
     assert is_right and is_whole == (piece == "<")
 
 
-# -- where things go, and what is told --------------------------------------------------
+# -- output and messages --------------------------------------------------
 
 
 def test_a_redirect_cannot_end_a_run_with_an_unexpected_error_nor_show_the_key(serve, monkeypatch):
