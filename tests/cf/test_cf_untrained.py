@@ -1,4 +1,4 @@
-"""Models that need no training: one known answer for all, each one's formula, settings on validation, bad input."""
+"""Untrained models: a known answer for all, the formula of each, settings from validation, bad input."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The parity gate passes what says the same and refuses what does not, each damage by itself."""
+"""The parity check passes equivalent files and refuses every kind of damage."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Quantization is llama.cpp's to the byte, reports what does not fit, and never leaves half a file."""
+"""Quantization equals llama.cpp's byte for byte, reports fallbacks, and never leaves a partial file."""
 
 import logging
 import os

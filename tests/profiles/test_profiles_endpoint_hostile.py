@@ -1,4 +1,4 @@
-"""A hostile server: it is slow at every point of HTTP, sends without end, and answers what no server should."""
+"""A hostile server: slow at every point of HTTP, endless, and with invalid answers."""
 
 import contextlib
 import gzip
