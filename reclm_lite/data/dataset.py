@@ -101,7 +101,7 @@ def save_split(ws: Workspace, split: Split, *, inputs: dict[str, str]) -> str:
 
 
 def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
-    """Read the split. Raises MissingArtefactError if there is none, or (fresh) where it is stale."""
+    """Read the split. Raises MissingArtefactError if there is none, or (fresh) if it is stale."""
     made_by = f"reclm split -w {ws.argument}"
     if fresh:
         ws.require_fresh("matrices/split", made_by=made_by)
