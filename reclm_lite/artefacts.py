@@ -1,15 +1,14 @@
-"""Artefacts: files of arrays with what they were made from, and with the lists of ids that number their rows.
+"""Artefacts: files of arrays with their provenance and the digests of the id lists that number their rows.
 
 A safetensors file whose header holds, as JSON under the key `reclm`:
 
     fingerprint   of arrays, settings, inputs and ids (32 hex digits)
     inputs        name -> fingerprint of each artefact that it was made from
-    ids           "users" and "items" -> digest of the list of ids by which its rows or columns are numbered
+    ids           "users" and "items" -> digest of the list of ids that numbers its rows or columns
     params        settings; created, made_by, seconds
 
-Row 7 means a person only together with a list of ids, so an artefact is opened beside its own lists alone
-(`Workspace.load`).
-Left out: which file belongs to which stage, and what makes it anew (workspace.py and the stages).
+A row number means a person only together with a list of ids, so `Workspace.load` refuses an artefact of other lists.
+Left out: which stage makes which file, and the command that makes it again (workspace.py and the stages).
 """
 
 import hashlib
@@ -26,20 +25,20 @@ import numpy as np
 
 from . import memory
 
-# The artefact that an import brings; the row of `meta` of this name holds the fingerprint of the one that counts.
+# The artefact that an import writes; the row of `meta` with this name holds the fingerprint of the valid one.
 INTERACTIONS = "matrices/interactions"
 COMMITTED = "interactions"
 SIDES = ("users", "items")
-# Artefacts that are numbered by one list alone; all others are by both.
+# Artefacts numbered by one list of ids; all others are numbered by both.
 _NUMBERED_BY = {
     "vectors/items": ("items",),
     "vectors/item_profiles": ("items",),
     "vectors/user_profiles": ("users",),
     "matrices/neighbors": ("users",),
 }
-# `models/lightgcn+users`: what a header names as an input is a file of this workspace and none elsewhere.
+# Such as `models/lightgcn+users`. A header names inputs; the pattern allows no path outside the workspace.
 _NAME = re.compile(r"(matrices|vectors|models)/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}")
-# Far above what names and settings take; the header is read before anything is known of the file.
+# Far more than names and settings need. A bound, because the header is read before anything is known about the file.
 _MAX_HEADER_BYTES = 16 << 20
 _MAX_INPUTS = 64  # of one artefact; models with profiles are made of six
 _ASK_FOR_MEMORY_BYTES = 64 << 20
@@ -47,7 +46,7 @@ _ASK_FOR_MEMORY_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Artefact:
-    """Arrays of one file with what they were made from."""
+    """The arrays of one file with their provenance."""
 
     name: str
     arrays: dict[str, np.ndarray]
@@ -58,7 +57,7 @@ class Artefact:
 
 
 def numbered_by(name: str) -> tuple[str, ...]:
-    """Which lists of ids number the rows and columns of artefact `name`: "users", "items" or both."""
+    """The lists of ids that number the rows and columns of artefact `name`: "users", "items" or both."""
     return _NUMBERED_BY.get(name, SIDES)
 
 
@@ -68,8 +67,7 @@ def is_name(name: object) -> bool:
 
 
 def ids_digest(data_set: str, ids: Iterable[str]) -> str:
-    """SHA-256 (32 hex digits) of a list of ids, in its order. data_set: tells apart data in which the same id means
-    another."""
+    """SHA-256 (32 hex digits) of a list of ids, in order. data_set: tells apart data sets that share ids."""
     digest = hashlib.sha256()
     for one in itertools.chain([data_set], ids):
         data = one.encode("utf-8", errors="surrogatepass")
@@ -95,15 +93,15 @@ def artefact_fingerprint(
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write a safetensors file. Raises OSError if the system refuses, such as on a full disk."""
+    """Write a safetensors file. Raises OSError if the system fails, such as on a full disk."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     path.touch()
-    mode = path.stat().st_mode  # what the user's umask allows; the library makes files for the owner alone
+    mode = path.stat().st_mode  # by the user's umask; the library would create it readable by the owner only
     try:
         save_file(dict(arrays), path, metadata=metadata)
-    except SafetensorError as error:  # which tells the system's error in words alone
+    except SafetensorError as error:  # contains the system's error only as text
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
@@ -112,12 +110,11 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[st
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a safetensors file. Raises ValueError or OSError if it cannot be read, or is larger than the
-    memory that is free."""
+    """All arrays of a safetensors file. Raises ValueError or OSError if it is unreadable or exceeds free memory."""
     size = path.stat().st_size
     if size > _ASK_FOR_MEMORY_BYTES and size > (
         free := memory.available_bytes()
-    ):  # a file of holes takes no disk, but memory
+    ):  # a sparse file takes no disk space, but memory
         raise ValueError(f"it has {memory.in_units(size)}, and {memory.in_units(free)} of memory are available")
     from safetensors import SafetensorError, safe_open
 
@@ -126,15 +123,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {key: handle.get_tensor(key) for key in handle.keys()}
     except MemoryError as error:
         raise ValueError("it takes more memory than is available") from error
-    except (SafetensorError, KeyError, TypeError, AttributeError) as error:  # the latter for dtypes that NumPy lacks
+    except (SafetensorError, KeyError, TypeError, AttributeError) as error:  # AttributeError: a dtype that NumPy lacks
         raise ValueError(str(error)) from error
 
 
 def checked(arrays: Mapping[str, np.ndarray], name: str, dtype: type, *shape: int | None) -> np.ndarray:
-    """The array `name`, which must have this dtype and shape (None: any length) and, of floats, be finite. Raises
-    ValueError.
+    """The array `name`. Raises ValueError unless it has this dtype and shape (None: any length) and finite floats.
 
-    What comes after trusts its arrays: kernels and SciPy read and write where indices and shapes tell them to.
+    Later code does not check again: kernels and SciPy access memory by these indices and shapes.
     """
     array = arrays.get(name)
     if array is None:
@@ -178,9 +174,9 @@ def whole_numbers(name: str, array: np.ndarray, n: int) -> np.ndarray:
 
 
 def read_provenance(path: Path) -> dict:
-    """What an artefact's header says of it, without reading its arrays.
+    """The provenance in an artefact's header, without reading its arrays.
 
-    Raises ValueError if the header is not that of an artefact or the file is not of the length that it tells.
+    Raises ValueError if the header is not that of an artefact, or the file's length does not match the header.
     """
     with open(path, "rb") as handle:
         start = handle.read(8)

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and what a file's content hashes to.
+"""Atomic writes of files and folders, locks, and SHA-256 of files.
 
 A folder may come from somebody else, so no file is opened to write through a symbolic link of a name that is known in
 advance, and none that is in a workspace behind a link (own_paths.py).
@@ -42,8 +42,7 @@ def _sha256_of(path: Path, size_bytes: int, mtime_ns: int, ctime_ns: int) -> str
 
 
 def is_own_file(path: Path) -> bool:
-    """Whether `path` is a regular file itself: no link, which may lead anywhere, and no pipe or device, which may never
-    end."""
+    """Whether `path` is a regular file: no link, which may lead anywhere, and no pipe or device, which may not end."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -93,8 +92,10 @@ def _no_file(path: Path) -> WorkspaceError:
 
 
 def lock_file(path: Path) -> IO[str] | None:
-    """`path`, opened and locked until it is closed; None where another process has it. Raises WorkspaceError if it
-    is a link."""
+    """Open `path` and lock it until it is closed; None if another process holds the lock.
+
+    Raises WorkspaceError if it is a symbolic link.
+    """
     file = open_to_append(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +106,7 @@ def lock_file(path: Path) -> IO[str] | None:
 
 
 def _open_device(path: Path) -> int:
-    """A device or pipe to write to. Raises WorkspaceError for a pipe that nobody begins to read within two seconds."""
+    """Open a device or pipe for writing. Raises WorkspaceError if a pipe has no reader within two seconds."""
     for _ in range(20):
         try:
             handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -121,7 +122,7 @@ def _open_device(path: Path) -> int:
 
 @contextlib.contextmanager
 def atomic_path(path: Path, *, named_by_user: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it onto `path` only if the block succeeds.
+    """Yield a temporary path beside `path`; rename it to `path` only if the block succeeds.
 
     named_by_user: a device or a pipe, such as /dev/stdout, is not replaced by a file: what the block wrote is copied
     into it.
@@ -154,10 +155,9 @@ def atomic_path(path: Path, *, named_by_user: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a path beside `folder` to fill; it becomes `folder`, in place of one that is there, only if the block
-    succeeds.
+    """Yield a new folder beside `folder`; it replaces `folder` only if the block succeeds.
 
-    For one process at a time: what a kill left of an earlier try is thrown away by the next.
+    For one process at a time: leftovers of a killed process are deleted.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     remove_folder(partial)
@@ -181,7 +181,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or the renames and deletions in a folder, last through a power failure."""
+    """Flush a file's content, or a folder's renames and deletions, to disk, so that they survive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,20 +1,18 @@
-"""Forgetting people: a workspace without them, in which everything else works on.
+"""Removes people from a workspace and keeps everything else usable.
 
-Their rows leave the database and every artefact (user_rows.py knows where they are); users with higher indices move
-down by one. What was up to date stays so: artefacts are rewritten in the order in which they depend on each other, and
-the new fingerprint replaces the old one wherever it is recorded. An artefact is deleted, and the command that makes it
-again is named, if it is of an unknown kind, if it is damaged, or if its rows belong to another list of users than the
-present one. So people whom an import has already removed from the data can be forgotten as well: everything made from
-earlier data is deleted.
+Their rows are deleted from the database and from every artefact (user_rows.py lists where they are); users with higher
+indices move down. Up-to-date artefacts stay up to date: they are rewritten in order of dependency, and the new
+fingerprint replaces the old one wherever it is recorded. An artefact is deleted, and the command that makes it again is
+named, if its kind is unknown, if it is damaged, or if its rows belong to another list of users than the present one. So
+people whom an import has already removed can be forgotten as well: everything made from earlier data is deleted.
 
-All or nothing, also at a kill: the new files lie under temporary names, then one transaction changes the database and
-stores the plan of renames and deletions, then `Workspace.finish_forgetting` does them; whoever opens the workspace
-next, or writes in it, finishes what is left. At the end the database is written anew, so that no free page holds what
-was deleted.
+Atomic, even if the process is killed: new files get temporary names, one transaction changes the database and stores
+the plan of renames and deletions, then `Workspace.finish_forgetting` carries it out. The next process that opens the
+workspace finishes what is left. Finally the database is rewritten, so that no free page contains deleted rows.
 
-Left out: what a fit has learned from people (weights, counts), which only another fit removes; the file that was
-imported, which lies outside; and whatever a symbolic link leads to, since nothing outside the workspace is touched. The
-summary names them.
+Left out: what a fit has learned from people (weights, counts), which only another fit removes; the imported source
+file, which lies outside; and the targets of symbolic links, since nothing outside the workspace is changed. The summary
+names them.
 """
 
 import contextlib
@@ -40,26 +38,26 @@ from .workspace import REPLACEMENTS, Workspace
 from .workspace_toml import write_toml
 
 NEIGHBORS = "matrices/neighbors"
-# What an import that was killed leaves behind (data/dataset.py).
+# What a killed import leaves behind (data/dataset.py).
 _LEFT_OVER = ("matrices/interactions-next",)
 
 
 def forget_user(ws: Workspace, user_id: str, *, dry_run: bool = False) -> ForgetSummary:
-    """`forget_users` for one."""
+    """`forget_users` for one user."""
     return forget_users(ws, [user_id], dry_run=dry_run)
 
 
 def forget_users(ws: Workspace, user_ids: Iterable[str], *, gone: bool = False, dry_run: bool = False) -> ForgetSummary:
-    """Remove people, in one pass, from interactions, profiles, vectors, models and all else that a workspace holds.
+    """Remove people, in one pass, from interactions, profiles, vectors, models and everything else in a workspace.
 
-    gone: also remove everybody who was in earlier data and is not in the present data. dry_run: only report what would
-    be removed. Raises InputError, and removes nothing, for an id that is not in the data if nothing of earlier data is
-    left, and if no user would be left.
+    gone: also remove everybody who was in earlier data but is not in the present data. dry_run: only report what would
+    be removed. Raises InputError, and removes nothing, if no user would be left, or for an id that is not in the data
+    (unless files of earlier data exist).
     """
     ids = list(dict.fromkeys(str(user_id) for user_id in user_ids))
     if not ids and not gone:
         raise InputError("expected the id of a user, found none: name whom to forget")
-    with ws.writing(own_folders=False):  # it follows no links, and says which it left
+    with ws.writing(own_folders=False):  # it follows no links, and reports those it left
         return _Forgetting(ws, ids, dry_run).run()
 
 
@@ -126,7 +124,7 @@ class _Forgetting:
                 return summary
             self._change_database()
         except BaseException:
-            if ws.get_meta(FORGETTING) is None:  # else the plan is committed and needs them
+            if ws.get_meta(FORGETTING) is None:  # otherwise the committed plan needs them
                 for temporary in self.renamed:
                     temporary.unlink(missing_ok=True)
             raise
@@ -143,12 +141,12 @@ class _Forgetting:
     # -- artefacts -----------------------------------------------------------------
 
     def _artefacts(self) -> None:
-        """Write every artefact again, inputs before what is made of them."""
+        """Rewrite every artefact, inputs before what was made from them."""
         ws = self.ws
         try:
-            load_interactions(ws)  # finishes an import that was killed
+            load_interactions(ws)  # finishes a killed import
         except WorkspaceError:
-            pass  # missing or damaged: dealt with like any other file below
+            pass  # missing or damaged: handled like any other file below
         found = {}
         for folder in ARRAY_FOLDERS:
             if (ws.root / folder).is_symlink():
@@ -189,7 +187,7 @@ class _Forgetting:
     def _is_of_these_users(self, name: str, found: dict[str, dict], fresh: list[str], of_these_users: set[str]) -> bool:
         """Whether an artefact's rows belong to the users in the database.
 
-        An artefact of an older version does not record its list of ids: then its inputs decide, or else its date.
+        An artefact of an older version does not record its list of ids; then its inputs or its date decide.
         """
         if name == INTERACTIONS:
             return found[name]["fingerprint"] == self.ws.get_meta(COMMITTED)
@@ -204,7 +202,9 @@ class _Forgetting:
         inputs = {key: self.renewed.get(value, value) for key, value in provenance["inputs"].items()}
         if not self.gone or (not has_rows_of_users(name) and inputs == provenance["inputs"]):
             return
-        before = ws.load(name, made_by=ws.command_for(name), any_ids=True).arrays  # whose rows they are is known here
+        before = ws.load(
+            name, made_by=ws.command_for(name), any_ids=True
+        ).arrays  # whose rows these are is already known
         arrays, params = remove_users(name, before, params, self.remaining)
         if name == "vectors/user_profiles":
             params = self._profile_params(params)
@@ -228,8 +228,7 @@ class _Forgetting:
                 write_arrays(path, arrays, {"reclm": json.dumps(after)})
 
     def _profile_params(self, params: dict) -> dict:
-        """The digest of the profiles that remain, where the vectors were of the present profiles; else the old one,
-        still stale."""
+        """The params with the digest of the remaining profiles; unchanged, hence still stale, if they were stale."""
         rows = usable_profiles(self.ws, "user")
         if params.get("profiles_digest") != profiles_digest(rows):
             return params
@@ -247,8 +246,7 @@ class _Forgetting:
         self.summary.deleted.append(Deleted(path.relative_to(self.ws.root).as_posix(), reason, command))
 
     def _manifest(self) -> None:
-        """workspace.toml names users in one place, those that the demo shows, and keeps the fingerprint of the
-        interactions."""
+        """Update workspace.toml: the users that the demo shows, and the fingerprint of the interactions."""
         config = self.ws.config
         data = config.get("data", {})
         named = data["manifest"].pop(NAMES_USERS, None) if isinstance(data.get("manifest"), dict) else None
@@ -276,11 +274,11 @@ class _Forgetting:
         )
 
     def _change_database(self) -> None:
-        """Everything at once, the plan for the files included."""
+        """Change the database and store the plan for the files, in one transaction."""
         db, gone = self.ws.db, {"gone": json.dumps(self.gone)}
         plan = {
             "rename": [[path.relative_to(self.ws.root).as_posix() for path in pair] for pair in self.renamed.items()],
-            "empty": ["reports"],  # by folder: a report's name may be anybody's
+            "empty": ["reports"],  # the whole folder: a report's name may be a user's
             "delete": [
                 deleted.path
                 for deleted in self.summary.deleted
@@ -292,14 +290,14 @@ class _Forgetting:
         db.execute("PRAGMA secure_delete=ON")
         db.execute(
             "PRAGMA synchronous=FULL"
-        )  # the renames that follow must not outlive the transaction at a power failure
+        )  # after a power failure, the renames must not exist without the transaction
         try:
             db.execute("BEGIN IMMEDIATE")
             db.execute("DELETE FROM users WHERE user_idx IN (SELECT value FROM json_each(:gone))", gone)
             db.execute(f"DELETE FROM profiles WHERE {_OF_GONE}", gone)
             db.execute(f"DELETE FROM uses WHERE {_OF_GONE}", gone)
             db.execute("DELETE FROM generations WHERE prompt_key NOT IN (SELECT prompt_key FROM uses)")
-            # Ascending, so that the new place is always free.
+            # In ascending order, so that the new index is always free.
             db.executemany("UPDATE users SET user_idx=? WHERE user_idx=?", moved)
             db.executemany("UPDATE profiles SET idx=? WHERE side='user' AND idx=?", moved)
             db.executemany("UPDATE uses SET idx=? WHERE side='user' AND idx=?", moved)
@@ -328,8 +326,7 @@ def _inputs_first(depends: dict[str, list[str]]) -> list[str]:
 
 
 def _has_earlier_data(ws: Workspace) -> bool:
-    """Whether there is anything of people who are no longer in the data: an import says so, or an artefact has rows of
-    others."""
+    """Whether files of people who left the data may exist: an import records it, or an artefact has rows of others."""
     if ws.get_meta(LEFT_BEHIND) is not None:
         return True
     told: dict = {}
@@ -343,7 +340,7 @@ def _has_earlier_data(ws: Workspace) -> bool:
                 if "ids" not in ws.provenance(name, made_by="") and ws.stale_inputs(name, told):
                     return True
             except WorkspaceError:
-                return True  # damaged: nothing tells whose rows it has
+                return True  # damaged: whose rows it has is unknown
     return False
 
 

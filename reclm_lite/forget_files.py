@@ -13,14 +13,14 @@ from .workspace import DIALOGUES, Workspace
 ARRAY_FOLDERS = ("matrices", "vectors", "models")
 _TUNE_RUN, _TUNE_SAMPLES = "run.json", "samples.jsonl"  # of a run of `reclm tune`
 _DIALOGUES = ("sft.jsonl", "preference.jsonl", "rl.jsonl")
-_LIBRARY_TEMPORARY = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # what safetensors leaves beside a file when it is killed
+_LIBRARY_TEMPORARY = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # temporary file of safetensors, left by a kill
 _OWN_FILES = ("workspace.db", "workspace.db-wal", "workspace.db-shm", "workspace.toml", ".lock")
 
 
 def other_files(ws: Workspace, rewritten: Iterable[Path]) -> tuple[list[Deleted], list[Remains]]:
-    """(files to delete: reports, dialogues, checkpoints, temporary files; sentences on links and foreign files)
+    """(files to delete, sentences on links and foreign files that stay).
 
-    rewritten: temporary files of this pass, which stay.
+    Reports, dialogues, checkpoints and temporary files are deleted. rewritten: temporary files of this pass, to keep.
     """
     deleted: list[Deleted] = []
     remains: list[Remains] = []
@@ -37,9 +37,7 @@ def other_files(ws: Workspace, rewritten: Iterable[Path]) -> tuple[list[Deleted]
     tuned_files = tuned | {folder.with_name(f"{folder.name}-base") for folder in tuned}  # of models from scratch
     for path in sorted(ws.root.rglob("*")):
         relative = path.relative_to(ws.root)
-        if (
-            path.is_symlink() and relative.parts[0] != "reports"
-        ):  # in that folder links are deleted, not what they lead to
+        if path.is_symlink() and relative.parts[0] != "reports":  # there links are deleted, but not their targets
             continue
         if relative.is_relative_to(DIALOGUES):
             if not path.is_dir():

@@ -1,7 +1,7 @@
-"""The plan of a `reclm forget`: renames and deletions of files, stored with the transaction that it belongs to.
+"""The plan of a `reclm forget`: renames and deletions of files, stored in the transaction that it belongs to.
 
-forget.py writes the plan into the table `meta`, `Workspace.finish_forgetting` carries it out, also after a kill. A
-workspace may come from somebody else: a plan names paths inside the workspace, or they are left alone.
+forget.py writes the plan into the table `meta`; `Workspace.finish_forgetting` carries it out, even after a kill. A
+workspace may come from somebody else, so paths outside the workspace are ignored.
 """
 
 import json
@@ -21,7 +21,7 @@ NOTHING_LEFT: Mapping[str, list] = {"rename": [], "empty": [], "delete": []}
 
 
 def read_plan(text: str, db_path: Path) -> dict[str, list]:
-    """A stored plan; an empty one (logged) for a text that is none."""
+    """A stored plan; an empty one, with a log message, if the text is not a valid plan."""
     try:
         plan = json.loads(text)
         pairs = all(len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in plan["rename"])
@@ -34,7 +34,7 @@ def read_plan(text: str, db_path: Path) -> dict[str, list]:
 
 
 def carry_out(plan: Mapping[str, list], root: Path, folders: Iterable[str]) -> None:
-    """Do the renames and deletions of a plan; every step may be done twice. folders: of the workspace, to sync."""
+    """Carry out the renames and deletions of a plan; idempotent. folders: of the workspace, to sync."""
     for source, target in plan["rename"]:
         pair = path_inside(root, source), path_inside(root, target)
         if all(pair) and is_own_file(pair[0]):
@@ -62,7 +62,7 @@ def carry_out(plan: Mapping[str, list], root: Path, folders: Iterable[str]) -> N
 def path_inside(root: Path, name: str) -> Path | None:
     """The path `name` of the workspace `root`, which may not exist; None (logged) if it leads outside (`..`, a link).
 
-    A link as the last part is inside: it is the link that is renamed or deleted, not what it points to.
+    A link as the last part counts as inside: the link itself is renamed or deleted, not its target.
     """
     try:
         parts = Path(name).parts if b"\0" not in os.fsencode(name) else ()

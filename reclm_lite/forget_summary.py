@@ -1,4 +1,4 @@
-"""The summary of a `reclm forget`: what it removed, what may still reveal the people, and the commands against that."""
+"""The summary of a `reclm forget`: what it removed, what may still reveal the people, and commands to fix that."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,7 +9,7 @@ from .workspace import Workspace
 
 @dataclass(frozen=True)
 class Deleted:
-    """A file that is deleted instead of rewritten without the person. command: makes it again; may be empty."""
+    """A file that is deleted, not rewritten. command: the command that makes it again, or empty."""
 
     path: str
     reason: str
@@ -18,7 +18,7 @@ class Deleted:
 
 @dataclass(frozen=True)
 class Remains:
-    """A sentence on what may still reveal a forgotten person, and the commands that make it again without them."""
+    """A sentence on something that may still reveal a forgotten person, and commands that make it without them."""
 
     text: str
     commands: list[str] = field(default_factory=list)
@@ -28,9 +28,9 @@ class Remains:
 class ForgetSummary:
     """What was removed or, with dry_run, would be removed.
 
-    users: ids that were in the data. not_in_data: ids that were asked for but are only in earlier data, if anywhere.
+    users: ids that were in the data. not_in_data: requested ids that are, if anywhere, in earlier data only.
     n_interactions, n_profiles: of these users. n_generations: made for them alone. n_unknown_generations: generations
-    with no record of whom they were made for. n_neighbor_lists: lists of other users that contained them.
+    without a record of whom they were made for. n_neighbor_lists: lists of other users that contained them.
     """
 
     users: list[str]
@@ -51,7 +51,7 @@ class ForgetSummary:
 
 
 def add_remains(ws: Workspace, summary: ForgetSummary, fit_commands: Mapping[str, str]) -> None:
-    """Add to `summary` what a pass leaves behind. fit_commands: model artefact -> the command that fits it again."""
+    """Add to `summary` what a pass could not remove. fit_commands: model artefact -> the command that fits it again."""
     w = f"-w {ws.argument}"
     plain = [command for name, command in fit_commands.items() if "+" not in name]
     with_profiles = [command for name, command in fit_commands.items() if "+" in name]
@@ -89,7 +89,7 @@ def add_remains(ws: Workspace, summary: ForgetSummary, fit_commands: Mapping[str
 
 
 def fit_command(ws: Workspace, name: str, params: dict) -> str:
-    """The command that fits a model again, with the settings it has."""
+    """The command that fits a model again with the same settings."""
     preset = str(params.get("preset", "default")).rstrip("*")
     overridden = params.get("overridden")
     words = [ws.command_for(name)] + [f"--preset {shell_word(preset)}"] * (preset != "default")

@@ -1,4 +1,4 @@
-"""The machine's memory: how much this process may still take, how much it has, how much it had at most."""
+"""Memory of this process and the machine: available bytes, resident bytes, peak resident bytes."""
 
 import resource
 import sys
@@ -8,14 +8,14 @@ from .errors import ModelError
 
 
 def available_bytes() -> int:
-    """What this process may still take: the least of the machine's, the control group's and the process's own limit."""
+    """Bytes this process can still allocate: the minimum over the machine, the control group and RLIMIT_AS."""
     limits = [_meminfo(), *_cgroup(), *_address_space()]
     found = [limit for limit in limits if limit is not None]
     return max(0, min(found)) if found else 2**62
 
 
 def require(need: int, what: str, remedy: str, *, available: int | None = None) -> str:
-    """A line about memory for the log. Raises ModelError, with `remedy`, where `need` bytes are not to be had."""
+    """A log line about memory. Raises ModelError, with `remedy`, if `need` bytes are not available."""
     have = available_bytes() if available is None else available
     if need > have:
         raise ModelError(
@@ -26,7 +26,7 @@ def require(need: int, what: str, remedy: str, *, available: int | None = None) 
 
 
 def in_units(n_bytes: int) -> str:
-    """`n_bytes` in MB or GB, for people."""
+    """`n_bytes` in MB or GB, for display."""
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{max(n_bytes / 1e6, 1):.0f} MB"
 
 
@@ -41,8 +41,9 @@ def _meminfo() -> int | None:
 
 
 def _cgroup(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Limit less use of the process's control group and of those above it, of version 2 or 1; page cache that can be
-    taken back does not count as use. In a container its own group stands at the root.
+    """Limit minus usage of the process's control group (version 1 or 2) and of its ancestors.
+
+    Reclaimable page cache does not count as usage. In a container the process's own group is the root.
     """
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
@@ -74,7 +75,7 @@ def _cgroup(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cg
 
 
 def _address_space() -> list[int]:
-    """RLIMIT_AS less what the process has mapped."""
+    """RLIMIT_AS minus the mapped address space."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft == resource.RLIM_INFINITY:
         return []
@@ -86,12 +87,12 @@ def _address_space() -> list[int]:
 
 
 def resident_bytes() -> int:
-    """What this process holds in memory now (where the system does not tell: what it held at most)."""
+    """Resident bytes of this process now; the peak on systems that do not report the current value."""
     return _status("VmRSS") or peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:
-    """The most that this process has held in memory so far (on Linux: since `clear_refs` was last written)."""
+    """Peak resident bytes of this process (on Linux: since `clear_refs` was last written)."""
     found = _status("VmHWM")
     if found is not None:
         return found

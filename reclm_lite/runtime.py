@@ -1,9 +1,9 @@
-"""The only place where llama.cpp is loaded, and the owners of what it allocates.
+"""Loads llama.cpp (the only module that does) and owns what it allocates.
 
-llama.cpp trusts its input, its log goes to stderr, and every model and context must be freed by hand. Here a file
-is proved whole before llama.cpp sees it (`check_gguf`), a foreign one is tried in a process of its own (`Probe`), the
-log is silenced but its last error lines go into the exception, and `Model` and `Context` free what they own. Left out:
-sampling, batching and pooling, which belong to the callers.
+llama.cpp trusts its input, logs to stderr, and needs every model and context to be freed explicitly. Here a file is
+validated before llama.cpp sees it (`check_gguf`), a foreign one is first loaded in a separate process (`Probe`), the
+log is silenced except that its last error lines go into the exception, and `Model` and `Context` free what they own.
+Left out: sampling, batching and pooling, which belong to the callers.
 """
 
 import collections
@@ -31,13 +31,13 @@ from reclm_lite.threads import MOST_OF_LLAMA_CPP, check_threads, prove_threads
 __all__ = ["GgufSummary", "TensorInfo", "check_gguf"]  # part of this module's interface
 
 _ERROR_LEVEL = 4  # enum ggml_log_level
-# The word before and the number behind are bounded: a line of the log may hold a model's name, which may be anything.
+# Words and numbers have bounded lengths: a log line may contain a model's name, which may be anything.
 _BUFFER_SIZE = re.compile(rb"(\w{1,9}) buffer size = {1,20}(\d{1,9}(?:\.\d{1,6})?) MiB")
-_buffer_bytes: collections.Counter[str] = collections.Counter()  # what llama.cpp has said of its buffers, by kind
+_buffer_bytes: collections.Counter[str] = collections.Counter()  # buffer sizes by kind, from llama.cpp's log
 _error_lines: collections.deque[str] = collections.deque(maxlen=6)
 _keep_alive: list[Any] = []  # the log callback: C holds a pointer to it until the process ends
 
-_KV_INT, _KV_STR, _KV_STR_BYTES = 0, 3, 127  # enum llama_model_kv_override_type; room for a string without its NUL
+_KV_INT, _KV_STR, _KV_STR_BYTES = 0, 3, 127  # enum llama_model_kv_override_type; the longest string, without its NUL
 
 
 def pick_threads(n_threads: int | None = None) -> int:
@@ -74,7 +74,7 @@ def llama_lib() -> ModuleType:
 
 @functools.cache
 def _row_to_half() -> Any:
-    """ggml's conversion of a row to float16 by the processor's own instruction; None in a library without it."""
+    """ggml's conversion of a row to float16 by a hardware instruction; None if the library lacks it."""
     convert = getattr(llama_lib()._lib, "ggml_cpu_fp32_to_fp16", None)
     if convert is not None:
         convert.argtypes, convert.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None
@@ -82,9 +82,9 @@ def _row_to_half() -> Any:
 
 
 def single_to_half(values: np.ndarray) -> np.ndarray:
-    """float32 -> float16 of the same shape, to nearest, ties to even, too large to infinity.
+    """float32 -> float16 of the same shape, rounded to nearest, ties to even; overflow gives infinity.
 
-    The bits are those of numpy's cast, which is several times slower, but for those within a NaN.
+    The bits equal NumPy's cast, which is several times slower, except for NaN payloads.
     """
     convert = _row_to_half()
     if convert is None:
@@ -102,14 +102,13 @@ def last_errors() -> str:
 
 
 def clear_errors() -> None:
-    """Forgets the error lines kept so far, so that a later message holds only its own."""
+    """Discard the error lines kept so far, so that a later message contains only its own."""
     _error_lines.clear()
 
 
 @contextmanager
 def _new_buffers() -> Iterator[dict[str, int]]:
-    """The bytes of the buffers that llama.cpp allocates within, by kind ("model", "KV", "compute", "output"), as its
-    log says."""
+    """Yield bytes of buffers allocated within the block, by kind ("model", "KV", "compute", "output"), from the log."""
     before, found = _buffer_bytes.copy(), {}
     yield found
     found.update(_buffer_bytes - before)
@@ -117,15 +116,15 @@ def _new_buffers() -> Iterator[dict[str, int]]:
 
 @contextmanager
 def long_call() -> Iterator[list[int]]:
-    """Around a call of llama.cpp: forgets earlier errors, and holds back signals until the call is over.
+    """Wrap a call of llama.cpp: discard earlier errors, and delay signals until the call returns.
 
-    Python handles a signal wherever its code runs next. Within a call that is a callback, from which no exception
-    gets out: a Ctrl-C would be printed and forgotten. Yields the list of the signals held back so far.
+    Python handles a signal wherever Python code runs next. During the call that is a callback, from which exceptions
+    cannot propagate: a Ctrl-C would be printed and lost. Yields the list of the signals delayed so far.
     """
     clear_errors()
     held_back: list[int] = []
     handlers = {}
-    if threading.current_thread() is threading.main_thread():  # elsewhere no signal is handled
+    if threading.current_thread() is threading.main_thread():  # other threads handle no signals
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             if callable(handler):
@@ -136,15 +135,15 @@ def long_call() -> Iterator[list[int]]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if held_back:  # even after an exception, lest a Ctrl-C is forgotten
+        if held_back:  # even after an exception, so that no Ctrl-C is lost
             handlers[held_back[0]](held_back[0], None)
 
 
 class Model:
-    """A model that llama.cpp has loaded, and its vocabulary. Frees it in `close()`; contexts close first.
+    """A model loaded by llama.cpp, and its vocabulary. `close()` frees its contexts, then the model.
 
-    foreign: it is tried in a process of its own first, unless it came with the package or has passed before.
-    buffer_bytes: of the weights, by kind of buffer, as llama.cpp's log told (empty where it told nothing).
+    foreign: load it in a separate process first, unless it came with the package or has passed before.
+    buffer_bytes: of the weights, by kind of buffer, from llama.cpp's log (empty if the log has no such line).
     """
 
     def __init__(
@@ -185,7 +184,7 @@ class Model:
 
     @property
     def handle(self) -> Any:
-        """The `llama_model *`; refuses once closed."""
+        """The `llama_model *`; raises an error once closed."""
         if self._handle is None:
             raise ModelError(f"the model {self.path} has been closed")
         return self._handle
@@ -196,7 +195,7 @@ class Model:
 
     @property
     def n_ctx_train(self) -> int:
-        # Where the vocabulary alone is loaded, llama.cpp knows no context.
+        # With only the vocabulary loaded, llama.cpp reports no training context.
         return self.lib.llama_model_n_ctx_train(self.handle) or int(
             self.gguf.metadata.get(f"{self.gguf.architecture}.context_length", 0)
         )
@@ -210,8 +209,11 @@ class Model:
         return file_sha256(self.path)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool = False) -> list[int]:
-        """Token ids of `text`. `add_special` adds BOS/EOS or [CLS]/[SEP] as the vocabulary asks;
-        `parse_special` reads special tokens written in the text, which text from users must not be able to do."""
+        """Token ids of `text`.
+
+        add_special: add BOS/EOS or [CLS]/[SEP] as the vocabulary requires. parse_special: recognize special tokens
+        written in the text; never for text from users.
+        """
         assert self.handle
         raw = text.encode("utf-8", errors="replace")
         room = len(raw) + 8
@@ -225,7 +227,7 @@ class Model:
             room = -n
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes of one token; those of special tokens only if `special`. May be part of a character."""
+        """The bytes of one token, possibly part of a character. Special tokens are empty unless `special`."""
         assert self.handle
         room = 64
         while True:
@@ -257,10 +259,10 @@ class Model:
 class Context:
     """A llama.cpp context. `params` are fields of `llama_context_params`; `n_threads` sets both thread counts.
 
-    cb_eval: called as cb_eval(address of a ggml_tensor, ask) -> bool for the nodes of each graph; False where `ask` is
-    false ends the computation. It must not raise: ctypes would print the exception and forget it.
+    cb_eval: called as cb_eval(address of a ggml_tensor, ask) -> bool for the nodes of each graph; returning False with
+    `ask` false ends the computation. It must not raise: ctypes would print the exception and drop it.
 
-    buffer_bytes: what it allocated, by kind ("KV", "compute", "output"), as llama.cpp's log told.
+    buffer_bytes: allocated bytes by kind ("KV", "compute", "output"), from llama.cpp's log.
 
     A context must not be used from two threads at once; two contexts over one model may.
     """
@@ -304,7 +306,7 @@ class Context:
 
     @property
     def handle(self) -> Any:
-        """The `llama_context *`; refuses once closed."""
+        """The `llama_context *`; raises an error once closed."""
         if self._handle is None:
             raise ModelError(f"the context over {self.model.path} has been closed")
         return self._handle
@@ -323,7 +325,7 @@ class Context:
 
 
 def load_model(path: Path, **options: Any) -> Model:
-    """Checks a GGUF file and loads it; `options` as for `Model`."""
+    """Check a GGUF file and load it. options: those of `Model`."""
     return Model(path, **options)
 
 
@@ -338,13 +340,13 @@ def quantize_file(
     metadata: Mapping[str, int | str] | None = None,
     max_buf_size: int = 0,
 ) -> None:
-    """llama.cpp's own quantization of a GGUF file; `ftype` is its number for the type. Writes `out` in place.
+    """Quantize a GGUF file with llama.cpp; ftype: its number of the type. Writes `out` directly, not atomically.
 
-    requantize: allow a source that is quantized already.
+    requantize: allow a source that is already quantized.
     imatrix: tensor name -> importance of each column, float32 (n_matrices * n_columns,).
-    metadata: keys to set in `out`; a text is cut at 127 bytes, as llama.cpp has room for no more.
-    max_buf_size: bytes of one tensor's rows in work at once; 0 is llama.cpp's default (8 GiB).
-    Raises ModelError if llama.cpp refuses. A Ctrl-C is raised when llama.cpp returns.
+    metadata: keys to set in `out`; text is cut at llama.cpp's limit of 127 bytes.
+    max_buf_size: bytes of one tensor's rows processed at once; 0 is llama.cpp's default (8 GiB).
+    Raises ModelError if llama.cpp fails. A Ctrl-C is raised when llama.cpp returns.
     """
     prove_threads(check_threads(n_threads, ModelError), ModelError)
     with Probe(check_gguf(source)) as probe:
@@ -354,7 +356,7 @@ def quantize_file(
     params.ftype, params.nthread, params.allow_requantize = ftype, n_threads, requantize
     params.max_buf_size = max_buf_size or params.max_buf_size
     if imatrix:
-        # One more entry of zeros ends each of these arrays.
+        # An additional zero entry terminates each of these arrays.
         entries = (lib.llama_model_imatrix_data * (len(imatrix) + 1))()
         for entry, (name, values) in zip(entries, imatrix.items(), strict=False):
             if values.dtype != np.float32 or not values.flags.c_contiguous:

@@ -1,13 +1,13 @@
-"""A workspace: one directory that holds a project's whole state.
+"""A workspace: one directory that holds the whole state of a project.
 
     workspace.toml   configuration and the data manifest
     workspace.db     SQLite (WAL): users, items, profiles, generations, jobs, runs
     matrices/ vectors/ models/   arrays as safetensors, provenance in the header
-    reports/         what was made for people
+    reports/         reports as HTML
 
-An array file ("artefact", artefacts.py) is stale when an input changed, or an input of an input; one whose rows are of
-other users or items than the present ones is never opened. Files appear by atomic rename only; one process writes at a
-time (`Workspace.writing`). This module leaves out what the artefacts mean: the stages know.
+An array file ("artefact", artefacts.py) is stale if an input, or an input of an input, has changed. An artefact whose
+rows belong to other users or items than the present ones is never opened. Files are written by atomic rename; one
+process writes at a time (`Workspace.writing`). Left out: the meaning of artefacts, which the stages define.
 """
 
 import contextlib
@@ -45,9 +45,9 @@ from .writer_lock import take_lock
 log = logging.getLogger(__name__)
 
 FOLDERS = ("matrices", "vectors", "models", "llm", "reports")
-# Dialogues to tune with: histories of people, so `reclm forget` deletes what lies there.
+# Dialogues for tuning contain people's histories, so `reclm forget` deletes the files there.
 DIALOGUES = "llm/dialogues"
-# The row of `meta` that counts how often `import --replace` has put other data in the place of these.
+# The row of `meta` that counts how often `import --replace` has replaced the data.
 REPLACEMENTS = "replacements"
 
 
@@ -69,7 +69,7 @@ class Workspace:
         self._ids: tuple[tuple[int, int], dict[str, str]] | None = None
         self.db, self._no_space = open_database(self.root, self.db_path)
         plan = self.get_meta(FORGETTING)
-        if plan is not None:  # a kill came between: half of the files may still be the old ones
+        if plan is not None:  # `reclm forget` was killed: some files may still be the old ones
             try:
                 with self.writing(own_folders=False):
                     pass
@@ -77,18 +77,18 @@ class Workspace:
                 if not isinstance(error, WorkspaceError) or any(read_plan(plan, self.db_path).values()):
                     self.close()
                     raise
-                # Another process works here, and all that is left to do is wiping the database.
+                # Another process is working here, and only wiping the database is left to do.
 
     @property
     def argument(self) -> str:
-        """The folder as a word of a shell command, for messages that name the next command."""
+        """The folder, quoted as a shell argument, for messages that name the next command."""
         return shell_word(self.root)
 
     # -- life ------------------------------------------------------------------
 
     @classmethod
     def create(cls, root: Path) -> "Workspace":
-        """Make an empty workspace. Raises WorkspaceError if `root` exists and is not empty."""
+        """Create an empty workspace. Raises WorkspaceError if `root` exists and is not empty."""
         root = Path(root)
         if (root / "workspace.toml").exists():
             raise WorkspaceError(
@@ -113,7 +113,7 @@ class Workspace:
 
     @classmethod
     def open(cls, root: Path) -> "Workspace":
-        """Open an existing workspace. Raises WorkspaceError if there is none or it is of another version."""
+        """Open an existing workspace. Raises WorkspaceError if there is none or it has another version."""
         root = Path(root)
         if not (root / "workspace.toml").is_file():
             raise WorkspaceError(
@@ -136,7 +136,7 @@ class Workspace:
     def writing(self, *, own_folders: bool = True) -> Iterator[None]:
         """Hold the workspace's writer lock (re-entrant). Raises WorkspaceError if another process has it.
 
-        own_folders: see `require_own_folders`. Whoever takes it first finishes a `reclm forget` that was killed.
+        own_folders: call `require_own_folders`. The first process to take the lock finishes a killed `reclm forget`.
         """
         if own_folders:
             self.require_own_folders()
@@ -165,24 +165,21 @@ class Workspace:
             self._lock_depth = 0
 
     def finish_forgetting(self) -> bool:
-        """Do what is left of a `reclm forget` whose transaction is committed; every step may be done twice. Under the
-        writer's lock.
+        """Finish a `reclm forget` whose transaction is committed. Needs the writer lock; every step is idempotent.
 
-        False where every file is in its place, but workspace.db could not be wiped of deleted rows: the next writer
-        tries again.
+        False if all files are done, but deleted rows could not be wiped from workspace.db; the next writer tries again.
         """
         text = self.get_meta(FORGETTING)
         if text is None:
             return True
         carry_out(read_plan(text, self.db_path), self.root, FOLDERS)
-        with self.db:  # what is made from now on is not for this plan to delete
+        with self.db:  # so that the plan does not delete files made from now on
             done = json.dumps(NOTHING_LEFT)
             self.db.execute("UPDATE meta SET value=? WHERE key=?", (done, FORGETTING))
         return self._wipe_database()
 
     def _wipe_database(self) -> bool:
-        """Rewrite workspace.db without free pages and empty its log, then drop the plan; False where another process
-        hinders it."""
+        """Rewrite workspace.db without free pages, empty its log, drop the plan; False if another process blocks it."""
         try:
             self.db.execute("PRAGMA secure_delete=ON")
             self.db.execute("VACUUM")
@@ -206,7 +203,7 @@ class Workspace:
 
     @property
     def config(self) -> dict:
-        """The content of workspace.toml: sections alone."""
+        """The content of workspace.toml: sections only."""
         return read_toml(self.toml_path)
 
     def set_config(self, section: str, values: Mapping) -> None:
@@ -222,11 +219,11 @@ class Workspace:
     # -- lists of ids ----------------------------------------------------------
 
     def ids(self) -> dict[str, str]:
-        """ "users" and "items" -> the digest of the list of their ids as it is now, in the order of their numbers."""
+        """The digests of the present lists of ids, in index order, by "users" and "items"."""
         state = self.db.execute("PRAGMA data_version").fetchone()[0], self.db.total_changes
         if self._ids is None or self._ids[0] != state:
             found = {}
-            # An id means the same person after an update, and another after a replacement.
+            # An id means the same person after an update, but another one after a replacement.
             data_set = self.get_meta(REPLACEMENTS) or "0"
             for side, one in zip(SIDES, ("user", "item"), strict=True):
                 rows = self.db.execute(f"SELECT {one}_idx, {one}_id FROM {side} ORDER BY {one}_idx")
@@ -246,9 +243,8 @@ class Workspace:
     def save(self, name: str, arrays: Mapping[str, np.ndarray], *, inputs: Mapping[str, str], params: Mapping) -> str:
         """Write arrays with provenance by atomic rename; returns the fingerprint.
 
-        inputs: name -> fingerprint of each artefact this one was made from.
-        params: JSON-able settings that made it. Its provenance also says how many seconds the writer's lock has been
-        held for it.
+        inputs: name -> fingerprint of each artefact that this one was made from.
+        params: JSON-able settings. The provenance also records for how many seconds the writer lock has been held.
         """
         arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
         params = json.loads(json.dumps(params, default=str))
@@ -273,8 +269,8 @@ class Workspace:
     def load(self, name: str, *, made_by: str, any_ids: bool = False) -> Artefact:
         """Read an artefact. made_by: the command that makes it, named in the error if it is missing.
 
-        Raises MissingArtefactError if its rows belong to other users or items than those of the workspace now, or to
-        the same in another order. any_ids: read it anyway, for callers that need its content and not its row numbers.
+        Raises MissingArtefactError if its rows belong to other users or items than the workspace's, or to the same in
+        another order. any_ids: skip that check, for callers that do not use row numbers.
         """
         require_own_path(self.path(name))
         provenance = self.provenance(name, made_by=made_by)
@@ -309,11 +305,11 @@ class Workspace:
             )
 
     def other_ids(self, name: str, provenance: dict) -> list[str]:
-        """Which lists ("users", "items") an artefact's rows go by that are not the present ones."""
+        """The lists ("users", "items") that number an artefact's rows and differ from the present ones."""
         return [side for side in numbered_by(name) if provenance["ids"].get(side) != self.ids()[side]]
 
     def has_rows_of_others(self, name: str) -> bool:
-        """Whether an artefact's rows go by another list of users than the present one, as far as its header tells."""
+        """Whether an artefact's rows belong to another list of users than the present one, according to its header."""
         provenance = self.provenance(name, made_by=self.command_for(name))
         return "ids" in provenance and "users" in self.other_ids(name, provenance)
 
@@ -342,7 +338,7 @@ class Workspace:
         return f"reclm {stem if stem in ('split', 'neighbors') else 'import FORMAT SOURCE'} -w {self.argument}"
 
     def fingerprint(self, name: str) -> str | None:
-        """The fingerprint of an artefact, or None where it has not been made."""
+        """The fingerprint of an artefact, or None if it does not exist."""
         if not self.has(name):
             return None
         return self.provenance(name, made_by=self.command_for(name))["fingerprint"]

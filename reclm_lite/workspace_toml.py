@@ -1,4 +1,4 @@
-"""`workspace.toml`: read with a bound on its size, replaced atomically."""
+"""Reads `workspace.toml` with a bound on its size, and replaces it atomically."""
 
 import re
 import tomllib
@@ -17,7 +17,7 @@ _DEEP_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_KEY_PART}[ \t]*+\.[ \t]*+){{{MA
 
 
 def read_toml(path: Path) -> dict:
-    """The content of workspace.toml: sections alone."""
+    """The content of workspace.toml: sections only."""
     try:
         with open(path, "rb") as handle:
             content = handle.read(MAX_TOML_BYTES + 1)
@@ -33,7 +33,7 @@ def read_toml(path: Path) -> dict:
             if not isinstance(section, dict):
                 raise ValueError(f"expected a section [{name[:40]}], found {name[:40]} = {section!r:.40}")
         return config
-    except (ValueError, RecursionError) as error:  # ValueError: also of bytes that are no UTF-8, and of endless numbers
+    except (ValueError, RecursionError) as error:  # ValueError: also invalid UTF-8 and huge integers
         raise WorkspaceError(
             f"{path} cannot be used ({error}): correct it, or empty the file (the data set is kept elsewhere)"
         ) from error

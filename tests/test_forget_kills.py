@@ -1,4 +1,4 @@
-"""`reclm forget` beside kills, failures and other processes, and as a command."""
+"""`reclm forget` under kills, failures and concurrent processes, and as a command."""
 
 import json
 import sqlite3

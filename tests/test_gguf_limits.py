@@ -1,4 +1,4 @@
-"""What makes llama.cpp end the process is refused with a sentence that names key, value and what was expected."""
+"""Files that would abort llama.cpp are refused with an error that names key, value and expectation."""
 
 import io
 import math

@@ -28,7 +28,7 @@ from reclm_lite.text.item_vectors import embed_items, text_hash
 from reclm_lite.types import ItemText
 from reclm_lite.workspace import Workspace
 
-# -- a workspace in which every row tells whose it is ----------------------------------
+# -- a workspace in which every row identifies its user ----------------------------------
 
 DIM = 6
 
@@ -39,7 +39,7 @@ def vector_of(ident: str) -> np.ndarray:
 
 
 def data_of(users: list[str], items: list[str], seed: int) -> Imported:
-    """Users by name, each with a few items by chance; the manifest tells nothing of the ids."""
+    """Users by name, each with a few random items; the manifest does not contain the ids."""
     rng = np.random.default_rng(seed)
     pairs = [(user, int(item)) for user in range(len(users)) for item in rng.choice(len(items), 4, replace=False)]
     columns = (np.array(column, np.int32) for column in zip(*pairs, strict=True))

@@ -40,7 +40,7 @@ BASE = {
     "__init__",
 }
 
-# part -> parts it may import, besides itself.
+# part -> parts that it may import, in addition to itself.
 ALLOWED = {
     "errors": set(),
     "types": set(),

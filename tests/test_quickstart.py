@@ -1,4 +1,4 @@
-"""`reclm quickstart` does the main job on the embedded default, offline, within the memory it promises."""
+"""`reclm quickstart` runs the main path on the demo data, offline, within its stated memory."""
 
 import os
 import subprocess

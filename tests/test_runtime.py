@@ -1,4 +1,4 @@
-"""A GGUF file is proved whole before llama.cpp sees it; what llama.cpp allocates has one owner."""
+"""A GGUF file is validated before llama.cpp sees it; everything llama.cpp allocates has one owner."""
 
 import os
 import signal

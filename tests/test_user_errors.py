@@ -1,4 +1,4 @@
-"""What a newcomer runs into: the sentence is true, the command it names works, nothing is a dead end."""
+"""Errors that new users meet: the message is true, and the command it names works."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-/* What the binding asks before it trusts an array. */
+/* Checks that the binding runs before it trusts an array. */
 #include <stddef.h>
 
 #include "../include/reclm_kernels.h"

@@ -1,8 +1,8 @@
-/* The k best of a stream: in a heap whose root is the worst kept, or in a list that is cut now and then.
+/* The k best of a stream: in a heap whose root is the worst kept, or in a list that is cut from time to time.
  *
- * An entry is one 64-bit key whose order is the ranking: the score's bits, made monotonic, above the complement
- * of the id, so that equal scores go to the lower id. One comparison without a branch then picks a child, where
- * comparing scores and ids would be mispredicted at every level. */
+ * An entry is a 64-bit key whose order is the ranking: the score's bits, made monotonic, above the complement of the
+ * id, so that ties go to the lower id. A single branchless comparison selects a child; comparing scores and ids
+ * would be mispredicted at every level. */
 #ifndef RECLM_HEAP_H
 #define RECLM_HEAP_H
 
@@ -36,7 +36,7 @@ static inline float entry_score(entry_t entry)
     return score;
 }
 
-/* Puts `moved` at the place `at` of a heap, or below. */
+/* Sifts `moved` down from position `at` of a heap. */
 static inline void sift_down(entry_t *heap, int64_t size, int64_t at, entry_t moved)
 {
     int64_t child = 2 * at + 1;
@@ -68,8 +68,8 @@ static inline void push(entry_t *heap, int64_t *size, int64_t k, entry_t entry)
     heap[at] = entry;
 }
 
-/* Brings the k greatest of n > k distinct entries to the front, in no order; returns the least of them.
- * Quickselect; elements are exchanged without a branch, since which side they belong to cannot be predicted. */
+/* Moves the k greatest of n > k distinct entries to the front, unordered; returns the smallest of them.
+ * Quickselect with branchless swaps, since the side of an element is unpredictable. */
 static inline entry_t keep_best(entry_t *entries, int64_t n, int64_t k)
 {
     for (int64_t low = 0, high = n; high - low > 1;) {
@@ -96,7 +96,7 @@ static inline entry_t keep_best(entry_t *entries, int64_t n, int64_t k)
     return least;
 }
 
-/* Empties a heap into a row of k, best first; places left over get id -1, score -inf. */
+/* Empties a heap into a row of k, best first; unused positions get id -1, score -inf. */
 static inline void drain(entry_t *heap, int64_t size, int64_t k, int32_t *ids, float *scores)
 {
     for (int64_t at = size; at < k; at++) {
@@ -110,7 +110,7 @@ static inline void drain(entry_t *heap, int64_t size, int64_t k, int32_t *ids, f
     }
 }
 
-/* The k best of n entries in any order, into a row as above. */
+/* Writes the k best of n unordered entries to a row as above. */
 static inline void rank(entry_t *entries, int64_t n, int64_t k, int32_t *ids, float *scores)
 {
     if (n > k) keep_best(entries, n, k);

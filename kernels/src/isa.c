@@ -1,4 +1,4 @@
-/* Which instruction sets this processor has, and which one the kernels use. */
+/* Detects the instruction sets of this processor and chooses the one that the kernels use. */
 #include "../include/reclm_kernels.h"
 #include "isa.h"
 

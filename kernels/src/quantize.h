@@ -1,4 +1,4 @@
-/* Rows as small integers, and how long they are. */
+/* Rounding of rows to small integers, and the norms of rows. */
 #ifndef RECLM_QUANTIZE_H
 #define RECLM_QUANTIZE_H
 
@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Rows of no greater coordinate than half of this become zeros. */
+/* Rows whose largest coordinate is at most half of this become zeros. */
 #define QUANTIZE_TO_ZERO 1e-28f
 
 /* Rounds a row to -127 .. 127, half away downwards; returns the scale: value = scale * integer. */
@@ -22,7 +22,7 @@ static inline float quantize(const float *restrict row, int64_t dim, int8_t *res
     float largest;
     memcpy(&largest, &largest_bits, sizeof largest);
     const float scale = largest / 127.0f;
-    /* The inverse could overflow. */
+    /* The reciprocal could overflow. */
     if (scale <= QUANTIZE_TO_ZERO / 254) {
         memset(out, 0, (size_t)dim);
         return 0.0f;

@@ -1,5 +1,5 @@
-/* The k best of each row of scores that exist already: blocks of a row are compared with the worst kept, and
- * looked at one by one only where a score lies above it. */
+/* The k best of each row of given scores: a block of a row is compared with the worst kept score, and its elements
+ * are inspected only if one lies above it. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 #include "../include/reclm_kernels.h"
 #include "heap.h"
 
-/* Below this many scores waking the threads costs more than they save. */
+/* With fewer scores, waking the threads costs more than it saves. */
 #define SMALL_WORK 500000
 enum { BLOCK = 64 };
 

@@ -14,9 +14,9 @@
 #endif
 
 #define ROWS_PER_TASK 128
-/* Below this many multiplications waking the threads costs more than they save. */
+/* With fewer multiplications, waking the threads costs more than it saves. */
 #define SMALL_WORK 2000000
-/* A result larger than this does not stay in a core's cache anyhow: written past it, it leaves room for `dense`. */
+/* A larger result does not stay in a core's cache; streaming stores leave the cache to `dense`. */
 #define CACHED_BYTES (4 << 20)
 /* Entries between a prefetch and its use: about as many bytes in flight either way. */
 #define AHEAD_F32 16
@@ -32,7 +32,7 @@ typedef struct {
     uint16_t *out_bf16;
     float *add_to;
     float weight;
-    int32_t stream; /* write `out` past the caches */
+    int32_t stream; /* write `out` with streaming stores */
 } spmm_job_t;
 
 static inline float bf16_to_f32(uint16_t half)
@@ -87,7 +87,7 @@ int32_t reclm_spmm(int64_t n_rows, int64_t dim, const int64_t *indptr, const int
             rows(&job, first, first + ROWS_PER_TASK < n_rows ? first + ROWS_PER_TASK : n_rows);
         }
 #if RECLM_X86
-        if (stream) _mm_sfence(); /* streamed stores are seen by others only after a fence */
+        if (stream) _mm_sfence(); /* streaming stores are visible to other threads only after a fence */
 #endif
     }
     return RECLM_OK;

@@ -11,7 +11,7 @@ typedef uint16_t ISA_NAME(half) __attribute__((vector_size(LANES * 2), aligned(2
 #define pair_t ISA_NAME(pair)
 #define half_t ISA_NAME(half)
 
-/* Past the caches, where the caller has found that `out` would not stay in them. */
+/* Streaming store, if the caller has found that `out` would not stay in the caches. */
 #if RECLM_X86 && LANES == 16
 #define STREAM(to, value) _mm512_stream_ps(to, (__m512)(value))
 #elif RECLM_X86 && LANES == 8
@@ -41,7 +41,7 @@ ISA_TARGET static inline void ISA_NAME(put)(const spmm_job_t *job, int64_t at, v
     if (job->add_to) *(loose_t *)(job->add_to + at) += job->weight * value;
 }
 
-/* A row that a coming entry needs; the last byte may lie one line further. */
+/* Prefetches the row of a later entry; its last byte may lie one cache line further. */
 #define PREFETCH(N_BYTES, WIDTH, AHEAD)                                                      \
     do {                                                                                     \
         const int64_t ahead = entry + AHEAD < job->nnz ? entry + AHEAD : entry;              \
@@ -50,7 +50,7 @@ ISA_TARGET static inline void ISA_NAME(put)(const spmm_job_t *job, int64_t at, v
         __builtin_prefetch(next + (N_BYTES) - 1);                                            \
     } while (0)
 
-/* N_VECS vectors of columns at once, held in registers while a row's entries pass. */
+/* Sums N_VECS vectors of columns at once, in registers, over the entries of a row. */
 #define STRIP(N_VECS)                                                                        \
     for (; col + (N_VECS) * LANES <= dim; col += (N_VECS) * LANES) {                         \
         vec_t sum[N_VECS];                                                                   \

@@ -2,8 +2,8 @@
  *
  * Items are packed once into panels, dimension-major, shared by all threads. A task is a few tiles of queries;
  * its tiles pass over one block of panels after another, so that a block stays in the second-level cache. Each
- * query keeps a list of its best, and a panel's scores are looked at only where one lies above the worst kept.
- * With int8 the panels hold quantized items, and what a list has kept is scored again in float32.
+ * query keeps a list of its best, and a panel's scores are inspected only if one lies above the worst kept.
+ * With int8 the panels hold quantized items, and the kept candidates are scored again in float32.
  * With pruning, a panel is skipped when no query of the tile can reach its list by the bound
  * |query| * |item| + bias  (Cauchy-Schwarz; LEMP, Teflioudi et al., SIGMOD 2015, uses it the same way). */
 #include <math.h>
@@ -18,11 +18,11 @@
 #include <immintrin.h>
 #endif
 
-/* Below this many multiplications waking the threads costs more than they save. */
+/* With fewer multiplications, waking the threads costs more than it saves. */
 #define SMALL_WORK 2000000
-/* A block of panels that is to stay in the second-level cache while tiles pass over it. */
+/* Bytes of a block of panels, which stays in the second-level cache while tiles pass over it. */
 #define BLOCK_BYTES (256 << 10)
-/* What the tiles of a task may take beside it. */
+/* Bytes for the tiles of a task, in addition to the block. */
 #define TASK_BYTES (128 << 10)
 #define MAX_TASK_TILES 8
 enum { MAX_TILE = 12, MAX_PANEL = 32, AGAIN = 8 };
@@ -48,7 +48,7 @@ typedef struct {
 typedef struct {
     kernel_t kernel;
     int64_t n_queries, n_candidates, dim, relu_dim, k;
-    int64_t n_kept; /* what a query keeps: k, or more where int8 chooses what to score again */
+    int64_t n_kept; /* candidates that a query keeps: k, or more with int8, to be scored again */
     int64_t room;   /* in its list, which is cut to n_kept when full */
     int64_t n_groups; /* of small integers in a row; 0: float32 */
     int ascending, prune;
@@ -254,7 +254,7 @@ static int64_t look_again(const job_t *job, const float *query, const entry_t *k
     return size;
 }
 
-/* May an item that int8 has not kept belong to the k best, of which the worst scores `worst`?
+/* Whether an item that int8 has not kept may belong to the k best, of which the worst scores `worst`.
  * Rounding moves the coordinates of a row by up to scale / 2, and by scale / sqrt(12) in the mean square. A score is
  * off by both rows' shares, at most  (scale_q |item| + scale_i |query|) sqrt(dim) / 2 + scale_q scale_i dim / 4
  * (Cauchy-Schwarz), which serves where dimensions are few; beyond, roundings are taken for independent, and four
@@ -275,7 +275,7 @@ static int is_unsure(const job_t *job, int64_t user, float scale, int left_out, 
     return !(worst - worst_kept > 1.001 * error + roundings);
 }
 
-/* Writes the answer to one query, whose list has met all candidates. */
+/* Writes the result of one query, after its list has seen all candidates. */
 static void finish_query(const job_t *job, const scratch_t *scratch, int64_t slot, int64_t user)
 {
     int32_t *ids = job->out_ids + user * job->k;
@@ -336,7 +336,7 @@ static void run_task(const job_t *job, const scratch_t *scratch, int64_t task)
         finish_query(job, scratch, slot, first + slot);
 }
 
-/* Memory of `bytes` on a cache line's boundary, or NULL. */
+/* Allocates `bytes`, aligned to a cache line; NULL if that fails. */
 static void *lines(int64_t bytes)
 {
     return aligned_alloc(64, ((size_t)bytes / 64 + 1) * 64);
@@ -370,7 +370,7 @@ static void give_scratch(scratch_t *scratch)
     free(scratch->again);
 }
 
-/* Shares the tiles out: few enough to a task that its lists stay in the cache, as many tasks to each thread. */
+/* Distributes tiles over tasks: few per task, so that its lists stay in the cache, and equally many tasks per thread. */
 static void plan_tasks(job_t *job, int32_t n_threads)
 {
     const int64_t tile = job->kernel.tile;
@@ -399,7 +399,7 @@ int32_t reclm_topk(int64_t n_queries, int64_t n_candidates, int64_t dim, int64_t
         .out_ids = out_ids, .out_scores = out_scores, .out_unsure = out_unsure,
     };
     const int panel = job.kernel.panel;
-    /* Without a dimension there is nothing to round. */
+    /* With dim 0 there is nothing to round. */
     if (n_kept && dim) {
         job.n_kept = n_kept;
         job.n_groups = (dim + job.kernel.group - 1) / job.kernel.group;

@@ -21,7 +21,7 @@ typedef int32_t ISA_NAME(tile_i32) __attribute__((vector_size(LANES * 4)));
 #define loose_t ISA_NAME(loose_f32)
 #define int_t ISA_NAME(tile_i32)
 
-/* Bit `lane` of the result: is left[lane] > right[lane]? Never where either is NaN. */
+/* Bit `lane` of the result is set if left[lane] > right[lane]; not if either is NaN. */
 ISA_TARGET static inline uint32_t ISA_NAME(above)(vec_t left, vec_t right)
 {
 #if RECLM_X86 && LANES == 16
@@ -92,8 +92,8 @@ ISA_TARGET static uint32_t ISA_NAME(score_f32)(int64_t dim, int64_t relu_dim, co
     KEEP_HITS(low, high)
 }
 
-/* One rounding where score_f32 has one. Said outright: the compiler, which fuses the tile's vectors, may split
- * scalar products from their sums. */
+/* Rounds exactly where score_f32 does. Explicit, because the compiler fuses the tile's vector operations but may
+ * split scalar products from their sums. */
 #if ISA_LEVEL >= RECLM_ISA_AVX2 || defined(__ARM_FEATURE_FMA)
 #define ADD_PRODUCT(sum, left, right) __builtin_fmaf(left, right, sum)
 #else

@@ -1,6 +1,6 @@
 """The profile tower adds profiles to a fitted model: score = base + gate_u * users' part + gate_i * items' part.
 
-    users' part    MLP(user profile) . MLP(item text)       (an ID table where items have no text)
+    users' part    MLP(user profile) . MLP(item text)       (an ID table if items have no text)
     items' part    base user vector . MLP(item profile)
 
 The base is exactly the model without profiles and stays fixed. The parts are trained separately, with the base's item

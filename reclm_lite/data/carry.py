@@ -1,10 +1,9 @@
-"""Profiles over an import: a newer state of the same data, in which an id means the same person or item as before, or
-another.
+"""Carries profiles over an import: `update` brings a newer state of the same data, otherwise ids mean other people.
 
-Users and items get new numbers with every import; their profiles, and what tells for whom a generation was made, move
-along by id. Whoever is no longer there leaves nothing: neither a profile nor a generation that was made for nobody
-else; with a person go, as with `reclm forget`, the generations of which nothing tells for whom they were made. Left
-out: whether a profile still fits its history, which the next run of `reclm profile` decides.
+Users and items get new indices with every import; profiles, and the record of whom a generation was made for, follow
+their ids. For users and items that are gone, profiles are deleted, and so are generations made for nobody else. If a
+user is gone, generations without a record of whom they were made for are deleted too, as in `reclm forget`. Left out:
+whether a profile still fits its history, which the next run of `reclm profile` decides.
 """
 
 import json
@@ -19,8 +18,9 @@ _GONE = "(side, idx) NOT IN (SELECT side, old FROM moved)"
 
 @dataclass(frozen=True)
 class Carried:
-    """Counts. n_profiles_kept, n_profiles_gone: of users and items together; n_by_hand_gone: those of the latter that a
-    person wrote or that were imported; n_generations_gone: made for nobody who is still there.
+    """Counts of an update. n_profiles_kept, n_profiles_gone: of users and items.
+
+    n_by_hand_gone: the deleted profiles that were imported or written by hand. n_generations_gone: deleted generations.
     """
 
     n_users_gone: int
@@ -37,7 +37,7 @@ class Carried:
 
 
 def remember_ids(db: sqlite3.Connection) -> None:
-    """Note who has which number, within the caller's transaction, before users and items are replaced."""
+    """Record the index of every id before users and items are replaced, in the caller's transaction."""
     db.execute(
         "CREATE TEMP TABLE before AS SELECT 'user' AS side, user_idx AS idx, user_id AS id FROM users "
         "UNION ALL SELECT 'item', item_idx, item_id FROM items"
@@ -45,19 +45,20 @@ def remember_ids(db: sqlite3.Connection) -> None:
 
 
 def count_gone(db: sqlite3.Connection) -> int:
-    """How many users there were before whose ids are not among the present ones, within the same transaction."""
+    """The number of earlier users whose ids are not among the present ones. Same transaction as `remember_ids`."""
     query = "SELECT COUNT(*) FROM before WHERE side='user' AND id NOT IN (SELECT user_id FROM users)"
     return db.execute(query).fetchone()[0]
 
 
 def carry_over(db: sqlite3.Connection, *, update: bool) -> Carried | None:
-    """Renumber profiles and uses, within the same transaction, after users and items were replaced; without `update`
-    there are none left. `Workspace.finish_forgetting` then wipes what went from the file. Raises InputError if an
-    update has nobody who was there before.
+    """Renumber profiles and uses after users and items were replaced, in the same transaction.
+
+    Without `update` all of them are deleted. `Workspace.finish_forgetting` then wipes deleted rows from the file.
+    Raises InputError if an update contains no user of before.
     """
     carried = _carry(db) if update else None
     if db.execute("SELECT 1 FROM before LIMIT 1").fetchone() and (carried is None or _lost_something(carried)):
-        # Nothing to rename or to delete, but the database to wipe.
+        # A plan without renames and deletions: only the database has to be wiped.
         db.execute(
             "INSERT OR REPLACE INTO meta VALUES (?, ?)",
             (FORGETTING, json.dumps({"rename": [], "empty": [], "delete": []})),
@@ -108,7 +109,7 @@ def _carry(db: sqlite3.Connection) -> Carried:
     db.execute(f"DELETE FROM {alone}")
     for table in ("profiles", "uses"):
         db.execute(f"DELETE FROM {table} WHERE {_GONE}")
-        # By way of negative numbers, so that no new place is taken by one who has yet to move.
+        # Via negative numbers, so that no new index collides with one that has not moved yet.
         new = f"(SELECT -1 - new FROM moved WHERE moved.side = {table}.side AND old = idx)"
         db.execute(
             f"UPDATE {table} SET idx = {new} WHERE (side, idx) IN (SELECT side, old FROM moved WHERE old != new)"

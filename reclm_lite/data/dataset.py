@@ -1,4 +1,4 @@
-"""What importers produce, what a split is, and how both lie in a workspace.
+"""The data set of an importer, the split, and their storage in a workspace.
 
 matrices/interactions   users, items (int32), timestamps (int64), ratings (float32), given (uint8)
 matrices/split          CSR parts over all users × all items, and the two candidate lists
@@ -19,7 +19,7 @@ from .carry import Carried, carry_over, count_gone, remember_ids
 
 log = logging.getLogger(__name__)
 
-# Values of `given`: the split that a published data set brings along.
+# Values of `given`: the split that comes with a published data set.
 GIVEN_TRAIN, GIVEN_VALID, GIVEN_TEST, GIVEN_UNSEEN = 0, 1, 2, 3
 
 
@@ -29,7 +29,7 @@ class Imported:
 
     users, items: int32 (n,), indices into user_ids and item_ids; pairs may repeat.
     timestamps: int64 (n,) seconds since 1970, or None. ratings: float32 (n,), or None.
-    given: uint8 (n,) of GIVEN_*, or None where the format brings no split.
+    given: uint8 (n,) of GIVEN_*, or None if the format has no split.
     full_candidates, unseen_candidates: int32 sorted item indices that a given split ranks, or None.
     manifest: JSON-able: source files with SHA-256, filters, counts of dropped rows by reason.
     """
@@ -50,10 +50,10 @@ class Imported:
 
 @dataclass(frozen=True)
 class Split:
-    """Interactions divided for honest evaluation. Every matrix is CSR (n_users, n_items) of ones, float32.
+    """A split of the interactions. Every matrix is CSR (n_users, n_items) of ones, float32.
 
-    train, valid: fitted on, and selected on. test: held-out interactions with the candidates of
-    the full setting. unseen: held-out interactions with items that no user touched in training.
+    train: to fit on. valid: to select on. test: held-out interactions with the candidates of the full setting.
+    unseen: held-out interactions with items that have no interaction in training.
     full_candidates, unseen_candidates: int32, sorted item indices that each setting ranks.
     """
 
@@ -75,7 +75,7 @@ class Split:
         return self.train.shape[1]
 
     def known(self) -> sp.csr_matrix:
-        """Training and validation together: what a final model is fitted on and what ranking masks."""
+        """Training and validation together: the final model is fitted on these, and ranking masks them."""
         known = (self.train + self.valid).tocsr()
         known.data[:] = 1.0
         known.sort_indices()
@@ -102,7 +102,7 @@ def save_split(ws: Workspace, split: Split, *, inputs: dict[str, str]) -> str:
 
 
 def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
-    """Read the split. Raises MissingArtefactError if there is none, or (fresh) where it is stale."""
+    """Read the split. Raises MissingArtefactError if there is none, or (fresh) if it is stale."""
     made_by = f"reclm split -w {ws.argument}"
     if fresh:
         ws.require_fresh("matrices/split", made_by=made_by)
@@ -138,20 +138,19 @@ def _candidates(name: str, array: np.ndarray, n_items: int) -> np.ndarray:
 
 
 _NAME, _NEXT = INTERACTIONS, f"{INTERACTIONS}-next"
-# The row of `meta` that says how many people earlier imports had and later ones have not, while files may still tell of
-# them.
+# The row of `meta` that counts people who were removed by an import while files may still reveal them.
 LEFT_BEHIND = "left_behind"
 
 
 def save_imported(ws: Workspace, data: Imported, *, update: bool = False) -> Carried | None:
-    """Replace the workspace's users, items and interactions with `data`, all or nothing.
+    """Replace the workspace's users, items and interactions with `data`, atomically.
 
-    update: `data` is a newer state of the same data set, so profiles stay with their ids (see `carry`, which also says
-    what is returned then); else all profiles are removed.
+    update: `data` is a newer state of the same data set, so profiles follow their ids and `carry.Carried` is returned;
+    otherwise all profiles are removed and None is returned.
 
-    The arrays are written under a second name, then the database commits with their
-    fingerprint, then they are renamed and workspace.toml gets the manifest. A kill before the commit
-    leaves the old data in force; one after it is finished by the next `load_interactions`.
+    The arrays are written under a temporary name, then the database commits with their fingerprint, then they are
+    renamed and workspace.toml gets the manifest. If the process is killed before the commit, the old data stays valid;
+    if after it, the next `load_interactions` finishes the import.
     """
     arrays = {"users": data.users.astype(np.int32), "items": data.items.astype(np.int32)}
     for key in ("timestamps", "ratings", "given", "full_candidates", "unseen_candidates"):
@@ -159,12 +158,12 @@ def save_imported(ws: Workspace, data: Imported, *, update: bool = False) -> Car
         if value is not None:
             arrays[key] = value
     with ws.writing():
-        ws.config  # noqa: B018  (unreadable: refused before anything is replaced)
+        ws.config  # noqa: B018  (raises if unreadable, before anything is replaced)
         db = ws.db
         try:
             db.execute("BEGIN IMMEDIATE")
             remember_ids(db)
-            # Profiles and `uses` go by the old numbers of users: they would name other people now.
+            # Profiles and `uses` have the old indices of users, which now belong to other people.
             for table in ("users", "items") if update else ("users", "items", "profiles", "uses"):
                 db.execute(f"DELETE FROM {table}")
             db.executemany("INSERT INTO users VALUES (?, ?)", enumerate(data.user_ids))
@@ -195,15 +194,15 @@ def save_imported(ws: Workspace, data: Imported, *, update: bool = False) -> Car
 
 
 def _count(text: str | None) -> int:
-    """A count of `meta`; 0 where there is none."""
+    """A count stored in `meta`; 0 if there is none."""
     return int(text) if isinstance(text, str) and len(text) < 10 and text.isascii() and text.isdigit() else 0
 
 
 def _finish_import(ws: Workspace) -> None:
-    """What follows the commit of an import; whoever reads the data next does what a kill left of it.
+    """The steps after the commit of an import; after a kill, the next reader of the data runs them.
 
-    Where the workspace cannot be written, or another process works in it, workspace.toml stays as it is: nothing reads
-    the manifest there.
+    If the workspace is read-only, or another process is working in it, workspace.toml stays as it is, because nothing
+    reads the manifest there.
     """
     committed = ws.get_meta(COMMITTED)
     if committed is None:
@@ -211,7 +210,7 @@ def _finish_import(ws: Workspace) -> None:
     if ws.fingerprint(_NAME) != committed and ws.fingerprint(_NEXT) == committed:
         try:
             os.replace(ws.path(_NEXT), ws.path(_NAME))
-        except FileNotFoundError:  # another process did it at this moment
+        except FileNotFoundError:  # another process has just done it
             pass
     try:
         if ws.config.get("data", {}).get("interactions") == committed:
@@ -324,7 +323,7 @@ def item_ids(ws: Workspace) -> list[str]:
 
 
 def _texts(ws: Workspace, query: str) -> list[tuple[str, ...]]:
-    """Rows of text. Raises WorkspaceError for a value of another type, which SQLite would keep in such a column."""
+    """Rows of text. Raises WorkspaceError for a value of another type, which SQLite does not prevent."""
     rows = ws.db.execute(query).fetchall()
     if not all(isinstance(value, str) for row in rows for value in row):
         raise WorkspaceError(f"{ws.db_path} holds ids or texts that are no text: it is damaged; import the data again")
@@ -332,13 +331,12 @@ def _texts(ws: Workspace, query: str) -> list[tuple[str, ...]]:
 
 
 def user_index(ws: Workspace, user_id: str) -> int | None:
-    """The index of a user, or None where the user is unknown."""
+    """The index of a user, or None if the user is unknown."""
     return index_of(ws, "user", user_id)
 
 
 def index_of(ws: Workspace, side: str, ident: str) -> int | None:
-    """The index of a user or item, or None. Raises WorkspaceError if SQLite's index of ids leads to the row of
-    another id."""
+    """The index of a user or item, or None. Raises WorkspaceError if SQLite's index returns a row of another id."""
     row = ws.db.execute(f"SELECT {side}_idx FROM {side}s WHERE {side}_id=?", (ident,)).fetchone()
     if row is None:
         return None

@@ -1,12 +1,11 @@
-"""A generated catalogue and its readers: the embedded default data set, free of anyone's rights.
+"""The demo data set: a generated catalogue and its readers, free of third-party rights.
 
-A made-up magazine: titles, categories, subcategories and short descriptions from word lists
-(`demo_subjects.py`, `demo_words.py`) and sentence forms; readers with a few lasting interests, a power law over
-items and over readers, readers who are new at test time and articles published after the
-training period. Readers choose by subject, by popularity and by chance, so text and
-co-reading both carry signal and neither explains everything.
+A fictional magazine: titles, categories, subcategories and short descriptions come from word lists
+(`demo_subjects.py`, `demo_words.py`) and sentence templates. Readers have a few lasting interests; items and readers
+follow power laws; some readers are new at test time and some articles appear after the training period. Readers choose
+by subject, by popularity and at random, so text and co-reading both carry signal and neither explains everything.
 
-Left out: any claim that figures on this data say how a model does elsewhere.
+Results on this data do not show how a model performs on other data.
 """
 
 from functools import cache
@@ -37,8 +36,8 @@ def generate_demo(
 
     unseen_fraction: share of the items that are published after the training period.
     cold_fraction: share of the users who have no interaction in training.
-    popularity_exponent: of the power law over items; 0 makes all items alike.
-    interest_strength: how many times more a reader takes to an own subject than to any other, at most.
+    popularity_exponent: of the power law over items; 0 makes all items equally popular.
+    interest_strength: the largest ratio of a reader's preference for an own subject to that for another.
     """
     text_rng, item_rng, user_rng, choice_rng = (np.random.default_rng([seed, part]) for part in range(4))
     texts, topics = generate_texts(text_rng, n_items)
@@ -50,7 +49,7 @@ def generate_demo(
     early = publication < _TRAIN_DAYS
     train_pairs = _choose(choice_rng, weight * early, n_train)
     weight[train_pairs] = 0.0
-    # What is new is shown more: without this hardly any held-out pair would touch a new article.
+    # New articles are promoted; otherwise hardly any held-out interaction would be with a new article.
     test_pairs = _choose(choice_rng, weight * np.where(early, 1.0, 1.6), n_test)
 
     trained = np.zeros(n_items, bool)
@@ -102,10 +101,10 @@ def generate_demo(
 
 
 def demo_user_ids_to_show(data: Imported | None = None) -> list[str]:
-    """Three users of a data set, by default the demo's, whose training histories say something about them.
+    """Three users of a data set, by default the demo's, with characteristic training histories.
 
-    The first two have 6 to 12 interactions, the third 3; each is the one whose history keeps
-    closest to two subcategories, and no two of them share their main category.
+    The first two have 6 to 12 interactions, the third has 3. Each is the user whose history is most concentrated on two
+    subcategories, and no two of them share a main category.
     """
     if data is None:
         return generate_demo().manifest["users_to_show"]
@@ -122,7 +121,7 @@ def demo_user_ids_to_show(data: Imported | None = None) -> list[str]:
             names = sorted((text.category, text.subcategory) for text in texts)
             counts = sorted(((names.count(name), name) for name in set(names)), reverse=True)
             share = sum(count for count, _ in counts[:2]) / len(names)
-            # A history within one subcategory alone is less telling than one that spans two.
+            # A history within a single subcategory is less informative than one that spans two.
             share -= 0.3 * (len(counts) == 1)
             if share > best[0] and counts[0][1][0] not in used and data.user_ids[user] not in chosen:
                 best = (share, int(user), counts[0][1][0])
@@ -224,16 +223,16 @@ def _items(
     late = rng.permutation(n_items)[: round(unseen_fraction * n_items)]
     publication[late] = rng.uniform(_TRAIN_DAYS, _TRAIN_DAYS + _TEST_DAYS * 0.7, len(late))
     popularity = (rng.permutation(n_items) + 3.0) ** -exponent
-    # Some subjects are read by many, whatever the article.
+    # Some subjects are popular regardless of the article.
     popularity *= np.exp(rng.normal(0, 0.35, topics.max() + 1))[topics]
     return publication, popularity / popularity.mean()
 
 
 def _interests(rng: np.random.Generator, n_users: int) -> np.ndarray:
-    """How much each user takes to each topic: float64 (n_users, n_topics) in 0..1.
+    """The interest of each user in each topic: float64 (n_users, n_topics) in [0, 1].
 
-    A user has one to four subcategories, some topics in them more than others, and a slight
-    liking for the rest of their categories.
+    A user has one to four subcategories, prefers some topics in them to others, and has a slight interest in the rest
+    of their categories.
     """
     subjects = _subjects()
     categories = np.unique([subject[0] for subject in subjects], return_inverse=True)[1]
@@ -263,7 +262,7 @@ def _activity(rng: np.random.Generator, n_users: int, cold_fraction: float) -> t
 
 
 def _choose(rng: np.random.Generator, weight: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`counts[u]` distinct items per user, drawn with probability in proportion to weight[u] (Gumbel top-k)."""
+    """`counts[u]` distinct items per user, drawn with probabilities proportional to weight[u] (Gumbel top-k)."""
     with np.errstate(divide="ignore"):
         keys = np.log(weight) + rng.gumbel(size=weight.shape)
     ranking = np.argsort(-keys, axis=1, kind="stable")

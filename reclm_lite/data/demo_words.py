@@ -1,6 +1,6 @@
-"""The words of the generated demo catalogue: names, titles and sentence forms (demo_subjects.py has the subjects).
+"""The words of the generated demo catalogue: names, titles and sentence templates (subjects: demo_subjects.py).
 
-Everything here was written for this project; persons, places, clubs and journals are invented.
+Everything here was written for this project; persons, places, clubs and journals are fictional.
 Slots of the templates are filled by `demo.py`.
 """
 
@@ -51,7 +51,7 @@ TITLES = (
     "Letter from {place}: {things} under a {weather} sky",
 )
 
-# Titles with the ring of their category.
+# Titles in the style of their category.
 CATEGORY_TITLES = {
     "sports": (
         "{place} stun the favourites as {things} decide the {season} {event}",

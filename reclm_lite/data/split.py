@@ -1,4 +1,4 @@
-"""Dividing interactions for honest evaluation: six methods, one seed, everything recorded.
+"""Splits interactions into training, validation and test sets: six methods, one seed, all parameters recorded.
 
     given       the split that the data set brings
     ratio       a random share of every user's interactions
@@ -58,7 +58,7 @@ class _Pairs:
 
 
 def default_method(interactions: Interactions) -> tuple[str, str]:
-    """The method that fits the data, and why in words."""
+    """(the method that suits the data, the reason in words)."""
     if interactions.given is not None:
         return "given", "the data set brings a split"
     if interactions.timestamps is None:
@@ -87,16 +87,16 @@ def make_split(
     test_fraction: float = 0.2,
     item_fraction: float = 0.1,
 ) -> Split:
-    """Divide the distinct interactions by one of METHODS.
+    """Split the distinct interactions by one of METHODS.
 
-    valid_fraction: share of each user's training interactions that goes to validation. A user who has
-    any keeps at least one for training. Random; by time (the latest) for leave-last and temporal.
-    test_fraction: held-out share, for ratio and cold-items of every user's interactions, for temporal of
-    all. item_fraction: share of the items that cold-items holds out.
+    valid_fraction: share of each user's training interactions that goes to validation; a user with any keeps at least
+    one for training. Chosen at random, for leave-last and temporal by time (the latest).
+    test_fraction: held-out share, of every user's interactions for ratio and cold-items, of all interactions for
+    temporal. item_fraction: share of the items that cold-items holds out.
 
-    Full-setting candidates: items with a training or validation interaction, unless the data set's own
-    given lists rule. Held-out pairs with other items go to `unseen`, whose candidates are the items that
-    no user touched in training. Raises InputError if the data do not allow the method.
+    Candidates of the full setting are items with a training or validation interaction, unless the data set comes with
+    its own list. Held-out pairs with other items go to `unseen`, whose candidates are the items without interactions in
+    training. Raises InputError if the data does not allow the method.
     """
     if method not in METHODS:
         raise InputError(f"expected a method among {', '.join(METHODS)}, found {method!r}: name one of them")
@@ -127,7 +127,7 @@ def make_split(
 def run_split(ws: Workspace, method: str | None = None, **params) -> Split:
     """Split the workspace's interactions and store the result; `params` are those of make_split.
 
-    Without a method the one that fits the data is taken; `Split.params["chosen_because"]` says why.
+    Without a method, `default_method` chooses one; `Split.params["chosen_because"]` records why.
     """
     with ws.writing():
         interactions = load_interactions(ws)
@@ -144,7 +144,7 @@ def run_split(ws: Workspace, method: str | None = None, **params) -> Split:
 def _held_out(
     pairs: _Pairs, method: str, rng: np.random.Generator, test_fraction: float, item_fraction: float
 ) -> tuple[np.ndarray, dict]:
-    """Which pairs (bool (n,)) are not for training, and the parameters that mattered."""
+    """(held-out pairs, bool (n,); the parameters that were used)."""
     if method == "none":
         return np.zeros(len(pairs), bool), {}
     if method == "ratio":
@@ -184,7 +184,7 @@ def _held_out(
 
 
 def _cut_time(times: np.ndarray, test_fraction: float) -> int:
-    """The last moment of training: at least a share 1 - test_fraction lies at or before it, if any lies after."""
+    """The last time of training: at least a share 1 - test_fraction lies at or before it, if any lies after."""
     ordered = np.sort(times)
     cut = ordered[max(int(np.ceil(len(ordered) * (1.0 - test_fraction))) - 1, 0)]
     if cut == ordered[-1] and ordered[0] < cut:
@@ -206,10 +206,10 @@ def _distinct(interactions: Interactions, chosen: np.ndarray) -> _Pairs:
 def _share_of_each(
     pairs: _Pairs, among: np.ndarray, fraction: float, rng: np.random.Generator, times: np.ndarray | None
 ) -> np.ndarray:
-    """A share of each user's pairs `among` those given, never all of them: bool (n,).
+    """A share of each user's pairs within `among`, never all of them: bool (n,).
 
-    The number is fraction × count, rounded up or down at random so that the mean is right. With
-    `times` the latest are taken (ties: higher items), else random ones.
+    The number is fraction × count, rounded randomly so that its expectation is exact. With `times` the latest pairs are
+    taken (ties: higher items), otherwise random ones.
     """
     index = np.flatnonzero(among)
     users = pairs.users[index]
@@ -247,7 +247,7 @@ def _carve(
 
 
 def _given(interactions: Interactions, rng: np.random.Generator, params: dict) -> Split:
-    """The labels of the data set. A pair may be labelled both test and unseen, as RecLM's data do."""
+    """The split by the data set's own labels. A pair may be labelled both test and unseen, as in RecLM's data."""
     given = interactions.given
     if given is None:
         raise InputError("the data set brings no split of its own: choose ratio, leave-last, temporal or cold-items")
@@ -275,7 +275,7 @@ def _given(interactions: Interactions, rng: np.random.Generator, params: dict) -
         full[:] = False
         full[interactions.full_candidates] = True
     moved = test & ~full[pairs.items]
-    # An item that training touched is not unseen, whatever its label says.
+    # An item with training interactions is not unseen, whatever its label.
     seen = unseen & trained[pairs.items]
     params["n_test_pairs_moved_to_unseen"] = int((moved & ~unseen).sum())
     params["n_unseen_pairs_moved_to_test"] = int((seen & ~test & full[pairs.items]).sum())

@@ -1,7 +1,7 @@
-"""How much of a text from outside is worked on, so that a title of megabytes costs what a long title costs.
+"""Bounds on texts from outside, so that a title of megabytes costs no more than a long title.
 
-White space is collapsed before a text is cut, and runs of combining marks are cut before it is normalized: putting n of
-them in order takes n² steps. A text within the bounds stays as it is.
+White space is collapsed before a text is cut, and runs of combining marks are cut before it is normalized, because
+sorting n of them takes n² steps. A text within the bounds does not change.
 """
 
 import re
@@ -18,7 +18,7 @@ _MANY_MARKS = re.compile(rf"[^\w\s]{{{MAX_MARKS + 1}}}")  # marks are neither le
 
 
 def bounded(text: str, n_chars: int = MAX_FIELD_CHARS) -> str:
-    """The text; of a longer one than `n_chars`, its beginning, with single spaces."""
+    """The text; if longer than `n_chars`, its beginning with collapsed white space."""
     if len(text) <= n_chars:
         return text
     return " ".join(text[:MAX_SCANNED_CHARS].split())[:n_chars]
@@ -35,7 +35,7 @@ def bounded_item(item: ItemText) -> ItemText:
 
 
 def few_marks(text: str) -> str:
-    """The text without the combining marks that follow `MAX_MARKS` others at once."""
+    """The text with runs of combining marks cut after `MAX_MARKS`."""
     if text.isascii() or not _MANY_MARKS.search(text):
         return text
     kept, n = [], 0

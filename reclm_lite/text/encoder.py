@@ -1,14 +1,12 @@
-"""Text to vectors by any embedding GGUF, through llama.cpp on CPU; the bundled one is all-MiniLM-L6-v2.
+"""Text embeddings with any embedding GGUF, by llama.cpp on CPU; the bundled model is all-MiniLM-L6-v2.
 
-What makes it fast: each thread has a context of its own over the shared weights, so threads never wait for
-each other at a barrier. llama.cpp's flash attention on CPU works in tiles of 64 tokens and falls to a path five
-times slower below that, so short texts share a batch. But attention is computed across a whole batch and
-what belongs to other texts is masked, so a batch holds no more than fills two or three tiles.
+Why it is fast: each thread has its own context over the shared weights, so threads never wait at a barrier. llama.cpp's
+flash attention on CPU works in tiles of 64 tokens and is five times slower below that, so short texts share a batch.
+But attention is computed across a whole batch, with other texts masked, so a batch fills at most two or three tiles.
 
-Batches are formed from the texts alone, sorted by length: neither their order nor the number of threads
-changes a vector. Other company in a batch does, slightly, as a last bit can tip the rounding of Q8_0's 8-bit
-activations: measured over 32 texts, cosine 0.9999 between a text alone and in company, an eighth of what Q8_0 itself
-costs.
+Batches depend only on the set of texts, sorted by length: neither their order nor the number of threads changes a
+vector. Other texts in the batch do, slightly, because a last bit can change the rounding of Q8_0's 8-bit activations:
+over 32 texts, the cosine between a text alone and in a batch is 0.9999, an eighth of the error of Q8_0 itself.
 """
 
 import threading
@@ -28,8 +26,8 @@ from reclm_lite.text.expand import expanded, faster_type
 
 _POOLING_NAMES = {1: "mean", 2: "cls", 3: "last"}  # enum llama_pooling_type
 _DEFAULT_MAX_TOKENS = 512
-# No vocabulary in use has longer pieces; what lies beyond cannot reach the first `max_tokens` tokens, unless
-# it is mostly white space.
+# No common vocabulary has longer tokens; text beyond this cannot reach the first `max_tokens` tokens, unless it is
+# mostly white space.
 _MAX_CHARS_PER_TOKEN = 128
 _FLASH_ATTN_ENABLED = 1
 _TILE_TOKENS = 64  # ggml's flash attention tile: a smaller batch is filled up to it
@@ -39,7 +37,7 @@ _MAX_SEQS = 16  # sequences of a batch; must divide its tokens, or llama.cpp abo
 
 @dataclass(frozen=True)
 class EncodeCounts:
-    """What one call of `encode` met. `n_encoded` counts distinct texts that went through the model."""
+    """Counts of one call of `encode`. `n_encoded` counts distinct texts that went through the model."""
 
     n_texts: int
     n_encoded: int
@@ -59,7 +57,7 @@ class _Job:
 class _Worker:
     """One context and its batch; used by one thread at a time.
 
-    Encoders (BERT) take several texts in a batch. Models with a key-value memory take one text after the other.
+    Encoders (BERT) take several texts in a batch. Models with a KV cache take one text at a time.
     """
 
     def __init__(self, model: Model, max_tokens: int, pooling_type: int):
@@ -94,7 +92,7 @@ class _Worker:
         sequences = list(texts)
         n_missing = _TILE_TOKENS - sum(map(len, sequences))
         if self.shares_batches and n_missing > 0:
-            sequences.append([texts[0][0]] * n_missing)  # fills the tile; what comes out of it is not read
+            sequences.append([texts[0][0]] * n_missing)  # fills the tile; its output is ignored
         at = 0
         for seq_id, tokens in enumerate(sequences):
             end = at + len(tokens)
@@ -131,9 +129,9 @@ class TextEncoder:
     """Encodes texts as L2-normalized vectors. Close it, or use it as a context manager.
 
     `path`: a GGUF file of an embedding model (default: the bundled one). `n_threads`: default, all CPUs.
-    `max_tokens`: longer texts are cut there, the closing special token kept (default: what the model asks for).
-    `expand`: "bf16" or "f16" for a copy of the weights in that type, "" for the file as it is, see `expand` (default:
-    what the processor is fastest on).
+    `max_tokens`: longer texts are truncated, keeping the final special token (default: the model's limit).
+    `expand`: "bf16" or "f16" for a copy of the weights in that type, "" for the file as it is, see `text.expand`
+    (default: the fastest type on this processor).
     """
 
     def __init__(
@@ -148,7 +146,7 @@ class TextEncoder:
         to = faster_type() if expand is None else expand
         used = expanded(path, to) if to else path
         self._path = path
-        self._model = load_model(used, foreign=not is_bundled(path))  # a copy is as sound as what it was made from
+        self._model = load_model(used, foreign=not is_bundled(path))  # a copy is as trusted as its source
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         try:
@@ -176,7 +174,7 @@ class TextEncoder:
                 f"{self._model.path}, found architecture {self._model.gguf.architecture!r} with pooling type "
                 f"{pooling_type}; use a GGUF file of a sentence encoder"
             )
-        # Vectors are read with as many columns as the model is wide.
+        # Vectors are read with the model's width as number of columns.
         if self._metadata("embedding_length_out") not in (None, 0, self.dim):
             raise ModelError(
                 f"expected vectors of {self.dim} columns from {self._model.path}, found embedding_length_out "
@@ -200,9 +198,9 @@ class TextEncoder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What vectors must agree on to be compared: the model's name and hash, pooling, dimension, cut-off.
+        """What comparable vectors have in common: the model's name and hash, pooling, dimension, maximum of tokens.
 
-        A copy in 16 bits counts as its file: it has the same weights, and its vectors agree to a cosine of 0.999.
+        A 16-bit copy has the identity of its file: the weights are the same, and vectors agree to a cosine of 0.999.
         """
         return {
             "name": self._model.gguf.metadata.get("general.name") or self._path.stem,
@@ -266,7 +264,7 @@ class TextEncoder:
         return vectors
 
     def _pack(self, jobs: list[_Job]) -> list[list[_Job]]:
-        """Batches of texts, longest first so that no thread is left with a long one at the end."""
+        """Batches of texts, longest first, so that no thread ends with a long one."""
         jobs = sorted(jobs, key=lambda job: (-len(job.tokens), job.text))
         if not self._workers[0].shares_batches:
             return [[job] for job in jobs]
@@ -274,7 +272,7 @@ class TextEncoder:
         n_tokens = 0
         for job in jobs:
             n_tokens += len(job.tokens)
-            # One sequence is left for filling a tile.
+            # One sequence is reserved for filling a tile.
             if not batches or n_tokens > _SHARED_BATCH_TOKENS or len(batches[-1]) == _MAX_SEQS - 1:
                 batches.append([])
                 n_tokens = len(job.tokens)
@@ -307,7 +305,7 @@ class TextEncoder:
             try:
                 for _ in work(worker):
                     pass
-            except BaseException as error:  # handed to the calling thread, which raises it
+            except BaseException as error:  # passed to the calling thread, which raises it
                 failures.append(error)
                 stop.set()
 

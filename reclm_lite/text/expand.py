@@ -1,11 +1,10 @@
-"""A quantized encoder's weights in 16 bits, where the processor is faster on those.
+"""Expands a quantized encoder's weights to 16 bits, if the processor is faster with those.
 
-Sentence encoders are read in batches of many tokens: arithmetic, not memory, is their limit. Where a processor
-multiplies BF16 (AVX512-BF16, AMX), llama.cpp is a quarter faster on BF16 weights than on the Q8_0 weights they are kept
-in; where it has AVX2 and no products of 8-bit integers (VNNI), it is a quarter faster on F16 (`reclm bench profile`,
-benchmarks/bench_encoder.py). The copy has the same values but for rounding, lies in the user's cache folder under the
-file's hash, and is made once. Left out: models over MAX_BYTES, for which the copy would cost more memory than it is
-worth.
+Sentence encoders process batches of many tokens, so arithmetic limits them, not memory bandwidth. On processors with
+BF16 products (AVX512-BF16, AMX), llama.cpp is a quarter faster with BF16 weights than with the stored Q8_0; with AVX2
+but without products of 8-bit integers (VNNI), it is a quarter faster with F16 (`reclm bench profile`,
+benchmarks/bench_encoder.py). The copy has the same values up to rounding, lies in the user's cache folder under the
+file's hash, and is made once. Left out: models over MAX_BYTES, for which the copy would take too much memory.
 """
 
 import logging
@@ -22,8 +21,7 @@ _FTYPES = {"f16": 1, "bf16": 32}  # enum llama_ftype
 
 
 def faster_type() -> str | None:
-    """The type of weights, "bf16" or "f16", that this processor is faster on than on Q8_0 (Linux on x86; elsewhere:
-    None)."""
+    """The type of weights, "bf16" or "f16", that is faster than Q8_0 on this processor; None except on Linux x86."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
     except OSError:
@@ -34,7 +32,7 @@ def faster_type() -> str | None:
 
 
 def expanded(path: Path, to: str) -> Path:
-    """The copy of a small Q8_0 file in type `to`, made if need be; `path` itself where there can be none.
+    """The copy of a small Q8_0 file in type `to`, made if needed; `path` itself if no copy is possible.
 
     Raises ModelError if llama.cpp cannot make the copy.
     """

@@ -1,7 +1,7 @@
-"""Item texts as vectors: `vectors/items`, of which only what changed is computed again.
+"""Text vectors of items, `vectors/items`; only changed texts are encoded again.
 
     vectors     float32 (n_items, dim), rows L2-normalized, zero rows for items without text
-    text_hash   uint64 (n_items,), of the text that was embedded; 0 if there is none
+    text_hash   uint64 (n_items,), hash of the embedded text; 0 if there is none
 
 Also the incremental embedding that profile vectors share. Left out: the encoder itself (`text.encoder`).
 """
@@ -26,7 +26,7 @@ BATCH = 256
 
 
 class Encoder(Protocol):
-    """What embedding needs of an encoder; `text.encoder.TextEncoder` is one."""
+    """The interface of an encoder; `text.encoder.TextEncoder` implements it."""
 
     identity: object
     dim: int
@@ -36,7 +36,7 @@ class Encoder(Protocol):
 
 @dataclass
 class EmbedCounts:
-    """What an embedding run did. Rows are items, or users; `changed` gives their indices (int64) by artefact."""
+    """Counts of an embedding run. Rows are items or users; `changed` has their indices (int64) by artefact."""
 
     what: str
     n_rows: int = 0
@@ -73,7 +73,7 @@ class EmbedCounts:
 
 @contextlib.contextmanager
 def open_encoder(encoder: Encoder | None) -> Iterator[Encoder]:
-    """The caller's encoder, or the bundled one for the time of the block."""
+    """The caller's encoder, or the bundled one, closed at the end of the block."""
     if encoder is not None:
         yield encoder
         return
@@ -97,7 +97,7 @@ def embed_texts(
     progress: Callable | None,
     counts: EmbedCounts,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Vectors of `texts`, reusing those of `earlier` arrays (of the same encoder), each distinct text once.
+    """Vectors of `texts`: reuses `earlier` arrays of the same encoder and encodes each distinct new text once.
 
     Returns the arrays `vectors` float32 (len(texts), dim) and `text_hash` uint64, and the changed rows, int64.
     """
@@ -131,7 +131,7 @@ def embed_texts(
 
 
 def _encode(texts: list[str], encoder: Encoder, progress: Callable | None) -> np.ndarray:
-    """float32 (len(texts), dim), rows L2-normalized. Texts go by length, so that a batch wastes little."""
+    """float32 (len(texts), dim), rows L2-normalized. Texts are sorted by length to fill batches well."""
     vectors = np.zeros((len(texts), encoder.dim), np.float32)
     order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
     for start in range(0, len(order), BATCH):
@@ -156,7 +156,7 @@ def earlier_arrays(ws: Workspace, name: str, encoder: Encoder) -> dict[str, np.n
     try:
         artefact = ws.load(
             name, made_by=ws.command_for(name), any_ids=True
-        )  # vectors are found by the hash of their text
+        )  # vectors are looked up by the hash of their text
     except WorkspaceError as error:
         log.warning("%s; it is made anew now", error)
         return None
@@ -172,14 +172,14 @@ def earlier_arrays(ws: Workspace, name: str, encoder: Encoder) -> dict[str, np.n
 
 
 def plain(value: object) -> object:
-    """`value` as it comes back from an artefact's header."""
+    """`value` as it would be read back from an artefact's header (through JSON)."""
     import json
 
     return json.loads(json.dumps(value, default=str))
 
 
 def embed_items(ws: Workspace, encoder: Encoder | None = None, *, progress: Callable | None = None) -> EmbedCounts:
-    """Make `vectors/items`. progress: called as `progress(done, total)` in distinct texts.
+    """Write `vectors/items`. progress: called as `progress(done, total)`, in distinct texts.
 
     Raises MissingArtefactError if nothing has been imported.
     """
@@ -200,7 +200,7 @@ def embed_items(ws: Workspace, encoder: Encoder | None = None, *, progress: Call
 def save_if_changed(
     ws: Workspace, name: str, arrays: dict[str, np.ndarray], changed: np.ndarray, inputs: dict[str, str], params: dict
 ) -> None:
-    """Write an artefact unless the one that is there says the same, of the same rows."""
+    """Write an artefact unless the existing one has the same content for the same rows."""
     params = plain(params)
     if not len(changed) and ws.has(name) and not ws.stale_inputs(name):
         there = ws.provenance(name, made_by=ws.command_for(name))

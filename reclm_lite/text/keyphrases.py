@@ -1,8 +1,8 @@
-"""Candidate key phrases of short texts and how common they are in a catalogue.
+"""Candidate key phrases of short texts, and their frequencies in a catalogue.
 
-A phrase is one to three neighboring words that no stop word and no punctuation mark separates. Words keep their
-case; counts ignore it. Scripts written without spaces (Chinese, Japanese, Thai) have no word boundaries here: a run
-of such characters is cut into pieces of at most eight, which is crude but never fails.
+A phrase is one to three adjacent words without a stop word or punctuation mark between them. Words keep their case;
+counts ignore it. For scripts without spaces (Chinese, Japanese, Thai) there is no word segmentation: a run of such
+characters is cut into pieces of at most eight, which is crude but never fails.
 
 Left out: stemming, part-of-speech tags, any language model. The counts are document frequencies.
 """
@@ -47,9 +47,9 @@ _TOKEN = re.compile(
 
 
 def closing_year(text: str) -> tuple[str, str]:
-    """(text before it, year) of a text that closes with a year in brackets, as films' titles do; else (text, "").
+    """(text before it, year) of a text that ends with a year in brackets, like film titles; else (text, "").
 
-    Not a regular expression: one that begins with optional spaces tries all of them again at each.
+    Not a regular expression: one with leading optional spaces takes quadratic time on runs of spaces.
     """
     whole = text.rstrip()
     year = whole[-5:-1]
@@ -59,7 +59,7 @@ def closing_year(text: str) -> tuple[str, str]:
 
 
 def segments(text: str) -> list[list[str]]:
-    """Runs of neighboring words that hold no stop word and cross no punctuation mark, in reading order."""
+    """Runs of adjacent words without stop words or punctuation marks between them, in reading order."""
     runs: list[list[str]] = []
     run: list[str] = []
     end = -1
@@ -83,12 +83,12 @@ def segments(text: str) -> list[list[str]]:
 
 
 def words(text: str) -> list[str]:
-    """The words that count (stop words and punctuation left out), in reading order, with their case."""
+    """The words except stop words, in reading order, with their case."""
     return [word for run in segments(text) for word in run]
 
 
 def chunks(text: str) -> list[str]:
-    """The phrases of a text in reading order: runs of words, cut into threes from the left, never digits alone."""
+    """The phrases of a text in reading order: runs of words cut into threes from the left, without bare digits."""
     found = []
     for run in segments(text):
         for start in range(0, len(run), MAX_PHRASE_WORDS):
@@ -101,7 +101,7 @@ def chunks(text: str) -> list[str]:
 
 
 def candidates(text: str) -> list[str]:
-    """Every phrase of one to three words, once (the first spelling stands), in reading order."""
+    """Every phrase of one to three words once, in its first spelling, in reading order."""
     found: dict[str, str] = {}
     for run in segments(text):
         for start in range(len(run)):
@@ -115,8 +115,8 @@ def candidates(text: str) -> list[str]:
 def topics_of(item: ItemText) -> tuple[str, ...]:
     """The item's topics in lower case, most specific last; `|`, `,`, `/` and `;` separate topics within a field.
 
-    A subcategory glued to its category is taken apart: `travel`, `travelnews` gives `travel news`. A title that closes
-    with a year, as films' do, adds its decade: `1990s`.
+    A subcategory that starts with its category is split: `travel`, `travelnews` gives `travel news`. A title that ends
+    with a year, like film titles, adds its decade: `1990s`.
     """
     item = bounded_item(item)
     found: dict[str, None] = {}
@@ -140,7 +140,7 @@ def topics_of(item: ItemText) -> tuple[str, ...]:
 
 
 class PhraseStats:
-    """Document frequencies of phrases and of topics in a catalogue."""
+    """Document frequencies of phrases and topics in a catalogue."""
 
     def __init__(self, n_texts: int, phrase_counts: dict[str, int], topic_counts: dict[str, int]):
         self.n_texts = n_texts
@@ -149,9 +149,9 @@ class PhraseStats:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], topics: Iterable[Sequence[str]] = ()) -> "PhraseStats":
-        """Counts over `texts`; `topics` gives the topics of each item, where items have some.
+        """Counts over `texts`; topics: those of each item, if any.
 
-        Phrases of several words that occur in one text only are not kept (they count as seen once either way).
+        Phrases of several words that occur in one text only are not stored; unknown phrases count as seen once anyway.
         """
         counts: Counter[str] = Counter()
         n_texts = 0
@@ -172,9 +172,9 @@ class PhraseStats:
         return cls.from_texts(texts, (topics_of(item) for item in items))
 
     def idf(self, phrase: str) -> float:
-        """`log((1 + n_texts) / (1 + count))`, at least 0: how surprising it is to meet the phrase in one text."""
+        """Inverse document frequency, `log((1 + n_texts) / (1 + count))`, at least 0."""
         return max(0.0, math.log((1 + self.n_texts) / (1 + self.phrase_counts.get(phrase.lower(), 0))))
 
     def topic_share(self, topic: str) -> float:
-        """The share of the catalogue's items that bear the topic, smoothed away from 0."""
+        """The share of the catalogue's items with the topic, smoothed to be above 0."""
         return (self.topic_counts.get(topic, 0) + 0.5) / (self.n_texts + 1.0)

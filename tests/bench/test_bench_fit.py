@@ -1,4 +1,4 @@
-"""`reclm bench fit`: epochs, fits without training, evaluation, and LightGCN beside torch."""
+"""`reclm bench fit`: epochs, fits of untrained models, evaluation, and LightGCN against torch."""
 
 import json
 from pathlib import Path

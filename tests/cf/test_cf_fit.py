@@ -1,4 +1,4 @@
-"""Fitting in a workspace: what it needs, what it stores, what it changes, and what it must never lose."""
+"""Fitting in a workspace: its inputs and outputs, what it changes, and what it must not lose."""
 
 import dataclasses
 import json

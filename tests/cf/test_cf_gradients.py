@@ -27,7 +27,7 @@ PROFILES = (
     ("text", "user_profiles", "item_profiles"),
     ("user_profiles", "item_profiles"),
 )
-# With the default preset, profiles stand beside the model and are tested with the tower.
+# With the default preset, profiles go into the profile tower and are tested there.
 CASES = [("paper", use) for use in PLAIN + PROFILES] + [("default", use) for use in PLAIN]
 
 

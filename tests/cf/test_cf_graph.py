@@ -1,4 +1,4 @@
-"""Propagation over the graph against plain matrices, and the memory that it uses again."""
+"""Propagation over the graph against dense matrices, and its reused buffers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Similar users: whose vectors count, who may be a neighbor, and what stands in where vectors say nothing."""
+"""Similar users: which vectors are used, who can be a neighbor, and text as the fallback."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A fit that was interrupted goes on, in whatever phase it was, and ends with the bits of one that was not."""
+"""An interrupted fit continues in its phase and gives the same bits as an uninterrupted one."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Settings, the registry, and what a fit says before it starts: names, types, ranges, memory."""
+"""Settings, the registry, and the checks before a fit: names, types, ranges, memory."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Training: what is stopped early, what an interruption costs (nothing), and what a checkpoint may be gone on from."""
+"""Training: early stopping, resuming with the same bits, and the checkpoints that resuming accepts."""
 
 import dataclasses
 import logging

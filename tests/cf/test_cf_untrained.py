@@ -1,4 +1,4 @@
-"""Models that need no training: one known answer for all, each one's formula, settings on validation, bad input."""
+"""Untrained models: a known answer for all, the formula of each, settings from validation, bad input."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def csr(rows, n_items=None):
 
 
 def checkerboard(n: int = 10) -> sp.csr_matrix:
-    """User u has the items of u's parity, all but item u: what is to be recommended is item u itself."""
+    """User u has the items of u's parity except item u, so item u is the one to recommend."""
     grid = (np.add.outer(np.arange(n), np.arange(n)) % 2 == 0).astype(np.float32)
     np.fill_diagonal(grid, 0.0)
     return sp.csr_matrix(grid)

@@ -1,4 +1,4 @@
-"""`reclm dialogue` as a user meets it."""
+"""The command `reclm dialogue`."""
 
 import json
 from pathlib import Path

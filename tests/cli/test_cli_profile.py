@@ -161,7 +161,7 @@ def test_resume_refuses_another_file_under_the_name_of_the_model(root, tmp_path)
     write_tiny_llama(path, n_ctx=1024, seed=7)
     told = profile_users(root, "--resume", expect=1)
     assert f"SHA-256 {begun.model_sha256[:12]}" in told and "without --resume" in told
-    profile_users(root, "--resume", "--model", path, "--limit", 1)  # named anew, it is meant
+    profile_users(root, "--resume", "--model", path, "--limit", 1)  # named again, so it is used
     assert cut_short(root).model_sha256 not in (None, begun.model_sha256)
 
 

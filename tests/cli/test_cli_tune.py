@@ -1,4 +1,4 @@
-"""`reclm tune` as a user meets it."""
+"""The command `reclm tune`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Checkpoints of Llama and BERT become GGUF files that say the same, or are refused."""
+"""Checkpoints of Llama and BERT become equivalent GGUF files, or are refused."""
 
 import json
 import shutil

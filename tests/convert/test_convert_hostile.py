@@ -1,4 +1,4 @@
-"""Headers and configurations of strangers: what cannot be is a sentence, before memory is taken or numbers overflow."""
+"""Untrusted headers and configurations: impossible values give an error before memory is allocated."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The parity gate passes what says the same and refuses what does not, each damage by itself."""
+"""The parity check passes equivalent files and refuses every kind of damage."""
 
 import json
 import shutil
@@ -147,7 +147,7 @@ def test_an_honest_export_passes_with_transformers_as_reference(llama: Path, f16
     assert told[0]["chat_template"]["n_refused_by_both"] == 1
     assert told[0]["greedy"]["n_prompts"] == 64 and told[0]["greedy"]["n_different"] == 0
     assert told[0]["greedy"]["n_equal"] >= 55 and told[0]["greedy"]["decoded_by"].startswith("llama.cpp")
-    # More is lost with fewer bits, and all of it is told.
+    # More is lost with fewer bits, and every loss is reported.
     kls = [verdict["logits"]["mean_kl"] for verdict in told]
     assert 0 < kls[0] < kls[1] < kls[2]
     assert all(verdict["logits"]["n_compared"] >= 1000 for verdict in told)

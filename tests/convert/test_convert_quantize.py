@@ -1,4 +1,4 @@
-"""Quantization is llama.cpp's to the byte, reports what does not fit, and never leaves half a file."""
+"""Quantization equals llama.cpp's byte for byte, reports fallbacks, and never leaves a partial file."""
 
 import logging
 import os
@@ -270,7 +270,7 @@ def test_unwritable_place_is_refused(f16: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")
 def test_a_full_disk_is_a_model_error_and_leaves_no_file(f16: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: writing past it fails in the same way."""
+    """A limit on file size simulates a full disk: writing beyond it fails in the same way."""
     code = (
         "import resource, sys; from pathlib import Path\n"
         "from reclm_lite.convert.quantize import quantize_gguf; from reclm_lite.errors import ModelError\n"

@@ -1,4 +1,4 @@
-"""The generated demo data set: believable, honest, the same each time."""
+"""The generated demo data set: plausible, without leakage, reproducible."""
 
 import numpy as np
 import pytest

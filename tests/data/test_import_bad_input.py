@@ -1,4 +1,4 @@
-"""Bad input: each kind gets one sentence that names the file and, where it can, the row and column."""
+"""Bad input: a one-sentence error names the file and, if possible, the row and column."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Each format imports what its files say; small hand-written files, and the real data where present."""
+"""Each format imports the content of its files: small hand-written files, and real data if present."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A killed import leaves a folder with every id; the next import removes it, and nothing else."""
+"""A killed import leaves a folder with ids; the next import removes it, and nothing else."""
 
 import os
 import signal

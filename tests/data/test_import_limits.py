@@ -1,4 +1,4 @@
-"""What one file can take of memory, disk and time is bounded, and DuckDB reaches nothing but the sources."""
+"""Memory, disk and time per file are bounded, and DuckDB can only open the sources."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Input that is odd rather than large: each gets a sentence or is imported; nothing ends as an unexpected error."""
+"""Unusual input: it is imported, or refused with a clear error, never with an unexpected one."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Splits: disjoint, complete, without leakage, the same for the same seed."""
+"""Splits: disjoint, complete, without leakage, reproducible for a seed."""
 
 import numpy as np
 import pytest

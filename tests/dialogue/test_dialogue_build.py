@@ -1,4 +1,4 @@
-"""Dialogues say what training says, hide what they ask about, and are the same at each build."""
+"""Dialogues use training data only, hide what they ask about, and are reproducible."""
 
 import dataclasses
 import itertools

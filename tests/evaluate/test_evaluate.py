@@ -1,4 +1,4 @@
-"""The two settings, the baselines' known figures, and what a workspace's evaluation lists."""
+"""The full and unseen settings, known results of the baselines, and the evaluation of a workspace."""
 
 import dataclasses
 

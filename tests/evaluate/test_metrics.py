@@ -1,4 +1,4 @@
-"""Recall, NDCG and their intervals on lists that can be checked by hand."""
+"""Recall, NDCG and their intervals, on lists that can be checked by hand."""
 
 import numpy as np
 import pytest

@@ -211,7 +211,7 @@ def save_bert(directory: Path) -> Path:
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(directory)
-    # What sentence-transformers puts beside a model.
+    # The files that sentence-transformers writes beside a model.
     (directory / "1_Pooling").mkdir()
     pooling = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
     (directory / "1_Pooling" / "config.json").write_text(json.dumps(pooling))

@@ -73,7 +73,7 @@ def array(
     version: bytes = whole(1),
     fortran: bytes = FALSE,
 ) -> bytes:
-    """Two int32, unless told otherwise."""
+    """Two int32 by default."""
     state = (
         version,
         group(whole(2)) if shape is None else shape,

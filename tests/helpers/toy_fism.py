@@ -20,7 +20,7 @@ from reclm_lite.cf.vectors import Vectors
 
 @dataclass(frozen=True)
 class Settings(TrainedSettings):
-    """`power` beside the rest."""
+    """Adds `power`."""
 
     power: float = setting(0.5, "a user's sum is divided by the number of items to this power", at_least=0, at_most=1)
 

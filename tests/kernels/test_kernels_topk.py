@@ -1,4 +1,4 @@
-"""Fused masked top-k: its claims one by one, and what it refuses. The crossed suite stands beside."""
+"""Fused masked top-k: its guarantees one by one, and its errors. The crossed suite is in another file."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The best of scores that exist already, against the NumPy oracle."""
+"""Top-k of given scores, against the NumPy oracle."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The answer's form is held while it is written, and an answer of the right form is left as it is."""
+"""Constrained decoding enforces the answer format, and does not change answers that already have it."""
 
 import pytest
 from hypothesis import given, settings

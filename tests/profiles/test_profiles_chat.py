@@ -1,4 +1,4 @@
-"""A chat template is rendered the same way every day, or refused with a sentence."""
+"""A chat template renders deterministically, or is refused with a clear error."""
 
 from datetime import datetime
 

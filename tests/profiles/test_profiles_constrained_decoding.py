@@ -1,4 +1,4 @@
-"""The form followed by tokens is the form of the texts; what is fixed is not asked; texts from outside stay data."""
+"""The token grammar matches the text format; fixed parts are not generated; outside texts stay data."""
 
 import functools
 from functools import cache

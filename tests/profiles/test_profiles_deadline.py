@@ -1,4 +1,4 @@
-"""A run with a deadline ends by then, has done the most valuable first, and says beforehand how far it will get."""
+"""A run with a deadline ends in time, does the most valuable users first, and prints an estimate beforehand."""
 
 import re
 import time

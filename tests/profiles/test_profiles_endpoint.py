@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint as a source, against a server on the loopback device that answers as it is told."""
+"""An OpenAI-compatible endpoint as a source, against a scripted server on the loopback device."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""A hostile server: it is slow at every point of HTTP, sends without end, and answers what no server should."""
+"""A hostile server: slow at every point of HTTP, endless, and with invalid answers."""
 
 import contextlib
 import gzip
@@ -457,7 +457,7 @@ def test_the_line_of_an_answer_of_a_million_pieces_is_found(piece):
     assert is_right and is_whole == (piece == "<")
 
 
-# -- where things go, and what is told --------------------------------------------------
+# -- output and messages --------------------------------------------------
 
 
 def test_a_redirect_cannot_end_a_run_with_an_unexpected_error_nor_show_the_key(serve, monkeypatch):

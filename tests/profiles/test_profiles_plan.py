@@ -1,4 +1,4 @@
-"""Who is asked for, in which order, with which prompt; how far a run will get."""
+"""The plan of a profile run: users, order and prompts, and how far the run will get."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""On a Ray cluster the same answers are made, and a lost node or driver costs none that was stored."""
+"""A Ray cluster gives the same answers, and losing a node or the driver loses no stored answer."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a run may not do: lose what was there, ask without leave, write a worse profile over a better one, miscount."""
+"""A run never loses existing profiles, sends unapproved requests, replaces better profiles, or miscounts."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What is stored once stays; what a person wrote stays; everything has a reason."""
+"""Stored answers and hand-written profiles stay, and every decision has a recorded reason."""
 
 import pytest
 from profile_workspace import make_workspace

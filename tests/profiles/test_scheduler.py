@@ -1,4 +1,4 @@
-"""The scheduler: many sequences at once say what each would say alone."""
+"""The scheduler: batched sequences give the same answers as single ones."""
 
 import subprocess
 import sys

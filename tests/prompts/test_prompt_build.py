@@ -1,4 +1,4 @@
-"""Prompts come from training only, and equal surroundings give equal prompts."""
+"""Prompts use training data only, and equal inputs give equal prompts."""
 
 import re
 from collections import Counter

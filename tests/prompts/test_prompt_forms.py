@@ -1,4 +1,4 @@
-"""The registry of prompt forms: what every form keeps to, and that a new one takes a row and nothing else."""
+"""The registry of prompt forms: the rules for every form, and that a new form needs only a row."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The report page: whole in itself, escaped, readable by machines for people, and true to the evaluation."""
+"""The report page: self-contained, escaped, accessible, and consistent with the evaluation."""
 
 import io
 import re

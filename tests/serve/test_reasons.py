@@ -1,4 +1,4 @@
-"""Reasons are true: each number and title in one is counted again here, from the same data, in another way."""
+"""Reasons are true: every number and title is recomputed here from the same data in another way."""
 
 import re
 

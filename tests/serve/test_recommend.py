@@ -1,4 +1,4 @@
-"""Recommending: masking, ties, bases, and what users, words and models that are missing are told."""
+"""Recommending: masking, ties, bases, and the errors for missing users, words and models."""
 
 import json
 

@@ -54,7 +54,7 @@ def test_masked_cross_entropy_is_transformers_loss_on_the_answers():
     model = LlamaForCausalLM(config)
     ids = torch.randint(0, 50, (3, 12))
     is_answer = torch.rand(3, 12) < 0.4
-    is_answer[:, 0] = True  # told by nothing: both leave it out
+    is_answer[:, 0] = True  # nothing predicts it: both leave it out
     wanted = model(input_ids=ids, labels=ids.masked_fill(~is_answer, -100))
     total, count = answers_of(wanted.logits, ids, is_answer)
     assert count == is_answer[:, 1:].sum()

@@ -1,4 +1,4 @@
-"""What a stage will take is told before it starts: by the base, by its options, and by the longest dialogue."""
+"""A stage prints its memory estimate before it starts, from the base, its options and the longest dialogue."""
 
 from pathlib import Path
 

@@ -78,7 +78,7 @@ def task_of(base, settings: SftSettings, n: int = 12) -> SftTask:
 def gradients(task: SftTask, step: int = 0) -> dict[str, torch.Tensor]:
     for p in task.parameters.values():
         p.grad = None
-    task.base.model.eval()  # no dropout: it draws anew for every pass
+    task.base.model.eval()  # no dropout, which would differ in every pass
     train, task.base.model.train = task.base.model.train, lambda *_: None
     try:
         task.backward(step)

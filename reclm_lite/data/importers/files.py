@@ -1,4 +1,4 @@
-"""Source files: is it there, is it text, what is its hash. One pass over the bytes, before any parsing."""
+"""Checks source files before parsing: existence, encoding, size, SHA-256. One pass over the bytes."""
 
 import codecs
 import gzip
@@ -24,7 +24,7 @@ class SourceFile:
     sha256: str
 
     def manifest(self) -> dict:
-        # A name may hold bytes that are not UTF-8; the manifest is text.
+        # A name may contain bytes that are not UTF-8, but the manifest is text.
         return {
             "file": self.path.name.encode("utf-8", "replace").decode(),
             "bytes": self.n_bytes,
@@ -75,8 +75,8 @@ def read_source(
     """Hash a file and, for text, check every byte of it.
 
     Raises InputError with the line for a byte of `foreign` or, in UTF-8, for a byte that is not UTF-8; with `limits`
-    also for a line that is too long and for a compressed file that unpacks to too much. A name that ends in `.gz` is
-    decompressed for the check; the hash is of the file as it lies.
+    also for a line that is too long and for a compressed file that unpacks to too much. A file named `.gz` is
+    decompressed for the check; the hash is of the compressed file.
     """
     path = find_file(path)
     digest = hashlib.sha256()
@@ -105,7 +105,7 @@ def read_source(
 
 
 def _check_text(path: Path, handle, encoding: str, limits: Limits | None, most_bytes: int, foreign: bytes) -> None:
-    """most_bytes: what the text may take, 0 for any."""
+    """Check encoding, line length and size. most_bytes: the largest size of the text, 0 for no limit."""
     decoder = codecs.getincrementaldecoder(encoding)()
     # A chunk is no longer than a line may be, so only a line that runs over a chunk's end can be too long.
     chunk_bytes = min(_CHUNK_BYTES, limits.line_bytes) if limits else _CHUNK_BYTES
@@ -120,7 +120,7 @@ def _check_text(path: Path, handle, encoding: str, limits: Limits | None, most_b
         try:
             decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
-            # error.object is what the decoder had kept from the last chunk, then this one.
+            # error.object is the decoder's rest of the last chunk, followed by this one.
             bad = error.object[error.start]
             line = n_lines + error.object[: error.start].count(b"\n") + 1
             raise InputError(

@@ -1,4 +1,4 @@
-"""The registry of import formats: what `reclm import` and its help, the table in docs/formats.md and the tests know.
+"""The registry of import formats, read by `reclm import` and its help, the table in docs/formats.md and the tests.
 
 A new format is one module here, `NAME.py` with a function `import_NAME(source, **options) -> Imported`, and one row in
 FORMATS. An option is declared in the row too, unless another format has it. This module loads none of the importers.
@@ -18,8 +18,8 @@ class Option:
     """An option of `reclm import` and the keyword of the importers that it becomes.
 
     help: a sentence that begins in lower case. kind: text, number, count (at least 1), path, switch, or choice (among
-    `choices`). metavar: what stands for its value in the help page, unless that follows from the kind. repeated: it may
-    be given several times.
+    `choices`). metavar: the placeholder of its value in the help page, by default that of the kind. repeated: whether
+    it may be given several times.
     """
 
     flag: str
@@ -33,7 +33,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Format:
-    """A row of the registry. help: one line. files: what SOURCE is, which is how a user recognizes the format."""
+    """A row of the registry. help: one line. files: what SOURCE is, so that users recognize the format."""
 
     name: str
     help: str

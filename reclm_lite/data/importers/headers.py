@@ -1,6 +1,6 @@
-"""Names of columns: the header of a CSV file, the keys of a first JSON object; and which line of JSON is bad.
+"""Column names from a CSV header or the first JSON object, and the search for an invalid line of JSON.
 
-Lines are read after `files.read_source` has found each of them within bounds.
+Call these after `files.read_source` has checked the length of every line.
 """
 
 import csv
@@ -17,15 +17,14 @@ from .limits import Limits, cut
 
 
 def open_text(path: Path) -> IO[str]:
-    """A UTF-8 text file, decompressed where its name ends in `.gz`, without its byte order mark."""
+    """Open a UTF-8 text file, decompressed if its name ends in `.gz`, without its byte order mark."""
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return open(path, encoding="utf-8-sig", newline="")
 
 
 def check_names(where: str, names: Sequence[str], limits: Limits) -> tuple[str, ...]:
-    """`names` if a table can have them; InputError for too many, one twice (letter case does not tell them apart), or a
-    NUL."""
+    """`names`. Raises InputError for too many, for duplicates (ignoring case), or for a NUL character."""
     if len(names) > limits.columns:
         raise InputError(
             f"{where}: found {len(names):,} columns, expected at most {limits.columns:,}; leave out what the import "
@@ -49,9 +48,9 @@ def check_names(where: str, names: Sequence[str], limits: Limits) -> tuple[str, 
 
 
 def csv_header(path: Path, delimiter: str, quote: str, limits: Limits) -> tuple[str, ...]:
-    """The first line's names; an empty one becomes `column N`."""
+    """The names in the first line; an empty name becomes `column N`."""
     with open_text(path) as handle:
-        # A quoted name may run over lines, so the lines' own bound is not enough.
+        # A quoted name may span several lines, so the bound on line length is not enough.
         head = handle.read(limits.line_bytes + 1)
     quoting = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
     names: list[str] = []
@@ -62,7 +61,7 @@ def csv_header(path: Path, delimiter: str, quote: str, limits: Limits) -> tuple[
         raise InputError(f"{path}, line 1: the line of column names cannot be read ({error}); mend it") from error
     if not any(names):
         raise InputError(f"{path}, line 1: expected column names, found an empty line; add a header")
-    # DuckDB loses rows behind a header with breaks of another kind than its lines' ends.
+    # DuckDB loses rows if the header contains line breaks of another kind than the file's line ends.
     lines = list(itertools.islice(io.StringIO(head, newline=""), reader.line_num))
     if len({line[len(line.rstrip("\r\n")) :] for line in lines}) > 1:
         raise InputError(
@@ -85,7 +84,7 @@ def json_keys(path: Path, limits: Limits) -> tuple[str, ...]:
 
 
 def bad_json_line(path: Path) -> InputError:
-    """What is wrong with the first line that is no JSON object: DuckDB counts lines from elsewhere."""
+    """The error for the first line that is not a JSON object, since DuckDB reports other line numbers."""
     with open_text(path) as handle:
         for number, line in enumerate(handle, 1):
             try:
@@ -105,7 +104,7 @@ def _no_key_twice(pairs: list[tuple[str, object]]) -> dict:
 
 def _parsed(path: Path, number: int, line: str, object_of: Callable = dict) -> object:
     try:
-        # Numbers stay text: Python refuses to read very long ones.
+        # Numbers stay text, because Python refuses to parse very long ones.
         return json.loads(line, parse_int=str, parse_float=str, object_pairs_hook=object_of)
     except RecursionError as error:
         raise InputError(f"{path}, line {number}: the JSON object is nested too deeply; write flat objects") from error

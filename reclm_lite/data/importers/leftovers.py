@@ -1,7 +1,7 @@
 """The temporary folder of an import: made with a lock, and removed by the next import if its owner was killed.
 
-A folder `reclm-import-XXXXXXXX` in `$TMPDIR` holds every id of the data while an import runs. Its owner keeps the file
-`lock` in it locked; the system lets go of the lock when the process ends, however it ends.
+A folder `reclm-import-XXXXXXXX` in `$TMPDIR` contains every id of the data while an import runs. The import holds a
+lock on the file `lock` in it; the system releases the lock when the process ends, however it ends.
 """
 
 import fcntl
@@ -15,9 +15,9 @@ from pathlib import Path
 
 PREFIX = "reclm-import-"
 _LOCK = "lock"
-# tempfile.mkdtemp adds eight of these.
+# The eight characters that tempfile.mkdtemp appends.
 _NAME = re.compile(re.escape(PREFIX) + r"[a-z0-9_]{8}")
-# A folder without a lock is of an older version, which may be at work in it, or is being made at this moment.
+# A folder without a lock belongs to an older version, which may still be running, or is just being created.
 _OLD_SECONDS = 24 * 3600
 
 
@@ -31,7 +31,7 @@ class StagingFolder:
             if lock is None:
                 continue
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # Somebody's clean-up may have taken the folder for a leftover before it was locked.
+            # Another process's clean-up may have removed the folder before it was locked.
             if (path / _LOCK).exists() and os.path.samestat(os.fstat(lock), os.stat(path / _LOCK)):
                 break
             os.close(lock)
@@ -78,7 +78,7 @@ def _leftovers(*, remove: bool) -> list[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            continue  # its import is at work
+            continue  # its import is still running
         else:
             if remove:
                 shutil.rmtree(path, ignore_errors=True)
@@ -90,7 +90,7 @@ def _leftovers(*, remove: bool) -> list[Path]:
 
 
 def _open_lock(folder: Path) -> int | None:
-    """The folder's lock file, made if it is missing; None where there is none to be had."""
+    """Open the folder's lock file, created if missing; None if that fails."""
     try:
         return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError:

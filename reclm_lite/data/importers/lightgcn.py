@@ -1,13 +1,13 @@
-"""The format `lightgcn`: train.txt and test.txt as the papers of that line of work publish them; no texts.
+"""The format `lightgcn`: train.txt and test.txt as published with LightGCN and related papers; no texts.
 
-Three layouts of a line occur:
+A line has one of three layouts:
 
     list      0 12 7 99        a user, then items, separated by spaces
     colon     0:12 7 99        the same with a colon after the user
     triples   0<TAB>12<TAB>3   a user, an item and a count, which is kept as the rating
 
-Without `layout`, the first line that is not empty decides: a colon means `colon`, a tab `triples`,
-anything else `list`; the manifest records which. Every other line must then fit.
+Without `layout`, the first non-empty line decides: a colon means `colon`, a tab `triples`, anything else `list`; the
+manifest records the choice. All other lines must have the same layout.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from .numbering import number_all
 from .staging import Reader, Staging
 
 LAYOUTS = ("list", "colon", "triples")
-# A line of each layout; a user with no item at all is allowed.
+# A line of each layout; a user without items is allowed.
 _PATTERNS = {
     "list": r"^[^\s:]+( +[^\s:]+)* *$",
     "colon": r"^[^\s:]+:( *[^\s:]+)* *$",
@@ -41,7 +41,7 @@ def import_lightgcn(
 ) -> Imported:
     """Read a folder with train.txt and test.txt; the two become the given split.
 
-    layout: `list`, `colon` or `triples`; by default told from the first line (see the module).
+    layout: `list`, `colon` or `triples`; by default detected from the first line (see the module docstring).
     min_rating (triples only: of the count), min_user, min_item: as for the format table.
     limits: bounds on the files, by default those of Limits().
     """

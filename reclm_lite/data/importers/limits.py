@@ -1,4 +1,4 @@
-"""How much of a source file an import accepts, so that no file takes memory, disk or time without bound.
+"""Limits on source files, so that no import takes memory, disk or time without bound.
 
 `reclm import --limit NAME=N` changes one of them; docs/formats.md lists them.
 """
@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields, replace
 
 from ...errors import InputError
 
-# A file may always unpack to this much, whatever its ratio: small files of repeated rows compress very well.
+# A file may always unpack to this much, at any ratio: small files of repeated rows compress very well.
 FREE_UNPACKED_BYTES = 256 << 20
-# What a row of a Parquet file counts beside its text: run lengths store any number of equal rows in a few bytes.
+# Bytes counted per Parquet row in addition to its text: run lengths store any number of equal rows in a few bytes.
 ROW_BYTES = 16
 # A message shows this much of a value or of a list of names.
 SHOWN_CHARS = 80
@@ -19,7 +19,7 @@ SHOWN_NAMES = 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on a source file; what is beyond them is refused, except that texts are cut.
+    """Limits on a source file. A file beyond them is refused, except that long texts are cut.
 
     line_bytes: a line of a text file. columns: of a table. id_bytes: a user or item id in UTF-8.
     text_chars: a title, category, subcategory or description; longer ones are cut, and the manifest counts them.
@@ -33,11 +33,11 @@ class Limits:
     unpacked_ratio: int = 200
 
     def unpacked_bytes(self, n_bytes: int) -> int:
-        """What a packed file of `n_bytes` may unpack to."""
+        """The largest unpacked size of a compressed file of `n_bytes`."""
         return max(FREE_UNPACKED_BYTES, self.unpacked_ratio * n_bytes)
 
 
-# The most that may be asked for. DuckDB takes buffers of sixteen lines and a vector per column.
+# The largest values that --limit accepts. DuckDB allocates buffers of sixteen lines, and a vector per column.
 _MOST = {
     "line_bytes": 16 << 20,
     "columns": 10_000,
@@ -66,11 +66,11 @@ def parse_limits(words: Sequence[str]) -> Limits:
 
 
 def cut(text: str) -> str:
-    """`text` as a message shows it: its beginning."""
+    """The beginning of `text`, for a message."""
     return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "…"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as a message lists them: the first few, each quoted, and how many more there are."""
+    """Names for a message: the first few, quoted, and the number of the others."""
     shown = ", ".join(repr(cut(name)) for name in names[:SHOWN_NAMES])
     return shown if len(names) <= SHOWN_NAMES else f"{shown} and {len(names) - SHOWN_NAMES:,} more"

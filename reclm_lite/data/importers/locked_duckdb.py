@@ -1,4 +1,4 @@
-"""A DuckDB that can open the named files and one folder only, loads no extension and accepts no change of settings."""
+"""A DuckDB connection that can open only named files and one folder, without extensions and with locked settings."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from .sql import quoted
 
 
 def connect(folder: Path, readable: Sequence[str], name: str, **settings: object):
-    """A DuckDB that reads `folder` and the files `readable`, and nothing else.
+    """Connect to a DuckDB that can access `folder` and the files `readable`, and nothing else.
 
     name: of the database file in `folder`; if empty, the database is in memory.
     """
@@ -19,8 +19,8 @@ def connect(folder: Path, readable: Sequence[str], name: str, **settings: object
         config=settings
         | {"temp_directory": str(folder), "autoinstall_known_extensions": False, "autoload_known_extensions": False},
     )
-    db.execute("SET enable_progress_bar=false")  # it would stand among the results
-    # Older versions compare the name that is opened, a link in the folder; newer ones the file that it leads to.
+    db.execute("SET enable_progress_bar=false")  # it would be printed among the results
+    # Older versions check the opened name, which is a link in the folder; newer ones check the link's target.
     db.execute(f"SET allowed_directories=[{quoted(str(folder))}]")
     db.execute(f"SET allowed_paths=[{', '.join(map(quoted, readable))}]")
     db.execute("SET enable_external_access=false")
@@ -29,12 +29,12 @@ def connect(folder: Path, readable: Sequence[str], name: str, **settings: object
 
 
 def real_path(path: Path) -> Path:
-    """The path without links; of a loop of links, some path (`Path.resolve` raises RuntimeError there)."""
+    """The path with links resolved; for a loop of links any path (where `Path.resolve` raises RuntimeError)."""
     return Path(os.path.realpath(path))
 
 
 def is_plain(path: Path) -> bool:
-    """Can DuckDB be told of this path? Not if it is not UTF-8; and it takes a backslash for a separator of folders."""
+    """Whether DuckDB can open this path: UTF-8 without backslashes, which it treats as separators."""
     try:
         return "\\" not in str(path) and bool(str(path).encode())
     except UnicodeEncodeError:

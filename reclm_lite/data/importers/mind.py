@@ -1,8 +1,8 @@
 """The format `mind`: Microsoft News, a folder with behaviors.tsv and news.tsv (neither has a header).
 
 An interaction is an article of a user's click history or an impression that was clicked (`N123-1`).
-The history brings no times: its articles get the seconds just before the user's first impression,
-in order. Impressions that were not clicked and the entities of the articles are left out.
+The history has no times: its articles get the seconds just before the user's first impression, in order. Left out:
+impressions that were not clicked, and the entities of the articles.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ def import_mind(
 ) -> Imported:
     """Read one part of MIND, such as the unpacked MINDsmall_train.
 
-    history: take the click histories too, not only the clicked impressions.
+    history: also read the click histories, not only the clicked impressions.
     min_user, min_item: keep users and items with at least this many, repeated until nothing changes.
     limits: bounds on the files, by default those of Limits().
     Users with neither history nor click are kept and counted.
@@ -56,7 +56,7 @@ def import_mind(
             f"INSERT INTO raw SELECT user, item, CAST(CAST(time AS BIGINT) AS VARCHAR), NULL, NULL FROM ({clicked})",
         )
         if history:
-            # A user's history is the same in each of the user's lines of one part; the longest is taken.
+            # Within one part all lines of a user have the same history; take the longest.
             staging.copy(
                 behaviors,
                 f"""INSERT INTO raw

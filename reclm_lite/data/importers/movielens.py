@@ -1,11 +1,10 @@
-"""The format `movielens`: a folder of the GroupLens film ratings, in any of the three layouts published.
+"""The format `movielens`: a folder of the GroupLens film ratings, in any of the three published layouts.
 
     ratings.csv, movies.csv     latest, latest-small, 20M, 25M, 32M
     ratings.dat, movies.dat     1M, 10M (fields joined by `::`)
     u.data, u.item              100K
 
-The older two are read as Latin-1 films and plain ratings. Genres become the item's category.
-Tags, links and the users' ages are left out.
+In the two older layouts, films are Latin-1. Genres become the item's category. Left out: tags, links, users' ages.
 """
 
 from pathlib import Path

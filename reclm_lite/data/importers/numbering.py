@@ -1,5 +1,4 @@
-"""From the staging tables of text to a data set of integers: filters, repeats, cores, and every user's and item's
-index."""
+"""From staging tables of text to a data set of integers: filters, duplicates, k-cores, indices of users and items."""
 
 import math
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ from .sql import quoted, seconds
 from .staging import Staging
 
 _FETCH_ROWS = 50_000
-# Real data take a handful of rounds to their core; a round in SQL spills to disk, what follows does not.
+# Real data reach their core in a few rounds. A round in SQL can spill to disk; the in-memory rest cannot.
 _SQL_ROUNDS = 20
-# What Python takes for a text beside its letters, and for an item's record of texts.
+# Bytes that Python needs for a string beyond its characters, and for an item's record of texts.
 _TEXT_BYTES, _RECORD_BYTES = 64, 120
 _FIELDS = ("title", "category", "subcategory", "description")
 
@@ -34,14 +33,14 @@ def number_all(
     min_user: int | None = None,
     min_item: int | None = None,
 ) -> Imported:
-    """Filter, drop repeats, number users and items, and return the data set.
+    """Filter, drop duplicates, number users and items, and return the data set.
 
-    Users and items are numbered by id: whole numbers first, in their order, then the rest as text.
-    Of a repeated pair the earliest is kept; without times, the one rated highest.
+    Users and items are numbered in order of ids: integers first, by value, then the rest as text. Of duplicate pairs
+    the earliest is kept; without times, the one with the highest rating.
     """
     if min_rating is not None and not (math.isfinite(min_rating) and abs(min_rating) < 3e38):
         raise InputError(f"min_rating: expected a finite number, found {min_rating}")
-    # No count of pairs comes near 2^31.
+    # The number of pairs stays far below 2^31.
     min_user, min_item = min(min_user or 0, 2**31), min(min_item or 0, 2**31)
     db = staging.db
     with staging.reading():
@@ -134,7 +133,7 @@ def _pairs(db, min_rating: float | None) -> dict[str, int]:
 
 
 def _check_ids(staging: Staging) -> None:
-    """Raise InputError for an id that is too long; not every importer sees each id in a column of its own."""
+    """Raise InputError for an id that is too long; importers do not see every id in its own column."""
     for side in ("user", "item"):
         long = staging.db.execute(
             f"SELECT left(id, 100) FROM {side}s WHERE strlen(id) > {staging.limits.id_bytes} LIMIT 1"
@@ -148,7 +147,7 @@ def _check_ids(staging: Staging) -> None:
 
 
 def _core(staging: Staging, min_user: int, min_item: int) -> dict[str, int]:
-    """Drop users and items with too few pairs, again and again until none is left to drop."""
+    """Drop users and items with too few pairs, repeatedly until all remaining have enough."""
     db = staging.db
 
     def count() -> int:
@@ -174,8 +173,7 @@ def _core(staging: Staging, min_user: int, min_item: int) -> dict[str, int]:
 
 
 def _drop_chains(staging: Staging, min_user: int, min_item: int) -> None:
-    """What is left of the core's rounds, at once: a chain of pairs loses two a round, and a round in SQL reads them
-    all."""
+    """Finish the core in memory: a chain of pairs loses two per round, and a round in SQL reads all pairs."""
     found = staging.db.execute("SELECT DISTINCT u, i FROM pairs").fetchnumpy()
     for side, gone in zip("ui", outside_core(found["u"], found["i"], min_user, min_item), strict=True):
         if len(gone):
@@ -189,11 +187,10 @@ def _drop_chains(staging: Staging, min_user: int, min_item: int) -> None:
 
 
 def outside_core(users: np.ndarray, items: np.ndarray, min_user: int, min_item: int) -> tuple[np.ndarray, np.ndarray]:
-    """Users and items that do not belong to the core of distinct pairs; looks at every pair twice, however many rounds
-    it takes.
+    """Users and items outside the core of distinct pairs. Visits every pair twice, for any number of rounds.
 
-    users, items: int (n,). The core: the largest set of pairs in which each user has min_user and each item min_item of
-    them.
+    users, items: int (n,). The core is the largest set of pairs in which each user has at least min_user pairs and each
+    item at least min_item.
     """
     by_user = sp.csr_matrix((np.ones(len(users), np.int8), (users, items)))
     of = (by_user, by_user.T.tocsr())
@@ -279,12 +276,12 @@ def _rows(db, query: str) -> Iterator[tuple]:
 
 
 def _text(name: str) -> str:
-    """A file's name as text: bytes that are not UTF-8 become question marks."""
+    """A file's name as text, with question marks for bytes that are not UTF-8."""
     return name.encode("utf-8", "replace").decode()
 
 
 def plain(options: dict) -> dict:
-    """Options as the manifest keeps them: what is unset left out, paths by name, sequences as lists."""
+    """Options for the manifest: without unset ones, paths by name, sequences as lists."""
     kept = {key: value for key, value in options.items() if value not in (None, (), [], 0)}
     return {
         key: _text(value.name) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value

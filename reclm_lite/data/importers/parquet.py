@@ -1,6 +1,6 @@
-"""Is a Parquet file within bounds? Asked of its footer, before a page is read.
+"""Checks the size of a Parquet file by its footer, before any page is read.
 
-A few bytes of a Parquet file can stand for any number of rows, columns or zeros.
+A few bytes of a Parquet file can encode any number of rows, columns or zeros.
 """
 
 import struct
@@ -13,15 +13,14 @@ from .limits import ROW_BYTES, Limits
 from .parquet_pages import check_pages
 from .sql import quoted
 
-# Real footers take some hundred bytes per column and row group; DuckDB's form of one is several times as large.
+# Real footers take some hundred bytes per column and row group; in DuckDB's memory they are several times as large.
 _MAX_FOOTER_BYTES = 32 << 20
-# A schema's nodes of one column: a list of structs of lists takes some ten.
+# Schema nodes per column: a list of structs of lists takes about ten.
 _MAX_NODES_PER_COLUMN = 50
 
 
 def check_parquet(db, path: Path, link: Path, n_bytes: int, limits: Limits) -> tuple[str, ...]:
-    """The names of the columns. Raises InputError for a file that is not one, or unpacks to more than `limits`
-    allow."""
+    """The names of the columns. Raises InputError unless it is a Parquet file that unpacks within `limits`."""
     _check_footer(path, n_bytes)
     file = quoted(str(link))
     (n_nodes,) = db.execute(f"SELECT count(*) FROM parquet_schema({file})").fetchone()
@@ -55,7 +54,7 @@ def check_parquet(db, path: Path, link: Path, n_bytes: int, limits: Limits) -> t
     )
     check_pages(path, _rows(chunks), most)
     nodes = db.execute(f"SELECT name, coalesce(num_children, 0) FROM parquet_schema({file})").fetchall()
-    # The names as the file has them: read_parquet gives what comes twice, or has none, a name of its own.
+    # The names in the file; read_parquet would rename duplicate and empty names.
     check_names(str(path), [name or f"column {number}" for number, name in enumerate(_top_names(nodes), 1)], limits)
     names = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM read_parquet({file})").fetchall()]
     return check_names(str(path), names, limits)
@@ -67,8 +66,7 @@ def _rows(cursor) -> Iterator[tuple]:
 
 
 def _top_names(nodes: list[tuple[str, int]]) -> list[str]:
-    """Names of the columns among the schema's nodes (name, number of children), which lie depth first after the
-    root."""
+    """Names of the columns. nodes: the schema's (name, number of children) in depth-first order, root first."""
     names, inside = [], 0
     for name, n_children in nodes[1:]:
         if inside:

@@ -1,8 +1,7 @@
-"""Headers of a Parquet file's pages: how large each page is once it is decompressed.
+"""Reads the page headers of a Parquet file: the decompressed size of each page.
 
-The footer's sizes are only claims; a reader allocates what the page's own header says. A header is a struct in Thrift's
-compact protocol, of which this reads the fields that count and skips the rest. See apache/parquet-format,
-parquet.thrift.
+Readers allocate what a page's own header says, whatever the footer claims. A header is a struct in Thrift's compact
+protocol; this reads the relevant fields and skips the others. See apache/parquet-format, parquet.thrift.
 """
 
 from collections.abc import Iterable
@@ -13,11 +12,11 @@ from ...errors import InputError
 
 # Writers end a page at 1 to 100 MB.
 MAX_PAGE_BYTES = 128 << 20
-# With pages of the usual 1 MB that is a file of 1 TB; it bounds the time that small pages take.
+# At the usual 1 MB per page that is a file of 1 TB; the limit bounds the time for many small pages.
 MAX_PAGES = 1_000_000
-# A page header nests three structs; statistics none further.
+# A page header nests three structs; statistics nest no deeper.
 _MAX_DEPTH = 8
-_DATA_PAGE, _DATA_PAGE_V2 = 5, 8  # fields of a page header that hold a data page's own
+_DATA_PAGE, _DATA_PAGE_V2 = 5, 8  # fields of a page header that contain a data page's header
 _VARINTS, _STRUCT, _BINARY = (4, 5, 6), 12, 8
 
 
@@ -59,8 +58,7 @@ def check_pages(path: Path, chunks: Iterable[tuple[int, int]], most_bytes: int) 
 
 
 def _page(handle: BinaryIO, offset: int) -> tuple[int, int, int]:
-    """Bytes decompressed and as they lie, and values (0 unless it is a data page), of the page at `offset`; reads its
-    header."""
+    """(decompressed bytes, stored bytes, number of values: 0 unless it is a data page) of the page at `offset`."""
     handle.seek(offset)
     header = _struct(handle, 0)
     unpacked, packed = header.get(2), header.get(3)
@@ -74,7 +72,7 @@ def _page(handle: BinaryIO, offset: int) -> tuple[int, int, int]:
 
 
 def _struct(handle: BinaryIO, depth: int) -> dict[int, object]:
-    """Integers and structs of a struct by field number; everything else is skipped."""
+    """The integers and structs of a struct by field number; everything else is skipped."""
     if depth > _MAX_DEPTH:
         raise _BadHeaderError
     fields: dict[int, object] = {}

@@ -1,8 +1,8 @@
-"""The opcodes of Python's pickle, protocols 0 to 5, as far as the published files need them.
+"""The opcodes of Python's pickle, protocols 0 to 5, that the published files need.
 
 Left out, and refused by name: sets, bytearrays, out-of-band buffers, extension codes, persistent ids, the opcodes that
-only values containing themselves need, and numbers beyond 64 bits. The opcodes are documented in Python's pickletools.
-`HANDLERS` has one function for each byte; pickle_reader.py runs them.
+only self-referential values need, and numbers beyond 64 bits. Python's pickletools documents the opcodes. `HANDLERS`
+has a function for each byte; pickle_reader.py runs them.
 """
 
 import codecs
@@ -14,10 +14,10 @@ from collections.abc import Callable
 from .pickle_stack import PickleStack
 from .pickle_values import PickledDict, UnbuiltArray, build, call, damaged, new, shown, unexpected
 
-# Names of classes and numbers as text are short; what is longer is refused before it is searched for its end.
+# Names of classes and numbers as text are short; longer ones are refused before searching for their end.
 MAX_NAME_BYTES = 256
 MAX_NUMBER_BYTES = 64
-# Python 2's quoted text, whose escapes cost some 45 bytes each to check.
+# Python 2's quoted text, whose escapes cost about 45 bytes each to check.
 MAX_QUOTED_BYTES = 1 << 20
 _INT_RANGE = range(-(1 << 63), 1 << 64)
 # The escapes that Python 2 wrote in text of protocol 0.
@@ -171,7 +171,7 @@ def _push_text(reader: PickleStack, raw: bytes) -> None:
 
 
 def _push_ascii(reader: PickleStack, raw: bytes) -> None:
-    """Python 2's text and bytes: as text, which is ASCII, because nothing says which encoding other bytes have."""
+    """Push Python 2's str as text. Must be ASCII, since the encoding of other bytes is unknown."""
     if not raw.isascii():
         raise unexpected(f"Python 2's text with bytes that are not ASCII (before byte {reader.position})")
     reader.stack.append(raw.decode("ascii"))
@@ -196,7 +196,7 @@ def _unicode(reader: PickleStack) -> None:
     raw = reader.line(len(reader.data))
     try:
         text = raw.decode("raw-unicode-escape")
-        text.encode("utf-8")  # half a surrogate pair cannot be written anywhere
+        text.encode("utf-8")  # raises for an unpaired surrogate, which cannot be encoded later
     except UnicodeError:
         raise unexpected(f"text that is no Unicode (before byte {reader.position})") from None
     reader.stack.append(text)
@@ -333,7 +333,7 @@ def _build(reader: PickleStack) -> None:
     target, state = reader.pop(2)
     built = build(target, state, reader.array_bytes_left)
     reader.stack.append(built)
-    if type(target) is UnbuiltArray:  # what was kept of it, before it was an array
+    if type(target) is UnbuiltArray:  # memoized before it became an array
         reader.array_bytes_left -= built.nbytes
         for index in target.memo:
             reader.memo[index] = built

@@ -1,6 +1,6 @@
-"""Reads a pickle without Python's own unpickler: nothing of it is run, and what it may hold is bounded.
+"""Reads a pickle without Python's own unpickler: nothing in it is executed, and its content is bounded.
 
-pickle_opcodes.py has the opcodes that are understood, pickle_stack.py what they work on.
+pickle_opcodes.py has the supported opcodes, pickle_stack.py the state that they work on.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from .pickle_values import damaged, too_large
 
 @dataclass(frozen=True)
 class PickleLimits:
-    """What a pickle may hold. The largest published file has 1.7 million bytes, 340,000 opcodes and three levels.
+    """Limits on a pickle. The largest published file has 1.7 million bytes, 340,000 opcodes and three levels.
 
-    An opcode makes an object of at most some 90 bytes besides copies of its own bytes, so max_opcodes bounds those at
-    450 MB. max_values counts a shared value wherever it is used, so that walking through a value is bounded too.
+    An opcode creates an object of at most about 90 bytes in addition to copies of its own bytes, so max_opcodes bounds
+    these at 450 MB. max_values counts a shared value at every use, so that traversing a value is bounded too.
     """
 
     max_file_bytes: int = 256 << 20
@@ -28,7 +28,7 @@ LIMITS = PickleLimits()
 
 
 def read(data: bytes, limits: PickleLimits) -> object:
-    """The value of a pickle, unchecked: it may hold stand-ins and itself. Raises PickleRefused."""
+    """The value of a pickle, unchecked: it may contain placeholders and cycles. Raises PickleRefused."""
     reader = _Reader(data, limits)
     reader.run()
     return reader.result()

@@ -1,4 +1,4 @@
-"""What the opcodes of a pickle work on: its bytes, the stack, the marks and the memo, each with its bounds checked.
+"""The state that the opcodes of a pickle work on: bytes, stack, marks and memo, each with checked bounds.
 
 Left out: the opcodes (pickle_opcodes.py), and the objects that they build (pickle_values.py).
 """
@@ -13,8 +13,8 @@ _GAP = object()
 class PickleStack:
     """The stack, marks and memo of one pickle.
 
-    memo: values by index; picklers count up from 0, cPickle from 1, so no index allocates more than its own place.
-    array_bytes_left: what further arrays may have. All of them together have at most the file's own bytes.
+    memo: values by index; picklers count from 0, cPickle from 1, so an index never allocates more than one element.
+    array_bytes_left: the budget of further arrays. All arrays together have at most as many bytes as the file.
     """
 
     __slots__ = ("array_bytes_left", "data", "marks", "memo", "position", "stack")

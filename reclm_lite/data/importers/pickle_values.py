@@ -1,8 +1,8 @@
-"""The values that a pickle of this format may hold, and the checks by which they become arrays.
+"""The values that a pickle of this format may contain, and the checks that turn them into arrays.
 
-A pickle builds an array in steps: an empty array, then a data type, then the state of both. Here each step fills a
-plain stand-in. Once shape, data type and bytes are known to fit each other, NumPy gets bytes of exactly that size;
-until then no code of NumPy or SciPy has seen anything of the file.
+A pickle builds an array in steps: an empty array, then a dtype, then the state of both. Here each step fills a plain
+placeholder. Once shape, dtype and bytes are known to be consistent, NumPy gets bytes of exactly that size; before that,
+no code of NumPy or SciPy sees anything from the file.
 """
 
 import struct
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Everything a data type may be, with its letter in `struct`: no structures, objects, text, dates or long doubles.
+# All allowed dtypes, with their letters in `struct`: no structures, objects, text, dates or long doubles.
 _LETTERS = {
     "b1": "?",
     "i1": "b",
@@ -26,13 +26,11 @@ _LETTERS = {
     "f4": "f",
     "f8": "d",
 }
-# The format holds vectors; files of its kind hold a matrix at most.
+# The format has vectors; similar files have at most a matrix.
 MAX_NDIM = 2
-# NumPy multiplies the lengths of all axes: two of this size and 8 bytes stay below 2**63. No file that is read is as
-# long.
+# NumPy multiplies the lengths of all axes: two of this size times 8 bytes stay below 2**63. No file is that long.
 MAX_AXIS = 1 << 29
-# A dictionary with names for keys, such as an item's texts, has a handful of them. Their number bounds the work for
-# each use.
+# A dictionary with names as keys, such as an item's texts, has few of them. The limit bounds the work of each use.
 MAX_FIELDS = 64
 
 
@@ -66,13 +64,13 @@ def too_large(limit: str) -> PickleRefused:
 
 
 def shown(text: str) -> str:
-    """`text` of a file for a message: printable ASCII, cut."""
+    """`text` from a file for a message: printable ASCII, truncated."""
     cut = text if len(text) <= 60 else text[:60] + "..."
     return cut if cut.isascii() and cut.isprintable() else ascii(cut)
 
 
 def kind(value: object) -> str:
-    """The type of a value in the words of a message."""
+    """The type of a value, for a message."""
     names = {
         PickledDict: "dictionary",
         CooMatrix: "coo_matrix",
@@ -88,10 +86,9 @@ def kind(value: object) -> str:
 
 
 class PickledDict(list):
-    """A dictionary as one list of keys (int or str) and values in turn, in the file's order; a key may come twice.
+    """A dictionary as a flat list key, value, key, value, …, in file order; keys are int or str and may repeat.
 
-    Nothing is hashed: the hashes of whole numbers are known, so a file could choose numbers that make a hash table
-    crawl.
+    Nothing is hashed: hashes of integers are predictable, so a file could choose keys that all collide.
     """
 
     __slots__ = ()
@@ -114,7 +111,7 @@ class PickledDict(list):
         self.extend(flat)
 
     def fields(self) -> dict[str, object] | None:
-        """The dictionary if its keys are names: text, few, none twice; else None."""
+        """The dictionary if its keys are few distinct strings; else None."""
         if len(self) > 2 * MAX_FIELDS or not set(map(type, self.keys())) <= {str}:
             return None
         fields = dict(self.items())
@@ -122,7 +119,7 @@ class PickledDict(list):
 
 
 class Name:
-    """One of the names a pickle may call. The file gets this object, never what it stands for."""
+    """One of the names that a pickle may call. The file only gets this object, never the callable itself."""
 
     __slots__ = ()
 
@@ -137,8 +134,7 @@ for _module in ("coo", "_coo"):
 
 
 class UnbuiltArray:
-    """What `_reconstruct` gives: an array before its state. memo: the places where the pickle has kept it; None after
-    BUILD."""
+    """The result of `_reconstruct`: an array without state. memo: the memo indices that hold it; None after BUILD."""
 
     __slots__ = ("memo",)
 
@@ -148,7 +144,7 @@ class UnbuiltArray:
 
 @dataclass(slots=True)
 class DType:
-    """code: a key of _LETTERS. order: "<" or ">"; None before BUILD, then the machine's."""
+    """A dtype. code: a key of _LETTERS. order: "<" or ">"; None (native) before BUILD."""
 
     code: str
     order: str | None = None
@@ -163,7 +159,7 @@ class DType:
 
 
 class CooMatrix:
-    """What a pickled coo_matrix holds: its state by name, values unchecked; None before BUILD."""
+    """A pickled coo_matrix: its state by name, with unchecked values; None before BUILD."""
 
     __slots__ = ("state",)
 
@@ -172,7 +168,7 @@ class CooMatrix:
 
 
 def call(name: object, args: object) -> object:
-    """REDUCE: what calling `name` with `args` stands for."""
+    """REDUCE: the placeholder for the result of calling `name` with `args`."""
     if name is RECONSTRUCT:
         if not (
             _are(args, Name, tuple, (bytes, str))
@@ -201,16 +197,16 @@ def call(name: object, args: object) -> object:
 
 
 def new(name: object, args: object) -> CooMatrix:
-    """NEWOBJ: as a coo_matrix is made, and nothing else."""
+    """NEWOBJ: creates a coo_matrix, and nothing else."""
     if name is COO_MATRIX and type(args) is tuple and not args:
         return CooMatrix()
     raise unexpected("an object other than a coo_matrix built by NEWOBJ")
 
 
 def build(target: object, state: object, max_bytes: int) -> object:
-    """BUILD: `target` with its state; an array's stand-in becomes an array of at most `max_bytes`.
+    """BUILD: set the state of `target`; the placeholder of an array becomes an array of at most `max_bytes`.
 
-    Arrays are in the machine's byte order, and read-only where their bytes are the file's own.
+    Arrays have native byte order, and are read-only if they share the file's bytes.
     """
     if type(target) is UnbuiltArray and target.memo is not None:
         return _array(state, max_bytes)
@@ -259,7 +255,7 @@ def _array(state: object, max_bytes: int) -> np.ndarray:
 
 
 def _are(values: object, *types: type | tuple[type, ...]) -> bool:
-    """Is it a tuple of values of exactly these types? A bool is no int here."""
+    """Whether it is a tuple of values of exactly these types; a bool does not count as an int."""
     return (
         type(values) is tuple
         and len(values) == len(types)
@@ -275,7 +271,7 @@ def _ints(values: tuple) -> tuple[int, ...] | None:
 
 
 def _bytes(data: bytes | str) -> bytes:
-    """Python 2 had one type for text and bytes."""
+    """`data` as bytes: Python 2 had one type for text and bytes."""
     if type(data) is str:
         if not data.isascii():
             raise unexpected("text where an array has its bytes")

@@ -1,11 +1,11 @@
-"""Reading the published pickles without running anything.
+"""Reads the published pickles without executing anything in them.
 
-Unpickling calls whatever a file names, and NumPy's own unpickling trusts the file with memory. So Python's unpickler
-takes no part: pickle_reader.py reads the opcodes that dictionaries, lists, tuples, text, numbers, NumPy arrays and
-SciPy's COO matrix need, under every spelling that NumPy 1 and 2 and old SciPy wrote; pickle_values.py has the stand-ins
-for arrays and matrices and their checks. All else is refused by name.
+Unpickling calls whatever a file names, and NumPy's unpickling trusts the sizes in the file. So Python's unpickler is
+not used: pickle_reader.py reads the opcodes for dictionaries, lists, tuples, text, numbers, NumPy arrays and SciPy's
+COO matrix, under all module names that NumPy 1 and 2 and old SciPy wrote; pickle_values.py has the placeholders for
+arrays and matrices and their checks. Everything else is refused by name.
 
-Nothing is allocated that the file has not paid for: an opcode makes one small object or copies its own bytes.
+Memory is proportional to the file: an opcode creates one small object or copies its own bytes.
 """
 
 import os
@@ -20,22 +20,20 @@ from .pickle_values import CooMatrix, PickledDict, PickleRefused, too_large, une
 
 __all__ = ["CooMatrix", "PickleLimits", "PickledDict", "load_pickle", "parse_pickle"]
 
-# A value takes at least a byte of the file, unless lists or dictionaries are shared: so many times may they be, on
-# average.
+# A value takes at least a byte of the file, unless lists or dictionaries are shared: the average number of uses.
 VALUES_ALWAYS_ALLOWED = 1000
 VALUES_PER_BYTE = 16
 _LEAVES = {int, bool, float, str, bytes, type(None), np.ndarray}
 
 
 def load_pickle(path: Path, limits: PickleLimits = LIMITS) -> object:
-    """The plain values, arrays, PickledDict and CooMatrix that a pickle holds.
+    """The content of a pickle: plain values, arrays, `PickledDict` and `CooMatrix`.
 
-    Raises InputError for a pickle that names any other class (nothing of it is run), is damaged or is beyond the
-    limits.
+    Raises InputError for a pickle that names any other class (nothing is executed), is damaged or exceeds the limits.
     """
     try:
         with open(path, "rb") as handle:
-            # Python sets aside what a read asks for: no more than there is.
+            # Python allocates the requested size of a read, so request no more than the file has.
             data = handle.read(min(os.fstat(handle.fileno()).st_size, limits.max_file_bytes) + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
@@ -61,8 +59,7 @@ def parse_pickle(data: bytes, path: Path, limits: PickleLimits = LIMITS) -> obje
 
 
 def _checked(value: object, max_depth: int, max_values: int) -> object:
-    """`value`, if all in it are finished values, not too many and not too deep; level by level, so nothing here
-    recurses."""
+    """`value`, if its values are complete, not too many and not too deep. Level by level, without recursion."""
     level, n_values = [[value]], 1
     for _ in range(max_depth + 1):
         below = []

@@ -2,9 +2,9 @@
 
     NAME.inter   user_id:token  item_id:token  [rating:float]  [timestamp:float]
     NAME.item    item_id:token  and texts (optional)
-    NAME.user    user_id:token (optional; only tells which users exist)
+    NAME.user    user_id:token (optional; only lists the users)
 
-Fields named otherwise are reached by options. Other fields are left out.
+Options select fields with other names. All other fields are ignored.
 """
 
 from pathlib import Path
@@ -45,8 +45,8 @@ def import_recbole(
 ) -> Imported:
     """Read atomic files: `source` is the .inter file, or a folder with exactly one.
 
-    time_column, rating_column: by default `timestamp` and `rating` where the header has them.
-    title_column and so on: by default the first usual name that the .item header has; the manifest records it.
+    time_column, rating_column: by default `timestamp` and `rating` if the header has them.
+    title_column and so on: by default the first common name that the .item header has; the manifest records it.
     min_rating, min_user, min_item: as for the format table.
     limits: bounds on the files, by default those of Limits().
     """
@@ -110,7 +110,7 @@ def _interactions_file(source: Path) -> Path:
 
 
 def _open(staging: Staging, path: Path) -> Reader:
-    """A reader whose columns have lost their `:type`."""
+    """A reader with column names without `:type`."""
     typed = staging.csv(path, delimiter="\t", quote="")
     untyped = [name for name in typed.columns if ":" not in name]
     if untyped:

@@ -4,8 +4,8 @@ The matrices' columns are local. Column j of the training matrix is the j-th key
 item_id_map_train.pkl; the test and mask matrices use item_id_map_test.pkl, the zero-shot matrix
 item_id_map_zero.pkl. The keys, global item ids, are kept as item ids; users are rows, "0" to "57127".
 
-The zero-shot pairs are among the test pairs too: full-shot ranking has unseen items among its
-candidates. Both labels are kept, so such a pair comes twice in `Imported`.
+The zero-shot pairs are test pairs too, since the candidates of full-shot ranking include unseen items. Both labels are
+kept, so such a pair occurs twice in `Imported`.
 
 The profiles that came with the data (the CSV files) are left out here.
 """
@@ -28,22 +28,22 @@ _MATRICES = {
     "unseen": ("tstMat_zero_shot.pkl", "item_id_map_zero.pkl"),
 }
 _TEXTS = "item_info_dict.pkl"
-# Every row becomes a user, so a file of a few bytes could claim millions. The published data have 57,128 rows and
-# 115,000 entries.
+# Every row becomes a user, so a small file could claim millions of them. The published data has 57,128 rows and 115,000
+# entries.
 ROWS_ALWAYS_ALLOWED = 100_000
 ROWS_PER_ENTRY = 10
 # User indices are int32.
 MAX_ROWS = 2**31 - 1
-# A pickle can hold one text and use it for many items, each of which gets a copy. The published texts come to 0.9
-# characters a byte.
+# A pickle can share one text among many items, each of which gets a copy. The published files have 0.9 characters of
+# text per byte.
 CHARACTERS_ALWAYS_ALLOWED = 1_000_000
 CHARACTERS_PER_BYTE = 16
 
 
 def import_reclm(source: Path, *, name: str | None = None) -> Imported:
-    """Read the published pickles; the split they bring is the given one.
+    """Read the published pickles; their split becomes the given split.
 
-    Nothing of a pickle is run, and each is checked before any of it is used.
+    Nothing in a pickle is executed, and each is validated before use.
     """
     folder = find_folder(
         Path(source), "reclm", ", ".join(sorted({file for pair in _MATRICES.values() for file in pair} | {_TEXTS}))
@@ -141,7 +141,7 @@ def _ids(path: Path, ids: list[int]) -> np.ndarray:
 
 
 def _found(value: object, key_type: type) -> str:
-    """What a dictionary holds in place of what was expected, for a message."""
+    """A description of unexpected content, for a message."""
     if type(value) is not PickledDict:
         return kind(value)
     for key, held in value.items():
@@ -151,7 +151,7 @@ def _found(value: object, key_type: type) -> str:
 
 
 def _pairs(path: Path, matrix: object, n_columns: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """Number of rows, rows and columns of the distinct entries that are not zero, in row order."""
+    """(number of rows, rows, columns) of the distinct non-zero entries, in row order."""
     if not isinstance(matrix, CooMatrix):
         raise InputError(f"{path}: expected a scipy coo_matrix, found {kind(matrix)}")
     state = matrix.state
@@ -189,7 +189,7 @@ def _pairs(path: Path, matrix: object, n_columns: int) -> tuple[int, np.ndarray,
 
 
 def _check_rows(folder: Path, n_rows: int, n_entries: int, n_train: int) -> None:
-    """Refuse matrices without training interactions, or with so many empty rows that they are no people."""
+    """Raise InputError without training interactions, or with too many empty rows to be plausible users."""
     path = folder / _MATRICES["train"][0]
     if not n_train:
         raise InputError(f"{path}: expected at least one interaction, found none")
@@ -236,7 +236,7 @@ def _infos(path: Path, infos: object) -> tuple[np.ndarray, list[ItemText]]:
 
 
 def _check_mask(folder: Path, indexed: dict, in_test: np.ndarray, n_items: int) -> None:
-    """The mask matrix must be the training interactions with items that the test matrix has."""
+    """Raise InputError unless the mask matrix equals the training interactions with items of the test matrix."""
     users, items = indexed["train"]
     expected = np.sort((users * n_items + items)[in_test[items]])
     found = np.sort(indexed["mask"][0] * n_items + indexed["mask"][1])

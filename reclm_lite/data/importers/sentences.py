@@ -1,7 +1,7 @@
-"""DuckDB's errors as one sentence about the file.
+"""Turns DuckDB's errors into one sentence about the file.
 
-Its messages run over many lines, quote the file's own content, and name the temporary link. Only parts that DuckDB
-itself wrote decide what is said, and what is searched is cut first: a quoted line may hold megabytes.
+Its messages have many lines, quote the file's content, and name the temporary link. Only parts written by DuckDB itself
+decide the sentence, and a message is truncated before it is searched: a quoted line may have megabytes.
 """
 
 import re
@@ -11,20 +11,20 @@ from pathlib import Path
 from ...errors import InputError, WorkspaceError
 from .limits import Limits, cut
 
-# DuckDB's own words stand before the quoted line and after it.
+# DuckDB's own text stands before and after the quoted line.
 _HEAD_CHARS, _TAIL_CHARS = 500, 3000
 
 
 def sentence(
     error: Exception, path: Path | None, *, link: str, limits: Limits, memory_limit: str
 ) -> InputError | WorkspaceError:
-    """`error` of DuckDB, met while reading `path`. link: where the staging folder is; the message may name it."""
+    """The exception for DuckDB's `error` while reading `path`. link: the staging folder, which the text may name."""
     message = str(error)
     where = str(path) if path else "import"
     head, quoted, _ = message[: _HEAD_CHARS + 1].partition("\nOriginal Line:")
     own = head[:_HEAD_CHARS]
     if quoted:
-        # The content comes first in the tail, so the last match is DuckDB's.
+        # In the tail the file's content comes first, so the last match is DuckDB's.
         own += "\n" + message[len(head) :][-_TAIL_CHARS:]
     first = _without(own.splitlines()[0] if own else type(error).__name__, link, path)
     line = re.search(r"Line: (\d{1,18})", head) or re.search(r"in line (\d{1,18})", head)

@@ -12,9 +12,9 @@ def ident(name: str) -> str:
 
 
 def seconds(column: str) -> str:
-    """SQL: a column of text as BIGINT seconds since 1970, NULL where it is no time.
+    """SQL: a text column as BIGINT seconds since 1970, NULL if it is not a time.
 
-    Numbers beyond the year 5138 are refused: they are milliseconds taken for seconds.
+    Numbers beyond the year 5138 are refused: they are milliseconds mistaken for seconds.
     """
     number = f"try_cast({column} AS DOUBLE)"
     return (

@@ -1,12 +1,12 @@
-"""A temporary DuckDB database in which tables of text become interactions of integers.
+"""A temporary DuckDB database that turns tables of text into interactions of integers.
 
-An importer copies what it reads into three tables, all text; `numbering.number_all` then filters,
-drops repeats, gives every user and item an index, and hands only integers to Python. DuckDB
-spills to the temporary folder (`$TMPDIR`), so memory stays bounded whatever the file's size.
+An importer copies its input into three tables of text; `numbering.number_all` then filters, drops duplicates, numbers
+users and items, and passes only integers to Python. DuckDB spills to the temporary folder (`$TMPDIR`), so memory is
+bounded for files of any size.
 
     raw(user, item, time, rating, part)   one row per interaction; `part` is GIVEN_* or NULL
     texts(item, title, category, subcategory, description)
-    listed_users(user)                    users that a format lists apart from interactions
+    listed_users(user)                    users that a format lists separately
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _MEMORY_LIMIT = "768MB"
 _ORDERED_MEMORY_LIMIT = "256MB"
 
 
-# How DuckDB begins its message about a line that is no JSON object.
+# The beginning of DuckDB's message about a line that is not a JSON object.
 _BAD_JSON = ("Invalid Input Error: Malformed JSON", "Invalid Input Error: JSON transform error")
 
 
@@ -37,7 +37,7 @@ _BAD_JSON = ("Invalid Input Error: Malformed JSON", "Invalid Input Error: JSON t
 class Reader:
     """A file that DuckDB can scan: an SQL table expression with text columns.
 
-    most_bytes: what the text of the columns that are taken may come to; None where the file's own size bounds it.
+    most_bytes: limit on the text of the selected columns; None if the file's size bounds it anyway.
     """
 
     sql: str
@@ -57,8 +57,8 @@ class Reader:
 class Staging:
     """The temporary database. Use as a context manager; `close()` removes it.
 
-    sources: the files that may be read, beside the folder's own; those that do not exist are passed over. DuckDB can
-    open no other file, loads no extension and changes no setting, whatever a file holds.
+    sources: the files that may be read, in addition to the folder's own; missing ones are ignored. DuckDB can open no
+    other file, load no extension and change no setting, whatever a file contains.
     """
 
     def __init__(
@@ -110,8 +110,7 @@ class Staging:
 
     @property
     def ordered(self):
-        """A second database, for row numbers: it reads files in their own order, which takes more memory or one
-        thread."""
+        """A second database, for row numbers: it reads files in order, which takes more memory or a single thread."""
         if self._ordered_db is None:
             self._ordered_db = connect(
                 self.folder,
@@ -138,7 +137,7 @@ class Staging:
     # -- reading ---------------------------------------------------------------
 
     def source(self, path: Path, *, text: bool = True, encoding: str = "utf-8", foreign: bytes = b"\0") -> Path:
-        """Check and hash a file, record it, and return a path that DuckDB does not take for a pattern."""
+        """Check, hash and record a file; returns a path that DuckDB does not interpret as a glob pattern."""
         source = read_source(path, text=text, encoding=encoding, limits=self.limits, foreign=foreign)
         self.sources.append(source)
         link = self.folder / f"source-{len(self.sources)}"
@@ -196,7 +195,7 @@ class Staging:
         link = self.source(path)
         names = json_keys(path, self.limits)
         struct = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in names)
-        # The link's name has no ending, so nothing else is taken for compressed.
+        # The link's name has no suffix, so DuckDB does not guess a compression.
         packing = ", compression='gzip'" if path.suffix == ".gz" else ""
         sql = (
             f"read_json({quoted(str(link))}, format='newline_delimited', columns={{{struct}}}{packing}, "
@@ -228,7 +227,7 @@ class Staging:
             self.db.execute(statement)
 
     def refuse(self, reader: Reader, where: str, value: str, message: str) -> None:
-        """Raise InputError at the first row of `reader` for which `where` holds; do nothing if none does.
+        """Raise InputError for the first row of `reader` that satisfies `where`; do nothing if there is none.
 
         message: may use {value}, the text of the SQL expression `value` in that row.
         """
@@ -251,7 +250,7 @@ class Staging:
         try:
             yield
         except (self._error, RuntimeError) as error:
-            # The file's own words may be quoted in a message: only the kind of the error tells an interruption.
+            # A message may quote the file, so detect an interruption by the type of the error only.
             if isinstance(error, self._interrupted) or (
                 not isinstance(error, self._error) and "interrupt" in str(error).lower()
             ):
@@ -276,7 +275,7 @@ class Staging:
         rating: str | None = None,
         part: int | None = None,
     ) -> None:
-        """Copy named columns of `reader` into `raw`, after checking every value that must be there."""
+        """Copy named columns of `reader` into `raw`, after checking all required values."""
         reader.require(user, item, time, rating)
         checks = [
             (where, column, said) for column in (user, item) for where, said in self._id_checks(column, "row needs one")
@@ -312,7 +311,7 @@ class Staging:
     def add_texts(self, reader: Reader, *, item: str, **columns: str | None) -> None:
         """Copy an items table into `texts`; `columns` are SQL expressions of title, category and so on.
 
-        Raises InputError if an item id is empty or comes twice.
+        Raises InputError if an item id is empty or occurs twice.
         """
         reader.require(item)
         for where, said in self._id_checks(item, "item needs an id"):
@@ -338,7 +337,7 @@ class Staging:
         )
 
     def _id_checks(self, column: str, needed: str) -> list[tuple[str, str]]:
-        """Conditions under which an id of `column` is refused, and what is said."""
+        """(condition, message) for each reason to refuse an id of `column`."""
         name, most = ident(column), self.limits.id_bytes
         return [
             (f"coalesce({name}, '') = ''", f"is empty; every {needed}"),
@@ -354,9 +353,9 @@ class Staging:
         ]
 
     def check_size(self, reader: Reader, expressions: Sequence[str]) -> None:
-        """Raise InputError if the text of these SQL expressions comes to more than a file of its size may hold.
+        """Raise InputError if the text of these SQL expressions is too large for a file of its size.
 
-        A Parquet file says a long text once, and names it in a million rows.
+        A Parquet file can store a long text once and refer to it in a million rows.
         """
         if reader.most_bytes is not None:
             with self.reading(reader.path):

@@ -46,18 +46,17 @@ def import_table(
     name: str | None = None,
     limits: Limits | None = None,
 ) -> Imported:
-    """Read interactions, and items where `items_source` names their file.
+    """Read interactions, and items if `items_source` names their file.
 
-    user_column, item_column: ids, kept as the text they are ("007" stays "007").
-    time_column: seconds since 1970, or ISO 8601 dates and times (UTC where no zone is given).
+    user_column, item_column: ids, kept as text ("007" stays "007").
+    time_column: seconds since 1970, or ISO 8601 dates and times (UTC if no zone is given).
     rating_column: finite numbers.
-    title_column, category_column, subcategory_column, description_column, text_columns: where the
-    items' texts are, in `items_source` if given, else in `source`; text_columns follow the description.
+    title_column, category_column, subcategory_column, description_column, text_columns: columns of the items' texts, in
+    `items_source` if given, else in `source`; text_columns are appended to the description.
     items_item_column: the item id's column in `items_source`, by default `item_column`.
-    delimiter, quote: of text files; by default `,` (CSV) or a tab (TSV), and `"`. quote="" takes quotation marks as
-    they are.
-    min_rating: keep interactions rated at least this. min_user, min_item: keep users and items with
-    at least this many of what then remains, repeated until nothing changes.
+    delimiter, quote: of text files; by default `,` (CSV) or a tab (TSV), and `"`. quote="" disables quoting.
+    min_rating: keep interactions rated at least this. min_user, min_item: then keep users and items with at least this
+    many interactions, repeated until nothing changes.
     limits: bounds on the files, by default those of Limits().
     """
     fields = {
@@ -112,7 +111,7 @@ def _kind(path: Path) -> str | None:
 
 
 def _check_separators(delimiter: str | None, quote: str) -> None:
-    """Raise InputError unless both are what a CSV file can have: one character of one byte, and not the same."""
+    """Raise InputError unless both are valid for CSV: different single-byte characters."""
     for what, value, may_be in (
         ("delimiter", delimiter, "a tab, a comma or a semicolon"),
         ("quote", quote, '", or nothing'),
@@ -144,7 +143,7 @@ def _open(staging: Staging, path: Path, delimiter: str | None, quote: str) -> Re
 
 
 def _expressions(fields: dict[str, str | None], text_columns: Sequence[str]) -> dict[str, str | None]:
-    """SQL of each field of the text; the description is followed by the text columns."""
+    """The SQL expression of each text field; text columns are appended to the description."""
     expressions = {name: ident(column) if column else None for name, column in fields.items()}
     parts = [column for column in (fields["description"], *text_columns) if column]
     if parts:
