@@ -1,4 +1,4 @@
-"""Which artefacts are stale: an input changed since they were made, or an input of an input did."""
+"""Finds stale artefacts: those with an input, or an input of an input, that has changed since they were made."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ _MAX_DEPTH = 20
 
 
 class Artefacts(Protocol):
-    """What is asked of a workspace about its artefacts (workspace.Workspace)."""
+    """The questions about artefacts that a workspace answers (workspace.Workspace)."""
 
     def has(self, name: str) -> bool: ...
 
@@ -27,9 +27,9 @@ class Artefacts(Protocol):
 def staleness(
     ws: Artefacts, name: str, above: tuple[str, ...] = (), told: dict | None = None
 ) -> tuple[list[str], list[str]]:
-    """(what has changed, the artefacts to make again: inputs before what is made of them, `name` the last)
+    """(names of what has changed, artefacts to make again in order: inputs first, `name` last)
 
-    above: what `name` is an input of. told: answers that were found on the way, each artefact's once.
+    above: the artefacts that `name` is an input of. told: a cache of answers by artefact.
     """
     told = {} if told is None else told
     if name not in told:

@@ -1,10 +1,10 @@
-"""Profiles over an import: a newer state of the same data, in which an id means the same person or item as before, or
-another.
+"""Carries profiles over an import. With `--update`, an id means the same person or item as before; otherwise it does
+not.
 
-Users and items get new numbers with every import; their profiles, and what tells for whom a generation was made, move
-along by id. Whoever is no longer there leaves nothing: neither a profile nor a generation that was made for nobody
-else; with a person go, as with `reclm forget`, the generations of which nothing tells for whom they were made. Left
-out: whether a profile still fits its history, which the next run of `reclm profile` decides.
+Every import numbers users and items anew; profiles and the records of whom a generation was made for follow by id.
+Nothing is kept of users and items that are gone: neither profiles nor generations used by nobody else. As with `reclm
+forget`, generations with no record of whom they were made for are removed if a person is gone. Left out: whether a
+profile still fits its history, which the next run of `reclm profile` decides.
 """
 
 import json
@@ -19,8 +19,8 @@ _GONE = "(side, idx) NOT IN (SELECT side, old FROM moved)"
 
 @dataclass(frozen=True)
 class Carried:
-    """Counts. n_profiles_kept, n_profiles_gone: of users and items together; n_by_hand_gone: those of the latter that a
-    person wrote or that were imported; n_generations_gone: made for nobody who is still there.
+    """Counts. n_profiles_kept, n_profiles_gone: of users and items together; n_by_hand_gone: those of the latter that
+    were edited by hand or imported; n_generations_gone: used by nobody who is left.
     """
 
     n_users_gone: int
@@ -37,7 +37,7 @@ class Carried:
 
 
 def remember_ids(db: sqlite3.Connection) -> None:
-    """Note who has which number, within the caller's transaction, before users and items are replaced."""
+    """Record the index of every id, within the caller's transaction, before users and items are replaced."""
     db.execute(
         "CREATE TEMP TABLE before AS SELECT 'user' AS side, user_idx AS idx, user_id AS id FROM users "
         "UNION ALL SELECT 'item', item_idx, item_id FROM items"
@@ -45,15 +45,15 @@ def remember_ids(db: sqlite3.Connection) -> None:
 
 
 def count_gone(db: sqlite3.Connection) -> int:
-    """How many users there were before whose ids are not among the present ones, within the same transaction."""
+    """Number of earlier users whose ids are not in the new data, within the same transaction."""
     query = "SELECT COUNT(*) FROM before WHERE side='user' AND id NOT IN (SELECT user_id FROM users)"
     return db.execute(query).fetchone()[0]
 
 
 def carry_over(db: sqlite3.Connection, *, update: bool) -> Carried | None:
     """Renumber profiles and uses, within the same transaction, after users and items were replaced; without `update`
-    there are none left. `Workspace.finish_forgetting` then wipes what went from the file. Raises InputError where an
-    update has nobody who was there before.
+    there are none left. `Workspace.finish_forgetting` then wipes what went from the file. Raises InputError if an
+    update contains none of the earlier users.
     """
     carried = _carry(db) if update else None
     if db.execute("SELECT 1 FROM before LIMIT 1").fetchone() and (carried is None or _lost_something(carried)):
@@ -86,9 +86,8 @@ def _carry(db: sqlite3.Connection) -> Carried:
     if n_before["user"] and not n_stay["user"]:
         example = db.execute("SELECT id FROM before WHERE side='user' LIMIT 1").fetchone()[0]
         raise InputError(
-            f"expected a newer state of the same data, found none of its {n_before['user']:,} users (such as "
-            f"{example!r}) in it: check "
-            "the column of the ids, or import it with --replace, which removes all profiles"
+            f"expected a newer version of the same data, but it contains none of the earlier {n_before['user']:,} "
+            f"users (such as {example!r}): check the id column, or import with --replace, which removes all profiles"
         )
     n_users_gone = n_before["user"] - n_stay["user"]
     alone = f"generations WHERE prompt_key NOT IN (SELECT prompt_key FROM uses WHERE NOT {_GONE})"

@@ -1,4 +1,4 @@
-"""What importers produce, what a split is, and how both lie in a workspace.
+"""Imported data and splits, and how both are stored in a workspace.
 
 matrices/interactions   users, items (int32), timestamps (int64), ratings (float32), given (uint8)
 matrices/split          CSR parts over all users × all items, and the two candidate lists
@@ -50,7 +50,8 @@ class Imported:
 
 @dataclass(frozen=True)
 class Split:
-    """Interactions divided for honest evaluation. Every matrix is CSR (n_users, n_items) of ones, float32.
+    """Interactions split into training, validation and test sets. Every matrix is CSR (n_users, n_items) of ones,
+    float32.
 
     train, valid: fitted on, and selected on. test: held-out interactions with the candidates of
     the full setting. unseen: held-out interactions with items that no user touched in training.
@@ -101,7 +102,7 @@ def save_split(ws: Workspace, split: Split, *, inputs: dict[str, str]) -> str:
 
 
 def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
-    """Read the split. Raises MissingArtefactError where there is none, or (fresh) where it is stale."""
+    """Read the split. Raises MissingArtefactError if there is none, or (fresh) if it is stale."""
     made_by = f"reclm split -w {ws.argument}"
     if fresh:
         ws.require_fresh("matrices/split", made_by=made_by)
@@ -129,7 +130,8 @@ def load_split(ws: Workspace, *, fresh: bool = True) -> Split:
 def csr_of(
     indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int], data: np.ndarray | None = None
 ) -> sp.csr_matrix:
-    """CSR of `data`, or of ones (float32), from arrays of a file. Raises ValueError unless they are one of `shape`."""
+    """CSR of `data`, or of ones (float32), from arrays of a file. Raises ValueError unless they form a matrix of
+    `shape`."""
     _check_indices("indices", indices, shape[1])
     if indptr.dtype.kind not in "iu" or indptr.shape != (shape[0] + 1,) or indptr[0] != 0 or indptr[-1] != len(indices):
         raise ValueError(
@@ -212,7 +214,7 @@ def _count(text: str | None) -> int:
 
 
 def _finish_import(ws: Workspace) -> None:
-    """What follows the commit of an import; whoever reads the data next does what a kill left of it.
+    """Finish an import after its commit. If the process was killed there, the next reader of the data does it.
 
     Where the workspace cannot be written, or another process works in it, workspace.toml stays as it is: nothing reads
     the manifest there.
@@ -262,14 +264,12 @@ class Interactions:
 
 
 def load_interactions(ws: Workspace) -> Interactions:
-    """Read the imported interactions. Raises MissingArtefactError where no import has been completed."""
+    """Read the imported interactions. Raises MissingArtefactError if no import has been completed."""
     made_by = f"reclm import FORMAT SOURCE -w {ws.argument}"
     _finish_import(ws)
     artefact = ws.load(_NAME, made_by=made_by)
     if ws.get_meta(COMMITTED) != artefact.fingerprint:
-        raise MissingArtefactError(
-            f"the interactions in {ws.root} are not those that were imported: run `{made_by}` again"
-        )
+        raise MissingArtefactError(f"the interactions in {ws.root} do not match the last import: run `{made_by}` again")
     n_users, n_items = count_ids(ws)
     get = artefact.arrays.get
     try:
@@ -325,12 +325,14 @@ def _texts(ws: Workspace, query: str) -> list[tuple[str, ...]]:
     """Rows of text. Raises WorkspaceError for a value of another type, which SQLite would keep in such a column."""
     rows = ws.db.execute(query).fetchall()
     if not all(isinstance(value, str) for row in rows for value in row):
-        raise WorkspaceError(f"{ws.db_path} holds ids or texts that are no text: it is damaged; import the data again")
+        raise WorkspaceError(
+            f"{ws.db_path} contains ids or texts of a wrong type: it is damaged; import the data again"
+        )
     return rows
 
 
 def user_index(ws: Workspace, user_id: str) -> int | None:
-    """The index of a user, or None where the user is unknown."""
+    """The index of a user, or None if the user is unknown."""
     return index_of(ws, "user", user_id)
 
 
@@ -343,7 +345,7 @@ def index_of(ws: Workspace, side: str, ident: str) -> int | None:
     found = ws.db.execute(f"SELECT {side}_id FROM {side}s NOT INDEXED WHERE {side}_idx=?", row).fetchone()
     if found is None or found[0] != ident:
         raise WorkspaceError(
-            f"{ws.db_path} is damaged: its index of {side}s leads to another {side}; take a copy back, or import the "
+            f"{ws.db_path} is damaged: its index of {side}s leads to another {side}; restore a backup, or import the "
             "data again"
         )
     return row[0]

@@ -1,4 +1,4 @@
-"""How much of a text from outside is worked on, so that a title of megabytes costs what a long title costs.
+"""Limits how much of a text from outside is processed, so that a title of megabytes costs no more than a long title.
 
 White space is collapsed before a text is cut, and runs of combining marks are cut before it is normalized: putting n of
 them in order takes n² steps. A text within the bounds stays as it is.

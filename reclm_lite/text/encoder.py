@@ -39,7 +39,7 @@ _MAX_SEQS = 16  # sequences of a batch; must divide its tokens, or llama.cpp abo
 
 @dataclass(frozen=True)
 class EncodeCounts:
-    """What one call of `encode` met. `n_encoded` counts distinct texts that went through the model."""
+    """Counts of one call of `encode`. `n_encoded` counts distinct texts that went through the model."""
 
     n_texts: int
     n_encoded: int
@@ -128,7 +128,7 @@ class _Worker:
 
 
 class TextEncoder:
-    """Encodes texts as L2-normalized vectors. Close it, or use it as a context manager.
+    """Encodes texts as L2-normalized vectors. Call `close()`, or use it as a context manager.
 
     `path`: a GGUF file of an embedding model (default: the bundled one). `n_threads`: default, all CPUs.
     `max_tokens`: longer texts are cut there, the closing special token kept (default: what the model asks for).
@@ -172,7 +172,7 @@ class TextEncoder:
             pooling_type = 1
         if pooling_type not in _POOLING_NAMES:
             raise ModelError(
-                f"expected an embedding model with pooling among {sorted(_POOLING_NAMES.values())} in "
+                f"expected an embedding model with one of the poolings {sorted(_POOLING_NAMES.values())} in "
                 f"{self._model.path}, found architecture {self._model.gguf.architecture!r} with pooling type "
                 f"{pooling_type}; use a GGUF file of a sentence encoder"
             )
@@ -200,7 +200,7 @@ class TextEncoder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What vectors must agree on to be compared: the model's name and hash, pooling, dimension, cut-off.
+        """What must be equal for vectors to be comparable: the model's name and hash, pooling, dimension, cut-off.
 
         A copy in 16 bits counts as its file: it has the same weights, and its vectors agree to a cosine of 0.999.
         """

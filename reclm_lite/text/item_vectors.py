@@ -1,4 +1,4 @@
-"""Item texts as vectors: `vectors/items`, of which only what changed is computed again.
+"""Item texts as vectors, `vectors/items`. Only changed texts are computed again.
 
     vectors     float32 (n_items, dim), rows L2-normalized, zero rows for items without text
     text_hash   uint64 (n_items,), of the text that was embedded; 0 if there is none
@@ -25,7 +25,7 @@ BATCH = 256
 
 
 class Encoder(Protocol):
-    """What embedding needs of an encoder; `text.encoder.TextEncoder` is one."""
+    """The interface of an encoder; `text.encoder.TextEncoder` implements it."""
 
     identity: object
     dim: int
@@ -59,8 +59,7 @@ class EmbedCounts:
         """The result in words."""
         text = (
             f"{self.n_rows - self.n_empty:,} {self.what} have vectors: {self.n_texts_embedded:,} distinct texts "
-            "embedded now, "
-            f"{self.n_reused:,} rows taken over"
+            f"embedded, {self.n_reused:,} rows reused"
         )
         text += (
             f"; {self.n_empty:,} without {'a profile' if self.what == 'profiles' else 'text'} (zero rows)"
@@ -72,7 +71,7 @@ class EmbedCounts:
 
 @contextlib.contextmanager
 def open_encoder(encoder: Encoder | None) -> Iterator[Encoder]:
-    """The caller's encoder, or the bundled one for the time of the block."""
+    """Yields the caller's encoder, or opens the bundled one and closes it."""
     if encoder is not None:
         yield encoder
         return
@@ -157,7 +156,7 @@ def earlier_arrays(ws: Workspace, name: str, encoder: Encoder) -> dict[str, np.n
             name, made_by=ws.command_for(name), any_ids=True
         )  # vectors are found by the hash of their text
     except WorkspaceError as error:
-        log.warning("%s; it is made anew now", error)
+        log.warning("%s; making it again", error)
         return None
     same = artefact.params.get("encoder") == plain(encoder.identity)
     arrays = artefact.arrays
@@ -199,7 +198,7 @@ def embed_items(ws: Workspace, encoder: Encoder | None = None, *, progress: Call
 def save_if_changed(
     ws: Workspace, name: str, arrays: dict[str, np.ndarray], changed: np.ndarray, inputs: dict[str, str], params: dict
 ) -> None:
-    """Write an artefact unless the one that is there says the same, of the same rows."""
+    """Write an artefact unless the stored one has the same content for the same rows."""
     params = plain(params)
     if not len(changed) and ws.has(name) and not ws.stale_inputs(name):
         there = ws.provenance(name, made_by=ws.command_for(name))

@@ -48,7 +48,7 @@ _MOST = {
 
 
 def parse_limits(words: Sequence[str]) -> Limits:
-    """Limits from words such as `line-bytes=8000000`; InputError for an unknown name or a number out of range."""
+    """Parse limits such as `line-bytes=8000000`. Raises InputError for an unknown name or a number out of range."""
     limits = Limits()
     names = [field.name for field in fields(Limits)]
     for word in words:
@@ -56,7 +56,7 @@ def parse_limits(words: Sequence[str]) -> Limits:
         key = name.strip().replace("-", "_")
         if key not in names:
             shown = ", ".join(known.replace("_", "-") for known in names)
-            raise InputError(f"expected a limit as NAME=N with a name among {shown}, found {cut(word)!r}")
+            raise InputError(f"expected a limit as NAME=N with one of the names {shown}, found {cut(word)!r}")
         most = _MOST[key]
         value = value.strip()
         if not (value.isascii() and value.isdigit() and len(value) < 20 and 1 <= int(value) <= most):
@@ -66,11 +66,11 @@ def parse_limits(words: Sequence[str]) -> Limits:
 
 
 def cut(text: str) -> str:
-    """`text` as a message shows it: its beginning."""
+    """The beginning of `text`, for messages."""
     return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "…"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as a message lists them: the first few, each quoted, and how many more there are."""
+    """A list of names for messages: the first few, quoted, and the number of the others."""
     shown = ", ".join(repr(cut(name)) for name in names[:SHOWN_NAMES])
     return shown if len(names) <= SHOWN_NAMES else f"{shown} and {len(names) - SHOWN_NAMES:,} more"

@@ -102,7 +102,7 @@ def _interactions_file(source: Path) -> Path:
     files = sorted(source.glob("*.inter"))
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
-        raise InputError(f"{source}: expected one .inter file, found {found}; name the file itself")
+        raise InputError(f"{source}: expected one .inter file, found {found}; give the file itself")
     return files[0]
 
 
@@ -112,7 +112,7 @@ def _open(staging: Staging, path: Path) -> Reader:
     untyped = [name for name in typed.columns if ":" not in name]
     if untyped:
         raise InputError(
-            f"{path}, line 1: expected columns as name:type, such as user_id:token, found {untyped[0]!r}; mend the "
+            f"{path}, line 1: expected columns as name:type, such as user_id:token, found {untyped[0]!r}; fix the "
             "header"
         )
     names = tuple(name.rpartition(":")[0] for name in typed.columns)
