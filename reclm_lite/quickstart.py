@@ -1,8 +1,7 @@
-"""The main job on the embedded default: every stage, in order, on the bundled demo.
+"""`reclm quickstart`: every stage, in order, on the bundled demo data.
 
-It calls what the commands call and prints each command as it goes, so that a reader
-can do the same by hand. Nothing here is special to the demo but its data and the
-three users it shows.
+It calls the same functions as the commands and prints each command, so that a reader can repeat them by hand. Only the
+data and the three users shown are special to the demo.
 """
 
 import shutil
@@ -19,9 +18,9 @@ N_SHOWN_HISTORY, N_RECOMMENDED = 6, 10
 
 
 def run_quickstart(root: Path, *, n_threads: int | None = None) -> Path:
-    """Run the whole path in workspace `root` (made anew); returns the path of the report.
+    """Run the whole pipeline in the workspace `root`, which is recreated; return the path of the report.
 
-    Raises WorkspaceError if `root` holds anything but an earlier quickstart.
+    Raises WorkspaceError if `root` contains anything but an earlier quickstart.
     """
     from rich.text import Text
 
@@ -39,9 +38,9 @@ def run_quickstart(root: Path, *, n_threads: int | None = None) -> Path:
         page = write_report(ws, evaluation=result)
     total = time.perf_counter() - started
     spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
-    console.print(Text(f"\n{total:.0f} s in all ({spent})", "dim"))
+    console.print(Text(f"\n{total:.0f} s in total ({spent})", "dim"))
     console.print(Text.assemble("Report: ", (printable(str(page)), "bold")), soft_wrap=True)
-    console.print(f"Go on:  reclm info -w {shell_word(root)}", soft_wrap=True, highlight=False)
+    console.print(f"Next:  reclm info -w {shell_word(root)}", soft_wrap=True, highlight=False)
     return page
 
 
@@ -51,7 +50,8 @@ def _fresh(root: Path):
         with Workspace.open(root) as old:
             if MARK not in old.config:
                 raise WorkspaceError(
-                    f"{root} is a workspace of yours, not an earlier quickstart: choose another folder with -w"
+                    f"{root} is not the workspace of an earlier quickstart, so it is not replaced: choose another "
+                    "folder with -w"
                 )
             with old.writing():  # nobody else is in it
                 pass
@@ -65,7 +65,7 @@ def _fresh(root: Path):
 
 
 def _build(ws: Workspace, n_threads: int | None) -> dict[str, float]:
-    """All stages up to the fitted models; returns the seconds that each took."""
+    """Run all stages up to the fitted models; return the seconds of each."""
     from .cf.fit import fit
     from .cf.neighbors import neighbors
     from .cli._out import progress_bar, say
@@ -116,7 +116,7 @@ def _build(ws: Workspace, n_threads: int | None) -> dict[str, float]:
 
 
 def _show_users(ws: Workspace, console) -> None:
-    """Three users: history, profile, and ten recommendations with reasons."""
+    """Print three users: history, profile, and ten recommendations with reasons."""
     from rich.table import Table
     from rich.text import Text
 
@@ -162,7 +162,7 @@ def _evaluate(ws: Workspace, console) -> dict:
 
 
 def _verdict(result: dict) -> str:
-    """One true sentence on what the profiles did, full and unseen."""
+    """One sentence on the effect of profiles, for the settings full and unseen."""
     parts = []
     for setting in ("full", "unseen"):
         recall = {

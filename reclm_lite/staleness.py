@@ -1,4 +1,4 @@
-"""Which artefacts are stale: an input changed since they were made, or an input of an input did."""
+"""Finds stale artefacts: those with an input, or an input of an input, that has changed since they were made."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +12,7 @@ _MAX_TOLD = 40
 
 
 class Artefacts(Protocol):
-    """What is asked of a workspace about its artefacts (workspace.Workspace)."""
+    """The questions about artefacts that a workspace answers (workspace.Workspace)."""
 
     def has(self, name: str) -> bool: ...
 

@@ -1,4 +1,4 @@
-"""What a workspace holds, what is stale, and which command comes next."""
+"""The status of a workspace: what it contains, what is stale, and the next command."""
 
 from dataclasses import asdict, dataclass
 
@@ -8,7 +8,8 @@ from .workspace import Workspace
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage's state: 'ready', 'stale', 'damaged', 'missing' or 'not possible'; `command` makes or mends it."""
+    """The state of one stage: 'ready', 'stale', 'damaged', 'missing' or 'not possible'. `command` makes or repairs
+    it."""
 
     name: str
     state: str
@@ -27,7 +28,7 @@ class Status:
 
 
 def workspace_status(ws: Workspace) -> Status:
-    """Walk the stages in the order of the work. The next command is that of the first stage not ready."""
+    """Check the stages in order. The next command is that of the first stage that is not ready."""
     from .data.dataset import load_interactions
 
     w = f"-w {ws.argument}"
@@ -75,7 +76,7 @@ def _any_text(ws: Workspace) -> bool:
 
 
 def _without_text(stage: Stage) -> Stage:
-    """A stage that needs texts, in a data set that has none, is not asked for."""
+    """Mark a stage as not possible if it needs texts and the data set has none."""
     if stage.state != "missing" or stage.name not in _NEED_TEXT:
         return stage
     return Stage(stage.name, "not possible", "the items have no texts", stage.command)

@@ -164,7 +164,7 @@ def test_new_interactions_of_the_same_people_make_a_model_stale_which_is_served_
     with pytest.raises(MissingArtefactError, match="models/lightgcn is stale: matrices/interactions changed"):
         recommend(ws, USERS[0], model="lightgcn")
     without = recommend(ws, USERS[0])
-    assert without.basis == "popularity" and "Left out as stale: lightgcn" in without.note
+    assert without.basis == "popularity" and "Skipped as stale: lightgcn" in without.note
     for model in (None, "lightgcn"):
         answer = recommend(ws, USERS[0], model=model, allow_stale=True)
         assert (
@@ -182,7 +182,7 @@ def test_a_model_that_is_up_to_date_goes_before_a_stale_one_of_better_figures(ws
     provenance["params"]["metrics"]["ndcg@20"] = 0.1
     write_arrays(path, read_arrays(path), {"reclm": json.dumps(provenance)})
     answer = recommend(ws, USERS[0], allow_stale=True)
-    assert "Ranked by biasmf" in answer.note and "Left out as stale: lightgcn" in answer.note
+    assert "Ranked by biasmf" in answer.note and "Skipped as stale: lightgcn" in answer.note
 
 
 def test_stale_goes_from_interactions_through_the_split_to_what_was_made_of_it(ws):
@@ -305,7 +305,11 @@ def test_a_table_with_one_customer_fewer_then_one_more(tmp_path):
     run("neighbors", "-w", root)
     run("report", "-w", root)
     told = load([one for one in rows if one != "u009"], "--update")
-    assert "no longer in the data may still be in" in told and "reports" in told and "reclm forget --gone" in told
+    assert (
+        "may still contain people who are no longer in the data" in told
+        and "reports" in told
+        and "reclm forget --gone" in told
+    )
     answer = json.loads(run("recommend", "-w", root, "--user", "u010", "--json").partition("\n}\n")[0] + "\n}")
     assert answer["basis"] == "popularity" and "stale" in answer["note"]
     assert "stale" in run("info", "-w", root)

@@ -57,4 +57,4 @@ def test_it_refuses_a_workspace_of_the_user(tmp_path):
     ws = tmp_path / "mine"
     Workspace.create(ws).close()
     result = subprocess.run([RECLM, "quickstart", "-w", ws], capture_output=True, text=True, timeout=60)
-    assert result.returncode == 1 and "workspace of yours" in result.stderr
+    assert result.returncode == 1 and "not the workspace of an earlier quickstart" in result.stderr

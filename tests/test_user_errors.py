@@ -49,7 +49,7 @@ def test_the_bad_line_of_json_lines_is_counted_from_one(tmp_path):
 def test_one_column_cannot_be_users_and_items(tmp_path):
     source = tmp_path / "log.csv"
     source.write_text("user,item\n1,a\n")
-    with pytest.raises(InputError, match="'item' is named for users and for items"):
+    with pytest.raises(InputError, match="'item' is given for both users and items"):
         import_dataset("table", source, user_column="item")
 
 
@@ -82,7 +82,7 @@ def test_evaluating_a_split_without_test_is_a_failure_with_a_sentence(tmp_path):
     ws = imported(tmp_path, split="none")
     for option in ((), ("--json",)):
         result = reclm("evaluate", "-w", ws, *option, expect=1)
-        assert "holds no test interactions" in result.stderr and not result.stdout
+        assert "has no test interactions" in result.stderr and not result.stdout
 
 
 def test_data_without_texts_lead_to_no_dead_end(tmp_path):

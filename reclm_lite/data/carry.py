@@ -87,9 +87,8 @@ def _carry(db: sqlite3.Connection) -> Carried:
     if n_before["user"] and not n_stay["user"]:
         example = db.execute("SELECT id FROM before WHERE side='user' LIMIT 1").fetchone()[0]
         raise InputError(
-            f"expected a newer state of the same data, found none of its {n_before['user']:,} users (such as "
-            f"{example!r}) in it: check "
-            "the column of the ids, or import it with --replace, which removes all profiles"
+            f"expected a newer version of the same data, but it contains none of the earlier {n_before['user']:,} "
+            f"users (such as {example!r}): check the id column, or import with --replace, which removes all profiles"
         )
     n_users_gone = n_before["user"] - n_stay["user"]
     alone = f"generations WHERE prompt_key NOT IN (SELECT prompt_key FROM uses WHERE NOT {_GONE})"

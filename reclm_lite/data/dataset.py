@@ -254,9 +254,7 @@ def load_interactions(ws: Workspace) -> Interactions:
     _finish_import(ws)
     artefact = ws.load(_NAME, made_by=made_by)
     if ws.get_meta(COMMITTED) != artefact.fingerprint:
-        raise MissingArtefactError(
-            f"the interactions in {ws.root} are not those that were imported: run `{made_by}` again"
-        )
+        raise MissingArtefactError(f"the interactions in {ws.root} do not match the last import: run `{made_by}` again")
     n_users, n_items = count_ids(ws)
     get = artefact.arrays.get
     try:
@@ -326,7 +324,9 @@ def _texts(ws: Workspace, query: str) -> list[tuple[str, ...]]:
     """Rows of text. Raises WorkspaceError for a value of another type, which SQLite does not prevent."""
     rows = ws.db.execute(query).fetchall()
     if not all(isinstance(value, str) for row in rows for value in row):
-        raise WorkspaceError(f"{ws.db_path} holds ids or texts that are no text: it is damaged; import the data again")
+        raise WorkspaceError(
+            f"{ws.db_path} contains ids or texts of a wrong type: it is damaged; import the data again"
+        )
     return rows
 
 
@@ -343,7 +343,7 @@ def index_of(ws: Workspace, side: str, ident: str) -> int | None:
     found = ws.db.execute(f"SELECT {side}_id FROM {side}s NOT INDEXED WHERE {side}_idx=?", row).fetchone()
     if found is None or found[0] != ident:
         raise WorkspaceError(
-            f"{ws.db_path} is damaged: its index of {side}s leads to another {side}; take a copy back, or import the "
+            f"{ws.db_path} is damaged: its index of {side}s leads to another {side}; restore a backup, or import the "
             "data again"
         )
     return row[0]

@@ -99,7 +99,7 @@ def make_split(
     training. Raises InputError if the data does not allow the method.
     """
     if method not in METHODS:
-        raise InputError(f"expected a method among {', '.join(METHODS)}, found {method!r}: name one of them")
+        raise InputError(f"expected a method among {', '.join(METHODS)}, found {method!r}: use one of them")
     for name, value in (
         ("valid_fraction", valid_fraction),
         ("test_fraction", test_fraction),
@@ -108,7 +108,7 @@ def make_split(
         if not 0 < value < 1:
             raise InputError(f"expected {name} between 0 and 1, found {value}")
     if len(interactions.users) == 0:
-        raise InputError("the data set has no interaction: import one that does")
+        raise InputError("the data set has no interactions: import one that has")
     rng = np.random.default_rng(seed)
     params: dict = {"method": method, "seed": seed, "valid_fraction": valid_fraction}
     if method == "given":
@@ -164,7 +164,7 @@ def _held_out(
         }
     if pairs.times is None:
         raise InputError(
-            f"the method {method} needs times, and the data have none: import with a time column, or use `ratio`"
+            f"the method {method} requires times, but the data have none: import with a time column, or use `ratio`"
         )
     if method == "leave-last":
         last = np.lexsort((pairs.items, pairs.times, pairs.users))
@@ -178,7 +178,7 @@ def _held_out(
     held_out = pairs.times > cut
     if not held_out.any():
         raise InputError(
-            f"all interactions have times up to {cut} and none is later: `temporal` cannot divide them; use `ratio`"
+            f"all interactions have times up to {cut} and none later: `temporal` cannot split them; use `ratio`"
         )
     return held_out, {"test_fraction": test_fraction, "train_until_seconds": int(cut)}
 
@@ -238,8 +238,8 @@ def _carve(
             if not required:
                 return valid
             raise InputError(
-                "no user has two training interactions, so no validation set can be carved out: import more "
-                "interactions, or use method none, which needs no validation (models then train for all their epochs)"
+                "no user has two training interactions, so no validation set can be made: import more interactions, "
+                "or use method none, which needs no validation (models then train for all epochs)"
             )
         index = np.flatnonzero(training & (pairs.users == rng.choice(users)))
         valid[index[np.argmax(times[index])] if times is not None else rng.choice(index)] = True
@@ -250,9 +250,9 @@ def _given(interactions: Interactions, rng: np.random.Generator, params: dict) -
     """The split by the data set's own labels. A pair may be labelled both test and unseen, as in RecLM's data."""
     given = interactions.given
     if given is None:
-        raise InputError("the data set brings no split of its own: choose ratio, leave-last, temporal or cold-items")
+        raise InputError("the data set has no given split: choose ratio, leave-last, temporal or cold-items")
     if not (given == GIVEN_TRAIN).any():
-        raise InputError("the split that the data set brings has no training interaction: choose another method")
+        raise InputError("the given split has no training interactions: choose another method")
     pairs = _distinct(interactions, np.ones(len(given), bool))
     keys = pairs.users * pairs.n_items + pairs.items
     flags = np.zeros((4, len(pairs)), bool)

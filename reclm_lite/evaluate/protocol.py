@@ -1,4 +1,4 @@
-"""The two ways a fitted model is ranked, and the validation that model selection uses.
+"""The two evaluation settings, and the validation used for model selection.
 
     full     candidates: the split's full list; masked: what the user had in training and validation
     unseen   candidates: items nobody touched in training; nothing masked
@@ -68,7 +68,8 @@ def evaluate(
 
 
 def evaluate_validation(split: Split, fitted: FittedModel, ks: Sequence[int] = KS) -> Evaluation:
-    """Rank the validation interactions among the items of training, with training masked; tests nothing else."""
+    """Rank the validation interactions among the items of training, with training masked; test interactions are not
+    used."""
     candidates = np.unique(split.train.indices).astype(np.int32)
     return rank(fitted, split.valid, candidates, split.train, ks, "valid")
 
@@ -104,7 +105,7 @@ def keep_columns(matrix: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
 def evaluate_workspace(
     ws: Workspace, ks: Sequence[int] = KS, *, ci95: bool = False, progress: Callable[..., None] | None = None
 ) -> dict:
-    """Every fitted model in both settings, popularity and random always among them.
+    """Evaluate every fitted model in both settings, always with popularity and random as baselines.
 
     {"dataset", "split", "rows": [{"model", "profiles", "setting", "selection", "recall@20", …, "n_users"}], "stale"}.
     A metric over no users is None. Models that are stale or damaged are not ranked: "stale" lists {"model", "reason"}.
@@ -120,7 +121,7 @@ def evaluate_workspace(
         try:
             changed = ws.stale_inputs(name, told)
             reason = (
-                f"{', '.join(changed)} changed since it was fitted: run `{fit_command(ws, model, profiles)}`"
+                f"{', '.join(changed)} has changed since the fit: run `{fit_command(ws, model, profiles)}`"
                 if changed
                 else ""
             )

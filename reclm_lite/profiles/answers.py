@@ -1,4 +1,4 @@
-"""The interface between a run, its sources and the store: prompts asked, answers given, and a signal to stop.
+"""The interface between a run, its sources and the store: groups of prompts, generations, and a stop signal.
 
 A source (`sources/`) is a GGUF model, the rules, an endpoint, or any of these on a cluster. It gets groups (a prompt
 and the users or items that share it) and gives generations back, in whatever order they finish.
@@ -50,11 +50,11 @@ class Group:
 
 @dataclass
 class Spent:
-    """What answers took, summed up by a source as it goes.
+    """Totals of the answers so far, counted by the source.
 
     n_prompt_tokens: of all prompts; n_shared_tokens: those of them that needed no decoding, since another prompt began
-    alike; n_new_tokens: written or forced. announced_bytes: memory that the source said it would take, the process
-    included.
+    alike; n_new_tokens: written or forced. announced_bytes: the memory that the source planned to use, including the
+    process.
     """
 
     n_answers: int = 0
@@ -81,7 +81,8 @@ class StopSignal:
 
     @contextlib.contextmanager
     def by(self, deadline: float | None) -> Iterator[None]:
-        """Set it so that the last answers come just before `deadline` (in `time.monotonic()` seconds; None: never)."""
+        """Schedule the signal so that the last answers finish just before `deadline` (in `time.monotonic()` seconds;
+        None: never)."""
         if deadline is None:
             yield
             return
@@ -107,7 +108,7 @@ class StopSignal:
 
 
 class Source(Protocol):
-    """Where answers come from. Close it.
+    """Produces answers to prompts. Close it after use.
 
     form: the name of the prompt form that it gets (`prompts.forms`). tries_again: whether another seed can
     give another answer to the same prompt. spent: see `Spent`.
@@ -118,11 +119,11 @@ class Source(Protocol):
     spent: Spent
 
     def identity(self, sampling: Sampling) -> str:
-        """What decides an answer besides the prompt: generations are addressed by it, so it names no file and no
-        host."""
+        """What determines an answer besides the prompt. It is part of the key of generations, so it contains no file or
+        host name."""
 
     def label(self, sampling: Sampling) -> str:
-        """The identity with a name that people know."""
+        """The identity with a readable name."""
 
     def has_room(self, prompt: str) -> bool:
         """Whether prompt and answer fit the model's context."""

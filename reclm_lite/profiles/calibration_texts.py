@@ -1,4 +1,4 @@
-"""Texts that an export is calibrated and judged with: a sample of the profile prompts, or a file of the user's.
+"""Texts for calibrating and verifying an export: a sample of profile prompts, or a file.
 
 A quantized model should be best at what it will be asked. So the importance matrix and the parity gate see prompts as
 the profiler writes them: of a workspace, or of the bundled demo if there is none.
@@ -20,8 +20,8 @@ N_PROMPTS = 192  # a third for the gate, the rest for the importance matrix
 def sample_prompts(root: Path | None = None, *, n: int = N_PROMPTS, form: str = COMPACT, seed: int = 0) -> list[str]:
     """At most `n` distinct profile prompts of users drawn at random, of the workspace at `root` or of the bundled demo.
 
-    form: the name of a prompt form. The same arguments give the same prompts. Raises InputError
-    where no user has an item with text, and what opening the workspace raises.
+    form: the name of a prompt form. The same arguments give the same prompts. Raises InputError if no user has an item
+    with text, and what opening the workspace raises.
     """
     inputs = _demo_inputs() if root is None else _workspace_inputs(root)
     prompts: dict[str, None] = {}
@@ -35,9 +35,7 @@ def sample_prompts(root: Path | None = None, *, n: int = N_PROMPTS, form: str = 
         if len(prompts) == n:
             break
     if not prompts:
-        raise InputError(
-            f"expected users with an item that has a text in {root}, found none; give texts with --calibration FILE"
-        )
+        raise InputError(f"no user in {root} has an item with a text; give texts with --calibration FILE")
     return list(prompts)
 
 
@@ -71,11 +69,11 @@ def read_texts(path: Path) -> list[str]:
     """The prompts of a file: `.jsonl` with a "text" or "prompt" on each line, or plain text, prompts apart by blank
     lines.
 
-    Raises InputError naming the line where the file cannot be read so, and where it holds no text.
+    Raises InputError, naming the line, if the file cannot be read or has no text.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"expected a file of calibration texts at {path}, found none; check the path")
+        raise InputError(f"there is no file of calibration texts at {path}; check the path")
     try:
         whole = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -85,9 +83,7 @@ def read_texts(path: Path) -> list[str]:
     texts = _jsonl(path, whole) if path.suffix.lower() == ".jsonl" else _blocks(whole)
     texts = [text for text in texts if text.strip()]
     if not texts:
-        raise InputError(
-            f"expected calibration texts in {path}, found none; write prompts with a blank line between them"
-        )
+        raise InputError(f"{path} contains no calibration texts; write prompts with a blank line between them")
     return texts
 
 
@@ -111,14 +107,14 @@ def _jsonl(path: Path, whole: str) -> list[str]:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(
-                f"expected JSON on line {number} of {path}, found: {error}; write one object a line"
+                f"expected JSON on line {number} of {path}, found: {error}; write one object per line"
             ) from error
         text = entry if isinstance(entry, str) else None
         if isinstance(entry, dict):
             text = entry.get("text", entry.get("prompt"))
         if not isinstance(text, str):
             raise InputError(
-                f'expected {{"text": …}} on line {number} of {path}, found {line.strip()[:60]}; write one object a line'
+                f'expected {{"text": …}} on line {number} of {path}, found {line.strip()[:60]}; one object per line'
             )
         texts.append(text)
     return texts

@@ -59,7 +59,7 @@ def chat_wrap(model: Model) -> ChatWrap | None:
     before, marker, after = rendered.partition(_MARKER)
     if not marker or _MARKER in after:
         raise ModelError(
-            f"expected the chat template of {model.path} to show the user's message once, found it "
+            f"expected the chat template of {model.path} to contain the user's message once, found it "
             f"{rendered.count(_MARKER)} times; use a GGUF with a plain template, or none"
         )
     if len(before) + len(after) > MAX_WRAP_CHARS:

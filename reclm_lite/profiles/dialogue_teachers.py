@@ -96,9 +96,8 @@ class SourceTeacher:
                 self.progress(n, len(missing))
             if n < len(missing):
                 raise ReclmError(
-                    f"the teacher answered {n:,} of {len(missing):,} prompts and then no more; what it answered is "
-                    "kept: "
-                    "see that it works, then run the command again to go on from there"
+                    f"the teacher answered {n:,} of {len(missing):,} prompts and then stopped answering; its answers "
+                    "are stored: check that it works, then run the same command again to continue"
                 )
             pending = [group for group in pending if not self._is_ok(keys[id(group)])]
             if not pending:
@@ -181,8 +180,7 @@ def stored_teacher(ws: Workspace) -> StoredTeacher:
     texts = {(side, idx): text for side in store.SIDES for idx, text in store.usable_profiles(ws, side)}
     if not texts:
         raise InputError(
-            f"expected profiles in {ws.root}, found none; run `reclm profile users -w {ws.argument}`, or give another "
-            "--teacher"
+            f"there are no profiles in {ws.root}; run `reclm profile users -w {ws.argument}`, or give another --teacher"
         )
     return StoredTeacher(ws, texts, "the workspace's profiles")
 
@@ -195,8 +193,8 @@ def file_teacher(ws: Workspace, path: Path, side: str | None, form: str | None) 
     texts, bad = read_profiles(ws, path, side=side, form=form)
     if not texts:
         raise InputError(
-            f"expected profiles of this workspace's users or items in {path}, found none; see that its ids are those "
-            "of the import"
+            f"{path} contains no profiles of this workspace's users or items; check that its ids are those of the "
+            "imported data"
         )
     found = StoredTeacher(ws, texts, f"{path.name}, sha256:{file_sha256(path)}", cut=True)
     if bad:

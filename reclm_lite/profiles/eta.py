@@ -1,4 +1,4 @@
-"""How fast a run is, when it will be done, and how far it gets by a deadline: measured while it runs.
+"""Measures the speed of a run and estimates its end, or how far it gets by a deadline.
 
 The rate is that of answers over the last minute. What is left is counted in prompts, since prompts serve unequal
 numbers of users. Left out: stopping (`answers.StopSignal`) and showing (`run_progress`).

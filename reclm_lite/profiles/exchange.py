@@ -1,4 +1,4 @@
-"""Profiles as files: out of a workspace and into another one, by the ids of users and items.
+"""Export and import of profiles as files, keyed by the ids of users and items.
 
 Written are JSON lines or CSV with the columns of `COLUMNS`; read are these, other files with at least `id` and
 `profile`, and the published CSV files (`UID,Input,Response`). An import is one transaction: a line that cannot be
@@ -42,8 +42,8 @@ class BadLine:
 
 @dataclass
 class ImportSummary:
-    """Counts of lines. n_unchanged: the profile was there already; n_kept: written by hand here, so left as it is;
-    n_invalid: not profiles and said to be so by the file; n_other_side: of the side that was not asked for.
+    """Counts of lines. n_unchanged: the same profile was stored already; n_kept: edited by hand here, so kept;
+    n_invalid: marked as invalid by the file; n_other_side: of the side that was not requested.
     """
 
     n_imported: int = 0
@@ -60,11 +60,11 @@ class ImportSummary:
     def sentence(self) -> str:
         parts = [f"Imported {counted(self.n_imported, 'profile')}"]
         for count, what in (
-            (self.n_unchanged, "were there already"),
-            (self.n_kept, "written by hand here and left alone (--overwrite replaces them)"),
-            (self.n_invalid, "skipped, since the file says that they are invalid"),
+            (self.n_unchanged, "unchanged"),
+            (self.n_kept, "kept because they were edited by hand here (--overwrite replaces them)"),
+            (self.n_invalid, "skipped because the file marks them as invalid"),
             (self.n_other_side, "of the other side skipped"),
-            (self.n_bad, f"left out ({_first(self.bad, self.n_bad)})"),
+            (self.n_bad, f"skipped ({_first(self.bad, self.n_bad)})"),
         ):
             if count:
                 parts.append(f"{count:,} {what}")
@@ -116,9 +116,9 @@ def export_to_file(
     """`export_profiles` into a file that appears whole or not at all. Raises InputError if it is there and not
     `force`."""
     if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"expected a file in a folder that exists, found {path}: name another file")
+        raise InputError(f"the folder of {path} does not exist: give another file")
     if path.is_file() and not force:
-        raise InputError(f"{path} exists: name another file, or add --force to replace it")
+        raise InputError(f"{path} exists: give another file, or add --force to replace it")
     with atomic_path(path, named_by_user=True) as temporary, open(temporary, "wb") as handle:
         return export_profiles(ws, handle, sides, form)
 
@@ -135,17 +135,18 @@ def import_profiles(
     overwrite: bool = False,
     skip_invalid: bool = False,
 ) -> ImportSummary:
-    """Take the profiles of a file, checked and in the usual form, all or nothing; no model writes over them afterwards.
+    """Import the profiles of a file, checked and normalized, all or nothing. Models never overwrite them.
 
-    side: of lines that name none; of others, the only one to take. overwrite: also what a person wrote here.
-    skip_invalid: leave out the lines that cannot be imported. Raises InputError, which names the first of those lines.
+    side: the side of lines without one; of other lines, only this side is imported. overwrite: also replace profiles
+    edited by hand here. skip_invalid: skip lines that cannot be imported. Raises InputError, which names the first of
+    those lines.
     """
     side = side and one_side(side)
     form = format_of(path, form)
     if form == RECLM and side is None:
         raise InputError(
-            "expected --side users or --side items with the format reclm, found none: its files do not say whose they "
-            "are"
+            "expected --side users or --side items with the format reclm, found none: its files have no column for "
+            "the side"
         )
     read_source(path)
     with ws.writing():
@@ -160,16 +161,16 @@ def import_profiles(
                     taking.note(line, str(error).removesuffix("; generate the profile again"))
             summary = taking.summary
             if not n_lines:
-                raise InputError(f"{path} holds no profiles: expected at least one row")
+                raise InputError(f"{path} contains no profiles: expected at least one row")
             if summary.n_bad and not skip_invalid:
                 raise InputError(
                     f"{path}: {summary.n_bad:,} of {counted(n_lines, 'row')} cannot be imported "
-                    f"({_first(summary.bad, summary.n_bad)}); "
-                    "nothing was imported: fix them, or leave them out with --skip-invalid"
+                    f"({_first(summary.bad, summary.n_bad)}); nothing was imported: fix them, or skip them with "
+                    "--skip-invalid"
                 )
             if summary.n_bad == n_lines:
                 raise InputError(
-                    f"{path}: not one of its {counted(n_lines, 'row')} can be imported "
+                    f"{path}: none of its {counted(n_lines, 'row')} can be imported "
                     f"({_first(summary.bad, summary.n_bad)})"
                 )
             ws.db.commit()
@@ -191,7 +192,7 @@ def read_profiles(
     side = side and one_side(side)
     form = format_of(path, form)
     if form == RECLM and side is None:
-        raise InputError("expected a side with the format reclm, found none: its files do not say whose they are")
+        raise InputError("expected a side with the format reclm, found none: its files have no column for the side")
     read_source(path)
     taking, found, n_bad = _Taking(ws, path.name, side, False), {}, 0
     for _, row in read_rows(path, form):
@@ -232,7 +233,7 @@ class _Taking:
             return
         idx = self._idx(side, row)
         if (side, idx) in self._line_of:
-            raise BadRow(f"{side} {row['id']!r} came in line {self._line_of[side, idx]} already")
+            raise BadRow(f"{side} {row['id']!r} is already in line {self._line_of[side, idx]}")
         self._line_of[side, idx] = line
         status = _text(row, "status")
         if status == "invalid":

@@ -28,7 +28,7 @@ def format_of(path: Path | None, asked: str | None) -> str:
         return asked or JSONL
     if path.suffix.lower() not in _BY_SUFFIX:
         raise InputError(
-            f"expected a file that ends in {', '.join(_BY_SUFFIX)}, found {path}: rename it, or name its --format"
+            f"expected a file that ends in {', '.join(_BY_SUFFIX)}, found {path}: rename it, or give its --format"
         )
     return _BY_SUFFIX[path.suffix.lower()]
 

@@ -89,7 +89,7 @@ def plan_memory(
     if need(n_slots) > free:
         raise ModelError(
             f"{n_slots} sequence(s) of {n_ctx} tokens need about {in_units(need(n_slots))} of memory and "
-            f"{in_units(free)} are "
-            "available: nothing was started. Use fewer --slots, a model with fewer bits, or a machine with more memory"
+            f"{in_units(free)} are available. Nothing was started: use fewer --slots, a model with fewer bits, or a "
+            "machine with more memory"
         )
     return MemoryPlan(n_slots, n_ctx, n_batch, min(n_workers, n_slots), need(n_slots))

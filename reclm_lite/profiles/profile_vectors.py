@@ -61,8 +61,8 @@ def embed_profiles(ws: Workspace, encoder: Encoder | None = None, *, progress: C
             made_from = store.profiles_split(ws, side)
             if made_from is not None and made_from != split:
                 raise MissingArtefactError(
-                    f"the {side} profiles were made from another split than the present one: "
-                    f"run `reclm profile {side}s -w {ws.argument}` again (what was generated is reused)"
+                    f"the {side} profiles were made from another split than the current one: run `reclm profile "
+                    f"{side}s -w {ws.argument}` again (what was generated is reused)"
                 )
         with open_encoder(encoder) as encoder:
             for side in sides:

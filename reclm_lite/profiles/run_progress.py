@@ -1,4 +1,4 @@
-"""What a run tells while it goes: users done, prompts a second, time left, and how far it gets before its deadline."""
+"""Progress of a run: users done, prompts per second, time left, and how far it gets before its deadline."""
 
 import time
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ REPORT_SECONDS = 0.2  # between two reports
 
 
 class Observer:
-    """Hears of a run as it goes; this one does nothing with it."""
+    """Receives the progress of a run; this base class ignores it."""
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """So many users (or items) have a profile, of so many. note: the speed in words."""
+        """`done` of `total` users (or items) have a profile. note: the speed in words."""
 
     def say(self, sentence: str) -> None:
-        """Something a person should know now."""
+        """A message for the user."""
 
     def agree(self, source: Source, plan_groups: Sequence[Group], users: int) -> None:
         """Called once before a source is asked for anything; raises to call the run off."""
 
 
 class RunProgress:
-    """Measures one run and tells its observer. deadline: in `time.monotonic()` seconds, None: none."""
+    """Measures one run and reports to its observer. deadline: in `time.monotonic()` seconds, None: none."""
 
     def __init__(self, observer: Observer, side: str, deadline: float | None):
         self.observer, self.side, self.deadline = observer, side, deadline
@@ -32,7 +32,7 @@ class RunProgress:
         self._throughput = Throughput([])
 
     def planned(self, done: int, total: int) -> None:
-        """So many users (or items) have a prompt, of so many."""
+        """`done` of `total` users (or items) have a prompt."""
         if time.monotonic() >= self._next_report:
             self._next_report = time.monotonic() + REPORT_SECONDS
             self.observer.progress(0, total, f"writing prompts: {done:,}")
@@ -49,7 +49,7 @@ class RunProgress:
         self._throughput.note()
 
     def report(self, done: int, total: int) -> None:
-        """Tell how far the run is, now and then and at its end."""
+        """Report the progress, from time to time and at the end."""
         now = time.monotonic()
         if self._forecast_at is not None and now >= self._forecast_at and self._throughput.is_known(now):
             self._forecast_at = float("inf")
@@ -74,6 +74,7 @@ class RunProgress:
             self.observer.say(f"{rate}: all {n_all:,} prompts will be done in {need}, before the deadline.")
         else:
             self.observer.say(
-                f"{rate}: {n_prompts:,} of {n_all:,} prompts will be done when the deadline comes in "
-                f"{format_duration(left)}; they serve {n_users:,} {self.side}s, those of the most shared prompts."
+                f"{rate}: {n_prompts:,} of {n_all:,} prompts will be done by the deadline in "
+                f"{format_duration(left)}; they serve {n_users:,} {self.side}s, starting with the most shared "
+                "prompts."
             )

@@ -59,7 +59,7 @@ def job_kind(side: str) -> str:
 
 
 def settings_of_last(ws: Workspace, side: str) -> tuple[SourceSettings, RunSettings] | None:
-    """What the last run was started with, where it did not come to its end; its deadline is over and left out."""
+    """The settings of the last run if it is unfinished; without its deadline, which has passed."""
     detail = store.unfinished_job(ws, job_kind(side))
     if detail is None or "settings" not in detail:
         return None
@@ -71,6 +71,6 @@ def settings_of_last(ws: Workspace, side: str) -> tuple[SourceSettings, RunSetti
         return SourceSettings(**source), RunSettings(**run)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:  # of another version, or damaged
         raise WorkspaceError(
-            f"the settings of the last run of {side} in {ws.root} cannot be read ({error}): start one with its "
+            f"the settings of the last run of {side} in {ws.root} cannot be read ({error}): start a new run with its "
             "options, without --resume"
         ) from error

@@ -134,7 +134,7 @@ class Engine:
             self.tokenize = Tokenizer(model, chat)
             self.announced_bytes = resident_bytes() + sum(worker.untouched_bytes for worker in self.workers)
             log.info(
-                "%s: %d slots of %d tokens, %d worker(s), %d threads; %s announced",
+                "%s: %d slots of %d tokens, %d worker(s), %d threads; %s planned",
                 self.model.path.name,
                 self.n_slots,
                 n_ctx,

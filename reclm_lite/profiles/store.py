@@ -83,7 +83,9 @@ def find_idx(ws: Workspace, side: str, ident: str) -> int:
     side = one_side(side)
     index = index_of(ws, side, str(ident))
     if index is None:
-        raise InputError(f"expected the id of a {side} in {ws.root}, found {ident!r}; check the id, or import again")
+        raise InputError(
+            f"expected the id of a {side} in {ws.root}, found {ident!r}; check the id, or import the data again"
+        )
     return index
 
 
@@ -96,7 +98,7 @@ def set_profile(ws: Workspace, side: str, idx: int, text: str) -> StoredProfile:
         text = format_profile(parse_profile(text))
     except ProfileFormatError as error:
         found = str(error).removesuffix("; generate the profile again")
-        raise ProfileFormatError(f"{found}; write three and three, separated by commas") from error
+        raise ProfileFormatError(f"{found}; give three identities and three interests, separated by commas") from error
     if ws.db.execute(f"SELECT 1 FROM {side}s WHERE {side}_idx=?", (int(idx),)).fetchone() is None:
         raise InputError(f"expected the index of a {side} in {ws.root}, found {idx}")
     profile = StoredProfile(side, int(idx), "edited", text, "", "edited by hand", "", now())

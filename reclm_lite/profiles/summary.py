@@ -1,4 +1,4 @@
-"""What a run of `reclm profile` did, in numbers and in words."""
+"""The summary of a run of `reclm profile`, as numbers and as a sentence."""
 
 from dataclasses import asdict, dataclass, field
 
@@ -10,14 +10,13 @@ class Summary:
     """Counts of users (or items) but for prompts and generations.
 
     n_kept: profiles from before the last import, of users whose own history did not change. n_not_reached: left for the
-    next run, since the deadline came or the source did not answer. n_near_ties: greedy answers of this run with a step
-    where the two likeliest tokens
-    were closer than NEAR_TIE: the rounding of another processor, or of another build of llama.cpp, might decide
-    otherwise. profiles_per_s: valid answers. Rates are over the whole time of generation, the model being loaded,
-    prefill and decode taking turns in the same batches. shared_prompt_share: part of the generated prompts' tokens that
-    another prompt had decoded already; saved_prompt_share: part of the tokens of one prompt for each user that was not
-    decoded, sharing of prompts and of beginnings together. announced_bytes: the memory that the run said it would take;
-    peak_bytes: what it took.
+    next run, because the deadline came or the source did not answer. n_near_ties: greedy answers of this run with a
+    step where the two likeliest tokens were closer than NEAR_TIE: the rounding of another processor, or of another
+    build of llama.cpp, might decide otherwise. profiles_per_s: valid answers. Rates are over the whole time of
+    generation, the model being loaded, prefill and decode taking turns in the same batches. shared_prompt_share: part
+    of the generated prompts' tokens that another prompt had decoded already; saved_prompt_share: part of the tokens of
+    one prompt for each user that was not decoded, sharing of prompts and of beginnings together. announced_bytes: the
+    memory that the run said it would take; peak_bytes: what it took.
     """
 
     side: str
@@ -72,23 +71,23 @@ class Summary:
                 "saved"
             )
         for count, what in (
-            (self.n_edited, "written by hand or imported, left alone"),
-            (self.n_kept, "kept from before the last import, since their own history is the same"),
-            (self.n_from_neighbors, "made from neighbors alone (no history)"),
-            (self.n_from_text, "made from the text alone (nobody has touched the item)"),
-            (self.n_shortened, "prompts that leave out the oldest items"),
-            (self.n_near_ties, "answers with a near-tie that another processor may decide otherwise"),
-            (self.n_fallback, "filled in by rule"),
+            (self.n_edited, "kept because they were edited by hand or imported"),
+            (self.n_kept, "kept from before the last import because their history is unchanged"),
+            (self.n_from_neighbors, "made from neighbors only (no history)"),
+            (self.n_from_text, "made from the text only (no interactions)"),
+            (self.n_shortened, "prompts without the oldest items (no room)"),
+            (self.n_near_ties, "answers with a near-tie (another processor may give other text)"),
+            (self.n_fallback, "written by rules instead"),
             (
                 self.n_not_reached,
                 "not reached before the deadline"
                 if self.ended_by == "deadline"
-                else "not answered, left for the next run",
+                else "not answered; left for the next run",
             ),
         ):
             if count:
                 parts.append(f"{count:,} {what}")
         parts += [f"{count:,} skipped ({reason})" for reason, count in self.skipped.items()]
         if self.announced_bytes and self.peak_bytes:
-            parts.append(f"memory {self.peak_bytes / 1e9:.2f} GB ({self.announced_bytes / 1e9:.2f} GB announced)")
+            parts.append(f"memory {self.peak_bytes / 1e9:.2f} GB ({self.announced_bytes / 1e9:.2f} GB planned)")
         return "; ".join([*parts, *self.notes]) + "."

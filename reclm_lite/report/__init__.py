@@ -1,4 +1,4 @@
-"""Results for people: terminal tables, inline SVG plots and one self-contained HTML page."""
+"""Reports: terminal tables, inline SVG plots and one self-contained HTML page."""
 
 from .page import write_report
 

@@ -1,4 +1,4 @@
-"""The sections of the report page on how it came out: coverage, the data, the split, timings and provenance.
+"""The report's sections on background: coverage, data, split, timings and provenance.
 
 All return HTML. Everything that comes from data goes through `html.escape` here or in `tables` and `plots`.
 """
@@ -23,10 +23,9 @@ def coverage_section(facts: Facts) -> str:
     ]
     return (
         f"{tiles_html(tiles)}<p>{plural(facts.n_user_profiles, 'user')} of {facts.n_users:,} and "
-        f"{plural(facts.n_item_profiles, 'item')} of {facts.n_items:,} have a valid profile. "
-        f"The top {COVERAGE_K} of {plural(facts.n_coverage_users, 'user')}, evenly spaced over those with a "
-        "history and ranked "
-        f"by {escape(facts.coverage_basis)}, together show {plural(facts.n_covered_items, 'item')} of "
+        f"{plural(facts.n_item_profiles, 'item')} of {facts.n_items:,} have a valid profile. The top {COVERAGE_K} of "
+        f"{plural(facts.n_coverage_users, 'user')}, evenly spaced over those with a history and ranked by "
+        f"{escape(facts.coverage_basis)}, together show {plural(facts.n_covered_items, 'item')} of "
         f"{facts.n_items:,}.</p>"
     )
 
@@ -42,7 +41,7 @@ def data_section(facts: Facts) -> str:
         ("interactions", f"{facts.n_interactions:,}"),
         ("density", density),
         ("median history", median),
-        ("items nobody took", f"{int((facts.item_counts == 0).sum()):,}"),
+        ("items without interactions", f"{int((facts.item_counts == 0).sum()):,}"),
     ]
     one = int((lengths == 1).sum())
     none = int((lengths == 0).sum())
@@ -95,7 +94,7 @@ def _manifest(manifest: Mapping) -> str:
 
 def split_section(facts: Facts) -> str:
     if not facts.split_sizes:
-        return f"<p>The data have not been split. {escape(facts.evaluation_missing)}</p>"
+        return f"<p>The data have no split yet. {escape(facts.evaluation_missing)}</p>"
     sizes = facts.split_sizes
     rows = [
         ("Training interactions", f"{sizes['train']:,}"),
@@ -108,7 +107,7 @@ def split_section(facts: Facts) -> str:
     ]
     return (
         "<p>Models are fitted on the training part, selected on the validation part and measured once on the rest.</p>"
-        + tables.pairs_html("How the interactions were divided", rows)
+        + tables.pairs_html("How the interactions were split", rows)
     )
 
 
@@ -116,7 +115,7 @@ def split_section(facts: Facts) -> str:
 
 
 def timings_section(facts: Facts) -> str:
-    """Seconds of every stage that noted them: artefacts, and the profiles' generation."""
+    """The section with the recorded seconds of every stage, including profile generation."""
     rows = [(line.name, _seconds(line.seconds)) for line in facts.artefacts if line.seconds is not None]
     for run in facts.generations:
         end = "" if run.ended_by == "done" else f"; ended by: {run.ended_by}"
@@ -127,9 +126,12 @@ def timings_section(facts: Facts) -> str:
             )
         )
     if not rows:
-        return "<p>No stage has noted its time.</p>"
-    note = '<p class="note">Of the last run of each; of one that was interrupted and went on, the part after that.</p>'
-    return tables.pairs_html("What each stage took", rows) + note
+        return "<p>No timings are recorded.</p>"
+    note = (
+        '<p class="note">Times of the last run of each stage; for a resumed run, only the part after the '
+        "interruption.</p>"
+    )
+    return tables.pairs_html("Time per stage", rows) + note
 
 
 def _seconds(seconds: float) -> str:
@@ -158,7 +160,7 @@ def provenance_section(facts: Facts) -> str:
     caption = "What is stored, and whether its inputs have changed since"
     commands = "\n".join(facts.commands)
     return (
-        "<h3>Commands</h3><p>These commands, on the same source, lead to this state.</p>"
+        "<h3>Commands</h3><p>These commands reproduce this state from the same source.</p>"
         f'<pre tabindex="0"><code>{escape(commands)}</code></pre>'
         f'<h3>Artefacts</h3><div class="fine">{tables.table_html(caption, head, rows)}</div>'
         f"<details><summary>Settings of every artefact</summary>{settings}</details>"

@@ -1,4 +1,4 @@
-"""Everything the page says, gathered from a workspace before a line of HTML is written.
+"""Collects all facts of the report from a workspace before HTML is written.
 
 Left out: judgement on the figures, which is the page's (`page.headline`), and any computation that a stage
 owns: evaluation comes from `evaluate_workspace`, recommendations from `Recommender`.
@@ -100,7 +100,7 @@ class Facts:
 
 
 def gather(ws: Workspace, *, evaluation: Mapping | None = None) -> Facts:
-    """Collect what the page says. `evaluation`: the result of `evaluate_workspace`, computed (with intervals) where
+    """Collect the facts for the page. `evaluation`: the result of `evaluate_workspace`, computed (with intervals) where
     None."""
     interactions = load_interactions(ws)
     recommender = Recommender(ws)

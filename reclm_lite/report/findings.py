@@ -1,4 +1,4 @@
-"""The sections of the report page that say what came out: the models compared, three users, the profile model's size.
+"""The report's sections on results: model comparison, three users, size of the profile model.
 
 All return HTML. Everything that comes from data goes through `html.escape` here or in `tables` and `plots`.
 """
@@ -16,11 +16,11 @@ HEADLINE_METRIC = "ndcg@20"
 
 
 def headline(facts: Facts) -> str:
-    """The findings in sentences (HTML): the best model beside popularity, and what profiles did to it."""
+    """The headline (HTML): the best model against popularity, and the effect of profiles."""
     if facts.evaluation is None or not facts.evaluation["rows"]:
         return "Nothing has been evaluated yet."
     sentences = []
-    for setting, where in (("full", "Over all candidates"), ("unseen", "For items nobody had touched before")):
+    for setting, where in (("full", "Over all candidates"), ("unseen", "For items without training interactions")):
         group = tables.rows_of(facts.evaluation["rows"], setting)
         models = [row for row in group if row["model"] not in tables.REFERENCES]
         best = tables.best_row(models or group, HEADLINE_METRIC)
@@ -76,7 +76,7 @@ def models_section(facts: Facts) -> str:
         reason = f" {escape(facts.evaluation_missing)}" if facts.evaluation_missing else ""
         return f"<p>Nothing has been evaluated yet.{reason}</p>"
     rows = facts.evaluation["rows"]
-    key = plots.key("uses nothing of the user", "without profiles", "with profiles")
+    key = plots.key("not personalized", "without profiles", "with profiles")
     figures, html_tables = [], []
     for setting in tables.SETTINGS:
         group = tables.rows_of(rows, setting)
@@ -91,7 +91,7 @@ def models_section(facts: Facts) -> str:
         f"<li>{escape(str(entry['model']))}: {escape(str(entry['reason']))}</li>"
         for entry in facts.evaluation.get("stale") or []
     )
-    left_out = f'<p class="note">Left out of the comparison:</p><ul class="note">{stale}</ul>' if stale else ""
+    left_out = f'<p class="note">Not compared:</p><ul class="note">{stale}</ul>' if stale else ""
     return (
         "<p>Each model ranks the candidates for every user with held-out interactions; what the user took before "
         "is left out. "
@@ -126,8 +126,8 @@ def people_section(people: Sequence[Person]) -> str:
     if not people:
         return "<p>The workspace has no users.</p>"
     intro = (
-        "<p>Chosen by rule, not by result: users with a profile first, of medium history, evenly spaced over the data. "
-        "Everything known is left out of the recommendations, held-out interactions too.</p>"
+        "<p>Chosen by a fixed rule, not by result: users with a profile and a medium history, evenly spaced over the "
+        "data. All known items are excluded from the recommendations, including held-out ones.</p>"
     )
     return intro + "".join(_person(person) for person in people)
 
@@ -172,12 +172,12 @@ def _profile(person: Person) -> str:
 def quantization_section(facts: Facts) -> str:
     document = facts.quantization or {}
     settings, when = document["settings"], str(document.get("created", ""))[:16].replace("T", " ")
-    old = "" if facts.quantization_is_current else "<strong>The data or the split have changed since.</strong> "
+    old = "" if facts.quantization_is_current else "<strong>The data or the split have changed since then.</strong> "
     note = (
-        f"{old}Files made of {escape(frontier.model_name(document))}, each writing the profiles of "
+        f"{old}Files made from {escape(frontier.model_name(document))}, each writing the profiles of "
         f"{plural(document['n_users'], 'user')} that {escape(settings['backbone'])} was fitted with, "
-        f"{plural(settings['n_seeds'], 'seed')}. Measured {escape(when)} UTC by <code>reclm bench quant</code>; "
-        "its own page, <code>quant.html</code>, has the rest."
+        f"{plural(settings['n_seeds'], 'seed')}. Measured {escape(when)} UTC by <code>reclm bench quant</code>; its "
+        "own page, <code>quant.html</code>, has the rest."
     )
     sentence = escape(document["choice"]["sentence"]).replace(" %", "\u00a0%")
     return f'<p>{sentence}</p>{frontier.section(document)}<p class="note">{note}</p>'

@@ -1,5 +1,4 @@
-"""How small the profile model may be: the results of `reclm bench quant` as size against loss, for the report and for
-`quant.html`.
+"""The results of `reclm bench quant` as a plot of file size against loss, for the report and for `quant.html`.
 
 Reads the document that the benchmark writes (`quant.json`). Classes are those of the report's style sheet, so that dark
 mode and print restyle them; nothing is told by colour alone: files with an importance matrix are diamonds, the
@@ -105,7 +104,7 @@ def section(document: Mapping[str, Any]) -> str:
     if not all(math.isfinite(number) and abs(number) < 1e15 for number in numbers):
         raise ValueError("expected finite sizes and losses")
     if not marks:
-        return "<p>No user of this sample had anything held out that was found: there is no loss to show.</p>"
+        return "<p>No held-out interaction of this sample was found by any model, so there is no loss to show.</p>"
     bound = document["choice"]["max_loss"]
     in_rows = [each for _, each in marks]
     plain = document["without_profiles"][HEADLINE]
@@ -115,7 +114,7 @@ def section(document: Mapping[str, Any]) -> str:
                 "no profiles", "the backbone alone", plain["loss"], plain["loss_interval"], "reference", loss_of(plain)
             )
         )
-    note = f"Loss of Recall@20 beside the unquantized file; the dashed line is the bound of {100 * bound:g} %."
+    note = f"Loss of Recall@20 compared with the unquantized file; the dashed line is the bound of {100 * bound:g} %."
     by_loss = dot_plot(
         in_rows,
         title="Loss of Recall@20",

@@ -1,4 +1,4 @@
-"""`reports/report.html`: one page, for people, that needs nothing but itself.
+"""Writes `reports/report.html`, one self-contained page.
 
 No script, no network, system fonts; style sheet and plots are inline; it reads on a phone, in print and in
 the dark. The sections are in findings.py and background.py.
@@ -44,7 +44,7 @@ def render(facts: Facts) -> str:
         ),
         ("data", "The data", background.data_section(facts)),
         ("split", "Split and settings", background.split_section(facts)),
-        ("timings", "How long it took", background.timings_section(facts)),
+        ("timings", "Timings", background.timings_section(facts)),
         ("provenance", "Provenance", background.provenance_section(facts)),
     ]
     made = facts.created[:16].replace("T", " ")

@@ -1,1 +1,1 @@
-"""Recommendations for one user or for words, each with a reason that is true of the data."""
+"""Recommendations for a user or a search text, each with a reason that the data support."""

@@ -1,16 +1,17 @@
-"""From scores over all items to the k to show: masking what is known, standardising, and the top of the list."""
+"""Ranking: from scores over all items to the top k, with known items masked and scores standardized."""
 
 import numpy as np
 
 
 def tells_apart(scores: np.ndarray) -> bool:
-    """Whether finite scores differ: a model that ranks from histories knows nothing of items without company."""
+    """Whether the finite scores differ. A history-based model gives equal scores if the items never occur with
+    others."""
     finite = scores[np.isfinite(scores)]
     return bool(len(finite)) and finite.min() < finite.max()
 
 
 def standardised(values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Mean 0 and deviation 1 over the items `among`; zeros where they are all alike."""
+    """Standardize to mean 0 and standard deviation 1 over the items `among`; zeros if all scores are equal."""
     chosen = values[among]
     if not len(chosen) or chosen.std() < 1e-9:
         return np.zeros_like(values)
@@ -18,7 +19,7 @@ def standardised(values: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 
 def masked(scores: np.ndarray, history: np.ndarray) -> np.ndarray:
-    """A copy with what the user knows, and every score that is not finite, set to minus infinity."""
+    """A copy in which the user's known items and all non-finite scores are minus infinity."""
     scores = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
     scores[history] = -np.inf
     return scores

@@ -1,4 +1,4 @@
-"""Why an item is recommended, in words: the strongest statement about user and item that the data bear out.
+"""Why an item is recommended, in words: the strongest statement about user and item that the data support.
 
 Six kinds of evidence are measured. *similar*: the item's text vector is close to that of an item in the
 user's history. *together*: others who took an item of the history took this one too, at least twice as often as
@@ -6,10 +6,10 @@ everyone. *interest*: every content word of an interest in the profile occurs in
 *neighbors*: similar users took it. *category*: it shares a category with the history.
 *query*: its text is close to the words (or the profile) that the recommendation started from.
 
-Kinds are compared on one scale, the share of the catalogue that has at least as much of the same evidence
-(the smaller, the more it says); popularity speaks of everyone, so it is used where nothing personal is
-telling. A reason states a fact about the item and the user. It does not claim to be the model's cause, and
-no language model writes it: every number in it is counted here.
+The kinds are compared on one scale: the share of the catalog with at least as much of the same evidence (smaller is
+stronger). Popularity holds for every user, so it is used only if no personal reason is strong. A reason states a fact
+about the item and the user. It does not claim to explain the model, and no language model writes it: every number in it
+is computed here.
 """
 
 import re
@@ -42,15 +42,13 @@ _STOPWORDS = frozenset(
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one user and of the catalogue.
+    """What is known about one user and the catalog.
 
-    texts: the text of every item. counts: int64 (n_items,) users who took each item.
-    item_vectors: float32 (n_items, dim), rows L2-normalized (zero rows: no text), or None.
-    history: int32, the user's items. known: CSR (n_users, n_items) of all interactions, or None.
-    is_counted: whether `counts` and `known` have the user among them.
-    neighbor_items: one int32 array of items per neighbor.
-    interests: phrases of the user's profile. query: float32 (dim,) normalized, or None;
-    query_label: what the query was ("your words", "your profile").
+    texts: the text of every item. counts: int64 (n_items,) users who took each item. item_vectors: float32 (n_items,
+    dim), rows L2-normalized (zero rows: no text), or None. history: int32, the user's items. known: CSR (n_users,
+    n_items) of all interactions, or None. is_counted: whether `counts` and `known` include the user. neighbor_items:
+    one int32 array of items per neighbor. interests: phrases of the user's profile. query: float32 (dim,) normalized,
+    or None; query_label: what the query was ("your words", "your profile").
     """
 
     texts: Sequence[ItemText]
@@ -68,8 +66,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Reason:
-    """`text` for people; `kind`, `tail_share` (0 to 1, smaller is stronger) and `anchor` (an item index) to check it
-    by."""
+    """`text` is for display; `kind`, `tail_share` (0 to 1, smaller is stronger) and `anchor` (an item index) allow
+    checking it."""
 
     kind: str
     text: str
@@ -78,7 +76,7 @@ class Reason:
 
 
 def words_of(text: str) -> list[str]:
-    """Content words, lower case, a plural `s` removed, so that `Space telescopes` meets `a space telescope`."""
+    """Content words in lower case without a plural `s`, so that `Space telescopes` matches `a space telescope`."""
     words = (word.casefold() for word in re.findall(r"\w+", bounded(text)))
     return [
         word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
@@ -88,25 +86,25 @@ def words_of(text: str) -> list[str]:
 
 
 def _short(text: str) -> str:
-    """A text on one line, cut at a word if it is long."""
+    """The text on one line, shortened at a word boundary if it is long."""
     text = " ".join(text.split())
     return text if len(text) <= _TITLE_CHARS else text[: _TITLE_CHARS - 1].rsplit(" ", 1)[0].rstrip(",;:.- ") + "…"
 
 
 def quoted(title: str) -> str:
-    """A title in quotation marks, on one line, cut at a word if it is long."""
+    """A title in quotation marks, on one line, shortened at a word boundary if it is long."""
     return f"“{_short(title)}”"
 
 
 def share_in_words(n: int, total: int) -> str:
-    """`4 % of users`; exact counts where a percentage would round to nothing or there are few users."""
+    """`4 % of users`; exact counts if the percentage would round to 0 or there are few users."""
     if total >= 1000 and n / total >= 0.01:
         return f"{100 * n / total:.0f} % of users"
     return f"{n:,} of {total:,} users" if total != 1 else f"{n} of 1 user"
 
 
 class Reasoner:
-    """Finds the reasons for one user's recommendations; measures the catalogue once."""
+    """Finds the reasons for one user's recommendations; reads the catalog once."""
 
     def __init__(self, evidence: Evidence):
         self.evidence = evidence
@@ -137,8 +135,9 @@ class Reasoner:
     # -- the public question -----------------------------------------------------
 
     def reason(self, item: int, *, basis: str = "model") -> Reason:
-        """The strongest true statement on `item`. `basis` "popularity" admits no personal reason, since none ranked it;
-        basis "text" admits closeness to the query however common it is, since that is what ranked it."""
+        """The strongest statement about `item` that the data support. With `basis` "popularity" no personal reason is
+        given, because none determined the rank; with "text" closeness to the query is always allowed, because it
+        did."""
         popular = self._popular(item)
         if basis == "popularity":
             return popular
@@ -217,8 +216,7 @@ class Reasoner:
         )
 
     def _category(self, item: int) -> Reason | None:
-        """Shared category, measured by how much commoner it is in the history than it has to be: its share of the
-        catalogue."""
+        """Shared category, measured by its share of the catalog."""
         text, n_history = self.evidence.texts[item], len(self._history)
         for field_name, counts in zip(("subcategory", "category"), self._category_counts, strict=True):
             value = getattr(text, field_name)
@@ -273,8 +271,8 @@ class Reasoner:
         return items, counts
 
     def _together_share(self, items: np.ndarray) -> np.ndarray:
-        """Shrunk share of the other takers of each history item who took `items`: float64 (n, len(items)); 0 where too
-        few."""
+        """Shrunk share of the other users of each history item who also have `items`: float64 (n, len(items)); 0 if
+        there are too few."""
         both = self._together_counts[:, items]
         others = np.maximum(self.evidence.counts[self._together_items] - self.evidence.is_counted, 1)[:, None]
         everyone = self.evidence.counts[items][None, :] / max(1, self.evidence.n_users)
@@ -306,6 +304,6 @@ class Reasoner:
 
 
 def _tail_share(sorted_reference: np.ndarray, value: float) -> float:
-    """The share of the reference with at least `value`, counting the item itself; never 0."""
+    """Share of the reference with at least `value`, including the item itself; never 0."""
     n = len(sorted_reference)
     return (1 + n - int(np.searchsorted(sorted_reference, value, side="left"))) / (1 + n)

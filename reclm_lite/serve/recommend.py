@@ -1,14 +1,14 @@
-"""The items to show one user, or for some words: ranked, explained, and told on what basis.
+"""Recommendations for one user or a search text: ranked, with reasons and the basis of the ranking.
 
-What a deployed system knows is masked: every interaction in the workspace, held-out ones too, and the
-split is not needed (evaluation, which must not know them, has its own ranking). Three bases, in this order:
+All interactions in the workspace are masked, including held-out ones, as in a deployed system; no split is needed.
+Evaluation has its own ranking. Three bases, in this order:
 
     model        a fitted model: for users it was fitted on, and for anybody whose history it can place
     text         cosine of item texts to a vector (the words asked for, the user's profile, or the mean of a
                  history that the model does not know), plus a little popularity
     popularity   the number of users who took an item
 
-The basis and a sentence on it come with every answer. Left out: a server, and any caching across processes.
+Every answer has its basis and a sentence about it. Left out: a server, and caching across processes.
 """
 
 import logging
@@ -53,8 +53,8 @@ class RecommendedItem:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """`user` is None for words or a history alone; `basis` is "model", "text" or "popularity"; `note` says in a
-    sentence why."""
+    """`user` is None for a search text or a history alone; `basis` is "model", "text" or "popularity"; `note` explains
+    it in a sentence."""
 
     user: str | None
     items: list[RecommendedItem]
@@ -78,14 +78,13 @@ def recommend(
     encoder: Path | None = None,
     allow_stale: bool = False,
 ) -> Recommendation:
-    """The `k` best items for a user, for words (`text`), for words less what a user knows, or for somebody who is not
-    in the workspace and has the items `history` (ids).
+    """The `k` best items for a user, for a search text (without the user's items, if both are given), or for a user who
+    is not in the workspace and has the items `history` (ids).
 
-    model: a fitted model's name such as `lightgcn` or `lightgcn+users`; None takes the best by validation.
-    encoder: the GGUF that made the item vectors, for `text`; None for the bundled one.
-    allow_stale: rank with a model that was fitted on earlier interactions of the same users and items; the note says
-    so. Raises InputError for an unknown user or item or k < 1, MissingArtefactError for a model that is missing or
-    stale.
+    model: a fitted model's name such as `lightgcn` or `lightgcn+users`; None: the best on validation. encoder: the GGUF
+    that made the item vectors, for `text`; None for the bundled one. allow_stale: rank with a model that was fitted on
+    earlier interactions of the same users and items; the note says so. Raises InputError for an unknown user or item or
+    k < 1, MissingArtefactError if the model is missing or stale.
     """
     return Recommender(ws, model=model, encoder=encoder, allow_stale=allow_stale).recommend(
         user_id, k=k, text=text, history=history
@@ -93,7 +92,7 @@ def recommend(
 
 
 class Recommender:
-    """Answers for many users from one workspace: data, texts and the model are read once, when first needed."""
+    """Recommendations for many users of one workspace. Data, texts and the model are read once, when first needed."""
 
     def __init__(
         self, ws: Workspace, *, model: str | None = None, encoder: Path | None = None, allow_stale: bool = False
@@ -119,22 +118,22 @@ class Recommender:
 
     @cached_property
     def item_vectors(self) -> np.ndarray | None:
-        """float32 (n_items, dim), rows normalized (zero rows: no text), or None where not made or stale."""
+        """float32 (n_items, dim), rows normalized (zero rows: no text), or None if missing or stale."""
         return sources.item_vectors(self.ws, self.interactions.n_items)
 
     @cached_property
     def _choice(self) -> tuple:
-        """(model or None, sentence): the model asked for, else the best by validation that is up to date."""
+        """(model or None, sentence): the requested model, otherwise the best on validation that is up to date."""
         return sources.choose_model(self.ws, self._wanted_model, allow_stale=self._allow_stale)
 
     @property
     def model(self):
-        """The fitted model in use, or None where none can be used."""
+        """The fitted model in use, or None."""
         return self._choice[0]
 
     @property
     def model_name(self) -> str:
-        """The model in use, such as `lightgcn+users`; empty where none can be used."""
+        """Name of the model in use, such as `lightgcn+users`; empty if there is none."""
         return sources.model_name(self.model.name, self.model.profiles) if self.model is not None else ""
 
     @cached_property
@@ -148,15 +147,17 @@ class Recommender:
     def recommend(
         self, user_id: str | None, *, k: int = 20, text: str | None = None, history: Sequence[str] | None = None
     ) -> Recommendation:
-        """See the function of this name."""
+        """See the function `recommend`."""
         if k < 1:
             raise InputError(f"expected k of at least 1, found {k}: ask for one item or more")
         if text is not None and not text.strip():
-            raise InputError("expected words in the text to recommend for, found none: give a few words")
+            raise InputError("the text to recommend for is empty: give a few words")
         if user_id is None and text is None and history is None:
-            raise InputError("expected a user id, a text or a history, found none: give --user, --text or --history")
+            raise InputError(
+                "expected a user id, a text or a history, found none of them: give --user, --text or --history"
+            )
         if history is not None and (user_id is not None or text is not None):
-            raise InputError("expected a history alone, found a user or a text beside it: give one of them")
+            raise InputError("a history cannot be combined with a user or a text: give one of them")
         user = None if user_id is None else self._user(user_id)
         items_had = self._items(history) if history is not None else np.zeros(0, np.int32)
         if text is not None:
@@ -170,7 +171,7 @@ class Recommender:
         left_out = ""
         if len(history):
             left_out = (
-                " One known item is left out." if len(history) == 1 else f" {len(history):,} known items are left out."
+                " One known item is excluded." if len(history) == 1 else f" {len(history):,} known items are excluded."
             )
         if len(chosen) < k:
             left_out += f" Fewer than {k:,} items can be ranked: {len(chosen):,} given."
@@ -189,7 +190,7 @@ class Recommender:
         return self.known.indices[self.known.indptr[user] : self.known.indptr[user + 1]]
 
     def top_items(self, users: np.ndarray, k: int) -> list[np.ndarray]:
-        """The item indices recommended to each user (by index), without reasons; for coverage figures."""
+        """Item indices recommended to each user (by index), without reasons; used to measure coverage."""
         return [top(masked(self._for_user(int(user))[0], self.history(int(user))), k) for user in users]
 
     def reasoner(
@@ -200,7 +201,7 @@ class Recommender:
         query: np.ndarray | None = None,
         query_label: str = "your words",
     ) -> Reasoner:
-        """What finds the reasons for one user's items (None: nobody in particular, or somebody with a `history`)."""
+        """The Reasoner for one user's items (None: no user, or only a `history`)."""
         if history is None:
             history = self.history(user) if user is not None else np.zeros(0, np.int32)
         evidence = Evidence(
@@ -223,8 +224,8 @@ class Recommender:
     def _for_words(self, text: str) -> tuple:
         if self.item_vectors is None:
             raise MissingArtefactError(
-                f"recommending for words needs up-to-date item vectors: run `reclm embed items -w {self.ws.argument}` "
-                "first"
+                "recommending for a text needs up-to-date item vectors: run `reclm embed items -w "
+                f"{self.ws.argument}` first"
             )
         if not self.item_vectors.any():
             raise InputError(
@@ -233,10 +234,10 @@ class Recommender:
         query = sources.embed_words(self.ws, text, self._encoder)
         has_text = self.item_vectors.any(axis=1)
         scores = np.where(has_text, self.item_vectors @ query + WORDS_POPULARITY_WEIGHT * self.popularity, np.nan)
-        return scores, "text", "Ranked by closeness of the items' texts to your words.", query, "your words"
+        return scores, "text", "Ranked by text similarity of the items to your words.", query, "your words"
 
     def _for_user(self, user: int) -> tuple:
-        """(scores float32 (n_items,) with NaN where not a candidate, basis, note, query, label)."""
+        """(scores float32 (n_items,), NaN for items that are no candidates; basis; note; query; label)."""
         model, sentence = self._choice
         has_history = self.known.indptr[user] < self.known.indptr[user + 1]
         if model is not None and has_history and sources.is_ready(model, user):
@@ -249,21 +250,20 @@ class Recommender:
         profile = sources.profile_text(self.ws, user)
         vector = sources.profile_vector(self._profile_arrays, user, profile)
         if vector is not None and self.item_vectors is not None:
-            note = f"{why}: ranked by closeness of the items' texts to the user's profile, and by popularity."
+            note = f"{why}: ranked by text similarity of the items to the user's profile, and by popularity."
             return self._taste_scores(vector), "text", note, vector, "your profile"
         taste = self._taste_of(self.history(user))
         if taste is not None:
-            note = f"{why}: ranked by closeness of the items' texts to the history, and by popularity."
+            note = f"{why}: ranked by text similarity of the items to the history, and by popularity."
             return self._taste_scores(taste), "text", note, None, ""
         if profile:
             why += f", and the profile has no up-to-date vector (`reclm embed profiles -w {self.ws.argument}` makes it)"
         elif not has_history:
             why += ", and no profile"
-        return self._popular_scores(), "popularity", f"{why}: ranked by popularity alone.", None, ""
+        return self._popular_scores(), "popularity", f"{why}: ranked by popularity only.", None, ""
 
     def _for_stranger(self, history: np.ndarray) -> tuple:
-        """The same for somebody with a history (int32, ascending) who is not in the workspace: placed among the
-        items."""
+        """Like `_for_user`, for a history (int32, ascending) of a user who is not in the workspace."""
         model, sentence = self._choice
         if model is None:
             return self._popular_scores(), "popularity", sentence, None, ""
@@ -278,12 +278,12 @@ class Recommender:
         why = "The model knows none of these items" if len(history) else "No items were given"
         taste = self._taste_of(history)
         if taste is not None:
-            note = f"{why}: ranked by closeness of the items' texts to the history, and by popularity."
+            note = f"{why}: ranked by text similarity of the items to the history, and by popularity."
             return self._taste_scores(taste), "text", note, None, ""
-        return self._popular_scores(), "popularity", f"{why}: ranked by popularity alone.", None, ""
+        return self._popular_scores(), "popularity", f"{why}: ranked by popularity only.", None, ""
 
     def _taste_of(self, history: np.ndarray) -> np.ndarray | None:
-        """float32 (dim,), normalized: the mean text of a history; None where there is no text."""
+        """float32 (dim,), normalized: the mean text of a history; None if no item has a text."""
         if not len(history) or self.item_vectors is None:
             return None
         mean = self.item_vectors[history].mean(axis=0)
@@ -315,7 +315,7 @@ class Recommender:
     def _require_same_data(self) -> None:
         """Raise WorkspaceError if another process forgot people, or imported, since this one read the data."""
         if self.ws.get_meta(COMMITTED) != self.interactions.fingerprint:
-            raise WorkspaceError(f"the data of {self.ws.root} changed since it was read: make a new Recommender")
+            raise WorkspaceError(f"the data of {self.ws.root} has changed since it was read: create a new Recommender")
 
     def _user(self, user_id: str) -> int:
         self._require_same_data()
@@ -325,7 +325,7 @@ class Recommender:
         return index
 
     def _items(self, ids: Sequence[str]) -> np.ndarray:
-        """int32, ascending, distinct: the items of these ids. Raises InputError that names the unknown ones."""
+        """int32, ascending, distinct: the items of these ids. Raises InputError naming the unknown ones."""
         place = {item_id: index for index, item_id in enumerate(self.item_ids)}
         wanted = [item_id.strip() for item_id in ids if item_id.strip()]
         unknown = [item_id for item_id in dict.fromkeys(wanted) if item_id not in place]
@@ -333,11 +333,11 @@ class Recommender:
             more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
             raise InputError(
                 f"no item {', '.join(map(repr, unknown[:5]))}{more} among the {len(place):,} of {self.ws.root}: ids "
-                "look like "
-                f"{', '.join(map(repr, self.item_ids[:3]))}; give ids of the imported data, separated by commas"
+                f"look like {', '.join(map(repr, self.item_ids[:3]))}; give ids of the imported data, separated by "
+                "commas"
             )
         if not wanted:
-            raise InputError("expected at least one item id in the history, found none: give ids, separated by commas")
+            raise InputError("the history is empty: give at least one item id; separate ids by commas")
         return np.unique([place[item_id] for item_id in wanted]).astype(np.int32)
 
     @cached_property
@@ -349,7 +349,7 @@ class Recommender:
             and arrays["vectors"].shape[1] != self.item_vectors.shape[1]
         ):
             log.warning(
-                "profile vectors have another width than those of the items and are not used: run `reclm embed "
+                "profile vectors have another dimension than item vectors and are not used: run `reclm embed "
                 "profiles -w %s`",
                 self.ws.root,
             )
@@ -367,17 +367,17 @@ class Recommender:
 
 
 def _unknown_user(ws: Workspace, user_id: str) -> str:
-    """A sentence that says so, offers the closest ids, and says what to do."""
+    """The error message for an unknown user: the closest ids, and what to do."""
     import difflib
 
     n_users = ws.db.execute("SELECT COUNT(*) FROM users").fetchone()[0]
     ids = [row[0] for row in ws.db.execute("SELECT user_id FROM users ORDER BY user_idx LIMIT ?", (_MAX_IDS_COMPARED,))]
     close = difflib.get_close_matches(user_id, ids, n=3, cutoff=0.6)
     if close:
-        offer = f"the closest ids are {', '.join(map(repr, close))}"
+        offer = f"the most similar ids are {', '.join(map(repr, close))}"
     else:
         offer = f"ids look like {', '.join(map(repr, ids[:3]))}" if ids else "the workspace has no users"
     return (
-        f"no user {user_id!r} among the {n_users:,} of {ws.root}: {offer}; "
-        "give one of the ids of the imported data, or recommend for words with --text WORDS"
+        f"no user {user_id!r} among the {n_users:,} of {ws.root}: {offer}; give an id of the imported data, or "
+        "recommend for a search text with --text WORDS"
     )

@@ -1,7 +1,7 @@
-"""What recommending reads from other stages' artefacts: models, item vectors, profile vectors, neighbors, interests.
+"""Reads the artefacts of other stages for recommending: models, item vectors, profile vectors, neighbors, interests.
 
-Each reader gives None (or nothing) where an optional artefact has not been made or is stale, and logs it;
-`choose_model` says in a sentence what it chose and why. What was asked for by name and is missing raises.
+Each reader returns None (or an empty result) and logs it if an optional artefact is missing or stale. `choose_model`
+explains its choice in a sentence. A missing artefact that was requested by name raises.
 """
 
 import json
@@ -25,11 +25,11 @@ VALID_METRIC = "ndcg@20"
 
 
 def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False) -> tuple[FittedModel | None, str]:
-    """(the model to rank with or None, a sentence that says which and why).
+    """(the model to rank with or None, a sentence on which model and why).
 
-    wanted: `lightgcn`, `lightgcn+users`, or None for the best by validation among those that are up to date.
-    allow_stale: also one that was fitted on earlier interactions of the present users and items, where it is wanted or
-    none is up to date; the sentence says so.
+    wanted: `lightgcn`, `lightgcn+users`, or None for the best up-to-date model on validation. allow_stale: also accept
+    a model fitted on earlier interactions of the same users and items, if it is wanted or no other is up to date; the
+    sentence says so.
     """
     stored = fitted_models(ws)
     if wanted is not None:
@@ -41,7 +41,7 @@ def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False
                     f"no model has been fitted in {ws.root}: run `reclm fit lightgcn -w {ws.argument}` first"
                 )
             if model not in MODELS:
-                raise InputError(f"expected a fitted model among {names}, found {wanted!r}: name one of them")
+                raise InputError(f"expected one of the fitted models {names}, found {wanted!r}: give one of them")
             raise MissingArtefactError(
                 f"{wanted} has not been fitted in {ws.root} (fitted: {names}): run "
                 f"`{fit_command(ws, model, profiles)}` first"
@@ -58,7 +58,7 @@ def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False
             scores[pair] = validation_score(ws, *pair)
         except WorkspaceError as error:
             damaged.append(pair)
-            log.warning("%s is left out: %s", model_name(*pair), error)
+            log.warning("%s is skipped: %s", model_name(*pair), error)
     # The highest score; the first in the alphabet of equals; without scores, what is more than popularity.
     usable = fresh or stale if allow_stale else fresh
     scored = sorted((pair for pair in usable if scores[pair] is not None), key=lambda pair: (-scores[pair], pair))
@@ -72,11 +72,11 @@ def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False
             fitted = load(ws, *pair, fresh=not allow_stale)
         except WorkspaceError as error:
             (unused if isinstance(error, MissingArtefactError) else damaged).append(pair)
-            log.warning("%s is left out: %s", model_name(*pair), error)
+            log.warning("%s is skipped: %s", model_name(*pair), error)
             n_scored -= pair in scored
             continue
         if scores[pair] is None:
-            said = f"Ranked by {model_name(*pair)}; no validation figures are recorded."
+            said = f"Ranked by {model_name(*pair)}; no validation scores are recorded."
             return fitted, f"{said}{_staleness(ws, pair)}{_left_out(unused, damaged)}"
         best = (
             f", the best of {n_scored} fitted models on validation (NDCG@20 {scores[pair]:.4f})" if n_scored > 1 else ""
@@ -85,24 +85,25 @@ def choose_model(ws: Workspace, wanted: str | None, *, allow_stale: bool = False
     left_out = _left_out(stale, damaged)
     return (
         None,
-        f"No model is fitted, so ranked by popularity: run `reclm fit lightgcn -w {ws.argument}` for more.{left_out}",
+        "No model is fitted, so items are ranked by popularity. To fit one: `reclm fit lightgcn -w "
+        f"{ws.argument}`.{left_out}",
     )
 
 
 def _staleness(ws: Workspace, pair: tuple[str, str]) -> str:
-    """A sentence on a model in use that is not up to date; else empty."""
+    """A sentence if the model in use is stale; otherwise empty."""
     changed = ws.stale_inputs(f"models/{model_name(*pair)}")
     return (
-        f" It is stale ({', '.join(changed)} changed since it was fitted): `{fit_command(ws, *pair)}` fits it again."
+        f" It is stale ({', '.join(changed)} changed since it was fitted): `{fit_command(ws, *pair)}` updates it."
         if changed
         else ""
     )
 
 
 def _left_out(stale: list[tuple[str, str]], damaged: list[tuple[str, str]]) -> str:
-    """Sentences that name the models that were not considered."""
+    """Sentences naming the models that were not considered."""
     parts = [
-        f" Left out as {why}: {', '.join(model_name(*pair) for pair in pairs)}."
+        f" Skipped as {why}: {', '.join(model_name(*pair) for pair in pairs)}."
         for why, pairs in (("stale", stale), ("damaged", damaged))
         if pairs
     ]
@@ -115,7 +116,7 @@ def model_name(model: str, profiles: str) -> str:
 
 
 def validation_score(ws: Workspace, model: str, profiles: str) -> float | None:
-    """The validation figure recorded with a stored model, or None where there is none."""
+    """The validation score stored with a model, or None."""
     params = ws.provenance(f"models/{model_name(model, profiles)}", made_by=fit_command(ws, model, profiles))["params"]
     metrics = params.get("metrics")
     value = metrics.get(VALID_METRIC) if isinstance(metrics, dict) else None
@@ -123,19 +124,19 @@ def validation_score(ws: Workspace, model: str, profiles: str) -> float | None:
 
 
 def is_ready(model: FittedModel, user: int) -> bool:
-    """Whether the model knows this user; models that rank everyone alike are always ready."""
+    """Whether the model knows this user; models that rank all users alike are always ready."""
     return not model.is_personal or bool(model.user_ready[user])
 
 
 def item_vectors(ws: Workspace, n_items: int) -> np.ndarray | None:
-    """float32 (n_items, dim), rows L2-normalized, zero rows for items without text; None where not made or stale."""
+    """float32 (n_items, dim), rows L2-normalized, zero rows for items without text; None if missing or stale."""
     arrays = _vectors(ws, "vectors/items", "reclm embed items", n_items)
     return None if arrays is None else arrays["vectors"]
 
 
 def profile_arrays(ws: Workspace, n_users: int) -> dict[str, np.ndarray] | None:
-    """The arrays of `vectors/user_profiles` (see `text.item_vectors`); None where not made, stale, or not of the items'
-    encoder."""
+    """The arrays of `vectors/user_profiles` (see `text.item_vectors`); None if missing, stale, or made with another
+    encoder than the item vectors."""
     arrays = _vectors(ws, "vectors/user_profiles", "reclm embed profiles", n_users)
     if arrays is None or not ws.has("vectors/items"):
         return None
@@ -145,14 +146,16 @@ def profile_arrays(ws: Workspace, n_users: int) -> dict[str, np.ndarray] | None:
     ]
     if encoders[0] != encoders[1]:
         log.warning(
-            "profile vectors are not of the items' encoder and are not used: run `reclm embed profiles -w %s`", ws.root
+            "profile vectors were made with another encoder than the item vectors and are not used: run `reclm embed "
+            "profiles -w %s`",
+            ws.root,
         )
         return None
     return arrays
 
 
 def profile_text(ws: Workspace, user: int) -> str:
-    """The text of a user's profile; empty where there is no usable one."""
+    """The text of a user's profile; empty if there is no usable one."""
     from ..profiles.store import get_profile
 
     profile = get_profile(ws, "user", user)
@@ -160,7 +163,7 @@ def profile_text(ws: Workspace, user: int) -> str:
 
 
 def profile_vector(arrays: dict[str, np.ndarray] | None, user: int, text: str) -> np.ndarray | None:
-    """float32 (dim,), normalized: the vector of a user's profile; None where there is none of this very `text`."""
+    """float32 (dim,), normalized: the vector of a user's profile; None if there is none for exactly this `text`."""
     from ..profiles.profile_vectors import profile_words
     from ..text.item_vectors import text_hash
 
@@ -171,14 +174,14 @@ def profile_vector(arrays: dict[str, np.ndarray] | None, user: int, text: str) -
 
 
 def neighbor_indices(ws: Workspace, n_users: int) -> np.ndarray | None:
-    """int32 (n_users, k), -1 where there are fewer; None where not made or stale."""
+    """int32 (n_users, k), -1 where there are fewer; None if missing or stale."""
     if _arrays(ws, "matrices/neighbors", "reclm neighbors") is None:
         return None
     return load_indices(ws, n_users)
 
 
 def interests(ws: Workspace, user: int) -> tuple[str, ...]:
-    """The interest phrases of a user's profile; none where there is no valid profile."""
+    """The interest phrases of a user's profile; empty if there is no valid profile."""
     from ..prompts.answer import parse_profile
 
     try:
@@ -200,19 +203,19 @@ def embed_words(ws: Workspace, text: str, encoder: Path | None = None) -> np.nda
         identity = json.loads(json.dumps(text_encoder.identity))
         if identity != made_by:
             raise ModelError(
-                f"the item vectors were made by the encoder {made_by.get('name', '?')} "
-                f"({str(made_by.get('sha256', '?'))[:12]}), "
-                f"found {identity['name']} ({identity['sha256'][:12]}): embed the items again with "
-                f"`reclm embed items -w {ws.argument}`, or give the encoder that made them"
+                f"the item vectors were made with the encoder {made_by.get('name', '?')} "
+                f"({str(made_by.get('sha256', '?'))[:12]}) but this one is {identity['name']} "
+                f"({identity['sha256'][:12]}): embed the items again with `reclm embed items -w {ws.argument}`, or "
+                "give the encoder that made them"
             )
         vector = np.asarray(text_encoder.encode([text]), dtype=np.float32)[0]
     if not vector.any():
-        raise InputError(f"expected words that the encoder knows, found {text!r}: give other words")
+        raise InputError(f"the encoder knows no token of the text {text!r}: use other words")
     return vector
 
 
 def _vectors(ws: Workspace, name: str, command: str, n_rows: int) -> dict[str, np.ndarray] | None:
-    """`vectors` (and `text_hash`, which those of profiles need) of an optional artefact; None (logged) where it is
+    """`vectors` (and `text_hash`, which those of profiles need) of an optional artefact; None (logged) if it is
     missing, stale or damaged."""
     arrays = _arrays(ws, name, command)
     if arrays is None:
@@ -228,13 +231,13 @@ def _vectors(ws: Workspace, name: str, command: str, n_rows: int) -> dict[str, n
 
 
 def _arrays(ws: Workspace, name: str, command: str) -> dict[str, np.ndarray] | None:
-    """The arrays of an optional artefact, or None (logged) where it is missing or stale."""
+    """The arrays of an optional artefact, or None (logged) if it is missing or stale."""
     if not ws.has(name):
         return None
     stale = ws.stale_inputs(name)
     if stale:
         log.warning(
-            "%s is stale (%s changed) and is not used: run `%s -w %s`", name, ", ".join(stale), command, ws.root
+            "%s is stale (%s has changed) and is not used: run `%s -w %s`", name, ", ".join(stale), command, ws.root
         )
         return None
     return ws.load(name, made_by=f"{command} -w {ws.argument}").arrays

@@ -126,7 +126,7 @@ class _Worker:
 
 
 class TextEncoder:
-    """Encodes texts as L2-normalized vectors. Close it, or use it as a context manager.
+    """Encodes texts as L2-normalized vectors. Call `close()`, or use it as a context manager.
 
     `path`: a GGUF file of an embedding model (default: the bundled one). `n_threads`: default, all CPUs.
     `max_tokens`: longer texts are truncated, keeping the final special token (default: the model's limit).
@@ -170,7 +170,7 @@ class TextEncoder:
             pooling_type = 1
         if pooling_type not in _POOLING_NAMES:
             raise ModelError(
-                f"expected an embedding model with pooling among {sorted(_POOLING_NAMES.values())} in "
+                f"expected an embedding model with one of the poolings {sorted(_POOLING_NAMES.values())} in "
                 f"{self._model.path}, found architecture {self._model.gguf.architecture!r} with pooling type "
                 f"{pooling_type}; use a GGUF file of a sentence encoder"
             )

@@ -48,7 +48,7 @@ def expanded(path: Path, to: str) -> Path:
             _make(path, copy, to)
         check_gguf(copy)
     except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
-        log.warning("no faster copy of %s is kept (%s); the file is used as it is", path.name, error)
+        log.warning("cannot keep a faster copy of %s (%s); using the file itself", path.name, error)
         return path
     log.info("text encoder: copy in %s, %s", to, copy)
     return copy

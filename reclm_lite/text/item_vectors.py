@@ -60,8 +60,7 @@ class EmbedCounts:
         """The result in words."""
         text = (
             f"{self.n_rows - self.n_empty:,} {self.what} have vectors: {self.n_texts_embedded:,} distinct texts "
-            "embedded now, "
-            f"{self.n_reused:,} rows taken over"
+            f"embedded, {self.n_reused:,} rows reused"
         )
         text += (
             f"; {self.n_empty:,} without {'a profile' if self.what == 'profiles' else 'text'} (zero rows)"
@@ -158,7 +157,7 @@ def earlier_arrays(ws: Workspace, name: str, encoder: Encoder) -> dict[str, np.n
             name, made_by=ws.command_for(name), any_ids=True
         )  # vectors are looked up by the hash of their text
     except WorkspaceError as error:
-        log.warning("%s; it is made anew now", error)
+        log.warning("%s; making it again", error)
         return None
     if artefact.params.get("encoder") != plain(encoder.identity):
         return None

@@ -139,7 +139,7 @@ def ask(signals: Mapping[str, Signal], dialogues: Sequence[Dialogue], answers: S
             row = int(np.flatnonzero(~np.isfinite(values))[0])
             raise InputError(
                 f"expected finite numbers from the part {name!r} of the reward, found {values[row]} for the answer "
-                f"{answers[row][:60]!r} to dialogue {dialogues[row].id!r}; mend that signal, or leave it out"
+                f"{answers[row][:60]!r} to dialogue {dialogues[row].id!r}; fix that signal, or leave it out"
             )
         found[name] = values
     return found

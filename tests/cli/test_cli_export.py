@@ -430,7 +430,7 @@ def test_a_file_that_is_not_equal_is_kept_aside_and_the_others_are_made(
     monkeypatch.setattr(export_module, "quantize_gguf", badly)
     command = ("--base", base, "--quant", "q8_0,q5_0", "-o", out, "--calibration", texts, *GATED)
     stdout, stderr = export(*command, expect=1)
-    assert "FAILED" in stdout and "base-q8_0.failed-parity.gguf is not equal" in stderr
+    assert "FAILED" in stdout and "base-q8_0.failed-parity.gguf differs" in stderr
     assert sorted(listing(out)) == ["base-q5_0.gguf", "base-q8_0.failed-parity.gguf", "manifest.json"]
     bad, good = manifest_of(out)["files"]
     assert not bad["passed"] and any("blk.0.ffn_down.weight" in reason for reason in bad["parity"]["reasons"])

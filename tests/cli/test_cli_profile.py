@@ -120,7 +120,7 @@ def test_yes_does_not_agree_to_an_address_that_the_workspace_alone_names(root, s
     cut_short(root)
     n_asked = len(server.asked)
     assert server.url in profile_users(root, "--resume", "--fresh", "--yes", expect=2)
-    assert "no terminal to ask at" in profile_users(root, "--resume", "--fresh", expect=2)
+    assert "stdin is not a terminal" in profile_users(root, "--resume", "--fresh", expect=2)
     assert len(server.asked) == n_asked
     with Workspace.open(root) as ws, ws.writing(), ws.db:
         ((job, detail),) = ws.db.execute("SELECT job_id, detail FROM jobs ORDER BY job_id DESC LIMIT 1")
@@ -168,7 +168,7 @@ def test_resume_refuses_another_file_under_the_name_of_the_model(root, tmp_path)
 def test_resume_of_a_run_that_ended_well_changes_nothing(root):
     profile_users(root, "--model", "rules")
     before = sources(root)
-    assert "came to its end" in profile_users(root, "--resume") and sources(root) == before
+    assert "is complete" in profile_users(root, "--resume") and sources(root) == before
     assert "profiled by" in profile_users(root, "--resume", "--model", "rules", "--fresh")  # what is asked for is done
 
 
@@ -203,23 +203,23 @@ def test_an_empty_deadline_is_refused(root):
 @pytest.mark.parametrize(
     ("source", "option", "told"),
     [
-        ("rules", ("--price-in", "1"), "--price-in is for an endpoint"),
-        ("rules", ("--price-out", "0"), "--price-out is for an endpoint"),
-        ("rules", ("--requests-per-minute", "5"), "--requests-per-minute is for an endpoint"),
-        ("rules", ("--ray-address", "127.0.0.1:1"), "--ray-address is for a Ray cluster: add --engine ray"),
-        ("rules", ("--temperature", "0"), "--temperature does nothing with --model rules"),
-        ("rules", ("--threads", "1"), "--threads does nothing with --model rules"),
-        ("endpoint", ("--threads", "1"), "--threads is not asked of an endpoint"),
-        ("rules", ("--slots", "4"), "--slots does nothing with --model rules"),
-        ("rules", ("--seed", "0"), "--seed does nothing with --model rules"),
-        ("rules", ("--retries", "1"), "--retries does nothing with --model rules"),
-        ("rules", ("--fallback", "rules"), "--fallback does nothing with --model rules"),
-        ("rules", ("--top-k", "40"), "--top-k does nothing with --model rules"),
-        ("rules", ("--free",), "--guided/--free does nothing with --model rules"),
-        ("rules", ("--max-new-tokens", "32"), "--max-new-tokens does nothing with --model rules"),
-        ("endpoint", ("--free",), "--guided/--free is not asked of an endpoint"),
-        ("endpoint", ("--top-k", "40"), "--top-k is not asked of an endpoint"),
-        ("endpoint", ("--ray-address", "127.0.0.1:1"), "--ray-address is for a Ray cluster"),
+        ("rules", ("--price-in", "1"), "--price-in applies only to an endpoint"),
+        ("rules", ("--price-out", "0"), "--price-out applies only to an endpoint"),
+        ("rules", ("--requests-per-minute", "5"), "--requests-per-minute applies only to an endpoint"),
+        ("rules", ("--ray-address", "127.0.0.1:1"), "--ray-address applies only to a Ray cluster: add --engine ray"),
+        ("rules", ("--temperature", "0"), "--temperature has no effect with --model rules"),
+        ("rules", ("--threads", "1"), "--threads has no effect with --model rules"),
+        ("endpoint", ("--threads", "1"), "--threads has no effect on an endpoint"),
+        ("rules", ("--slots", "4"), "--slots has no effect with --model rules"),
+        ("rules", ("--seed", "0"), "--seed has no effect with --model rules"),
+        ("rules", ("--retries", "1"), "--retries has no effect with --model rules"),
+        ("rules", ("--fallback", "rules"), "--fallback has no effect with --model rules"),
+        ("rules", ("--top-k", "40"), "--top-k has no effect with --model rules"),
+        ("rules", ("--free",), "--guided/--free has no effect with --model rules"),
+        ("rules", ("--max-new-tokens", "32"), "--max-new-tokens has no effect with --model rules"),
+        ("endpoint", ("--free",), "--guided/--free has no effect on an endpoint"),
+        ("endpoint", ("--top-k", "40"), "--top-k has no effect on an endpoint"),
+        ("endpoint", ("--ray-address", "127.0.0.1:1"), "--ray-address applies only to a Ray cluster"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(root, source, option, told):

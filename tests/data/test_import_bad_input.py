@@ -23,7 +23,7 @@ def refusal(format_name, source, **options):
 BAD_TABLES = {
     "missing column": (b"user,sku,time,rating\nu,a,1,2\n", "no column 'item': found 'user', 'sku', 'time', 'rating'"),
     "empty file": (b"", "is empty: expected at least one row"),
-    "only white space": (b"\n \n", "holds only white space"),
+    "only white space": (b"\n \n", "contains only white space"),
     "header alone": (b"user,item,time,rating\n", "expected at least one interaction, found none"),
     "byte that is not UTF-8": (GOOD + b"u3,caf\xe9,3,3\n", "line 4: byte 0xe9 is not UTF-8"),
     "cut UTF-8 sequence at the end": (GOOD + b"u3,c,3,3\xc3", "line 4: byte 0xc3 is not UTF-8"),
@@ -103,7 +103,7 @@ def test_limits_that_leave_nothing_are_named(tmp_path):
     (tmp_path / "log.csv").write_bytes(GOOD)
     message = refusal("table", tmp_path / "log.csv", rating_column="rating", min_user=5)
     assert "no interaction is left of 2 rows (min_user 5)" in message
-    assert "needs ratings, and these data have none" in refusal("table", tmp_path / "log.csv", min_rating=3)
+    assert "requires ratings, but the data have none" in refusal("table", tmp_path / "log.csv", min_rating=3)
 
 
 def test_damaged_parquet_json_and_gzip_are_named(tmp_path):
@@ -134,7 +134,7 @@ def test_lightgcn_line_of_another_layout_is_named(tmp_path):
     assert "train.txt, row 2: expected '0 12 7 99' (layout list), found '1:3 4'" in refusal("lightgcn", tmp_path)
     (tmp_path / "train.txt").write_text("0:1 2\n")
     assert "train.txt reads as layout colon and test.txt as list" in refusal("lightgcn", tmp_path)
-    assert "expected a layout among" in refusal("lightgcn", tmp_path, layout="matrix")
+    assert "expected one of the layouts" in refusal("lightgcn", tmp_path, layout="matrix")
     (tmp_path / "test.txt").unlink()
     assert "test.txt does not exist" in refusal("lightgcn", tmp_path)
 

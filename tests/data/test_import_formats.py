@@ -264,7 +264,7 @@ def test_every_format_refuses_an_option_it_does_not_have(tmp_path):
     for name in FORMATS:
         with pytest.raises(InputError, match=f"format {name} has no option 'nonsense'"):
             import_dataset(name, tmp_path, nonsense=1)
-    with pytest.raises(InputError, match="expected a format among"):
+    with pytest.raises(InputError, match="expected one of the formats"):
         import_dataset("xls", tmp_path)
 
 

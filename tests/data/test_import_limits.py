@@ -112,7 +112,7 @@ def test_an_id_has_a_length_and_a_longer_text_is_cut_and_counted(tmp_path):
     source = tmp_path / "log.csv"
     source.write_text(f"user,item,title\nu,a,{'t' * 200}\nv,{'b' * 21},T\n")
     limits = Limits(id_bytes=20, text_chars=150)
-    assert "row 2: column 'item' holds an id of more than 20 bytes" in refusal(source, limits=limits)
+    assert "row 2: column 'item' contains an id of more than 20 bytes" in refusal(source, limits=limits)
     data = import_dataset("table", source, title_column="title", limits=Limits(id_bytes=21, text_chars=150))
     assert data.item_texts[0].title == "t" * 150
     assert "1 items have a text of more than 150 characters; it was cut there" in data.manifest["notes"]
@@ -192,7 +192,7 @@ def test_a_parquet_file_of_run_lengths_may_not_unpack_without_bound(tmp_path, mo
     write_parquet(source, "SELECT 'u' AS user, 'a' AS item FROM range(100000)")
     assert import_dataset("table", source).user_ids == ["u"]
     monkeypatch.setattr("reclm_lite.data.importers.limits.FREE_UNPACKED_BYTES", 10_000)
-    assert "says that it holds 100,000 rows" in refusal(source)
+    assert "claims to contain 100,000 rows" in refusal(source)
     # Few rows, but one long value repeated in each of them.
     write_parquet(source, "SELECT 'u' AS user, n::VARCHAR AS item, repeat('t', 90000) AS title FROM range(40) t(n)")
     monkeypatch.setattr("reclm_lite.data.importers.limits.FREE_UNPACKED_BYTES", 200_000)

@@ -35,7 +35,7 @@ def test_delimiter_and_quote_differ_and_a_delimiter_has_a_file(log, tmp_path):
     assert "are both '\"'" in refusal(log, delimiter='"')
     assert "are both ';'" in refusal(log, delimiter=";", quote=";")
     (tmp_path / "log.jsonl").write_text('{"user": 1, "item": 2}\n')
-    assert "the delimiter is for CSV and TSV files" in refusal(tmp_path / "log.jsonl", delimiter=",")
+    assert "the delimiter applies to CSV and TSV files" in refusal(tmp_path / "log.jsonl", delimiter=",")
 
 
 @pytest.mark.parametrize("delimiter", [*";|^~ \\'$x0\x01\x1f", "\t"])
@@ -69,12 +69,12 @@ def test_names_that_differ_only_in_case_are_told_apart_in_no_kind_of_table(tmp_p
 @pytest.mark.parametrize("key", ["", "\0", "a\0b", "\ud800"])
 def test_json_keys_that_no_column_can_have_are_refused(tmp_path, key):
     (tmp_path / "log.jsonl").write_text(json.dumps({"user": 1, "item": 2, key: 3}) + "\n")
-    assert "is empty or holds a character that text cannot" in refusal(tmp_path / "log.jsonl")
+    assert "is empty or contains a NUL" in refusal(tmp_path / "log.jsonl")
 
 
 JSON_LINES = {
     "lone surrogate": ('{"user": "\\ud800", "item": 1}', "line 2|not valid JSON lines"),
-    "NUL in an id": ('{"user": "a\\u0000b", "item": 1}', "row 2: column 'user' holds an id with a NUL"),
+    "NUL in an id": ('{"user": "a\\u0000b", "item": 1}', "row 2: column 'user' contains an id with a NUL"),
     "array": ("[1, 2]", "line 2: expected a JSON object"),
     "number of 5000 digits, then nonsense": (
         '{"user": ' + "9" * 5000 + ', "item": }',

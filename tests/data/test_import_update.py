@@ -311,7 +311,7 @@ def test_command_tells_who_came_and_who_went(tmp_path):
     assert "either --replace" in reclm(*options, "--update", "--replace", expect=2)
     told = reclm(*options, "--update")
     assert "2 users new, 1 gone" in told and "1 profiles kept" in told
-    assert "removed with those who are gone: 1 profiles, 1 of them written by hand or imported" in told
+    assert "removed with users and items that are gone: 1 profiles, 1 of them edited by hand or imported" in told
     with Workspace.open(ws) as opened:
         assert texts(opened) == {"b": HAND}
     write("abdz")

@@ -229,7 +229,7 @@ def test_targets_from_a_file_are_taken_for_those_it_names_and_longer_ones_cut(ws
     assert summary.left_out["rows that are of nobody here, or have no text"] == 1
     assert "targets.jsonl" in summary.manifest["teacher"] and str(tmp_path) not in json.dumps(summary.manifest)
     path.write_text('{"side": "user", "id": "nobody", "profile": "x"}\n')
-    with pytest.raises(InputError, match="expected profiles of this workspace"):
+    with pytest.raises(InputError, match="contains no profiles of this workspace"):
         file_teacher(ws, path, None, None)
     assert cut_to_three("something else") is None
 
@@ -310,7 +310,7 @@ def test_a_teacher_that_falls_silent_ends_the_build_and_what_it_said_is_kept(ws,
             )
 
     monkeypatch.setattr(FakeEngine, "generate", some)
-    with pytest.raises(ReclmError, match="answered 5 of .* run the command again"):
+    with pytest.raises(ReclmError, match="answered 5 of .* run the same command again"):
         run()
     assert not (tmp_path / "a.jsonl").exists()
     monkeypatch.setattr(FakeEngine, "generate", answer_all)

@@ -257,7 +257,7 @@ def test_no_more_than_six_tries_and_the_others_are_answered(server):
     assert Counter(server.prompts())["prompt 1"] == http_chat.MAX_TRIES == 6
     assert (
         len(source.spent.notes) == 1
-        and "1 prompts got no answer" in source.spent.notes[0]
+        and "1 prompts received no answer" in source.spent.notes[0]
         and "poison" in source.spent.notes[0]
     )
 
@@ -325,7 +325,7 @@ def test_redirects_are_not_followed(server):
 def test_a_server_that_is_down_ends_the_run_with_what_to_do(server):
     server.answer = lambda question, number: (200, reply(), {}) if number <= 2 else (502, b"<html>", {})
     source, found = opened(server, n_slots=1), []
-    with pytest.raises(ModelError, match="gives no answers.*502.*run the same command again"):
+    with pytest.raises(ModelError, match="does not answer.*502.*run the same command again"):
         for pair in source.answers("user", groups(50), GREEDY, StopSignal()):
             found.append(pair)
     assert len(found) == 2
@@ -353,7 +353,7 @@ def test_no_answer_in_time_is_tried_again(server):
 def test_an_answer_without_end_is_not_read_to_the_end(server, monkeypatch):
     monkeypatch.setattr(http_chat, "MAX_ANSWER_BYTES", 100_000)
     server.answer = lambda question, number: (200, b" " * 3_000_000, {})
-    with pytest.raises(ModelError, match="gives no answers"):
+    with pytest.raises(ModelError, match="does not answer"):
         one(opened(server))
 
 
@@ -543,7 +543,7 @@ def test_the_estimate_counts_tokens_money_and_time_and_says_what_leaves(server):
     assert local.min_seconds == 90 and "2 min at the rate limit" in local.sentence()
     assert local.is_local and "leave this machine" not in local.sentence()
     away = Endpoint(SourceSettings(model="m", endpoint="https://api.example.com/v1")).estimate(groups(1))
-    assert away.cost is None and "leave this machine: they are sent to api.example.com" in away.sentence()
+    assert away.cost is None and "leave this machine and are sent to api.example.com" in away.sentence()
     assert not server.seen
 
 

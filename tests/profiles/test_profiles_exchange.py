@@ -107,7 +107,7 @@ def test_export_replaces_no_file_unasked_and_leaves_none_half_written(full, tmp_
             export_to_file(full, path, force=True)
     assert path.read_text() == "precious" and len(list(tmp_path.iterdir())) == 2
     assert export_to_file(full, path, force=True) == 5 and "u0" in path.read_text()
-    with pytest.raises(InputError, match="folder that exists"):
+    with pytest.raises(InputError, match="does not exist"):
         export_to_file(full, tmp_path / "nowhere" / "p.jsonl")
 
 
@@ -353,7 +353,7 @@ def test_every_kind_of_bad_row_is_told(ws, tmp_path, bad, told):
 
 
 def test_nothing_to_import_is_an_error_even_if_bad_rows_may_be_left_out(ws, tmp_path):
-    with pytest.raises(InputError, match="not one of its 1 row"):
+    with pytest.raises(InputError, match="none of its 1 row"):
         import_profiles(ws, written(tmp_path / "p.jsonl", row("nobody")), skip_invalid=True)
     with pytest.raises(InputError, match="at least one row"):
         import_profiles(ws, written(tmp_path / "header.csv", "id,profile"), side="users")

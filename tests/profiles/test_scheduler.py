@@ -314,7 +314,7 @@ def test_slots_are_as_many_as_memory_has_room_for():
         assert (most.n_slots, most.n_workers) == (64, 2)
         few = slots(available=most.need_bytes - (30 << 20))
         assert 1 <= few.n_slots < 64 and few.need_bytes <= most.need_bytes - (30 << 20)
-        with pytest.raises(ModelError, match="nothing was started"):
+        with pytest.raises(ModelError, match="Nothing was started"):
             slots(available=1 << 20)
         with pytest.raises(ModelError, match="fewer --slots"):
             slots(available=few.need_bytes, n_slots=64)

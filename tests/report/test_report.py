@@ -213,16 +213,14 @@ def test_page_states_the_evaluation_and_the_data(ws):
 def test_a_damaged_model_is_left_out_with_the_command_that_makes_it(ws, caplog):
     ws.path("models/gfcf").write_bytes(b"no model")
     text = "".join(parse(write_report(ws).read_text(encoding="utf-8")).text)
-    _, _, left_out = text.partition("Left out of the comparison:")
+    _, _, left_out = text.partition("Not compared:")
     assert left_out.startswith("gfcf: damaged") and "stale" not in left_out[:40]
     assert f"models/gfcf is left out of the report: {ws.path('models/gfcf')}" in caplog.text
     assert f"make it again with `reclm fit gfcf -w {ws.argument}`" in caplog.text
 
 
 def test_what_each_stage_took_is_told_where_it_was_noted(ws, monkeypatch):
-    assert "No stage has noted its time." not in "".join(
-        parse(write_report(ws, evaluation=EVALUATION).read_text()).text
-    )
+    assert "No timings are recorded." not in "".join(parse(write_report(ws, evaluation=EVALUATION).read_text()).text)
     clock = iter((100.0, 103.25, 103.25))
     monkeypatch.setattr("reclm_lite.workspace.time.monotonic", lambda: next(clock))
     with ws.writing():
@@ -246,7 +244,7 @@ def test_what_each_stage_took_is_told_where_it_was_noted(ws, monkeypatch):
     text = "".join(parse(html).text)
     assert (
         "vectors/items3.2 s" in text
-        and "matrices/neighbors" not in text.split("What each stage took")[1].split("Provenance")[0]
+        and "matrices/neighbors" not in text.split("Time per stage")[1].split("Provenance")[0]
     )
     assert "3 min for 1,234 generated, 6.2 profiles/s; ended by: deadline" in text and HOSTILE not in html
 

@@ -108,7 +108,7 @@ def test_all_known_interactions_are_masked_held_out_ones_too(ws):
         "i5",
         "i4",
     ]  # 0 to 3 are known, 11 has neither text vector nor taker
-    assert "4 known items are left out" in answer.note
+    assert "4 known items are excluded" in answer.note
 
 
 def test_no_split_is_needed(ws):
@@ -136,7 +136,7 @@ def test_a_model_with_numbers_that_are_not_finite_is_left_out_as_damaged(ws, val
     bias[4] = value
     add_model(ws, bias=bias)
     answer = recommend(ws, "u0", k=N_ITEMS)
-    assert "Left out as damaged" in answer.note and all(np.isfinite(item.score) for item in answer.items)
+    assert "Skipped as damaged" in answer.note and all(np.isfinite(item.score) for item in answer.items)
 
 
 def test_k_larger_than_the_catalogue_gives_what_there_is_and_says_so(ws):
@@ -198,7 +198,7 @@ def test_a_stale_model_is_left_out_and_named_and_refused_if_asked_for(ws):
     add_model(ws, "biasmf", ndcg=0.1)
     add_model(ws, "lightgcn", ndcg=0.3, inputs={"matrices/split": "something older"})
     answer = recommend(ws, "u0", k=1)
-    assert "biasmf" in answer.note and "Left out as stale: lightgcn" in answer.note
+    assert "biasmf" in answer.note and "Skipped as stale: lightgcn" in answer.note
     with pytest.raises(MissingArtefactError, match="stale"):
         recommend(ws, "u0", model="lightgcn")
 
@@ -321,7 +321,7 @@ def test_words_are_embedded_by_the_encoder_that_made_the_item_vectors_or_refused
         pytest.skip(str(error))
 
     add_vectors(ws)  # by an encoder called "test"
-    with pytest.raises(ModelError, match="made by the encoder test"):
+    with pytest.raises(ModelError, match="made with the encoder test"):
         recommend(ws, None, text="astronomy")
     embed_items(ws)
     answer = recommend(ws, None, k=6, text="looking at the stars with large lenses")
@@ -351,7 +351,7 @@ def test_a_history_of_somebody_unknown_is_ranked_as_that_of_a_user_who_has_it(ws
     )
     assert ids(stranger) == ids(known) and stranger.basis == known.basis and stranger.user is None
     np.testing.assert_allclose([item.score for item in stranger.items], [item.score for item in known.items], rtol=1e-4)
-    assert "2 known items are left out" in stranger.note
+    assert "2 known items are excluded" in stranger.note
 
 
 def test_a_stranger_is_counted_among_nobody(ws):
@@ -373,7 +373,7 @@ def test_unknown_items_of_a_history_are_named(ws, history):
 def test_an_empty_history_or_one_beside_a_user_is_refused(ws):
     with pytest.raises(InputError, match="at least one item id"):
         recommend(ws, None, history=[" ", ""])
-    with pytest.raises(InputError, match="a history alone"):
+    with pytest.raises(InputError, match="a history cannot be combined"):
         recommend(ws, "u0", history=["i0"])
 
 
@@ -410,7 +410,7 @@ def test_a_damaged_model_is_named_and_left_out(ws, how):
     add_model(ws, "biasmf", ndcg=0.2)
     damage(ws, "lightgcn", how)
     answer = recommend(ws, "u0", k=1)
-    assert "Ranked by biasmf" in answer.note and "Left out as damaged: lightgcn." in answer.note
+    assert "Ranked by biasmf" in answer.note and "Skipped as damaged: lightgcn." in answer.note
     with pytest.raises(WorkspaceError, match="make it again with `reclm fit lightgcn"):
         recommend(ws, "u0", model="lightgcn")
     damage(ws, "biasmf", how)

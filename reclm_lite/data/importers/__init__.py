@@ -1,8 +1,7 @@
 """Importers: one module per format, each a function from a path to `Imported`, and a row in formats.py.
 
-Every importer takes its options as keywords, reads tables through DuckDB (so that a file larger
-than memory imports), and answers bad input with an InputError that names file and place.
-docs/formats.md shows what each format expects.
+Every importer takes its options as keywords, reads tables through DuckDB (so that a file larger than memory imports),
+and raises an InputError naming file and place for bad input. docs/formats.md describes each format.
 """
 
 from pathlib import Path
@@ -21,12 +20,12 @@ def import_dataset(format: str, source: Path, **options: Any) -> "Imported":
     Raises InputError for an unknown format, an option that the format does not have, or bad data.
     """
     if format not in FORMATS:
-        raise InputError(f"expected a format among {', '.join(FORMATS)}, found {format!r}: name one of them")
+        raise InputError(f"expected one of the formats {', '.join(FORMATS)}, found {format!r}: use one of them")
     known = FORMATS[format].keywords
     foreign = [name for name in options if name not in known]
     if foreign:
         raise InputError(
-            f"the format {format} has no option {', '.join(map(repr, foreign))}: "
-            f"it takes {', '.join(known)}; leave the others out"
+            f"the format {format} has no option {', '.join(map(repr, foreign))}: it has {', '.join(known)}; leave "
+            "the others out"
         )
     return FORMATS[format].importer()(Path(source), **options)

@@ -17,7 +17,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that has been read through once: its name, size and SHA-256."""
+    """A checked file: its name, size and SHA-256."""
 
     path: Path
     n_bytes: int
@@ -33,11 +33,11 @@ class SourceFile:
 
 
 def find_folder(path: Path, format: str, expected: str) -> Path:
-    """`path` as a folder, or InputError saying which files the format `expected` in it."""
+    """`path` as a folder. Raises InputError naming the files that the format expects in it."""
     if not path.exists():
         raise InputError(f"{path} does not exist: the format {format} expects a folder with {expected}")
     if not path.is_dir():
-        raise InputError(f"{path} is a file: the format {format} expects the folder that holds {expected}")
+        raise InputError(f"{path} is a file: the format {format} expects the folder that contains {expected}")
     return path
 
 
@@ -98,7 +98,7 @@ def read_source(
                     foreign,
                 )
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path} is not a whole gzip file ({error}): decompress it by hand and look at it") from error
+        raise InputError(f"{path} is not a whole gzip file ({error}): decompress it yourself and check it") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
     return SourceFile(path, n_bytes, digest.hexdigest())
@@ -132,26 +132,28 @@ def _check_text(path: Path, handle, encoding: str, limits: Limits | None, most_b
         n_bytes += len(chunk)
         if most_bytes and n_bytes > most_bytes:
             raise InputError(
-                f"{path} unpacks to more than {most_bytes:,} bytes, {limits.unpacked_ratio:,} times its size: refused "
-                "as a "
-                "decompression bomb; decompress it by hand, or raise the limit with --limit unpacked-ratio=N"
+                f"{path} unpacks to more than {most_bytes:,} bytes, {limits.unpacked_ratio:,} times its size: "
+                "refused as a decompression bomb; decompress it yourself, or raise the limit with --limit "
+                "unpacked-ratio=N"
             )
         if limits:
             ends = [at for at in (chunk.find(b"\n"), chunk.find(b"\r")) if at >= 0]
             if n_open + (min(ends) if ends else len(chunk)) > limits.line_bytes:
                 raise InputError(
-                    f"{path}, line {n_lines + 1}: the line is longer than {limits.line_bytes:,} bytes; mend it, "
+                    f"{path}, line {n_lines + 1}: the line is longer than {limits.line_bytes:,} bytes; fix it, "
                     "or raise the limit with --limit line-bytes=N"
                 )
             n_open = len(chunk) - 1 - max(chunk.rfind(b"\n"), chunk.rfind(b"\r")) if ends else n_open + len(chunk)
         blank = blank and not chunk.strip(b"\xef\xbb\xbf \t\r\n")
         n_lines += chunk.count(b"\n")
     if blank:
-        raise InputError(f"{path} holds only white space: expected at least one row")
+        raise InputError(f"{path} contains only white space: expected at least one row")
 
 
 _FOREIGN = {
-    0: "found a NUL byte, which text never holds; the file is damaged or of another encoding (UTF-16?): save it "
-    "as UTF-8",
-    1: "found the control character 0x01, which this format never holds; the file is damaged or of another format",
+    0: (
+        "found a NUL byte, which text files never contain; the file is damaged or in another encoding (UTF-16?): "
+        "save it as UTF-8"
+    ),
+    1: "found the control character 0x01, which this format never contains; the file is damaged or of another format",
 }

@@ -51,25 +51,25 @@ class Format:
         return getattr(module, f"import_{self.name}")
 
 
-NAME = Option("--name", "name", "what to call the data set [default: the source's name].")
+NAME = Option("--name", "name", "name of the data set [default: the source's name].")
 MIN_RATING = Option("--min-rating", "min_rating", "keep interactions rated at least this.", "number")
 MIN_USER = Option("--min-user", "min_user", "keep users with at least this many interactions.", "count")
 MIN_ITEM = Option("--min-item", "min_item", "keep items with at least this many interactions.", "count")
 LIMITS = Option(
     "--limit",
     "limits",
-    "a bound on the files, such as line-bytes=8000000; docs/formats.md lists them. Repeat for several.",
+    "a limit on input files, such as line-bytes=8000000; docs/formats.md lists them. Repeat for several.",
     metavar="NAME=N",
     repeated=True,
 )
-USER = Option("--user", "user_column", "column of the user id.")
-ITEM = Option("--item", "item_column", "column of the item id.")
-TIME = Option("--time", "time_column", "column of the time.")
-RATING = Option("--rating", "rating_column", "column of the rating.")
-TITLE = Option("--title", "title_column", "column of the title.")
-CATEGORY = Option("--category", "category_column", "column of the category.")
-SUBCATEGORY = Option("--subcategory", "subcategory_column", "column of the subcategory.")
-DESCRIPTION = Option("--description", "description_column", "column of the description.")
+USER = Option("--user", "user_column", "column with user ids.")
+ITEM = Option("--item", "item_column", "column with item ids.")
+TIME = Option("--time", "time_column", "column with times.")
+RATING = Option("--rating", "rating_column", "column with ratings.")
+TITLE = Option("--title", "title_column", "column with titles.")
+CATEGORY = Option("--category", "category_column", "column with categories.")
+SUBCATEGORY = Option("--subcategory", "subcategory_column", "column with subcategories.")
+DESCRIPTION = Option("--description", "description_column", "column with descriptions.")
 
 _KEEP = (MIN_USER, MIN_ITEM)
 _COLUMNS = (USER, ITEM, TIME, RATING, TITLE, CATEGORY, SUBCATEGORY, DESCRIPTION)
@@ -92,7 +92,7 @@ FORMATS = {
                 NAME,
                 *_KEEP,
                 LIMITS,
-                Option("--history/--no-history", "history", "take the history column too [default: yes].", "switch"),
+                Option("--history/--no-history", "history", "also import the history column [default: yes].", "switch"),
             ),
         ),
         Format(
@@ -110,7 +110,13 @@ FORMATS = {
                 MIN_RATING,
                 *_KEEP,
                 LIMITS,
-                Option("--layout", "layout", "how a line is laid out.", "choice", choices=("list", "colon", "triples")),
+                Option(
+                    "--layout",
+                    "layout",
+                    ("layout of the lines [default: detected]."),
+                    "choice",
+                    choices=("list", "colon", "triples"),
+                ),
             ),
         ),
         Format(
@@ -124,14 +130,12 @@ FORMATS = {
                 LIMITS,
                 *_COLUMNS,
                 Option("--text", "text_columns", "a column of item text; repeat for several.", repeated=True),
-                Option("--items", "items_source", "a second table, one row an item.", "path"),
-                Option("--items-item", "items_item_column", "column of the item id there [default: as --item]."),
+                Option("--items", "items_source", "a second table with one row per item.", "path"),
+                Option("--items-item", "items_item_column", "column with item ids in that table [default: as --item]."),
                 Option(
-                    "--delimiter",
-                    "delimiter",
-                    "what separates columns in a CSV or TSV file [default: by the file's ending].",
+                    "--delimiter", "delimiter", "column separator of a CSV or TSV file [default: by the file's ending]."
                 ),
-                Option("--quote", "quote", 'the quoting character [default: "].'),
+                Option("--quote", "quote", 'quote character [default: "].'),
             ),
         ),
     )

@@ -41,9 +41,7 @@ def check_names(where: str, names: Sequence[str], limits: Limits) -> tuple[str, 
                 f"{where}: the columns {cut(other)!r} and {cut(name)!r} differ only in upper and lower case; rename one"
             )
         if not name or "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise InputError(
-                f"{where}: the column name {cut(name)!r} is empty or holds a character that text cannot; rename it"
-            )
+            raise InputError(f"{where}: the column name {cut(name)!r} is empty or contains a NUL character; rename it")
     return tuple(names)
 
 
@@ -58,15 +56,15 @@ def csv_header(path: Path, delimiter: str, quote: str, limits: Limits) -> tuple[
         reader = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, strict=True, **quoting)
         names = next(reader, [])
     except csv.Error as error:
-        raise InputError(f"{path}, line 1: the line of column names cannot be read ({error}); mend it") from error
+        raise InputError(f"{path}, line 1: the header cannot be read ({error}); fix it") from error
     if not any(names):
         raise InputError(f"{path}, line 1: expected column names, found an empty line; add a header")
     # DuckDB loses rows if the header contains line breaks of another kind than the file's line ends.
     lines = list(itertools.islice(io.StringIO(head, newline=""), reader.line_num))
     if len({line[len(line.rstrip("\r\n")) :] for line in lines}) > 1:
         raise InputError(
-            f"{path}, line 1: a column name holds a line break of another kind than the file's lines end with; rename "
-            "it"
+            f"{path}, line 1: a column name contains a line break of another kind than the line endings of the file; "
+            "rename it"
         )
     return check_names(f"{path}, line 1", [name or f"column {number}" for number, name in enumerate(names, 1)], limits)
 
@@ -98,7 +96,7 @@ def bad_json_line(path: Path) -> InputError:
 def _no_key_twice(pairs: list[tuple[str, object]]) -> dict:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key comes twice in an object")
+        raise ValueError("a key occurs twice in an object")
     return found
 
 

@@ -47,7 +47,7 @@ def import_lightgcn(
     """
     folder = find_folder(Path(source), "lightgcn", "train.txt and test.txt")
     if layout is not None and layout not in LAYOUTS:
-        raise InputError(f"expected a layout among {', '.join(LAYOUTS)}, found {layout!r}")
+        raise InputError(f"expected one of the layouts {', '.join(LAYOUTS)}, found {layout!r}")
     found = {}
     with Staging(*within_folder(folder, "train.txt", "test.txt"), limits=limits) as staging:
         for file, part in (("train.txt", GIVEN_TRAIN), ("test.txt", GIVEN_TEST)):
@@ -56,8 +56,8 @@ def import_lightgcn(
             _add(staging, lines, found[file], part)
         if len(set(found.values())) > 1:
             raise InputError(
-                f"{folder}: train.txt reads as layout {found['train.txt']} and test.txt as {found['test.txt']}; name "
-                "one with layout"
+                f"{folder}: train.txt reads as layout {found['train.txt']} and test.txt as {found['test.txt']}; give "
+                "one with --layout"
             )
         data = number_all(
             staging,
@@ -76,7 +76,7 @@ def _layout(staging: Staging, lines: Reader) -> str:
     with staging.reading(lines.path):
         found = staging.ordered.execute(f"SELECT line FROM {lines.sql} WHERE trim(line) <> '' LIMIT 1").fetchone()
     if found is None:
-        raise InputError(f"{lines.path}: expected lines such as {_EXAMPLES['list']}, found none with text")
+        raise InputError(f"{lines.path}: expected lines such as {_EXAMPLES['list']}, found only empty lines")
     (first,) = found
     return "colon" if ":" in first else "triples" if "\t" in first else "list"
 
@@ -86,7 +86,7 @@ def _add(staging: Staging, lines: Reader, layout: str, part: int) -> None:
         lines,
         f"coalesce(trim(line), '') <> '' AND NOT regexp_matches(line, '{_PATTERNS[layout]}')",
         "line[:60]",
-        f"expected {_EXAMPLES[layout]} (layout {layout}), found {{value}}; mend the line or name another layout",
+        f"expected {_EXAMPLES[layout]} (layout {layout}), found {{value}}; fix the line or give another layout",
     )
     kept = f"(SELECT trim(line) AS line FROM {lines.sql} WHERE trim(line) <> '')"
     if layout == "triples":

@@ -48,7 +48,7 @@ _MOST = {
 
 
 def parse_limits(words: Sequence[str]) -> Limits:
-    """Limits from words such as `line-bytes=8000000`; InputError for an unknown name or a number out of range."""
+    """Parse limits such as `line-bytes=8000000`. Raises InputError for an unknown name or a number out of range."""
     limits = Limits()
     names = [field.name for field in fields(Limits)]
     for word in words:
@@ -56,7 +56,7 @@ def parse_limits(words: Sequence[str]) -> Limits:
         key = name.strip().replace("-", "_")
         if key not in names:
             shown = ", ".join(known.replace("_", "-") for known in names)
-            raise InputError(f"expected a limit as NAME=N with a name among {shown}, found {cut(word)!r}")
+            raise InputError(f"expected a limit as NAME=N with one of the names {shown}, found {cut(word)!r}")
         most = _MOST[key]
         value = value.strip()
         if not (value.isascii() and value.isdigit() and len(value) < 20 and 1 <= int(value) <= most):

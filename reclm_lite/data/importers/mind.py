@@ -88,17 +88,17 @@ def import_mind(
 
 
 def _check(staging: Staging, behaviors: Reader) -> None:
-    staging.refuse(behaviors, "coalesce(user, '') = ''", "NULL", "the second field, the user, is empty; mend the line")
+    staging.refuse(behaviors, "coalesce(user, '') = ''", "NULL", "the second field, the user, is empty; fix the line")
     staging.refuse(
         behaviors,
         f"{_TIME} IS NULL",
         "time",
-        "the third field, the time, holds {value}, expected for example 11/11/2019 9:05:58 AM; mend the line",
+        "the third field, the time, holds {value}, expected for example 11/11/2019 9:05:58 AM; fix the line",
     )
     staging.refuse(
         behaviors,
         "NOT regexp_full_match(coalesce(trim(impressions), ''), '([^ ]+-[01]( +|$))*')",
         "impressions[:60]",
-        "the fifth field holds impressions without a label -0 or -1: {value}; the unlabelled test part of MIND "
-        "cannot be imported",
+        "the fifth field has impressions without a label -0 or -1: {value}; the unlabelled test part of MIND cannot "
+        "be imported",
     )

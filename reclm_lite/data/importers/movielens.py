@@ -67,7 +67,7 @@ def import_movielens(
             ratings, films, genres = _hundred_thousand(staging, folder)
         else:
             found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
-            raise InputError(f"{folder}: expected {_EXPECTED}, found {found}; name the folder that holds them")
+            raise InputError(f"{folder}: expected {_EXPECTED}, found {found}; give the folder that contains them")
         staging.add_interactions(ratings, user="userId", item="movieId", rating="rating", time="timestamp")
         films.require("movieId", "title")
         staging.add_texts(films, item="movieId", title=ident("title"), category=genres)
@@ -101,7 +101,7 @@ def _split_lines(staging: Staging, path: Path, columns: tuple[str, ...], encodin
         lines,
         f"len(string_split(line, '::')) <> {len(columns)}",
         "line",
-        f"expected {len(columns)} fields joined by '::', found {{value}}; mend the line",
+        f"expected {len(columns)} fields joined by '::', found {{value}}; fix the line",
     )
     fields = ", ".join(f"parts[{number}] AS {ident(name)}" for number, name in enumerate(columns, 1))
     return Reader(f"(SELECT {fields} FROM (SELECT string_split(line, '::') AS parts FROM {lines.sql}))", path, columns)

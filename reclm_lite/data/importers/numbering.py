@@ -51,7 +51,7 @@ def number_all(
             sources = ", ".join(str(source.path) for source in staging.sources)
             if not counts["rows"]:
                 raise InputError(
-                    f"{sources}: expected at least one interaction, found none; check that the file is whole"
+                    f"{sources}: expected at least one interaction, found none; check that the file is complete"
                 )
             limits = {"min_rating": min_rating, "min_user": min_user or None, "min_item": min_item or None}
             told = ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
@@ -111,7 +111,7 @@ def _pairs(db, min_rating: float | None) -> dict[str, int]:
     )
     rows, kept, rated = db.execute(f"SELECT count(*), count(*) FILTER ({keep}), count(rating) FROM raw").fetchone()
     if min_rating is not None and not rated and rows:
-        raise InputError(f"min_rating {min_rating} needs ratings, and these data have none: leave it out")
+        raise InputError(f"min_rating {min_rating} requires ratings, but the data have none: leave it out")
     for side in ("user", "item"):
         listed = f"SELECT {side} AS id FROM {'listed_users' if side == 'user' else 'texts'}"
         db.execute(
@@ -241,9 +241,8 @@ def _require_memory(staging: Staging) -> None:
     if need > have:
         raise WorkspaceError(
             f"{', '.join(str(source.path) for source in staging.sources)}: ids, texts and interactions take about "
-            f"{memory.in_units(need)} of memory and {memory.in_units(have)} are available; import a part of the data, "
-            "or shorten "
-            "the texts with --limit text-chars=N"
+            f"{memory.in_units(need)} of memory and {memory.in_units(have)} are available; import part of the data, "
+            "or shorten the texts with --limit text-chars=N"
         )
 
 

@@ -27,7 +27,7 @@ def check_parquet(db, path: Path, link: Path, n_bytes: int, limits: Limits) -> t
     if n_nodes > 1 + _MAX_NODES_PER_COLUMN * limits.columns:
         raise InputError(
             f"{path}: found {n_nodes - 1:,} columns, nested ones among them, expected at most {limits.columns:,}; "
-            "leave out what the import does not need, or raise the limit with --limit columns=N"
+            "remove columns that are not needed, or raise the limit with --limit columns=N"
         )
     rows, unpacked = db.execute(
         f"SELECT (SELECT sum(num_rows::HUGEINT) FROM parquet_file_metadata({file})), "
@@ -43,9 +43,9 @@ def check_parquet(db, path: Path, link: Path, n_bytes: int, limits: Limits) -> t
     most = limits.unpacked_bytes(n_bytes)
     if not 0 <= (rows or 0) * ROW_BYTES <= most or (unpacked or 0) > most:
         raise InputError(
-            f"{path} says that it holds {rows or 0:,} rows of {unpacked or 0:,} bytes, too much for a file of "
-            f"{n_bytes:,}: refused as "
-            "a decompression bomb; export it again, or raise the limit with --limit unpacked-ratio=N"
+            f"{path} claims to contain {rows or 0:,} rows of {unpacked or 0:,} bytes, too much for a file of "
+            f"{n_bytes:,}: refused as a decompression bomb; export it again, or raise the limit with --limit "
+            "unpacked-ratio=N"
         )
     chunks = db.execute(
         "SELECT CASE WHEN dictionary_page_offset > 0 THEN least(dictionary_page_offset, data_page_offset) ELSE "

@@ -35,7 +35,7 @@ MAX_FIELDS = 64
 
 
 class PickleRefused(Exception):
-    """Why a pickle is refused: the rest of a sentence that begins with the file's name."""
+    """The reason why a pickle is refused: the rest of a sentence that begins with the file's name."""
 
 
 def damaged(detail: str) -> PickleRefused:
@@ -44,16 +44,15 @@ def damaged(detail: str) -> PickleRefused:
 
 def unexpected(detail: str) -> PickleRefused:
     return PickleRefused(
-        f"holds {detail}, which no file of this format does: refused, nothing in it was run; get the file from its "
-        "publisher again"
+        f"contains {detail}, which no file of this format does: refused, nothing in it was run; download it again "
+        "from its publisher"
     )
 
 
 def foreign(name: str) -> PickleRefused:
     return PickleRefused(
         f"names the class {shown(name)}, which is not among those this format needs (NumPy arrays, SciPy's "
-        "coo_matrix): "
-        "refused, nothing in it was run; get the file from its publisher again"
+        "coo_matrix): refused, nothing in it was run; download it again from its publisher"
     )
 
 

@@ -115,7 +115,7 @@ def _open(staging: Staging, path: Path) -> Reader:
     untyped = [name for name in typed.columns if ":" not in name]
     if untyped:
         raise InputError(
-            f"{path}, line 1: expected columns as name:type, such as user_id:token, found {untyped[0]!r}; mend the "
+            f"{path}, line 1: expected columns as name:type, such as user_id:token, found {untyped[0]!r}; fix the "
             "header"
         )
     names = tuple(name.rpartition(":")[0] for name in typed.columns)

@@ -34,11 +34,11 @@ def sentence(
     if fields and quoted:
         expected, found = (int(number) for number in fields[-1])
         problem = "too many fields" if found > expected else "too few fields"
-        return InputError(f"{where}: {problem}: expected {expected}, found {found}; quote or mend the line")
+        return InputError(f"{where}: {problem}: expected {expected}, found {found}; quote or fix the line")
     if re.search(r"No space left|[Dd]isk.{0,60}full|max_temp_directory_size|failed to offload", head):
         folder = tempfile.gettempdir()
         return WorkspaceError(
-            f"{where}: no space left in {folder} for the import's temporary files; free some or set TMPDIR"
+            f"{where}: no space left in {folder} for the import's temporary files; free some space or set TMPDIR"
         )
     if "Out of Memory" in head or "failed to allocate" in head.lower():
         return WorkspaceError(
@@ -46,7 +46,7 @@ def sentence(
         )
     if (quoted and "\nMaximum line size of" in own) or "maximum_object_size" in head:
         return InputError(
-            f"{where}: a line is longer than {limits.line_bytes:,} bytes, perhaps for a quotation mark that is never "
+            f"{where}: a line is longer than {limits.line_bytes:,} bytes, perhaps because a quotation mark is never "
             "closed"
         )
     if quoted and "\nValue with unterminated quote found." in own:
@@ -58,7 +58,7 @@ def sentence(
         return InputError(f"{where} is not a whole Parquet file ({cut(first)}): export it again")
     if "state machine" in head:
         return InputError(
-            f"{where}: lines end in different ways (LF, CR LF, CR) or quotation marks are unbalanced; mend the file"
+            f"{where}: lines end in different ways (LF, CR LF, CR) or quotation marks are unbalanced; fix the file"
         )
     return InputError(f"{where} cannot be read: {cut(first)}")
 

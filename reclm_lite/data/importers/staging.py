@@ -50,7 +50,7 @@ class Reader:
         missing = [name for name in names if name is not None and name not in self.columns]
         if missing:
             raise InputError(
-                f"{self.path} has no column {listed(missing)}: found {listed(self.columns)}; name the right column"
+                f"{self.path} has no column {listed(missing)}: found {listed(self.columns)}; give the right column"
             )
 
 
@@ -78,7 +78,7 @@ class Staging:
             self._temporary = StagingFolder()
         except OSError as error:
             raise WorkspaceError(
-                f"no temporary folder can be made ({error.strerror or error}): set TMPDIR to another"
+                f"cannot create a temporary folder ({error.strerror or error}): set TMPDIR to another"
             ) from error
         self.folder = self._temporary.path
         try:
@@ -286,12 +286,12 @@ class Staging:
                 (
                     f"NOT coalesce(isfinite({number}), false)",
                     rating,
-                    "holds {value}, expected a finite number; mend or remove the row",
+                    "contains {value}, expected a finite number; fix or remove the row",
                 )
             )
         if time is not None:
             said = (
-                "holds {value}, expected seconds since 1970 or a date and time such as 2024-05-01 12:30:00; mend "
+                "contains {value}, expected seconds since 1970 or a date and time such as 2024-05-01 12:30:00; fix "
                 "or remove the row"
             )
             checks.append((f"{seconds(ident(time))} IS NULL", time, said))
@@ -343,12 +343,12 @@ class Staging:
             (f"coalesce({name}, '') = ''", f"is empty; every {needed}"),
             (
                 f"coalesce(strlen({name}), 0) > {most}",
-                f"holds an id of more than {most:,} bytes: {{value}}; name the right column, or raise the limit with "
-                "--limit id-bytes=N",
+                f"contains an id of more than {most:,} bytes: {{value}}; give the right column, or raise the limit "
+                "with --limit id-bytes=N",
             ),
             (
                 f"contains(coalesce({name}, ''), chr(0))",
-                "holds an id with a NUL character: {value}; mend or remove the row",
+                "contains an id with a NUL character: {value}; fix or remove the row",
             ),
         ]
 

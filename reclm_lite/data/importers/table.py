@@ -66,11 +66,11 @@ def import_table(
         "description": description_column,
     }
     if user_column == item_column:
-        raise InputError(f"the column {user_column!r} is named for users and for items; name two columns")
+        raise InputError(f"the column {user_column!r} is given for both users and items; give two columns")
     _check_separators(delimiter, quote)
     paths = [Path(source)] + ([Path(items_source)] if items_source is not None else [])
     if delimiter is not None and all(_kind(path) in ("parquet", "jsonl") for path in paths):
-        raise InputError("the delimiter is for CSV and TSV files, and there is none: leave it out")
+        raise InputError("the delimiter applies to CSV and TSV files only, and there is none: leave it out")
     with Staging(*paths, limits=limits) as staging:
         reader = _open(staging, Path(source), delimiter, quote)
         staging.add_interactions(reader, user=user_column, item=item_column, time=time_column, rating=rating_column)
@@ -132,8 +132,8 @@ def _open(staging: Staging, path: Path, delimiter: str | None, quote: str) -> Re
     kind = _kind(path)
     if kind is None and delimiter is None:
         raise InputError(
-            f"{path}: expected a name that ends in {', '.join(_KINDS)} (or one of the text kinds and .gz); "
-            "rename the file, or name its delimiter"
+            f"{path}: expected a name that ends in {', '.join(_KINDS)} (or one of the text kinds and .gz); rename "
+            "the file, or give its delimiter"
         )
     if kind == "parquet":
         return staging.parquet(path)

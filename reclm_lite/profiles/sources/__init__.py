@@ -1,4 +1,4 @@
-"""Where profiles come from: `rules`, a GGUF file, an OpenAI-compatible endpoint; the latter two also on a Ray cluster.
+"""Sources of profiles: `rules`, a GGUF file, an OpenAI-compatible endpoint; the latter two also on a Ray cluster.
 
 A new source is one file here with a class like `answers.Source`, and a line in `open_source`.
 """
@@ -60,19 +60,19 @@ def _make(settings: SourceSettings, inputs: PromptInputs) -> Source:
     if settings.endpoint is not None:
         if settings.model == RULES:
             raise InputError(
-                f"expected the name of the endpoint's model, found {RULES!r}, which run on this machine; "
-                "leave out --endpoint, or name a model of the server"
+                f"expected the name of the endpoint's model, found {RULES!r}, which runs on this machine; leave out "
+                "--endpoint, or give a model of the server"
             )
         from .endpoint import Endpoint
 
         if settings.engine == "ray":
-            raise InputError("expected the local engine for an endpoint (it has machines of its own), found 'ray'")
+            raise InputError("--engine ray cannot be used with an endpoint: leave it out")
         return Endpoint(settings)
     if settings.model == RULES:
         from .rules import Rules
 
         if settings.engine == "ray":
-            raise InputError("expected the local engine for rules (they take seconds), found 'ray'")
+            raise InputError("--engine ray cannot be used with rules: leave it out")
         return Rules(inputs)
     from .gguf import Gguf
 

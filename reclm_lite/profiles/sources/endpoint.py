@@ -66,9 +66,9 @@ class CostEstimate:
             text += f", about {_money(self.cost)} (at most {_money(self.max_cost)}) at the given prices"
         if self.min_seconds >= 1:
             text += f", at least {format_duration(self.min_seconds)} at the rate limit"
-        text += "; an answer that is no profile is asked for again."
+        text += "; an answer that is not a valid profile is requested again."
         if not self.is_local:
-            text += f" Item texts and what people took leave this machine: they are sent to {self.host}."
+            text += f" Item texts and user histories leave this machine and are sent to {self.host}."
         return text
 
 
@@ -83,7 +83,7 @@ class Endpoint:
         self.address = read_address(settings.endpoint)
         if not settings.model:
             raise InputError(
-                "expected the name of the endpoint's model, found none: add --model NAME (the server lists its models)"
+                "an endpoint requires the name of its model: add --model NAME (the server lists its models)"
             )
         for name in ("n_slots", "max_new_tokens", "n_ctx", "timeout_seconds"):
             value = getattr(settings, name)
@@ -121,7 +121,7 @@ class Endpoint:
         return _estimated_tokens(prompt) + self.max_new_tokens <= self._n_ctx
 
     def estimate(self, groups: Sequence[Group]) -> CostEstimate:
-        """What these prompts will take, before any is sent."""
+        """Estimate tokens, cost and time of these prompts before any is sent."""
         settings, n = self._settings, len(groups)
         n_in = sum(_estimated_tokens(group.prompt) for group in groups)
         n_out, most = n * min(USUAL_NEW_TOKENS, self.max_new_tokens), n * self.max_new_tokens
@@ -225,17 +225,16 @@ class Endpoint:
         self.spent.notes.clear()
         if self._n_unanswered:
             self.spent.notes.append(
-                f"{self._n_unanswered:,} prompts got no answer from {self.address.host} (the last: {self._why}); run "
-                "again to ask them"
+                f"{self._n_unanswered:,} prompts received no answer from {self.address.host} (the last: "
+                f"{self._why}); run the command again to retry them"
             )
         if self._is_estimated:
-            self.spent.notes.append("token counts are estimates where the server gave none")
+            self.spent.notes.append("token counts are estimates if the server reported none")
 
     def _down(self) -> ModelError:
         return ModelError(
-            f"the endpoint {self.address.host} gives no answers ({self._why}): start it or check the address "
-            f"({self.address.base}), "
-            "then run the same command again; what was answered is stored"
+            f"the endpoint {self.address.host} does not answer ({self._why}): start it or check the address "
+            f"({self.address.base}), then run the same command again; answers so far are stored"
         )
 
 

@@ -36,18 +36,16 @@ class Model:
             # llama.cpp aborts the process where an encoder is asked for the next token.
             if encodes(model.gguf):
                 raise ModelError(
-                    f"expected a model that writes text, found {path}, an encoder ({architecture}); "
-                    "name a GGUF file of a causal language model"
+                    f"expected a model that writes text, found {path}, an encoder ({architecture}); give a GGUF file "
+                    "of a causal language model"
                 )
             if not is_bundled:
                 self.wrap = chat_wrap(model)
             self.sha256 = model.sha256
             if expected not in (None, self.sha256):
                 raise ModelError(
-                    f"expected {path} as it was when the run began (SHA-256 {expected[:12]}…), found another model "
-                    "there "
-                    f"({self.sha256[:12]}…): put the file back, or start without --resume to profile everybody with "
-                    "this one"
+                    f"{path} has changed since the run began (SHA-256 {expected[:12]}…, now {self.sha256[:12]}…): "
+                    "restore the file, or start without --resume to profile all users with this model"
                 )
             self.n_ctx = min(model.n_ctx_train, MAX_N_CTX)
             n_least = len(model.tokenize(SHORTEST, add_special=False, parse_special=False))
@@ -67,8 +65,7 @@ class Model:
         self.notes = []
         if self.wrap is None and not is_bundled:
             self.notes.append(
-                f"{self.path.name} has no chat template, so it got the compact prompt that the bundled model was "
-                "trained on"
+                f"{self.path.name} has no chat template, so it gets the compact prompt of the bundled model"
             )
 
     def identity(self, sampling: Sampling) -> str:
@@ -167,9 +164,8 @@ class Gguf:
             )
             if self.about.sha256 != file_sha256(self.about.path):
                 raise ModelError(
-                    f"expected {self.about.path} as it was when the run began, found another file there: answers "
-                    "would be stored "
-                    "under the wrong model; start the run again"
+                    f"{self.about.path} has changed since the run began: answers would be stored under the wrong "
+                    "model; start the run again"
                 )
             waiting = _TOKEN_BYTES * sum(lengths) + _PROMPT_BYTES * len(lengths)
             self.spent.announced_bytes = max(self.spent.announced_bytes, self._engine.announced_bytes + waiting)

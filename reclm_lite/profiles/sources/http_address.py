@@ -34,7 +34,7 @@ def read_address(url: str) -> Address:
         parts = urlsplit(url.strip())
         hostname, port = parts.hostname, parts.port
     except ValueError as error:
-        raise InputError(f"{wanted}, found one that cannot be read ({error})") from error
+        raise InputError(f"{wanted}, found an invalid one ({error})") from error
     if "@" in parts.netloc or parts.query or parts.fragment:  # not repeated: it may hold a secret
         raise InputError(
             f"{wanted}, found one with a user, a password, a query or a fragment: put the key in {KEYS[0]} instead"
@@ -68,7 +68,7 @@ def read_key(address: Address) -> str:
     name = next((name for name in KEYS if name in os.environ), None)
     key = os.environ[name].strip() if name else ""
     if key and not (key.isascii() and key.isprintable() and " " not in key):
-        raise InputError(f"expected a key of plain characters in {name}, found spaces or others in it: set it again")
+        raise InputError(f"the key in {name} contains spaces or special characters: set it again")
     if key and not address.is_tls and not address.is_loopback:
         raise InputError(
             f"{name} is not sent to {address.host} over http, where others can read it: use an https address, "
@@ -92,8 +92,6 @@ def proxy_for(address: Address) -> tuple[str, dict | None] | None:
     except urllib3.exceptions.LocationParseError:
         parts = None
     if parts is None or parts.scheme not in ("http", "https") or not parts.host:  # not repeated: it may hold a password
-        raise InputError(
-            "expected the address of an http proxy in HTTPS_PROXY or HTTP_PROXY, found another: fix or unset it"
-        )
+        raise InputError("HTTPS_PROXY or HTTP_PROXY is not the address of an http proxy: fix or unset it")
     headers = urllib3.util.make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
     return parts._replace(auth=None, path=None, query=None, fragment=None).url, headers

@@ -135,16 +135,15 @@ class ChatClient:
                     with self._reading:
                         return read_reply(content, self._without_key)
                 except ValueError as error:
-                    why = f"an answer that is not of the form ({error})"
+                    why = f"an invalid answer ({error})"
             elif status and status != 200:
                 why = self._refusal(status, headers, content)
             asked_for = _retry_after(headers.get("Retry-After"))
             if asked_for is not None and status in (429, 503):
                 if asked_for > LONGEST_RETRY_AFTER_SECONDS:
                     raise ModelError(
-                        f"the endpoint {self.address.host} asks to be left alone for {asked_for:,.0f} s ({why}): what "
-                        "was answered is "
-                        "stored; run the same command again then"
+                        f"the endpoint {self.address.host} asks to wait for {asked_for:,.0f} s ({why}): answers so "
+                        "far are stored; run the same command again after that time"
                     )
                 self.limit.hold(asked_for)
             if number + 1 < MAX_TRIES:
@@ -217,15 +216,15 @@ class ChatClient:
         if isinstance(error, exceptions.SSLError):
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise ModelError(
-                    f"the certificate of the endpoint {self.address.host} does not hold ({plain(str(error), 160)}): "
-                    "check the "
-                    "address, or name the authority that signed it in SSL_CERT_FILE; certificates are always verified"
+                    f"the certificate of the endpoint {self.address.host} is not valid ({plain(str(error), 160)}): "
+                    "check the address, or set SSL_CERT_FILE to the certificate of its authority; certificates are "
+                    "always verified"
                 ) from None
             return "no safe connection: TLS failed"
         told = (  # classes before their base classes
             (exceptions.ProxyError, "the proxy did not let it through"),
-            (exceptions.NameResolutionError, "its name is not known"),
-            (exceptions.NewConnectionError, "no connection: nothing listens there, or the way is barred"),
+            (exceptions.NameResolutionError, "its name cannot be resolved"),
+            (exceptions.NewConnectionError, "no connection: nothing listens there, or a firewall blocks it"),
             (exceptions.ConnectTimeoutError, f"no connection within {CONNECT_SECONDS:.0f} s"),
             (exceptions.TimeoutError, f"no answer within {self._answer_seconds:g} s"),
         )
@@ -239,14 +238,15 @@ class ChatClient:
         if 300 <= status < 400:
             target = _host_of(self._without_key(headers.get("Location", "")))
             raise ModelError(
-                f"the endpoint {host} redirects to {target}, which is not followed: give the address itself"
+                f"the endpoint {host} redirects to {target}, which is not followed: give the final address"
             )
         with self._reading:
             code, message = read_error(content, self._without_key)
         told = f"{status}{f', {message}' if message else ''}"
         if code == "insufficient_quota":
             raise ModelError(
-                f"the account at {host} has no quota left ({told}): what was answered is stored; run again when it has"
+                f"the account at {host} has no quota left ({told}): answers so far are stored; run the command again "
+                "when it has quota"
             )
         if status in _PASSES or status >= 500:
             return f"status {told}"
@@ -256,8 +256,10 @@ class ChatClient:
             raise ModelError(
                 f"the endpoint {host} refused the key ({status}): "
                 + ("check" if self._key else "set")
-                + f" {' or '.join(KEYS)}, "
-                "and that the model may be used with it; what was answered is stored, run again to go on"
+                + (
+                    f" {' or '.join(KEYS)}, and that it gives access to the model; answers so far are stored, run "
+                    "the command again to continue"
+                )
             )
         hint = (
             f": check that {self.address.base} is its base URL (most end in /v1) and --model a model it has"
@@ -265,7 +267,8 @@ class ChatClient:
             else ""
         )
         raise ModelError(
-            f"the endpoint {host} refused the request ({told}){hint}; what was answered is stored, run again to go on"
+            f"the endpoint {host} refused the request ({told}){hint}; answers so far are stored, run the command "
+            "again to continue"
         )
 
     def _without_key(self, text: str) -> str:

@@ -88,19 +88,19 @@ class RayCluster(Gguf):
                 n_fruitless = 0 if len(left) < n_before else n_fruitless + 1
                 if n_fruitless == MAX_FRUITLESS:
                     raise ModelError(
-                        f"expected answers from the Ray cluster, found none in {n_fruitless} rounds "
-                        f"({last_line(round_.error)}); "
-                        f"see that reclm-lite is installed on every node, and Ray's logs; {about.path.name} works "
+                        f"the Ray cluster gave no answers in {n_fruitless} rounds ({last_line(round_.error)}); check "
+                        f"that reclm-lite is installed on every node, and Ray's logs; {about.path.name} works "
                         "without --engine ray"
                     )
             n_lost = len(nodes - {node["NodeID"] for node in ray.nodes() if node["Alive"]})
             if n_lost:
-                spent.notes.append(f"{n_lost} node(s) left the Ray cluster meanwhile; others answered their prompts")
+                spent.notes.append(
+                    f"{n_lost} node(s) left the Ray cluster during the run; others answered their prompts"
+                )
         except ray.exceptions.RayError as error:
             raise ModelError(
-                f"expected the Ray cluster to stay, found that it is gone ({last_line(error)}); what was answered is "
-                "stored: "
-                "start the cluster again and run the same command, or run it without --engine ray"
+                f"the connection to the Ray cluster was lost ({last_line(error)}); answers so far are stored: start "
+                "the cluster again and run the same command, or run it without --engine ray"
             ) from error
         finally:
             with contextlib.suppress(ray.exceptions.RayError):  # gone already
@@ -134,7 +134,7 @@ class RayCluster(Gguf):
             import ray.util.scheduling_strategies
         except ImportError as error:
             raise ModelError(
-                f'expected ray for --engine ray, found none ({error}); install it with `pip install "reclm-lite[ray]"`'
+                f'--engine ray requires ray, which cannot be imported ({error}): run `pip install "reclm-lite[ray]"`'
             ) from error
         if ray.is_initialized():
             return ray
@@ -155,7 +155,7 @@ class RayCluster(Gguf):
                 except ConnectionError:
                     if address:
                         raise
-                    log.info("no Ray cluster runs here: starting one of this machine alone")
+                    log.info("no running Ray cluster found: starting one on this machine")
                     ray.init(address="local", num_cpus=pick_threads(), include_dashboard=False, **quiet)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise ModelError(
@@ -208,9 +208,7 @@ class _Round:
         self.error: BaseException | None = None
         cpus = [n for n in map(cpus_of, ray.nodes()) if n >= 1]
         if not cpus:
-            raise ModelError(
-                "expected a node with a CPU in the Ray cluster, found none; start one with `ray start --num-cpus`"
-            )
+            raise ModelError("no node of the Ray cluster has a CPU; start one with `ray start --num-cpus`")
         rows = list(left) if job.in_order else sorted(left, key=lambda row: left[row].prompt)
         sizes = batch_sizes(len(rows), len(cpus))
         self._cpus = min(cpus)
