@@ -30,6 +30,7 @@ def setting(
     )
 
 
+@dataclass(frozen=True)
 class Checked:
     """Base of settings: raises InputError where a field is out of its range."""
 
