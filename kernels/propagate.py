@@ -6,6 +6,8 @@
 `dense` is float32, or bfloat16 stored as uint16 (half the bytes to read; sums stay float32).
 """
 
+from typing import overload
+
 import numpy as np
 
 from reclm_lite.errors import InputError
@@ -26,6 +28,28 @@ from reclm_lite.kernels._library import (
 )
 
 
+@overload
+def spmm(
+    matrix: CSR,
+    dense: np.ndarray,
+    *,
+    out: np.ndarray | None = None,
+    add_to: None = None,
+    weight: float = 1.0,
+    n_threads: int | None = None,
+    check: bool = True,
+) -> np.ndarray: ...
+@overload
+def spmm(
+    matrix: CSR,
+    dense: np.ndarray,
+    *,
+    out: np.ndarray | None = None,
+    add_to: np.ndarray,
+    weight: float = 1.0,
+    n_threads: int | None = None,
+    check: bool = True,
+) -> np.ndarray | None: ...
 def spmm(
     matrix: CSR,
     dense: np.ndarray,

@@ -8,7 +8,6 @@ content. It is written by atomic rename. Nothing in it is executed.
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ class State:
     first: Params
     second: Params
     n_steps: int = 0
-    history: list[Sequence] = field(default_factory=list)
+    history: list[Any] = field(default_factory=list)  # `training.EpochReport`s, lists as long as they are JSON
     best: Params | None = None
     best_epoch: int = 0
     is_done: bool = False
@@ -45,8 +44,8 @@ class State:
     @classmethod
     def start(cls, params: Params) -> "State":
         params = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in params.items()}
-        zeros = [{name: np.zeros_like(value) for name, value in params.items()} for _ in range(2)]
-        return cls(params, *zeros)
+        first, second = ({name: np.zeros_like(value) for name, value in params.items()} for _ in range(2))
+        return cls(params, first, second)
 
 
 def fingerprint(

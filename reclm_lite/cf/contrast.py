@@ -49,6 +49,6 @@ class ContrastGCN(LightGCN, ABC):
         if adjoint_one is graph and adjoint_two is graph:
             # One backward propagation for the ranking loss and both views.
             return loss, self.backward(params, cache, d, propagated=(d_one[0] + d_two[0], d_one[1] + d_two[1]))
-        back_one = adjoint_one.propagate(*d_one, self.layer_weights)
-        back_two = adjoint_two.propagate(*d_two, self.layer_weights)
+        back_one = adjoint_one.propagate(d_one[0], d_one[1], self.layer_weights)
+        back_two = adjoint_two.propagate(d_two[0], d_two[1], self.layer_weights)
         return loss, self.backward(params, cache, d, first=(back_one[0] + back_two[0], back_one[1] + back_two[1]))

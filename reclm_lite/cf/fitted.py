@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -46,7 +47,7 @@ class FittedModel:
         user_ready: np.ndarray,
         *,
         relu_dim: int = 0,
-        **more,
+        **more: Any,
     ) -> "FittedModel":
         """A model that ranks by vectors.
 
@@ -134,12 +135,12 @@ class FittedModel:
                 f"{self.artefact} cannot place new users: it was stored without fold-in data. Import their "
                 f"interactions and fit it again with `reclm fit {self.name}{option}`"
             )
-        profiles = self._checked_profiles(profiles, n)
+        profiles = self._checked_profiles(self.fold, profiles, n)
         rows = self.fold.place(self.vectors, histories, profiles, n_threads=n_threads)
         if profiles is not None:
             ready = ready | profiles.any(axis=1)
-        scorer = VectorScorer(self.vectors._replace(users=rows))
-        return dataclasses.replace(self, scorer=scorer, user_ready=ready, train_user_vectors=None)
+        placed = VectorScorer(self.vectors._replace(users=rows))
+        return dataclasses.replace(self, scorer=placed, user_ready=ready, train_user_vectors=None)
 
     def topk_for(
         self,
@@ -170,10 +171,10 @@ class FittedModel:
         histories.data[:] = 1.0
         return histories
 
-    def _checked_profiles(self, profiles: np.ndarray | None, n: int) -> np.ndarray | None:
+    def _checked_profiles(self, fold: UserFold, profiles: np.ndarray | None, n: int) -> np.ndarray | None:
         if profiles is None:
             return None
-        width = self.fold.dim_profile
+        width = fold.dim_profile
         if width is None:
             raise InputError(
                 f"{self.name} was fitted without user profiles: leave them out, or fit it with --profiles users"

@@ -97,33 +97,30 @@ class Graph:
         total = np.multiply(users, np.float32(weights[0])), np.multiply(items, np.float32(weights[0]))
         layer = users, items
         for number, weight in enumerate(weights[1:], 1):
-            is_last = number == len(weights) - 1
-            layer = tuple(
-                self._add_layer(
-                    side,
-                    layer,
-                    total[side],
-                    weight,
-                    None if is_last else self._buffer(side, number % 2, total[side].shape),
-                )
-                for side in (0, 1)
-            )
+            following: Sides | None = None
+            if number < len(weights) - 1:
+                parity = number % 2
+                following = self._buffer(0, parity, total[0].shape), self._buffer(1, parity, total[1].shape)
+            for side in (0, 1):
+                self._add_layer(side, layer, total[side], weight, None if following is None else following[side])
+            if following is not None:
+                layer = following
         return total
 
     def _add_layer(
         self, side: int, layer: tuple[np.ndarray, np.ndarray], total: np.ndarray, weight: float, out: np.ndarray | None
-    ) -> np.ndarray | None:
+    ) -> None:
         """The next layer of one side (0: users, 1: items), added to `total`, and written to `out` unless it is None."""
         matrix, loop = ((self.user_items, self.loop_u), (self.item_users, self.loop_i))[side]
         if loop is None:
-            return native.spmm(
+            native.spmm(
                 matrix, layer[1 - side], out=out, add_to=total, weight=weight, check=False, n_threads=self.n_threads
             )
+            return
         from ..kernels import rows
 
         out = native.spmm(matrix, layer[1 - side], out=out, check=False, n_threads=self.n_threads)
         rows.add_scaled_rows(out, loop, layer[side], total, weight, n_threads=self.n_threads)
-        return out
 
     def _buffer(self, side: int, parity: int, shape: tuple[int, int]) -> np.ndarray:
         buffer = self._buffers.get((side, parity))

@@ -41,7 +41,8 @@ class StepOfUser(Protocol):
     is_constant: whether the result does not depend on the input.
     """
 
-    is_constant: bool
+    @property
+    def is_constant(self) -> bool: ...
 
     def __call__(self, x: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(y (dim_out,), dy/de (dim_e, dim_out)) from x (dim_in,) and slope = dx/de (dim_e, dim_in)."""
@@ -53,7 +54,8 @@ class UserStep(Protocol):
     dim_profile: width of the profile vectors that it takes, None if it takes none.
     """
 
-    dim_profile: int | None
+    @property
+    def dim_profile(self) -> int | None: ...
 
     def prepare(
         self, histories: sp.csr_matrix, profiles: np.ndarray | None, n_threads: int | None

@@ -74,8 +74,11 @@ class Trainable(Protocol):
     placing a new user raises an error that names the model.
     """
 
-    name: str
-    tables: Collection[str]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def tables(self) -> Collection[str]: ...
 
     def init(self, rng: np.random.Generator) -> Params:
         """The initial parameters, float32."""
@@ -133,8 +136,10 @@ class Scorer(Protocol):
     score, for a user whose history relates to no other item.
     """
 
-    is_personal: bool
     can_be_silent: ClassVar[bool]
+
+    @property
+    def is_personal(self) -> bool: ...
 
     @property
     def n_users(self) -> int: ...

@@ -33,8 +33,9 @@ class ItemWeights(Protocol):
 
     kind: ClassVar[str]
     block: ClassVar[int]
-    n_items: int
 
+    @property
+    def n_items(self) -> int: ...
     def score_rows(self, rows: sp.csr_matrix) -> np.ndarray: ...
     def arrays(self) -> dict[str, np.ndarray]: ...
 

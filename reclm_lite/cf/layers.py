@@ -5,6 +5,7 @@ Gradients are checked against torch autograd in tests/cf/test_cf_gradients.py. L
 """
 
 from collections.abc import Mapping
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -32,6 +33,14 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     return x @ weight + bias
 
 
+@overload
+def linear_backward(
+    x: np.ndarray, weight: np.ndarray, dy: np.ndarray, *, need_dx: Literal[True] = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+@overload
+def linear_backward(
+    x: np.ndarray, weight: np.ndarray, dy: np.ndarray, *, need_dx: Literal[False]
+) -> tuple[np.ndarray, np.ndarray, None]: ...
 def linear_backward(
     x: np.ndarray, weight: np.ndarray, dy: np.ndarray, *, need_dx: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -80,7 +89,7 @@ class TextMLP:
         hidden = relu(linear(self.text, params[f"{self.name}.w1"], params[f"{self.name}.b1"]))
         return linear(hidden, params[f"{self.name}.w2"], params[f"{self.name}.b2"]), hidden
 
-    def backward(self, params: Params, hidden: np.ndarray, dy: np.ndarray, grads: Params) -> None:
+    def backward(self, params: Params, hidden: np.ndarray, dy: np.ndarray, grads: dict[str, Any]) -> None:
         """Adds this layer's gradients to `grads`; the text vectors get none."""
         name = self.name
         grads[f"{name}.w2"], grads[f"{name}.b2"], dhidden = linear_backward(hidden, params[f"{name}.w2"], dy)

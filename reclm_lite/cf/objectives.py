@@ -21,7 +21,8 @@ def ranking_loss(
     """
     from ..kernels import losses
 
-    d = Vectors(*(np.zeros_like(array) for array in vectors[:3]), vectors.relu_dim)
+    d_users, d_items, d_bias = (np.zeros_like(array) for array in vectors[:3])
+    d = Vectors(d_users, d_items, d_bias, vectors.relu_dim)
     value = losses.ranking_loss(
         loss, users, positives, negatives, *vectors[:3], *d[:3], relu_dim=vectors.relu_dim, n_threads=n_threads
     )

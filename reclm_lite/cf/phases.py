@@ -13,6 +13,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -110,8 +111,10 @@ def shape_of(inputs: Inputs) -> memory.Shape:
         return 0 if vectors is None else vectors.shape[1]
 
     split = inputs.split
+    n_users, n_items = split.train.shape
     return memory.Shape(
-        *split.train.shape,
+        n_users,
+        n_items,
         split.train.nnz + split.valid.nnz,
         width(inputs.text),
         width(inputs.user_profiles),
@@ -131,7 +134,8 @@ def require_memory(inputs: Inputs, model: str, settings: TrainedSettings, *, ava
         tries = [("batch_size", size) for size in (1024, 256)] + [("dim", dim) for dim in (64, 32, 16, 8)]
         tries = [(name, value) for name, value in tries if value < getattr(settings, name)]
         for name, value in tries:
-            if estimate(shape, dataclasses.replace(settings, **{name: value})) <= have:
+            change: dict[str, Any] = {name: value}
+            if estimate(shape, dataclasses.replace(settings, **change)) <= have:
                 remedy = f"Use `--set {name}={value}`"
                 break
     return memory.require(need, f"fitting {model} with dim {settings.dim}", remedy, available=have)

@@ -82,7 +82,7 @@ class ProfileTower:
         """(([users' part | base users], [their items | items' part], the base's bias) of some rows or all, cache)."""
         cache: dict = {"users": users, "items": items}
         of_users, of_items = [], []
-        if self.of_users is not None:
+        if self.of_users is not None and self.has_user is not None:
             out, cache["user_hidden"] = self.of_users.of_rows(users).forward(params)
             of_users.append(out * take_rows(self.has_user, users))
             if self.against is not None:
@@ -90,7 +90,7 @@ class ProfileTower:
             else:
                 out = take_rows(params["item_id"], items)
             of_items.append(out)
-        if self.of_items is not None:
+        if self.of_items is not None and self.has_item is not None:
             out, cache["item_hidden"] = self.of_items.of_rows(items).forward(params)
             of_users.append(take_rows(self.base.users, users)[:, : self.base_dim])
             of_items.append(out * take_rows(self.has_item, items))
@@ -102,7 +102,7 @@ class ProfileTower:
         grads: Grads = {}
         users, items = cache["users"], cache["items"]
         at = 0
-        if self.of_users is not None:
+        if self.of_users is not None and self.has_user is not None:
             at = self.dim
             d_out = d.users[:, :at] * take_rows(self.has_user, users)
             self.of_users.of_rows(users).backward(params, cache["user_hidden"], d_out, grads)
@@ -111,7 +111,7 @@ class ProfileTower:
             else:
                 d_out = np.ascontiguousarray(d.items[:, :at])
                 grads["item_id"] = d_out if items is None else RowGrad(items, d_out)
-        if self.of_items is not None:
+        if self.of_items is not None and self.has_item is not None:
             d_out = d.items[:, at:] * take_rows(self.has_item, items)
             self.of_items.of_rows(items).backward(params, cache["item_hidden"], d_out, grads)
         return grads

@@ -161,7 +161,7 @@ def pack(scorer: Scorer) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     }
     if len(vectors.bias):
         arrays["item_bias"] = vectors.bias.astype(np.float32, copy=False)
-    numbers = {"hash_seed": None, "relu_dim": vectors.relu_dim}
+    numbers: dict[str, Any] = {"hash_seed": None, "relu_dim": vectors.relu_dim}
     if isinstance(scorer, HashScorer):
         numbers["hash_seed"] = scorer.seed
     elif isinstance(scorer, HistoryScorer):

@@ -31,6 +31,7 @@ def setting(
     return dataclasses.field(default=default, metadata=about)
 
 
+@dataclass(frozen=True)
 class Checked:
     """Base of settings: raises InputError where a field is out of its range."""
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -85,7 +85,7 @@ class Adam:
         state.n_steps += 1
         for name, value in state.params.items():
             l2 = self.config.l2 + (self.config.l2_tables if name in self.tables else 0.0)
-            how = {"step": state.n_steps, "lr": self.config.lr, "l2": l2, "n_threads": self.n_threads}
+            how: dict[str, Any] = {"step": state.n_steps, "lr": self.config.lr, "l2": l2, "n_threads": self.n_threads}
             grad, moments = grads[name], (state.first[name], state.second[name])
             if isinstance(grad, RowGrad):
                 values = np.ascontiguousarray(grad.values, dtype=np.float32)

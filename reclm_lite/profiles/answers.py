@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import ProfileFormatError
 from ..prompts.answer import MAX_ANSWER_CHARS, parse_profile
@@ -137,7 +137,7 @@ class Source(Protocol):
         """Release models and connections. Safe to call twice."""
 
 
-def judge(key: str, raw: str, finish: str, *, n_ctx: int = 0, **counts: object) -> Generation:
+def judge(key: str, raw: str, finish: str, *, n_ctx: int = 0, **counts: Any) -> Generation:
     """An answer as a generation with its status and, unless it is ok, the reason.
 
     An answer of more than MAX_ANSWER_CHARS is no profile, and only its beginning is kept. finish: "stop", "length" (cut

@@ -163,7 +163,8 @@ class AnswerConstraint:
 
     def move(self, source: int, target: int) -> None:
         """The answer of `source` goes on in `target`."""
-        for kept in (self._written, self._since, self._chars_left, self._spaces_left):
+        by_slot: tuple[Any, ...] = (self._written, self._since, self._chars_left, self._spaces_left)
+        for kept in by_slot:
             kept[target] = kept[source]
         self._since[source] = []
 

@@ -56,10 +56,10 @@ class SourceTeacher:
     def _prompt(self, shown: Shown, writer: Writer) -> str | None:
         """The prompt that the source gets, in its own form; None if nothing can be shown, or has room."""
         try:
-            shown = writer.shortened(shown, self._form, self.source.has_room)
+            shorter = writer.shortened(shown, self._form, self.source.has_room)
         except InputError:
             return None
-        return None if shown is None else writer.text(shown, self._form)
+        return None if shorter is None else writer.text(shorter, self._form)
 
     def prepare(self, asked: Iterable[Shown], writer: Writer) -> None:
         """Ask for everything that is not in the store, each prompt once; a second time where an answer has not the
@@ -109,10 +109,11 @@ class SourceTeacher:
 
     def answer(self, shown: Shown, writer: Writer) -> str:
         prompt = self._prompt(shown, writer)
-        for sampling in self.tries if prompt is not None else ():
-            found = store.get_generation(self.ws, store.prompt_key(self.source.identity(sampling), prompt))
-            if found is not None and found.status == OK:
-                return format_profile(parse_profile(found.raw))
+        if prompt is not None:
+            for sampling in self.tries:
+                found = store.get_generation(self.ws, store.prompt_key(self.source.identity(sampling), prompt))
+                if found is not None and found.status == OK:
+                    return format_profile(parse_profile(found.raw))
         self.left_out[NO_PROFILE if prompt is None else NO_FORM] += 1
         return ""
 
@@ -126,7 +127,8 @@ class StoredTeacher:
     writes, is_whole = False, True
 
     def __init__(self, ws: Workspace, texts: dict[tuple[str, int], str], identity: str, *, cut: bool = False):
-        self.identity, self.left_out = identity, Counter()
+        self.identity = identity
+        self.left_out: Counter = Counter()
         quotes, self._texts = Quotes(ws), {}
         for (side, idx), text in texts.items():
             try:

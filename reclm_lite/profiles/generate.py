@@ -160,7 +160,7 @@ class _Run:
                 break
         # The deadline came before these could be tried again: they are invalid until the next run tries.
         for group in pending:
-            self._give(group, store.get_generation(self.ws, self._key(self.tries[0], group)), self.tries[0])
+            self._give(group, self._stored(group, self.tries[0]), self.tries[0])
         self.ws.db.commit()
         if self.summary.ended_by == "done" and self.settings.limit is None:
             planned = {idx for group in self._plan.groups for idx in group.idxs}
@@ -232,8 +232,13 @@ class _Run:
         for group in groups:
             if id(group) not in absent:
                 self.summary.n_from_cache += sampling == self.tries[0]
-                self._take(group, store.get_generation(self.ws, self._key(sampling, group)), sampling, is_last)
+                self._take(group, self._stored(group, sampling), sampling, is_last)
         self.ws.db.commit()
+
+    def _stored(self, group: Group, sampling: Sampling) -> Generation:
+        found = store.get_generation(self.ws, self._key(sampling, group))
+        assert found is not None
+        return found
 
     # -- doing it --------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ class LlamaCalls:
                 f"{code}): "
                 f"{last_errors() or 'it gave no reason'}; try fewer slots"
             )
-        if not n_logits:
+        if raw is None:
             return None
         key = ctypes.addressof(raw.contents), n_logits
         if key not in self._logits:

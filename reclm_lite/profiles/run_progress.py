@@ -51,9 +51,14 @@ class RunProgress:
     def report(self, done: int, total: int) -> None:
         """Report the progress, from time to time and at the end."""
         now = time.monotonic()
-        if self._forecast_at is not None and now >= self._forecast_at and self._throughput.is_known(now):
+        if (
+            self.deadline is not None
+            and self._forecast_at is not None
+            and now >= self._forecast_at
+            and self._throughput.is_known(now)
+        ):
             self._forecast_at = float("inf")
-            self._forecast(now)
+            self._forecast(self.deadline - now, now)
         if now >= self._next_report or done == total:
             self._next_report = now + REPORT_SECONDS
             left = self._throughput.seconds_left(now)
@@ -64,9 +69,8 @@ class RunProgress:
                 note += f", {format_duration(left)} left"
             self.observer.progress(done, total, note)
 
-    def _forecast(self, now: float) -> None:
+    def _forecast(self, left: float, now: float) -> None:
         """Say how far the run will get, once its speed is known."""
-        left = self.deadline - now
         n_prompts, n_users = self._throughput.reach(left, now)
         n_all, rate = self._throughput.n_prompts, f"{self._throughput.per_second(now):,.1f} prompts/s measured"
         if n_prompts >= n_all:

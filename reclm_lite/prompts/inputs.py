@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ..cf.neighbors import load_indices
-from ..data.dataset import item_texts, load_interactions, load_split
+from ..data.dataset import Interactions, item_texts, load_interactions, load_split
 from ..errors import InputError
 from ..text.keyphrases import PhraseStats
 from ..types import ItemText
@@ -126,7 +126,7 @@ def load_inputs(ws: Workspace) -> PromptInputs:
     )
 
 
-def _latest(train: sp.csr_matrix, interactions) -> np.ndarray | None:
+def _latest(train: sp.csr_matrix, interactions: Interactions) -> np.ndarray | None:
     """int64 (train.nnz,): when each pair was last seen, or None if the data have no times."""
     if interactions.timestamps is None:
         return None

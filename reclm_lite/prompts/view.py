@@ -60,7 +60,7 @@ def _topic_weights(
     own: Sequence[Entry], near: Sequence[Sequence[Entry]], depth: dict[str, int], stats: PhraseStats | None
 ) -> dict[str, float]:
     """Each own topic's share of the history, against its share of the catalogue where that is known."""
-    counts: dict[str, float] = Counter(topic for entry in own for topic in entry.topics)
+    counts: dict[str, float] = dict(Counter(topic for entry in own for topic in entry.topics))
     n_own = max(1, len(own))
     if near:
         for entries in near:
@@ -68,8 +68,8 @@ def _topic_weights(
                 if topic in counts:
                     counts[topic] += _NEIGHBOR_WEIGHT * n_own * count / len(entries) / len(near)
     weights = {}
-    for topic, count in counts.items():
-        share = count / n_own
+    for topic, weight in counts.items():
+        share = weight / n_own
         lift = max(0.02, math.log((share + 0.01) / stats.topic_share(topic))) if stats else 1.0 + 0.001 * depth[topic]
         weights[topic] = share * lift
     return weights
@@ -150,7 +150,7 @@ def _parts(chosen: list[Entry], near: Sequence[Sequence[Entry]], stats: PhraseSt
     told = {word for entries in near for entry in entries for word in entry.words}
     found = []
     for field in ("title", "description"):
-        ranked = []
+        ranked: list[tuple[float, int, str]] = []
         for text in (film_name(getattr(entry, field)) for entry in chosen):
             start = 0
             for phrase in phrases_of(text):
@@ -170,7 +170,8 @@ def _choose(own: Sequence[Entry], weights: dict[str, float], stats: PhraseStats 
     n_own = max(1, len(own))
     shared = {w: (stats.idf(w) if stats else 1.0) * n / n_own for w, n in counts.items() if n > 1}
     weights = dict(weights)
-    left, chosen = list(own), []
+    left = list(own)
+    chosen: list[Entry] = []
     while left and len(chosen) < 2 * N_SLOTS:
         scores = [
             sum(weights[t] for t in e.topics) / (1 + len(e.topics))

@@ -76,8 +76,8 @@ class BiasMF:
         self, params: Params, users: np.ndarray | None = None, items: np.ndarray | None = None
     ) -> tuple[Vectors, dict]:
         """(vectors of some rows or all, cache for backward)."""
-        *first, cache = self.encoder.forward(params, users, items)
-        return Vectors(*first), cache
+        of_users, of_items, bias, cache = self.encoder.forward(params, users, items)
+        return Vectors(of_users, of_items, bias), cache
 
     def backward(self, params: Params, cache: dict, d: Vectors) -> Grads:
         """Gradients of all parameters, given the gradients of the vectors."""

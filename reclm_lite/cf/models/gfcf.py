@@ -54,9 +54,12 @@ def choose(
     """Hill climbing over `ALPHA_VALUES` from the middle. V is computed once. Also returns the model of `train`."""
     fitted = fit(train, replace(settings, alpha=1.0), seed=seed, n_threads=n_threads)
 
+    scorer = fitted.scorer
+    assert isinstance(scorer, HistoryScorer) and isinstance(scorer.weights, FilterWeights)
+    filtered, histories = scorer.weights, scorer.histories
+
     def weighted(alpha: float) -> FittedModel:
-        weights = replace(fitted.scorer.weights, alpha=alpha)
-        return replace(fitted, scorer=replace(fitted.scorer, weights=weights))
+        return replace(fitted, scorer=HistoryScorer(replace(filtered, alpha=alpha), histories))
 
     best = walk(ALPHA_VALUES, 2, lambda alpha: score(weighted(alpha)))
     return replace(settings, alpha=best), weighted(best)
@@ -72,16 +75,16 @@ def fit(
 ) -> FittedModel:
     """interactions: CSR (n_users, n_items) of ones. An item without interactions scores 0 for everyone."""
     check_interactions(interactions, "gfcf")
-    settings = without_validation(settings)
+    alpha = ALPHA_WITHOUT_VALIDATION if settings.alpha is None else settings.alpha
     n_items = interactions.shape[1]
     graph, root_degree = normalized(interactions)
     factors = np.zeros((n_items, 0), np.float32)
-    if settings.alpha and interactions.nnz:
+    if alpha and interactions.nnz:
         report = (lambda done: progress(done, _ROUNDS + 1, "singular vectors")) if progress is not None else None
         factors = singular_vectors(graph, settings.rank, seed=seed, n_threads=n_threads, progress=report)[0]
     return FittedModel(
         "gfcf",
-        HistoryScorer(FilterWeights(graph, factors, root_degree, settings.alpha), interactions),
+        HistoryScorer(FilterWeights(graph, factors, root_degree, alpha), interactions),
         np.diff(interactions.indptr) > 0,
         params={"rank": factors.shape[1]},
     )

@@ -34,11 +34,14 @@ class Settings(Checked):
 
 
 def without_validation(settings: Settings) -> Settings:
-    """Settings with fixed values in place of those that validation would choose."""
-    return Settings(
-        K_WITHOUT_VALIDATION if settings.k is None else settings.k,
-        SHRINK_WITHOUT_VALIDATION if settings.shrink is None else settings.shrink,
-    )
+    """Settings with fixed values for what validation would choose."""
+    return Settings(*_values(settings))
+
+
+def _values(settings: Settings) -> tuple[int, float]:
+    """(k, shrink), with fixed values for what validation would choose."""
+    k = K_WITHOUT_VALIDATION if settings.k is None else settings.k
+    return k, SHRINK_WITHOUT_VALIDATION if settings.shrink is None else settings.shrink
 
 
 def choose(
@@ -73,17 +76,17 @@ def fit(
 ) -> FittedModel:
     """interactions: CSR (n_users, n_items) of ones. An item that shares no user with another has no neighbors."""
     check_interactions(interactions, "itemknn")
-    settings = without_validation(settings)
+    k, shrink = _values(settings)
     n_users, n_items = interactions.shape
     report = (lambda done: progress(done, n_items, "neighbors")) if progress is not None else None
-    similarity = nearest_items(interactions, settings.k, settings.shrink, n_threads=n_threads, progress=report)
+    similarity = nearest_items(interactions, k, shrink, n_threads=n_threads, progress=report)
     scorer = HistoryScorer(SparseWeights(similarity), interactions)
     return FittedModel("itemknn", scorer, np.diff(interactions.indptr) > 0)
 
 
 def estimate_bytes(n_users: int, n_items: int, nnz: int, settings: Settings) -> int:
     """Peak bytes of `fit`: the neighbors twice, a block of similarities in work, and X in both directions."""
-    k = without_validation(settings).k
+    k, _ = _values(settings)
     return 16 * n_items * min(k, n_items) + 24 * max(_BLOCK_VALUES, n_items) + 24 * nnz
 
 

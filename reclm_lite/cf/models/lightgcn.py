@@ -6,7 +6,7 @@ scored by their first vectors, so that unseen and seen items are comparable.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -158,7 +158,7 @@ class Propagation:
     item_layers: np.ndarray
     item_degree: np.ndarray
     self_loops: bool
-    dim_profile = None
+    dim_profile: ClassVar[int | None] = None
 
     def prepare(
         self, histories: sp.csr_matrix, profiles: np.ndarray | None, n_threads: int | None

@@ -44,6 +44,7 @@ class SGL(ContrastGCN):
     """LightGCN with edge dropout views. settings: this module's `Settings`."""
 
     name = "sgl"
+    settings: Settings
 
     def view(self, graph: Graph, first: Sides, rng: np.random.Generator) -> tuple[Sides, Graph]:
         keep = self.settings.keep
@@ -53,6 +54,7 @@ class SGL(ContrastGCN):
 
         nnz = len(graph.user_items.data)
         to_users, to_items = factors(nnz), factors(nnz)
-        loops = None if graph.loop_u is None else (factors(len(graph.loop_u), 1), factors(len(graph.loop_i), 1))
+        loop_u, loop_i = graph.loop_u, graph.loop_i
+        loops = None if loop_u is None or loop_i is None else (factors(len(loop_u), 1), factors(len(loop_i), 1))
         thinned, adjoint = graph.reweighted(to_users, to_items, loops), graph.reweighted(to_items, to_users, loops)
         return thinned.propagate(*first, self.layer_weights), adjoint

@@ -46,6 +46,7 @@ class SimGCL(ContrastGCN):
     """LightGCN with noisy views. settings: this module's `Settings`."""
 
     name = "simgcl"
+    settings: Settings
 
     def view(self, graph: Graph, first: Sides, rng: np.random.Generator) -> tuple[Sides, Graph]:
         users, items = first

@@ -77,7 +77,7 @@ def _make(settings: SourceSettings, inputs: PromptInputs) -> Source:
     from .gguf import Gguf
 
     is_bundled = settings.model is None
-    if is_bundled:
+    if settings.model is None:
         from ...assets import profile_model_path
 
         path = profile_model_path()

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...errors import InputError, ModelError
 from ...prompts.forms import form_for, prompt_form
@@ -23,6 +24,9 @@ from ..store import prompt_key
 from .http_address import read_address, read_key
 from .http_answer import Reply
 from .http_chat import ANSWER_SECONDS, ChatClient, GivenUp, RateLimit, TooLong, Unanswered
+
+if TYPE_CHECKING:
+    from . import SourceSettings
 
 N_CTX = 8192
 N_SLOTS = 4
@@ -79,7 +83,7 @@ class Endpoint:
     form = form_for(has_chat_template=True)
     tries_again = True
 
-    def __init__(self, settings: "SourceSettings"):  # noqa: F821
+    def __init__(self, settings: "SourceSettings"):
         self.address = read_address(settings.endpoint)
         if not settings.model:
             raise InputError(

@@ -8,6 +8,7 @@ object the last counts, as in every JSON reader. Left out: HTTP (`http_chat`), t
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 # Lists and objects, of which real answers have a dozen: each takes some 200 bytes for 2 that are sent.
 MAX_CONTAINERS = 100_000
@@ -62,8 +63,8 @@ def read_reply(content: bytes, without_key: Callable[[str], str]) -> Reply:
     choices = document.get("choices") if isinstance(document, dict) else None
     if not isinstance(choices, list) or not choices:
         raise ValueError("no choices")
-    choice = choices[0]
-    message = choice.get("message") if isinstance(choice, dict) else None
+    choice: Any = choices[0]
+    message: Any = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise ValueError("no message")
     text = message.get("content")

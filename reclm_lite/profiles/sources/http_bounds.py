@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -129,7 +129,7 @@ class Watch:
 def open_pool(n_connections: int, proxy: tuple[str, dict | None] | None) -> urllib3.PoolManager:
     """Connections to one server, straight or through a proxy (see `http_address.proxy_for`), bounded by
     `Watch.flight`."""
-    options = {"num_pools": 1, "maxsize": n_connections, "retries": False}
+    options: dict[str, Any] = {"num_pools": 1, "maxsize": n_connections, "retries": False}
     if proxy is None:
         pool = urllib3.PoolManager(**options)
     else:
@@ -180,10 +180,17 @@ class _Response(http.client.HTTPResponse):
         self._counted.allow(MAX_WIRE_BYTES, "a body")
 
 
-class _Bounded:
+# A mixin for both kinds: mypy takes it for one of them.
+if TYPE_CHECKING:
+    _Mixin = HTTPConnection
+else:
+    _Mixin = object
+
+
+class _Bounded(_Mixin):
     """Of both kinds of connection: they are held by the flight of their thread, and count what they read."""
 
-    response_class = _Response
+    response_class: Any = _Response
     _held_by: Flight | None = None
 
     def _new_conn(self) -> socket.socket:
@@ -191,7 +198,7 @@ class _Bounded:
         try:
             sock = connected(self._dns_host, self.port, flight)
         except (socket.gaierror, UnicodeError) as error:  # UnicodeError: a label of more than 63 characters
-            raise NameResolutionError(self.host, self, error) from error
+            raise NameResolutionError(self.host, self, error) from error  # type: ignore[arg-type]  # it is only shown
         except TimeoutError as error:
             raise ConnectTimeoutError(self, "no connection in time") from error
         except OSError as error:

@@ -16,11 +16,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ...errors import InputError, ModelError
 from .http_address import KEYS, Address, proxy_for
 from .http_answer import Reply, plain, read_error, read_reply
+
+if TYPE_CHECKING:
+    import urllib3
 
 MAX_TRIES = 6
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
@@ -194,7 +198,7 @@ class ChatClient:
             raise GivenUp
         return 0, {}, b"", f"no answer within {seconds:g} s"
 
-    def _content(self, response: "urllib3.BaseHTTPResponse") -> bytes:  # noqa: F821
+    def _content(self, response: "urllib3.BaseHTTPResponse") -> bytes:
         from .http_bounds import BadAnswer
 
         packed = response.headers.get("Content-Encoding", "").strip().lower()

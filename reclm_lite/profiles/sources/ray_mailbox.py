@@ -42,7 +42,7 @@ class Job:
     max_new_tokens: int
     sampling: Sampling
     in_order: bool  # the most valuable first, rather than those that begin alike together
-    versions: tuple[str, int] = (__version__, GRAMMAR_VERSION)
+    versions: tuple[str, str] = (__version__, GRAMMAR_VERSION)
 
 
 @dataclass(frozen=True)

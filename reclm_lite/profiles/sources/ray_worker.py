@@ -72,7 +72,8 @@ class Worker:
         """A stop signal and a list of answers that a thread keeps in step with the mailbox."""
         import ray
 
-        stop_signal, results, over = StopSignal(), [], threading.Event()
+        stop_signal, over = StopSignal(), threading.Event()
+        results: list[GenerationResult] = []
 
         def carry() -> None:
             n = len(results)  # more may be appended meanwhile
