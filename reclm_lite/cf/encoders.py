@@ -302,10 +302,14 @@ class Encoder(Protocol):
 class EncoderSettings(Protocol):
     """The settings that encoders read (settings.py)."""
 
-    encoder: str
-    dim: int
-    text_hidden: int
-    min_id_interactions: int
+    @property
+    def encoder(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def text_hidden(self) -> int: ...
+    @property
+    def min_id_interactions(self) -> int: ...
 
 
 ENCODERS: dict[str, type[Encoder]] = {"published": PublishedEncoder, "residual": ResidualEncoder}
