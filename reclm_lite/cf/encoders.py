@@ -37,9 +37,9 @@ First = tuple[np.ndarray, np.ndarray, np.ndarray, dict]
 class PublishedEncoder:
     """First vectors of the `paper` preset. text, user and item profiles: float32 (n, n_in) or None."""
 
-    tables = ("user_id", "item_id")
-    profiles_beside = False
-    text_replaces_ids = True
+    tables: Collection[str] = ("user_id", "item_id")
+    profiles_beside: ClassVar[bool] = False
+    text_replaces_ids: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -60,8 +60,10 @@ class PublishedEncoder:
 
     @classmethod
     def of(cls, settings: "EncoderSettings", inputs: Inputs, interactions: sp.csr_matrix) -> "PublishedEncoder":
+        n_users, n_items = interactions.shape
         return cls(
-            *interactions.shape,
+            n_users,
+            n_items,
             settings.dim,
             n_hidden=settings.text_hidden,
             text=inputs.text,
@@ -172,9 +174,9 @@ class ResidualEncoder:
     residuals and biases, since negatives are drawn among these.
     """
 
-    tables = ("user_id", "item_id", "item_bias")
-    profiles_beside = True
-    text_replaces_ids = False
+    tables: Collection[str] = ("user_id", "item_id", "item_bias")
+    profiles_beside: ClassVar[bool] = True
+    text_replaces_ids: ClassVar[bool] = False
 
     def __init__(
         self,
