@@ -134,7 +134,7 @@ def test_options_that_do_nothing_are_refused(root, arguments, words):
     [
         (["preference", "--corruptions", "burnt"], "expected corruptions among neighbor"),
         (["preference", "--corruptions", "empty=-1"], "expected a share above 0"),
-        (["sft", "--teacher", "stored"], "expected profiles in"),
+        (["sft", "--teacher", "stored"], "there are no profiles in"),
         (["sft", "--targets", "nothing.jsonl"], "nothing.jsonl"),
         (["sft", "--teacher", "nothing.gguf"], "nothing.gguf"),
         (["sft", "--tokenizer", "nowhere"], "tokenizer.json"),

@@ -599,7 +599,7 @@ def test_a_prompt_that_gets_no_answer_is_left_for_the_next_run(tmp_path, server)
     with make_workspace(tmp_path / "ws", TRAIN, n_users=9) as ws:
         summary = run_profiles(ws, "users", source=settings_for(server))
         assert (summary.n_ok, summary.n_invalid, summary.n_not_reached) == (7, 0, 1)
-        assert store.get_profile(ws, "user", 2) is None and "got no answer" in summary.sentence()
+        assert store.get_profile(ws, "user", 2) is None and "received no answer" in summary.sentence()
         server.answer = lambda question, number: (200, reply(), {})
         again = run_profiles(ws, "users", source=settings_for(server))
         assert (again.n_generated, again.n_ok) == (1, 8)

@@ -327,7 +327,7 @@ def test_one_bad_row_stops_all_and_the_first_five_are_named_with_their_lines(ws,
         2,
         9,
         5,
-    ) and "9 left out (line 3" in summary.sentence()
+    ) and "9 skipped (line 3" in summary.sentence()
     assert {idx: rest[1] for (_, idx), rest in profiles(ws).items()} == {0: TEXT, 2: TEXT}
 
 
