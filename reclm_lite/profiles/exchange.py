@@ -97,9 +97,8 @@ def export_profiles(ws: Workspace, handle: BinaryIO, sides: tuple[str, ...] = SI
             for row in rows:
                 if form == CSV:
                     cells = [marked(cell) for cell in row]  # a spreadsheet shows what would be a formula as text
-                    (quoting if any(isinstance(cell, str) and "\r" in cell for cell in cells) else writer).writerow(
-                        cells
-                    )
+                    has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+                    (quoting if has_return else writer).writerow(cells)
                 else:
                     text.write(json_text(dict(zip(COLUMNS, row, strict=True))) + "\n")
                 n += 1

@@ -51,12 +51,8 @@ class RunProgress:
     def report(self, done: int, total: int) -> None:
         """Report the progress, from time to time and at the end."""
         now = time.monotonic()
-        if (
-            self.deadline is not None
-            and self._forecast_at is not None
-            and now >= self._forecast_at
-            and self._throughput.is_known(now)
-        ):
+        is_due = self._forecast_at is not None and now >= self._forecast_at and self._throughput.is_known(now)
+        if is_due and self.deadline is not None:
             self._forecast_at = float("inf")
             self._forecast(self.deadline - now, now)
         if now >= self._next_report or done == total:

@@ -50,8 +50,9 @@ class Tokenizer:
     """
 
     def __init__(self, model: Model | Path, chat: ChatWrap | None = None):
-        self._own = None if isinstance(model, Model) else load_model(Path(model), vocab_only=True)
-        self.model = model = self._own or model
+        loaded = model if isinstance(model, Model) else load_model(Path(model), vocab_only=True)
+        self._own = None if loaded is model else loaded
+        self.model = model = loaded
         lib = model.lib
         bos = lib.llama_vocab_bos(model.vocab)
         self._before = model.tokenize(chat.before, add_special=False, parse_special=True) if chat else []
@@ -200,7 +201,7 @@ class Engine:
             raise ModelError(f"expected max_new_tokens of at least 1, found {max_new_tokens}")
         windows = self._windows(prompts, max_new_tokens, window or self.n_slots * WINDOW_PER_SLOT)
         stop_signal = stop_signal or StopSignal()
-        inboxes = [queue.SimpleQueue() for _ in self.workers]
+        inboxes: list[queue.SimpleQueue] = [queue.SimpleQueue() for _ in self.workers]
         outbox: queue.SimpleQueue = queue.SimpleQueue()
         n_open = [0] * len(self.workers)  # prompts dealt out to each worker and not answered yet
         own = StopSignal()  # of this call alone; the caller's is obeyed through it
@@ -210,20 +211,21 @@ class Engine:
         for number, worker in enumerate(self.workers):
             emit = functools.partial(_put, outbox, number)
             future = pool.submit(worker.run, inboxes[number], emit, own, max_new_tokens, sampling)
-            future.add_done_callback(lambda _, emit=emit: emit(None))
+            # The default binds this worker's `emit`.
+            future.add_done_callback(lambda _, emit=emit: emit(None))  # type: ignore[misc]  # mypy infers no defaults
             futures.append(future)
         try:
             n_running, exhausted = len(futures), False
             while n_running:
                 exhausted = exhausted or self._told_to_end(stop_signal, inboxes)
                 while not exhausted and any(n < 2 * w.n_slots for n, w in zip(n_open, self.workers)):
-                    window = next(windows, None)
-                    if window is None:
+                    following = next(windows, None)
+                    if following is None:
                         exhausted = True
                         for inbox in inboxes:
                             inbox.put(None)
                         break
-                    refused, parts = window
+                    refused, parts = following
                     yield from refused
                     for number, part in enumerate(parts):
                         n_open[number] += len(part)

@@ -306,6 +306,7 @@ def start_job(ws: Workspace, kind: str, detail: dict) -> int:
             "INSERT INTO jobs (kind, state, started, detail) VALUES (?, 'running', ?, ?)",
             (kind, now(), json.dumps(detail)),
         )
+    assert cursor.lastrowid is not None
     return cursor.lastrowid
 
 

@@ -248,15 +248,16 @@ class Worker:
         return self._best[:n]
 
     def _draw(self, slots: Slots, slot: int, logits: np.ndarray, sampling: Sampling) -> int:
-        if slots.draws[slot] is None:
+        rng = slots.draws[slot]
+        if rng is None:
             prompt = slots.tokens[slot, : slots.n_prompt[slot]].tobytes()
             digest = hashlib.sha256(f"{sampling.seed}|".encode() + prompt).digest()
-            slots.draws[slot] = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+            rng = slots.draws[slot] = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         k = min(sampling.top_k or self.n_vocab, self.n_vocab)
         best = np.argpartition(-logits, k - 1)[:k] if k < self.n_vocab else np.arange(k)
         best = best[np.lexsort((best, -logits[best]))]
         weights = np.exp((logits[best] - logits[best[0]]).astype(np.float64) / sampling.temperature)
-        drawn = np.searchsorted(np.cumsum(weights), slots.draws[slot].random() * weights.sum(), "right")
+        drawn = np.searchsorted(np.cumsum(weights), rng.random() * weights.sum(), "right")
         return int(best[min(int(drawn), k - 1)])
 
     def _text(self, slots: Slots, slot: int) -> str:

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ...errors import InputError, ModelError
 from ...prompts.forms import form_for, prompt_form
@@ -24,9 +23,7 @@ from ..store import prompt_key
 from .http_address import read_address, read_key
 from .http_answer import Reply
 from .http_chat import ANSWER_SECONDS, ChatClient, GivenUp, RateLimit, TooLong, Unanswered
-
-if TYPE_CHECKING:
-    from . import SourceSettings
+from .source_settings import SourceSettings
 
 N_CTX = 8192
 N_SLOTS = 4
@@ -66,7 +63,7 @@ class CostEstimate:
             f"{self.n_prompt_tokens:,} prompt tokens and "
             f"{self.n_new_tokens:,} new ones (at most {self.max_new_tokens:,})"
         )
-        if self.cost is not None:
+        if self.cost is not None and self.max_cost is not None:
             text += f", about {_money(self.cost)} (at most {_money(self.max_cost)}) at the given prices"
         if self.min_seconds >= 1:
             text += f", at least {format_duration(self.min_seconds)} at the rate limit"
@@ -83,7 +80,8 @@ class Endpoint:
     form = form_for(has_chat_template=True)
     tries_again = True
 
-    def __init__(self, settings: "SourceSettings"):
+    def __init__(self, settings: SourceSettings):
+        assert settings.endpoint is not None
         self.address = read_address(settings.endpoint)
         if not settings.model:
             raise InputError(
@@ -157,8 +155,9 @@ class Endpoint:
                         fatal = fatal or self._down()
                 else:
                     in_a_row, any_answer = 0, True
-                    self._count(found[1])
-                    yield found
+                    group, generation = found[0], found[1]
+                    self._count(generation)
+                    yield group, generation
                 if fatal and not asking.over.is_set():
                     asking.end_within(_GRACE_SECONDS)
             if fatal is None and in_a_row and not any_answer:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...errors import ModelError
 from ...files import file_sha256
@@ -16,9 +15,7 @@ from ..chat import chat_wrap
 from ..sampling import Sampling
 from ..scheduler import Engine, Tokenizer
 from ..store import prompt_key
-
-if TYPE_CHECKING:
-    from . import SourceSettings
+from .source_settings import SourceSettings
 
 _TOKEN_BYTES, _PROMPT_BYTES = 8, 400  # of the prompts that the engine sorts: tokens and their key, and what Python adds
 MAX_N_CTX = 4096  # tokens of a prompt and its answer, where the model was trained on so many
@@ -31,7 +28,7 @@ class Model:
     Raises ModelError if the file is not a whole GGUF of a model that writes text.
     """
 
-    def __init__(self, path: Path, is_bundled: bool, settings: "SourceSettings"):
+    def __init__(self, path: Path, is_bundled: bool, settings: SourceSettings):
         self.path = Path(path)
         max_new_tokens, expected = settings.max_new_tokens, settings.model_sha256
         self.wrap = None
@@ -89,7 +86,7 @@ class Gguf:
 
     tries_again = True
 
-    def __init__(self, path: Path, is_bundled: bool, settings: "SourceSettings"):
+    def __init__(self, path: Path, is_bundled: bool, settings: SourceSettings):
         self.about = Model(path, is_bundled, settings)
         self.form = self.about.form
         self.spent = Spent(notes=list(self.about.notes))

@@ -59,13 +59,13 @@ def _inside(value: object) -> list:
 
 def read_reply(content: bytes, without_key: Callable[[str], str]) -> Reply:
     """The answer in a body. Raises ValueError if there is none. without_key: cuts the key out of a text."""
-    document = read_json(content)
+    document: Any = read_json(content)
     choices = document.get("choices") if isinstance(document, dict) else None
     if not isinstance(choices, list) or not choices:
         raise ValueError("no choices")
     choice: Any = choices[0]
-    message: Any = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(message, dict):
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
         raise ValueError("no message")
     text = message.get("content")
     if isinstance(text, list):  # in parts

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import ModelError
 from ...runtime import pick_threads
@@ -27,9 +27,7 @@ from ..store import prompt_key
 from .gguf import Gguf
 from .ray_mailbox import Job, Mailbox, batch_sizes
 from .ray_worker import Worker, cpus_of, last_line
-
-if TYPE_CHECKING:
-    from . import SourceSettings
+from .source_settings import SourceSettings
 
 log = logging.getLogger(__name__)
 TAKE_SECONDS = 0.2  # that the driver waits at the mailbox for news
@@ -42,7 +40,7 @@ WAIT_WARNING_SECONDS = 30.0
 class RayCluster(Gguf):
     """A `Source`: one model on every node of a cluster that this machine belongs to, or on a cluster of its own."""
 
-    def __init__(self, path: Path, is_bundled: bool, settings: "SourceSettings"):
+    def __init__(self, path: Path, is_bundled: bool, settings: SourceSettings):
         super().__init__(path, is_bundled, settings)
         self._is_bundled = is_bundled
         self._undo = contextlib.ExitStack()  # what `close` sets back
