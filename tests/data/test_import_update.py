@@ -317,7 +317,7 @@ def test_command_tells_who_came_and_who_went(tmp_path):
     write("abdz")
     assert "removed" not in reclm(*options, "--update")
     write("q")
-    assert "none of its 4 users" in reclm(*options, "--update", expect=1)
+    assert "none of the earlier 4 users" in reclm(*options, "--update", expect=1)
     assert "profiles kept" not in reclm(*options, "--replace")
     with Workspace.open(ws) as opened:
         assert texts(opened) == {}
