@@ -178,7 +178,7 @@ def _held_out(
     held_out = pairs.times > cut
     if not held_out.any():
         raise InputError(
-            f"all interactions have times up to {cut} and none later: `temporal` cannot split them; use `ratio`"
+            f"all interactions have times up to {cut} and none is later: `temporal` cannot split them; use `ratio`"
         )
     return held_out, {"test_fraction": test_fraction, "train_until_seconds": int(cut)}
 

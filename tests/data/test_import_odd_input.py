@@ -135,7 +135,7 @@ def test_ids_of_any_number_are_text_and_their_order_is_kept(tmp_path):
 )
 def test_a_time_beyond_all_calendars_is_refused(tmp_path, time):
     (tmp_path / "log.csv").write_text(f"user,item,time\nu,a,{time}\n")
-    assert "row 1: column 'time' holds" in refusal(tmp_path / "log.csv", time_column="time")
+    assert "row 1: column 'time' contains" in refusal(tmp_path / "log.csv", time_column="time")
 
 
 @pytest.mark.parametrize("limit", [float("nan"), float("inf"), -float("inf"), 1e300])

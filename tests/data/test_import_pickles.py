@@ -155,7 +155,7 @@ def test_opcodes_that_are_left_out_are_refused_by_name():
         (b"\x97.", "NEXT_BUFFER"),
         (b"(o.", "OBJ"),
     ):
-        assert f"holds the opcode {said}" in refusal(data)
+        assert f"contains the opcode {said}" in refusal(data)
     assert "byte 0, 0xff, is no opcode" in refusal(b"\xff")
 
 

@@ -224,7 +224,7 @@ def test_an_update_of_nothing_and_by_nothing_new(tmp_path, source):
 def test_data_in_which_nobody_is_still_there_are_refused_and_nothing_changes(ws, source):
     run_profiles(ws, "users")
     before, interactions = everything(ws), load_interactions(ws).fingerprint
-    with pytest.raises(InputError, match="none of its 6 users.*--replace"):
+    with pytest.raises(InputError, match="none of the earlier 6 users.*--replace"):
         load(ws, {f"other {user}": items for user, items in BEFORE.items()}, update=True)
     assert everything(ws) == before and load_interactions(ws).fingerprint == interactions
     load(ws, AFTER, update=True)
@@ -310,14 +310,14 @@ def test_command_tells_who_came_and_who_went(tmp_path):
     assert "--update" in reclm(*options, expect=1)
     assert "either --replace" in reclm(*options, "--update", "--replace", expect=2)
     told = reclm(*options, "--update")
-    assert "2 users new, 1 gone" in told and "1 profiles kept" in told
+    assert "2 new users, 1 gone" in told and "1 profiles kept" in told
     assert "removed with users and items that are gone: 1 profiles, 1 of them edited by hand or imported" in told
     with Workspace.open(ws) as opened:
         assert texts(opened) == {"b": HAND}
     write("abdz")
     assert "removed" not in reclm(*options, "--update")
     write("q")
-    assert "none of its 4 users" in reclm(*options, "--update", expect=1)
+    assert "none of the earlier 4 users" in reclm(*options, "--update", expect=1)
     assert "profiles kept" not in reclm(*options, "--replace")
     with Workspace.open(ws) as opened:
         assert texts(opened) == {}

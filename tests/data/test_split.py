@@ -207,9 +207,9 @@ def test_repeated_pairs_count_once():
     ("method", "data", "said"),
     [
         ("nonsense", interactions([(0, 0), (0, 1)]), "expected a method among"),
-        ("given", interactions([(0, 0), (0, 1)]), "brings no split"),
-        ("temporal", interactions([(0, 0), (0, 1)]), "needs times"),
-        ("leave-last", interactions([(0, 0), (0, 1)]), "needs times"),
+        ("given", interactions([(0, 0), (0, 1)]), "has no given split"),
+        ("temporal", interactions([(0, 0), (0, 1)]), "requires times"),
+        ("leave-last", interactions([(0, 0), (0, 1)]), "requires times"),
         ("temporal", interactions([(0, 0), (0, 1)], times=[4, 4]), "none is later"),
         ("ratio", interactions([(0, 0), (1, 1)]), "no user has two training interactions"),
         ("cold-items", interactions([(0, 0), (1, 0)]), "at least two items"),
