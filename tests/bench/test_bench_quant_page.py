@@ -64,7 +64,7 @@ def test_the_report_shows_the_frontier_where_it_was_measured(whole, root, tmp_pa
         assert "The frontier" in page.text and "no profiles, the backbone alone" in page.text
         assert whole.document["choice"]["sentence"].replace(" %", "\u00a0%") in page.text
         quant_bench.write_results({**whole.document, "split": "another"}, mine / "reports" / "quant")
-        assert "The data or the split have changed since." in Page(write_report(ws).read_text()).text
+        assert "The data or the split have changed since then." in Page(write_report(ws).read_text()).text
         rows = whole.document["files"]
         odd = [
             {"files": [{}]},
