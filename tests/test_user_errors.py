@@ -75,7 +75,7 @@ def test_an_encoder_cannot_write_profiles(tmp_path):
 def test_an_edit_that_is_no_profile_says_how_to_write_one(tmp_path):
     with Workspace.open(imported(tmp_path)) as ws, pytest.raises(ProfileFormatError) as caught:
         edit_profile(ws, "user", "1", "hello")
-    assert "generate" not in str(caught.value) and "write" in str(caught.value)
+    assert "generate" not in str(caught.value) and "give three" in str(caught.value)
 
 
 def test_evaluating_a_split_without_test_is_a_failure_with_a_sentence(tmp_path):
@@ -147,7 +147,7 @@ def test_a_model_that_does_not_exist_is_not_said_to_be_fittable(tmp_path):
     ws = imported(tmp_path)
     reclm("fit", "popularity", "-w", ws)
     said = reclm("recommend", "-w", ws, "--user", 1, "--model", "foo", expect=1).stderr
-    assert "among popularity" in said and "reclm fit foo" not in said
+    assert "one of the fitted models popularity" in said and "reclm fit foo" not in said
 
 
 def test_a_database_that_cannot_be_opened_for_work_is_not_called_damaged(tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def sources(root: Path) -> set[str]:
 
 def test_rules_are_not_asked_of_an_endpoint(root, server):
     told = profile_users(root, "--model", "rules", "--endpoint", server.url, "--yes", expect=1)
-    assert "run on this machine" in told and "leave out --endpoint" in told
+    assert "runs on this machine" in told and "leave out --endpoint" in told
     assert not server.asked and not sources(root)
 
 
@@ -188,7 +188,7 @@ def test_names_that_are_no_files_stay_as_they_are(root, server):
 def test_python_is_refused_a_model_of_this_machine_at_an_endpoint():
     from reclm_lite.errors import InputError
 
-    with pytest.raises(InputError, match="run on this machine"), open_source(SourceSettings("rules", NOWHERE), None):
+    with pytest.raises(InputError, match="runs on this machine"), open_source(SourceSettings("rules", NOWHERE), None):
         pass
 
 
