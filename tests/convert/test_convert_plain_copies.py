@@ -112,7 +112,7 @@ def test_no_text_is_padded_to_a_length_of_the_files(llama: Path, tmp_path: Path)
 def test_peft_gets_the_names_of_saved_modules_that_are_there(llama: Path, tmp_path: Path) -> None:
     adapter = save_adapter(llama, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["embed_tokens"])
     config = json.loads((adapter / "adapter_config.json").read_text())
-    config["modules_to_save"] += [f"absent{i}" for i in range(1000)]
+    config["modules_to_save"] += [f"absent{i}" for i in range(300)]
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     assert peft_settings(Adapter(adapter))["modules_to_save"] == ["embed_tokens"]
 
