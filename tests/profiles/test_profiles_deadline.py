@@ -189,5 +189,5 @@ def test_settings_of_a_stored_run_are_within_what_the_command_line_takes(ws, par
     else:
         stored[part] = settings
     store.start_job(ws, job_kind("user"), {"settings": stored})
-    with pytest.raises(WorkspaceError, match="start one with its options, without --resume"):
+    with pytest.raises(WorkspaceError, match="start a new run with its options, without --resume"):
         settings_of_last(ws, "user")

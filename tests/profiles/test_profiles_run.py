@@ -150,7 +150,7 @@ def test_model_that_is_replaced_while_the_run_plans_is_noticed(ws, gguf, tmp_pat
             path.write_bytes(write_tiny_llama(tmp_path / "b.gguf", seed=7, n_ctx=1024).read_bytes())
 
     monkeypatch.setattr(gguf_source, "Engine", Swapped)
-    with pytest.raises(ModelError, match="another file"):
+    with pytest.raises(ModelError, match="has changed since the run began"):
         profile(ws, model=path)
     assert not generations(ws)
 
