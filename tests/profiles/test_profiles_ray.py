@@ -296,7 +296,7 @@ def test_what_is_sent_must_be_the_model(job, tmp_path, monkeypatch):
 def test_missing_ray_is_told_with_the_command_that_installs_it(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     source = ray_cluster.RayCluster(model, False, settings(model, engine="ray"))
-    with pytest.raises(ModelError, match=r'expected ray .*pip install "reclm-lite\[ray\]"'):
+    with pytest.raises(ModelError, match=r'requires ray.*pip install "reclm-lite\[ray\]"'):
         list(source.answers("user", [Group("a prompt", (0,))], GREEDY, StopSignal()))
     source.close()
 
