@@ -332,7 +332,7 @@ def test_an_index_of_ids_that_leads_to_somebody_else_is_damage(ws):
 def test_values_of_other_types_in_the_database_are_sentences(ws):
     with ws.db:
         ws.db.execute("UPDATE items SET title=x'ff00' WHERE item_idx=1")
-    assert "no text" in reclm("recommend", "-w", ws.root, "--user", IDS[0], code=1)
+    assert "of a wrong type" in reclm("recommend", "-w", ws.root, "--user", IDS[0], code=1)
     with ws.db:
         ws.db.execute("UPDATE meta SET value=3.5 WHERE key='schema_version'")
     assert "expected schema version" in reclm("info", "-w", ws.root, code=1)
