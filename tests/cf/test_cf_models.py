@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from small_splits import number, split_of
 
 from reclm_lite.cf import store
+from reclm_lite.cf.encoders import ENCODERS
 from reclm_lite.cf.fit import fit, fit_arrays
 from reclm_lite.cf.id_fold import IdFold
 from reclm_lite.cf.inputs import Inputs
@@ -29,7 +30,9 @@ from reclm_lite.workspace import Workspace
 N_USERS, N_ITEMS, N_TEXT, N_PROFILE = 37, 23, 6, 5
 TOY = Row("trained", "FISM", "users are the mean of their items", module="toy_fism")
 ROWS_UNDER_TEST = {**{name: ROWS[name] for name in TRAINED}, "fism": TOY}
+# A case is a model and a preset, or a model and the encoder that it takes instead of its own.
 CASES = [(name, preset) for name in ROWS_UNDER_TEST for preset in ("default", "paper")]
+CASES += [("lightgcn", encoder) for encoder in ENCODERS]
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +54,10 @@ PROFILES = np.vstack([np.zeros((3, N_PROFILE)), RNG.standard_normal((N_USERS - 3
 
 
 def settings_for(model: str, preset: str):
-    return dataclasses.replace(module_of(model).PRESETS[preset], dim=8, epochs=3, batch_size=64)
+    presets, own = module_of(model).PRESETS, {"dim": 8, "epochs": 3, "batch_size": 64}
+    if preset in ENCODERS:
+        return dataclasses.replace(presets["default"], encoder=preset, **own)
+    return dataclasses.replace(presets[preset], **own)
 
 
 def trained(model: str, preset: str, inputs: Inputs = INPUTS):
