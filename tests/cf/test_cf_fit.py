@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from published_models import PUBLISHED
 from taste_workspace import N_ITEMS, N_TEXT, N_USERS, add_vectors, taste_vectors, two_tastes, ws  # noqa: F401
 
 from reclm_lite.cf import names, scorers, store, untrained
-from reclm_lite.cf.encoders import PublishedEncoder
+from reclm_lite.cf.encoders import ENCODERS, PublishedEncoder
 from reclm_lite.cf.fit import Inputs, fit, fit_arrays, settings_of
 from reclm_lite.cf.models import MODELS, TRAINED
 from reclm_lite.cf.models.biasmf import BiasMF
@@ -44,7 +45,7 @@ def test_text_carries_taste_to_unseen_items():
     assert evaluate(two_tastes(), fitted, "unseen", (1,)).means["recall@1"] > 0.9
 
 
-@pytest.mark.parametrize("model", TRAINED)
+@pytest.mark.parametrize("model", PUBLISHED)
 def test_paper_preset_is_the_published_one(model):
     settings = settings_of(model, "paper")
     l2 = 1e-5 if model in ("sgl", "simgcl") else 1e-7
@@ -82,7 +83,10 @@ def test_equal_seeds_give_equal_bits_at_any_number_of_threads(model, preset):
 # -- profiles -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", TRAINED)
+WITH_TOWER = [model for model in TRAINED if ENCODERS[settings_of(model).encoder].profiles_beside]
+
+
+@pytest.mark.parametrize("model", WITH_TOWER)
 def test_profiles_never_cost_validation_ndcg(model):
     """Gates are chosen by validation, and closed ones are among the choices: also where profiles are noise."""
     noise = np.random.default_rng(0).standard_normal((N_USERS, N_TEXT), dtype=np.float32)

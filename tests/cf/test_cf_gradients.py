@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from published_models import PUBLISHED
 
 torch = pytest.importorskip("torch")
 
 from reclm_lite.cf.inputs import Inputs
-from reclm_lite.cf.models import TRAINED, module_of
+from reclm_lite.cf.models import module_of
 from reclm_lite.cf.profile_tower import ProfileTower
 from reclm_lite.cf.settings import ContrastSettings, GraphSettings
 from reclm_lite.cf.training import Batch, RowGrad
@@ -243,7 +244,7 @@ LOSSES = {"bpr": ("bpr", 1), "bpr of several": ("bpr", 3), "ssm": ("ssm", 5)}
 @pytest.mark.parametrize(
     "preset, use", CASES, ids=lambda part: part if isinstance(part, str) else "+".join(part) or "plain"
 )
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_model_matches_autograd(data, name, preset, use, loss):
     module = module_of(name)
     settings = dataclasses.replace(module.PRESETS[preset], dim=DIM, text_hidden=6, min_id_interactions=3)
