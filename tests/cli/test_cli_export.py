@@ -50,7 +50,7 @@ def export(*arguments: object, expect: int = 0) -> tuple[str, str]:
 def refusal(*arguments: object) -> str:
     """The one sentence of an export that is refused."""
     _, err = export(*arguments, expect=1)
-    lines = [line for line in err.splitlines() if not line.startswith("WARNING")]
+    lines = [line for line in err.splitlines() if line and not line.startswith("WARNING")]
     assert len(lines) == 1 and lines[0].startswith("Error: "), err
     return lines[0]
 
