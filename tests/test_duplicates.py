@@ -17,8 +17,6 @@ MAX_LINES = 6  # of a body as ruff formats it, without its docstring
 
 # Pairs that may stay, each with the reason.
 EXCEPTIONS: dict[frozenset[str], str] = {}
-# Duplicates that are being removed; this list only gets shorter.
-KNOWN: list[frozenset[str]] = []
 
 
 class _Numbered(ast.NodeTransformer):
@@ -112,9 +110,9 @@ def duplicates(sources: dict[str, str]) -> list[frozenset[str]]:
 
 def test_no_function_and_no_class_is_written_twice():
     found = duplicates({name: path.read_text(encoding="utf-8") for name, path in MODULES.items()})
-    unknown = [sorted(group) for group in found if group not in EXCEPTIONS and group not in KNOWN]
+    unknown = [sorted(group) for group in found if group not in EXCEPTIONS]
     assert not unknown, f"written more than once: {unknown}: keep one"
-    gone = [sorted(group) for group in (*EXCEPTIONS, *KNOWN) if group not in found]
+    gone = [sorted(group) for group in EXCEPTIONS if group not in found]
     assert not gone, f"no duplicates any more: {gone}: take them off the lists"
 
 

@@ -245,9 +245,6 @@ def test_no_module_is_longer_than_400_lines():
     assert not {name: n for name, n in n_lines.items() if n > MAX_LINES}, "split them"
 
 
-LATE_IMPORTS: dict[tuple[str, str], str] = {}
-
-
 def module_of(names: tuple[str, ...]) -> str | None:
     """The module that a dotted import runs: `("data", "split", "run")` -> `data/split.py`."""
     for n in range(len(names), 0, -1):
@@ -277,14 +274,9 @@ def circles(edges: dict[str, set[str]]) -> list[frozenset[str]]:
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    """Imports inside functions and for types count: they only hide a circle. Those of LATE_IMPORTS do not."""
+    """Imports inside functions and for types count: they only hide a circle."""
     edges = {
-        name: {
-            target
-            for target in map(module_of, imports_of(name))
-            if target not in (None, name) and (name, target) not in LATE_IMPORTS
-        }
-        for name in MODULES
+        name: {target for target in map(module_of, imports_of(name)) if target not in (None, name)} for name in MODULES
     }
     found = circles(edges)
     assert not found, f"circles of imports: {[sorted(c) for c in found]}: move what both need into a module below them"

@@ -107,8 +107,8 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         has_charsmap = len(normalizer.get(_CHARSMAP, b"")) > 0
     except (ValueError, IndexError, KeyError, TypeError, struct.error) as error:
         raise ModelError(
-            f"expected a whole SentencePiece model in {path}, found another file or a part of one ({error}); "
-            "copy it again, or remove it where a tokenizer.json stands beside it"
+            f"{path} is not a complete SentencePiece model ({error}): copy it again, or remove it if the folder has a "
+            "tokenizer.json"
         ) from error
     if not pieces:
         raise ModelError(f"expected a SentencePiece model in {path}, found no pieces in it; copy it again")

@@ -36,7 +36,7 @@ class OptimizerSettings:
     max_grad_norm: float = 1.0
 
     def check(self) -> None:
-        """Raises InputError where a setting is none."""
+        """Raises InputError if a setting is invalid."""
         if self.optimizer not in NAMES:
             raise InputError(f"expected an optimizer among {', '.join(NAMES)}, found {self.optimizer!r}")
         if self.schedule not in SCHEDULES:

@@ -282,10 +282,9 @@ class Learner:
         named = list(dict.fromkeys(ids))
         shown = ", ".join(named[:8]) + (" …" if len(named) > 8 else "")
         raise ModelError(
-            f"expected a finite loss, found another in step {number}, pass {epoch + 1}, mini-batch {mini + 1}; "
-            f"stopped. The batch: {shown}. "
-            "What was saved before is sound. Look at these dialogues, or begin again (--fresh) with a smaller "
-            "learning rate"
+            f"the loss is NaN or infinite in step {number}, pass {epoch + 1}, mini-batch {mini + 1}; stopped. "
+            f"The batch: {shown}. What was saved before is sound. Check these dialogues, or start again (--fresh) with "
+            "a smaller learning rate"
         )
 
     def summary(self, scored: Scored) -> dict[str, float]:

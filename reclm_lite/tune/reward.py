@@ -46,7 +46,7 @@ class RewardSettings:
     loop: LoopSettings = LoopSettings()
 
     def check(self) -> None:
-        """Raises InputError where a setting is none."""
+        """Raises InputError if a setting is invalid."""
         self.optimizer.check()
         if self.epochs <= 0 or self.batch < 1:
             raise InputError(f"expected epochs above 0 and a batch of at least 1, found {self.epochs} and {self.batch}")

@@ -62,7 +62,7 @@ class SftSettings:
     loop: LoopSettings = LoopSettings()
 
     def check(self) -> None:
-        """Raises InputError where a setting is none."""
+        """Raises InputError if a setting is invalid."""
         self.optimizer.check()
         if self.rounds not in (1, 2):
             raise InputError(f"expected 1 or 2 rounds, found {self.rounds}")

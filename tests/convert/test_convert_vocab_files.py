@@ -196,7 +196,7 @@ def test_a_chat_template_that_is_no_text_is_refused(copied) -> None:
 def test_a_piece_that_sentencepiece_does_not_have_is_refused(copied, piece: tuple[str, float, int]) -> None:
     path = copied("lone model") / "tokenizer.model"
     path.write_bytes(made.sentencepiece_file([*made.pieces_of_sentencepiece(), piece]))
-    with pytest.raises(ModelError, match=r"found another file or a part of one \(piece 'a'"):
+    with pytest.raises(ModelError, match=r"is not a complete SentencePiece model \(piece 'a'"):
         read(path.parent)
 
 

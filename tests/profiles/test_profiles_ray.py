@@ -117,7 +117,7 @@ def test_worker_with_another_file_ends_the_run_with_its_own_sentence_and_the_nam
     try:
         source.about.sha256 = "0" * 64
         with pytest.raises(
-            ModelError, match=r"^node .*: expected .*tiny\.gguf to be the driver's model .* found another file"
+            ModelError, match=r"^node .*: expected .*tiny\.gguf to be the driver's model .* found a file with SHA-256"
         ):
             list(source.answers("user", [Group("a prompt", (0,))], GREEDY, StopSignal()))
     finally:

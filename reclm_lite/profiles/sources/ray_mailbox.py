@@ -144,9 +144,8 @@ def model_file(job: Job, chunk: Callable[[int], bytes]) -> Path:
             return path
         if not job.is_bundled:
             raise ModelError(
-                f"expected {path} to be the driver's model (SHA-256 {job.sha256[:12]}…), found another file "
-                f"({found[:12]}…); "
-                "copy the model there, or remove the file, and the model is sent"
+                f"expected {path} to be the driver's model (SHA-256 {job.sha256[:12]}…), found a file with SHA-256 "
+                f"{found[:12]}…: copy the model there, or remove the file, and the driver sends the model"
             )
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reclm-lite" / "models"
     copy = folder / f"{job.sha256}.gguf"
