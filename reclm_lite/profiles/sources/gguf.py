@@ -14,6 +14,7 @@ from ..answers import Generation, Group, Spent, StopSignal, judge
 from ..chat import chat_wrap
 from ..sampling import Sampling
 from ..scheduler import Engine, Tokenizer
+from ..slots import GenerationResult
 from ..store import prompt_key
 from .source_settings import SourceSettings
 
@@ -133,24 +134,7 @@ class Gguf:
         for result in engine.generate(
             prompts, max_new_tokens=self.about.max_new_tokens, sampling=sampling, stop_signal=stop_signal, window=window
         ):
-            group = groups[result.index]
-            spent.n_answers += 1
-            spent.n_prompt_tokens += result.n_prompt_tokens if result.finish != "too_long" else 0
-            spent.n_shared_tokens += result.n_shared_tokens
-            spent.n_new_tokens += result.n_new_tokens
-            yield (
-                group,
-                judge(
-                    prompt_key(source, group.prompt),
-                    result.text,
-                    result.finish,
-                    n_ctx=self.about.n_ctx,
-                    n_prompt_tokens=result.n_prompt_tokens,
-                    n_new_tokens=result.n_new_tokens,
-                    n_left_out=group.n_left_out,
-                    min_gap=result.min_gap,
-                ),
-            )
+            yield take_answer(spent, source, groups[result.index], result, self.about.n_ctx)
 
     def _open(self, prompts: Sequence[str]) -> Engine:
         """The engine, with room for these prompts and no more. A rerun with nothing to do never comes here."""
@@ -177,3 +161,24 @@ class Gguf:
             self._engine.close()
         if self._tokenizer is not None:
             self._tokenizer.close()
+
+
+def take_answer(
+    spent: Spent, source: str, group: Group, result: GenerationResult, n_ctx: int
+) -> tuple[Group, Generation]:
+    """Count a result of the engine in `spent`, and judge it. source: `Source.identity`. n_ctx: of the context."""
+    spent.n_answers += 1
+    spent.n_prompt_tokens += result.n_prompt_tokens if result.finish != "too_long" else 0
+    spent.n_shared_tokens += result.n_shared_tokens
+    spent.n_new_tokens += result.n_new_tokens
+    generation = judge(
+        prompt_key(source, group.prompt),
+        result.text,
+        result.finish,
+        n_ctx=n_ctx,
+        n_prompt_tokens=result.n_prompt_tokens,
+        n_new_tokens=result.n_new_tokens,
+        n_left_out=group.n_left_out,
+        min_gap=result.min_gap,
+    )
+    return group, generation

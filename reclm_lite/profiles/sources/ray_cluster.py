@@ -20,11 +20,10 @@ from typing import Any
 
 from ...errors import ModelError
 from ...runtime import pick_threads
-from ..answers import Generation, Group, StopSignal, judge
+from ..answers import Generation, Group, StopSignal
 from ..sampling import Sampling
 from ..slots import GenerationResult
-from ..store import prompt_key
-from .gguf import Gguf
+from .gguf import Gguf, take_answer
 from .ray_mailbox import Job, Mailbox, batch_sizes
 from .ray_worker import Worker, cpus_of, last_line
 from .source_settings import SourceSettings
@@ -66,24 +65,7 @@ class RayCluster(Gguf):
                 round_ = _Round(ray, mailbox, job, left)
                 try:
                     for result in round_.results(stop_signal, seen):
-                        group = left.pop(result.index)
-                        spent.n_answers += 1
-                        spent.n_prompt_tokens += result.n_prompt_tokens if result.finish != "too_long" else 0
-                        spent.n_shared_tokens += result.n_shared_tokens
-                        spent.n_new_tokens += result.n_new_tokens
-                        yield (
-                            group,
-                            judge(
-                                prompt_key(source, group.prompt),
-                                result.text,
-                                result.finish,
-                                n_ctx=about.n_ctx,
-                                n_prompt_tokens=result.n_prompt_tokens,
-                                n_new_tokens=result.n_new_tokens,
-                                n_left_out=group.n_left_out,
-                                min_gap=result.min_gap,
-                            ),
-                        )
+                        yield take_answer(spent, source, left.pop(result.index), result, about.n_ctx)
                 finally:
                     round_.end()
                 n_fruitless = 0 if len(left) < n_before else n_fruitless + 1
