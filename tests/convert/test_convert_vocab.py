@@ -308,7 +308,7 @@ def test_what_is_no_whole_sentencepiece_model_is_refused(copied) -> None:
     whole = path.read_bytes()
     for content in (b"IQ== 0\nIg== 1\n", whole[: len(whole) // 2], b"", b"\xff" * 40):
         path.write_bytes(content)
-        with pytest.raises(ModelError, match=r"SentencePiece model in .*tokenizer\.model, found"):
+        with pytest.raises(ModelError, match=r"tokenizer\.model is not a complete SentencePiece model \(|SentencePiece model in .*tokenizer\.model, found no"):
             read(path.parent)
 
 
