@@ -75,8 +75,8 @@ def copied(trained: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_byte_level_ids_are_identical_for_every_pre_tokenizer(tmp_path: Path, name: str) -> None:
-    patterns, whole_words = NAMES[name]
-    directory = made.save_bpe(tmp_path / "made", steps_of(patterns), ignore_merges=whole_words, n_vocab=1000)
+    patterns, refusal = NAMES[name]
+    directory = made.save_bpe(tmp_path / "made", steps_of(patterns), ignore_merges=refusal, n_vocab=1000)
     assert read(directory).pre == name
     report = ids_report(directory)
     assert report.mismatches == []
@@ -308,7 +308,8 @@ def test_what_is_no_whole_sentencepiece_model_is_refused(copied) -> None:
     whole = path.read_bytes()
     for content in (b"IQ== 0\nIg== 1\n", whole[: len(whole) // 2], b"", b"\xff" * 40):
         path.write_bytes(content)
-        with pytest.raises(ModelError, match=r"tokenizer\.model is not a complete SentencePiece model \(|SentencePiece model in .*tokenizer\.model, found no"):
+        refusal = r"tokenizer\.model is not a complete SentencePiece model|found no pieces in it"
+        with pytest.raises(ModelError, match=refusal):
             read(path.parent)
 
 
